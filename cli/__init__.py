@@ -1,0 +1,1 @@
+"""The person's side of Tollway: the `tollway` command."""

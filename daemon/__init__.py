@@ -1,0 +1,1 @@
+"""The gateway's process: configuration, the gate every call passes, and the ledger."""

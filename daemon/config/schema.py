@@ -1,0 +1,195 @@
+"""What may stand in gateway.toml, as frozen structs with every unit already read.
+
+A field's name is its TOML key; defaults are the file's defaults. `load.py` turns the text into
+these and knows which keys a later version brings to life.
+"""
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class Seconds(float):
+    """A time, written as "30s", "15m", "2h" or "400d"."""
+
+
+class Bytes(int):
+    """A size, written as "32MiB" or "64kB"."""
+
+
+class SecretRef(str):
+    """Where a secret is kept: "keyring:NAME", "env:NAME" or "file:PATH"; never the secret."""
+
+    __slots__ = ()
+
+
+Period = Literal["hour", "day", "week", "month", "total"]
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """An amount for a period: "5/day", or { usd = 20, per = "day", at = "hard" }."""
+
+    nanousd: int
+    period: Period
+    at: Literal["hard", "clamp", "warn"] = "hard"
+
+    @property
+    def text(self) -> str:
+        """The budget as it is written in the file, for messages: "5/day"."""
+        return f"{Decimal(self.nanousd) / 10**9:f}".rstrip("0").rstrip(".") + f"/{self.period}"
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[server]."""
+
+    host: str = "127.0.0.1"  # both from `listen`
+    port: int = 4141
+    single_user: bool = False
+    max_body: Bytes = Bytes(32 * 2**20)
+    drain: Seconds = Seconds(30)
+    keepalive: Seconds = Seconds(10)
+    max_wait: Seconds = Seconds(120)
+    timezone: str = "UTC"
+    budget: tuple[Budget, ...] = ()
+    default_output: int = 16_384
+    admin_socket: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    watch: bool = True
+    behind_proxy: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+
+class LedgerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[ledger]; `path` is absolute here."""
+
+    path: Path
+    sync: Literal["normal", "full"] = "normal"
+
+
+class ProviderTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """providers.NAME.timeout."""
+
+    connect: Seconds = Seconds(10)
+    first: Seconds = Seconds(120)
+    idle: Seconds = Seconds(120)
+
+
+class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[providers.NAME]. `base_url` and `serves` have their kind's default when None."""
+
+    kind: str
+    base_url: str | None = None
+    api_key: SecretRef | None = None
+    serves: tuple[str, ...] | None = None
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    proxy: str | None = None
+    ca_file: Path | None = None
+    timeout: ProviderTimeouts = ProviderTimeouts()
+
+
+class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[prices."PROVIDER/MODEL"]: dollars for a million tokens."""
+
+    input: Decimal
+    output: Decimal = Decimal(0)
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    audio_input: Decimal | None = None
+    reasoning: Decimal | None = None
+    audio_output: Decimal | None = None
+    request: Decimal = Decimal(0)
+    context_window: int | None = None
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[models.NAME]: a GGUF file served by this daemon, called as "local/NAME"."""
+
+    gguf: Path
+    context: int = 8192
+    gpu_layers: int | Literal["auto", "all"] = "auto"
+    idle_unload: Seconds = Seconds(15 * 60)
+    pinned: bool = False
+    price: PriceOverride | Literal["free"] | None = None
+    default_output: int | None = None
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[routes.NAME]: `to` is targets in order, each "provider/model"."""
+
+    to: tuple[str, ...]
+    fallback: tuple[str, ...] = ()  # routes to go on with when every target failed
+    allow_unbounded: bool = False
+    default_output: int | None = None
+    deadline: Seconds = Seconds(600)
+
+
+class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[groups.NAME]: what its members may call, as globs."""
+
+    models: tuple[str, ...]
+    # `except` is a Python keyword.
+    excluded: tuple[str, ...] = msgspec.field(default=(), name="except")
+
+
+class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[teams.NAME]."""
+
+    groups: tuple[str, ...] = ()
+    budget: tuple[Budget, ...] = ()
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[users.NAME] and [projects.NAME]."""
+
+    team: str | None = None
+    groups: tuple[str, ...] = ()
+    budget: tuple[Budget, ...] = ()
+
+
+class PreviousHash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rotated key's old hash, valid until `until` (UTC, RFC 3339 in the file)."""
+
+    hash: str
+    until: float  # unix seconds
+
+
+class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[keys.NAME]; `hash` is "sha256:" and 64 hex digits."""
+
+    hash: str
+    hint: str = ""
+    user: str | None = None
+    project: str | None = None
+    expires: date | None = None  # the last day on which it works, in server.timezone
+    revoked: date | None = None  # any date here ends it at once
+    previous: tuple[PreviousHash, ...] = ()
+    budget: tuple[Budget, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True):
+    """One whole, valid gateway.toml. Everything the gate needs is built from one of these."""
+
+    path: Path
+    ledger: LedgerFile
+    server: Server = Server()
+    providers: dict[str, Provider] = {}
+    models: dict[str, Model] = {}
+    routes: dict[str, Route] = {}
+    groups: dict[str, Group] = {}
+    teams: dict[str, Team] = {}
+    users: dict[str, Member] = {}
+    projects: dict[str, Member] = {}
+    keys: dict[str, Key] = {}
+    prices: dict[str, PriceOverride | Literal["free"]] = {}
+    warnings: tuple[str, ...] = ()  # "gateway.toml:14: ..." lines that `config check` shows
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where the daemon listens for its owner: `server.admin_socket`, else by the ledger."""
+        return self.server.admin_socket or self.ledger.path.parent / "tollway.sock"

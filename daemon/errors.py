@@ -1,0 +1,82 @@
+"""The gateway's own refusals. What providers do wrong is in `tollway.providers.errors`."""
+
+from tollway.providers.errors import GatewayError
+
+
+class ConfigError(GatewayError):
+    """gateway.toml says something that cannot be done; the message begins with file:line."""
+
+    status = 500
+    code = "config_invalid"
+
+
+class SecretError(GatewayError):
+    """A secret is missing, or the place where it is kept cannot be opened."""
+
+    status = 503
+    code = "secret_unavailable"
+
+
+class Unauthorized(GatewayError):
+    """No key, an unknown one, or one that has ended. All look alike to the caller."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(GatewayError):
+    """The request itself is refused: a foreign Host or Origin."""
+
+    status = 403
+    code = "forbidden"
+
+
+class ModelNotFound(GatewayError):
+    """No such model for this caller: unknown and forbidden look the same."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotFound(GatewayError):
+    """No such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class BudgetSpent(GatewayError):
+    """A hard budget has no room for the call's worst case."""
+
+    status = 402  # not 429: client libraries retry a 429, and no retry can help here
+    code = "insufficient_quota"
+
+
+class Unpriced(GatewayError):
+    """The model has no price, and a budget applies: the call's cost could not be bounded."""
+
+    status = 402
+    code = "unpriced"
+
+
+class LedgerUnavailable(GatewayError):
+    """The ledger cannot be written; no call is admitted until it can."""
+
+    status = 503
+    code = "ledger_unavailable"
+    retry_after_s = 5.0
+
+
+class Draining(GatewayError):
+    """The daemon is stopping and takes no new calls."""
+
+    status = 503
+    code = "draining"
+    retry_after_s = 2.0
+
+
+class DaemonUnreachable(GatewayError):
+    """The command needs the running daemon, and none answers. The CLI exits with 3."""
+
+    status = 503
+    code = "daemon_unreachable"

@@ -1,0 +1,101 @@
+"""What the gate tells the ledger: the start and the end of calls and attempts.
+
+Times are unix milliseconds (UTC), money nano-dollars. Names are columns of the same name.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from tollway.providers.canon import Price, Usage
+
+Ending = Literal[
+    "answered", "no_usage", "client_left", "upstream_refused", "upstream_unreachable",
+    "upstream_timeout", "upstream_broke", "garbage", "drained", "failed", "recovered",
+]  # fmt: skip
+
+
+class Who(msgspec.Struct, frozen=True):
+    """Whom a call is billed to; "" where there is none."""
+
+    key: str = ""
+    user: str = ""
+    team: str = ""
+    project: str = ""
+
+
+class CallOpened(msgspec.Struct, frozen=True):
+    """A call that is about to be admitted."""
+
+    id: str  # UUIDv7
+    admitted_ms: int
+    who: Who
+    dialect: str
+    endpoint: str
+    requested: str  # the model name the client wrote
+    route: str  # "" where the name was no route
+    stream: bool
+    client: str = ""  # its User-Agent, cut to 200 characters
+    tags: str = ""  # JSON, "" where there are none
+
+
+class AttemptOpened(msgspec.Struct, frozen=True):
+    """One upstream try, about to be sent. `number` counts from 1 within the call."""
+
+    call_id: str
+    number: int
+    provider: str
+    model: str
+    started_ms: int
+    hold_nanousd: int
+    price: Price | None  # None: unpriced, allowed only where no budget applies
+
+
+class AttemptEnded(msgspec.Struct, frozen=True):
+    """How one try ended. `cost_nanousd` is the true cost, over the hold or not."""
+
+    call_id: str
+    number: int
+    ended_ms: int
+    ending: Ending
+    usage: Usage
+    cost_nanousd: int
+    overrun_nanousd: int = 0
+    status: int | None = None  # the upstream's HTTP status
+    first_ms: int | None = None  # from its start to the first event
+    error: str = ""  # an error code, never a text that could hold a prompt
+    upstream_id: str = ""  # the provider's request id
+    raw_usage: str = ""  # the provider's own usage object as JSON, so that rows can be re-priced
+
+
+class CallEnded(msgspec.Struct, frozen=True):
+    """How a call ended. Its tokens and its cost are the sums of its attempts'."""
+
+    id: str
+    ended_ms: int
+    ending: Ending
+    first_ms: int | None = None
+    error: str = ""
+
+
+class CallRefused(msgspec.Struct, frozen=True):
+    """A call of a known caller that was never sent: no attempt, no hold, no cost."""
+
+    id: str
+    refused_ms: int
+    who: Who
+    dialect: str
+    endpoint: str
+    requested: str
+    route: str
+    stream: bool
+    error: str  # the error's code
+    client: str = ""
+
+
+class SpentQuery(msgspec.Struct, frozen=True):
+    """What a scope has spent since a moment: `scope` is a column of Who, "box" or "provider"."""
+
+    scope: Literal["box", "key", "user", "team", "project", "provider"]
+    name: str
+    since_ms: int  # always at the start of a quarter of an hour

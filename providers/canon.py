@@ -1,0 +1,125 @@
+"""The words every layer shares: `Call`, `Bound`, `Usage`, `Price`.
+
+The contract as types: this file imports nothing of ours. Tokens are whole numbers, money is
+integer nano-dollars, prices are Decimal dollars for a million tokens.
+"""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+Endpoint = Literal["chat", "completions", "embeddings"]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens by class. The classes are disjoint: a token stands in exactly one of them.
+
+    Providers overlap them (OpenAI counts cached tokens within input, Anthropic beside it);
+    each dialect's reader takes that apart, so that nothing here is billed twice or not at all.
+    """
+
+    input: int = 0  # fresh input: not cached, not audio, not an image's
+    cache_read: int = 0
+    cache_write: int = 0  # the provider's default lifetime (5 minutes at Anthropic)
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    output: int = 0  # not reasoning, not audio
+    reasoning: int = 0
+    audio_output: int = 0
+    estimated: bool = False
+
+    @property
+    def input_total(self) -> int:
+        """All tokens that went in, of every class."""
+        fresh = self.input + self.audio_input
+        return fresh + self.cache_read + self.cache_write + self.cache_write_1h
+
+    @property
+    def output_total(self) -> int:
+        """All tokens that came out, of every class."""
+        return self.output + self.reasoning + self.audio_output
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The most that one attempt at a call can use, whatever the model says.
+
+    `input` and `output` are tokens. `output` is None where nothing limits it: the request has
+    no limit of its own and the gateway must write one. `by_window` says that the input holds
+    parts that bytes do not bound (images, files, audio): only the model's context window does.
+    `unbounded` names the fields that can raise the bill past any number of tokens.
+    """
+
+    input: int
+    output: int | None
+    choices: int = 1
+    by_window: bool = False
+    unbounded: tuple[str, ...] = ()
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What a client asks for, as far as the gate must know it; the body stays bytes."""
+
+    endpoint: Endpoint
+    dialect: str
+    model: str
+    body: bytes
+    stream: bool = False
+    wants_usage: bool = False  # the client asked for the usage chunk of a stream
+    output_limit: int | None = None  # tokens per choice, as the client wrote it
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """A price that holds from `start` input tokens on, for the whole call."""
+
+    start: int
+    usd: Decimal
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Dollars for a million tokens of one class, with the tiers of long prompts if any."""
+
+    usd: Decimal
+    tiers: tuple[Tier, ...] = ()
+
+    def at(self, input_tokens: int) -> Decimal:
+        """Return the price for a call with so many input tokens in all."""
+        reached = [tier for tier in self.tiers if input_tokens >= tier.start]
+        return max(reached, key=lambda tier: tier.start).usd if reached else self.usd
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What a model costs on a day. `id` is a digest of all that follows it.
+
+    A class without a rate of its own costs what its parent does: cached and audio input as
+    input, reasoning and audio as output. `request_usd` is for each call, where there is one.
+    """
+
+    id: str
+    source: str  # "gateway.toml", "genai-prices 0.2.3", "free"
+    input: Rate
+    output: Rate
+    cache_read: Rate | None = None
+    cache_write: Rate | None = None
+    cache_write_1h: Rate | None = None
+    audio_input: Rate | None = None
+    reasoning: Rate | None = None
+    audio_output: Rate | None = None
+    request_usd: Decimal = Decimal(0)
+    context_window: int | None = None  # tokens, where known
+
+    @property
+    def free(self) -> bool:
+        """Whether no use of the model can cost anything."""
+        rates = (
+            self.input,
+            self.output,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.audio_input,
+            self.reasoning,
+            self.audio_output,
+        )
+        dear = any(rate and (rate.usd or any(t.usd for t in rate.tiers)) for rate in rates)
+        return not dear and not self.request_usd

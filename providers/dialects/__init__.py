@@ -1,0 +1,1 @@
+"""How each wire format is read and written, one module a dialect."""

@@ -1,0 +1,115 @@
+"""The errors with words for a person, and what upstreams do wrong.
+
+GatewayError                 anything we tell a caller; daemon.errors adds the gateway's own refusals
+├── RequestInvalid           400  the caller's body is not what its endpoint takes
+├── RequestTooLarge          413  the caller's body is over the limit
+├── Unbounded                402  a field of the request can raise the bill past any hold
+└── UpstreamError            the provider's side
+    ├── UpstreamUnreachable  502  no connection, nothing was sent
+    ├── UpstreamTimeout      504  silence for too long
+    ├── UpstreamBroke        502  the connection ended or garbled before the answer was whole
+    ├── UpstreamRefused      its  the provider answered with an error of its own
+    └── LocalModelFailed     503  a model on this box could not answer
+"""
+
+from typing import Literal
+
+
+class GatewayError(Exception):
+    """A refusal or failure with words for the person who meets it.
+
+    `message` says what happened and `hint` what to do next. Both are shown as they stand, to
+    HTTP clients and in the terminal, so neither may hold a secret or a prompt. `code` and
+    `status` (HTTP) are for programs; `retry_after_s` is set only where waiting helps.
+    """
+
+    status = 500
+    code = "internal_error"
+    whose: Literal["gateway", "provider"] = "gateway"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+
+class RequestInvalid(GatewayError):
+    """The body is not what its endpoint takes; `param` names the field."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class RequestTooLarge(GatewayError):
+    """The body is over `server.max_body`."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class Unbounded(GatewayError):
+    """A field of the request can raise the bill past any hold, and a hard budget applies."""
+
+    status = 402  # not 400: the same request is fine where no hard budget applies
+    code = "unbounded"
+
+
+class UpstreamError(GatewayError):
+    """The provider failed. `sent` says whether it may have begun to work, and so may bill."""
+
+    status = 502
+    code = "upstream_error"
+    whose = "provider"
+
+    def __init__(self, message: str, *, hint: str = "", sent: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.sent = sent
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection could be made: DNS, refused, TLS, or a proxy. Nothing was sent."""
+
+    code = "upstream_unreachable"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, sent=False)
+
+
+class UpstreamTimeout(UpstreamError):
+    """The provider was silent for too long; `phase` says when."""
+
+    status = 504
+    code = "upstream_timeout"
+
+    def __init__(self, message: str, *, phase: Literal["connect", "first", "idle"]) -> None:
+        super().__init__(message, sent=phase != "connect")
+        self.phase = phase
+
+
+class UpstreamBroke(UpstreamError):
+    """The connection was reset, cut or garbled after the request had been sent."""
+
+    code = "upstream_broke"
+
+
+class UpstreamRefused(UpstreamError):
+    """The provider answered with an error status of its own; `body` is what it said.
+
+    Billed nothing: no provider bills a refusal.
+    """
+
+    code = "upstream_refused"
+
+    def __init__(self, message: str, *, status: int, body: bytes = b"") -> None:
+        super().__init__(message, sent=False)
+        self.status = status
+        self.body = body
+
+
+class LocalModelFailed(UpstreamError):
+    """A model on this box could not be loaded, or its worker died."""
+
+    status = 503
+    code = "local_model_failed"

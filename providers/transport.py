@@ -1,0 +1,70 @@
+"""The upstream HTTP client behind one small interface."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds: to connect, to the first byte of the answer, and between its pieces.
+
+    Never one for the whole answer: a long stream is no fault.
+    """
+
+    connect_s: float = 10.0
+    first_s: float = 120.0
+    idle_s: float = 120.0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request to a provider. `headers` are all that go out but Host and Content-Length."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+    method: str = "POST"
+    timeouts: Timeouts = Timeouts()
+    proxy: str | None = None
+    ca_file: str | None = None
+
+
+class Answer(Protocol):
+    """A provider's answer, its headers read and its body still coming."""
+
+    status: int
+    headers: list[tuple[str, str]]  # names as they came; hop-by-hop ones included
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body in pieces as they arrive, decompressed.
+
+        Raises:
+            UpstreamBroke: The connection ended before the body was whole, or garbled it.
+            UpstreamTimeout: Nothing came for `idle_s`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it at once.
+
+        Safe to call twice, and after a fault.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """Sends requests to providers: HTTP for hosted ones, frames for models on this box."""
+
+    async def send(self, request: Request) -> Answer:
+        """Return the answer once its status and headers are there.
+
+        Raises:
+            UpstreamUnreachable: Nothing was sent.
+            UpstreamTimeout: To connect, or to the first byte.
+            UpstreamBroke: The connection ended after the request was (partly) sent.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
