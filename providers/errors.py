@@ -1,6 +1,6 @@
 """The errors with words for a person, and what upstreams do wrong.
 
-GatewayError                 anything we tell a caller; daemon.errors adds the gateway's own refusals
+GatewayError                 anything we tell a caller; daemon.errors adds our own refusals
 ├── RequestInvalid           400  the caller's body is not what its endpoint takes
 ├── RequestTooLarge          413  the caller's body is over the limit
 ├── Unbounded                402  a field of the request can raise the bill past any hold
