@@ -45,6 +45,27 @@ class NotFound(GatewayError):
     code = "not_found"
 
 
+class MethodNotAllowed(GatewayError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyStalled(GatewayError):
+    """The client stopped sending its body."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class ContentTypeRefused(GatewayError):
+    """A body that a web page could send to us without asking; only JSON is taken."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
 class BudgetSpent(GatewayError):
     """A hard budget has no room for the call's worst case."""
 

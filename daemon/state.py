@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tollway.daemon.tasks import Tasks
+
 if TYPE_CHECKING:
     from tollway.daemon.gate.books import Books
     from tollway.daemon.gate.gate import Gate
@@ -40,8 +42,23 @@ class Daemon:
         self.draining = False
         self.active = 0  # calls between their admission check and their settlement
         self.served = 0
+        # What must outlive a client's handler runs here: exchanges, their settlements.
+        self.tasks = Tasks()
 
 
+class Trace:
+    """What the log line of one call says. The edge makes it; the gate fills in the rest."""
+
+    __slots__ = ("call_id", "cost_nanousd", "key", "model")
+
+    def __init__(self, call_id: str) -> None:
+        self.call_id = call_id  # UUIDv7, also in the reply's headers and in the ledger
+        self.key = ""  # the key's name, never the key
+        self.model = ""  # the name that the client asked for
+        self.cost_nanousd: int | None = None  # None until it is known
+
+
+TRACE: web.RequestKey[Trace] = web.RequestKey("trace")
 DAEMON: web.AppKey[Daemon] = web.AppKey("daemon")
 # True in the application on the admin socket: whoever may open that is the owner.
 OWNER: web.AppKey[bool] = web.AppKey("owner")
