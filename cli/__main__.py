@@ -1,0 +1,5 @@
+"""`python -m tollway.cli` is `tollway`."""
+
+from tollway.cli.app import main
+
+main()

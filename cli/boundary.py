@@ -1,0 +1,105 @@
+"""The one place where the command line catches errors and shows them to a person."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from tollway.providers.errors import GatewayError
+
+ANSWER_IS_NO = 1
+USAGE = 2
+UNREACHABLE = 3
+INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
+
+# By code and not by class, so that the classes need not be imported to show an error. An error
+# that the daemon sent over its socket has the same code, and so the same exit code.
+_EXITS = {"config_invalid": USAGE, "usage": USAGE, "daemon_unreachable": UNREACHABLE}
+
+
+class UsageProblem(GatewayError):
+    """The command was not called as it can be. The CLI exits with 2."""
+
+    status = 400
+    code = "usage"
+
+
+@contextmanager
+def boundary(*, debug: bool = False) -> Iterator[None]:
+    """Turn every error into `error:` and `hint:` lines on stderr, and an exit code.
+
+    stdout is left alone: with `--json` it is empty or whole. With `debug` the traceback is shown
+    before the lines.
+
+    Raises:
+        SystemExit: An error was shown; its code is 1, 2, 3 or 130.
+    """
+    try:
+        yield
+    except GatewayError as error:
+        _trace(debug)
+        show_error(error.message, error.hint)
+        raise SystemExit(_EXITS.get(error.code, ANSWER_IS_NO)) from error
+    except typer.TyperException as error:
+        _trace(debug)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "tollway"
+        show_error(error.format_message().rstrip("."), f"`{path} --help` shows how it is called")
+        raise SystemExit(USAGE) from error
+    except (typer.Abort, KeyboardInterrupt) as error:
+        print(file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from error
+    except BrokenPipeError as error:
+        # The reader (`| head`) has gone. Python would complain when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(ANSWER_IS_NO) from error
+    except OSError as error:
+        _trace(debug)
+        where = f": `{error.filename}`" if error.filename else ""
+        show_error(f"{error.strerror or error}{where}")
+        raise SystemExit(ANSWER_IS_NO) from error
+    except Exception as error:  # a bug: still one line, and the way to the rest
+        _trace(debug)
+        show_error(
+            f"Tollway made a mistake of its own: {type(error).__name__}: {error}",
+            "" if debug else "`--debug` shows where; please report it with that output",
+        )
+        raise SystemExit(ANSWER_IS_NO) from error
+
+
+def _trace(debug: bool) -> None:
+    if debug:
+        import traceback  # noqa: PLC0415 - an import that only --debug pays for
+
+        traceback.print_exc()
+
+
+def show_error(message: str, hint: str = "") -> None:
+    """Print a message's lines as `error:` lines and the hint's as `hint:` lines on stderr."""
+    for word, colour, text in (("error", "31", message), ("hint", "36", hint)):
+        for line in text.splitlines():
+            print(f"{_painted(word, colour)}: {printable(line)}", file=sys.stderr)
+
+
+def _painted(word: str, colour: str) -> str:
+    return f"\x1b[{colour}m{word}\x1b[0m" if has_colour(sys.stderr.isatty()) else word
+
+
+def has_colour(terminal: bool) -> bool:
+    """Return whether colour is wanted: a terminal, and nobody said NO_COLOR."""
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters spelt out, so that none acts on a terminal.
+
+    Names and messages come from files and from upstreams; an escape sequence in one could
+    rewrite what the person reads.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

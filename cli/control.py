@@ -1,0 +1,176 @@
+"""Asks the running daemon, over its Unix socket: whoever may open that is the owner."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from tollway.daemon.errors import (
+    BudgetSpent,
+    ConfigError,
+    DaemonUnreachable,
+    Draining,
+    LedgerUnavailable,
+    ModelNotFound,
+    NotFound,
+    SecretError,
+    Unpriced,
+)
+from tollway.providers.errors import GatewayError, RequestInvalid
+
+_KINDS: dict[str, type[GatewayError]] = {
+    kind.code: kind
+    for kind in (
+        BudgetSpent,
+        ConfigError,
+        Draining,
+        LedgerUnavailable,
+        ModelNotFound,
+        NotFound,
+        RequestInvalid,
+        SecretError,
+        Unpriced,
+    )
+}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP to a socket file. The Host header says `localhost`."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(str(self._path))
+        except OSError:
+            self.sock.close()
+            raise
+
+
+class Control:
+    """The daemon behind a socket. Each question is one connection."""
+
+    def __init__(self, socket_path: Path, *, timeout_s: float = 10.0) -> None:
+        self.socket_path = socket_path
+        self._timeout_s = timeout_s
+
+    def get(self, path: str) -> dict[str, object]:
+        """Return what the daemon answers, as JSON's types.
+
+        Raises:
+            DaemonUnreachable: Nobody answers at the socket, or not in time.
+            GatewayError: The daemon refused, in its own words; the class that its code names.
+        """
+        return self._ask("GET", path, None, self._timeout_s)
+
+    def post(
+        self, path: str, body: object = None, *, timeout_s: float | None = None
+    ) -> dict[str, object]:
+        """Send `body` as JSON (none when None) and return the answer. Raises as `get` does."""
+        return self._ask("POST", path, body, timeout_s or self._timeout_s)
+
+    def stream(self, path: str, body: object, *, timeout_s: float = 600.0) -> Iterator[bytes]:
+        """Yield the data of each server-sent event as it comes, to the end of the answer.
+
+        `timeout_s` bounds the silence between two pieces, not the whole. An answer that is one
+        JSON object comes as one piece. Raises as `get` does, also while the stream runs.
+        """
+        with closing(_UnixConnection(self.socket_path, timeout_s)) as connection:
+            answer = self._send(connection, "POST", path, body)
+            if not (answer.getheader("content-type") or "").startswith("text/event-stream"):
+                yield self._read(answer)
+                return
+            data: list[bytes] = []
+            while line := self._line(answer):
+                field, _, value = line.rstrip(b"\r\n").partition(b":")
+                if field == b"data":
+                    data.append(value.removeprefix(b" "))
+                elif not field and not value and data:
+                    yield b"\n".join(data)
+                    data = []
+
+    def _ask(self, method: str, path: str, body: object, timeout_s: float) -> dict[str, object]:
+        with closing(_UnixConnection(self.socket_path, timeout_s)) as connection:
+            content = self._read(self._send(connection, method, path, body))
+        return cast("dict[str, object]", msgspec.json.decode(content or b"{}"))
+
+    def _send(
+        self, connection: _UnixConnection, method: str, path: str, body: object
+    ) -> http.client.HTTPResponse:
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {} if content is None else {"content-type": "application/json"}
+        try:
+            connection.request(method, path, content, headers)
+            answer = connection.getresponse()
+        except TimeoutError as fault:
+            raise self._silent() from fault
+        except (OSError, http.client.HTTPException) as fault:
+            raise self._gone(fault) from fault
+        if answer.status >= 400:
+            raise refusal(answer.status, self._read(answer))
+        return answer
+
+    def _read(self, answer: http.client.HTTPResponse) -> bytes:
+        try:
+            return answer.read()
+        except TimeoutError as fault:
+            raise self._silent() from fault
+        except (OSError, http.client.HTTPException) as fault:
+            raise self._gone(fault) from fault
+
+    def _line(self, answer: http.client.HTTPResponse) -> bytes:
+        try:
+            return answer.readline()
+        except TimeoutError as fault:
+            raise self._silent() from fault
+        except (OSError, http.client.HTTPException) as fault:
+            raise self._gone(fault) from fault
+
+    def _silent(self) -> GatewayError:
+        return DaemonUnreachable(
+            f"The daemon at `{self.socket_path}` does not answer in time",
+            hint="`tollway status` asks again; `tollway restart` starts it afresh",
+        )
+
+    def _gone(self, fault: OSError | http.client.HTTPException) -> GatewayError:
+        if isinstance(fault, PermissionError):
+            return DaemonUnreachable(
+                f"The daemon's socket `{self.socket_path}` is another user's",
+                hint="Only the user who started the daemon may ask it",
+            )
+        if isinstance(fault, FileNotFoundError | ConnectionRefusedError):
+            return DaemonUnreachable(
+                f"No daemon answers at `{self.socket_path}`", hint="`tollway up` starts it"
+            )
+        return DaemonUnreachable(
+            f"The daemon at `{self.socket_path}` broke off: {fault or type(fault).__name__}",
+            hint="`tollway status` says whether it still runs",
+        )
+
+
+def refusal(status: int, body: bytes) -> GatewayError:
+    """Return the error that an answer's body describes, in the same words.
+
+    Both shapes are read: the control plane's {message, hint, code} and the OpenAI dialect's.
+    """
+    try:
+        said = msgspec.json.decode(body)["error"]
+        message, hint, code = said["message"], said.get("hint") or "", said.get("code") or ""
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return GatewayError(f"The daemon answered {status} without saying why")
+    kind = _KINDS.get(str(code), GatewayError)
+    error = kind(str(message), hint=str(hint))
+    error.status = status
+    if kind is GatewayError and code:
+        error.code = str(code)
+    return error

@@ -1,0 +1,177 @@
+"""Commands that are named at once and imported when they are called.
+
+Typer's own groups hold finished commands, so their modules are all imported before the first
+line of help is printed. Here a command is a row; its module is imported when it is called, when
+its own help is asked for, or when the shell completes its options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from tollway.cli.boundary import UsageProblem, boundary
+
+if TYPE_CHECKING:
+    # Typer carries its own click and does not export these names.
+    from typer._click.core import Command, Context
+    from typer._click.formatting import HelpFormatter
+
+
+class Row(NamedTuple):
+    """A command: what is typed, where it lives, and its line in the help.
+
+    `name` is one word, or two for a command of a group ("keys create"). `home` is
+    "module:function" under `tollway.cli`; a group has none. `help` is the function's first
+    docstring line without its full stop (a test compares them). `panel` is the heading under
+    which a one-word row stands.
+    """
+
+    name: str
+    home: str
+    help: str
+    panel: str = ""
+
+
+class Leaf(TyperCommand):
+    """One command. Its help is its docstring up to `Args:`, examples kept as they stand."""
+
+    def format_help_text(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the docstring's paragraphs, wrapped, and its examples, untouched."""
+        for paragraph in (self.help or "").strip().split("\n\n"):
+            head, _, rest = paragraph.partition("\n")
+            if head in ("Args:", "Raises:", "Returns:"):
+                break
+            formatter.write_paragraph()
+            if head in ("Example:", "Examples:"):
+                formatter.write(f"{head}\n")
+                formatter.write("".join(f"  {line.strip()}\n" for line in rest.splitlines()))
+            else:
+                with formatter.indentation():
+                    formatter.write_text(paragraph)
+
+
+class Table(TyperGroup):
+    """A group of rows; `rows` and `prefix` say which."""
+
+    rows: ClassVar[tuple[Row, ...]] = ()
+    prefix = ""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """Return the words that may follow, in the table's order."""
+        return [row.name.removeprefix(self.prefix) for row in self._own()]
+
+    def _own(self) -> list[Row]:
+        depth = self.prefix.count(" ")
+        return [
+            row
+            for row in self.rows
+            if row.name.startswith(self.prefix) and row.name.count(" ") == depth
+        ]
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """Return the command of that name, imported now; None for an unknown one."""
+        if cmd_name not in self.commands:
+            found = [row for row in self._own() if row.name == self.prefix + cmd_name]
+            if not found:
+                return None
+            self.commands[cmd_name] = self._build(found[0], cmd_name)
+        return self.commands[cmd_name]
+
+    def _build(self, row: Row, name: str) -> Command:
+        if not row.home:
+            group = type(self.__class__.__name__, (Table,), {"rows": self.rows})
+            made = cast(Table, group(name=name, help=f"{row.help}.", rich_markup_mode=None))
+            made.prefix = f"{row.name} "
+            return made
+        module, _, function = row.home.partition(":")
+        one = typer.Typer(add_completion=False, rich_markup_mode=None)
+        called = cast(
+            "Callable[..., object]", getattr(import_module(f"tollway.cli.{module}"), function)
+        )
+        one.command(name, cls=Leaf)(called)
+        return get_command(one)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the rows under their panels, from the table alone."""
+        rows = self._own()
+        for panel in dict.fromkeys(row.panel for row in rows):
+            with formatter.section(panel or "Commands"):
+                formatter.write_dl(
+                    [
+                        (row.name.removeprefix(self.prefix), row.help)
+                        for row in rows
+                        if row.panel == panel
+                    ],
+                    col_spacing=3,
+                )
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Read the group's own options; with nothing to read, show the help and exit 2."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: Context, args: list[str]
+    ) -> tuple[str | None, Command | None, list[str]]:
+        """Return the command that the first word names.
+
+        Raises:
+            UsageProblem: There is no such command; the hint names the nearest ones.
+        """
+        known = self.list_commands(ctx)
+        if not ctx.resilient_parsing and args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known, n=2)
+            path = ctx.command_path
+            raise UsageProblem(
+                f"There is no command `{path} {args[0]}`",
+                hint=f"Did you mean {' or '.join(f'`{path} {name}`' for name in near)}?"
+                if near
+                else f"`{path} --help` lists the commands",
+            )
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run what the words ask for and end the process with its exit code."""
+        words = list(sys.argv[1:] if args is None else args)
+        with boundary(debug=take_debug(words)):
+            code = super().main(
+                words,
+                prog_name="tollway",
+                complete_var=complete_var,
+                # Outside standalone mode Typer leaves showing errors to the boundary.
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+            sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def take_debug(words: list[str]) -> bool:
+    """Remove `--debug` from the words, wherever it stands before `--`; return whether it did.
+
+    $TOLLWAY_DEBUG, when set to anything but 0, says the same.
+    """
+    own = words.index("--") if "--" in words else len(words)
+    asked = "--debug" in words[:own]
+    words[:own] = [word for word in words[:own] if word != "--debug"]
+    return asked or os.environ.get("TOLLWAY_DEBUG", "0") not in ("", "0")

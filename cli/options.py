@@ -1,0 +1,24 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+
+def _of_the_program(ctx: typer.Context, value: Path | None) -> Path | None:
+    """Return the option's value, else the one given before the command's name."""
+    return value or cast("Path | None", ctx.find_root().params.get("config"))
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        callback=_of_the_program,
+        help="The gateway.toml to use; else $TOLLWAY_CONFIG, ./gateway.toml, the user's own.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]

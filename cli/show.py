@@ -1,0 +1,240 @@
+"""The only file that formats what commands print: tables, money, tokens, ages, bars, JSON.
+
+stdout is for data and stderr for talk. On a terminal tables are drawn by Rich; anywhere else they
+are plain aligned columns, so that `grep`, `cut` and `awk` work: one line a row, two blanks or
+more between columns, `-` for nothing.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tollway.cli.boundary import has_colour, printable
+
+Colour = Literal["green", "yellow", "red", "cyan", "dim", "bold"]
+
+_NOTHING = "-"
+_ANSI = {"green": 32, "yellow": 33, "red": 31, "cyan": 36, "dim": 2, "bold": 1}
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A table's column. Numbers are aligned right and never wrapped."""
+
+    title: str
+    number: bool = False
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def money(nanousd: int | None) -> str:
+    """Return nano-dollars as people write them: "$12.50", "$0.0042", "-" for None.
+
+    From a dollar up to the cent, below it to four places, below a cent two significant digits, so
+    that a call that cost something never shows as nothing.
+    """
+    if nanousd is None:
+        return _NOTHING
+    sign, left = ("-", -nanousd) if nanousd < 0 else ("", nanousd)
+    usd = Decimal(left) / 10**9
+    if usd >= 1:
+        return f"{sign}${usd:,.2f}"
+    places = 4 if usd >= Decimal("0.01") or not usd else 1 - usd.adjusted()
+    whole, _, digits = f"{usd:.{places}f}".partition(".")
+    return f"{sign}${whole}.{digits.rstrip('0'):0<2}"
+
+
+def tokens(count: int | None) -> str:
+    """Return a number of tokens or calls, short: "812", "12.3k", "4.56M", "-" for None."""
+    if count is None:
+        return _NOTHING
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}" if count < 999.5 * size else f"{count // size}{unit}"
+    return str(count)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span in its two largest units: "350ms", "4.2s", "3m 05s", "2d 4h"."""
+    if seconds is None:
+        return _NOTHING
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}h"
+    return f"{hours}h {minute:02}m" if hours else f"{minutes}m {second:02}s"
+
+
+def age(then: float | None, *, now: float | None = None) -> str:
+    """Return how long ago a moment (unix seconds) was: "12s ago", "3h 10m ago"."""
+    if then is None:
+        return _NOTHING
+    return (
+        f"{duration(max(0.0, (datetime.now(UTC).timestamp() if now is None else now) - then))} ago"
+    )
+
+
+def when(then: float | None) -> str:
+    """Return a moment (unix seconds) in the person's own time zone: "2026-11-22 15:04:05"."""
+    if then is None:
+        return _NOTHING
+    return f"{datetime.fromtimestamp(then, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def size(count: int | None) -> str:
+    """Return bytes in binary units: "512 B", "1.5 KiB", "105 MiB"."""
+    if count is None:
+        return _NOTHING
+    left, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if left < 1000:  # not 1024: four digits are harder to read than the next unit
+            break
+        left, unit = left / 1024, larger
+    return f"{left:.0f} {unit}" if unit == "B" or left >= 100 else f"{left:.3g} {unit}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Return `part` of `whole` as "37%", "<1%" for what is there but small, "-" of nothing."""
+    if whole <= 0:
+        return _NOTHING
+    share = 100 * part / whole
+    return "<1%" if 0 < share < 1 else f"{share:.0f}%"
+
+
+def bar(part: int, whole: int, width: int = 20) -> str:
+    """Return a bar of `width` characters, in eighths: "█████▌"; never longer, none for nothing."""
+    if whole <= 0 or part <= 0:
+        return ""
+    eighths = min(round(8 * width * part / whole), 8 * width)
+    full, rest = divmod(max(1, eighths), 8)
+    return "█" * full + " ▏▎▍▌▋▊▉"[rest].strip()
+
+
+# --- printing -----------------------------------------------------------------------------------
+
+
+def emit(data: object) -> None:
+    """Print data as indented JSON on stdout. Structs keep their field names, paths become text."""
+    text = msgspec.json.format(msgspec.json.encode(data, enc_hook=_plain), indent=2)
+    sys.stdout.write(text.decode() + "\n")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, int | float):  # the units of gateway.toml: Bytes, Seconds
+        return float(value) if isinstance(value, float) else int(value)
+    return str(value)
+
+
+def say(text: str = "") -> None:
+    """Print lines of data on stdout, as they are but for control characters."""
+    for line in text.split("\n"):
+        print(printable(line))
+
+
+def note(text: str) -> None:
+    """Print lines of talk on stderr: what happened, what comes next."""
+    for line in text.split("\n"):
+        print(printable(line), file=sys.stderr)
+
+
+def painted(text: str, colour: Colour) -> str:
+    """Return the text in a colour where stdout is a terminal that takes it; else unchanged.
+
+    Only for `table`, `pairs` and `raw`: `say` and `note` would show the escape codes.
+    """
+    if not text or not has_colour(sys.stdout.isatty()):
+        return text
+    return f"\x1b[{_ANSI[colour]}m{text}\x1b[0m"
+
+
+def raw(text: str, *, end: str = "\n") -> None:
+    """Print text made here, which may hold colours, on stdout, and flush it."""
+    print(text, end=end, flush=True)
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """Print a block of names and values, the values aligned; a value may have several lines."""
+    block = [(name, value or _NOTHING) for name, value in rows]
+    width = max((len(name) for name, _ in block), default=0)
+    for name, value in block:
+        first, *others = value.split("\n")
+        print(f"{painted(name.ljust(width), 'dim')}  {_cell(first)}")
+        for line in others:
+            print(f"{'':{width}}  {_cell(line)}")
+
+
+def _cell(text: str) -> str:
+    # What `painted` made may pass; everything else is shown, not obeyed.
+    if text.startswith("\x1b[") and text.endswith("\x1b[0m"):
+        start, _, inner = text.removesuffix("\x1b[0m").partition("m")
+        return f"{start}m{printable(inner)}\x1b[0m" if start[2:].isdigit() else printable(text)
+    return printable(text)
+
+
+def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout. A title alone is a column of text; cells are text, not markup."""
+    heads = [Column(column) if isinstance(column, str) else column for column in columns]
+    cells = [[_cell(cell) or _NOTHING for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(heads, cells)
+    else:
+        for line in _plain_lines(heads, cells):
+            print(line)
+
+
+def _plain_lines(heads: list[Column], cells: list[list[str]]) -> Iterator[str]:
+    rows = [[head.title for head in heads], *cells]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(heads))]
+    for row in rows:
+        yield "  ".join(
+            cell.rjust(width) if head.number else cell.ljust(width)
+            for cell, width, head in zip(row, widths, heads, strict=True)
+        ).rstrip()
+
+
+def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
+    # Imported for terminals alone: 0.1 s.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        drawn.add_column(
+            Text(head.title),
+            justify="right" if head.number else "left",
+            no_wrap=head.number,
+            overflow="fold",
+        )
+    for row in cells:
+        drawn.add_row(*(Text.from_ansi(cell) for cell in row))
+    Console(highlight=False, width=shutil.get_terminal_size().columns).print(drawn)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show a spinner on stderr while the block runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # noqa: PLC0415 - for terminals alone: 0.1 s
+    from rich.text import Text  # noqa: PLC0415
+
+    with Console(stderr=True).status(Text(text)):
+        yield
