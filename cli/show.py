@@ -224,7 +224,12 @@ def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
         )
     for row in cells:
         drawn.add_row(*(Text.from_ansi(cell) for cell in row))
-    Console(highlight=False, width=shutil.get_terminal_size().columns).print(drawn)
+    Console(
+        highlight=False,
+        width=shutil.get_terminal_size().columns,
+        # Rich keeps bold under NO_COLOR; what was asked for is text.
+        color_system="auto" if has_colour(True) else None,
+    ).print(drawn)
 
 
 @contextmanager

@@ -1,0 +1,136 @@
+"""The program itself: its table, its help, what it imports, and how it fails."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+from tollway.cli import app as program
+from tollway.cli.lazy import Row, take_debug
+
+# Each has one home in the architecture; none may be paid for by `tollway --help`.
+HEAVY = (
+    "aiohttp",
+    "cryptography",
+    "genai_prices",
+    "keyring",
+    "msgspec",
+    "rich",
+    "sqlite_utils",
+    "tomlkit",
+    "tollway.daemon",
+)
+
+
+def tollway(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the real program and return what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "tollway.cli", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100", **env},
+    )
+
+
+def function_of(row: Row) -> object:
+    """Return the function behind a row."""
+    module, _, name = row.home.partition(":")
+    return getattr(import_module(f"tollway.cli.{module}"), name)
+
+
+LEAVES = [row for row in program.COMMANDS if row.home]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["config", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    """Help answers from the table: no command's module is imported, and so none of its needs."""
+    code = (
+        "import sys\nfrom tollway.cli.app import main\n"
+        f"sys.argv[1:] = {words!r}\n"
+        "try:\n    main()\nfinally:\n"
+        f"    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr.strip()) == (0, "[]")
+
+
+def test_the_first_help_lists_every_command_under_its_panel() -> None:
+    """Whoever types `tollway --help` sees all there is, grouped."""
+    text = tollway("--help").stdout
+    for row in program.COMMANDS:
+        if " " not in row.name:
+            assert row.panel, f"`{row.name}` needs a panel"
+            assert f"  {row.name} " in text
+            assert row.help in text
+
+
+@pytest.mark.parametrize("row", LEAVES, ids=lambda row: row.name)
+def test_a_commands_help_is_its_docstring_with_an_example(row: Row) -> None:
+    """The row repeats the docstring's first line, which is not imported to list the commands."""
+    doc = function_of(row).__doc__ or ""
+    assert doc.splitlines()[0].rstrip(".") == row.help
+    shown = CliRunner().invoke(program.app, [*row.name.split(), "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert f"\n  tollway {row.name}" in shown.stdout.partition("Example")[2]
+    assert "Raises:" not in shown.stdout
+    assert "Args:" not in shown.stdout
+
+
+@pytest.mark.parametrize("row", [row for row in program.COMMANDS if not row.home])
+def test_a_group_has_commands_and_its_own_help(row: Row) -> None:
+    """A group alone shows its commands and exits with 2: nothing was asked for."""
+    alone = CliRunner().invoke(program.app, row.name.split())
+    assert alone.exit_code == 2
+    for other in program.COMMANDS:
+        if other.name.startswith(f"{row.name} "):
+            assert other.help in alone.stderr
+
+
+def test_an_unknown_command_names_the_nearest() -> None:
+    """A typing mistake costs one look, and exits with 2."""
+    ended = tollway("stauts")
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines()[0] == "error: There is no command `tollway stauts`"
+    assert "`tollway status`" in ended.stderr
+
+
+def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
+    """Typer's own errors come in the program's voice."""
+    ended = tollway("status", "--jsn")
+    assert ended.returncode == 2
+    first, second = ended.stderr.splitlines()
+    assert first.startswith("error: No such option: --jsn")
+    assert second == "hint: `tollway status --help` shows how it is called"
+
+
+def test_the_version_is_the_packages() -> None:
+    """`--version` answers from the installed package."""
+    assert tollway("--version").stdout == f"tollway {version('tollway')}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_names_commands_in_each_shell(shell: str) -> None:
+    """Completion asks the program itself, with the words typed so far."""
+    typed = {"_TYPER_COMPLETE_ARGS": "tollway con", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    words = {"COMP_WORDS": "tollway con", "COMP_CWORD": "1"}
+    ended = tollway(_TOLLWAY_COMPLETE=f"complete_{shell}", **typed, **words)
+    assert "config" in ended.stdout
+    assert "secrets" not in ended.stdout
+
+
+def test_debug_may_stand_anywhere_before_the_dashes() -> None:
+    """`--debug` is the program's own, except behind `--`, where another program's words stand."""
+    words = ["status", "--debug", "--json"]
+    assert take_debug(words)
+    assert words == ["status", "--json"]
+    words = ["run", "--", "agent", "--debug"]
+    assert not take_debug(words)
+    assert words == ["run", "--", "agent", "--debug"]
