@@ -1,0 +1,151 @@
+"""What tokens cost: whole nano-dollars, no floats, one rounding for each attempt.
+
+`cost` says what a usage came to, `worst_case` what a call could come to before it is sent; both
+run on every call, so a price is turned into whole numbers once and kept.
+"""
+
+from bisect import bisect_right
+from decimal import Decimal
+from fractions import Fraction
+from math import lcm
+
+import msgspec
+
+from tollway.providers.canon import Price, Usage
+
+NANO = 10**9
+_KEPT_PRICES = 1024  # plenty for a day's models; a bound because names come from callers
+
+
+class _Band(msgspec.Struct, frozen=True):
+    """What each class costs a token between two tier starts, in the price's own fine unit."""
+
+    rates: tuple[int, ...]  # in the order of Usage's fields
+    dearest_input: int
+    dearest_output: int
+    last: int | None  # the most input tokens that still fall in this band; None: no end
+
+
+class _Exact(msgspec.Struct, frozen=True):
+    """A price in whole numbers of 1/`scale` nano-dollars, fine enough that nothing is lost."""
+
+    price: Price  # the one it was made of
+    scale: int
+    starts: tuple[int, ...]  # of every band but the first
+    bands: tuple[_Band, ...]
+    request: int
+
+
+_kept: dict[str, _Exact] = {}
+
+
+def cost(usage: Usage, price: Price) -> int:
+    """Return what an attempt cost, in nano-dollars, rounded half-even.
+
+    A class without a rate of its own costs what its parent does; a tier is reached by the
+    call's input of every class together, and then holds for all of its tokens.
+
+    Raises:
+        ValueError: A token count is negative, which would give money back.
+    """
+    exact = _kept.get(price.id)
+    if exact is None or exact.price is not price:
+        exact = _keep(price)
+    fresh, audio, read = usage.input, usage.audio_input, usage.cache_read
+    write, write_1h = usage.cache_write, usage.cache_write_1h
+    said, thought, spoken = usage.output, usage.reasoning, usage.audio_output
+    if min(fresh, read, write, write_1h, audio, said, thought, spoken) < 0:
+        raise ValueError(f"negative token count: {usage}")
+    band = exact.bands[0]
+    if exact.starts:
+        total = fresh + read + write + write_1h + audio
+        band = exact.bands[bisect_right(exact.starts, total)]
+    rates = band.rates
+    fine = exact.request + fresh * rates[0] + read * rates[1] + write * rates[2]
+    fine += write_1h * rates[3] + audio * rates[4]
+    fine += said * rates[5] + thought * rates[6] + spoken * rates[7]
+    scale = exact.scale
+    if scale == 1:
+        return fine
+    whole, rest = divmod(fine, scale)
+    # Half-even: up when past the half, or at the half beside an odd number.
+    return whole + (2 * rest + (whole & 1) > scale)
+
+
+def worst_case(input_tokens: int, output_tokens: int, price: Price) -> int:
+    """Return the most that so many tokens can cost, in nano-dollars, rounded up.
+
+    No usage with at most `input_tokens` in and `output_tokens` out costs more, however its
+    tokens fall into classes and whichever tier they reach.
+
+    Raises:
+        ValueError: A token count is negative.
+    """
+    exact = _kept.get(price.id)
+    if exact is None or exact.price is not price:
+        exact = _keep(price)
+    if input_tokens < 0 or output_tokens < 0:
+        raise ValueError(f"negative bound: {input_tokens} in, {output_tokens} out")
+    dearest = 0
+    # Every band up to the one that the whole input reaches: a lower tier may be the dearer one.
+    for band in exact.bands[: bisect_right(exact.starts, input_tokens) + 1]:
+        reach = input_tokens if band.last is None else min(input_tokens, band.last)
+        dearest = max(dearest, reach * band.dearest_input + output_tokens * band.dearest_output)
+    return -(-(exact.request + dearest) // exact.scale)
+
+
+def dollars(nanousd: int) -> str:
+    """Return an amount for a message: "$5.01", "$0.000042", "-$1,234.50".
+
+    Cents, and below a dollar as many places as two digits need: for eyes, not for sums.
+    """
+    amount = abs(Decimal(nanousd)) / NANO
+    places = 2 if amount >= 1 or not amount else max(2, 1 - amount.adjusted())
+    whole, _, cents = f"{amount:,.{places}f}".partition(".")
+    return f"{'-' if nanousd < 0 else ''}${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
+
+
+def plain_usd(nanousd: int) -> str:
+    """Return an amount to its last digit, for headers and files: "0.000042"."""
+    return f"{(Decimal(nanousd) / NANO).normalize():f}"
+
+
+def _keep(price: Price) -> _Exact:
+    """Return `price` in whole numbers, and remember it under its id."""
+    exact = _whole_numbers(price)
+    if len(_kept) >= _KEPT_PRICES:
+        _kept.clear()
+    _kept[price.id] = exact
+    return exact
+
+
+def _whole_numbers(price: Price) -> _Exact:
+    write = price.cache_write or price.input
+    rates = (
+        price.input,
+        price.cache_read or price.input,
+        write,
+        price.cache_write_1h or write,
+        price.audio_input or price.input,
+        price.output,
+        price.reasoning or price.output,
+        price.audio_output or price.output,
+    )
+    starts = tuple(sorted({tier.start for rate in rates for tier in rate.tiers if tier.start > 0}))
+    # One dollar a million tokens is 1000 nano-dollars a token.
+    exact = [[1000 * _fraction(rate.at(start)) for rate in rates] for start in (0, *starts)]
+    request = NANO * _fraction(price.request_usd)
+    scale = lcm(request.denominator, *(amount.denominator for band in exact for amount in band))
+    bands = []
+    for index, amounts in enumerate(exact):
+        whole = [int(amount * scale) for amount in amounts]
+        last = starts[index] - 1 if index < len(starts) else None
+        bands.append(_Band(tuple(whole), max(whole[:5]), max(whole[5:]), last))
+    return _Exact(price, scale, starts, tuple(bands), int(request * scale))
+
+
+def _fraction(usd: Decimal) -> Fraction:
+    """Return an amount of dollars without the rounding of Decimal's context."""
+    if not usd.is_finite() or usd < 0:
+        raise ValueError(f"not a price: {usd}")
+    return Fraction(usd)

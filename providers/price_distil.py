@@ -1,0 +1,202 @@
+"""Distils the bundled price data of genai-prices to what the gate needs.
+
+Its rule: the daemon never imports genai_prices. The package is 1.6 MB of Python that builds ten
+thousand objects and brings pydantic; `python -m tollway.providers.price_distil` imports it in a
+process of its own and prints the distillate, which `prices.py` keeps in a file. Nothing here
+touches the network: the data are those of the installed package.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from importlib.metadata import version
+
+import msgspec
+from genai_prices import types as genai
+from genai_prices.data import providers
+
+from tollway.providers.canon import Price, Rate, Tier
+from tollway.providers.price_data import (
+    AllOf,
+    AnyOf,
+    Clause,
+    Conditional,
+    Contains,
+    Daily,
+    EndsWith,
+    Equals,
+    FromDay,
+    Model,
+    PriceData,
+    Provider,
+    Regex,
+    StartsWith,
+    identified,
+)
+
+Rates = Mapping[str, Decimal | genai.TieredPrices]
+
+# Rates that `Usage` can meter, by the name that genai-prices gives them.
+_METERED = {
+    "input_mtok": "input",
+    "output_mtok": "output",
+    "cache_read_mtok": "cache_read",
+    "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_1h",
+    "input_audio_mtok": "audio_input",
+    "output_reasoning_mtok": "reasoning",
+    "output_audio_mtok": "audio_output",
+}
+# Tokens that `Usage` does not tell apart from the class named here.
+_COUNTED_AS = {
+    "input_text_mtok": "input_mtok",
+    "input_image_mtok": "input_mtok",
+    "input_video_mtok": "input_mtok",
+    "input_tool_mtok": "input_mtok",
+    "cache_write_5m_mtok": "cache_write_mtok",
+    "output_text_mtok": "output_mtok",
+    "output_image_mtok": "output_mtok",
+    "output_video_mtok": "output_mtok",
+    "output_citation_mtok": "output_mtok",
+}
+_REQUESTS = "requests_kcount"
+# Nothing that a plain call reaches: tools run by the provider are bounded or refused by the
+# gate, and cached audio is counted as what it mostly is, cached text.
+_BESIDE = re.compile(r"(web|social|storage)_searches_kcount|code_executions_kcount|cache_audio_.*")
+
+
+def distil() -> PriceData:
+    """Return the installed package's data."""
+    source = f"genai-prices {version('genai-prices')}"
+    packed = {}
+    for each in providers:
+        models = tuple(_model(model, source) for model in each.models)
+        provider = Provider(models, tuple(each.fallback_model_providers or ()))
+        packed[each.id] = msgspec.Raw(msgspec.msgpack.encode(provider))
+    names = tuple(
+        (each.id, _clause(each.provider_match) if each.provider_match else None)
+        for each in providers
+    )
+    return PriceData(names, packed)
+
+
+def _model(model: genai.ModelInfo, source: str) -> Model:
+    listed = model.prices
+    if isinstance(listed, genai.ModelPrice):
+        listed = [genai.ConditionalPrice(prices=listed)]
+    prices = tuple(
+        Conditional(
+            _when(each.constraint),
+            price(each.prices.__dict__, source, model.context_window),
+        )
+        for each in listed
+    )
+    return Model(_clause(model.match), prices)
+
+
+def price(listed: Mapping[str, object], source: str, context_window: int | None) -> Price | None:
+    """Return what genai-prices lists for a model, or None where tokens alone don't say the cost.
+
+    Nothing listed is nothing known, not free. A class that we cannot tell from a cheaper one
+    (image tokens that cost more than text) would be billed too low, so it is unknown as well.
+    """
+    rates: Rates = {
+        key: value
+        for key, value in listed.items()
+        if isinstance(value, Decimal | genai.TieredPrices) and not _BESIDE.fullmatch(key)
+    }
+    requests = rates.get(_REQUESTS, Decimal(0))
+    known = _METERED.keys() | _COUNTED_AS.keys() | {_REQUESTS}
+    if "input_mtok" not in rates or rates.keys() - known or not isinstance(requests, Decimal):
+        return None
+    if any(_dearer(rates, key, parent) for key, parent in _COUNTED_AS.items() if key in rates):
+        return None
+    classes = {ours: _rate(rates[theirs]) for theirs, ours in _METERED.items() if theirs in rates}
+    return identified(
+        Price(
+            id="",
+            source=source,
+            input=classes["input"],
+            # Embeddings and classifiers list no output: there is none to pay for.
+            output=classes.get("output", Rate(Decimal(0))),
+            cache_read=classes.get("cache_read"),
+            cache_write=classes.get("cache_write"),
+            cache_write_1h=classes.get("cache_write_1h"),
+            audio_input=classes.get("audio_input"),
+            reasoning=classes.get("reasoning"),
+            audio_output=classes.get("audio_output"),
+            request_usd=requests / 1000,
+            context_window=context_window,
+        )
+    )
+
+
+def _dearer(rates: Rates, key: str, parent: str) -> bool:
+    """Return whether a class may cost more than the one it is counted as."""
+    return parent not in rates or max(_amounts(rates[key])) > min(_amounts(rates[parent]))
+
+
+def _amounts(rate: Decimal | genai.TieredPrices) -> Iterator[Decimal]:
+    if isinstance(rate, Decimal):
+        yield rate
+    else:
+        yield rate.base
+        yield from (tier.price for tier in rate.tiers)
+
+
+def _rate(rate: Decimal | genai.TieredPrices) -> Rate:
+    if isinstance(rate, Decimal):
+        return Rate(rate)
+    # Their tiers begin above `start`, ours at it.
+    return Rate(rate.base, tuple(Tier(tier.start + 1, tier.price) for tier in rate.tiers))
+
+
+def _when(
+    constraint: genai.StartDateConstraint | genai.TimeOfDateConstraint | None,
+) -> FromDay | Daily | None:
+    match constraint:
+        case None:
+            return None
+        case genai.StartDateConstraint(start_date=day):
+            return FromDay(day)
+        case genai.TimeOfDateConstraint(start_time=start, end_time=end):
+            return Daily(_utc(start), _utc(end))
+
+
+def _utc(moment: time) -> time:
+    """Return a time of day in UTC; one without a zone is in UTC already."""
+    if moment.tzinfo is None:
+        return moment
+    return datetime.combine(date(2000, 1, 2), moment).astimezone(UTC).time()
+
+
+def _clause(match: genai.MatchLogic) -> Clause:
+    match match:
+        case genai.ClauseOr(or_=clauses):
+            return AnyOf(tuple(_clause(each) for each in clauses))
+        case genai.ClauseAnd(and_=clauses):
+            return AllOf(tuple(_clause(each) for each in clauses))
+        case genai.ClauseRegex(regex=pattern):
+            return Regex(pattern)
+        case genai.ClauseEquals(equals=text):
+            return Equals(text)
+        case _:
+            return _part(match)
+
+
+def _part(
+    match: genai.ClauseStartsWith | genai.ClauseEndsWith | genai.ClauseContains,
+) -> Clause:
+    match match:
+        case genai.ClauseStartsWith(starts_with=text):
+            return StartsWith(text)
+        case genai.ClauseEndsWith(ends_with=text):
+            return EndsWith(text)
+        case genai.ClauseContains(contains=text):
+            return Contains(text)
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.msgpack.encode(distil()))

@@ -1,0 +1,314 @@
+"""The price in force for a model on a day: the user's own, else that of genai-prices.
+
+Its one rule: a price comes from gateway.toml or from the installed package's data, never from
+the network, and what is unknown is None, never $0.
+"""
+
+import importlib.util
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from tollway.providers.canon import Price, Rate
+from tollway.providers.price_data import (
+    FORMAT,
+    Model,
+    PriceData,
+    Provider,
+    changes,
+    holds,
+    identified,
+)
+
+log = logging.getLogger("tollway.prices")
+
+FREE = Price(id="free", source="free", input=Rate(Decimal(0)), output=Rate(Decimal(0)))
+
+_EVER = datetime.max.replace(tzinfo=UTC)
+_KEPT_NAMES = 10_000  # a bound, because callers choose the names
+_BUILD_S = 60
+
+
+class Override(Protocol):
+    """What gateway.toml says of a price, in dollars for a million tokens."""
+
+    @property
+    def input(self) -> Decimal:
+        """Fresh input."""
+
+    @property
+    def output(self) -> Decimal:
+        """Output that is neither reasoning nor audio."""
+
+    @property
+    def cached_input(self) -> Decimal | None:
+        """Input read from the provider's cache; None: as input."""
+
+    @property
+    def cache_write(self) -> Decimal | None:
+        """Input written to the provider's cache; None: as input."""
+
+    @property
+    def cache_write_1h(self) -> Decimal | None:
+        """Input written for an hour; None: as `cache_write`."""
+
+    @property
+    def audio_input(self) -> Decimal | None:
+        """Audio that goes in; None: as input."""
+
+    @property
+    def reasoning(self) -> Decimal | None:
+        """Reasoning; None: as output."""
+
+    @property
+    def audio_output(self) -> Decimal | None:
+        """Audio that comes out; None: as output."""
+
+    @property
+    def request(self) -> Decimal:
+        """Dollars for each call, beside its tokens."""
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that the model can take; None: not known."""
+
+
+def override(said: Override) -> Price:
+    """Return the price that a table in gateway.toml stands for."""
+
+    def rate(usd: Decimal | None) -> Rate | None:
+        return None if usd is None else Rate(usd)
+
+    return identified(
+        Price(
+            id="",
+            source="gateway.toml",
+            input=Rate(said.input),
+            output=Rate(said.output),
+            cache_read=rate(said.cached_input),
+            cache_write=rate(said.cache_write),
+            cache_write_1h=rate(said.cache_write_1h),
+            audio_input=rate(said.audio_input),
+            reasoning=rate(said.reasoning),
+            audio_output=rate(said.audio_output),
+            request_usd=said.request,
+            context_window=said.context_window,
+        )
+    )
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """A price, None where there is none, and from when until when that is the answer (UTC)."""
+
+    price: Price | None
+    since: datetime
+    until: datetime
+
+
+class PriceSource:
+    """The bundled data. Made once for each daemon; reading it takes milliseconds.
+
+    The first one after an install or an upgrade runs `price_distil.py` for half a second and
+    keeps what it prints in `cache_folder` (default: $XDG_CACHE_HOME/tollway). Where that cannot
+    be written, every start pays the half second; where no process can be started, genai_prices
+    is imported here and its memory kept.
+    """
+
+    def __init__(self, cache_folder: Path | None = None) -> None:
+        folder = _default_folder() if cache_folder is None else cache_folder
+        self._data = _load(folder / f"prices-{_installed()}.bin")
+        self._unpacked: dict[str, Provider] = {}
+
+    def find(self, prices_id: str, model: str, at: datetime) -> Price | None:
+        """Return a model's price at a moment, or None where it is unknown.
+
+        `prices_id` is a provider as genai-prices names it ("openai", "x-ai"), `model` any name
+        that it knows the model by. Standard service tier; `at` has a time zone.
+        """
+        return self.in_force(prices_id, model, at).price
+
+    def in_force(self, prices_id: str, model: str, at: datetime) -> InForce:
+        """Return what `find` does, with the time for which it is true."""
+        at = at.astimezone(UTC)
+        provider = self._provider(prices_id)
+        found = provider and self._model(provider, model)
+        if not found or not found.prices:
+            return InForce(None, at, _EVER)
+        until = min(
+            (edge for each in found.prices for edge in changes(each.when, at)), default=_EVER
+        )
+        # The last one that holds; the first where none does, as genai-prices has it.
+        active = [each for each in found.prices if holds(each.when, at)]
+        return InForce((active[-1] if active else found.prices[0]).price, at, until)
+
+    def _provider(self, prices_id: str) -> Provider | None:
+        wanted = prices_id.lower().strip()
+        for exact in (True, False):
+            for known, clause in self._data.names:
+                if known == wanted if exact else clause is not None and clause.matches(wanted):
+                    return self._unpack(known)
+        return None
+
+    def _unpack(self, known: str) -> Provider | None:
+        if known not in self._unpacked and known in self._data.providers:
+            packed = self._data.providers[known]
+            self._unpacked[known] = msgspec.msgpack.decode(packed, type=Provider)
+        return self._unpacked.get(known)
+
+    def _model(self, provider: Provider, name: str) -> Model | None:
+        lowered = name.lower()
+        dashed = _COMPACT_DATE.sub(_with_dashes, lowered)
+        for each in (lowered, dashed) if dashed != lowered else (lowered,):
+            for models in (provider.models, *self._resold(provider)):
+                for model in models:
+                    if model.match.matches(each):
+                        return model
+        return None
+
+    def _resold(self, provider: Provider) -> list[tuple[Model, ...]]:
+        resold = [self._unpack(other) for other in provider.resells]
+        return [each.models for each in resold if each]
+
+
+class PriceTable:
+    """The prices of one gate: gateway.toml's first, then the bundled ones.
+
+    `overrides` are by "provider/model", where `*` and `?` may stand for more. The exact name
+    wins, then the glob with the most literal characters, then the one that stands first.
+    """
+
+    def __init__(self, source: PriceSource, overrides: Mapping[str, Price]) -> None:
+        self._source = source
+        self._exact = dict(overrides)
+        self._globs = sorted(
+            (pair for pair in overrides.items() if "*" in pair[0] or "?" in pair[0]),
+            key=lambda pair: sum(character not in "*?" for character in pair[0]),
+            reverse=True,
+        )
+        self._kept: dict[tuple[str, str | None, str], InForce] = {}
+
+    def price(
+        self, provider_name: str, prices_id: str | None, model: str, at: datetime
+    ) -> Price | None:
+        """Return the price in force at a moment, or None where none is known.
+
+        `provider_name` is the table's name in gateway.toml, `prices_id` what genai-prices calls
+        that provider (None: it has no bundled prices), `model` the name there.
+        """
+        key = (provider_name, prices_id, model)
+        known = self._kept.get(key)
+        if known is None or not known.since <= at < known.until:
+            known = self._look_up(key, at)
+            if len(self._kept) >= _KEPT_NAMES:
+                self._kept.clear()
+            self._kept[key] = known
+        return known.price
+
+    def _look_up(self, key: tuple[str, str | None, str], at: datetime) -> InForce:
+        provider_name, prices_id, model = key
+        name = f"{provider_name}/{model}"
+        if name in self._exact:
+            return InForce(self._exact[name], at, _EVER)
+        for glob, price in self._globs:
+            if fnmatchcase(name, glob):
+                return InForce(price, at, _EVER)
+        if prices_id is None:
+            return InForce(None, at, _EVER)
+        return self._source.in_force(prices_id, model, at)
+
+
+# "-20251211", which some gateways write where the data have "-2025-12-11".
+_COMPACT_DATE = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
+
+
+def _with_dashes(found: re.Match[str]) -> str:
+    year, month, day = (int(group) for group in found.groups())
+    try:
+        return f"-{date(year, month, day)}"
+    except ValueError:  # February 30: part of a name, no date
+        return found.group()
+
+
+def _default_folder() -> Path:
+    # A relative $XDG_CACHE_HOME is to be ignored, says the XDG specification.
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "tollway"
+
+
+def _installed() -> str:
+    """Return what tells one state of the data from another: version, size, our own format."""
+    package = importlib.util.find_spec("genai_prices")
+    origin = package.origin if package else None
+    size = Path(origin).with_name("data.py").stat().st_size if origin else 0
+    return f"{version('genai-prices')}-{size}-{FORMAT}"
+
+
+def _load(file: Path) -> PriceData:
+    kept = _read(file)
+    if kept is not None:
+        return kept
+    try:
+        packed = _distilled()
+        data = msgspec.msgpack.decode(packed, type=PriceData)
+    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as fault:
+        log.warning("no process can read the price data (%s), so this one does", fault)
+        from tollway.providers.price_distil import distil  # noqa: PLC0415 - heavy, see its docstring
+
+        return distil()
+    try:
+        _write(file, packed)
+    except OSError as fault:
+        log.warning("cannot keep the price data in %s: %s", file.parent, fault.strerror)
+    return data
+
+
+def _distilled() -> bytes:
+    # -P: a folder `genai_prices` where the daemon happens to stand is not the package.
+    command = [sys.executable, "-P", "-m", "tollway.providers.price_distil"]
+    done = subprocess.run(  # noqa: S603 - our own module
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_BUILD_S, check=True
+    )
+    return done.stdout
+
+
+def _read(file: Path) -> PriceData | None:
+    """Return what a file holds, or None where it is missing, broken, or someone else's."""
+    try:
+        with file.open("rb") as opened:
+            state = os.fstat(opened.fileno())
+            # Who may write it may set prices.
+            if state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022:
+                return None
+            kept = opened.read()
+        digest, packed = kept[:32], kept[32:]
+        if sha256(packed).digest() != digest:
+            return None
+        return msgspec.msgpack.decode(packed, type=PriceData)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _write(file: Path, packed: bytes) -> None:
+    """Write a file whole or not at all, readable to its owner."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=".prices-")
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(sha256(packed).digest() + packed)
+        Path(partial).replace(file)
+    except OSError:
+        Path(partial).unlink(missing_ok=True)
+        raise
