@@ -9,10 +9,16 @@ from aiohttp import web
 from tollway.daemon.tasks import Tasks
 
 if TYPE_CHECKING:
+    from tollway.daemon.config.schema import Config
+    from tollway.daemon.connection import EdgeLimits
     from tollway.daemon.gate.books import Books
     from tollway.daemon.gate.gate import Gate
+    from tollway.daemon.gate.send import Exchange
     from tollway.daemon.ledger.writer import Ledger
+    from tollway.daemon.log import Log
+    from tollway.daemon.middleware import Guard
     from tollway.providers.llamacpp.adapter import LocalModels
+    from tollway.providers.errors import GatewayError
     from tollway.providers.prices import PriceSource
     from tollway.providers.transport import Transport
 
@@ -38,12 +44,16 @@ class Daemon:
         self.local = local
         self.prices = prices
         self.gate: Gate
+        self.config: Config  # the gate's; there before the first gate is
+        # Why no call is taken though the daemon answers: None once there is a gate.
+        self.refusing: GatewayError | None = None
         self.started_at = 0.0  # unix seconds
         self.draining = False
         self.active = 0  # calls between their admission check and their settlement
         self.served = 0
         # What must outlive a client's handler runs here: exchanges, their settlements.
         self.tasks = Tasks()
+        self.exchanges: set[Exchange] = set()  # those that run, so that stopping can cut them
 
 
 class Trace:
@@ -62,3 +72,8 @@ TRACE: web.RequestKey[Trace] = web.RequestKey("trace")
 DAEMON: web.AppKey[Daemon] = web.AppKey("daemon")
 # True in the application on the admin socket: whoever may open that is the owner.
 OWNER: web.AppKey[bool] = web.AppKey("owner")
+# The role that each path needs, by its route's canonical form.
+ROLES: web.AppKey[dict[str, str]] = web.AppKey("roles")
+LOG: web.AppKey[Log] = web.AppKey("log")
+GUARD: web.AppKey[Guard] = web.AppKey("guard")
+EDGE: web.AppKey[EdgeLimits] = web.AppKey("edge")

@@ -102,10 +102,11 @@ class UpstreamRefused(UpstreamError):
 
     code = "upstream_refused"
 
-    def __init__(self, message: str, *, status: int, body: bytes = b"") -> None:
-        super().__init__(message, sent=False)
+    def __init__(self, message: str, *, status: int, body: bytes = b"", hint: str = "") -> None:
+        super().__init__(message, hint=hint, sent=False)
         self.status = status
         self.body = body
+        self.headers: tuple[tuple[str, str], ...] = ()  # of the answer, fit for the client
 
 
 class LocalModelFailed(UpstreamError):

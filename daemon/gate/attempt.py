@@ -1,0 +1,137 @@
+"""One upstream try: its hold, its reader, and what it is billed however it ends.
+
+The settlement table stands in `Attempt.end`; it never awaits, so nothing can come between an
+ending and its booking.
+"""
+
+import time
+
+from tollway.daemon.gate.books import Hold
+from tollway.daemon.gate.budget import Worst
+from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
+from tollway.providers.canon import Price, Usage
+from tollway.providers.dialects.dialect import AnswerReader
+from tollway.providers.errors import UpstreamError
+from tollway.providers.money import cost as price_of
+from tollway.providers.money import worst_case
+from tollway.providers.transport import Answer
+
+# Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
+_FRAME_TOKENS = 64
+
+# Endings before which nothing can have been produced, whatever was sent.
+_FREE: frozenset[Ending] = frozenset({"upstream_refused", "upstream_unreachable"})
+
+
+def now_ms() -> int:
+    """Return the wall clock in unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Attempt:
+    """One try at one target. `sent` says that the provider may have begun to work."""
+
+    def __init__(
+        self,
+        *,
+        opened: AttemptOpened,
+        target: Target,
+        price: Price | None,
+        worst: Worst,
+        hold: Hold,
+        reader: AnswerReader,
+    ) -> None:
+        self.opened = opened
+        self.target = target
+        self.price = price
+        self.worst = worst
+        self.hold = hold
+        self.reader = reader
+        self.sent = False
+        self.answer: Answer | None = None
+        self.first_ms: int | None = None
+        self._started = time.monotonic()
+
+    def saw_first(self) -> None:
+        """Note the moment of the first valid event."""
+        if self.first_ms is None:
+            self.first_ms = int((time.monotonic() - self._started) * 1000)
+
+    def end(self, ending: Ending, *, error: str = "") -> AttemptEnded:
+        """Settle the hold by the ending's rule and return the row. Once only.
+
+        Args:
+            ending: How it ended; "answered" becomes "no_usage" where no usage was reported.
+            error: The error's code, if there was one.
+        """
+        usage = self._reported(ending)
+        if usage is None:
+            usage, cost = self._upper()
+            if ending == "answered":
+                ending = "no_usage"
+        else:
+            cost = price_of(usage, self.price) if self.price else 0
+        self.hold.settle(cost)
+        return AttemptEnded(
+            call_id=self.opened.call_id,
+            number=self.opened.number,
+            ended_ms=now_ms(),
+            ending=ending,
+            usage=usage,
+            cost_nanousd=cost,
+            overrun_nanousd=max(0, cost - self.opened.hold_nanousd) if self.price else 0,
+            status=self.answer.status if self.answer else None,
+            first_ms=self.first_ms,
+            error=error,
+            upstream_id=self.reader.upstream_id[:100],
+            raw_usage=self.reader.raw_usage[:4000],
+        )
+
+    def _reported(self, ending: Ending) -> Usage | None:
+        """Return what is known exactly, or None where only an upper bound is."""
+        if not self.sent or ending in _FREE:
+            return Usage()
+        exact: Usage | None = getattr(self.answer, "usage_so_far", None)
+        if exact is not None:
+            return exact
+        if self.target.local and self.answer is None:
+            # Our own worker tells what it did; without an answer it did nothing that counts.
+            return Usage()
+        usage = self.reader.usage
+        if ending != "answered" or usage is None:
+            return None
+        if self.reader.produced and not usage.output_total:
+            # Text came out and the report says none did: a broken report is no report.
+            return None
+        return usage
+
+    def _upper(self) -> tuple[Usage, int]:
+        """Return an upper bound of the usage and of its cost, marked estimated.
+
+        The visible output bounds it only where the model has no hidden one and the answer came
+        as a stream; else only the hold does. A token is at least one byte of text.
+        """
+        tokens = self.worst.output_tokens
+        if self.reader.begun and self.target.kind.shows_all(self.target.model):
+            tokens = min(tokens, self.reader.produced + _FRAME_TOKENS * self.worst.choices)
+        usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
+        if self.price is None:
+            return usage, 0
+        bound = worst_case(self.worst.input_tokens, tokens, self.price)
+        return usage, min(bound, self.opened.hold_nanousd)
+
+
+def ending_of(error: UpstreamError) -> Ending:
+    """Return the ledger's word for what a provider did wrong."""
+    return _ENDINGS.get(error.code, "upstream_broke")
+
+
+_ENDINGS: dict[str, Ending] = {
+    "upstream_unreachable": "upstream_unreachable",
+    "upstream_timeout": "upstream_timeout",
+    "upstream_refused": "upstream_refused",
+    "upstream_auth": "upstream_refused",
+    "upstream_garbage": "garbage",
+    "local_model_failed": "failed",
+}

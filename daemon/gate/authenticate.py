@@ -1,0 +1,130 @@
+"""Who is calling: headers to `Caller`, before the body is read."""
+
+import hmac
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from hashlib import sha256
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from tollway.daemon.config.schema import Config, Key
+from tollway.daemon.errors import Unauthorized
+from tollway.daemon.gate.authorise import Level, levels_of
+from tollway.daemon.ledger.rows import Who
+
+PREFIX = "tw-"
+# Where client libraries put their key; `authorization` carries it behind "Bearer ".
+_HEADERS = ("x-tollway-key", "x-api-key", "api-key", "x-goog-api-key")
+LOCAL_USER = "local"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, whom it is billed to, and what each level above the caller allows."""
+
+    who: Who
+    levels: tuple[Level, ...]
+    everything: bool = False  # the owner: no list of models applies
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    caller: Caller
+    digest: bytes
+    until_s: float  # unix seconds; infinity for never
+
+
+class Keyring:
+    """The keys of one configuration, by the SHA-256 of their secret."""
+
+    def __init__(self, config: Config) -> None:
+        zone = ZoneInfo(config.server.timezone)
+        self._entries: dict[bytes, _Entry] = {}
+        self._owner = Caller(_local(config), (), everything=True)
+        self._open = config.server.single_user
+        self.callers: dict[str, Caller] = {}
+        for name, key in config.keys.items():
+            caller = self.callers[name] = _caller(config, name, key)
+            if key.revoked is not None:
+                continue
+            ends = _end(key, zone)
+            self._add(caller, key.hash, ends)
+            for old in key.previous:
+                self._add(caller, old.hash, min(ends, old.until))
+
+    def _add(self, caller: Caller, text: str, until_s: float) -> None:
+        digest = bytes.fromhex(text.removeprefix("sha256:"))
+        self._entries[digest] = _Entry(caller, digest, until_s)
+
+    @property
+    def owner(self) -> Caller:
+        """The caller on the admin socket, and everyone on a single-user gateway."""
+        return self._owner
+
+    def find(
+        self, headers: Mapping[str, str], query: Mapping[str, str], now_s: float, *, owner: bool
+    ) -> Caller:
+        """Return who is calling.
+
+        Exactly one credential that begins with "tw-" counts, however often it is repeated;
+        others are not ours and are dropped. `owner`: the call came over the admin socket.
+
+        Raises:
+            Unauthorized: No such credential, two different ones, or one that does not work.
+        """
+        if self._open:
+            return self._owner
+        secrets = set(_credentials(headers, query))
+        if not secrets:
+            if owner:
+                return self._owner
+            raise Unauthorized(
+                "No Tollway key was sent",
+                hint="Send one that begins with `tw-` as the API key (`Authorization: Bearer`);"
+                " `tollway keys create` makes one",
+            )
+        if len(secrets) > 1:
+            raise Unauthorized(
+                "Two different Tollway keys were sent", hint="Send one of them, in one header"
+            )
+        digest = sha256(secrets.pop().encode()).digest()
+        entry = self._entries.get(digest)
+        if entry is None or not hmac.compare_digest(entry.digest, digest) or now_s >= entry.until_s:
+            # Unknown, revoked and expired look alike: whoever guesses learns nothing.
+            raise Unauthorized(
+                "The Tollway key is unknown, revoked or expired",
+                hint="`tollway keys list` shows the keys and how long they last",
+            )
+        return entry.caller
+
+
+def _credentials(headers: Mapping[str, str], query: Mapping[str, str]) -> Iterable[str]:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip().startswith(PREFIX):
+        yield token.strip()
+    for name in _HEADERS:
+        value = headers.get(name)
+        if value and value.startswith(PREFIX):
+            yield value.strip()
+    if query and query.get("key", "").startswith(PREFIX):
+        yield query["key"]
+
+
+def _end(key: Key, zone: ZoneInfo) -> float:
+    if key.expires is None:
+        return float("inf")
+    # The day named is the last on which the key works.
+    after = key.expires + timedelta(days=1)
+    return datetime(after.year, after.month, after.day, tzinfo=zone).timestamp()
+
+
+def _local(config: Config) -> Who:
+    user = config.users.get(LOCAL_USER)
+    return Who(user=LOCAL_USER, team=(user.team or "") if user else "")
+
+
+def _caller(config: Config, name: str, key: Key) -> Caller:
+    user = config.users.get(key.user) if key.user else None
+    project = config.projects.get(key.project) if key.project else None
+    team = (user and user.team) or (project and project.team) or ""
+    who = Who(key=name, user=key.user or "", team=team, project=key.project or "")
+    return Caller(who, levels_of(config, key, who))

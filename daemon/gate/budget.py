@@ -1,0 +1,188 @@
+"""The hold: what one attempt can cost at the very most, and the budgets it must fit into."""
+
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from tollway.daemon.config.schema import Budget, Config
+from tollway.daemon.errors import BudgetSpent, Unpriced
+from tollway.daemon.gate import periods
+from tollway.daemon.gate.books import (
+    Books,
+    BudgetState,
+    Full,
+    Hold,
+    Limit,
+    Scope,
+    ScopeKind,
+)
+from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.rows import Who
+from tollway.daemon.ledger.writer import Ledger
+from tollway.providers.canon import Bound, Price
+from tollway.providers.errors import Unbounded
+from tollway.providers.money import dollars, worst_case
+
+
+class Worst(msgspec.Struct, frozen=True):
+    """The most that an attempt can cost, and the output limit that must be written for that."""
+
+    nanousd: int
+    input_tokens: int
+    output_tokens: int  # of all choices together
+    choices: int = 1
+    write_output: int | None = None  # tokens per choice, where the client set no limit
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What decides an attempt's worst case, beside the request itself."""
+
+    budgets: bool  # whether any hard budget applies to the caller
+    default_output: int
+    allow_unbounded: bool = False
+    context: int | None = None  # tokens, of a model on this box
+
+
+def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Worst:
+    """Return an upper bound of one attempt's cost.
+
+    Where a budget applies, what cannot be bounded is refused. Where none does, the figure is
+    an estimate that only a recovered call is settled at.
+
+    Raises:
+        Unpriced: The model has no price, and a budget applies.
+        Unbounded: The request has a part that no number of tokens bounds, and a budget applies.
+    """
+    if price is None:
+        if terms.budgets:
+            raise Unpriced(
+                f"`{target.name}` has no price, and a budget applies",
+                hint=f'Add [prices."{target.name}"] with `input` and `output` in dollars for a'
+                ' million tokens to gateway.toml, or price = "free" in it',
+            )
+        return Worst(0, bound.input, bound.output or terms.default_output)
+    window = terms.context or price.context_window
+    if terms.budgets and not price.free and not terms.allow_unbounded:
+        _refuse_unbounded(bound, target, window)
+    tokens = min(bound.input, window) if window else bound.input
+    if bound.by_window and window:
+        tokens = window
+    written = None
+    output = bound.output
+    if output is None:
+        output = terms.default_output
+        if terms.context:
+            output = min(output, terms.context)
+        if terms.budgets and not price.free:
+            written = output
+    total = output * bound.choices
+    return Worst(worst_case(tokens, total, price), tokens, total, bound.choices, written)
+
+
+def _refuse_unbounded(bound: Bound, target: Target, window: int | None) -> None:
+    if bound.unbounded:
+        fields = ", ".join(f"`{field}`" for field in bound.unbounded)
+        raise Unbounded(
+            f"The cost of {fields} cannot be bounded, and a hard budget applies",
+            hint="Leave it out, or set `allow_unbounded = true` on the route",
+            param=bound.unbounded[0],
+        )
+    if bound.by_window and not window:
+        raise Unbounded(
+            f"The request holds an image, file or audio, and the context window of"
+            f" `{target.name}` is not known, so its cost cannot be bounded",
+            hint=f'Add `context_window` to [prices."{target.name}"] in gateway.toml',
+        )
+
+
+class Purse:
+    """The budgets of one configuration: which ones a caller's calls must fit into."""
+
+    def __init__(self, config: Config, books: Books) -> None:
+        self._books = books
+        self._zone = ZoneInfo(config.server.timezone)
+        self._budgets: dict[Scope, tuple[Budget, ...]] = {("box", ""): config.server.budget}
+        tables: tuple[tuple[ScopeKind, dict[str, tuple[Budget, ...]]], ...] = (
+            ("team", {name: team.budget for name, team in config.teams.items()}),
+            ("user", {name: user.budget for name, user in config.users.items()}),
+            ("project", {name: project.budget for name, project in config.projects.items()}),
+            ("key", {name: key.budget for name, key in config.keys.items()}),
+        )
+        for kind, table in tables:
+            self._budgets.update({(kind, name): budgets for name, budgets in table.items()})
+        self._limits: dict[Scope, list[Limit]] = {}
+        self._known: dict[Who, tuple[tuple[Scope, ...], tuple[Limit, ...]]] = {}
+
+    async def open(self, ledger: Ledger) -> None:
+        """Open an account for every budget, seeded from the ledger.
+
+        Raises:
+            LedgerUnavailable: What was spent before cannot be read.
+        """
+        wanted = [
+            (scope, budget.period) for scope, budgets in self._budgets.items() for budget in budgets
+        ]
+        accounts = await self._books.open(wanted, self._zone, ledger)
+        for scope, budgets in self._budgets.items():
+            self._limits[scope] = [(accounts[scope, one.period], one) for one in budgets]
+
+    def _of(self, who: Who) -> tuple[tuple[Scope, ...], tuple[Limit, ...]]:
+        found = self._known.get(who)
+        if found is None:
+            scopes: list[Scope] = [("box", "")]
+            for scope in (
+                ("team", who.team),
+                ("user", who.user),
+                ("project", who.project),
+                ("key", who.key),
+            ):
+                if scope[1]:
+                    scopes.append(scope)  # type: ignore[arg-type]  # the kinds stand above
+            limits = [limit for scope in scopes for limit in self._limits.get(scope, ())]
+            found = self._known[who] = (tuple(scopes), tuple(limits))
+        return found
+
+    def applies(self, who: Who) -> bool:
+        """Whether any budget applies to a caller."""
+        return bool(self._of(who)[1])
+
+    def hold(self, who: Who, amount: int, at_ms: int) -> Hold:
+        """Set an attempt's worst case aside in every account of its caller, or in none.
+
+        Args:
+            who: Whom the call is billed to.
+            amount: Nano-dollars.
+            at_ms: When the call was admitted: it belongs to that moment's period.
+
+        Raises:
+            BudgetSpent: A hard budget has no room for it.
+        """
+        scopes, limits = self._of(who)
+        try:
+            return self._books.hold(amount, at_ms, scopes, limits)
+        except Full as full:
+            raise self._refusal(full, amount) from None
+
+    def _refusal(self, full: Full, amount: int) -> BudgetSpent:
+        window, budget = full.window, full.budget
+        kind, name = full.account.scope
+        whose = f"{kind} `{name}`" if name else "the whole box"
+        renews = periods.text(window.end_ms, self._zone)
+        return BudgetSpent(
+            f"The budget {budget.text} of {whose} has no room for this call: "
+            f"{dollars(window.settled)} spent and {dollars(window.held)} held of"
+            f" {dollars(budget.nanousd)}, and the call may cost up to {dollars(amount)}",
+            hint=(f"It turns over on {renews}; " if renews else "It never turns over; ")
+            + "a smaller `max_tokens` or a shorter prompt needs less",
+        )
+
+    def left(self, who: Who) -> int | None:
+        """Return the nano-dollars that a caller can still hold, or None where no budget applies."""
+        states = self._books.state(self._of(who)[1])
+        return min((state.left_nanousd for state in states), default=None)
+
+    def states(self, who: Who | None = None) -> list[BudgetState]:
+        """Return the budgets that apply to a caller, or all there are, as they stand now."""
+        if who is not None:
+            return self._books.state(self._of(who)[1])
+        return self._books.state([limit for limits in self._limits.values() for limit in limits])

@@ -1,0 +1,130 @@
+"""What would happen to a call, without sending it: `tollway routes explain`."""
+
+import msgspec
+
+from tollway.daemon.errors import ModelNotFound
+from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.authorise import allowed
+from tollway.daemon.gate.books import BudgetState
+from tollway.daemon.gate.budget import worst
+from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.route import Target
+from tollway.providers.canon import Bound, Endpoint
+from tollway.providers.errors import GatewayError
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A call to explain. `key` is a key's name; None asks as the owner."""
+
+    model: str
+    key: str | None = None
+    tokens: int = 1000  # of input
+    output: int | None = None  # the output limit the client would set
+    endpoint: Endpoint = "chat"
+
+
+class TargetAnswer(msgspec.Struct, frozen=True):
+    """One target: whether it would be tried, and what would be held for it."""
+
+    target: str
+    kind: str
+    allowed: bool
+    why: str = ""  # why it would not be tried, or refused
+    url: str = ""
+    price: str = ""  # where its price comes from; "" for none
+    input_usd: str = ""  # for a million tokens
+    output_usd: str = ""
+    hold_nanousd: int | None = None
+    output_limit: int | None = None  # that the gateway would write into the request
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Where a call would go, as whom, and which budgets it must fit into."""
+
+    model: str
+    how: str
+    route: str
+    key: str
+    user: str
+    team: str
+    project: str
+    levels: tuple[str, ...]  # the levels with lists that must all allow it
+    targets: tuple[TargetAnswer, ...]
+    budgets: tuple[BudgetState, ...]
+    also: tuple[str, ...] = ()  # other providers that serve the bare name
+    refused: str = ""  # the words the caller would get, "" where the call would be sent
+
+
+async def explain(gate: Gate, question: Question) -> Explanation:
+    """Return what would happen to a call; nothing is held or sent.
+
+    Raises:
+        ModelNotFound: The key or the model does not exist. (The owner asks, so what is
+            forbidden is told from what is unknown.)
+    """
+    caller = gate.keyring.owner
+    if question.key is not None:
+        known = gate.keyring.callers.get(question.key)
+        if known is None:
+            raise ModelNotFound(
+                f"There is no key `{question.key}`", hint="`tollway keys list` shows them"
+            )
+        caller = known
+    found = gate.router.find(question.model)
+    if found is None:
+        raise ModelNotFound(
+            f"`{question.model}` is no route, no `provider/model`, and no provider serves it",
+            hint="`tollway routes list` shows the names",
+        )
+    names = (
+        list(found.targets)
+        if caller.everything
+        else allowed(caller.levels, found.name, found.targets)
+    )
+    plan = Plan(found, tuple(gate.target(name) for name in found.targets))
+    targets = tuple(
+        _target(gate, caller, plan, target, question, may=target.name in names)
+        for target in plan.targets
+    )
+    refused = next((target.why for target in targets if target.allowed), "")
+    return Explanation(
+        model=question.model,
+        how=found.how,
+        route=found.route,
+        key=caller.who.key,
+        user=caller.who.user,
+        team=caller.who.team,
+        project=caller.who.project,
+        levels=tuple(level.name for level in caller.levels),
+        targets=targets,
+        budgets=tuple(gate.purse.states(caller.who)),
+        also=found.also,
+        refused=refused if names else "This key may not use the model",
+    )
+
+
+def _target(
+    gate: Gate, caller: Caller, plan: Plan, target: Target, question: Question, *, may: bool
+) -> TargetAnswer:
+    price = gate.price(target, gate.daemon.books.now_ms())
+    answer = TargetAnswer(
+        target=target.name,
+        kind=target.kind.name,
+        allowed=may,
+        why="" if may else "not allowed for this key",
+        url=target.base_url,
+        price=price.source if price else "",
+        input_usd=f"{price.input.usd:f}" if price else "",
+        output_usd=f"{price.output.usd:f}" if price else "",
+    )
+    output = 0 if question.endpoint == "embeddings" else question.output
+    try:
+        most = worst(
+            Bound(question.tokens, output), price, target, gate.terms(caller, plan, target)
+        )
+        gate.purse.hold(caller.who, most.nanousd, gate.daemon.books.now_ms()).settle(0)
+    except GatewayError as error:
+        return msgspec.structs.replace(answer, why=answer.why or error.message)
+    return msgspec.structs.replace(
+        answer, hold_nanousd=most.nanousd, output_limit=most.write_output
+    )

@@ -1,0 +1,181 @@
+"""All that a call needs, built from one `Config` and replaced whole by a reload."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tollway.daemon import secrets
+from tollway.daemon.config.schema import Config, Provider
+from tollway.daemon.errors import ModelNotFound
+from tollway.daemon.gate.authenticate import Caller, Keyring
+from tollway.daemon.gate.authorise import allowed
+from tollway.daemon.gate.budget import Purse, Terms
+from tollway.daemon.gate.route import LOCAL, Found, Router, Target
+from tollway.providers.canon import Price
+from tollway.providers.catalog import KINDS, request_headers
+from tollway.providers.prices import FREE, PriceTable, override
+from tollway.providers.transport import Timeouts
+
+if TYPE_CHECKING:
+    from tollway.daemon.state import Daemon
+
+# Names a stranger makes up must not fill the memory; real ones are far fewer.
+_MOST_KNOWN = 10_000
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Where a caller's call may go: the name it resolved to, and its targets in order."""
+
+    found: Found
+    targets: tuple[Target, ...]
+
+
+class Gate:
+    """One configuration at work. Make it with `build`."""
+
+    def __init__(
+        self, config: Config, daemon: "Daemon", credentials: Mapping[str, str | None]
+    ) -> None:
+        self.config = config
+        self.daemon = daemon
+        self.built_s = time.time()
+        self.keyring = Keyring(config)
+        self.router = Router(config)
+        self.purse = Purse(config, daemon.books)
+        self._providers = {
+            name: _target(name, provider, credentials[name])
+            for name, provider in config.providers.items()
+        }
+        self._prices = PriceTable(
+            daemon.prices,
+            {
+                name: FREE if price == "free" else override(name, **msgspec.structs.asdict(price))
+                for name, price in config.prices.items()
+            },
+        )
+        self._local_prices = {
+            name: None
+            if model.price is None
+            else FREE
+            if model.price == "free"
+            else override(f"{LOCAL}/{name}", **msgspec.structs.asdict(model.price))
+            for name, model in config.models.items()
+        }
+        # By the key's name ("" for the owner): a caller is long to hash.
+        self._plans: dict[tuple[str, str], Plan] = {}
+
+    @classmethod
+    async def build(cls, config: Config, daemon: "Daemon") -> "Gate":
+        """Return a gate for a configuration, ready to serve.
+
+        Raises:
+            SecretError: A provider's secret cannot be had.
+            LedgerUnavailable: What the budgets have spent cannot be read.
+        """
+        credentials = await asyncio.to_thread(_credentials, config)
+        gate = cls(config, daemon, credentials)
+        await gate.purse.open(daemon.ledger)
+        return gate
+
+    def now_s(self) -> float:
+        """Return the time in unix seconds, by the books' clock that never goes back."""
+        return self.daemon.books.now_ms() / 1000
+
+    def plan(self, caller: Caller, name: str) -> Plan:
+        """Return the targets that a caller's call may go to, in order.
+
+        Raises:
+            ModelNotFound: There is no such model for this caller: unknown or forbidden.
+        """
+        known = self._plans.get((caller.who.key, name))
+        if known is None:
+            known = self._plan(caller, name)
+            if len(self._plans) >= _MOST_KNOWN:
+                self._plans.clear()
+            self._plans[caller.who.key, name] = known
+        return known
+
+    def _plan(self, caller: Caller, name: str) -> Plan:
+        found = self.router.find(name)
+        names = list(found.targets) if found else []
+        if found and not caller.everything:
+            names = allowed(caller.levels, found.name, found.targets)
+        if not found or not names:
+            raise ModelNotFound(
+                f"The model `{name[:200]}` does not exist or this key may not use it",
+                hint="`GET /v1/models` lists what it may",
+                param="model",
+            )
+        return Plan(found, tuple(self.target(one) for one in names))
+
+    def may_list(self, caller: Caller) -> list[str]:
+        """Return every name that a caller may ask for, in the order of the file."""
+        names = []
+        for name in self.router.names():
+            found = self.router.find(name)
+            if found and (caller.everything or allowed(caller.levels, found.name, found.targets)):
+                names.append(name)
+        return names
+
+    def target(self, name: str) -> Target:
+        """Return the target that "provider/model" names."""
+        provider, _, model = name.partition("/")
+        if provider == LOCAL:
+            return Target(LOCAL, model, KINDS["local"])
+        return msgspec.structs.replace(self._providers[provider], model=model)
+
+    def price(self, target: Target, at_ms: int) -> Price | None:
+        """Return the price in force for a target at a moment, or None for an unpriced one."""
+        if target.local:
+            return self._local_prices[target.model]
+        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+        return self._prices.price(target.provider, target.kind.prices, target.model, at)
+
+    def terms(self, caller: Caller, plan: Plan, target: Target) -> Terms:
+        """Return what decides the worst case of an attempt at a target."""
+        route = self.config.routes.get(plan.found.route)
+        local = self.config.models.get(target.model) if target.local else None
+        default = (
+            (route and route.default_output)
+            or (local and local.default_output)
+            or self.config.server.default_output
+        )
+        return Terms(
+            budgets=self.purse.applies(caller.who),
+            default_output=default,
+            allow_unbounded=bool(route and route.allow_unbounded),
+            context=local.context if local else None,
+        )
+
+
+def _target(name: str, provider: Provider, credential: str | None) -> Target:
+    kind = KINDS[provider.kind]
+    return Target(
+        provider=name,
+        model="",
+        kind=kind,
+        base_url=(provider.base_url or kind.base_url or "").rstrip("/"),
+        headers=request_headers(kind, credential),
+        timeouts=Timeouts(
+            connect_s=provider.timeout.connect,
+            first_s=provider.timeout.first,
+            idle_s=provider.timeout.idle,
+        ),
+        proxy=provider.proxy,
+        ca_file=str(provider.ca_file) if provider.ca_file else None,
+        on_disconnect=provider.on_disconnect,
+    )
+
+
+def _credentials(config: Config) -> dict[str, str | None]:
+    """Fetch every provider's secret; in a thread, since a keyring may take its time."""
+    return {
+        name: secrets.resolve(provider.api_key, base=config.path.parent).reveal()
+        if provider.api_key
+        else None
+        for name, provider in config.providers.items()
+    }

@@ -1,0 +1,58 @@
+"""The path of a call, on one screen: each line is a step with a file of its own."""
+
+from aiohttp import web
+
+from tollway.daemon.errors import Draining
+from tollway.daemon.gate.relay import relay
+from tollway.daemon.gate.send import Exchange, Origin
+from tollway.daemon.state import DAEMON, OWNER, TRACE
+from tollway.providers.canon import Endpoint
+from tollway.providers.dialects.dialect import Dialect
+from tollway.providers.headers import to_provider
+
+_MOST_CLIENT = 200
+
+
+async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> web.StreamResponse:
+    """Take one call all the way, and return its answer.
+
+    Hold, admit, send, meter and settle are the exchange's: a task of its own, so that they
+    happen in order though the client leaves. Nothing here outlives the client.
+
+    Raises:
+        GatewayError: The call was refused, or failed before the client was sent anything.
+    """
+    daemon = request.app[DAEMON]
+    gate = daemon.gate
+    trace = request[TRACE]
+    if daemon.draining:
+        raise Draining("The gateway is stopping and takes no new calls")
+    caller = gate.keyring.find(
+        request.headers, request.rel_url.query, gate.now_s(), owner=request.app[OWNER]
+    )
+    trace.key = caller.who.key or caller.who.user
+    call = dialect.peek(endpoint, await request.read())
+    trace.model = call.model[:200]
+    exchange = Exchange(
+        daemon=daemon,
+        gate=gate,
+        dialect=dialect,
+        caller=caller,
+        call=call,
+        origin=_origin(request, trace.call_id),
+    )
+    exchange.start()
+    try:
+        return await relay(request, exchange, gate.config.server.keepalive)
+    finally:
+        trace.cost_nanousd = exchange.cost_nanousd
+        exchange.leave()
+
+
+def _origin(request: web.Request, call_id: str) -> Origin:
+    return Origin(
+        call_id,
+        client=request.headers.get("User-Agent", "")[:_MOST_CLIENT],
+        headers=to_provider(request.headers.items()),
+        report_cost=request.headers.get("x-tollway-report") == "cost",
+    )

@@ -1,0 +1,238 @@
+"""One answer, from its status to its last byte: what the client gets, and whether it counts.
+
+Nothing reaches the client before the first valid event, so that a target that fails early can
+be replaced unseen; nothing last reaches it before the call is settled on disk.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from tollway.daemon.gate.attempt import Attempt
+from tollway.daemon.ledger.rows import Ending
+from tollway.providers.errors import UpstreamBroke, UpstreamError, UpstreamRefused
+from tollway.providers.headers import to_client
+from tollway.providers.sse import Splitter
+from tollway.providers.transport import Answer
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.send import Exchange
+
+# An error answer longer than this is cut: nobody reads on, and it must not fill the memory.
+_MOST_ERROR = 1024 * 1024
+# A whole answer is kept until it is settled; embeddings of a large batch are tens of MB.
+_MOST_WHOLE = 512 * 1024 * 1024
+# How long a finished stream may take to close, so that its connection can serve again.
+_TAIL_S = 0.5
+# A refusal by one target that another may not share.
+_TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 425, 429})
+_DONE = b"[DONE]"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an attempt failed before its client saw any of it; `again`: another may do better."""
+
+    error: UpstreamError
+    again: bool
+    ending: Ending | None = None  # where the error's code does not say it
+
+
+class UpstreamDenied(UpstreamRefused):
+    """The provider refused the gateway's own credential: not the caller's fault, nor its 401."""
+
+    code = "upstream_auth"
+
+
+class UpstreamGarbage(UpstreamBroke):
+    """The provider answered 200 with something that is no answer."""
+
+    code = "upstream_garbage"
+
+
+async def receive(exchange: "Exchange", attempt: Attempt) -> Failure | None:
+    """Read an attempt's answer into the exchange's pipe and settle it.
+
+    Returns:
+        None once the call is settled and the client has it all; a `Failure` where nothing of
+        it has been shown, so that another target may be tried.
+
+    Raises:
+        UpstreamError: It broke after the client had seen some of it.
+    """
+    answer = cast(Answer, attempt.answer)
+    if not 200 <= answer.status < 300:
+        return await _refusal(exchange, attempt, answer)
+    if exchange.call.stream and "text/event-stream" in _content_type(answer):
+        return await _stream(exchange, attempt, answer)
+    return await _whole(exchange, attempt, answer)
+
+
+def _content_type(answer: Answer) -> str:
+    for name, value in answer.headers:
+        if name.lower() == "content-type":
+            return value.lower()
+    return ""
+
+
+async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure:
+    body = bytearray()
+    try:
+        async for chunk in answer.chunks():
+            body += chunk
+            if len(body) > _MOST_ERROR:
+                break
+    except UpstreamError:
+        pass  # the status says enough
+    status = answer.status
+    if status in {401, 403}:
+        error: UpstreamRefused = UpstreamDenied(
+            f"`{attempt.target.provider}` refused the gateway's credential (HTTP {status})",
+            hint="The gateway's owner can check it with `tollway doctor`",
+            status=502,
+        )
+    elif status < 400:
+        error = UpstreamRefused(
+            f"`{attempt.target.provider}` answered with a redirect (HTTP {status}), which is"
+            " not followed",
+            hint="Correct the provider's `base_url`",
+            status=502,
+        )
+    else:
+        error = exchange.dialect.read_error(status, bytes(body))
+        error.headers = to_client(answer.headers)
+    again = status in _TRY_NEXT or status >= 500 or status < 400
+    return Failure(error, again, "upstream_refused")
+
+
+async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in answer.chunks():
+            pieces.append(chunk)
+            size += len(chunk)
+            if size > _MOST_WHOLE:
+                raise UpstreamBroke("The provider's answer is over 512 MiB")
+    except UpstreamError as error:
+        return Failure(error, again=True)
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    reader = attempt.reader
+    reader.whole(body)
+    if reader.failed:
+        return Failure(reader.failed, again=True, ending="upstream_refused")
+    if not reader.begun:
+        garbage = UpstreamGarbage(
+            f"`{attempt.target.provider}` answered 200 with something that is not an answer"
+        )
+        return Failure(garbage, again=True)
+    attempt.saw_first()
+    await exchange.settle(attempt)
+    exchange.pipe.open(exchange.head(attempt, to_client(answer.headers), cost=True))
+    await exchange.pipe.put(body)
+    exchange.pipe.finish()
+    return None
+
+
+async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
+    relay = _Relay(exchange, attempt, answer)
+    chunks = answer.chunks()
+    try:
+        async for chunk in chunks:
+            await relay.feed(chunk)
+            if relay.failed or relay.last:
+                break
+        else:
+            await relay.end_of_body()
+    except UpstreamError as error:
+        if not relay.shown:
+            return Failure(error, again=True)
+        raise
+    if relay.failed and not relay.shown:
+        return Failure(relay.failed, again=True, ending="upstream_refused")
+    await relay.finish()
+    if not relay.failed:
+        # Read the few bytes behind the end, so that the connection can be used again.
+        try:
+            async with asyncio.timeout(_TAIL_S):
+                async for _ in chunks:
+                    pass
+        except (UpstreamError, TimeoutError):
+            pass
+    return None
+
+
+class _Relay:
+    """Passes a stream on event by event, unchanged, and keeps its last piece back."""
+
+    def __init__(self, exchange: "Exchange", attempt: Attempt, answer: Answer) -> None:
+        self._exchange = exchange
+        self._attempt = attempt
+        self._answer = answer
+        self._splitter = Splitter()
+        self._waiting: list[bytes] = []  # what came before the first valid event
+        self.shown = False
+        self.last = b""  # the end marker, kept back until the call is settled
+        self.failed: UpstreamRefused | None = None
+
+    async def feed(self, chunk: bytes) -> None:
+        """Take one piece of the body."""
+        reader = self._attempt.reader
+        out = self._waiting if not self.shown else []
+        for event in self._splitter.feed(chunk):
+            passes = reader.event(event)
+            if event.data is not None and event.data.strip() == _DONE:
+                self.last = event.raw
+                break
+            if passes:
+                out.append(event.raw)
+            if reader.failed:
+                self.failed = reader.failed
+                break
+        if not self.shown and reader.begun and not (self.failed and not reader.produced):
+            self._show()
+        if self.shown and out:
+            await self._exchange.pipe.put(b"".join(out))
+            self._waiting = []
+
+    def _show(self) -> None:
+        """Commit to this target: from here on the client sees it."""
+        self.shown = True
+        self._attempt.saw_first()
+        headers = to_client(self._answer.headers)
+        self._exchange.pipe.open(self._exchange.head(self._attempt, headers, cost=False))
+
+    async def end_of_body(self) -> None:
+        """Take the end of a body that had no end marker of the dialect.
+
+        Raises:
+            UpstreamBroke: The answer was not complete.
+        """
+        if self._splitter.rest():
+            await self.feed(b"\n\n")  # an event that lacks its blank line is an event
+        if self.failed or self.last:
+            return
+        if not self._attempt.reader.begun:
+            raise UpstreamGarbage(
+                f"`{self._attempt.target.provider}` answered with a stream that holds no answer"
+            )
+        if not self._attempt.reader.ended:
+            raise UpstreamBroke(
+                f"`{self._attempt.target.provider}` ended its stream in the middle of the answer"
+            )
+
+    async def finish(self) -> None:
+        """Settle, then let the last piece go."""
+        exchange = self._exchange
+        if self.failed:
+            # The client has the provider's own error event; what was made is billed.
+            exchange.break_off(self._attempt, self.failed)
+            exchange.pipe.finish()
+            return
+        if not self.shown:  # an end marker and nothing else
+            self._show()
+        await exchange.settle(self._attempt)
+        if exchange.origin.report_cost:
+            await exchange.pipe.put(exchange.cost_comment())
+        await exchange.pipe.put(self.last)
+        exchange.pipe.finish()

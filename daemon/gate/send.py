@@ -1,0 +1,372 @@
+"""The upstream's side of a call: a supervised task that outlives the client's handler.
+
+It holds, admits, sends, reads and settles; the handler only reads from its pipe. However it
+ends (answered, refused, cut, left by its client, crashed), each attempt is settled once and
+the call's row is ended once.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
+from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.budget import worst
+from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.pipe import Head, Pipe
+from tollway.daemon.gate.receive import Failure, receive
+from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.rows import (
+    AttemptEnded,
+    AttemptOpened,
+    CallEnded,
+    CallOpened,
+    CallRefused,
+    Ending,
+)
+from tollway.providers.canon import Bound, Call
+from tollway.providers.dialects.dialect import Dialect, Edits
+from tollway.providers.errors import GatewayError, UpstreamError
+from tollway.providers.transport import Answer, Progress, Request
+
+if TYPE_CHECKING:
+    from tollway.daemon.state import Daemon
+
+log = logging.getLogger("tollway.gate")
+
+# The longest that a last byte waits for a stalled disk.
+_COMMIT_WAIT_S = 5.0
+# How long a billed answer is read on after its client has left, where the provider says so.
+_DRAIN_S = 60.0
+
+
+class Origin:
+    """What the request said beside its body, as far as the call's path needs it."""
+
+    __slots__ = ("call_id", "client", "headers", "report_cost")
+
+    def __init__(
+        self,
+        call_id: str,
+        client: str,
+        headers: tuple[tuple[str, str], ...],
+        *,
+        report_cost: bool,
+    ) -> None:
+        self.call_id = call_id
+        self.client = client
+        self.headers = headers  # those that go on to the provider
+        self.report_cost = report_cost
+
+
+class Exchange:
+    """One call's way to its targets and back. `start` it once; read `pipe`; `leave` at the end."""
+
+    def __init__(
+        self,
+        *,
+        daemon: "Daemon",
+        gate: Gate,
+        dialect: Dialect,
+        caller: Caller,
+        call: Call,
+        origin: Origin,
+    ) -> None:
+        self.daemon = daemon
+        self.gate = gate
+        self.dialect = dialect
+        self.caller = caller
+        self.call = call
+        self.call_id = origin.call_id
+        self.origin = origin
+        self.pipe = Pipe()
+        self.cost_nanousd = 0  # of all attempts that have ended
+        self.target: Target | None = None  # of the attempt under way, or the last
+        self.attempts = 0
+        self.plan: Plan | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._attempt: Attempt | None = None
+        self._ended: AttemptEnded | None = None  # an attempt that ended, its row not yet written
+        self._admitted = False
+        self._settled = False
+        self._begun = False
+        self._cut_early = False
+        self._cut: Ending = "client_left"
+        self._at_ms = daemon.books.now_ms()
+
+    def start(self) -> None:
+        """Begin, in a task of its own that the daemon supervises."""
+        self.daemon.active += 1
+        self.daemon.exchanges.add(self)
+        self._task = self.daemon.tasks.start(self._run(), name=f"call {self.call_id}")
+
+    def leave(self) -> None:
+        """Let go: the client has read it to the end, or is gone."""
+        self.pipe.close()
+        if self._task is None or self._task.done() or self._settled:
+            return
+        if self.target and self.target.on_disconnect == "drain" and self._attempt:
+            asyncio.get_running_loop().call_later(_DRAIN_S, self.cut, "client_left")
+        else:
+            self.cut("client_left")
+
+    def cut(self, ending: Ending) -> None:
+        """End it now, settled by the rule of `ending`; nothing happens if it has ended."""
+        if self._task and not self._task.done() and not self._settled:
+            self._cut = ending
+            if self._begun:
+                self._task.cancel()
+            else:
+                # A task cancelled before its first step never runs, nor its `finally`.
+                self._cut_early = True
+
+    async def wait(self) -> None:
+        """Return when it has ended and everything of it is on its way to the ledger."""
+        if self._task:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        self._begun = True
+        try:
+            if not self._cut_early:
+                await self._targets()
+        except asyncio.CancelledError:
+            self._abandon(self._cut, self._cut)
+            self.pipe.fail(_stopped())
+        except UpstreamError as error:
+            self._abandon(ending_of(error), error.code)
+            self.pipe.fail(error)
+        except GatewayError as error:
+            self._abandon("failed", error.code)
+            self.pipe.fail(error)
+        except Exception:  # a bug here must end its own call only, and be billed
+            log.exception("call %s crashed", self.call_id)
+            self._abandon("failed", "internal_error")
+            self.pipe.fail(GatewayError("The gateway failed while it served this call"))
+        finally:
+            self.daemon.active -= 1
+            self.daemon.exchanges.discard(self)
+
+    async def _targets(self) -> None:
+        """Try the targets in order until one has answered."""
+        plan = self.plan = self.gate.plan(self.caller, self.call.model)
+        bound = self.dialect.bound(self.call)
+        route = self.gate.config.routes.get(plan.found.route)
+        until = time.monotonic() + (route.deadline if route else float("inf"))
+        failure: Failure | None = None
+        for target in plan.targets:
+            if failure and time.monotonic() >= until:
+                break
+            attempt = await self._open(target, plan, bound)
+            failure = await self._try(attempt)
+            if failure is None:
+                return
+            log.info("call %s: %s failed: %s", self.call_id, target.name, failure.error.code)
+            if not failure.again:
+                break
+        if failure:
+            raise failure.error
+
+    async def _open(self, target: Target, plan: Plan, bound: Bound) -> Attempt:
+        """Hold the attempt's worst case and write its row, committed, before anything is sent.
+
+        Raises:
+            BudgetSpent, Unpriced, Unbounded: Its worst case has no room or no bound.
+            LedgerUnavailable: The row cannot be written.
+        """
+        now = max(now_ms(), self._at_ms)
+        price = self.gate.price(target, self._at_ms)
+        terms = self.gate.terms(self.caller, plan, target)
+        if target.local and price and not price.free and terms.budgets:
+            exact = await self.daemon.local.count(target.model, self.call.endpoint, self.call.body)
+            if exact is not None:
+                bound = Bound(exact, bound.output, bound.choices, unbounded=bound.unbounded)
+        most = worst(bound, price, target, terms)
+        self.target = target
+        hold = self.gate.purse.hold(self.caller.who, most.nanousd, self._at_ms)
+        self.attempts += 1
+        self._attempt = Attempt(
+            opened=AttemptOpened(
+                call_id=self.call_id,
+                number=self.attempts,
+                provider=target.provider,
+                model=target.model,
+                started_ms=now,
+                hold_nanousd=most.nanousd,
+                price=price,
+            ),
+            target=target,
+            price=price,
+            worst=most,
+            hold=hold,
+            reader=self.dialect.reader(self.call, target.kind.quirks),
+        )
+        await self._write(self._attempt, plan)
+        return self._attempt
+
+    async def _write(self, attempt: Attempt, plan: Plan) -> None:
+        ended, self._ended = self._ended, None
+        try:
+            if ended is None:
+                self._admitted = True
+                await self.daemon.ledger.admit(self._opened(plan), attempt.opened)
+            else:
+                await self.daemon.ledger.next_attempt(ended, attempt.opened)
+        except GatewayError:
+            # Not written, so not sent: nothing is held, and an unadmitted call has no row.
+            self._attempt = None
+            attempt.hold.settle(0)
+            self._admitted = ended is not None
+            raise
+
+    def _opened(self, plan: Plan) -> CallOpened:
+        return CallOpened(
+            id=self.call_id,
+            admitted_ms=self._at_ms,
+            who=self.caller.who,
+            dialect=self.call.dialect,
+            endpoint=self.call.endpoint,
+            requested=self.call.model[:200],
+            route=plan.found.route,
+            stream=self.call.stream,
+            client=self.origin.client,
+        )
+
+    async def _try(self, attempt: Attempt) -> Failure | None:
+        """Send one attempt; return None when it has answered, else why it failed."""
+        try:
+            attempt.answer = await self._send(attempt)
+        except UpstreamError as error:
+            attempt.sent = attempt.sent and error.sent
+            return self._failed(attempt, Failure(error, again=True))
+        try:
+            failure = await receive(self, attempt)
+        finally:
+            await attempt.answer.close()
+        return self._failed(attempt, failure) if failure else None
+
+    async def _send(self, attempt: Attempt) -> Answer:
+        target = attempt.target
+        edits = Edits(
+            model=target.model,
+            output_limit=attempt.worst.write_output,
+            ask_usage=self.call.stream,
+            quirks=target.kind.quirks,
+        )
+        body = self.dialect.edit(self.call, edits)
+        if target.local:
+            attempt.sent = True
+            return await self.daemon.local.send(
+                target.model, self.call.endpoint, body, first_s=target.timeouts.first_s
+            )
+        progress = Progress()
+        try:
+            return await self.daemon.transport.send(
+                Request(
+                    url=target.base_url + self.dialect.path(self.call.endpoint),
+                    headers=self.origin.headers + target.headers,
+                    body=body,
+                    timeouts=target.timeouts,
+                    proxy=target.proxy,
+                    ca_file=target.ca_file,
+                    progress=progress,
+                )
+            )
+        finally:
+            attempt.sent = progress.sent
+
+    def _failed(self, attempt: Attempt, failure: Failure) -> Failure:
+        ending = failure.ending or ending_of(failure.error)
+        self._ended = self._end(attempt, ending, failure.error.code)
+        return failure
+
+    def _end(self, attempt: Attempt, ending: Ending, error: str = "") -> AttemptEnded:
+        self._attempt = None
+        ended = attempt.end(ending, error=error)
+        self.cost_nanousd += ended.cost_nanousd
+        if ended.overrun_nanousd:
+            log.error(
+                "call %s: %s passed its own limit; %d nano-dollars over the hold are booked",
+                self.call_id,
+                attempt.target.name,
+                ended.overrun_nanousd,
+            )
+        return ended
+
+    async def settle(self, attempt: Attempt) -> None:
+        """End an answered call; return when that is on disk, or the disk has stalled too long."""
+        ended = self._end(attempt, "answered")
+        done = self._finish(ended, ended.ending, "", attempt.first_ms)
+        await asyncio.wait([done], timeout=_COMMIT_WAIT_S)
+
+    def break_off(self, attempt: Attempt, error: UpstreamError) -> None:
+        """End a call whose provider reported an error after the client had seen some output."""
+        ended = self._end(attempt, "upstream_broke", error.code)
+        self._finish(ended, "upstream_broke", error.code, attempt.first_ms)
+
+    def cost_comment(self) -> bytes:
+        """Return the cost as an SSE comment, which client libraries pass over."""
+        return f": tollway cost_usd={usd(self.cost_nanousd)}\n\n".encode()
+
+    def _finish(
+        self, ended: AttemptEnded | None, ending: Ending, error: str, first_ms: int | None = None
+    ) -> asyncio.Future[None]:
+        self._settled = True
+        return self.daemon.ledger.settle(
+            CallEnded(self.call_id, now_ms(), ending, first_ms, error), ended
+        )
+
+    def _abandon(self, ending: Ending, error: str) -> None:
+        """Settle whatever is open, without waiting for anything."""
+        if self._settled:
+            return
+        if attempt := self._attempt:
+            self._ended = self._end(attempt, ending, error)
+        if self._admitted:
+            first_ms = self._ended.first_ms if self._ended else None
+            last = self._ended.ending if self._ended and ending == "failed" else ending
+            self._finish(self._ended, last, error, first_ms)
+        elif ending == "failed" and error != "internal_error":
+            self.daemon.ledger.refuse(self._refused(error))
+
+    def _refused(self, error: str) -> CallRefused:
+        return CallRefused(
+            id=self.call_id,
+            refused_ms=self._at_ms,
+            who=self.caller.who,
+            dialect=self.call.dialect,
+            endpoint=self.call.endpoint,
+            requested=self.call.model[:200],
+            route=self.plan.found.route if self.plan else "",
+            stream=self.call.stream,
+            error=error,
+            client=self.origin.client,
+        )
+
+    def head(self, attempt: Attempt, headers: tuple[tuple[str, str], ...], *, cost: bool) -> Head:
+        """Return the head of the client's answer; `cost` only once it is settled."""
+        assert attempt.answer is not None  # noqa: S101 - it has answered
+        ours = [
+            ("x-tollway-target", attempt.target.name),
+            ("x-tollway-attempts", str(self.attempts)),
+        ]
+        if attempt.worst.write_output is not None:
+            ours.append(("x-tollway-output-limit", str(attempt.worst.write_output)))
+        if cost:
+            ours.append(("x-tollway-cost-usd", usd(self.cost_nanousd)))
+        if (left := self.gate.purse.left(self.caller.who)) is not None:
+            ours.append(("x-tollway-budget-remaining-usd", usd(left)))
+        return Head(attempt.answer.status, (*headers, *ours), self.call.stream)
+
+
+def usd(nanousd: int) -> str:
+    """Return nano-dollars as plain decimal dollars for a header: "0.000123"."""
+    whole, part = divmod(nanousd, 10**9)
+    return f"{whole}.{part:09d}".rstrip("0").removesuffix(".") or "0"
+
+
+def _stopped() -> GatewayError:
+    error = GatewayError("The gateway is stopping and ended this call")
+    error.status, error.code = 503, "draining"
+    return error

@@ -1,0 +1,55 @@
+"""`GET /v1/models`: exactly what the caller may ask for by name."""
+
+from aiohttp import web
+
+from tollway.daemon.errors import ModelNotFound
+from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.gate import Gate
+from tollway.daemon.gate.route import LOCAL
+from tollway.daemon.state import DAEMON, OWNER
+
+
+async def models(request: web.Request) -> web.Response:
+    """Return the list: routes, models on this box, and the targets that routes name."""
+    gate, caller = _caller(request)
+    data = [_entry(gate, name) for name in gate.may_list(caller)]
+    return web.json_response({"object": "list", "data": data})
+
+
+async def model(request: web.Request) -> web.Response:
+    """Return one model by its name, slashes and all.
+
+    Raises:
+        ModelNotFound: There is none of that name for this caller.
+    """
+    gate, caller = _caller(request)
+    name = request.match_info["name"]
+    gate.plan(caller, name)
+    return web.json_response(_entry(gate, name))
+
+
+def _caller(request: web.Request) -> tuple[Gate, Caller]:
+    gate = request.app[DAEMON].gate
+    caller = gate.keyring.find(
+        request.headers, request.rel_url.query, gate.now_s(), owner=request.app[OWNER]
+    )
+    return gate, caller
+
+
+def _entry(gate: Gate, name: str) -> dict[str, object]:
+    found = gate.router.find(name)
+    if found is None:
+        raise ModelNotFound(f"The model `{name}` does not exist")
+    owner, _, model = found.targets[0].partition("/")
+    entry: dict[str, object] = {
+        "id": name,
+        "object": "model",
+        # Clients' types want a number; the moment this configuration was loaded is a true one.
+        "created": int(gate.built_s),
+        "owned_by": owner,
+    }
+    if found.route:
+        entry["targets"] = list(found.targets)
+    if owner == LOCAL:
+        entry["context_window"] = gate.config.models[model].context
+    return entry
