@@ -1,0 +1,192 @@
+"""What is already on this box: provider keys, model servers, GGUF files, a GPU.
+
+Nothing is changed and nothing leaves the box: the only connections go to loopback.
+"""
+
+import http.client
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+# Environment variable -> kind of provider. A kind's name is also its table's name.
+PROVIDER_KEYS = {
+    "OPENAI_API_KEY": "openai",
+    "MISTRAL_API_KEY": "mistral",
+    "GROQ_API_KEY": "groq",
+    "DEEPSEEK_API_KEY": "deepseek",
+    "XAI_API_KEY": "xai",
+    "OPENROUTER_API_KEY": "openrouter",
+    "TOGETHER_API_KEY": "together",
+    "FIREWORKS_API_KEY": "fireworks",
+    "CEREBRAS_API_KEY": "cerebras",
+    "PERPLEXITY_API_KEY": "perplexity",
+}
+# Port on loopback -> kind of server that listens there when nobody changed it.
+SERVER_PORTS = {11434: "ollama", 8000: "vllm", 1234: "lmstudio", 8080: "llama-server"}
+# What a server calls itself in `owned_by`, where that is telling: 8000 and 8080 are popular.
+_OWNERS = {"vllm": "vllm", "llamacpp": "llama-server"}
+
+_MOST_ENTRIES = 5_000  # a search that a person does not notice, even on a slow disk
+_MOST_FILES = 20
+_DEEPEST = 4
+_MAGIC = b"GGUF"
+
+
+class LocalServer(msgspec.Struct, frozen=True):
+    """A model server on loopback that lists its models without a key."""
+
+    kind: str
+    base_url: str
+    models: tuple[str, ...]
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    """A GGUF file; `name` is what it would be called in gateway.toml."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """A GPU that its driver reports."""
+
+    name: str
+    memory_mib: int
+
+
+def provider_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return {variable: kind} for every provider key that is set; the keys stay unread."""
+    return {name: kind for name, kind in PROVIDER_KEYS.items() if environ.get(name, "").strip()}
+
+
+def local_servers(
+    ports: Mapping[int, str] = SERVER_PORTS, *, timeout_s: float = 0.3
+) -> list[LocalServer]:
+    """Return the servers that answer `GET /v1/models` on loopback in time, all asked at once."""
+    with ThreadPoolExecutor(max_workers=max(1, len(ports))) as askers:
+        found = askers.map(lambda port: _ask(port, ports[port], timeout_s), ports)
+        return [server for server in found if server]
+
+
+def _ask(port: int, kind: str, timeout_s: float) -> LocalServer | None:
+    # http.client and not urllib: an HTTP_PROXY in the environment must not see this.
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)) as connection:
+        try:
+            connection.request("GET", "/v1/models")
+            answer = connection.getresponse()
+            body = answer.read(2**20) if answer.status == 200 else b""
+        except (OSError, http.client.HTTPException):
+            return None
+    try:
+        listed = msgspec.json.decode(body, type=_Listing).data
+    except msgspec.DecodeError:
+        return None
+    kinds = [_OWNERS[model.owned_by] for model in listed if model.owned_by in _OWNERS]
+    return LocalServer(
+        kinds[0] if kinds else kind,
+        f"http://127.0.0.1:{port}/v1",
+        tuple(model.id for model in listed),
+    )
+
+
+class _Listed(msgspec.Struct):
+    id: str
+    owned_by: str | None = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Listed]
+
+
+def model_folders(home: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Return where GGUF files usually are. Ollama's blobs are left out: Ollama serves those."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return [
+        home / "models",
+        home / ".lmstudio/models",
+        cache / "lm-studio/models",
+        cache / "llama.cpp",
+    ]
+
+
+def model_files(folders: Iterable[Path]) -> list[ModelFile]:
+    """Return up to 20 GGUF files under the folders, each name once; the search is bounded."""
+    found: dict[str, ModelFile] = {}
+    left = _MOST_ENTRIES
+    for folder in folders:
+        for entry in _walk(folder, _DEEPEST):
+            left -= 1
+            if left < 0 or len(found) >= _MOST_FILES:
+                return list(found.values())
+            name = model_name(entry.name)
+            if name and name not in found and _is_gguf(entry.path):
+                found[name] = ModelFile(name, Path(entry.path), entry.stat().st_size)
+    return list(found.values())
+
+
+def _walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return  # not there, or not ours to read: nothing is found in it
+    for entry in entries:
+        yield entry
+        if depth > 1 and entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, depth - 1)
+
+
+def model_name(file: str) -> str:
+    """Return a short name for a GGUF file, "" for one that is no model by itself.
+
+    "SmolLM2-135M-Instruct.Q4_1.gguf" is "smollm2-135m-instruct". Projectors (`mmproj`) and the
+    second and later parts of a split file are no models.
+    """
+    stem = file.removesuffix(".gguf")
+    if stem == file or stem.lower().startswith("mmproj"):
+        return ""
+    if part := re.search(r"-(\d{5})-of-\d{5}$", stem):
+        if int(part[1]) != 1:
+            return ""
+        stem = stem[: part.start()]
+    stem = re.sub(r"[-._](i?q\d\w*|bf16|f16|f32|fp16|mxfp4\w*)$", "", stem, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
+
+
+def _is_gguf(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def gpus(command: Sequence[str] = ("nvidia-smi",)) -> list[Gpu]:
+    """Return what the NVIDIA driver reports; none where there is no driver."""
+    program = shutil.which(command[0])
+    if not program:
+        return []
+    try:
+        ended = subprocess.run(  # noqa: S603 - a fixed command, no shell
+            [
+                program,
+                *command[1:],
+                "--query-gpu=name,memory.total",
+                "--format=csv,noheader,nounits",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = [line.rpartition(",") for line in ended.stdout.splitlines()]
+    return [Gpu(name.strip(), int(memory)) for name, _, memory in lines if memory.strip().isdigit()]

@@ -1,0 +1,114 @@
+"""What `init` and `doctor` find on a box, and what they leave alone."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tollway.cli import discover
+
+Serve = Callable[[int, bytes], int]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Return a function that starts a server with one answer and returns its port."""
+    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(status: int, body: bytes) -> int:
+        class One(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status if self.path == "/v1/models" else 404)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), One)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return server.server_port
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_keys_are_found_by_name_and_never_read() -> None:
+    """Only the variables' names are reported; an empty one is no key."""
+    found = discover.provider_keys({"GROQ_API_KEY": "secret", "OPENAI_API_KEY": " ", "HOME": "/"})
+    assert found == {"GROQ_API_KEY": "groq"}
+
+
+def test_model_servers_are_found_by_what_they_answer(serve: Serve) -> None:
+    """The port suggests a kind; what the server says of itself wins; anything else is no server."""
+    models = [{"id": "qwen3:8b", "object": "model", "owned_by": "library"}]
+    plain = serve(200, json.dumps({"object": "list", "data": models}).encode())
+    told = serve(200, json.dumps({"data": [{"id": "m", "owned_by": "llamacpp"}]}).encode())
+    page = serve(200, b"<html>somebody's web application</html>")
+    locked = serve(401, b"{}")
+    ports = {plain: "ollama", told: "vllm", page: "llama-server", locked: "lmstudio"}
+    assert discover.local_servers(ports, timeout_s=5) == [
+        discover.LocalServer("ollama", f"http://127.0.0.1:{plain}/v1", ("qwen3:8b",)),
+        discover.LocalServer("llama-server", f"http://127.0.0.1:{told}/v1", ("m",)),
+    ]
+
+
+def test_a_port_where_nobody_listens_is_no_server(serve: Serve) -> None:
+    """Most boxes run none of them."""
+    assert discover.local_servers({1: "vllm"}) == []
+    assert discover.local_servers({}) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"),
+        ("Qwen3-8B-Q4_K_M.gguf", "qwen3-8b"),
+        ("Llama-3.1-70B-IQ2_XS-00001-of-00003.gguf", "llama-3-1-70b"),
+        ("Llama-3.1-70B-IQ2_XS-00002-of-00003.gguf", ""),
+        ("mmproj-model-f16.gguf", ""),
+        ("gpt-oss-20b-mxfp4.gguf", "gpt-oss-20b"),
+        ("readme.md", ""),
+    ],
+)
+def test_a_model_is_named_after_its_file(file: str, name: str) -> None:
+    """Without the quantisation, in letters that need no quotes in TOML."""
+    assert discover.model_name(file) == name
+
+
+def test_model_files_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+    """A download that failed leaves a page of HTML with the right name."""
+    folder = tmp_path / "models" / "maker"
+    folder.mkdir(parents=True)
+    (folder / "Good-Q8_0.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    (folder / "bad.gguf").write_bytes(b"<html>404</html>")
+    (folder / "loop").symlink_to(tmp_path / "models")
+    found = discover.model_files([tmp_path / "models", tmp_path / "nowhere"])
+    assert found == [discover.ModelFile("good", folder / "Good-Q8_0.gguf", 8)]
+
+
+def test_the_search_for_model_files_is_bounded(tmp_path: Path) -> None:
+    """A folder with a hundred models is not a question with a hundred answers."""
+    for number in range(40):
+        (tmp_path / f"m{number:02}.gguf").write_bytes(b"GGUF")
+    assert len(discover.model_files([tmp_path])) == 20
+
+
+def test_the_gpu_is_what_the_driver_reports(tmp_path: Path) -> None:
+    """No driver, no GPU; a driver that fails reports none either."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034'\n")
+    driver.chmod(0o755)
+    assert discover.gpus([str(driver)]) == [discover.Gpu("NVIDIA L4", 23034)]
+    driver.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because'; exit 9\n")
+    assert discover.gpus([str(driver)]) == []
+    assert discover.gpus([str(tmp_path / "none")]) == []
