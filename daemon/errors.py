@@ -88,6 +88,20 @@ class LedgerUnavailable(GatewayError):
     retry_after_s = 5.0
 
 
+class LedgerInvalid(GatewayError):
+    """The ledger's file is a newer Tollway's, or another program's: waiting does not help."""
+
+    status = 503
+    code = "ledger_invalid"
+
+
+class LedgerHeld(GatewayError):
+    """Another daemon, or a repair, holds the ledger."""
+
+    status = 503
+    code = "ledger_held"
+
+
 class Draining(GatewayError):
     """The daemon is stopping and takes no new calls."""
 
