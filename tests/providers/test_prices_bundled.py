@@ -1,0 +1,217 @@
+"""The bundled prices say what genai-prices itself says, for every model that it knows."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+
+import genai_prices
+import pytest
+from genai_prices import data, types
+
+from tollway.providers.canon import Usage
+from tollway.providers.money import cost
+from tollway.providers.prices import PriceSource
+
+DAYS = [
+    datetime(2023, 6, 1, tzinfo=UTC),
+    datetime(2025, 2, 8, 0, 29, 59, tzinfo=UTC),
+    datetime(2025, 9, 1, 16, 30, tzinfo=UTC),
+    datetime(2026, 10, 14, 3, 0, tzinfo=UTC),
+    datetime(2027, 1, 1, 23, 59, 59, 999_999, tzinfo=UTC),
+]
+USAGES = [
+    Usage(input=1),
+    Usage(input=1234, output=567),
+    Usage(input=7, cache_read=100_003, cache_write=13, output=3),
+    Usage(input=11, cache_write=17, cache_write_1h=19, audio_input=23, output=29),
+    Usage(input=40_000, cache_read=150_000, audio_input=9_999, cache_write=1, output=501),
+    Usage(input=199_999, cache_read=2, output=31, reasoning=37, audio_output=41),
+    Usage(input=1_000_001, output=1),
+]
+# Why a model that genai-prices lists has no price here: what it lists, and what that would do.
+UNKNOWN = {
+    "nothing listed": "free models, seats and unknowns alike: nothing is not $0",
+    "no tokens": "speech, transcription and scans are paid by the minute, character or page",
+    "paid by something else too": "audio by the hour beside tokens",
+    "a dearer class": "image and video tokens are not metered apart from cheaper text",
+}
+NOT_METERED = ("image", "video")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> PriceSource:
+    """Return the bundled data, distilled afresh."""
+    return PriceSource(tmp_path_factory.mktemp("prices"))
+
+
+def in_their_words(usage: Usage) -> types.Usage:
+    """Return a usage as genai-prices counts: classes overlap, totals hold everything."""
+    return types.Usage(
+        input_tokens=usage.input_total,
+        output_tokens=usage.output_total,
+        cache_read_tokens=usage.cache_read,
+        cache_write_tokens=usage.cache_write + usage.cache_write_1h,
+        cache_write_1h_tokens=usage.cache_write_1h,
+        input_audio_tokens=usage.audio_input,
+        cache_audio_read_tokens=0,
+        output_reasoning_tokens=usage.reasoning,
+        output_audio_tokens=usage.audio_output,
+    )
+
+
+def their_cost(usage: Usage, calculation: types.PriceCalculation) -> int:
+    """Return what genai-prices asks for a usage, in whole nano-dollars."""
+    usd = calculation.model_price.calc_price(in_their_words(usage))["total_price"]
+    return int((usd * 10**9).to_integral_value(ROUND_HALF_EVEN))
+
+
+def asked(provider_id: str, name: str, at: datetime) -> types.PriceCalculation | None:
+    """Return genai-prices' own answer, None where it has none."""
+    nothing = types.Usage(input_tokens=1)
+    try:
+        return genai_prices.calc_price(
+            nothing, name, provider_id=provider_id, genai_request_timestamp=at
+        )
+    except LookupError:
+        return None
+
+
+def texts(clause: types.MatchLogic) -> Iterator[str]:
+    """Yield the words of a clause: names, beginnings and parts of names."""
+    if isinstance(clause, types.ClauseOr):
+        for each in clause.or_:
+            yield from texts(each)
+    elif isinstance(clause, types.ClauseAnd):
+        for each in clause.and_:
+            yield from texts(each)
+    elif not isinstance(clause, types.ClauseRegex):
+        yield from (str(text) for text in vars(clause).values())
+
+
+def names() -> Iterator[tuple[str, str]]:
+    """Yield every provider with names that may or may not be of a model that it has."""
+    everyone = [model.id for provider in data.providers[:6] for model in provider.models[::5]]
+    for provider in data.providers:
+        own = {model.id for model in provider.models}
+        own |= {text for model in provider.models for text in texts(model.match)}
+        more = {name.upper() for name in own} | {f"{name}-20251211" for name in own}
+        for name in sorted(own | more | set(everyone)):
+            yield provider.id, name
+
+
+def why_unknown(price: types.ModelPrice) -> str:
+    """Return the reason, out of UNKNOWN, for which a price cannot be told by tokens."""
+    listed = {key for key, value in vars(price).items() if value is not None}
+    if not listed:
+        return "nothing listed"
+    if "input_mtok" not in listed:
+        return "no tokens"
+    if any(f"put_{kind}_mtok" in key for key in listed for kind in NOT_METERED):
+        return "a dearer class"
+    assert any(key.endswith("_hours") for key in listed), listed
+    return "paid by something else too"
+
+
+def test_every_name_means_the_model_that_genai_prices_finds(source: PriceSource) -> None:
+    """Their order, their case rules, their dates without dashes, one step of resale."""
+    at = DAYS[-1]
+    met = 0
+    for provider_id, name in names():
+        theirs = asked(provider_id, name, at)
+        if theirs is None:
+            assert source.find(provider_id, name, at) is None, (provider_id, name)
+            continue
+        ours = source.find(provider_id, name, at)
+        if ours is None:
+            assert why_unknown(theirs.model_price) in UNKNOWN
+            continue
+        met += 1
+        expected = [their_cost(usage, theirs) for usage in USAGES[2:4]]
+        assert [cost(usage, ours) for usage in USAGES[2:4]] == expected, (provider_id, name)
+        assert ours.context_window == theirs.model.context_window
+    assert met > 5000
+
+
+@pytest.mark.parametrize("at", DAYS, ids=lambda day: f"{day:%Y-%m-%d %H%M}")
+def test_every_model_costs_what_genai_prices_says_to_the_nano_dollar(
+    source: PriceSource, at: datetime
+) -> None:
+    """Cached and audio tokens, tiers, requests, dates and times of day; or a reason in UNKNOWN."""
+    reasons: set[str] = set()
+    for provider in data.providers:
+        for model in provider.models:
+            theirs = asked(provider.id, model.id, at)
+            if theirs is None:  # a few ids are not among their own model's names
+                assert source.find(provider.id, model.id, at) is None
+                continue
+            ours = source.find(provider.id, model.id, at)
+            if ours is None:
+                reasons.add(why_unknown(theirs.model_price))
+                continue
+            expected = [their_cost(usage, theirs) for usage in USAGES]
+            assert [cost(usage, ours) for usage in USAGES] == expected, (provider.id, model.id, at)
+    assert reasons == UNKNOWN.keys()
+
+
+def test_an_answer_holds_exactly_as_long_as_it_says(source: PriceSource) -> None:
+    """What is kept until `until` may neither outlive a change of price nor miss one."""
+    seen = 0
+    for provider in data.providers:
+        for model in provider.models:
+            if isinstance(model.prices, types.ModelPrice):
+                continue
+            at, end = datetime(2025, 1, 1, 12, tzinfo=UTC), datetime(2027, 6, 1, tzinfo=UTC)
+            for _ in range(12):
+                known = source.in_force(provider.id, model.id, at)
+                last = min(known.until, end) - timedelta(microseconds=1)
+                assert source.find(provider.id, model.id, last) == known.price
+                if known.until >= end:
+                    break
+                at = known.until
+                seen += 1
+    assert seen > 100
+
+
+def test_an_off_peak_price_ends_on_the_minute(source: PriceSource) -> None:
+    """DeepSeek's night ran from 16:30 to 00:30 UTC; other time zones mean the same moment."""
+    night = source.in_force("deepseek", "deepseek-chat", datetime(2025, 3, 1, 20, tzinfo=UTC))
+    assert night.price is not None
+    assert night.until == datetime(2025, 3, 2, 0, 30, tzinfo=UTC)
+    day = source.find("deepseek", "deepseek-chat", night.until)
+    assert day is not None
+    assert day.input.usd > night.price.input.usd
+    shifted = night.until.astimezone(timezone(timedelta(hours=9))) - timedelta(microseconds=1)
+    assert source.find("deepseek", "deepseek-chat", shifted) == night.price
+
+
+def test_a_reseller_has_the_prices_of_those_it_resells(source: PriceSource) -> None:
+    """Azure sells Anthropic's models at Anthropic's prices, one step away and no further."""
+    at = DAYS[-1]
+    resold = source.find("azure", "claude-3-5-haiku-latest", at)
+    assert resold is not None
+    assert resold == source.find("anthropic", "claude-3-5-haiku-latest", at)
+
+
+def test_a_provider_answers_to_its_other_names(source: PriceSource) -> None:
+    """Whatever stands for a provider in genai-prices stands for it here."""
+    at = DAYS[-1]
+    assert source.find("xai", "grok-4", at) == source.find("x-ai", "grok-4", at) is not None
+    assert source.find(" OpenAI ", "gpt-4o", at) == source.find("openai", "gpt-4o", at)
+    assert source.find("nobody", "gpt-4o", at) is None
+
+
+def test_a_price_says_where_it_comes_from(source: PriceSource) -> None:
+    """A row in the ledger must lead back to its numbers, years later."""
+    price = source.find("openai", "gpt-4o-mini", DAYS[-1])
+    assert price is not None
+    assert price.source == f"genai-prices {genai_prices.__version__}"
+    assert (price.input.usd, price.output.usd) == (Decimal("0.15"), Decimal("0.6"))
+    assert price.context_window == 128_000
+
+
+def test_two_makings_of_the_data_give_the_same_prices(source: PriceSource, tmp_path: Path) -> None:
+    """An id is a digest: a daemon that starts anew must find the rows that it wrote."""
+    again = PriceSource(tmp_path)
+    for model in ("gpt-4o", "gpt-4o-mini", "o3"):
+        assert again.find("openai", model, DAYS[-1]) == source.find("openai", model, DAYS[-1])
