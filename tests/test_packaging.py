@@ -1,0 +1,95 @@
+"""The shape of the code: its packages, its layers, and limits on the tail of its sizes."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["cli", "daemon", "providers"]  # each may import itself and what stands to its right
+FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rglob("*.py"))
+# One home for each heavy import, by its top-level name; `tollway --help` imports none of them.
+HOMES = {
+    "llama_cpp": {"providers/llamacpp/child.py"},
+    "keyring": {"daemon/secrets.py"},
+    "genai_prices": {"providers/price_distil.py"},
+}
+FOLDERS = {"sqlite_utils": "daemon/ledger/", "aiohttp": "daemon/", "jinja2": "providers/llamacpp/"}
+MOST_LINES = 500
+MOST_FUNCTION_LINES = 60
+
+
+def test_every_package_is_listed() -> None:
+    """A folder left out of the list works in a checkout and is missing from the wheel."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {path.parent.relative_to(ROOT) for path in FILES}
+    assert sorted(listed) == sorted("tollway." + ".".join(folder.parts) for folder in found)
+
+
+def _imports(path: Path) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    """No module imports a layer above its own."""
+    above = LAYERS[: LAYERS.index(path.relative_to(ROOT).parts[0])]
+    for line, module in _imports(path):
+        assert module.split(".")[:2] not in [["tollway", layer] for layer in above], (
+            f"line {line} imports {module}"
+        )
+
+
+def test_the_cli_asks_the_daemon_and_is_not_it() -> None:
+    """The command line may read the ledger and the file; the gate belongs to the daemon."""
+    closed = ("tollway.daemon.gate", "tollway.daemon.app")
+    for path in sorted((ROOT / "cli").rglob("*.py")):
+        for line, module in _imports(path):
+            assert not module.startswith(closed), f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_imports_have_one_home(path: Path) -> None:
+    """A library that costs time or can kill the process is imported in one place."""
+    name = str(path.relative_to(ROOT))
+    for line, module in _imports(path):
+        top = module.split(".")[0]
+        if top in HOMES:
+            assert name in HOMES[top], f"line {line} imports {module}"
+        if top in FOLDERS:
+            assert name.startswith(FOLDERS[top]), f"line {line} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES + TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sizes_stay_in_bounds(path: Path) -> None:
+    """Medians do not protect a codebase; limits on the tail do."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= MOST_FUNCTION_LINES, f"line {node.lineno}: {node.name} has {lines}"
+
+
+def test_every_broad_except_says_why() -> None:
+    """Catching everything hides bugs: each place that does gives its reason, and they are few."""
+    found = []
+    for path in FILES:
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else ""
+                if caught in {"", "Exception", "BaseException"}:
+                    near = lines[node.lineno - 2 : node.lineno + 2]
+                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", near))
+    silent = [where for where, near in found if not any("#" in line for line in near)]
+    assert not silent
+    assert len(found) <= 20, [where for where, _ in found]
