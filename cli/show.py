@@ -24,6 +24,17 @@ _NOTHING = "-"
 _ANSI = {"green": 32, "yellow": 33, "red": 31, "cyan": 36, "dim": 2, "bold": 1}
 
 
+class Painted(msgspec.Struct, frozen=True):
+    """Text in a colour, where the terminal takes one. Text alone never brings its own."""
+
+    text: str
+    colour: Colour
+
+
+# What can be printed: text from anywhere, painted text, or a line made of both.
+Cell = str | Painted | list[str | Painted]
+
+
 class Column(msgspec.Struct, frozen=True):
     """A table's column. Numbers are aligned right and never wrapped."""
 
@@ -141,57 +152,57 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def say(text: str = "") -> None:
-    """Print lines of data on stdout, as they are but for control characters."""
-    for line in text.split("\n"):
-        print(printable(line))
+def say(cell: Cell = "") -> None:
+    """Print data on stdout; several lines where the text has them."""
+    for line in _lines(cell, colour=has_colour(sys.stdout.isatty())):
+        print(line)
 
 
-def note(text: str) -> None:
-    """Print lines of talk on stderr: what happened, what comes next."""
-    for line in text.split("\n"):
-        print(printable(line), file=sys.stderr)
+def note(cell: Cell) -> None:
+    """Print talk on stderr: what happened, what comes next."""
+    for line in _lines(cell, colour=has_colour(sys.stderr.isatty())):
+        print(line, file=sys.stderr)
 
 
-def painted(text: str, colour: Colour) -> str:
-    """Return the text in a colour where stdout is a terminal that takes it; else unchanged.
-
-    Only for `table`, `pairs` and `raw`: `say` and `note` would show the escape codes.
-    """
-    if not text or not has_colour(sys.stdout.isatty()):
-        return text
-    return f"\x1b[{_ANSI[colour]}m{text}\x1b[0m"
+def write(text: str) -> None:
+    """Print a piece of an answer as it comes, on stdout: no line end is added, nothing waits."""
+    sys.stdout.write("\n".join(printable(line) for line in text.split("\n")))
+    sys.stdout.flush()
 
 
-def raw(text: str, *, end: str = "\n") -> None:
-    """Print text made here, which may hold colours, on stdout, and flush it."""
-    print(text, end=end, flush=True)
-
-
-def pairs(rows: Iterable[tuple[str, str]]) -> None:
+def pairs(rows: Iterable[tuple[str, Cell]]) -> None:
     """Print a block of names and values, the values aligned; a value may have several lines."""
     block = [(name, value or _NOTHING) for name, value in rows]
     width = max((len(name) for name, _ in block), default=0)
+    colour = has_colour(sys.stdout.isatty())
     for name, value in block:
-        first, *others = value.split("\n")
-        print(f"{painted(name.ljust(width), 'dim')}  {_cell(first)}")
-        for line in others:
-            print(f"{'':{width}}  {_cell(line)}")
+        for number, line in enumerate(_lines(value, colour=colour)):
+            head = _drawn(Painted("" if number else name.ljust(width), "dim"), colour=colour)
+            print(f"{head or ' ' * width}  {line}")
 
 
-def _cell(text: str) -> str:
-    # What `painted` made may pass; everything else is shown, not obeyed.
-    if text.startswith("\x1b[") and text.endswith("\x1b[0m"):
-        start, _, inner = text.removesuffix("\x1b[0m").partition("m")
-        return f"{start}m{printable(inner)}\x1b[0m" if start[2:].isdigit() else printable(text)
-    return printable(text)
+def _lines(cell: Cell, *, colour: bool) -> list[str]:
+    if isinstance(cell, str):
+        return [_drawn(line, colour=colour) for line in cell.split("\n")]
+    return [_drawn(cell, colour=colour)]
 
 
-def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
+def _drawn(cell: Cell, *, colour: bool) -> str:
+    if isinstance(cell, list):
+        return "".join(_drawn(part, colour=colour) for part in cell)
+    if isinstance(cell, str):
+        return printable(cell)
+    text = printable(cell.text)
+    return f"\x1b[{_ANSI[cell.colour]}m{text}\x1b[0m" if colour and text else text
+
+
+def table(columns: Sequence[Column | str], rows: Iterable[Sequence[Cell]]) -> None:
     """Print a table on stdout. A title alone is a column of text; cells are text, not markup."""
     heads = [Column(column) if isinstance(column, str) else column for column in columns]
-    cells = [[_cell(cell) or _NOTHING for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    terminal = sys.stdout.isatty()
+    colour = has_colour(terminal)
+    cells = [[_drawn(cell, colour=colour) or _NOTHING for cell in row] for row in rows]
+    if terminal:
         _rich_table(heads, cells)
     else:
         for line in _plain_lines(heads, cells):

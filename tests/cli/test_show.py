@@ -92,7 +92,7 @@ def test_a_piped_table_is_plain_and_aligned(capsys: pytest.CaptureFixture[str]) 
     """Away from a terminal: no boxes, no colour, one line a row, `-` for nothing."""
     show.table(
         ["name", show.Column("cost", number=True)],
-        [["[bold]a", "$1.00"], ["b\x1b[31m", ""], [show.painted("c", "red"), "$10.00"]],
+        [["[bold]a", "$1.00"], ["b\x1b[31m", ""], [show.Painted("c", "red"), "$10.00"]],
     )
     assert capsys.readouterr().out == (
         "name         cost\n[bold]a     $1.00\nb\\x1b[31m       -\nc          $10.00\n"
@@ -137,7 +137,9 @@ def test_a_terminal_of_sixty_columns_breaks_nothing() -> None:
 
 def test_colour_is_for_terminals_that_want_it() -> None:
     """NO_COLOR is obeyed; a pipe never gets colour."""
-    code = "show.raw(show.painted('x', 'red')); show.pairs([('a', show.painted('y', 'green'))])"
+    code = (
+        "show.say(show.Painted('x', 'red')); show.pairs([('a', [show.Painted('y', 'green'), 'z'])])"
+    )
     assert "\x1b[31mx" in on_a_terminal(code, NO_COLOR="")
     assert "\x1b" not in on_a_terminal(code, NO_COLOR="1")
 
