@@ -10,6 +10,13 @@ class ConfigError(GatewayError):
     code = "config_invalid"
 
 
+class CannotStart(GatewayError):
+    """The daemon cannot start: its address, its folder or its socket is not to be had."""
+
+    status = 503
+    code = "cannot_start"
+
+
 class SecretError(GatewayError):
     """A secret is missing, or the place where it is kept cannot be opened."""
 

@@ -11,14 +11,15 @@ from tollway.daemon.tasks import Tasks
 if TYPE_CHECKING:
     from tollway.daemon.config.schema import Config
     from tollway.daemon.connection import EdgeLimits
+    from tollway.daemon.control import Control
     from tollway.daemon.gate.books import Books
     from tollway.daemon.gate.gate import Gate
     from tollway.daemon.gate.send import Exchange
     from tollway.daemon.ledger.writer import Ledger
     from tollway.daemon.log import Log
     from tollway.daemon.middleware import Guard
-    from tollway.providers.llamacpp.adapter import LocalModels
     from tollway.providers.errors import GatewayError
+    from tollway.providers.llamacpp.adapter import LocalModels
     from tollway.providers.prices import PriceSource
     from tollway.providers.transport import Transport
 
@@ -77,3 +78,4 @@ ROLES: web.AppKey[dict[str, str]] = web.AppKey("roles")
 LOG: web.AppKey[Log] = web.AppKey("log")
 GUARD: web.AppKey[Guard] = web.AppKey("guard")
 EDGE: web.AppKey[EdgeLimits] = web.AppKey("edge")
+CONTROL: web.AppKey[Control] = web.AppKey("control")

@@ -1,0 +1,84 @@
+"""The aiohttp applications: which path is answered by what, and the role that it needs."""
+
+from typing import Literal, NamedTuple
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from tollway.daemon import control, inference, listing
+from tollway.daemon.connection import EdgeLimits
+from tollway.daemon.log import Log
+from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
+from tollway.daemon.state import DAEMON, EDGE, GUARD, LOG, OWNER, ROLES, Daemon
+
+# open: anyone who can connect. caller: the handler authenticates before it reads the body.
+# owner: whoever may open the admin socket; these paths exist in no other application.
+Role = Literal["open", "caller", "owner"]
+
+
+class Route(NamedTuple):
+    """One path of the gateway. Nothing else is answered but with 404."""
+
+    method: Literal["GET", "POST"]  # GET answers HEAD too
+    path: str
+    handler: Handler
+    role: Role
+
+
+async def hello(_request: web.Request) -> web.Response:
+    """Answer agents that probe the base URL."""
+    return web.Response(text="Tollway is here\n")
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """Say that the process answers."""
+    return web.Response(text="ok\n")
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Say whether a call would be taken now: 200, or 503 and why not."""
+    daemon = request.app[DAEMON]
+    if daemon.draining:
+        return web.Response(status=503, text="draining\n")
+    if daemon.refusing or daemon.ledger.problem:
+        # What exactly is the owner's to know: `tollway status` tells.
+        return web.Response(status=503, text="the ledger cannot be written\n")
+    return web.Response(text="ready\n")
+
+
+ROUTES = (
+    Route("GET", "/", hello, "open"),
+    Route("GET", "/healthz", healthz, "open"),
+    Route("GET", "/readyz", readyz, "open"),
+    Route("POST", "/v1/chat/completions", inference.handle, "caller"),
+    Route("POST", "/v1/completions", inference.handle, "caller"),
+    Route("POST", "/v1/embeddings", inference.handle, "caller"),
+    Route("GET", "/v1/models", listing.models, "caller"),
+    Route("GET", "/v1/models/{model:.+}", listing.model, "caller"),
+    Route("GET", "/control/status", control.status, "owner"),
+    Route("GET", "/control/models", control.models, "owner"),
+    Route("POST", "/control/models/{name}/load", control.load, "owner"),
+    Route("POST", "/control/models/{name}/unload", control.unload, "owner"),
+    Route("POST", "/control/explain", control.explain, "owner"),
+    Route("POST", "/control/reload", control.reload, "owner"),
+    Route("POST", "/control/stop", control.stop, "owner"),
+)
+
+
+def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.Application:
+    """Return the application for the listening address, or for the admin socket of `owner`."""
+    app = web.Application(middlewares=MIDDLEWARES)
+    app[DAEMON] = daemon
+    app[OWNER] = owner
+    app[LOG] = log
+    app[EDGE] = limits
+    app[GUARD] = Guard()
+    app[ROLES] = {}
+    for route in ROUTES:
+        if route.role != "owner" or owner:
+            resource = app.router.add_resource(route.path)
+            for method in ("GET", "HEAD") if route.method == "GET" else ("POST",):
+                resource.add_route(method, route.handler)
+            app[ROLES][resource.canonical] = route.role
+    app.on_response_prepare.append(stamp)
+    return app

@@ -1,0 +1,66 @@
+"""A request whose body is read under limits: of size after decompression, and of patience."""
+
+import asyncio
+
+from aiohttp import StreamReader, web
+from aiohttp.web_protocol import RequestPayloadError
+
+from tollway.daemon.errors import BodyStalled
+from tollway.daemon.state import DAEMON, EDGE
+from tollway.providers.errors import RequestInvalid, RequestTooLarge
+
+
+class Request(web.Request):
+    """aiohttp's request, but for `read`: aiohttp fixes its limit when the application is made."""
+
+    async def read(self) -> bytes:
+        """Return the whole body, decompressed; later calls return the same bytes.
+
+        The limit is `server.max_body` of the configuration in force now. Decompression runs at
+        most a buffer ahead of the reading, so a small body that swells is cut off early.
+
+        Raises:
+            RequestTooLarge: More than the limit, by its Content-Length or once counted.
+            BodyStalled: Nothing came for too long.
+            RequestInvalid: The body is broken: chunks, compression, or its end is missing.
+        """
+        if self._read_bytes is None:
+            limit = self.app[DAEMON].config.server.max_body
+            if (self.content_length or 0) > limit:
+                raise _too_large(limit)
+            idle_s = self.app[EDGE].body_idle_s
+            try:
+                self._read_bytes = await _read(self.content, limit, idle_s)
+            except TimeoutError:
+                raise BodyStalled(f"The request's body stalled for {idle_s:g} s") from None
+            except RequestPayloadError:
+                # Its text may quote the body.
+                raise RequestInvalid(
+                    "The request's body is broken: its chunks, its compression or its end",
+                ) from None
+        return self._read_bytes
+
+
+async def _read(content: StreamReader, limit: int, idle_s: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while not content.at_eof():
+        if content.is_eof():  # all of it is here already, as with most calls: no timer
+            part = await content.readany()
+        else:
+            async with asyncio.timeout(idle_s):
+                part = await content.readany()
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    if content.exception():
+        raise RequestPayloadError
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"The request's body is over the limit of {limit:,} bytes",
+        hint="`server.max_body` in gateway.toml sets it; it counts the decompressed body",
+    )

@@ -1,0 +1,181 @@
+"""What the owner may ask of the running daemon, over the admin socket alone, as JSON."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from importlib.metadata import version
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+from aiohttp import web
+
+from tollway.daemon.gate import explain as explaining
+from tollway.daemon.gate.books import BudgetState
+from tollway.daemon.ledger.rows import SpentQuery
+from tollway.daemon.reload import ConfigState, Reloader
+from tollway.daemon.state import CONTROL, DAEMON, Daemon
+from tollway.providers.errors import GatewayError, RequestInvalid
+
+T = TypeVar("T")
+_ANSWER_WITHIN_S = 2.0
+
+
+class Control:
+    """What these handlers need besides the daemon."""
+
+    def __init__(self, reloader: Reloader, stop: Callable[[], None], listen: str) -> None:
+        """`stop` begins the drain; `listen` is the address in use, as "host:port"."""
+        self.reloader = reloader
+        self.stop = stop
+        self.listen = listen
+
+
+class LedgerState(msgspec.Struct, frozen=True):
+    """The ledger's health; `backlog` rows wait to be written."""
+
+    path: str
+    problem: str | None
+    backlog: int
+    recovered: int
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """Calls under way, and calls ended since the start."""
+
+    active: int
+    served: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What runs. Times are unix seconds, money is nano-dollars."""
+
+    version: str
+    pid: int
+    started_at: float
+    uptime_s: float
+    draining: bool
+    listen: str
+    config: ConfigState
+    ledger: LedgerState
+    calls: Calls
+    models: list[object]
+    budgets: list[BudgetState]
+    spend_today_nanousd: int | None  # None: the ledger cannot tell now
+    problems: list[str]
+
+
+async def status(request: web.Request) -> web.Response:
+    """Answer GET /control/status; also while the ledger is broken or the daemon drains."""
+    daemon, control = request.app[DAEMON], request.app[CONTROL]
+    ledger = daemon.ledger
+    config = control.reloader.state
+    now = time.time()
+    return _json(
+        Status(
+            version=version("tollway"),
+            pid=os.getpid(),
+            started_at=daemon.started_at,
+            uptime_s=now - daemon.started_at,
+            draining=daemon.draining,
+            listen=control.listen,
+            config=config,
+            ledger=LedgerState(
+                path=str(ledger.path),
+                problem=_said(ledger.problem),
+                backlog=ledger.backlog,
+                recovered=ledger.recovered,
+            ),
+            calls=Calls(active=daemon.active, served=daemon.served),
+            models=list(daemon.local.states()),
+            budgets=[] if daemon.refusing else daemon.gate.purse.states(),
+            spend_today_nanousd=await _spend_today(daemon),
+            problems=_problems(daemon, config),
+        )
+    )
+
+
+async def models(request: web.Request) -> web.Response:
+    """Answer GET /control/models: the local models and what each is doing."""
+    return _json({"models": list(request.app[DAEMON].local.states())})
+
+
+async def load(request: web.Request) -> web.Response:
+    """Answer POST /control/models/NAME/load, once the model is in memory."""
+    await request.app[DAEMON].local.load(request.match_info["name"])
+    return await models(request)
+
+
+async def unload(request: web.Request) -> web.Response:
+    """Answer POST /control/models/NAME/unload, once its memory is free."""
+    await request.app[DAEMON].local.unload(request.match_info["name"])
+    return await models(request)
+
+
+async def explain(request: web.Request) -> web.Response:
+    """Answer POST /control/explain: what would become of a call; nothing is sent."""
+    question = await _asked(request, explaining.Question)
+    daemon = request.app[DAEMON]
+    if daemon.refusing:
+        raise daemon.refusing
+    return _json(await explaining.explain(daemon.gate, question))
+
+
+async def reload(request: web.Request) -> web.Response:
+    """Answer POST /control/reload: what changed, once the new configuration serves."""
+    return _json(await request.app[CONTROL].reloader.reload())
+
+
+async def stop(request: web.Request) -> web.Response:
+    """Answer POST /control/stop at once; the daemon then drains and exits."""
+    request.app[CONTROL].stop()
+    return _json({"stopping": True, "pid": os.getpid()})
+
+
+def write_control_error(error: GatewayError, call_id: str) -> bytes:
+    """Return an error as the command line shows it."""
+    said = {"message": error.message, "hint": error.hint, "code": error.code, "call": call_id}
+    return msgspec.json.encode({"error": said})
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+async def _asked(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.MsgspecError as fault:
+        raise RequestInvalid(f"The question is not understood: {fault}") from fault
+
+
+async def _spend_today(daemon: Daemon) -> int | None:
+    zone = ZoneInfo(daemon.config.server.timezone)
+    midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = SpentQuery("box", "", int(midnight.timestamp() * 1000))
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            return (await daemon.ledger.spent([today]))[0]
+    except (GatewayError, TimeoutError):
+        return None  # `ledger.problem` says why
+
+
+def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
+    found = []
+    if problem := _said(daemon.ledger.problem):
+        found.append(problem)
+    elif daemon.refusing:
+        found.append(daemon.refusing.message)
+    if config.state != "ok":
+        found.append(config.problem)
+    if config.needs_restart:
+        found.append(f"{', '.join(config.needs_restart)} changed: needs a restart")
+    return found
+
+
+def _said(problem: object) -> str | None:
+    if isinstance(problem, GatewayError):
+        return problem.message
+    return str(problem) if problem else None

@@ -1,0 +1,164 @@
+"""What the daemon says while it runs: text or JSON lines, without secrets, never in the way.
+
+Lines go out from a thread of their own, a few times a second: a terminal that is stopped or a
+full pipe must not stop the calls.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from tollway.daemon.state import Trace
+
+LogFormat = Literal["text", "json"]
+
+_EVERY_S = 0.05
+_MOST_LINES = 20_000
+_LAST_WORDS_S = 2.0
+_KEY = re.compile(r"tw-[A-Za-z0-9_-]{6,}")
+_SHORTEST_SECRET = 8  # a shorter value would blank out ordinary words
+_OUR_LOGGER = "tollway"
+
+
+class Mask:
+    """Takes secrets out of text: the second line of defence, after never logging them."""
+
+    def __init__(self) -> None:
+        self._secrets: re.Pattern[str] | None = None
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Hide these values from now on, in place of those named before."""
+        found = sorted({v for v in values if len(v) >= _SHORTEST_SECRET}, key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, found))) if found else None
+
+    def __call__(self, text: str) -> str:
+        """Return the text with every Tollway key and known secret blanked out."""
+        if "tw-" in text:
+            text = _KEY.sub("tw-***", text)
+        return self._secrets.sub("***", text) if self._secrets else text
+
+
+class Log:
+    """The daemon's log. `install` makes it the place where all of Python's logging goes."""
+
+    def __init__(self, fd: int = 2) -> None:
+        self.mask = Mask()
+        self._fd = fd
+        self._level = logging.INFO
+        self._json = False
+        self._handler = _Handler(self)
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="log", daemon=True)
+        self._writer.start()
+
+    def install(self, level: str, style: LogFormat) -> None:
+        """Take what the whole process logs, from `level` on, as text or JSON lines."""
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+        self._json = style == "json"
+        root = logging.getLogger()
+        if self._handler not in root.handlers:
+            # Not only ours: what asyncio and aiohttp say passes the mask too.
+            root.addHandler(self._handler)
+        logging.getLogger(_OUR_LOGGER).setLevel(self._level)
+        root.setLevel(max(self._level, logging.INFO))
+
+    def close(self) -> None:
+        """Write out what is left, at most for two seconds, and leave Python's logging."""
+        logging.getLogger().removeHandler(self._handler)
+        self._closing.set()
+        self._wake.set()
+        self._writer.join(_LAST_WORDS_S)
+
+    def access(self, method: str, path: str, status: int, seconds: float, trace: Trace) -> None:
+        """Say in one line how a call went."""
+        if self._level > logging.INFO:
+            return
+        cost = trace.cost_nanousd
+        if self._json:
+            said = {"method": method, "path": path, "status": status, "call": trace.call_id,
+                    "ms": round(seconds * 1000, 1), "key": trace.key, "model": trace.model,
+                    "cost_nanousd": cost}  # fmt: skip
+            self.put("info", "call", said)
+            return
+        text = f"{method} {path} {status} {seconds * 1000:.1f}ms"
+        if trace.key:
+            text += f" key={trace.key}"
+        if trace.model:
+            text += f" model={trace.model}"
+        if cost is not None:
+            text += f" cost=${cost // 10**9}.{cost % 10**9:09d}"
+        self.put("info", f"{text} {trace.call_id}", {})
+
+    def put(self, level: str, text: str, fields: dict[str, Any]) -> None:
+        """Queue one line. When the reader of the log is stuck, lines are counted, not kept."""
+        if len(self._lines) >= _MOST_LINES:
+            self._lost += 1
+            return
+        now = time.time()
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}Z"
+        if self._json:
+            line = msgspec.json.encode({"at": at, "level": level, "text": text, **fields}).decode()
+        else:
+            line = f"{at} {level:7} {text}"
+            if not line.isprintable():
+                line = _one_line(line)
+        self._lines.append(self.mask(line))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _write(self) -> None:
+        while True:
+            self._wake.wait()
+            closing = self._closing.wait(_EVERY_S)  # gather what comes meanwhile
+            self._wake.clear()
+            lines = []
+            while self._lines:
+                lines.append(self._lines.popleft())
+            lost, self._lost = self._lost, 0
+            if lost:
+                lines.append(f"{lost} lines were lost: nobody read them in time")
+            if lines:
+                _write_all(self._fd, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+            if closing and not self._lines:
+                return
+
+
+class _Handler(logging.Handler):
+    """Takes Python's log records to our log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+        self._formatter = logging.Formatter("%(message)s")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self._formatter.format(record)
+        self._log.put(record.levelname.lower(), text, {"logger": record.name})
+
+
+def _one_line(text: str) -> str:
+    """Return text in which no character but a traceback's line ends can move the cursor."""
+    safe = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    # Continued lines are set in, so that nobody can forge a line of its own.
+    return safe.replace("\n", "\n    ")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError as fault:
+        # A closed terminal or a full disk: there is nowhere left to say it but the old stderr.
+        if fd != 2 and sys.__stderr__ is not None:
+            print(f"the log cannot be written: {fault}", file=sys.__stderr__)

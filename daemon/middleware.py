@@ -1,0 +1,238 @@
+"""What every request passes before its handler: an id, a log line, errors in words, the guard.
+
+The list at the end is all of it, outermost first.
+"""
+
+import logging
+import math
+import time
+from ipaddress import ip_address
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from tollway.daemon.config.schema import Config
+from tollway.daemon.control import write_control_error
+from tollway.daemon.errors import (
+    ContentTypeRefused,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+)
+from tollway.daemon.ids import new_id
+from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
+from tollway.providers.dialects.openai_chat import write_error
+from tollway.providers.errors import GatewayError, RequestInvalid, RequestTooLarge
+
+log = logging.getLogger(__name__)
+
+# What nginx logs for it: the client left before it was answered.
+CLIENT_LEFT = 499
+_MOST_HOSTS = 256
+_JSON_ONLY = "Send JSON, with `Content-Type: application/json`"
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the call its id, and say in one line how it went."""
+    trace = request[TRACE] = Trace(new_id())
+    began = time.monotonic()
+    status = CLIENT_LEFT
+    try:
+        answer = await handler(request)
+        status = answer.status
+        return answer
+    finally:
+        # The path alone: a query can hold a key, headers and bodies hold keys and prompts.
+        request.app[LOG].access(
+            request.method, request.rel_url.raw_path, status, time.monotonic() - began, trace
+        )
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what was raised into an answer in the client's dialect."""
+    try:
+        return await handler(request)
+    except GatewayError as error:
+        return _refuse(request, error)
+    except web.HTTPException as error:
+        return _refuse(request, _in_words(request, error), allow=error.headers.get("Allow"))
+    except ConnectionError:
+        raise  # the client left; aiohttp ends the connection
+    except Exception as fault:  # whatever it is: the client gets an id, the log the traceback
+        log.error("call %s crashed", request[TRACE].call_id, exc_info=fault)
+        hint = f"The daemon's log says more, under {request[TRACE].call_id}"
+        return _refuse(request, GatewayError("Something went wrong in the gateway", hint=hint))
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what a web page, a confused client or a smuggler could send."""
+    target = request.raw_path
+    if target[0] != "/":
+        raise RequestInvalid("The request's target must be a path, not a whole URL")
+    if not request.app[OWNER]:
+        request.app[GUARD].check(request)
+    resource = request.match_info.route.resource
+    # aiohttp decodes a path before it looks for the route: only the plain spelling counts.
+    if (
+        resource is not None
+        and target.partition("?")[0] != resource.canonical
+        and "{" not in resource.canonical
+    ):
+        raise _no_path(request)
+    refusing = request.app[DAEMON].refusing
+    if refusing and resource and request.app[ROLES][resource.canonical] == "caller":
+        raise refusing
+    return await handler(request)
+
+
+class Guard:
+    """Which Host and Origin may speak to us, so that no web page can use a loopback gateway."""
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._names: frozenset[str] = frozenset()
+        self._welcome: set[str] = set()  # whole Host headers that have passed
+
+    def check(self, request: web.Request) -> None:
+        """Return if the request may go on.
+
+        Raises:
+            RequestInvalid: It names no host.
+            Forbidden: A foreign Host (DNS rebinding), or a page of a foreign origin.
+            ContentTypeRefused: A body that a page can post without asking first.
+        """
+        headers = request.headers
+        host = headers.get("Host")
+        if not host:
+            raise RequestInvalid("The request has no `Host` header")
+        config = request.app[DAEMON].config
+        if config is not self._config:
+            self._learn(config)
+        if host not in self._welcome:
+            self._admit(host, request)
+        if "Origin" in headers or "Sec-Fetch-Site" in headers:
+            _check_origin(request, host)
+        if request.method == "POST":
+            _check_content_type(request)
+
+    def _learn(self, config: Config) -> None:
+        server = config.server
+        self._config = config
+        self._names = frozenset(
+            name.lower() for name in ("localhost", server.host, *server.allowed_hosts)
+        )
+        self._welcome = set()
+
+    def _admit(self, host: str, request: web.Request) -> None:
+        if not (
+            host.lower() in self._names
+            or (name := _name_of(host)) in self._names
+            or _is_ours(name, request)
+        ):
+            raise Forbidden(
+                f"The host `{host[:200]}` is not one of this gateway's",
+                hint="`server.allowed_hosts` in gateway.toml lists the names it answers to",
+            )
+        if len(self._welcome) < _MOST_HOSTS:
+            self._welcome.add(host)
+
+
+def _name_of(host: str) -> str:
+    """Return a Host header's name or address in lower case, without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    name, _, port = host.rpartition(":")
+    return (name if name and port.isdecimal() else host).lower()
+
+
+def _is_ours(name: str, request: web.Request) -> bool:
+    """Say whether a host is an address of loopback, or the one that was connected to."""
+    try:
+        address = ip_address(name)
+        if address.is_loopback:
+            return True
+        transport = request.transport
+        met = transport.get_extra_info("sockname") if transport else None
+        return bool(met and ip_address(met[0].partition("%")[0]) == address)
+    except ValueError:
+        return False
+
+
+def _check_origin(request: web.Request, host: str) -> None:
+    origin = request.headers.get("Origin")
+    # A page of ours would come from this very host and port; `null` and foreign ones do not.
+    same = origin is None or origin.partition("://")[2].lower() == host.lower()
+    if not same or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+        raise Forbidden(
+            "Requests from web pages are refused",
+            hint="Call the gateway from a program, or from a server of your own",
+        )
+
+
+def _check_content_type(request: web.Request) -> None:
+    said = request.headers.get("Content-Type")
+    if said is None:  # a page that posts without one still sends its Origin
+        return
+    kind = said.partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ContentTypeRefused(f"A body of type `{kind[:100]}` is not taken", hint=_JSON_ONLY)
+
+
+def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
+    """Return aiohttp's own refusal as one of ours."""
+    if error.status == 404:
+        return _no_path(request)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        hint = f"Allowed: {error.headers['Allow']}"
+        return MethodNotAllowed(f"`{request.method}` is not allowed here", hint=hint)
+    if error.status == 413:
+        return RequestTooLarge("The request's body is too large")
+    refused = GatewayError(error.reason)
+    refused.status = error.status
+    return refused
+
+
+def _no_path(request: web.Request) -> NotFound:
+    return NotFound(
+        f"There is no `{request.method} {request.rel_url.raw_path[:200]}` here",
+        hint="Base URLs of OpenAI clients end in `/v1`",
+    )
+
+
+def _refuse(
+    request: web.Request, error: GatewayError, *, allow: str | None = None
+) -> web.StreamResponse:
+    """Return the answer that stands for an error, or cut off an answer that has begun."""
+    if request.writer.output_size > 0:
+        log.error("call %s failed within its answer: %s", request[TRACE].call_id, error.code)
+        raise ConnectionAbortedError("an answer had begun")
+    control = request.app[OWNER] and request.rel_url.raw_path.startswith("/control/")
+    write = write_control_error if control else write_error
+    answer = web.Response(
+        status=error.status,
+        body=write(error, request[TRACE].call_id),
+        content_type="application/json",
+    )
+    if error.retry_after_s is not None:
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.status == 402:
+        answer.headers["x-should-retry"] = "false"
+    if allow is not None:
+        answer.headers["Allow"] = allow
+    return answer
+
+
+async def stamp(request: web.Request, answer: web.StreamResponse) -> None:
+    """Write the call's id on every answer, streams included; aiohttp calls it before the head."""
+    trace = request.get(TRACE)
+    if trace is not None:
+        answer.headers["x-tollway-request-id"] = trace.call_id
+        answer.headers["x-request-id"] = trace.call_id
+    if request.app[DAEMON].draining:
+        answer.force_close()
+
+
+MIDDLEWARES = (observe, answer_errors, guard)

@@ -1,0 +1,209 @@
+"""What the daemon has of the system: sockets, a pidfile, its limits, the word that it is ready."""
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tollway.daemon.config.paths import private_folder
+from tollway.daemon.errors import CannotStart
+from tollway.providers.errors import GatewayError
+
+_BACKLOG = 1024
+_PRIVATE = 0o077
+_LISTEN = "0A"  # the state's number in /proc/net/tcp
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What the starter is told: `ready`, or the error that there was."""
+
+    ready: bool
+    pid: int
+    listen: str = ""
+    error: dict[str, str] | None = None
+
+
+def tell(fd: int | None, word: Ready) -> None:
+    """Tell whoever waits at the other end of a pipe, in one line of JSON, and close it."""
+    if fd is None:
+        return
+    # The starter may be gone: that is no reason not to serve.
+    with contextlib.suppress(OSError):
+        os.write(fd, msgspec.json.encode(word) + b"\n")
+        os.close(fd)
+
+
+def tell_error(fd: int | None, error: GatewayError) -> None:
+    """Tell the starter why there will be no daemon."""
+    said = {"message": error.message, "hint": error.hint, "code": error.code}
+    tell(fd, Ready(ready=False, pid=os.getpid(), error=said))
+
+
+def make_private() -> None:
+    """Let no file of ours be anyone else's to read."""
+    os.umask(_PRIVATE)
+
+
+def raise_file_limit(most_connections: int) -> int:
+    """Allow as many open files as the system lets us; return how many connections that is for.
+
+    Half of them: a call has a connection on either side.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return most_connections if soft < 0 else min(most_connections, max(16, soft // 2 - 64))
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return sockets bound to every address that a host name stands for, not yet listening.
+
+    Raises:
+        CannotStart: Taken, not ours to take, or no address of this machine.
+    """
+    bound: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            bound.append(one)
+            # Connections of a daemon that has just ended do not hold its port; a listener does.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(_BACKLOG)
+    except OSError as fault:
+        for one in bound:
+            one.close()
+        raise _cannot_listen(host, port, fault) from fault
+    return bound
+
+
+def _cannot_listen(host: str, port: int, fault: OSError) -> CannotStart:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if fault.errno == errno.EADDRINUSE:
+        who = listener(port)
+        return CannotStart(
+            f"The address `{address}` is in use" + (f" by {who}" if who else ""),
+            hint="Stop that, or set another `server.listen` in gateway.toml",
+        )
+    if fault.errno == errno.EACCES:
+        return CannotStart(
+            f"The address `{address}` is not allowed to this user",
+            hint="Ports below 1024 belong to root; set another `server.listen`",
+        )
+    return CannotStart(
+        f"The address `{address}` cannot be listened on: {fault.strerror or fault}",
+        hint="`server.listen` must be an address of this machine",
+    )
+
+
+def listener(port: int) -> str:
+    """Return who listens on a TCP port, as "`name` (pid 12)", or "" where that cannot be seen."""
+    inodes = set(_listening(port))
+    if not inodes:
+        return ""
+    for process in Path("/proc").glob("[0-9]*"):
+        # Other users' processes are closed to us, and any may end while we look.
+        with contextlib.suppress(OSError):
+            for link in (process / "fd").iterdir():
+                if os.readlink(link).removeprefix("socket:") in inodes:
+                    return f"{_program(process)} (pid {process.name})"
+    return ""
+
+
+def _listening(port: int) -> Iterator[str]:
+    """Yield "[inode]" of each socket that listens on a port."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                field = line.split()
+                if field[3] == _LISTEN and int(field[1].rpartition(":")[2], 16) == port:
+                    yield f"[{field[9]}]"
+
+
+def _program(process: Path) -> str:
+    words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    if any("tollway" in word for word in words):
+        return "another Tollway"
+    return f"`{Path(words[0]).name}`"
+
+
+def bind_admin(path: Path) -> socket.socket:
+    """Return the socket for the owner, listening: its file has mode 0600.
+
+    A file that a dead daemon left is replaced.
+
+    Raises:
+        CannotStart: Somebody answers there, or it cannot be made.
+        ConfigError: Its folder is open to others.
+    """
+    hint = "`server.admin_socket` in gateway.toml sets another path"
+    private_folder(path.parent)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        _clear(path, hint)
+        one.bind(str(path))
+        one.listen(_BACKLOG)
+    except OSError as fault:
+        one.close()
+        # A path that is too long comes without an errno.
+        why = fault.strerror or fault
+        raise CannotStart(f"The admin socket `{path}` cannot be made: {why}", hint=hint) from fault
+    except CannotStart:
+        one.close()
+        raise
+    finally:
+        os.umask(before)
+    return one
+
+
+def _clear(path: Path, hint: str) -> None:
+    """Remove a socket file at which nobody answers."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise CannotStart(f"`{path}` is not a socket, and is in the admin socket's way", hint=hint)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        else:
+            raise CannotStart(
+                f"Another daemon answers at `{path}`",
+                hint="`tollway down` stops it; one daemon serves one ledger",
+            )
+
+
+class PidFile:
+    """The daemon's process id in a file, for people. The ledger's lock is what counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self) -> None:
+        """Write our id over whatever a dead daemon left; a full disk does not stop us."""
+        with contextlib.suppress(OSError):
+            self.path.write_text(f"{os.getpid()}\n")
+
+    def remove(self) -> None:
+        """Remove it, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if self.path.read_text().strip() == str(os.getpid()):
+                self.path.unlink()

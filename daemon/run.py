@@ -1,0 +1,298 @@
+"""The daemon's life: start, serve, drain, stop.
+
+`python -m tollway.daemon.run --config PATH` is the process; `tollway serve` is the same in the
+foreground.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from tollway.daemon import app as application
+from tollway.daemon.config.load import load
+from tollway.daemon.config.paths import private_folder, state_paths
+from tollway.daemon.config.schema import Config
+from tollway.daemon.connection import Connections, EdgeLimits
+from tollway.daemon.control import Control
+from tollway.daemon.errors import ConfigError, LedgerUnavailable
+from tollway.daemon.gate.books import Books
+from tollway.daemon.gate.gate import Gate
+from tollway.daemon.ledger.writer import Ledger
+from tollway.daemon.log import Log
+from tollway.daemon.process import (
+    PidFile,
+    Ready,
+    bind,
+    bind_admin,
+    make_private,
+    raise_file_limit,
+    tell,
+    tell_error,
+)
+from tollway.daemon.reload import Reloader
+from tollway.daemon.state import CONTROL, Daemon
+from tollway.daemon.tasks import Tasks
+from tollway.providers.errors import GatewayError
+from tollway.providers.http import HttpTransport
+from tollway.providers.llamacpp.adapter import LocalModels
+from tollway.providers.prices import PriceSource
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 2.0  # between two tries to read a ledger that could not be read at start
+_SETTLE_S = 10.0  # for the settlements of calls that were cut off
+_HANG_UP_S = 2.0  # for clients to read the last bytes
+
+
+class Server:
+    """One running daemon: `start` it, wait until it is `stopped`, `drain` it, `close` it."""
+
+    def __init__(self, config: Config, output: Log, *, limits: EdgeLimits | None = None) -> None:
+        self._config = config
+        self._log = output
+        self._limits = limits or EdgeLimits()
+        self._tasks = Tasks()
+        self._stack = AsyncExitStack()
+        self._runners: list[web.AppRunner] = []
+        self._public: list[asyncio.Server] = []
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.daemon: Daemon
+        self.reloader: Reloader
+        self.addresses: list[tuple[str, int]] = []
+
+    @property
+    def listen(self) -> str:
+        """The first address in use, as "host:port"."""
+        host, port = self.addresses[0]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def start(self) -> None:
+        """Take the ledger, the sockets and the models, and begin to answer.
+
+        Raises:
+            GatewayError: It cannot; everything taken so far is given back.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start(self) -> None:
+        config = self._config
+        paths = state_paths(config.ledger.path)
+        private_folder(paths.folder)
+        self._stack.push_async_callback(self._tasks.close)
+        ledger = Ledger(config.ledger.path, sync=config.ledger.sync)
+        await ledger.start()
+        self._stack.push_async_callback(ledger.close)
+        admin = bind_admin(config.admin_socket)
+        self._stack.callback(config.admin_socket.unlink, missing_ok=True)
+        public = bind(config.server.host, config.server.port)
+        self._stack.callback(_close_all, [admin, *public])
+        self.addresses = [one.getsockname()[:2] for one in public]
+
+        daemon = self.daemon = self._daemon(ledger, paths.folder)
+        self.reloader = Reloader(daemon, self._applied)
+        try:
+            daemon.gate = await Gate.build(config, daemon)
+        except LedgerUnavailable as error:
+            # It answers `status`, refuses calls, and takes them once the ledger is back.
+            log.error("no call is taken: %s", error.message)
+            daemon.refusing = error
+            self._tasks.start(self.reloader.until_served(_RETRY_S), name="first gate")
+        daemon.local.configure(config.models)
+        await self._listen(admin, public)
+        self._tasks.start(self.reloader.watch(), name="watch")
+        pidfile = PidFile(paths.pidfile)
+        pidfile.write()
+        self._stack.callback(pidfile.remove)
+
+    def _daemon(self, ledger: Ledger, folder: Path) -> Daemon:
+        transport = HttpTransport()
+        self._stack.push_async_callback(transport.close)
+        local = LocalModels(log_folder=folder)
+        self._stack.push_async_callback(local.close)
+        daemon = Daemon(
+            ledger=ledger, books=Books(), transport=transport, local=local, prices=PriceSource()
+        )
+        self._stack.push_async_callback(daemon.tasks.close)
+        daemon.config = self._config
+        daemon.started_at = time.time()
+        return daemon
+
+    async def _listen(self, admin: socket.socket, public: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        connections = Connections(self._limits, self._tasks)
+        control = Control(self.reloader, self.stop, self.listen)
+        for sockets, owner in ((public, False), ([admin], True)):
+            app = application.build(self.daemon, self._log, self._limits, owner=owner)
+            if owner:
+                app[CONTROL] = control
+            # Without the cancellation a handler lives on for as long as its provider talks. A
+            # client that half-closes is cancelled too: its end of file looks like leaving.
+            runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_HANG_UP_S)
+            await runner.setup()
+            self._stack.push_async_callback(runner.cleanup)
+            self._runners.append(runner)
+            assert runner.server is not None  # noqa: S101 - made by setup
+            factory = connections.factory(runner.server)
+            for one in sockets:
+                make = loop.create_unix_server if owner else loop.create_server
+                server = await make(factory, sock=one)
+                self._stack.callback(server.close)
+                if not owner:
+                    self._public.append(server)
+
+    def _applied(self, config: Config) -> None:
+        self._log.install(config.server.log_level, config.server.log_format)
+
+    def stop(self) -> None:
+        """Begin to stop; called again, hurry."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Reload in the background; how it went is logged and stands in `status`."""
+        self._tasks.start(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        with suppress(GatewayError):  # the reloader has logged it
+            await self.reloader.reload()
+
+    async def stopped(self) -> None:
+        """Return once `stop` was called."""
+        await self._stop.wait()
+
+    async def drain(self) -> None:
+        """Take no new call, and give those under way until `server.drain` to end; then cut them.
+
+        The admin socket answers to the end, so that `status` can tell how far it is.
+        """
+        daemon = self.daemon
+        daemon.draining = True
+        for server in self._public:
+            server.close()
+        log.info("draining: %d calls under way", daemon.active)
+        either = (
+            self._tasks.start(daemon.tasks.wait(daemon.config.server.drain), name="drain"),
+            self._tasks.start(self._hurry.wait(), name="hurry"),
+        )
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        self._cut()
+        await daemon.tasks.wait(_SETTLE_S)
+
+    def _cut(self) -> None:
+        left = tuple(self.daemon.exchanges)
+        if left:
+            log.warning("cut off at the end of the drain: %d calls", len(left))
+        for exchange in left:
+            exchange.cut("drained")
+
+    async def close(self) -> None:
+        """Hang up, wait for every settlement, and close the ledger last."""
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        # A call whose body was still coming when the drain ended may have begun since.
+        self._cut()
+        await self.daemon.tasks.wait(_SETTLE_S)
+        await self._stack.aclose()
+        log.info("stopped")
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+async def serve(
+    config: Config, output: Log, ready: Callable[[Ready], None], limits: EdgeLimits
+) -> None:
+    """Serve until a signal or the control socket says stop, then drain.
+
+    `ready` is called once calls are answered. SIGTERM and SIGINT stop, a second one hurries;
+    SIGHUP reloads.
+
+    Raises:
+        GatewayError: It cannot start.
+    """
+    loop = asyncio.get_running_loop()
+    server = Server(config, output, limits=limits)
+    await server.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    # What lives now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    log.info("ready on %s, process %d", server.listen, os.getpid())
+    ready(Ready(ready=True, pid=os.getpid(), listen=server.listen))
+    try:
+        await server.stopped()
+        await server.drain()
+    finally:
+        await server.close()
+
+
+def main(config_path: Path, *, ready_fd: int | None = None) -> int:
+    """Run the daemon until it is told to stop; return its exit code, 0.
+
+    `ready_fd` is the writing end of a pipe: one line of JSON says when calls are answered.
+
+    Raises:
+        GatewayError: It cannot start. The pipe is left for `tell_error`.
+    """
+    make_private()
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)  # a model's worker must not hold it open
+    config = load(config_path)
+    limits = EdgeLimits()
+    connections = raise_file_limit(limits.connections)
+    output = Log()
+    output.install(config.server.log_level, config.server.log_format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(
+                serve(
+                    config,
+                    output,
+                    lambda word: tell(ready_fd, word),
+                    EdgeLimits(connections=connections),
+                )
+            )
+    finally:
+        output.close()
+    return 0
+
+
+def _program() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tollway.daemon.run")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--ready-fd", type=int)
+    said = parser.parse_args()
+    try:
+        return main(said.config, ready_fd=said.ready_fd)
+    except GatewayError as error:
+        tell_error(said.ready_fd, error)
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(_program())
