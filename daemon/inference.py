@@ -1,21 +1,22 @@
-"""The handlers of the inference paths: each says which dialect and endpoint it is."""
+"""The handler behind every inference path: which dialect and endpoint a path stands for."""
 
 from aiohttp import web
 
 from tollway.daemon.gate.pipeline import serve
+from tollway.providers.canon import Endpoint
 from tollway.providers.dialects import openai_chat
 
-
-async def chat(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/chat/completions`."""
-    return await serve(request, "chat", openai_chat.DIALECT)
-
-
-async def completions(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/completions`."""
-    return await serve(request, "completions", openai_chat.DIALECT)
+_ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
 
 
-async def embeddings(request: web.Request) -> web.StreamResponse:
-    """Serve `POST /v1/embeddings`."""
-    return await serve(request, "embeddings", openai_chat.DIALECT)
+async def handle(request: web.Request) -> web.StreamResponse:
+    """Serve a call in OpenAI's dialect; the path says which endpoint.
+
+    Raises:
+        GatewayError: It was refused, or failed before the client was sent anything.
+    """
+    return await serve(request, _ENDPOINTS[request.path], openai_chat.DIALECT)

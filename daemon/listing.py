@@ -23,7 +23,7 @@ async def model(request: web.Request) -> web.Response:
         ModelNotFound: There is none of that name for this caller.
     """
     gate, caller = _caller(request)
-    name = request.match_info["name"]
+    name = request.match_info["model"]
     gate.plan(caller, name)
     return web.json_response(_entry(gate, name))
 

@@ -151,9 +151,8 @@ class Books:
                 raise
         found = {}
         for scope, period in wanted:
-            account = self._find(scope, period, zone)
-            assert account is not None  # noqa: S101 - added above
-            found[scope, period] = account
+            if account := self._find(scope, period, zone):
+                found[scope, period] = account
         return found
 
     def _find(self, scope: Scope, period: Period, zone: ZoneInfo) -> Account | None:

@@ -129,15 +129,13 @@ class Purse:
     def _of(self, who: Who) -> tuple[tuple[Scope, ...], tuple[Limit, ...]]:
         found = self._known.get(who)
         if found is None:
-            scopes: list[Scope] = [("box", "")]
-            for scope in (
+            own: tuple[Scope, ...] = (
                 ("team", who.team),
                 ("user", who.user),
                 ("project", who.project),
                 ("key", who.key),
-            ):
-                if scope[1]:
-                    scopes.append(scope)  # type: ignore[arg-type]  # the kinds stand above
+            )
+            scopes: list[Scope] = [("box", ""), *(scope for scope in own if scope[1])]
             limits = [limit for scope in scopes for limit in self._limits.get(scope, ())]
             found = self._known[who] = (tuple(scopes), tuple(limits))
         return found

@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from tollway.daemon import secrets
-from tollway.daemon.config.schema import Config, Provider
+from tollway.daemon.config.schema import Config, PriceOverride, Provider
 from tollway.daemon.errors import ModelNotFound
 from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
@@ -52,17 +52,10 @@ class Gate:
         }
         self._prices = PriceTable(
             daemon.prices,
-            {
-                name: FREE if price == "free" else override(name, **msgspec.structs.asdict(price))
-                for name, price in config.prices.items()
-            },
+            {name: _price(price) for name, price in config.prices.items()},
         )
         self._local_prices = {
-            name: None
-            if model.price is None
-            else FREE
-            if model.price == "free"
-            else override(f"{LOCAL}/{name}", **msgspec.structs.asdict(model.price))
+            name: None if model.price is None else _price(model.price)
             for name, model in config.models.items()
         }
         # By the key's name ("" for the owner): a caller is long to hash.
@@ -150,6 +143,10 @@ class Gate:
             allow_unbounded=bool(route and route.allow_unbounded),
             context=local.context if local else None,
         )
+
+
+def _price(said: PriceOverride | Literal["free"]) -> Price:
+    return FREE if isinstance(said, str) else override(said)
 
 
 def _target(name: str, provider: Provider, credential: str | None) -> Target:

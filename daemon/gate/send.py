@@ -28,6 +28,7 @@ from tollway.daemon.ledger.rows import (
 from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.dialect import Dialect, Edits
 from tollway.providers.errors import GatewayError, UpstreamError
+from tollway.providers.money import plain_usd
 from tollway.providers.transport import Answer, Progress, Request
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ class Exchange:
 
     def cost_comment(self) -> bytes:
         """Return the cost as an SSE comment, which client libraries pass over."""
-        return f": tollway cost_usd={usd(self.cost_nanousd)}\n\n".encode()
+        return f": tollway cost_usd={plain_usd(self.cost_nanousd)}\n\n".encode()
 
     def _finish(
         self, ended: AttemptEnded | None, ending: Ending, error: str, first_ms: int | None = None
@@ -354,16 +355,10 @@ class Exchange:
         if attempt.worst.write_output is not None:
             ours.append(("x-tollway-output-limit", str(attempt.worst.write_output)))
         if cost:
-            ours.append(("x-tollway-cost-usd", usd(self.cost_nanousd)))
+            ours.append(("x-tollway-cost-usd", plain_usd(self.cost_nanousd)))
         if (left := self.gate.purse.left(self.caller.who)) is not None:
-            ours.append(("x-tollway-budget-remaining-usd", usd(left)))
+            ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
         return Head(attempt.answer.status, (*headers, *ours), self.call.stream)
-
-
-def usd(nanousd: int) -> str:
-    """Return nano-dollars as plain decimal dollars for a header: "0.000123"."""
-    whole, part = divmod(nanousd, 10**9)
-    return f"{whole}.{part:09d}".rstrip("0").removesuffix(".") or "0"
 
 
 def _stopped() -> GatewayError:
