@@ -6,7 +6,7 @@ is only a cache of the ledger's rows: it starts from them and moves with each se
 
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -14,7 +14,9 @@ import msgspec
 from tollway.daemon.config.schema import Budget, Period
 from tollway.daemon.gate import periods
 from tollway.daemon.ledger.rows import SpentQuery
-from tollway.daemon.ledger.writer import Ledger
+
+if TYPE_CHECKING:
+    from tollway.daemon.ledger.writer import Ledger
 
 ScopeKind = Literal["box", "team", "user", "project", "key"]
 Scope = tuple[ScopeKind, str]
@@ -120,7 +122,7 @@ class Books:
         return self._latest_ms
 
     async def open(
-        self, wanted: Sequence[tuple[Scope, Period]], zone: ZoneInfo, ledger: Ledger
+        self, wanted: Sequence[tuple[Scope, Period]], zone: ZoneInfo, ledger: "Ledger"
     ) -> dict[tuple[Scope, Period], Account]:
         """Return the accounts for some scopes and periods, new ones seeded from the ledger.
 
@@ -151,8 +153,8 @@ class Books:
                 raise
         found = {}
         for scope, period in wanted:
-            if account := self._find(scope, period, zone):
-                found[scope, period] = account
+            if known := self._find(scope, period, zone):
+                found[scope, period] = known
         return found
 
     def _find(self, scope: Scope, period: Period, zone: ZoneInfo) -> Account | None:

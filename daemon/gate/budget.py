@@ -1,5 +1,6 @@
 """The hold: what one attempt can cost at the very most, and the budgets it must fit into."""
 
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,10 +19,12 @@ from tollway.daemon.gate.books import (
 )
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import Who
-from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.canon import Bound, Price
 from tollway.providers.errors import Unbounded
 from tollway.providers.money import dollars, worst_case
+
+if TYPE_CHECKING:
+    from tollway.daemon.ledger.writer import Ledger
 
 
 class Worst(msgspec.Struct, frozen=True):
@@ -113,7 +116,7 @@ class Purse:
         self._limits: dict[Scope, list[Limit]] = {}
         self._known: dict[Who, tuple[tuple[Scope, ...], tuple[Limit, ...]]] = {}
 
-    async def open(self, ledger: Ledger) -> None:
+    async def open(self, ledger: "Ledger") -> None:
         """Open an account for every budget, seeded from the ledger.
 
         Raises:
