@@ -1,0 +1,140 @@
+"""A provider's answer as the gate reads it, filled by the connection that it comes from."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from tollway.providers.errors import UpstreamBroke, UpstreamError
+from tollway.providers.http.inflate import CannotInflate, Inflater
+
+BUFFER = 256 * 1024  # what may pile up for a slow reader before the provider is made to wait
+
+
+class Link(Protocol):
+    """What an unfinished answer needs of its connection."""
+
+    def watch(self, idle_s: float) -> None:
+        """Fail the answer when nothing comes for `idle_s`."""
+        ...
+
+    def resume(self) -> None:
+        """Read on, after `BUFFER` was full."""
+        ...
+
+    def drop(self) -> None:
+        """Close at once, telling nobody."""
+        ...
+
+
+class HttpAnswer(AsyncIterator[bytes]):
+    """One answer. It holds its connection (`link`) only until its last byte has come in."""
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, place: str) -> None:
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.idle_s = 0.0
+        self.link: Link | None = link
+        self.pieces: list[bytes] = []  # the connection appends, the reader takes all at once
+        self.size = 0
+        self.inflater: Inflater | None = None
+        self.error: UpstreamError | None = None
+        self._loop = loop
+        self._place = place
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether someone waits for this answer now: only then is silence the provider's."""
+        return self._waiter is not None
+
+    def wake(self) -> None:
+        """Let the reader look again: bytes, the end or an error have come."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def finish(self) -> None:
+        """Take note that the last byte has come in; the connection is no longer ours."""
+        self.link = None
+        self.wake()
+
+    def fail(self, error: UpstreamError) -> None:
+        """End the answer with an error, behind whatever bytes have come before it."""
+        self.link = None
+        self.error = error
+        self.wake()
+
+    async def begun(self) -> None:
+        """Return once status and headers are there.
+
+        Raises:
+            UpstreamError: The answer failed before it began.
+        """
+        while not self.status:
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body in pieces as they arrive, decompressed; see `transport.Answer`."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return all that has come since the last piece, waiting where nothing has."""
+        while True:
+            if self.pieces or self.inflater is not None:
+                data = self._take()
+                if data:
+                    return data
+            if self.error is not None:
+                raise self.error
+            if self.link is None:
+                if self.inflater is not None and not self.inflater.whole:
+                    raise UpstreamBroke(f"{self._place} ended its answer early: compressed half")
+                raise StopAsyncIteration
+            self.link.watch(self.idle_s)
+            await self._wait()
+
+    async def close(self) -> None:
+        """Close the connection at once if the body is still coming; see `transport.Answer`."""
+        self._abandon()
+
+    def _take(self) -> bytes:
+        if self.inflater is None:
+            return self._raw()
+        try:
+            while not (data := self.inflater.take()) and self.pieces:
+                self.inflater.feed(self._raw())
+        except CannotInflate as fault:
+            self._abandon()
+            self.error = UpstreamBroke(f"{self._place} garbled its answer: {fault}")
+            raise self.error from fault
+        return data
+
+    def _raw(self) -> bytes:
+        pieces = self.pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self.size > BUFFER and self.link is not None:
+            self.link.resume()
+        self.size = 0
+        return data
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            # Half an answer is of use to nobody, and the provider should stop working on it.
+            self._abandon()
+            raise
+        finally:
+            self._waiter = None
+
+    def _abandon(self) -> None:
+        self.pieces.clear()
+        self.inflater = None
+        if self.link is not None:
+            link, self.link = self.link, None
+            self.error = UpstreamBroke(f"The answer of {self._place} was closed before its end")
+            link.drop()
