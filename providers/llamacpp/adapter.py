@@ -1,0 +1,242 @@
+"""All models on this box as one more provider that speaks OpenAI."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from tollway.providers.canon import Endpoint, Usage
+from tollway.providers.errors import LocalModelFailed, RequestInvalid
+from tollway.providers.llamacpp import install
+from tollway.providers.llamacpp.answer import Refusal
+from tollway.providers.llamacpp.fit import available_memory, estimate, require_room
+from tollway.providers.llamacpp.gguf import ModelInfo
+from tollway.providers.llamacpp.openai import read_request, refusal
+from tollway.providers.llamacpp.pool import Loaded, make_room
+from tollway.providers.llamacpp.resident import (
+    Limits,
+    LocalModel,
+    ModelState,
+    Resident,
+    Surroundings,
+)
+from tollway.providers.transport import Answer
+
+__all__ = ["Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState"]
+
+
+class MeteredAnswer(Answer, Protocol):
+    """An answer that knows at any time what it has cost."""
+
+    @property
+    def usage_so_far(self) -> Usage:
+        """The tokens read and made until now, final after `close` or the last chunk."""
+        ...
+
+
+class LocalModels:
+    """The local models of a configuration, each loaded by its first call."""
+
+    def __init__(
+        self,
+        *,
+        log_folder: Path,
+        on_change: Callable[[ModelState], None] | None = None,
+        limits: Limits | None = None,
+        memory: Callable[[], int | None] = available_memory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            log_folder: Each worker's standard error goes to NAME.log there.
+            on_change: Called with every change of a model's state, percents of a load included.
+            limits: How patient to be; for tests mostly.
+            memory: How many bytes are free, None where that can't be known.
+            clock: Monotonic seconds.
+        """
+        self._residents: dict[str, Resident] = {}
+        self._retiring: dict[Resident, asyncio.Task[None]] = {}
+        self._on_change = on_change
+        self._limits = limits or Limits()
+        self._memory = memory
+        self._admission = asyncio.Lock()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._around = Surroundings(
+            limits=self._limits,
+            clock=clock,
+            log_folder=log_folder,
+            make_room=self._make_room,
+            changed=self._changed,
+        )
+
+    async def configure(self, models: Mapping[str, LocalModel]) -> None:
+        """Serve these models from now on.
+
+        New ones are registered, removed ones stop once their calls are done, changed ones are
+        loaded again by their next call. Running calls finish as they began.
+        """
+        for name in self._residents.keys() - models.keys():
+            resident = self._residents.pop(name)
+            task = asyncio.create_task(resident.retire(), name=f"retire {name}")
+            self._retiring[resident] = task
+            task.add_done_callback(self._retired)
+        fresh: list[Resident] = []
+        for name, model in models.items():
+            known = self._residents.get(name)
+            if known is None:
+                known = self._residents[name] = Resident(model, self._around)
+                fresh.append(known)
+            elif known.model != model:
+                known.change(model)
+                fresh.append(known)
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="local models")
+        for resident in fresh:
+            await resident.look()
+
+    async def send(
+        self, name: str, endpoint: Endpoint, body: bytes, *, first_s: float | None = None
+    ) -> MeteredAnswer:
+        """Return a model's answer once it has begun.
+
+        It is a 200 (events or one JSON body) or a 400 in OpenAI's shape, for a request that the
+        model can't do. `first_s` is the time to the first token once the model is loaded, the
+        wait behind earlier calls included.
+
+        Raises:
+            LocalModelFailed: No such model; it cannot be loaded; or it died before it answered.
+            UpstreamTimeout: Nothing came for `first_s`.
+        """
+        resident = self._named(name)
+        try:
+            asked = read_request(endpoint, body)
+        except RequestInvalid as fault:
+            return Refusal(refusal(fault))
+        return await resident.ask(asked, first_s)
+
+    async def count(self, name: str, endpoint: Endpoint, body: bytes) -> int | None:
+        """Return the exact tokens of a request's prompt; None unless the model is loaded."""
+        try:
+            return await self._named(name).count(read_request(endpoint, body).job)
+        except RequestInvalid:
+            return None
+
+    async def load(self, name: str) -> None:
+        """Load a model, though it had failed before.
+
+        Raises:
+            LocalModelFailed: No such model, or it cannot be loaded.
+        """
+        await self._named(name).load()
+
+    async def unload(self, name: str) -> None:
+        """Return once a model is out of memory; its running calls finish first.
+
+        Raises:
+            LocalModelFailed: No such model.
+        """
+        await self._named(name).unload()
+
+    def states(self) -> list[ModelState]:
+        """Return the state of every model, in the configuration's order."""
+        return [resident.tell() for resident in self._residents.values()]
+
+    def context_of(self, name: str) -> int:
+        """Return how many tokens prompt and answer may have together.
+
+        Raises:
+            LocalModelFailed: No such model.
+        """
+        return self._named(name).context
+
+    async def sweep(self) -> None:
+        """Unload what was idle for too long and kill what hangs; done by itself now and then."""
+        due: list[Resident] = []
+        for resident in [*self._residents.values(), *self._retiring]:
+            resident.kill_if_hung()
+            model = resident.model
+            if resident.loaded and not resident.busy and not model.pinned:
+                due += [resident] if resident.idle_s >= model.idle_unload_s else []
+        for resident in due:
+            await resident.unload()
+
+    async def close(self) -> None:
+        """End every worker. Running calls end with an error: drain first."""
+        if self._sweeper:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        residents = [*self._residents.values(), *self._retiring]
+        await asyncio.gather(*(resident.close() for resident in residents))
+        retiring = list(self._retiring.values())
+        if retiring:
+            await asyncio.wait(retiring)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        for resident in [one for one, theirs in self._retiring.items() if theirs is task]:
+            del self._retiring[resident]
+
+    def _named(self, name: str) -> Resident:
+        if name not in self._residents:
+            raise LocalModelFailed(
+                f"There is no local model `{name}`", hint="`tollway models list`", sent=False
+            )
+        return self._residents[name]
+
+    def _changed(self, resident: Resident) -> None:
+        if self._on_change:
+            self._on_change(resident.tell())
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.sweep_s)
+            await self.sweep()
+
+    async def _make_room(self, resident: Resident, info: ModelInfo, context: int) -> None:
+        """Reserve what a model needs, unloading idle ones where that makes it fit.
+
+        Raises:
+            LocalModelFailed: It does not fit.
+        """
+        if resident.model.gpu_layers != 0 and install.gpu():
+            # Its memory is the GPU's, which only the worker can ask; it says so if that's full.
+            return
+        need = estimate(info, context).total
+        async with self._admission:  # so that two loads don't both take the last of it
+            free = self._free(resident)
+            if free is None:
+                return
+            out = make_room(need, free, self._loaded())
+            for name in out or ():
+                await self._residents[name].unload()
+            if out:
+                free = self._free(resident) or 0
+            require_room(resident.model.name, info, context, free)
+            resident.reserved = need
+
+    def _free(self, but: Resident) -> int | None:
+        free = self._memory()
+        if free is None:
+            return None
+        for resident in [*self._residents.values(), *self._retiring]:
+            held, mapped = resident.memory
+            free -= mapped
+            if resident is not but and resident.reserved:
+                free -= max(0, resident.reserved - held)
+        return max(0, free)
+
+    def _loaded(self) -> list[Loaded]:
+        return [
+            Loaded(
+                name,
+                held=resident.memory[0],
+                idle_s=resident.idle_s,
+                busy=resident.busy,
+                pinned=resident.model.pinned,
+            )
+            for name, resident in self._residents.items()
+            if resident.loaded
+        ]

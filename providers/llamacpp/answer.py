@@ -1,0 +1,123 @@
+"""A local model's answer, in the shape of a provider's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from tollway.providers.canon import Usage
+from tollway.providers.errors import LocalModelFailed, UpstreamBroke
+from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
+from tollway.providers.llamacpp.openai import Writer, refusal
+from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
+
+# Longer than any one engine step should take; a hung worker is the watchdog's business.
+CANCEL_WITHIN_S = 10.0
+
+
+class Refusal:
+    """A 400 that the gateway's side could write without asking the model."""
+
+    status = 400
+
+    def __init__(self, body: bytes) -> None:
+        self.headers = [("content-type", "application/json")]
+        self.usage_so_far = Usage()
+        self._body = body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the error body."""
+        yield self._body
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
+
+class LocalAnswer:
+    """What a worker generates, as OpenAI events or as one body. See `transport.Answer`."""
+
+    def __init__(self, name: str, worker: Worker, call: Call, writer: Writer) -> None:
+        self.status = 200
+        self.headers = [("content-type", writer.content_type)]
+        self._name = name
+        self._worker = worker
+        self._call = call
+        self._writer = writer
+        self._first = b""
+        self._whole = False
+
+    @property
+    def usage_so_far(self) -> Usage:
+        """The tokens read and made until now; exact, also for an answer that was cut off."""
+        used = self._call.used
+        return Usage(
+            input=used.prompt - used.cached, cache_read=used.cached, output=used.completion
+        )
+
+    async def begin(self) -> None:
+        """Return once the answer is certain to have begun, or was refused (`status`).
+
+        Raises:
+            LocalModelFailed: The worker died, or the engine failed, before that.
+        """
+        try:
+            while isinstance(up := await self._call.next(), Reading):
+                pass
+        except WorkerEnded as fault:
+            raise LocalModelFailed(
+                f"The worker of `{self._name}` {fault.message} before it answered",
+                hint="The next call starts it again; `tollway models ps` shows its last words",
+                sent=False,
+            ) from fault
+        match up:
+            case Broken(message=message):
+                raise LocalModelFailed(
+                    f"The engine of `{self._name}` failed: {message}", sent=False
+                )
+            case Refused():
+                self.status = 400
+                self.headers = [("content-type", "application/json")]
+                self._first, self._whole = refusal(up), True
+            case _:
+                self._first = self._writer.write(up)
+                self._whole = isinstance(up, Done)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it is generated.
+
+        Raises:
+            UpstreamBroke: The worker died, or the engine failed, in the middle.
+        """
+        if self._first:
+            yield self._first
+        while not self._whole:
+            if piece := await self._next():
+                yield piece
+
+    async def close(self) -> None:
+        """Cancel what still runs, which takes one engine step; `usage_so_far` is final then."""
+        self.cancel()
+        try:
+            await asyncio.wait_for(self._call.ended.wait(), CANCEL_WITHIN_S)
+        except TimeoutError:
+            return  # the usage stays what was counted until now
+
+    def cancel(self) -> None:
+        """Tell the worker that nobody listens; returns at once."""
+        self._worker.cancel(self._call)
+
+    async def _next(self) -> bytes:
+        """Return all that is there, waiting for something to be there."""
+        try:
+            up = await self._call.next()
+            said = [self._writer.write(up)]
+            while (more := self._call.next_now()) is not None:
+                up = more
+                said.append(self._writer.write(up))
+        except WorkerEnded as fault:
+            raise UpstreamBroke(
+                f"The worker of `{self._name}` {fault.message} in the middle of its answer",
+                hint="The next call starts it again; `tollway models ps` shows its last words",
+            ) from fault
+        if isinstance(up, Broken):
+            raise UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
+        self._whole = isinstance(up, Done)
+        return b"".join(said)

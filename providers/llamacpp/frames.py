@@ -1,0 +1,262 @@
+"""What a model's worker and the daemon say to each other, and how it is cut into frames.
+
+A frame is four bytes of length (little-endian) and a MessagePack list: downwards of one
+message, upwards of all that one engine step brought.
+"""
+
+import struct
+from typing import Literal
+
+import msgspec
+
+from tollway.providers.llamacpp.fit import Offload
+
+MAX_FRAME = 256 * 2**20
+_LENGTH = struct.Struct("<I")
+
+Reason = Literal["stop", "length"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a conversation, its text parts already joined."""
+
+    role: str
+    content: str
+
+
+class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is to be read, in one of three forms."""
+
+    text: str | None = None
+    tokens: list[int] | None = None
+    messages: list[Message] | None = None
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is chosen. The defaults are llama.cpp's own."""
+
+    temperature: float = 0.8  # 0: always the likeliest
+    top_k: int = 40  # 0: all
+    top_p: float = 0.95
+    min_p: float = 0.05
+    presence: float = 0.0
+    frequency: float = 0.0
+    repeat: float = 1.0
+    repeat_last: int = 64  # tokens that the three penalties look back
+    seed: int | None = None
+    bias: dict[int, float] = {}
+
+
+# Downwards: from the daemon to the worker.
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """The first message: which model, and how. `gpu_layers` is -1 for all of them."""
+
+    path: str
+    context: int
+    gpu_layers: int | None  # None: as many as fit by `offload`
+    offload: Offload
+    pooling: int | None  # llama.cpp's number; None for a model that generates
+    version: str  # the only llama-cpp-python that will do
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Generate (`n` choices for each prompt) or embed; the answer carries `id`."""
+
+    id: int
+    kind: Literal["chat", "completions", "embeddings"]
+    prompts: list[Prompt]
+    n: int = 1
+    max_tokens: int | None = None
+    stop: list[str] = []
+    sampling: Sampling = Sampling()
+    dimensions: int | None = None
+
+
+class Count(msgspec.Struct, frozen=True, tag="count"):
+    """Say how many tokens the prompts have."""
+
+    id: int
+    kind: Literal["chat", "completions", "embeddings"]
+    prompts: list[Prompt]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Nobody waits for this answer any more; unknown ids are fine."""
+
+    id: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Finish what runs, then end."""
+
+
+class Quit(msgspec.Struct, frozen=True, tag="quit"):
+    """End now."""
+
+
+Down = Load | Submit | Count | Cancel | Drain | Quit
+
+# Upwards: from the worker to the daemon.
+
+
+class Used(msgspec.Struct, frozen=True):
+    """Tokens. `cached` of the `prompt` were still in the model's memory from the last call.
+
+    A token that ends the answer and is never shown is no part of `completion`.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """The model is being loaded."""
+
+    percent: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded with so many tokens of context."""
+
+    context: int
+    gpu_layers: int
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model cannot be loaded, and trying again would end the same way."""
+
+    kind: Literal["missing", "version", "file", "memory"]
+    message: str
+
+
+class Reading(msgspec.Struct, frozen=True, tag="reading"):
+    """A prompt is being read; also the sign that the engine lives."""
+
+    id: int
+    done: int
+    prompt: int
+    cached: int
+
+
+class Token(msgspec.Struct, frozen=True, tag="token"):
+    """One token of an answer. Its text is empty while it may be part of a character or stop."""
+
+    id: int
+    choice: int
+    text: str
+
+
+class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended"):
+    """One choice is whole; `text` is what had been held back."""
+
+    id: int
+    choice: int
+    reason: Reason
+    text: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The call has ended, by itself or cancelled."""
+
+    id: int
+    usage: Used
+    cancelled: bool = False
+
+
+class Vectors(msgspec.Struct, frozen=True, tag="vectors"):
+    """One embedding, of length one: little-endian 32-bit floats."""
+
+    id: int
+    index: int
+    vector: bytes
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The call asks for what the model cannot do; the caller's fault."""
+
+    id: int
+    message: str
+    param: str
+    code: str = "invalid_request"
+
+
+class Broken(msgspec.Struct, frozen=True, tag="broken"):
+    """The engine failed at this call, and goes on with the next."""
+
+    id: int
+    message: str
+
+
+class Counted(msgspec.Struct, frozen=True, tag="counted"):
+    """The answer to Count."""
+
+    id: int
+    tokens: int
+
+
+Up = (
+    Progress
+    | Ready
+    | LoadFailed
+    | Reading
+    | Token
+    | ChoiceEnded
+    | Done
+    | Vectors
+    | Refused
+    | Broken
+    | Counted
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_down = msgspec.msgpack.Decoder(list[Down])
+_up = msgspec.msgpack.Decoder(list[Up])
+
+
+class FrameError(Exception):
+    """What came over the link is no frame of ours."""
+
+
+def pack(messages: list[Down] | list[Up]) -> bytes:
+    """Return one frame."""
+    body = _encoder.encode(messages)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(head: bytes) -> int:
+    """Return how many bytes follow a frame's first four.
+
+    Raises:
+        FrameError: More than any frame has.
+    """
+    length: int = _LENGTH.unpack(head)[0]
+    if length > MAX_FRAME:
+        raise FrameError(f"a frame of {length} bytes")
+    return length
+
+
+def read_down(body: bytes) -> list[Down]:
+    """Return the messages of a frame to the worker.
+
+    Raises:
+        FrameError: They cannot be read.
+    """
+    try:
+        return _down.decode(body)
+    except msgspec.DecodeError as fault:
+        raise FrameError(str(fault)) from fault
+
+
+def read_up(body: bytes) -> list[Up]:
+    """Return the messages of a frame from the worker.
+
+    Raises:
+        FrameError: They cannot be read.
+    """
+    try:
+        return _up.decode(body)
+    except msgspec.DecodeError as fault:
+        raise FrameError(str(fault)) from fault

@@ -1,0 +1,396 @@
+"""One worker process, from its start to its end, and the calls it works on."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from tollway.providers.llamacpp.frames import (
+    Broken,
+    Cancel,
+    ChoiceEnded,
+    Count,
+    Counted,
+    Done,
+    Down,
+    Drain,
+    FrameError,
+    Load,
+    LoadFailed,
+    Progress,
+    Prompt,
+    Quit,
+    Reading,
+    Ready,
+    Refused,
+    Submit,
+    Token,
+    Up,
+    Used,
+    Vectors,
+    frame_length,
+    pack,
+    read_up,
+)
+
+LINES_KEPT = 100
+LINE_BYTES = 1_000
+LOG_BYTES = 4 * 2**20
+# What a worker needs of our environment. Not all of it: that may hold providers' keys.
+_PASSED = re.compile(
+    r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV"
+    r"|(CUDA|HIP|HSA|ROCR|ROCM|GPU|VK|GGML|LLAMA|OMP|MESA|NVIDIA|COVERAGE|COV)_\w+"
+)
+
+
+class WorkerEnded(Exception):
+    """The process is gone. `message` tells how, for people."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class CannotLoad(Exception):
+    """The worker said why it can't load its model; trying again would end the same way."""
+
+    def __init__(self, failed: LoadFailed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class Log:
+    """A worker's standard error: its last lines in memory, its first megabytes in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._room = 0
+        self._rest = b""
+
+    def open(self) -> None:
+        """Begin a new file, keeping the one before. A log that can't be written is no fault."""
+        self.close()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                self._path.replace(self._path.with_suffix(".log.1"))
+            self._file = os.fdopen(os.open(self._path, flags, 0o600), "wb")
+            self._room = LOG_BYTES
+
+    def feed(self, data: bytes) -> None:
+        """Take what the worker wrote."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-LINE_BYTES:]
+        for line in lines:
+            self.lines.append(line[:LINE_BYTES].decode("utf-8", "replace").rstrip())
+        if self._file and self._room > 0:
+            with contextlib.suppress(OSError):
+                self._file.write(data[: self._room])
+                self._file.flush()
+            self._room -= len(data)
+
+    def close(self) -> None:
+        """Close the file; the lines in memory stay."""
+        if self._rest:
+            self.feed(b"\n")
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+class Call:
+    """One call at a worker: what comes up for it, in its order."""
+
+    def __init__(self, number: int, on_end: Callable[["Call"], None]) -> None:
+        self.number = number
+        self.used = Used()  # so far; exact once ended
+        self.ended = asyncio.Event()
+        self.first_at: float | None = None
+        self.last_at = 0.0
+        self._on_end = on_end
+        self._queue: asyncio.Queue[Up | WorkerEnded] = asyncio.Queue()
+
+    async def next(self) -> Up:
+        """Return the next message.
+
+        Raises:
+            WorkerEnded: The process is gone, and nothing more will come.
+        """
+        return self._given(await self._queue.get())
+
+    def next_now(self) -> Up | None:
+        """Return the next message if it is there already.
+
+        Raises:
+            WorkerEnded: As `next`.
+        """
+        return None if self._queue.empty() else self._given(self._queue.get_nowait())
+
+    def put(self, up: Up) -> None:
+        """Take a message from the worker."""
+        match up:
+            case Reading(prompt=prompt, cached=cached):
+                self.used = msgspec.structs.replace(self.used, prompt=prompt, cached=cached)
+            case Token():
+                now = asyncio.get_running_loop().time()
+                self.first_at, self.last_at = self.first_at or now, now
+                made = self.used.completion + 1
+                self.used = msgspec.structs.replace(self.used, completion=made)
+            case Done(usage=used):
+                self.used = used
+        self._queue.put_nowait(up)
+        if isinstance(up, Done | Refused | Broken | Counted):
+            self._end()
+
+    def fail(self, fault: WorkerEnded) -> None:
+        """Take note that the worker is gone."""
+        self._queue.put_nowait(fault)
+        self._end()
+
+    def _end(self) -> None:
+        if not self.ended.is_set():
+            self.ended.set()
+            self._on_end(self)
+
+    @staticmethod
+    def _given(up: Up | WorkerEnded) -> Up:
+        if isinstance(up, WorkerEnded):
+            raise up
+        return up
+
+
+class Worker:
+    """A running process. It has one owner, and is not used again once `gone`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        log: Log,
+        clock: Callable[[], float],
+    ) -> None:
+        self.pid = process.pid
+        self.gone = asyncio.Event()
+        self.ended: WorkerEnded | None = None
+        self.expected = False  # we asked it to end
+        self.heard_at = clock()
+        self._clock = clock
+        self._process = process
+        self._reader, self._writer = link
+        self._log = log
+        self._calls: dict[int, Call] = {}
+        self._number = 0
+        self._loading: asyncio.Queue[Progress | Ready | LoadFailed | WorkerEnded] = asyncio.Queue()
+        self._on_gone: Callable[[Worker], None] = lambda _: None
+        self._task = asyncio.create_task(self._live(), name=f"worker {self.pid}")
+
+    @classmethod
+    async def start(cls, log: Log, clock: Callable[[], float]) -> "Worker":
+        """Return a started process that has not loaded anything yet.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        ours, its = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "tollway.providers.llamacpp.child",
+                str(its.fileno()), str(os.getpid()),
+                pass_fds=(its.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=_environment(),
+            )  # fmt: skip
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            its.close()  # ours alone would keep the link open after the worker's death
+        log.open()
+        link = await asyncio.open_unix_connection(sock=ours)
+        return cls(process, link, log, clock)
+
+    def on_gone(self, tell: Callable[["Worker"], None]) -> None:
+        """Have `tell` called when the process is gone, before its calls are told."""
+        self._on_gone = tell
+
+    @property
+    def busy(self) -> bool:
+        """Whether it works on a call, so that frames should come."""
+        return bool(self._calls)
+
+    async def load(self, load: Load, progress: Callable[[int], None]) -> Ready:
+        """Return what was loaded; `progress` is called with percents on the way.
+
+        Raises:
+            CannotLoad: The worker said why.
+            WorkerEnded: It died.
+        """
+        self._send(load)
+        while True:
+            up = await self._loading.get()
+            match up:
+                case Progress(percent=percent):
+                    progress(percent)
+                case Ready():
+                    return up
+                case LoadFailed():
+                    raise CannotLoad(up)
+                case WorkerEnded():
+                    raise up
+
+    def submit(self, job: Submit, on_end: Callable[[Call], None]) -> Call:
+        """Return the call that answers `job`; `on_end` is called once, when nothing more comes.
+
+        Raises:
+            WorkerEnded: The process is gone.
+        """
+        call = self._new_call(on_end)
+        self._send(msgspec.structs.replace(job, id=call.number))
+        return call
+
+    def cancel(self, call: Call) -> None:
+        """Make the worker drop a call. The call still ends: with the tokens that it made."""
+        if not call.ended.is_set():
+            self._send(Cancel(call.number))
+
+    async def count(self, kind: Submit, on_end: Callable[[Call], None]) -> int | None:
+        """Return how many tokens a job's prompts have, None if it would be refused.
+
+        Raises:
+            WorkerEnded: The process is gone.
+        """
+        call = self._new_call(on_end)
+        prompts: list[Prompt] = kind.prompts
+        self._send(Count(call.number, kind.kind, prompts))
+        up = await call.next()
+        return up.tokens if isinstance(up, Counted) else None
+
+    async def drain(self, within_s: float) -> None:
+        """Let it finish its calls, then return when it has ended; killed if not `within_s`."""
+        self.expected = True
+        self._send(Drain())
+        for call in list(self._calls.values()):
+            await call.ended.wait()
+        await self._end(within_s)
+
+    async def stop(self, within_s: float) -> None:
+        """End it now, its calls with it; return when it is gone."""
+        self._send(Quit())
+        await self._end(within_s)
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _end(self, within_s: float) -> None:
+        self.expected = True
+        try:
+            await asyncio.wait_for(self.gone.wait(), within_s)
+        except TimeoutError:
+            self.kill()
+        await asyncio.shield(self._task)
+
+    def _new_call(self, on_end: Callable[[Call], None]) -> Call:
+        if self.ended:
+            raise self.ended
+        self._number += 1
+        number = self._number
+
+        def end(call: Call) -> None:
+            self._calls.pop(number, None)
+            on_end(call)
+
+        if not self._calls:
+            self.heard_at = self._clock()
+        call = self._calls[number] = Call(number, end)
+        return call
+
+    def _send(self, message: Down) -> None:
+        if not self.gone.is_set():
+            self._writer.write(pack([message]))
+
+    async def _live(self) -> None:
+        """Read frames until the process is gone, then end every call."""
+        log = asyncio.create_task(self._read_log(), name=f"log of worker {self.pid}")
+        try:
+            while True:
+                body = await self._reader.readexactly(
+                    frame_length(await self._reader.readexactly(4))
+                )
+                self.heard_at = self._clock()
+                for up in read_up(body):
+                    self._dispatch(up)
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        except FrameError as fault:
+            self._log.feed(f"unreadable frame from the worker: {fault}\n".encode())
+            self.kill()
+        finally:
+            self._writer.close()
+            await self._wait()
+            await log
+            self.ended = WorkerEnded(_how(self._process.returncode or 0))
+            self.gone.set()
+            self._on_gone(self)
+            for call in list(self._calls.values()):
+                call.fail(self.ended)
+            self._loading.put_nowait(self.ended)
+
+    async def _wait(self) -> None:
+        try:
+            # Its end of the link is closed, so it is ending; unless it closed that by mistake.
+            await asyncio.wait_for(self._process.wait(), 10)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+    async def _read_log(self) -> None:
+        stream = self._process.stdout
+        while stream and (data := await stream.read(65_536)):
+            self._log.feed(data)
+        self._log.close()
+
+    def _dispatch(self, up: Up) -> None:
+        match up:
+            case Progress() | Ready() | LoadFailed():
+                self.expected = isinstance(up, LoadFailed)  # it ends by itself then
+                self._loading.put_nowait(up)
+            case Reading() | Token() | ChoiceEnded() | Done() | Vectors():
+                self._give(up.id, up)
+            case Refused() | Broken() | Counted():
+                self._give(up.id, up)
+
+    def _give(self, number: int, up: Up) -> None:
+        if call := self._calls.get(number):
+            call.put(up)
+
+
+def _environment() -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
+    # Else ggml starts a debugger when it aborts, which takes seconds to die.
+    return {**passed, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
