@@ -14,6 +14,7 @@ them, and each is polled right before it is used again, which shows a close that
 
 import asyncio
 import select
+import ssl
 from typing import Literal, NoReturn, Protocol, cast
 
 import httptools
@@ -178,7 +179,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Take note of a proper end; the transport closes itself."""
-        self._eof = True
+        tls = self._transport.get_extra_info("ssl_object")
+        self._eof = tls is None or _said_goodbye(tls)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way, and let go of everything."""
@@ -186,9 +188,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self._answer is not None:
-            # Over TLS only a close_notify ends such a body: a bare FIN anyone can forge.
-            properly = exc is None and (self._eof or not self._secure)
-            if self._until_close and self._in_body and properly:
+            if self._until_close and self._in_body and self._eof and exc is None:
                 self._whole = True
                 self._finish()
             else:
@@ -255,8 +255,8 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """Keep a piece; when too much lies unread, make the provider wait."""
         answer = self._answer
-        if answer is None or self._head_only:
-            return
+        if answer is None or self._whole:
+            return  # behind the end: planted, or the body of an answer to HEAD
         self._quiet_bytes = 0
         answer.pieces.append(body)
         answer.size += len(body)
@@ -387,3 +387,14 @@ class Connection(asyncio.Protocol):
             silent = f"{self._timeouts.idle_s:g} s"
             text = f"{self.place} fell silent for {silent} in the middle of its answer"
             self._fail(UpstreamTimeout(text, phase="idle"))
+
+
+def _said_goodbye(tls: ssl.SSLObject) -> bool:
+    """Return whether TLS was ended by a close_notify: a bare FIN anyone on the way can forge.
+
+    asyncio reports both alike. OpenSSL does not: it knows an end, or wants to read on.
+    """
+    try:
+        return not tls.read(1)
+    except ssl.SSLError:
+        return False

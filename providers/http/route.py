@@ -18,13 +18,9 @@ _URL = re.compile(
 )
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})  # RFC 9110 9.2.2
 _BODY_EXPECTED = frozenset({"POST", "PUT", "PATCH"})
-# Who writes these decides where a message ends or a connection goes: only this client may.
-_OURS = frozenset(
-    """
-    host content-length transfer-encoding connection keep-alive upgrade expect te trailer
-    proxy-connection proxy-authorization
-    """.split()
-)
+# Who writes these decides where a message ends and what becomes of a connection: only this client.
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "te", "trailer", "expect"})
+_HOP = frozenset({"connection", "keep-alive", "upgrade", "proxy-connection", "proxy-authorization"})
 
 
 class Place(NamedTuple):
@@ -124,7 +120,7 @@ def _is_accept_encoding(name: str) -> bool:
     if not _TOKEN.fullmatch(name):
         raise UpstreamUnreachable("A header's name holds characters that no name may have")
     lower = name.lower()
-    if lower in _OURS:
+    if lower in _FRAMING or lower in _HOP:
         raise UpstreamUnreachable(f"The header `{lower}` is written by the gateway itself")
     return lower == "accept-encoding"
 

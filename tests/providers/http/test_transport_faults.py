@@ -1,0 +1,375 @@
+"""Whatever an upstream does, the caller gets the right error in bounded time, and nothing leaks."""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from transports import ask, whole
+from upstreams import (
+    Step,
+    answer,
+    chunked,
+    drips,
+    eventually,
+    floods,
+    notes,
+    reads,
+    resets,
+    says,
+    stalls,
+    upstream,
+)
+
+from tollway.providers.errors import (
+    UpstreamBroke,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from tollway.providers.http.client import HttpTransport
+from tollway.providers.transport import Progress, Request, Timeouts
+
+NO_CONNECT = Timeouts(connect_s=0.05, first_s=30.0, idle_s=30.0)
+NO_FIRST = Timeouts(connect_s=30.0, first_s=0.05, idle_s=30.0)
+NO_IDLE = Timeouts(connect_s=30.0, first_s=30.0, idle_s=0.05)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+async def fault_of(transport: HttpTransport, asked: Request) -> tuple[UpstreamError, bytes]:
+    """Return how a call fails, and the body that came before; afterwards nothing may be open."""
+    got = b""
+    try:
+        answered = await transport.send(asked)
+        async for piece in answered.chunks():
+            got += piece
+    except UpstreamError as fault:
+        await eventually(lambda: transport.open_connections == 0)
+        return fault, got
+    raise AssertionError(f"no fault; the body was {got!r}")
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Give a port on which nobody listens while the block runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """Give a port whose queue is full: the kernel lets further connections wait unanswered."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        queued = [socket.socket() for _ in range(4)]
+        for each in queued:
+            each.setblocking(False)
+            each.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+        for each in queued:
+            each.close()
+
+
+async def test_a_refused_connection_says_so(transport: HttpTransport) -> None:
+    """The message names host and port, and nothing was sent."""
+    with free_port() as port:
+        asked = ask(f"http://127.0.0.1:{port}/v1?key=hidden")
+        fault, _ = await fault_of(transport, asked)
+    assert isinstance(fault, UpstreamUnreachable)
+    assert fault.message == f"`127.0.0.1:{port}` refused the connection"
+    assert fault.hint
+    assert not fault.sent
+
+
+async def test_all_addresses_of_a_name_are_tried(transport: HttpTransport) -> None:
+    """`localhost` may stand for ::1 and 127.0.0.1, and the server listen on one of them."""
+    async with upstream([reads(), says(answer(b"4"))]) as server:
+        got = await transport.send(ask(f"http://localhost:{server.port}/"))
+        assert await whole(got) == b"4"
+    with free_port() as port:
+        fault, _ = await fault_of(transport, ask(f"http://localhost:{port}/"))
+    assert fault.message == f"`localhost:{port}` refused the connection"
+
+
+async def test_an_ipv6_address_is_called(transport: HttpTransport) -> None:
+    """Brackets in the URL and in Host, none in the socket's address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    async with upstream([reads(), says(answer(b"6"))], host="::1") as server:
+        got = await transport.send(ask(f"http://[::1]:{server.port}/"))
+        assert await whole(got) == b"6"
+        assert f"Host: [::1]:{server.port}\r\n".encode() in server.requests[0]
+
+
+async def test_a_name_that_does_not_exist_says_so(transport: HttpTransport) -> None:
+    """`.invalid` resolves nowhere, by RFC 2606."""
+    fault, _ = await fault_of(transport, ask("http://nowhere.invalid/"))
+    assert isinstance(fault, UpstreamUnreachable)
+    assert fault.message.startswith("`nowhere.invalid:80` cannot be found: ")
+
+
+async def test_a_connection_that_hangs_is_given_up(transport: HttpTransport) -> None:
+    """A full queue answers no SYN."""
+    with full_port() as port:
+        progress = Progress()
+        asked = Request(
+            url=f"http://127.0.0.1:{port}/", headers=(), timeouts=NO_CONNECT, progress=progress
+        )
+        fault, _ = await fault_of(transport, asked)
+    assert isinstance(fault, UpstreamTimeout)
+    assert (fault.phase, fault.sent, progress.sent) == ("connect", False, False)
+    assert fault.message == f"`127.0.0.1:{port}` could not be connected to within 0.05 s"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [stalls()],
+        [reads(), stalls()],
+        [reads(), says(b"HTTP/1.1 200 OK\r\nX-"), stalls()],
+        [reads(), says(b"HTTP/1.1 100 Continue\r\n\r\n"), stalls()],
+    ],
+    ids=["reads nothing", "says nothing", "half its headers", "only 100"],
+)
+async def test_silence_before_the_answer_is_a_time_out(
+    transport: HttpTransport, steps: Sequence[Step]
+) -> None:
+    """`first_s` runs until the answer's own headers are whole: a drip must not outlast it."""
+    async with upstream(steps) as server:
+        progress = Progress()
+        asked = Request(url=server.url, headers=(), timeouts=NO_FIRST, progress=progress)
+        fault, _ = await fault_of(transport, asked)
+        await server.hung_up.wait()
+    assert isinstance(fault, UpstreamTimeout)
+    assert (fault.phase, fault.sent, progress.sent) == ("first", True, True)
+    assert fault.message.endswith("did not begin to answer within 0.05 s")
+
+
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        (HEAD, b""),
+        (HEAD + b"part", b"part"),
+        (CHUNKS, b"hello"),
+        (b"HTTP/1.1 200 OK\r\n\r\nopen", b"open"),
+    ],
+)
+async def test_silence_in_the_answer_is_a_time_out(
+    transport: HttpTransport, said: bytes, body: bytes
+) -> None:
+    """What came before is delivered first."""
+    async with upstream([reads(), says(said), stalls()]) as server:
+        fault, got = await fault_of(transport, ask(server.url, timeouts=NO_IDLE))
+        await server.hung_up.wait()
+    assert got == body
+    assert isinstance(fault, UpstreamTimeout)
+    assert (fault.phase, fault.sent) == ("idle", True)
+    assert fault.message.endswith("fell silent for 0.05 s in the middle of its answer")
+
+
+async def test_a_provider_that_reads_nothing_of_a_large_body_is_given_up(
+    transport: HttpTransport,
+) -> None:
+    """Writing counts towards `first_s`, or a peer that never reads would hold a call for ever."""
+    held = asyncio.Event()
+
+    async def reads_nothing(_peer: object) -> None:
+        await held.wait()
+
+    async with upstream([reads_nothing]) as server:
+        asked = ask(server.url, body=bytes(50_000_000), timeouts=NO_FIRST)
+        fault, _ = await fault_of(transport, asked)
+    assert isinstance(fault, UpstreamTimeout)
+    assert fault.phase == "first"
+
+
+async def test_a_slow_drip_is_no_fault(transport: HttpTransport) -> None:
+    """There is no time-out for a whole answer, only for silence."""
+    said = chunked(b"abc", b"def")
+    async with upstream([reads(), drips([bytes([each]) for each in said])]) as server:
+        assert await whole(await transport.send(ask(server.url))) == b"abcdef"
+
+
+@pytest.mark.parametrize(
+    ("steps", "body", "words"),
+    [
+        ([], b"", "before it answered"),
+        ([says(b"HTTP/1.1 2")], b"", "in the middle of its headers"),
+        ([says(HEAD)], b"", "in the middle of its answer"),
+        ([says(HEAD + b"part")], b"part", "in the middle of its answer"),
+        ([says(CHUNKS)], b"hello", "in the middle of its answer"),
+        ([says(CHUNKS + b"0\r\n")], b"hello", "in the middle of its answer"),
+    ],
+)
+@pytest.mark.parametrize("end", [None, resets()], ids=["closed", "reset"])
+async def test_a_connection_that_ends_early_is_a_fault(
+    transport: HttpTransport, steps: list[Step], body: bytes, words: str, end: Step | None
+) -> None:
+    """Half an answer never passes for a whole one, and the request may have been billed."""
+    go = asyncio.Event()
+
+    async def held(_peer: object) -> None:
+        await go.wait()
+
+    script = [reads(), *steps, held, *([end] if end else [])]
+    async with upstream(script) as server:
+        task = asyncio.create_task(fault_of(transport, ask(server.url)))
+        # A reset drops what lies unread in the client's kernel, so it must have been read.
+        await eventually(lambda: bool(server.requests))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        go.set()
+        fault, got = await task
+    how = "reset" if end else "closed"
+    assert fault.message == f"`127.0.0.1:{server.port}` {how} the connection {words}"
+    assert isinstance(fault, UpstreamBroke)
+    assert fault.sent
+    assert got == body
+
+
+async def test_a_body_that_runs_until_a_reset_is_not_whole(transport: HttpTransport) -> None:
+    """Only a proper close ends it."""
+    go = asyncio.Event()
+
+    async def held(_peer: object) -> None:
+        await go.wait()
+
+    said = says(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+    async with upstream([reads(), said, held, resets()]) as server:
+        chunks = (await transport.send(ask(server.url))).chunks()
+        assert await anext(chunks) == b"half"
+        go.set()
+        with pytest.raises(UpstreamBroke, match="reset the connection"):
+            await anext(chunks)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x00\x01garbage\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nA: b\x00c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_a_fault(transport: HttpTransport, said: bytes) -> None:
+    """Strictly: what two readers could read differently is refused (no response splitting)."""
+    async with upstream([reads(), says(said), stalls()]) as server:
+        fault, _ = await fault_of(transport, ask(server.url))
+        await server.hung_up.wait()
+    assert isinstance(fault, UpstreamBroke)
+    assert fault.sent
+    assert fault.message.startswith(f"`127.0.0.1:{server.port}` ")
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n", "64 KiB of headers"),
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 4096, "without end"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "without end"),
+        (b"", b"HTTP/1.1 103 Hints\r\nLink: <x>\r\n\r\n", "64 KiB of headers"),
+        (CHUNKS + b"0\r\n", b"X-Trailer: and more\r\n", "64 KiB of headers"),
+        (CHUNKS + b"1;x=", b"x" * 4096, "without end"),
+    ],
+    ids=["headers", "one header", "100s", "103s", "trailers", "chunk extension"],
+)
+async def test_endless_headers_are_cut_off(
+    transport: HttpTransport, begin: bytes, piece: bytes, words: str
+) -> None:
+    """Time-outs see no silence here; a limit on bytes must."""
+    async with upstream([reads(), says(begin), floods(piece)]) as server:
+        fault, _ = await fault_of(transport, ask(server.url))
+    assert isinstance(fault, UpstreamBroke)
+    assert words in fault.message
+
+
+@pytest.mark.parametrize("said", [b"", HEAD + b"part"], ids=["before", "in the answer"])
+async def test_a_caller_that_is_cancelled_closes_the_connection(
+    transport: HttpTransport, said: bytes
+) -> None:
+    """The provider should stop working at once; half a connection never goes to the pool."""
+    reached = asyncio.Event()
+    async with upstream([reads(), says(said), notes(reached), stalls()]) as server:
+
+        async def call() -> None:
+            await whole(await transport.send(ask(server.url)))
+
+        task = asyncio.create_task(call())
+        await reached.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.hung_up.wait()
+        await eventually(lambda: transport.open_connections == 0)
+
+
+async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing(
+    transport: HttpTransport,
+) -> None:
+    """The half-open socket is closed with its task."""
+    with full_port() as port:
+        task = asyncio.create_task(transport.send(ask(f"http://127.0.0.1:{port}/")))
+        await eventually(lambda: transport.open_connections == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert transport.open_connections == 0
+
+
+async def test_closing_an_unfinished_answer_closes_its_connection(
+    transport: HttpTransport,
+) -> None:
+    """At once, and what was not read stays unread."""
+    async with upstream([reads(), says(CHUNKS), stalls()]) as server:
+        got = await transport.send(ask(server.url))
+        await got.close()
+        await got.close()
+        await server.hung_up.wait()
+        await eventually(lambda: transport.open_connections == 0)
+        with pytest.raises(UpstreamBroke, match="closed before its end"):
+            await whole(got)
+
+
+async def test_closing_the_transport_ends_what_is_under_way() -> None:
+    """Whoever waits hears of it; whoever comes later is refused; no socket is left."""
+    transport = HttpTransport()
+    async with upstream([reads(), says(CHUNKS), stalls()]) as server:
+        chunks = (await transport.send(ask(server.url))).chunks()
+        assert await anext(chunks) == b"hello"
+        reading = asyncio.create_task(anext(chunks, b""))
+        with full_port() as port:
+            dialling = asyncio.create_task(transport.send(ask(f"http://127.0.0.1:{port}/")))
+            await eventually(lambda: transport.open_connections == 2)
+            await transport.close()
+        assert transport.open_connections == 0
+        with pytest.raises(UpstreamBroke, match="The gateway closed its connection"):
+            await reading
+        with pytest.raises(UpstreamUnreachable, match="is stopping"):
+            await dialling
+        with pytest.raises(UpstreamUnreachable, match="is stopping"):
+            await transport.send(ask(server.url))
+        await server.hung_up.wait()
+        await transport.close()
