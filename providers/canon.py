@@ -44,9 +44,10 @@ class Usage(msgspec.Struct, frozen=True):
 class Bound(msgspec.Struct, frozen=True):
     """The most that one attempt at a call can use, whatever the model says.
 
-    `input` and `output` are tokens. `output` is None where nothing limits it: the request has
-    no limit of its own and the gateway must write one. `by_window` says that the input holds
-    parts that bytes do not bound (images, files, audio): only the model's context window does.
+    `input` and `output` are tokens, `output` those of one choice. It is None where nothing
+    limits it: the request has no limit of its own and the gateway must write one. `by_window`
+    says that the input holds parts that bytes do not bound (images, files, audio): only the
+    model's context window does.
     `unbounded` names the fields that can raise the bill past any number of tokens.
     """
 
@@ -67,6 +68,7 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool = False
     wants_usage: bool = False  # the client asked for the usage chunk of a stream
     output_limit: int | None = None  # tokens per choice, as the client wrote it
+    choices: int = 1  # answers asked for: `n`, for each prompt of a completion
 
 
 class Tier(msgspec.Struct, frozen=True):

@@ -33,6 +33,8 @@ class AnswerReader(Protocol):
     begun: bool  # a valid first event (or whole answer) has been seen
     ended: bool  # the dialect's own end was seen, so that a clean close is a whole answer
     failed: UpstreamRefused | None  # an error inside a 200 answer
+    raw_usage: str  # the provider's last report as JSON, what we do not read included; or ""
+    upstream_id: str  # the provider's name for the answer; or ""
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; return False if the client must not see it."""

@@ -1,0 +1,71 @@
+"""The providers we know: rows of data from catalog.toml."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from fnmatch import translate
+from functools import lru_cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Final, Literal
+
+import msgspec
+
+from tollway.providers.errors import GatewayError
+
+
+class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A row: where a provider is, what it speaks, how it wants to be asked.
+
+    `base_url` is None where gateway.toml must give it, `prices` (its id in genai-prices) where
+    only gateway.toml can price it. `serves` and `shows` are globs of model names.
+    """
+
+    auth: Literal["bearer", "optional", "none"]
+    name: str = ""
+    base_url: str | None = None
+    dialect: Literal["openai_chat"] = "openai_chat"
+    serves: tuple[str, ...] = ()
+    prices: str | None = None
+    quirks: frozenset[str] = frozenset()
+    shows: tuple[str, ...] = ()
+
+    def shows_all(self, model: str) -> bool:
+        """Whether a model hides no output, so that what was seen bounds what is billed."""
+        return bool(_globs(self.shows).match(model))
+
+
+@lru_cache(maxsize=256)
+def _globs(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern for names that match any of the globs; none match no globs."""
+    return re.compile("|".join(map(translate, globs)) or r"(?!)")
+
+
+def _load() -> Mapping[str, Kind]:
+    text = files("tollway.providers").joinpath("catalog.toml").read_text("utf-8")
+    rows = msgspec.convert(tomllib.loads(text), dict[str, Kind])
+    return MappingProxyType(
+        {name: msgspec.structs.replace(kind, name=name) for name, kind in rows.items()}
+    )
+
+
+KINDS: Final = _load()
+
+
+def request_headers(kind: Kind, secret: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the headers that every request to a provider carries, its credential among them.
+
+    Raises:
+        GatewayError: The secret holds a line end or another character that no header may; what
+            it is, is not said.
+    """
+    always = (("content-type", "application/json"),)
+    if kind.auth == "none" or not secret:
+        return always
+    if not all("\x21" <= char <= "\x7e" for char in secret):
+        raise GatewayError(
+            f"The API key for `{kind.name}` holds a space, a line end or a character that no"
+            " HTTP header may hold",
+            hint="Store it again with `tollway secrets set`",
+        )
+    return (("authorization", f"Bearer {secret}"), *always)

@@ -1,0 +1,61 @@
+"""The words in `catalog.toml` for providers that almost speak OpenAI's dialect.
+
+Each word is asked for by one small function here; why a kind has it stands in its row.
+"""
+
+from tollway.providers.canon import Endpoint
+
+# Where the output limit goes in a chat completion.
+TAKES_NEW_LIMIT = "max_completion_tokens"
+ONLY_OLD_LIMIT = "max_tokens_only"
+# A completion without a limit ends after 16 tokens, so that none need be written.
+STOPS_AT_16 = "completions_stop_at_16"
+# Usage comes unasked, and `stream_options` is not written.
+UNASKED_USAGE = "usage_unasked"
+# In a stream of several choices, each has a usage report of its own.
+USAGE_PER_CHOICE = "usage_per_choice"
+# Reasoning is always within `completion_tokens`, also where its count, made with another
+# tokenizer, is larger.
+REASONING_WITHIN = "reasoning_within"
+
+QUIRKS = frozenset(
+    {
+        TAKES_NEW_LIMIT,
+        ONLY_OLD_LIMIT,
+        STOPS_AT_16,
+        UNASKED_USAGE,
+        USAGE_PER_CHOICE,
+        REASONING_WITHIN,
+    }
+)
+
+
+def limit_field(quirks: frozenset[str], endpoint: Endpoint) -> str:
+    """Return the field in which a target wants a limit that the client did not give."""
+    new = endpoint == "chat" and TAKES_NEW_LIMIT in quirks
+    return "max_completion_tokens" if new else "max_tokens"
+
+
+def misses_new_limit(quirks: frozenset[str], endpoint: Endpoint) -> bool:
+    """Whether a target refuses `max_completion_tokens`, or, worse, ignores it."""
+    return endpoint == "completions" or ONLY_OLD_LIMIT in quirks
+
+
+def own_limit(quirks: frozenset[str], endpoint: Endpoint) -> int | None:
+    """Return how many tokens a target makes at most where the request says nothing."""
+    return 16 if endpoint == "completions" and STOPS_AT_16 in quirks else None
+
+
+def is_asked_for_usage(quirks: frozenset[str]) -> bool:
+    """Whether a stream's usage must be, and may be, asked for."""
+    return UNASKED_USAGE not in quirks
+
+
+def reports_each_choice(quirks: frozenset[str]) -> bool:
+    """Whether the usage reports of a stream must be added up, one for each choice."""
+    return USAGE_PER_CHOICE in quirks
+
+
+def reasons_within(quirks: frozenset[str]) -> bool:
+    """Whether reasoning is within `completion_tokens`, whatever the counts say."""
+    return REASONING_WITHIN in quirks

@@ -1,0 +1,137 @@
+"""From a provider's `usage` object to tokens in disjoint classes.
+
+OpenAI counts parts within wholes: cached tokens within `prompt_tokens`, reasoning within
+`completion_tokens`. Some report a part beside its whole instead, and their totals, or a part
+larger than its whole, tell. Read the wrong way, it is billed twice or not at all.
+"""
+
+from typing import TypeAlias
+
+from tollway.providers.canon import Usage
+
+# The tokens of each name, as a provider counts them: still overlapping.
+Counts: TypeAlias = dict[str, int]
+
+# Where each count stands, in the order in which a report is searched.
+_PLACES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "prompt": (("prompt_tokens",),),
+    "completion": (("completion_tokens",),),
+    "total": (("total_tokens",),),
+    "cached": (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("prompt_cache_hit_tokens",),  # DeepSeek
+        ("cached_tokens",),  # Together
+        ("cache_read_input_tokens",),  # Databricks and other ways to Claude
+    ),
+    "written": (
+        ("prompt_tokens_details", "cache_write_tokens"),
+        ("cache_creation_input_tokens",),
+    ),
+    "heard": (("prompt_tokens_details", "audio_tokens"), ("audio_prompt_tokens",)),
+    "reasoning": (
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("reasoning_tokens",),  # Perplexity
+    ),
+    "spoken": (("completion_tokens_details", "audio_tokens"),),
+    # Perplexity: what its searches read, priced as input, beside the prompt.
+    "citation": (("citation_tokens",),),
+}
+# Larger than any context, small enough for a database's integers.
+_MOST = 2**40
+
+
+def counts(report: object) -> Counts:
+    """Return what a `usage` object says; what is null, negative or no number says nothing."""
+    found: Counts = {}
+    if not isinstance(report, dict):
+        return found
+    for name, places in _PLACES.items():
+        for place in places:
+            value: object = report
+            for key in place:
+                value = value.get(key) if isinstance(value, dict) else None
+            if (count := _count(value)) is not None:
+                found[name] = count
+                break
+    return found
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return value if whole and isinstance(value, int) else None
+
+
+def merged(before: Counts, later: Counts) -> Counts:
+    """Return two reports of one answer as one: the later wins, class by class."""
+    both = {**before, **later}
+    if "total" not in later and later:
+        both.pop("total", None)  # an older total says nothing of newer parts
+    return both
+
+
+def added(before: Counts, later: Counts) -> Counts:
+    """Return the reports of two choices as one: the prompt once, each choice's own output."""
+    both = {**before, **later}
+    for name in ("completion", "reasoning", "spoken"):
+        if name in before:
+            both[name] = before[name] + later.get(name, 0)
+    both.pop("total", None)
+    return both
+
+
+def disjoint(found: Counts, *, generates: bool = True, within: bool = False) -> Usage | None:
+    """Return usage in disjoint classes, or None where input or output is not known.
+
+    Args:
+        found: What the reports said.
+        generates: Whether the endpoint makes tokens; embeddings have input only.
+        within: Reasoning is known to be within the completion.
+    """
+    total = found.get("total")
+    prompt, completion = found.get("prompt"), found.get("completion")
+    if not generates and completion is None:
+        completion = 0
+    if prompt is None and completion is not None and total is not None:
+        prompt = max(0, total - completion)
+    if completion is None and prompt is not None and total is not None:
+        completion = max(0, total - prompt)
+    if prompt is None or completion is None:
+        return None
+    reasoning = found.get("reasoning", 0)
+    beside = _is_beside(reasoning, completion, prompt, total) and not within
+    output = completion if beside else completion - (reasoning := min(reasoning, completion))
+    spoken = min(found.get("spoken", 0), output)
+    cached, written = found.get("cached", 0), found.get("written", 0)
+    heard = min(found.get("heard", 0), prompt)
+    out = completion + (reasoning if beside else 0)
+    if cached + written > prompt or (total is not None and total == _sum(found, prompt, out)):
+        fresh = prompt - heard
+    else:
+        # Audio may be counted among the cached: then it is the dearer class that it is in.
+        cached = min(cached, prompt - written - min(heard, prompt - written))
+        heard = min(heard, prompt - written - cached)
+        fresh = prompt - written - cached - heard
+    return Usage(
+        input=fresh + found.get("citation", 0),
+        cache_read=cached,
+        cache_write=written,
+        audio_input=heard,
+        output=output - spoken,
+        reasoning=reasoning,
+        audio_output=spoken,
+    )
+
+
+def _is_beside(reasoning: int, completion: int, prompt: int, total: int | None) -> bool:
+    """Whether reasoning is not within the completion: xAI's way, and Vercel's for Gemini."""
+    if not reasoning:
+        return False
+    return reasoning > completion or total == prompt + completion + reasoning
+
+
+def _sum(found: Counts, prompt: int, out: int) -> int | None:
+    """Return what the total is if cached tokens are beside the prompt; None where none are."""
+    cache = found.get("cached", 0) + found.get("written", 0)
+    return prompt + cache + out if cache else None
