@@ -79,8 +79,7 @@ async def measure(
         await asyncio.gather(*(caller.repeat(request, seconds) for caller in callers))
         took = perf_counter() - began
     finally:
-        for caller in callers:
-            caller.close()
+        await asyncio.gather(*(caller.hang_up() for caller in callers))
     times = [1000 * each for caller in callers for each in caller.times_s]
     faults = [caller.fault for caller in callers if caller.fault]
     return BenchResult(
@@ -120,8 +119,7 @@ async def measure_streams(
     except* OSError as faults:
         raise faults.exceptions[0] from None
     finally:
-        for listener in listeners:
-            listener.close()
+        await asyncio.gather(*(listener.hang_up() for listener in listeners))
     faulty = [listener.fault for listener in listeners if listener.fault]
     heard = [listener for listener in listeners if listener.events]
     firsts = [1000 * listener.first_s for listener in heard]
@@ -171,6 +169,7 @@ class _Reader(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiting: asyncio.Future[None] | None = None
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refusal = b""
 
     async def connect(self, host: str, port: int) -> None:
@@ -183,13 +182,15 @@ class _Reader(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(f"the connection was closed: {exc or 'by the other side'}")
+        self._gone.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as fault:
             self._end(f"not HTTP: {fault}")
-            self.close()
+            if self._transport:
+                self._transport.abort()
 
     def on_body(self, data: bytes) -> None:
         if self._parser.get_status_code() != 200:
@@ -200,10 +201,11 @@ class _Reader(asyncio.Protocol):
         refusal = self._refusal[:500].decode(errors="replace")
         self._end("" if status == 200 else f"{status}: {refusal}")
 
-    def close(self) -> None:
-        """Hang up."""
+    async def hang_up(self) -> None:
+        """Close the connection, if there is one."""
         if self._transport:
             self._transport.abort()
+            await self._gone
 
     async def ask(self, request: bytes) -> None:
         """Send a request and return when its answer has ended, or something went wrong."""

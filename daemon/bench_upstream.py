@@ -5,6 +5,7 @@ a chat completion of 700 bytes, or streams one at an even pace.
 """
 
 import asyncio
+import re
 from itertools import cycle
 from types import TracebackType
 from typing import Self, cast
@@ -51,6 +52,8 @@ _TOO_CLEVER = _whole("411 Length Required", b'{"error":{"message":"a Content-Len
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked" + _HEAD_END
 )
+_STREAM = re.compile(rb'"stream":\s*true')
+_USAGE = re.compile(rb'"include_usage":\s*true')
 _FIRST = _chunk('{"role":"assistant","content":""}')
 _TOKEN = _chunk('{"content":" token"}')
 _LAST = _chunk("{}", '"stop"')
@@ -95,10 +98,10 @@ class BuiltInUpstream:
             self._ticking.cancel()
         if self._server:
             self._server.close()
-        for served in list(self._served):
-            served.close()
-        if self._server:
-            await self._server.wait_closed()
+        served = list(self._served)
+        for each in served:
+            each.close()
+        await asyncio.gather(*(each.gone for each in served))
 
     def joined(self, served: "_Served") -> None:
         """Keep a connection, to be closed with the server."""
@@ -138,6 +141,7 @@ class _Served(asyncio.Protocol):
 
     def __init__(self, upstream: BuiltInUpstream) -> None:
         self._upstream = upstream
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._read = b""
         self._events = 0
         self._usage = False
@@ -149,6 +153,7 @@ class _Served(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._upstream.left(self)
+        self.gone.set_result(None)
 
     def close(self) -> None:
         """Hang up."""
@@ -178,9 +183,9 @@ class _Served(asyncio.Protocol):
             self._transport.write(_MODELS)
         elif not path.endswith(b"/chat/completions"):
             self._transport.write(_NOT_HERE)
-        elif b'"stream":true' in body or b'"stream": true' in body:
+        elif _STREAM.search(body):
             self._upstream.calls += 1
-            self._usage = b"include_usage" in body
+            self._usage = _USAGE.search(body) is not None
             self._upstream.stream(self)
             self._events = self.left
             self._transport.write(_STREAM_HEAD + _FIRST)

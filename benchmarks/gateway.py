@@ -1,0 +1,247 @@
+"""What going through Tollway costs, beside nginx and beside going direct, in one run.
+
+    python benchmarks/gateway.py [--seconds 4] [--rounds 3] [--json FILE]
+
+See README.md for what is measured and how.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import uvloop
+from parties import KEY, LOAD_CORE, Tollway, nginx, pinned, upstream
+
+from tollway.daemon.bench import BenchResult, StreamResult, measure, measure_streams
+
+BODY = (
+    '{"model":"bench","messages":[{"role":"system","content":"You keep the gate. Answer in one'
+    ' sentence."},{"role":"user","content":"What does it cost to pass? What does it cost to pass?'
+    ' "}],"max_tokens":200,"stream":false}'
+)
+EVENTS, EVENTS_PER_S = 250, 50.0
+SLOW_EVENTS, SLOW_EVENTS_PER_S = 16, 2.0
+
+
+class Row(msgspec.Struct):
+    """One line of the table: a figure, what each party had, and what was promised."""
+
+    figure: str
+    direct: str = ""
+    nginx: str = ""
+    tollway: str = ""
+    promise: str = ""
+
+
+def load(url: str, connections: int, seconds: float) -> BenchResult:
+    """Return one measurement, by wrk where it is installed, else by our own client.
+
+    Raises:
+        SystemExit: Calls failed; a rate of refusals is no rate.
+    """
+    if wrk := shutil.which("wrk"):
+        command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s"]
+        command += ["-s", str(Path(__file__).with_name("post.lua")), f"{url}/chat/completions"]
+        done = subprocess.run(
+            pinned(LOAD_CORE, command),
+            env=os.environ | {"BENCH_KEY": KEY, "BENCH_BODY": BODY},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        line = next(each for each in done.stdout.splitlines() if each.startswith("JSON "))
+        result = msgspec.json.decode(line[5:], type=BenchResult)
+    else:
+        result = uvloop.run(measure(url, KEY, seconds=seconds, connections=connections))
+    if result.errors:
+        raise SystemExit(f"{result.errors} of {result.calls} calls to {url} failed")
+    return result
+
+
+def listen(url: str, streams: int, model: str = "bench") -> StreamResult:
+    """Return what that many streams at once were like.
+
+    Raises:
+        SystemExit: Streams failed.
+    """
+    result = uvloop.run(measure_streams(url, KEY, streams=streams, model=model))
+    if result.errors:
+        raise SystemExit(f"{result.errors} of {streams} streams failed: {result.first_error}")
+    return result
+
+
+def check(urls: dict[str, str]) -> None:
+    """Make sure that each party answers before anything is measured.
+
+    Raises:
+        SystemExit: One does not; with what it says.
+    """
+    for name, url in urls.items():
+        result = uvloop.run(measure(url, KEY, seconds=0.5, connections=1))
+        if result.errors:
+            raise SystemExit(f"{name}: {result.first_error}")
+
+
+def calls(urls: dict[str, str], seconds: float, rounds: int) -> list[Row]:
+    """Measure calls a second at 32 connections and latency at one, in interleaved rounds."""
+    rates: dict[str, list[float]] = {name: [] for name in urls}
+    p50s: dict[str, list[float]] = {name: [] for name in urls}
+    p99s: dict[str, list[float]] = {name: [] for name in urls}
+    for _ in range(rounds):
+        for name, url in urls.items():
+            rates[name].append(load(url, 32, seconds).calls_per_s)
+        for name, url in urls.items():
+            alone = load(url, 1, seconds)
+            p50s[name].append(alone.p50_ms)
+            p99s[name].append(alone.p99_ms)
+    shown = {name: f"{median(found):,.0f}" for name, found in rates.items()}
+    rows = [Row("calls/s, 32 connections", **shown)]
+    if "nginx" in urls:
+        ratios = [
+            ours / theirs for ours, theirs in zip(rates["tollway"], rates["nginx"], strict=True)
+        ]
+        rows.append(
+            Row("  as a part of nginx", "", "1", f"{median(ratios):.3f}", ">= 0.15, aim 0.25")
+        )
+    for part, found, promise in (("p50", p50s, "<= 0.25 ms"), ("p99", p99s, "<= 2 ms")):
+        base = median(found["direct"])
+        added = {name: f"+{median(each) - base:.3f} ms" for name, each in found.items()}
+        added["direct"] = f"{base:.3f} ms"
+        rows.append(Row(f"latency at 1 connection, {part}", **added, promise=promise))
+    return rows
+
+
+def streams(urls: dict[str, str], gateway: Tollway, rounds: int) -> list[Row]:
+    """Measure gaps and CPU with 500 streams at once, first tokens with 250."""
+    gaps: dict[str, list[float]] = {name: [] for name in urls}
+    firsts: dict[str, list[float]] = {name: [] for name in urls}
+    cpu_us = []
+    for _ in range(rounds):
+        for name, url in urls.items():
+            before = gateway.cpu_s()
+            many = listen(url, 500)
+            gaps[name].append(many.max_gap_ms)
+            if name == "tollway":
+                cpu_us.append(1e6 * (gateway.cpu_s() - before) / many.events)
+            firsts[name].append(listen(url, 250).first_p99_ms)
+    own = 1000 / EVENTS_PER_S
+    base = median(firsts["direct"])
+    added = {name: f"+{median(each) - base:.2f} ms" for name, each in firsts.items()}
+    added["direct"] = f"{base:.2f} ms"
+    shown = {name: f"{median(found):.0f} ms" for name, found in gaps.items()}
+    return [
+        Row("500 streams of 50 events/s: longest gap", **shown, promise=f"<= {3 * own:.0f} ms"),
+        Row("250 streams: first token, p99", **added, promise="<= 5 ms"),
+        Row("CPU per relayed event", tollway=f"{median(cpu_us):.1f} us", promise="<= 15 us"),
+    ]
+
+
+async def memory_under_streams(gateway: Tollway, count: int) -> float:
+    """Return the most memory, in MB, that the daemon held with so many streams open."""
+    task = asyncio.ensure_future(
+        measure_streams(gateway.url, KEY, streams=count, within_s=3, model="slow")
+    )
+    most = 0.0
+    while not (await asyncio.wait({task}, timeout=0.1))[0]:
+        most = max(most, gateway.memory_mb())
+    if (result := task.result()).errors:
+        raise SystemExit(f"{result.errors} of {count} streams failed: {result.first_error}")
+    return most
+
+
+def start_and_help(gateway: Tollway, rounds: int) -> list[Row]:
+    """Measure how long the daemon takes to be ready, and `tollway --help` to answer."""
+    first = gateway.start()
+    later = []
+    for _ in range(rounds):
+        gateway.stop()
+        later.append(gateway.start())
+    helps = []
+    for _ in range(rounds + 2):
+        began = time.perf_counter()
+        subprocess.run([gateway.program, "--help"], check=True, stdout=subprocess.DEVNULL)
+        helps.append(time.perf_counter() - began)
+    return [
+        Row("first start ever to ready", tollway=f"{first:.2f} s"),
+        Row("start to ready", tollway=f"{median(later):.2f} s", promise="<= 1 s"),
+        Row("`tollway --help`", tollway=f"{median(helps):.2f} s", promise="<= 0.25 s"),
+        Row("memory, idle", tollway=f"{gateway.memory_mb():.0f} MB", promise="<= 80 MB"),
+    ]
+
+
+def machine() -> str:
+    """Return what this was measured on."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line]
+    processor = names[0].partition(":")[2].strip() if names else platform.processor()
+    busy = os.getloadavg()[0]
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor}, {os.cpu_count()} cores, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, "
+        f"tollway {version('tollway')}, load by {'wrk' if shutil.which('wrk') else 'our client'}, "
+        f"load average before: {busy:.1f}"
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table."""
+    table = [msgspec.structs.astuple(row) for row in [Row(*Row.__struct_fields__), *rows]]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        cells = [f"{line[0]:<{widths[0]}}"]
+        cells += [f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def main() -> None:
+    """Measure everything and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement of calls")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the table to this file as well")
+    asked = parser.parse_args()
+    print(described := machine(), "\n")
+    if (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {int(LOAD_CORE)})
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollway-bench-")))
+        quick = stack.enter_context(upstream(EVENTS, EVENTS_PER_S))
+        slow = stack.enter_context(upstream(SLOW_EVENTS, SLOW_EVENTS_PER_S))
+        proxy = stack.enter_context(nginx(folder, quick))
+        gateway = Tollway(folder, quick, slow)
+        stack.callback(gateway.stop)
+        rows = start_and_help(gateway, asked.rounds)
+        urls = {"direct": quick, "nginx": proxy, "tollway": gateway.url}
+        found = {name: url for name, url in urls.items() if url}
+        if proxy is None:
+            print("nginx is not installed: no ratio to it\n", file=sys.stderr)
+        check(found)
+        rows += calls(found, asked.seconds, asked.rounds)
+        rows += streams(found, gateway, asked.rounds)
+        most = uvloop.run(memory_under_streams(gateway, 1000))
+        rows.append(
+            Row("memory, 1,000 open streams", tollway=f"{most:.0f} MB", promise="<= 200 MB")
+        )
+        after = gateway.memory_mb()
+        rows.append(Row("memory, after all of it", tollway=f"{after:.0f} MB"))
+    show(rows)
+    if asked.json:
+        plain = {"machine": described, "rows": msgspec.to_builtins(rows)}
+        asked.json.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
