@@ -93,6 +93,17 @@ class CallRefused(msgspec.Struct, frozen=True):
     client: str = ""
 
 
+class Audited(msgspec.Struct, frozen=True):
+    """A change of configuration, key or budget. `before` and `after` never hold a secret."""
+
+    at_ms: int
+    who: str
+    what: str
+    subject: str
+    before: str = ""
+    after: str = ""
+
+
 class SpentQuery(msgspec.Struct, frozen=True):
     """What a scope has spent since a moment: `scope` is a column of Who, "box" or "provider"."""
 

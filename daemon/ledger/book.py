@@ -1,0 +1,323 @@
+"""What the writer writes: operations become rows.
+
+A `Book` holds what the open transaction's connection holds, and is thrown away when that rolls
+back: its caches are read again from the file, so that they can never differ from it.
+"""
+
+import logging
+from collections.abc import Sequence
+from operator import add
+from sqlite3 import Connection
+
+import msgspec
+
+from tollway.daemon.ledger.names import Names
+from tollway.daemon.ledger.operations import (
+    Admit,
+    Audit,
+    Next,
+    Operation,
+    Refuse,
+    Settle,
+    Spent,
+    Withdraw,
+)
+from tollway.daemon.ledger.rows import (
+    AttemptEnded,
+    AttemptOpened,
+    CallEnded,
+    CallRefused,
+    Who,
+)
+from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, REFUSED, SETTLED
+from tollway.daemon.ledger.spend import spent
+from tollway.daemon.ledger.statements import (
+    CALL_CHANGES,
+    ENDED_ATTEMPTS,
+    NEW_ATTEMPTS,
+    NEW_CALLS,
+    NO_TOKENS,
+    ONE_CALL,
+    ONE_REFUSED,
+    ROLL_UP,
+    SPEND,
+)
+from tollway.providers.canon import Usage
+
+log = logging.getLogger(__name__)
+
+
+class _OpenAttempt(msgspec.Struct):
+    account: int
+    started_ms: int
+    hold_nanousd: int
+
+
+class _OpenCall(msgspec.Struct):
+    seq: int
+    id: str
+    who: Who
+    route: str
+    account: int  # of its latest attempt
+    admitted_ms: int
+    attempts: dict[int, _OpenAttempt]
+
+    @property
+    def quarter_ms(self) -> int:
+        return self.admitted_ms // QUARTER_MS * QUARTER_MS
+
+
+class Book:
+    """The rows of one transaction after another, on one connection."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+        (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
+        self._seq: int = last
+        self._names = Names(db)
+        self._open = _open_calls(db)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._new_calls: list[tuple[object, ...]] = []
+        self._changes: list[tuple[object, ...]] = []
+        self._new_attempts: list[tuple[object, ...]] = []
+        self._ended_attempts: list[tuple[object, ...]] = []
+        self._spend: dict[tuple[int, int], Sequence[int]] = {}
+
+    def write(self, operations: Sequence[Operation]) -> None:
+        """Write operations into the open transaction, in their order as far as it shows."""
+        for operation in operations:
+            match operation:
+                case Admit():
+                    self._admit(operation)
+                case Settle(call=call, attempt=attempt):
+                    self._settle(call, attempt)
+                case Next():
+                    self._next(operation)
+                case Refuse(row=row):
+                    self._refuse(row)
+                case Withdraw():
+                    self._withdraw(operation)
+                case Spent(queries=queries):
+                    self._flush()
+                    operation.answer = spent(self._db, queries)
+                case Audit(row=row):
+                    self._db.execute(
+                        "INSERT INTO audit (at_ms, who, what, subject, before, after)"
+                        " VALUES (?, ?, ?, ?, ?, ?)",
+                        msgspec.structs.astuple(row),
+                    )
+                case _:  # Ready and Stop write nothing
+                    pass
+        self._flush()
+
+    def _flush(self) -> None:
+        # Rows come before what changes them; between calls the order makes no difference.
+        NEW_CALLS.write(self._db, self._new_calls)
+        NEW_ATTEMPTS.write(self._db, self._new_attempts)
+        ENDED_ATTEMPTS.write(self._db, self._ended_attempts)
+        CALL_CHANGES.write(self._db, self._changes)
+        SPEND.write(self._db, [(*at, *sums) for at, sums in self._spend.items()])
+        self._begin()
+
+    def _admit(self, admit: Admit) -> None:
+        if admit.withdrawn:
+            return
+        call, opened = admit.call, admit.attempt
+        account = self._names.account(call.who, call.route, opened.provider, opened.model)
+        if call.id in self._open:
+            raise ValueError(f"call {call.id} is open already")
+        self._seq += 1
+        known = _OpenCall(self._seq, call.id, call.who, call.route, account, call.admitted_ms, {})
+        self._open[call.id] = known
+        self._new_calls.append(
+            (
+                *(known.seq, call.id, OPEN, account, call.admitted_ms),
+                *(
+                    self._names.word(call.dialect),
+                    self._names.word(call.endpoint),
+                    self._names.word(call.requested),
+                ),
+                *(
+                    call.stream,
+                    self._names.word_or_null(call.client),
+                    self._names.word_or_null(call.tags),
+                ),
+                *(1, opened.hold_nanousd, None, None),
+            )
+        )
+        self._start(known, opened, account)
+
+    def _start(self, call: _OpenCall, opened: AttemptOpened, account: int) -> None:
+        call.attempts[opened.number] = _OpenAttempt(account, opened.started_ms, opened.hold_nanousd)
+        self._new_attempts.append(
+            (
+                *(call.seq, opened.number, account, self._names.price(opened.price)),
+                *(opened.started_ms, opened.hold_nanousd),
+            )
+        )
+
+    def _next(self, change: Next) -> None:
+        call = self._open.get(change.ended.call_id)
+        if call is None:
+            raise ValueError(f"call {change.ended.call_id} is not open")
+        sums = self._end_attempt(call, change.ended)
+        if change.withdrawn:
+            self._change(call, sums)
+            return
+        opened = change.opened
+        if opened.number in call.attempts:
+            raise ValueError(f"attempt {opened.number} of call {call.id} is open already")
+        account = self._names.account(call.who, call.route, opened.provider, opened.model)
+        call.account = account
+        self._start(call, opened, account)
+        estimated, _, _, *rest = sums
+        self._change(call, (estimated, 1, opened.hold_nanousd, *rest))
+
+    def _settle(self, ended: CallEnded | None, attempt: AttemptEnded | None) -> None:
+        call_id = ended.id if ended else attempt.call_id if attempt else ""
+        call = self._open.get(call_id)
+        if call is None:
+            # Its admission was cancelled and then could not be written: nothing was sent.
+            log.info("call %s ended, but was never admitted", call_id)
+            return
+        sums = self._end_attempt(call, attempt) if attempt else _NO_CHANGE
+        if ended is None:
+            self._change(call, sums)
+            return
+        for number, left in tuple(call.attempts.items()):
+            log.error("call %s left attempt %d open: billed at its hold", call.id, number)
+            unknown = AttemptEnded(
+                call_id=call.id,
+                number=number,
+                ended_ms=ended.ended_ms,
+                ending=ended.ending,
+                usage=Usage(estimated=True),
+                cost_nanousd=left.hold_nanousd,
+            )
+            sums = _added(sums, self._end_attempt(call, unknown))
+        self._end_call(call, ended, sums, SETTLED)
+
+    def _end_call(self, call: _OpenCall, ended: CallEnded, sums: Sequence[int], state: int) -> None:
+        end = (
+            *(ended.ended_ms - call.admitted_ms, ended.first_ms),
+            *(self._names.word(ended.ending), self._names.word_or_null(ended.error)),
+        )
+        self._change(call, sums, state, end)
+        del self._open[call.id]
+        self._roll_up(call, call.account, ONE_REFUSED if state == REFUSED else ONE_CALL)
+
+    def _change(
+        self,
+        call: _OpenCall,
+        sums: Sequence[int],
+        state: int = OPEN,
+        end: Sequence[int | None] = (None, None, None, None),
+    ) -> None:
+        self._changes.append(
+            (call.seq, call.id, state, call.account, call.admitted_ms, *end, *sums)
+        )
+
+    def _end_attempt(self, call: _OpenCall, ended: AttemptEnded) -> tuple[int, ...]:
+        """End an attempt; return what that adds to its call: `_NO_CHANGE` tells the order."""
+        known = call.attempts.pop(ended.number, None)
+        if known is None:
+            log.warning("attempt %d of call %s is not open", ended.number, call.id)
+            return _NO_CHANGE
+        *tokens, estimated = msgspec.structs.astuple(ended.usage)
+        cost, overrun = ended.cost_nanousd, ended.overrun_nanousd
+        shape, numbers = self._names.usage(ended.raw_usage)
+        self._ended_attempts.append(
+            (
+                *(call.seq, ended.number, ended.ended_ms - known.started_ms, ended.first_ms),
+                *(
+                    ended.status,
+                    self._names.word(ended.ending),
+                    self._names.word_or_null(ended.error),
+                ),
+                *(cost, overrun, estimated, *tokens),
+                *(ended.upstream_id or None, shape, numbers),
+            )
+        )
+        rolled = (0, 0, 1, cost, overrun, cost if estimated else 0, *tokens)
+        self._roll_up(call, known.account, rolled)
+        return (int(estimated), 0, 0, cost, overrun, *tokens)
+
+    def _roll_up(self, call: _OpenCall, account: int, more: Sequence[int]) -> None:
+        at = (call.quarter_ms, account)
+        known = self._spend.get(at)
+        self._spend[at] = more if known is None else tuple(map(add, known, more))
+
+    def _refuse(self, row: CallRefused) -> None:
+        account = self._names.account(row.who, row.route, "", "")
+        self._seq += 1
+        self._new_calls.append(
+            (
+                *(self._seq, row.id, REFUSED, account, row.refused_ms),
+                *(
+                    self._names.word(row.dialect),
+                    self._names.word(row.endpoint),
+                    self._names.word(row.requested),
+                ),
+                *(row.stream, self._names.word_or_null(row.client), None),
+                *(0, 0, 0, self._names.word_or_null(row.error)),
+            )
+        )
+        at = (row.refused_ms // QUARTER_MS * QUARTER_MS, account)
+        self._spend[at] = tuple(map(add, self._spend.get(at, (0,) * len(ROLL_UP)), ONE_REFUSED))
+
+    def _withdraw(self, withdraw: Withdraw) -> None:
+        of = withdraw.of
+        attempt = of.attempt if isinstance(of, Admit) else of.opened
+        call = self._open.get(attempt.call_id)
+        if call is None or attempt.number not in call.attempts:
+            return  # it was never written
+        never_sent = AttemptEnded(
+            call_id=call.id,
+            number=attempt.number,
+            ended_ms=withdraw.at_ms,
+            ending="failed",
+            usage=Usage(),
+            cost_nanousd=0,
+            error="ledger_unavailable",
+        )
+        sums = self._end_attempt(call, never_sent)
+        if isinstance(of, Admit):
+            ended = CallEnded(call.id, withdraw.at_ms, "failed", error="ledger_unavailable")
+            self._end_call(call, ended, sums, REFUSED)
+        else:
+            self._change(call, sums)
+
+
+# What a change adds to its call: estimated, then `_SUMS`, then the tokens.
+_NO_CHANGE = (0, 0, 0, 0, 0, *NO_TOKENS)
+
+
+def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    estimated, *sums = map(add, one, other)
+    return (min(estimated, 1), *sums)
+
+
+def _open_calls(db: Connection) -> dict[str, _OpenCall]:
+    found: dict[str, _OpenCall] = {}
+    calls = db.execute(
+        "SELECT c.seq, c.id, c.account, c.admitted_ms, a.route, a.key, a.user, a.team, a.project"  # noqa: S608
+        f" FROM calls c JOIN accounts a ON a.id = c.account WHERE c.state = {OPEN}"
+    )
+    for seq, call_id, account, admitted_ms, route, *who in calls:
+        attempts = db.execute(
+            "SELECT number, account, started_ms, hold_nanousd FROM attempts"
+            " WHERE call = ? AND ending IS NULL",
+            (seq,),
+        )
+        found[call_id] = _OpenCall(
+            seq,
+            call_id,
+            Who(*who),
+            route,
+            account,
+            admitted_ms,
+            {number: _OpenAttempt(*rest) for number, *rest in attempts},
+        )
+    return found

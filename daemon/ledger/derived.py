@@ -1,0 +1,94 @@
+"""What follows from the rows: roll-ups, sums, and how calls that a kill cut short are settled.
+
+The writer reaches the same by adding up; `verify` compares the two.
+"""
+
+from sqlite3 import Connection
+
+from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, RECOVERED, REFUSED, SETTLED, TOKENS
+
+_SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS)
+ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", *_SUMS)
+_QUARTER = f"c.admitted_ms / {QUARTER_MS} * {QUARTER_MS}"
+
+# Of calls, what is counted; of attempts, what is added up.
+ROLL_UPS = f"""
+SELECT quarter_ms, account, {", ".join(f"sum({name}) AS {name}" for name in ROLL_UP)} FROM (
+    SELECT {_QUARTER} AS quarter_ms, c.account, c.state <> {REFUSED} AS calls,
+        c.state = {REFUSED} AS refused, 0 AS attempts, 0 AS estimated_nanousd,
+        {", ".join(f"0 AS {name}" for name in _SUMS)}
+    FROM calls c WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED})
+    UNION ALL
+    SELECT {_QUARTER}, t.account, 0, 0, 1, t.estimated * t.cost_nanousd,
+        {", ".join(f"t.{name}" for name in _SUMS)}
+    FROM attempts t JOIN calls c ON c.seq = t.call WHERE t.ending IS NOT NULL
+)
+WHERE quarter_ms >= (SELECT value FROM meta WHERE name = 'pruned_before_ms')
+GROUP BY quarter_ms, account
+"""  # noqa: S608 - our own names and numbers
+OF_ATTEMPTS = f"""
+SELECT call, count(*) AS attempts, sum(hold_nanousd) AS hold_nanousd,
+    max(estimated) AS estimated, {", ".join(f"sum({name}) AS {name}" for name in _SUMS)}
+FROM attempts GROUP BY call
+"""  # noqa: S608
+CALL_SUMS = ("attempts", "hold_nanousd", "estimated", *_SUMS)
+
+
+def rebuild_roll_ups(db: Connection) -> None:
+    """Write the roll-ups anew from the rows, back to where retention has deleted rows."""
+    names = ", ".join(("quarter_ms", "account", *ROLL_UP))
+    db.execute(
+        "DELETE FROM spend_quarter WHERE quarter_ms >="
+        " (SELECT value FROM meta WHERE name = 'pruned_before_ms')"
+    )
+    db.execute(f"INSERT INTO spend_quarter ({names}) {ROLL_UPS}")
+
+
+def rebuild_calls(db: Connection) -> None:
+    """Write the sums of calls anew from their attempts."""
+    sets = ", ".join(f"{name} = s.{name}" for name in CALL_SUMS)
+    db.execute(f"UPDATE calls SET {sets} FROM ({OF_ATTEMPTS}) s WHERE s.call = calls.seq")  # noqa: S608
+
+
+def recover(db: Connection) -> int:
+    """Settle every open call at what its open attempts held; return how many there were.
+
+    A daemon was killed while they ran, so nobody knows what they used: the hold is the most.
+    Runs in the caller's transaction, roll-ups included.
+    """
+    (found,) = db.execute(f"SELECT count(*) FROM calls WHERE state = {OPEN}").fetchone()  # noqa: S608
+    if not found:
+        return 0
+    db.execute("INSERT OR IGNORE INTO words (word) VALUES ('recovered')")
+    left = f"c.state = {OPEN} AND t.ending IS NULL"
+    db.execute(
+        "INSERT INTO spend_quarter (quarter_ms, account, attempts, cost_nanousd,"  # noqa: S608
+        f" estimated_nanousd) SELECT {_QUARTER}, t.account, 1, t.hold_nanousd, t.hold_nanousd"
+        f" FROM calls c JOIN attempts t ON t.call = c.seq WHERE {left}"
+        " ON CONFLICT (quarter_ms, account) DO UPDATE SET attempts = attempts + 1,"
+        " cost_nanousd = cost_nanousd + excluded.cost_nanousd,"
+        " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd"
+    )
+    db.execute(
+        "INSERT INTO spend_quarter (quarter_ms, account, calls)"  # noqa: S608
+        f" SELECT {_QUARTER}, c.account, 1 FROM calls c WHERE c.state = {OPEN}"
+        " ON CONFLICT (quarter_ms, account) DO UPDATE SET calls = calls + 1"
+    )
+    db.execute(
+        "UPDATE attempts SET cost_nanousd = hold_nanousd, estimated = 1,"  # noqa: S608
+        " ending = (SELECT id FROM words WHERE word = 'recovered')"
+        f" WHERE ending IS NULL AND call IN (SELECT seq FROM calls WHERE state = {OPEN})"
+    )
+    sets = ", ".join(f"{name} = s.{name}" for name in CALL_SUMS)
+    own = f"(SELECT seq FROM calls WHERE state = {OPEN})"  # noqa: S608
+    db.execute(
+        f"UPDATE calls SET {sets} FROM"  # noqa: S608
+        f" ({OF_ATTEMPTS.replace('GROUP BY', f'WHERE call IN {own} GROUP BY')}) s"
+        f" WHERE calls.state = {OPEN} AND s.call = calls.seq"
+    )
+    db.execute(
+        f"UPDATE calls SET state = {RECOVERED},"  # noqa: S608
+        " ending = (SELECT id FROM words WHERE word = 'recovered')"
+        f" WHERE state = {OPEN}"
+    )
+    return int(found)

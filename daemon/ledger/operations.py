@@ -1,0 +1,89 @@
+"""What waits in the writer's queue. A future is None where nobody waits for the operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from tollway.daemon.ledger.rows import (
+    AttemptEnded,
+    AttemptOpened,
+    Audited,
+    CallEnded,
+    CallOpened,
+    CallRefused,
+    SpentQuery,
+)
+
+
+class Admit(msgspec.Struct):
+    """A call and its first attempt. `withdrawn` once its caller was told that it failed."""
+
+    call: CallOpened
+    attempt: AttemptOpened
+    done: asyncio.Future[None]
+    withdrawn: bool = False
+
+
+class Next(msgspec.Struct):
+    """The end of one attempt and the start of the next; `withdrawn` is of the start alone."""
+
+    ended: AttemptEnded
+    opened: AttemptOpened
+    done: asyncio.Future[None]
+    withdrawn: bool = False
+
+
+class Settle(msgspec.Struct):
+    """The end of a call, of an attempt, or of both."""
+
+    call: CallEnded | None
+    attempt: AttemptEnded | None
+    done: asyncio.Future[None] | None = None
+
+
+class Withdraw(msgspec.Struct):
+    """Undo of what may have been written after its caller was told that it failed."""
+
+    of: Admit | Next
+    at_ms: int
+    done: None = None
+
+
+class Refuse(msgspec.Struct):
+    """A call that was never sent."""
+
+    row: CallRefused
+    done: None = None
+
+
+class Audit(msgspec.Struct):
+    """A change of configuration, key or budget."""
+
+    row: Audited
+    done: asyncio.Future[None]
+
+
+class Spent(msgspec.Struct):
+    """A question; its answer waits for the commit of what it has seen."""
+
+    queries: Sequence[SpentQuery]
+    done: asyncio.Future[list[int]]
+    answer: list[int] = []
+
+
+class Ready(msgspec.Struct):
+    """Done when the ledger can be written, however long that takes."""
+
+    done: asyncio.Future[None]
+
+
+class Stop(msgspec.Struct):
+    """The last operation."""
+
+    done: asyncio.Future[None]
+
+
+Operation = Admit | Next | Settle | Withdraw | Refuse | Audit | Spent | Ready | Stop

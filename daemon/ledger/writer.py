@@ -1,0 +1,256 @@
+"""The ledger: the one thread that writes, and what the event loop asks of it.
+
+Its one rule: **what the caller was told is what the file says.** An admission returns when it
+is committed; one that failed is not in the file, or stands there as refused. A settlement is
+never dropped: while the disk is full or locked it waits in memory, in its order.
+
+The loop's side is here; the thread is in `thread.py`, the rows in `book.py`.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from tollway.daemon.errors import LedgerUnavailable
+from tollway.daemon.ledger import faults
+from tollway.daemon.ledger.operations import (
+    Admit,
+    Audit,
+    Next,
+    Operation,
+    Ready,
+    Refuse,
+    Settle,
+    Spent,
+    Stop,
+    Withdraw,
+)
+from tollway.daemon.ledger.rows import (
+    AttemptEnded,
+    AttemptOpened,
+    Audited,
+    CallEnded,
+    CallOpened,
+    CallRefused,
+    SpentQuery,
+)
+from tollway.daemon.ledger.thread import Writer
+
+log = logging.getLogger(__name__)
+
+_MOST_REFUSALS = 10_000
+_WATCH_S = 0.5
+
+
+class Ledger:
+    """What the gate writes to. All but the constructor and `start` run on the event loop.
+
+    `sync` "normal" survives a killed process, "full" a power cut too. `stall_s` is how long an
+    admission waits for a disk that does not answer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sync: Literal["normal", "full"] = "normal",
+        stall_s: float = 5.0,
+    ) -> None:
+        self.path = path
+        self._writer = Writer(path, sync, self._resolve)
+        self._stall_s = stall_s
+        self._stalled = False
+        # Admissions under way, with the loop's time at which each has waited too long.
+        self._waiting: deque[tuple[float, Admit | Next]] = deque()
+        self._watching = False
+        self._refusals = 0
+        self._dropped = 0
+        self._closing: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Open the ledger, making or upgrading it, and settle what a killed daemon left open.
+
+        A file that cannot be opened or written now is tried again until it can; `problem` says
+        what is wrong meanwhile.
+
+        Raises:
+            LedgerInvalid: The file is a newer Tollway's, or another program's.
+            LedgerHeld: Another daemon has it.
+        """
+        self._writer.start()
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps the ledger from being written, with path and remedy; None when healthy."""
+        found = self._problem()
+        return found.line if found else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not stop the ledger, but that somebody should see to."""
+        found = []
+        if self._dropped:
+            found.append(
+                f"{self._dropped} refused calls are not in the ledger: it could not be written"
+            )
+        if self._writer.wal_stuck:
+            size = self._writer.wal_bytes // 1024**2
+            found.append(
+                f"`{self.path}-wal` has grown to {size} MB: a program that has the ledger open"
+                " for reading keeps it from shrinking; end that program"
+            )
+        return tuple(found)
+
+    @property
+    def backlog(self) -> int:
+        """How many operations wait to be written."""
+        return self._writer.backlog
+
+    @property
+    def wal_bytes(self) -> int:
+        """How long the write-ahead log was at the last look, at most a second or two ago."""
+        return self._writer.wal_bytes
+
+    @property
+    def recovered(self) -> int:
+        """How many calls, cut short by a kill, were settled at their hold when it was opened."""
+        return self._writer.recovered
+
+    async def admit(self, call: CallOpened, attempt: AttemptOpened) -> None:
+        """Write a call and its first attempt; return when they are committed.
+
+        A caller that is cancelled here settles the call as usual: if the admission is written,
+        the settlement follows it.
+
+        Raises:
+            LedgerUnavailable: Nothing is written, nor will be, but as a refused call.
+        """
+        self._check()
+        done = asyncio.get_running_loop().create_future()
+        await self._committed(Admit(call, attempt, done))
+
+    async def next_attempt(self, ended: AttemptEnded, opened: AttemptOpened) -> None:
+        """Write one attempt's end and the next one's start; return when they are committed.
+
+        Raises:
+            LedgerUnavailable: The next one is not written. The end of the last one is kept.
+        """
+        try:
+            self._check()
+        except LedgerUnavailable:
+            self._writer.put(Settle(None, ended))
+            raise
+        done = asyncio.get_running_loop().create_future()
+        await self._committed(Next(ended, opened, done))
+
+    def settle(self, call: CallEnded, attempt: AttemptEnded | None) -> asyncio.Future[None]:
+        """Write the end of a call and of its last attempt; the future is done when committed.
+
+        It is on its way when this returns: whatever is asked of the ledger later sees it. An
+        attempt of the call that is still open, and is not `attempt`, is billed at its hold.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer.put(Settle(call, attempt, done))
+        return done
+
+    def refuse(self, row: CallRefused) -> None:
+        """Write a call that was never sent; nobody waits for it.
+
+        While the ledger cannot be written, 10,000 are kept; the rest are counted in `warnings`.
+        """
+        if self._refusals - self._writer.refusals >= _MOST_REFUSALS:
+            self._dropped += 1
+            return
+        self._refusals += 1
+        self._writer.put(Refuse(row))
+
+    def audit(self, row: Audited) -> asyncio.Future[None]:
+        """Write a change of configuration, key or budget; the future is done when committed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer.put(Audit(row, done))
+        return done
+
+    def spent(self, queries: Sequence[SpentQuery]) -> asyncio.Future[list[int]]:
+        """Ask what scopes have spent, in nano-dollars, by attempts whose call was admitted since.
+
+        The answer sees exactly what was given to the ledger before this was called. The future
+        fails with LedgerUnavailable where that cannot be written; `ready` tells when to ask again.
+        """
+        done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        if problem := self._problem():
+            done.set_exception(problem.refusal())
+        else:
+            self._writer.put(Spent(queries, done))
+        return done
+
+    async def ready(self) -> None:
+        """Return once the ledger can be written: now, or when it has healed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer.put(Ready(done))
+        await done
+
+    async def close(self) -> None:
+        """Write what waits, check the log in, and give the lock back.
+
+        What a broken ledger still cannot take after 5 s is logged: its calls are settled at
+        their hold at the next start. A second call waits for the first.
+        """
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_future()
+            self._writer.put(Stop(self._closing))
+        await asyncio.shield(self._closing)
+        self._writer.join()
+
+    def _check(self) -> None:
+        if problem := self._problem():
+            raise problem.refusal()
+
+    def _problem(self) -> faults.Problem | None:
+        return self._writer.problem or (faults.stalled(self.path) if self._stalled else None)
+
+    async def _committed(self, operation: Admit | Next) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting.append((loop.time() + self._stall_s, operation))
+        if not self._watching:
+            self._watching = True
+            loop.call_later(_WATCH_S, self._watch, loop)
+        self._writer.put(operation)
+        await operation.done
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        # One timer for all admissions: a time-out of its own for each would cost 5 us a call.
+        while self._waiting:
+            until, operation = self._waiting[0]
+            if not operation.done.done():
+                if loop.time() < until:
+                    break
+                self._give_up(operation)
+            self._waiting.popleft()
+        self._watching = bool(self._waiting)
+        if self._watching:
+            loop.call_later(_WATCH_S, self._watch, loop)
+
+    def _give_up(self, operation: Admit | Next) -> None:
+        self._stalled = True
+        operation.withdrawn = True
+        # The thread may be writing it this very moment: then this undoes it.
+        self._writer.put(Withdraw(operation, time.time_ns() // 1_000_000))
+        operation.done.set_exception(faults.stalled(self.path).refusal())
+
+    def _resolve(self, done: Sequence[tuple[Operation, BaseException | None]]) -> None:
+        # On the loop, once for each group that the thread has committed or given up.
+        self._stalled = False
+        for operation, fault in done:
+            future = operation.done
+            if future is None or future.done():
+                continue
+            if fault:
+                future.set_exception(fault)
+            elif isinstance(operation, Spent):
+                operation.done.set_result(operation.answer)
+            else:
+                cast(asyncio.Future[None], future).set_result(None)
