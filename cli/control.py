@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
+import struct
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +14,9 @@ from typing import cast
 
 import msgspec
 
+from tollway.daemon.config.load import load
+from tollway.daemon.config.paths import data_folder, find_config, socket_beside
+from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import (
     BudgetSpent,
     ConfigError,
@@ -39,6 +45,8 @@ _KINDS: dict[str, type[GatewayError]] = {
     )
 }
 
+_MOST_TRIES = 200  # of reading a broken file's beginning
+
 
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a socket file. The Host header says `localhost`."""
@@ -52,9 +60,19 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         try:
             self.sock.connect(str(self._path))
+            self._check_owner(self.sock)
         except OSError:
             self.sock.close()
             raise
+
+    def _check_owner(self, connected: socket.socket) -> None:
+        """Refuse a stranger's socket: prompts and keys go over it, and /tmp is everyone's."""
+        if hasattr(socket, "SO_PEERCRED"):
+            size = struct.calcsize("3i")
+            peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            _, uid, _ = struct.unpack("3i", peer)
+            if os.geteuid() not in (0, uid):
+                raise PermissionError
 
 
 class Control:
@@ -174,3 +192,66 @@ def refusal(status: int, body: bytes) -> GatewayError:
     if kind is GatewayError and code:
         error.code = str(code)
     return error
+
+
+def load_config(explicit: Path | None) -> Config:
+    """Return the configuration that a command works with.
+
+    Raises:
+        ConfigError: There is none, or it is wrong; a line for each mistake.
+    """
+    return load(find_config(explicit))
+
+
+def reach(explicit: Path | None) -> Control:
+    """Return the daemon that serves this configuration, also where its file is broken now.
+
+    Raises:
+        ConfigError: There is no file, or not even the daemon's socket can be told from it.
+    """
+    path = find_config(explicit)
+    try:
+        return Control(load(path).admin_socket)
+    except ConfigError:
+        # `status` must be able to say what is wrong, and `reload` to hear it from the daemon.
+        socket_path = _rough_socket(path)
+        if socket_path is None or not socket_path.exists():
+            raise
+        return Control(socket_path)
+
+
+def _rough_socket(config: Path) -> Path | None:
+    """Return the admin socket that a file with mistakes in it names, None where it is too broken.
+
+    The tables before the first line that is no TOML are read: [server] and [ledger] stand first
+    in most files. Paths are taken as `load` takes them.
+    """
+    try:
+        lines = config.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return None
+    said: dict[str, object] = {}
+    for end in _ends(lines):
+        try:
+            said = tomllib.loads("".join(lines[:end]))
+            break
+        except tomllib.TOMLDecodeError:
+            continue
+    admin = _text(said, "server", "admin_socket")
+    if admin:
+        return config.absolute().parent / Path(admin).expanduser()
+    ledger = Path(_text(said, "ledger", "path") or "ledger.db").expanduser()
+    return socket_beside(data_folder() / ledger)
+
+
+def _ends(lines: list[str]) -> Iterator[int]:
+    """Yield where the text may be cut: at its end, then before each table from the last up."""
+    yield len(lines)
+    tables = [number for number, line in enumerate(lines) if line.startswith("[")]
+    yield from reversed(tables[-_MOST_TRIES:])
+
+
+def _text(said: dict[str, object], table: str, key: str) -> str | None:
+    found = said.get(table)
+    value = found.get(key) if isinstance(found, dict) else None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,110 @@
+"""`config`: check, show and roll back gateway.toml. None of it needs the daemon."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import tomli_w
+import typer
+
+from tollway.cli import show
+from tollway.cli.control import load_config
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.daemon.config.load import SECTIONS
+from tollway.daemon.config.paths import find_config
+from tollway.daemon.config.schema import Budget, Bytes, Config, PreviousHash, Seconds
+from tollway.daemon.config.toml import read_text
+
+Effective = Annotated[
+    bool, typer.Option("--effective", help="Every setting in force, defaults included.")
+]
+
+
+def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Say whether gateway.toml is right, with line numbers.
+
+    Each mistake is one line of file, line, key and reason, and the exit code is 2. What is right
+    but doubtful is a warning, and does not change the exit code. Secrets are not looked up:
+    `tollway doctor` does that.
+
+    Example:
+        tollway config check --config ./gateway.toml
+    """
+    loaded = load_config(config)
+    if as_json:
+        show.emit({"ok": True, "path": loaded.path, "warnings": loaded.warnings})
+        return
+    for line in loaded.warnings:
+        show.note([show.Painted("warning", "yellow"), f": {line}"])
+    show.say(f"{loaded.path} is right")
+
+
+def show_(config: ConfigFile = None, effective: Effective = False, as_json: AsJson = False) -> None:
+    """Show the file, or what is in force with --effective.
+
+    Secrets are never in either: gateway.toml names where they are kept.
+
+    Examples:
+        tollway config show
+        tollway config show --effective --json
+    """
+    if not effective and not as_json:
+        show.write(read_text(find_config(config)))
+        return
+    settings = in_force(load_config(config))
+    if as_json:
+        show.emit(settings)
+    else:
+        show.write(tomli_w.dumps(settings))
+
+
+def in_force(config: Config) -> dict[str, object]:
+    """Return every setting as it would stand in gateway.toml: read again, it is the same."""
+    found = _settings(config)
+    server = _settings(config.server)
+    host, port = config.server.host, config.server.port
+    listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    del server["host"], server["port"]
+    tables: dict[str, object] = {"server": {"listen": listen, **server}}
+    tables |= {name: found[name] for name in SECTIONS if name != "server"}
+    return {name: table for name, table in tables.items() if table}
+
+
+def _settings(struct: msgspec.Struct) -> dict[str, object]:
+    values = {
+        field.encode_name: getattr(struct, field.name) for field in msgspec.structs.fields(struct)
+    }
+    # TOML has no null: what is not set is not there.
+    return {name: _written(value) for name, value in values.items() if value is not None}
+
+
+def _written(value: object) -> object:  # noqa: PLR0911 - one line for each type that TOML lacks
+    match value:
+        case Budget():
+            return value.text if value.at == "hard" else _longer(value)
+        case PreviousHash():
+            return {"hash": value.hash, "until": datetime.fromtimestamp(value.until, UTC)}
+        case msgspec.Struct():
+            return _settings(value)
+        case dict():
+            return {name: _written(inner) for name, inner in value.items()}
+        case tuple():
+            return [_written(inner) for inner in value]
+        case Seconds():
+            return f"{Decimal(repr(float(value))).normalize():f}s"
+        case Bytes():
+            return f"{int(value)}B"
+        case Path():
+            return str(value)
+        case str():
+            return str(value)  # a SecretRef is a name, and no TOML type
+        case _:
+            assert isinstance(value, bool | int | float | Decimal | date)  # noqa: S101
+            return value
+
+
+def _longer(budget: Budget) -> dict[str, object]:
+    usd = Decimal(budget.nanousd) / 10**9
+    return {"usd": usd, "per": budget.period, "at": budget.at}

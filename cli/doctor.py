@@ -1,0 +1,280 @@
+"""`doctor`: everything that a call needs, looked at one by one, each with a fix."""
+
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from tollway.cli import show
+from tollway.cli.boundary import ANSWER_IS_NO
+from tollway.cli.control import Control, load_config
+from tollway.cli.discover import gpus
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.upstreams import reach_all
+from tollway.daemon import secrets
+from tollway.daemon.config.paths import state_paths
+from tollway.daemon.config.schema import Config
+from tollway.daemon.errors import ConfigError, DaemonUnreachable
+from tollway.daemon.ledger.lock import holder
+from tollway.daemon.process import listener
+from tollway.providers.errors import GatewayError
+from tollway.providers.llamacpp.install import install_help
+
+State = Literal["ok", "warn", "fail"]
+_COLOURS: dict[State, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
+_LEAST_BYTES = 100 * 2**20  # below it the ledger's write-ahead file alone may not fit
+_FEW_BYTES = 2**30
+_OLDEST = 1_767_225_600  # 2026-01-01: a clock before it has never been set
+
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no provider.")]
+Fix = Annotated[bool, typer.Option("--fix", help="Close files that are open to others.")]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at. `fix` says what to do, "" where nothing is wrong."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+
+
+def doctor(
+    config: ConfigFile = None, offline: Offline = False, fix: Fix = False, as_json: AsJson = False
+) -> None:
+    """Check everything that a call needs, each with a fix.
+
+    Configuration, permissions, secrets and where they are kept, the ledger and its disk, the
+    port, the daemon, each provider and its key, llama-cpp-python, the GPU, the clock. Exits with
+    1 if anything fails. Secrets are never shown.
+
+    Example:
+        tollway doctor --offline
+    """
+    with show.waiting("Looking"):
+        checks = list(_all(config, offline=offline, repair=fix))
+    failed = any(check.state == "fail" for check in checks)
+    if as_json:
+        show.emit({"ok": not failed, "checks": checks})
+    else:
+        _print(checks)
+    if failed:
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+def _print(checks: list[Check]) -> None:
+    for check in checks:
+        first, *more = check.detail.splitlines() or [""]
+        show.say(
+            [show.Painted(f"{check.state:4}", _COLOURS[check.state]), f"  {check.name}: {first}"]
+        )
+        for line in more:
+            show.say(f"      {line}")
+        for line in check.fix.splitlines():
+            show.say([show.Painted("      fix", "cyan"), f": {line}"])
+
+
+def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Check]:
+    yield _python()
+    yield _clock()
+    try:
+        config = load_config(explicit)
+    except ConfigError as error:
+        yield Check("configuration", "fail", error.message, error.hint or "Mend these lines")
+        yield _backend()
+        yield from _graphics()
+        return
+    yield _configuration(config)
+    yield from _modes(config, repair=repair)
+    yield _backend()
+    yield from _secrets(config)
+    yield _ledger(config)
+    yield _disk(config)
+    yield from _daemon(config)
+    if not offline and config.providers:
+        for one in reach_all(config):
+            yield Check(f"provider {one.provider}", one.state, one.detail, one.fix)
+    yield from _llama(config)
+    yield from _graphics()
+
+
+def _python() -> Check:
+    build = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check("python", "ok", f"{build}, {sys.executable}")
+
+
+def _clock() -> Check:
+    now = time.time()
+    if now < _OLDEST:
+        return Check(
+            "clock",
+            "fail",
+            f"It is {show.when(now)} by this box's clock",
+            "Set it: budgets turn over by the clock, and TLS needs it",
+        )
+    return Check("clock", "ok", show.when(now))
+
+
+def _configuration(config: Config) -> Check:
+    if config.warnings:
+        return Check(
+            "configuration", "warn", "\n".join(config.warnings), "`tollway config check` repeats"
+        )
+    return Check("configuration", "ok", str(config.path))
+
+
+def _modes(config: Config, *, repair: bool) -> Iterator[Check]:
+    """Check that nobody else may read or write what is the owner's."""
+    folder = state_paths(config.ledger.path).folder
+    private = [config.path, folder, config.ledger.path, config.admin_socket]
+    private += [path for path in (secrets.vault_path(), secrets.vault_key_path()) if path]
+    open_ones = [path for path in private if _openness(path)]
+    if repair:
+        for path in open_ones:
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        open_ones = [path for path in open_ones if _openness(path)]
+    for path in open_ones:
+        bits = _openness(path)
+        mode = "700" if path.is_dir() else "600"
+        yield Check(
+            "permissions",
+            "fail" if bits & 0o022 else "warn",
+            f"`{path}` may be {'written' if bits & 0o022 else 'read'} by others",
+            f"`tollway doctor --fix`, or `chmod {mode} {path}`",
+        )
+    if not open_ones:
+        yield Check("permissions", "ok", "what is yours is closed to others")
+
+
+def _openness(path: Path) -> int:
+    """Return the mode bits that let others in, 0 for none or where there is nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0
+    # A folder that others may look at but not into gives nothing away; a file must be closed.
+    allowed = 0o011 if stat.S_ISDIR(found.st_mode) else 0
+    return found.st_mode & 0o077 & ~allowed
+
+
+def _backend() -> Check:
+    raise NotImplementedError
+
+
+def _secrets(config: Config) -> Iterator[Check]:
+    for name, provider in config.providers.items():
+        if provider.api_key is None:
+            continue
+        try:
+            secrets.resolve(provider.api_key, base=config.path.parent)
+        except GatewayError as error:
+            yield Check(f"secret of {name}", "fail", error.message, error.hint)
+        else:
+            yield Check(f"secret of {name}", "ok", str(provider.api_key))
+
+
+def _ledger(config: Config) -> Check:
+    path = config.ledger.path
+    there = next(one for one in (path.parent, *path.parent.parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        return Check(
+            "ledger",
+            "fail",
+            f"`{path}` cannot be written",
+            "Give it to this user, or set `ledger.path`: no call is admitted without a ledger",
+        )
+    if path.exists():
+        return Check("ledger", "ok", f"{path}, {show.size(path.stat().st_size)}")
+    return Check("ledger", "ok", f"{path}, made at the first start")
+
+
+def _disk(config: Config) -> Check:
+    folder = config.ledger.path.parent
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(there).free
+    state: State = "fail" if free < _LEAST_BYTES else "warn" if free < _FEW_BYTES else "ok"
+    fix = "" if state == "ok" else "Make room: a full disk stops every call"
+    return Check("disk", state, f"{show.size(free)} free where the ledger is", fix)
+
+
+def _daemon(config: Config) -> Iterator[Check]:
+    server = config.server
+    try:
+        said = Control(config.admin_socket).get("/control/status")
+    except DaemonUnreachable as error:
+        if holder(config.ledger.path):
+            yield Check("daemon", "fail", f"It runs, but: {error.message}", "`tollway restart`")
+            return
+        yield Check("daemon", "warn", "It does not run", "`tollway up` starts it")
+        who = listener(server.port)
+        if who:
+            yield Check(
+                "port",
+                "fail",
+                f"{server.port} is in use by {who}",
+                "Stop that, or set another `server.listen`",
+            )
+        else:
+            yield Check("port", "ok", f"{server.port} is free")
+        return
+    except GatewayError as error:
+        yield Check("daemon", "fail", error.message, error.hint)
+        return
+    problems = msgspec.convert(said, _Problems).problems
+    if problems:
+        yield Check("daemon", "fail", "\n".join(problems), "`tollway status` tells more")
+    else:
+        yield Check("daemon", "ok", f"pid {said['pid']}, listens at {said['listen']}")
+
+
+class _Problems(msgspec.Struct):
+    problems: list[str]
+
+
+# Run in a process of its own: a build for another CPU ends it with a signal.
+_LLAMA = (
+    "import llama_cpp as it; "
+    "print(it.__version__, 'gpu' if it.llama_supports_gpu_offload() else 'cpu')"
+)
+
+
+def _llama(config: Config) -> Iterator[Check]:
+    if not config.models:
+        return
+    try:
+        ended = subprocess.run(  # noqa: S603 - our own interpreter, no shell
+            [sys.executable, "-P", "-c", _LLAMA],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        yield Check("llama-cpp-python", "fail", "Its import hangs", install_help())
+        return
+    if ended.returncode == 0:
+        release, what = ended.stdout.split()
+        yield Check("llama-cpp-python", "ok", f"{release}, built for {what.upper()}")
+    elif ended.returncode < 0:
+        signal = f"The build ends with signal {-ended.returncode} on this CPU"
+        yield Check("llama-cpp-python", "fail", signal, install_help())
+    else:
+        said = ended.stderr.strip().splitlines()
+        yield Check("llama-cpp-python", "fail", said[-1] if said else "No import", install_help())
+    for name, model in config.models.items():
+        if not model.gguf.is_file():
+            yield Check(f"model {name}", "fail", f"`{model.gguf}` is not there", "Mend its `gguf`")
+
+
+def _graphics() -> Iterator[Check]:
+    for gpu in gpus():
+        yield Check("gpu", "ok", f"{gpu.name}, {show.size(gpu.memory_mib * 2**20)}")

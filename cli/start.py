@@ -1,0 +1,248 @@
+"""`serve`, `up`, `down` and `restart`: the daemon's life, as its owner sees it."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from tollway.cli import show
+from tollway.cli.control import Control, load_config
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
+from tollway.daemon.config.schema import Config
+from tollway.daemon.errors import ConfigError, DaemonUnreachable, SecretError
+from tollway.daemon.ledger.lock import holder
+from tollway.providers.errors import GatewayError
+
+_MARGIN_S = 30.0  # what a stop may take beyond `server.drain`: settling, closing the ledger
+_LOG_LINES = 12
+
+Wait = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long to wait for it.")]
+Now = Annotated[bool, typer.Option("--now", help="Cut the calls in flight; they are settled.")]
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What `up` prints: where the daemon listens, and where it writes."""
+
+    url: str
+    pid: int
+    config: Path
+    log: Path
+    already_running: bool = False
+
+
+class _Ready(msgspec.Struct):
+    """The line that the daemon writes to its starter."""
+
+    ready: bool
+    pid: int
+    listen: str = ""
+    error: dict[str, str] | None = None
+
+
+def daemon_command(config: Path, *more: str) -> list[str]:
+    """Return the command that runs the daemon; `-P` keeps the folder it starts in off its path."""
+    return [sys.executable, "-P", "-m", "tollway.daemon.run", "--config", str(config), *more]
+
+
+def serve(config: ConfigFile = None) -> NoReturn:
+    """Run the daemon in the foreground.
+
+    It logs to the terminal; Ctrl-C drains it, a second one hurries.
+
+    Example:
+        tollway serve --config ./gateway.toml
+    """
+    path = load_config(config).path
+    command = daemon_command(path.absolute())
+    sys.stdout.flush()
+    # This process becomes the daemon, so that signals from a terminal or a supervisor reach it.
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell
+
+
+def up(config: ConfigFile = None, wait: Wait = 60.0, as_json: AsJson = False) -> None:
+    """Start the daemon in the background and wait until it is ready.
+
+    It prints where the daemon listens and where it logs; if it cannot start, why. A daemon that
+    runs already is left alone.
+
+    Example:
+        tollway up
+    """
+    loaded = load_config(config)
+    paths = state_paths(loaded.ledger.path)
+    started = _running(loaded, paths) or _start(loaded, paths, wait)
+    if as_json:
+        show.emit(started)
+        return
+    if started.already_running:
+        show.note("The daemon runs already")
+    show.pairs(
+        [
+            ("url", started.url),
+            ("pid", str(started.pid)),
+            ("config", str(started.config)),
+            ("log", str(started.log)),
+        ]
+    )
+
+
+def _running(config: Config, paths: StatePaths) -> Started | None:
+    try:
+        said = msgspec.convert(Control(config.admin_socket).get("/control/status"), _Answering)
+    except DaemonUnreachable:
+        return None
+    return Started(url_of(said.listen), said.pid, config.path, paths.log, already_running=True)
+
+
+class _Answering(msgspec.Struct):
+    pid: int
+    listen: str
+
+
+def url_of(listen: str) -> str:
+    """Return the base URL that client libraries want, for "host:port"."""
+    return f"http://{listen}/v1"
+
+
+def _start(config: Config, paths: StatePaths, wait_s: float) -> Started:
+    private_folder(paths.folder)
+    reading, writing = os.pipe()
+    log = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    from_here = os.fstat(log).st_size
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+            daemon_command(config.path.absolute(), "--ready-fd", str(writing)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[writing],
+            cwd=paths.folder,
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)
+        os.close(log)
+    try:
+        with show.waiting("Starting"):
+            line = _first_line(reading, wait_s)
+    finally:
+        os.close(reading)
+    if line is None:
+        raise GatewayError(
+            f"The daemon (pid {process.pid}) is not ready after {show.duration(wait_s)}",
+            hint=f"It may still become so: `tollway status`; its log is `{paths.log}`",
+        )
+    word = msgspec.json.decode(line, type=_Ready) if line else None
+    if word is None or not word.ready:
+        raise _not_started(word, paths.log, from_here)
+    return Started(url_of(word.listen), word.pid, config.path, paths.log)
+
+
+def _first_line(fd: int, wait_s: float) -> bytes | None:
+    """Return what the daemon says, b"" if it ended without a word, None if time is up."""
+    line = b""
+    ends = time.monotonic() + wait_s
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([fd], [], [], max(0.0, ends - time.monotonic()))
+        if not ready:
+            return None
+        piece = os.read(fd, 65536)
+        if not piece:
+            return b""
+        line += piece
+    return line
+
+
+def _not_started(word: _Ready | None, log: Path, from_here: int) -> GatewayError:
+    if word and word.error:
+        kinds = {ConfigError.code: ConfigError, SecretError.code: SecretError}
+        kind = kinds.get(word.error.get("code", ""), GatewayError)
+        message = word.error.get("message") or "The daemon does not start"
+        return kind(message, hint=word.error.get("hint", ""))
+    with log.open("rb") as file:
+        file.seek(from_here)
+        last = file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    return GatewayError(
+        "\n".join(["The daemon ended before it was ready", *last]), hint=f"Its log is `{log}`"
+    )
+
+
+def down(config: ConfigFile = None, now: Now = False, as_json: AsJson = False) -> None:
+    """Stop the daemon: calls in flight may end.
+
+    It takes no new calls, and waits for those in flight up to `server.drain`; what is left then
+    is cut with a proper error and settled. Returns when the process is gone.
+
+    Example:
+        tollway down --now
+    """
+    pid = _stop(load_config(config), now=now)
+    if as_json:
+        show.emit({"stopped": pid is not None, "pid": pid})
+    else:
+        show.note("The daemon was not running" if pid is None else f"Stopped (pid {pid})")
+
+
+def restart(
+    config: ConfigFile = None, now: Now = False, wait: Wait = 60.0, as_json: AsJson = False
+) -> None:
+    """Stop the daemon and start it again.
+
+    The file is checked first: a daemon that runs is not stopped for one that could not start.
+
+    Example:
+        tollway restart
+    """
+    _stop(load_config(config), now=now)
+    up(config, wait, as_json)
+
+
+def _stop(config: Config, *, now: bool) -> int | None:
+    """Return the pid of the daemon that has ended, None where none was running.
+
+    Raises:
+        GatewayError: It is another user's, or still there when the time was up.
+    """
+    pid = _pid(config)
+    if pid is None:
+        return None
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if now:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        with show.waiting("Stopping: calls in flight may end"):
+            ended, _, _ = select.select([process], [], [], config.server.drain + _MARGIN_S)
+    except PermissionError as fault:
+        raise GatewayError(f"The daemon (pid {pid}) is another user's") from fault
+    finally:
+        os.close(process)
+    if not ended:
+        raise GatewayError(
+            f"The daemon (pid {pid}) has not ended in time",
+            hint="`tollway down --now` cuts what is left"
+            if not now
+            else f"`kill -9 {pid}` ends it; the ledger recovers at the next start",
+        )
+    return pid
+
+
+def _pid(config: Config) -> int | None:
+    try:
+        answer = Control(config.admin_socket).get("/control/status")
+    except DaemonUnreachable:
+        # It may hang. Then it still holds the ledger, and the lock says who it is.
+        held = holder(config.ledger.path)
+        return held.pid if held and held.pid else None
+    return msgspec.convert(answer, _Answering).pid

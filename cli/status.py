@@ -1,0 +1,204 @@
+"""`status` and `reload`: what runs, and under which configuration."""
+
+import msgspec
+
+from tollway.cli import show
+from tollway.cli.control import reach
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.start import url_of
+
+_STATES: dict[str, show.Colour] = {"ok": "green", "broken": "red", "pending": "yellow"}
+
+
+class Configuration(msgspec.Struct):
+    """How the file on disk stands to what is served."""
+
+    path: str
+    state: str
+    loaded_at: float
+    problem: str = ""
+    hint: str = ""
+    needs_restart: list[str] = []
+
+
+class Ledger(msgspec.Struct):
+    """The ledger's health."""
+
+    path: str
+    problem: str | None = None
+    backlog: int = 0
+    recovered: int = 0
+
+
+class Calls(msgspec.Struct):
+    """Calls in flight, and ended since the start."""
+
+    active: int
+    served: int
+
+
+class Model(msgspec.Struct):
+    """A local model; memory in bytes."""
+
+    name: str
+    state: str
+    rss_bytes: int = 0
+    running: int = 0
+    waiting: int = 0
+    tokens_per_s: float | None = None
+    problem: str = ""
+
+
+class Budget(msgspec.Struct):
+    """A budget as it stands; money in nano-dollars, `ends_ms` unix milliseconds."""
+
+    scope: str
+    name: str
+    budget: str
+    limit_nanousd: int
+    settled_nanousd: int
+    held_nanousd: int
+    left_nanousd: int
+    ends_ms: int
+
+
+class Status(msgspec.Struct):
+    """What this command shows of the daemon's answer; `--json` prints the answer itself."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    listen: str
+    config: Configuration
+    ledger: Ledger
+    calls: Calls
+    draining: bool = False
+    models: list[Model] = []
+    budgets: list[Budget] = []
+    spend_today_nanousd: int | None = None
+    problems: list[str] = []
+
+
+class Reloaded(msgspec.Struct):
+    """What a reload did: the keys whose values changed, and those that wait for a restart."""
+
+    changed: list[str]
+    needs_restart: list[str]
+
+
+def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show what runs.
+
+    Uptime, configuration, calls, models, budgets, what was spent today, and problems. Exits
+    with 3 where no daemon answers.
+
+    Example:
+        tollway status --json
+    """
+    answer = reach(config).get("/control/status")
+    if as_json:
+        show.emit(answer)
+        return
+    now = msgspec.convert(answer, Status)
+    drains = ", draining" if now.draining else ""
+    show.pairs(
+        [
+            ("daemon", f"{now.version}, pid {now.pid}, up {show.duration(now.uptime_s)}{drains}"),
+            ("url", url_of(now.listen)),
+            ("config", now.config.path),
+            ("", [_state(now.config), f", loaded {show.age(now.config.loaded_at)}"]),
+            ("ledger", f"{now.ledger.path}{_ledger(now.ledger)}"),
+            ("calls", f"{now.calls.active} in flight, {now.calls.served} since the start"),
+            ("today", show.money(now.spend_today_nanousd)),
+        ]
+    )
+    _models(now.models)
+    _budgets(now.budgets)
+    for problem in now.problems:
+        for line in problem.splitlines():
+            show.say([show.Painted("problem", "red"), f": {line}"])
+    if now.config.hint:
+        show.note(f"hint: {now.config.hint}")
+
+
+def _state(config: Configuration) -> show.Painted:
+    return show.Painted(config.state, _STATES.get(config.state, "dim"))
+
+
+def _ledger(ledger: Ledger) -> str:
+    facts = []
+    if ledger.backlog:
+        facts.append(f"{ledger.backlog} rows wait")
+    if ledger.recovered:
+        facts.append(f"{ledger.recovered} calls recovered at the start")
+    return f" ({', '.join(facts)})" if facts else ""
+
+
+def _models(models: list[Model]) -> None:
+    if not models:
+        return
+    show.say()
+    numbers = [show.Column(name, number=True) for name in ("memory", "running", "tokens/s")]
+    show.table(
+        ["model", "state", *numbers, "problem"],
+        [
+            (
+                model.name,
+                model.state,
+                show.size(model.rss_bytes or None),
+                f"{model.running}" + (f"+{model.waiting}" if model.waiting else ""),
+                "" if model.tokens_per_s is None else f"{model.tokens_per_s:.1f}",
+                model.problem,
+            )
+            for model in models
+        ],
+    )
+
+
+def _budgets(budgets: list[Budget]) -> None:
+    if not budgets:
+        return
+    show.say()
+    numbers = [show.Column(name, number=True) for name in ("spent", "held", "left", "used")]
+    show.table(
+        ["budget of", "budget", *numbers, "renews"],
+        [
+            (
+                f"{one.scope} {one.name}".strip(),
+                one.budget,
+                show.money(one.settled_nanousd),
+                show.money(one.held_nanousd),
+                show.money(one.left_nanousd),
+                show.percent(one.settled_nanousd + one.held_nanousd, one.limit_nanousd),
+                _renews(one),
+            )
+            for one in budgets
+        ],
+    )
+
+
+def _renews(budget: Budget) -> str:
+    return "never" if budget.budget.endswith("/total") else show.when(budget.ends_ms / 1000)
+
+
+def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Make the daemon read gateway.toml again.
+
+    All of the new file or nothing of it: where it is wrong, each mistake is one line, the old
+    configuration stays in force, and the command exits with 2. Calls in flight end under the
+    configuration that they began with.
+
+    Example:
+        tollway reload
+    """
+    answer = reach(config).post("/control/reload", timeout_s=60)
+    if as_json:
+        show.emit(answer)
+        return
+    done = msgspec.convert(answer, Reloaded)
+    for key in done.changed:
+        show.say(f"changed  {key}")
+    if not done.changed:
+        show.note("Reloaded; nothing changed")
+    for key in done.needs_restart:
+        show.note(f"`{key}` takes effect at the next `tollway restart`")

@@ -1,0 +1,132 @@
+"""Asks providers for their models, with the configured credential: the cheapest proof of both."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from tollway.daemon import secrets
+from tollway.daemon.config.schema import Config, Provider
+from tollway.providers.catalog import KINDS, request_headers
+from tollway.providers.errors import GatewayError
+from tollway.providers.http.client import HttpTransport
+from tollway.providers.transport import Request, Timeouts
+
+_MOST_BYTES = 8 * 2**20  # of a list of models; OpenRouter's has half a megabyte
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """How asking one provider went: `state` "warn" is an answer that proves too little.
+
+    `models` counts what it lists, None where it lists nothing that can be read.
+    """
+
+    provider: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    fix: str = ""
+    models: int | None = None
+    seconds: float | None = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+def reach_all(config: Config, *, timeout_s: float = 5.0) -> list[Reached]:
+    """Return how each provider answers, in the file's order; all are asked at once."""
+    return reach_some(config, config.providers, timeout_s=timeout_s)
+
+
+def reach_some(
+    config: Config, providers: Mapping[str, Provider], *, timeout_s: float = 5.0
+) -> list[Reached]:
+    """Return how these providers answer. None of their faults is an error of the caller's."""
+
+    async def ask_all() -> list[Reached]:
+        transport = HttpTransport()
+        try:
+            asked = (
+                _ask(transport, config, name, one, timeout_s) for name, one in providers.items()
+            )
+            return list(await asyncio.gather(*asked))
+        finally:
+            await transport.close()
+
+    return asyncio.run(ask_all())
+
+
+async def _ask(
+    transport: HttpTransport, config: Config, name: str, provider: Provider, timeout_s: float
+) -> Reached:
+    kind = KINDS[provider.kind]
+    base_url = (provider.base_url or kind.base_url or "").rstrip("/")
+    began = time.monotonic()
+    try:
+        # A keyring may ask its owner to unlock it: in a thread, the others go on.
+        credential = await asyncio.to_thread(_credential, config, provider)
+        request = Request(
+            url=f"{base_url}/models",
+            headers=request_headers(kind, credential),
+            method="GET",
+            timeouts=Timeouts(connect_s=timeout_s, first_s=timeout_s, idle_s=timeout_s),
+            proxy=provider.proxy,
+            ca_file=str(provider.ca_file) if provider.ca_file else None,
+        )
+        async with asyncio.timeout(3 * timeout_s):
+            status, body = await _fetch(transport, request)
+    except GatewayError as error:
+        return Reached(name, "fail", error.message, fix=error.hint or _look_at(name, base_url))
+    except TimeoutError:
+        return Reached(name, "fail", f"`{base_url}` answers too slowly", _look_at(name, base_url))
+    return _judged(name, base_url, status, body, time.monotonic() - began)
+
+
+def _credential(config: Config, provider: Provider) -> str | None:
+    if provider.api_key is None:
+        return None
+    return secrets.resolve(provider.api_key, base=config.path.parent).reveal()
+
+
+async def _fetch(transport: HttpTransport, request: Request) -> tuple[int, bytes]:
+    answer = await transport.send(request)
+    body = b""
+    try:
+        async for chunk in answer.chunks():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                break
+    finally:
+        await answer.close()
+    return answer.status, body
+
+
+def _judged(name: str, base_url: str, status: int, body: bytes, seconds: float) -> Reached:
+    if status in (401, 403):
+        return Reached(
+            name,
+            "fail",
+            f"`{base_url}` refuses the key ({status})",
+            f"`providers.{name}.api_key` names it; `tollway secrets set` stores another",
+            seconds=seconds,
+        )
+    if status != 200:
+        return Reached(
+            name,
+            "warn" if status in (404, 405, 429) else "fail",
+            f"`{base_url}/models` answers {status}",
+            _look_at(name, base_url),
+            seconds=seconds,
+        )
+    try:
+        models = len(msgspec.json.decode(body, type=_Listing).data)
+    except msgspec.DecodeError:
+        detail = f"`{base_url}/models` answers something that is no list of models"
+        return Reached(name, "warn", detail, _look_at(name, base_url), seconds=seconds)
+    return Reached(name, "ok", f"`{base_url}`, {models} models", models=models, seconds=seconds)
+
+
+def _look_at(name: str, base_url: str) -> str:
+    return f"See that `providers.{name}.base_url` (`{base_url}`) is right and up"

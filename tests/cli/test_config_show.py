@@ -1,0 +1,144 @@
+"""`config check` and `config show`, on real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import tomli_w
+
+from tollway.cli.config import in_force
+from tollway.daemon.config.load import parse
+
+GOOD = """\
+# Kept: people write comments.
+[server]
+listen = "[::1]:4141"
+budget = ["100/month"]
+drain = "1500ms"
+
+[providers.openai]
+kind = "openai"
+api_key = "keyring:openai"
+timeout = { connect = "5s" }
+
+[models.small]
+gguf = "~/small.gguf"
+price = "free"
+
+[groups.most]
+models = ["*"]
+except = ["openai/o1-pro"]
+
+[teams.ml]
+groups = ["most"]
+budget = ["0.5/day"]
+
+[users.ada]
+team = "ml"
+
+[keys.laptop]
+hash = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+user = "ada"
+expires = 2027-01-31
+
+[prices."openai/gpt-4o-mini"]
+input = 0.15
+output = 0.6
+"""
+
+
+def tollway(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the real program in a folder that is also its home."""
+    return subprocess.run(
+        [sys.executable, "-m", "tollway.cli", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **env},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a good file."""
+    (tmp_path / "gateway.toml").write_text(GOOD)
+    return tmp_path
+
+
+def test_a_right_file_is_said_to_be_right(folder: Path) -> None:
+    """Exit code 0, and the file that was meant."""
+    ended = tollway("config", "check", cwd=folder)
+    assert (ended.returncode, ended.stdout) == (0, f"{folder}/gateway.toml is right\n")
+    data = json.loads(tollway("config", "check", "--json", cwd=folder).stdout)
+    assert data["ok"] is True
+    assert data["path"] == f"{folder}/gateway.toml"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_each_mistake_is_a_line_and_the_exit_code_is_two(folder: Path, more: list[str]) -> None:
+    """With --json too: stdout stays empty, the lines are text on stderr."""
+    (folder / "gateway.toml").write_text('[server]\nlisen = "x"\n\n[providers.a]\nkind = "opnai"\n')
+    ended = tollway("config", "check", *more, cwd=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    first, second = ended.stderr.splitlines()[:2]
+    assert first.startswith("error: gateway.toml:2: server.lisen: ")
+    assert second.startswith("error: gateway.toml:5: providers.a.kind: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--config", "there.toml", "config", "check"], ["config", "check", "--config", "there.toml"]],
+)
+def test_config_may_stand_before_the_command_or_after(folder: Path, words: list[str]) -> None:
+    """Both spellings mean the same, and win over what lies in the folder."""
+    (folder / "there.toml").write_text("")
+    ended = tollway(*words, cwd=folder, TOLLWAY_CONFIG="nowhere.toml")
+    assert ended.stdout == f"{folder}/there.toml is right\n"
+
+
+def test_the_environment_names_a_file(folder: Path) -> None:
+    """And a name that leads nowhere is an error, not a reason to take another file."""
+    (folder / "there.toml").write_text("")
+    named = tollway("config", "check", cwd=folder, TOLLWAY_CONFIG=str(folder / "there.toml"))
+    assert named.stdout == f"{folder}/there.toml is right\n"
+    wrong = tollway("config", "check", cwd=folder, TOLLWAY_CONFIG="nowhere.toml")
+    assert wrong.returncode == 2
+    assert "$TOLLWAY_CONFIG" in wrong.stderr
+
+
+def test_the_file_is_shown_as_it_stands(folder: Path) -> None:
+    """Comments and order are the person's."""
+    assert tollway("config", "show", cwd=folder).stdout == GOOD
+
+
+def test_what_is_in_force_reads_back_as_the_same_configuration(folder: Path) -> None:
+    """`show --effective` is a whole gateway.toml, defaults spelt out."""
+    shown = tollway("config", "show", "--effective", cwd=folder).stdout
+    path = folder / "gateway.toml"
+    again, first = (parse(text, path=path, home=folder) for text in (shown, GOOD))
+    # Warnings name lines, which differ.
+    assert msgspec.structs.replace(again, warnings=first.warnings) == first
+    assert 'max_body = "33554432B"' in shown
+    as_json = json.loads(tollway("config", "show", "--json", cwd=folder).stdout)
+    assert as_json["server"]["listen"] == "[::1]:4141"
+    assert as_json["providers"]["openai"]["api_key"] == "keyring:openai"
+
+
+def test_a_rotated_key_and_a_soft_budget_survive_being_shown(tmp_path: Path) -> None:
+    """The longer spellings are used where the short one would lose something."""
+    digest = "sha256:" + "1" * 64
+    text = (
+        f'[keys.k]\nhash = "{digest}"\nuser = "u"\n'
+        f'previous = [{{ hash = "{digest[:-1]}2", until = 2027-01-31T12:00:00Z }}]\n'
+        "[users.u]\n"
+    )
+    path = tmp_path / "gateway.toml"
+    config = parse(text, path=path, home=tmp_path)
+    assert config.keys["k"].previous
+    again = parse(tomli_w.dumps(in_force(config)), path=path, home=tmp_path)
+    assert msgspec.structs.asdict(again) == msgspec.structs.asdict(config)
