@@ -20,7 +20,7 @@ from aiohttp.web_server import Server
 from tollway.daemon.body import Request
 from tollway.daemon.ids import new_id
 from tollway.daemon.tasks import Tasks
-from tollway.providers.dialects.openai_chat import write_error
+from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class Connection(web.RequestHandler):
         call_id = new_id()
         answer = web.Response(
             status=status,
-            body=write_error(error, call_id),
+            body=openai_chat.DIALECT.write_error(error, call_id),
             content_type="application/json",
             headers={"x-tollway-request-id": call_id, "x-request-id": call_id},
         )

@@ -18,6 +18,7 @@ from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.reload import ConfigState, Reloader
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
 from tollway.providers.errors import GatewayError, RequestInvalid
+from tollway.providers.llamacpp.adapter import ModelState
 
 T = TypeVar("T")
 _ANSWER_WITHIN_S = 2.0
@@ -61,7 +62,7 @@ class Status(msgspec.Struct, frozen=True):
     config: ConfigState
     ledger: LedgerState
     calls: Calls
-    models: list[object]
+    models: list[ModelState]
     budgets: list[BudgetState]
     spend_today_nanousd: int | None  # None: the ledger cannot tell now
     problems: list[str]
@@ -84,7 +85,7 @@ async def status(request: web.Request) -> web.Response:
             config=config,
             ledger=LedgerState(
                 path=str(ledger.path),
-                problem=_said(ledger.problem),
+                problem=ledger.problem,
                 backlog=ledger.backlog,
                 recovered=ledger.recovered,
             ),
@@ -164,18 +165,14 @@ async def _spend_today(daemon: Daemon) -> int | None:
 
 def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
     found = []
-    if problem := _said(daemon.ledger.problem):
-        found.append(problem)
+    if daemon.ledger.problem:
+        found.append(daemon.ledger.problem)
     elif daemon.refusing:
         found.append(daemon.refusing.message)
+    found += daemon.ledger.warnings
     if config.state != "ok":
         found.append(config.problem)
     if config.needs_restart:
         found.append(f"{', '.join(config.needs_restart)} changed: needs a restart")
+    found += [f"{m.name}: {m.problem}" for m in daemon.local.states() if m.problem]
     return found
-
-
-def _said(problem: object) -> str | None:
-    if isinstance(problem, GatewayError):
-        return problem.message
-    return str(problem) if problem else None

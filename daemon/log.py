@@ -57,6 +57,7 @@ class Log:
         self._handler = _Handler(self)
         self._lines: deque[str] = deque()
         self._lost = 0
+        self._flushes: deque[threading.Event] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="log", daemon=True)
@@ -72,6 +73,13 @@ class Log:
             root.addHandler(self._handler)
         logging.getLogger(_OUR_LOGGER).setLevel(self._level)
         root.setLevel(max(self._level, logging.INFO))
+
+    def flush(self) -> None:
+        """Return once all that was said before is written out, at most after two seconds."""
+        done = threading.Event()
+        self._flushes.append(done)
+        self._wake.set()
+        done.wait(_LAST_WORDS_S)
 
     def close(self) -> None:
         """Write out what is left, at most for two seconds, and leave Python's logging."""
@@ -122,6 +130,7 @@ class Log:
             self._wake.wait()
             closing = self._closing.wait(_EVERY_S)  # gather what comes meanwhile
             self._wake.clear()
+            flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             lines = []
             while self._lines:
                 lines.append(self._lines.popleft())
@@ -130,6 +139,8 @@ class Log:
                 lines.append(f"{lost} lines were lost: nobody read them in time")
             if lines:
                 _write_all(self._fd, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+            for done in flushes:
+                done.set()
             if closing and not self._lines:
                 return
 

@@ -21,7 +21,7 @@ from tollway.daemon.errors import (
 )
 from tollway.daemon.ids import new_id
 from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
-from tollway.providers.dialects.openai_chat import write_error
+from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid, RequestTooLarge
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,20 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what a web page, a confused client or a smuggler could send."""
+    """Refuse what a web page, a confused client or a smuggler could send, and hang up."""
+    try:
+        _check(request)
+    except GatewayError as error:
+        return _refuse(request, error, hang_up=True)
+    refusing = request.app[DAEMON].refusing
+    if refusing:
+        resource = request.match_info.route.resource
+        if resource and request.app[ROLES][resource.canonical] == "caller":
+            raise refusing
+    return await handler(request)
+
+
+def _check(request: web.Request) -> None:
     target = request.raw_path
     if target[0] != "/":
         raise RequestInvalid("The request's target must be a path, not a whole URL")
@@ -82,10 +95,6 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         and "{" not in resource.canonical
     ):
         raise _no_path(request)
-    refusing = request.app[DAEMON].refusing
-    if refusing and resource and request.app[ROLES][resource.canonical] == "caller":
-        raise refusing
-    return await handler(request)
 
 
 class Guard:
@@ -203,14 +212,18 @@ def _no_path(request: web.Request) -> NotFound:
 
 
 def _refuse(
-    request: web.Request, error: GatewayError, *, allow: str | None = None
+    request: web.Request,
+    error: GatewayError,
+    *,
+    allow: str | None = None,
+    hang_up: bool = False,
 ) -> web.StreamResponse:
     """Return the answer that stands for an error, or cut off an answer that has begun."""
     if request.writer.output_size > 0:
         log.error("call %s failed within its answer: %s", request[TRACE].call_id, error.code)
         raise ConnectionAbortedError("an answer had begun")
     control = request.app[OWNER] and request.rel_url.raw_path.startswith("/control/")
-    write = write_control_error if control else write_error
+    write = write_control_error if control else openai_chat.DIALECT.write_error
     answer = web.Response(
         status=error.status,
         body=write(error, request[TRACE].call_id),
@@ -222,6 +235,8 @@ def _refuse(
         answer.headers["x-should-retry"] = "false"
     if allow is not None:
         answer.headers["Allow"] = allow
+    if hang_up:
+        answer.force_close()
     return answer
 
 

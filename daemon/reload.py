@@ -17,9 +17,11 @@ import msgspec
 
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Team
+from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.state import Daemon
 from tollway.providers.errors import GatewayError
+from tollway.providers.llamacpp.adapter import LocalModel
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +79,9 @@ class Reloader:
         """Begin with the configuration that `daemon` has; `applied` is told each later one."""
         self._daemon = daemon
         self._applied = applied
-        self._every_s = every_s
-        self._still_s = still_s
+        self.every_s = every_s
+        self.still_s = still_s
+        self.looks = 0  # how often the watch has looked
         self._started_with = daemon.config
         self._path = daemon.config.path
         self._stamp = stamp_of(self._path)
@@ -103,24 +106,25 @@ class Reloader:
         """Reload whenever the file has changed and been still for a second; never returns."""
         seen, since = self._stamp, 0.0
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self.every_s)
+            self.looks += 1
             if not self._daemon.config.server.watch:
                 continue
             now = stamp_of(self._path)
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif now != self._stamp and time.monotonic() - since >= self._still_s:
+            elif now != self._stamp and time.monotonic() - since >= self.still_s:
                 await self._changed_by_itself()
 
-    async def until_served(self, every_s: float) -> None:
-        """Build the first gate as soon as the ledger can be read; until then no call is taken."""
+    async def until_served(self) -> None:
+        """Build the first gate once the ledger can be read; until then no call is taken."""
         while self._daemon.refusing:
-            await asyncio.sleep(every_s)
+            await self._daemon.ledger.ready()
             async with self._turn:
                 try:
                     if self._daemon.refusing:
                         await self._apply(self._daemon.config)
-                except GatewayError as error:
+                except LedgerUnavailable as error:
                     self._daemon.refusing = error
 
     async def _changed_by_itself(self) -> None:
@@ -139,12 +143,12 @@ class Reloader:
         daemon = self._daemon
         before = daemon.config
         gate = await Gate.build(config, daemon)
-        # From here to the end nothing waits and nothing fails.
-        daemon.local.configure(config.models)
         daemon.gate = gate
         daemon.config = config
         daemon.refusing = None
         self._applied(config)
+        # It takes the new models over before it first waits: they change with the gate.
+        await daemon.local.configure(local_models(config))
         waiting = [
             key
             for key, value in _NEEDS_RESTART.items()
@@ -168,6 +172,21 @@ class Reloader:
         self.state.state = "pending"
         self.state.problem = f"The file no longer has {what}; the old configuration still serves"
         self.state.hint = "`tollway reload` confirms that this is meant"
+
+
+def local_models(config: Config) -> dict[str, LocalModel]:
+    """Return the configuration's local models in the words of the layer below."""
+    return {
+        name: LocalModel(
+            name=name,
+            path=model.gguf,
+            context=model.context,
+            gpu_layers=model.gpu_layers,
+            idle_unload_s=model.idle_unload,
+            pinned=model.pinned,
+        )
+        for name, model in config.models.items()
+    }
 
 
 def stamp_of(path: Path) -> Stamp | None:

@@ -41,17 +41,16 @@ from tollway.daemon.process import (
     tell,
     tell_error,
 )
-from tollway.daemon.reload import Reloader
+from tollway.daemon.reload import Reloader, local_models
 from tollway.daemon.state import CONTROL, Daemon
 from tollway.daemon.tasks import Tasks
 from tollway.providers.errors import GatewayError
-from tollway.providers.http import HttpTransport
+from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import LocalModels
 from tollway.providers.prices import PriceSource
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 2.0  # between two tries to read a ledger that could not be read at start
 _SETTLE_S = 10.0  # for the settlements of calls that were cut off
 _HANG_UP_S = 2.0  # for clients to read the last bytes
 
@@ -61,7 +60,7 @@ class Server:
 
     def __init__(self, config: Config, output: Log, *, limits: EdgeLimits | None = None) -> None:
         self._config = config
-        self._log = output
+        self.output = output
         self._limits = limits or EdgeLimits()
         self._tasks = Tasks()
         self._stack = AsyncExitStack()
@@ -71,6 +70,7 @@ class Server:
         self._hurry = asyncio.Event()
         self.daemon: Daemon
         self.reloader: Reloader
+        self.connections: Connections
         self.addresses: list[tuple[str, int]] = []
 
     @property
@@ -97,7 +97,7 @@ class Server:
         private_folder(paths.folder)
         self._stack.push_async_callback(self._tasks.close)
         ledger = Ledger(config.ledger.path, sync=config.ledger.sync)
-        await ledger.start()
+        ledger.start()
         self._stack.push_async_callback(ledger.close)
         admin = bind_admin(config.admin_socket)
         self._stack.callback(config.admin_socket.unlink, missing_ok=True)
@@ -113,8 +113,8 @@ class Server:
             # It answers `status`, refuses calls, and takes them once the ledger is back.
             log.error("no call is taken: %s", error.message)
             daemon.refusing = error
-            self._tasks.start(self.reloader.until_served(_RETRY_S), name="first gate")
-        daemon.local.configure(config.models)
+            self._tasks.start(self.reloader.until_served(), name="first gate")
+        await daemon.local.configure(local_models(config))
         await self._listen(admin, public)
         self._tasks.start(self.reloader.watch(), name="watch")
         pidfile = PidFile(paths.pidfile)
@@ -136,10 +136,10 @@ class Server:
 
     async def _listen(self, admin: socket.socket, public: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        connections = Connections(self._limits, self._tasks)
+        connections = self.connections = Connections(self._limits, self._tasks)
         control = Control(self.reloader, self.stop, self.listen)
         for sockets, owner in ((public, False), ([admin], True)):
-            app = application.build(self.daemon, self._log, self._limits, owner=owner)
+            app = application.build(self.daemon, self.output, self._limits, owner=owner)
             if owner:
                 app[CONTROL] = control
             # Without the cancellation a handler lives on for as long as its provider talks. A
@@ -158,7 +158,7 @@ class Server:
                     self._public.append(server)
 
     def _applied(self, config: Config) -> None:
-        self._log.install(config.server.log_level, config.server.log_format)
+        self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:
         """Begin to stop; called again, hurry."""

@@ -1,0 +1,152 @@
+"""Each call has an id and one log line; errors come in words, and secrets in neither."""
+
+import re
+
+import msgspec
+import pytest
+from aiohttp import web
+from shell import Running, running
+
+from tollway.daemon import app as application
+from tollway.daemon.app import Route
+
+CANARY = "tw-CANARY0123456789abcdefCANARY"
+UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+
+async def lines(daemon: Running) -> str:
+    """Return the whole log, once it has been written out."""
+    daemon.server.output.flush()
+    return daemon.log.read_text()
+
+
+async def test_every_answer_carries_the_id_of_its_call() -> None:
+    """The id that a client reports must be the one in the log."""
+    async with running() as daemon:
+        seen = set()
+        for method, path in (("GET", "/healthz"), ("GET", "/none"), ("POST", "/v1/embeddings")):
+            answer = await daemon.ask(method, path, b"" if method == "GET" else b"{}")
+            call_id = answer.headers["x-tollway-request-id"]
+            assert re.fullmatch(UUID7, call_id)
+            assert answer.headers["x-request-id"] == call_id
+            assert f"{method} {path} {answer.status}" in await lines(daemon)
+            assert call_id in await lines(daemon)
+            seen.add(call_id)
+        assert len(seen) == 3
+
+
+async def test_a_malformed_request_is_answered_with_an_id_too() -> None:
+    """It never reaches a middleware, and is still told apart."""
+    async with running() as daemon:
+        answer = await daemon.raw(b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
+        assert re.search(b"(?i)x-tollway-request-id: " + UUID7.encode(), answer)
+
+
+async def test_the_id_of_a_client_is_not_taken_for_ours() -> None:
+    """A client that could choose the id could make two calls look like one."""
+    async with running() as daemon:
+        answer = await daemon.ask("GET", "/healthz", x_request_id="mine")
+        assert answer.headers["x-request-id"] != "mine"
+
+
+async def test_no_query_header_or_body_is_ever_logged() -> None:
+    """A key can stand in each of them."""
+    async with running() as daemon:
+        body = msgspec.json.encode({"model": "m", "messages": [], "user": CANARY})
+        await daemon.ask("POST", f"/v1/chat/completions?key={CANARY}", body)
+        await daemon.ask("GET", f"/v1/models?key={CANARY}", authorization=f"Bearer {CANARY}")
+        await daemon.ask("GET", f"/healthz?a={CANARY}", x_api_key=CANARY, cookie=CANARY)
+        await daemon.ask("GET", "/none", user_agent=CANARY, referer=CANARY)
+        await daemon.raw(f"GET / HTTP/1.1\r\nX: {CANARY}\nY: z\r\n\r\n".encode())
+        said = await lines(daemon)
+        assert "GET /healthz 200" in said
+        assert "CANARY" not in said
+
+
+async def test_a_key_that_a_client_wrote_into_a_path_or_model_is_masked() -> None:
+    """Paths and model names are logged; a key put there by mistake is not."""
+    async with running() as daemon:
+        await daemon.ask("GET", f"/v1/models/{CANARY}")
+        await daemon.ask("GET", f"/{CANARY}/x")
+        body = msgspec.json.encode({"model": CANARY, "messages": []})
+        await daemon.ask("POST", "/v1/chat/completions", body)
+        said = await lines(daemon)
+        assert "GET /tw-***/x 404" in said
+        assert "CANARY" not in said
+
+
+async def test_a_client_cannot_forge_a_line_of_the_log() -> None:
+    """A model name with a line end in it stays on its line."""
+    async with running() as daemon:
+        forged = "m\n2026-01-01T00:00:00.000Z info    GET /forged 200"
+        body = msgspec.json.encode({"model": forged, "messages": []})
+        await daemon.ask("POST", "/v1/chat/completions", body)
+        said = (await lines(daemon)).splitlines()
+        assert not [line for line in said if line.startswith("2026-01-01")]
+
+
+async def test_json_lines_are_json() -> None:
+    """`log_format = "json"` is for programs: one object a line, numbers as numbers."""
+    async with running(server='single_user = true\nlog_format = "json"') as daemon:
+        await daemon.ask("GET", "/healthz")
+        said = [msgspec.json.decode(line) for line in (await lines(daemon)).splitlines()]
+        call = next(line for line in said if line.get("path") == "/healthz")
+        assert (call["method"], call["status"], call["level"]) == ("GET", 200, "info")
+        assert call["ms"] >= 0
+
+
+async def test_calls_are_not_logged_above_info() -> None:
+    """`log_level` says what is worth a line."""
+    async with running(server='single_user = true\nlog_level = "warning"') as daemon:
+        await daemon.ask("GET", "/healthz")
+        assert await lines(daemon) == ""
+
+
+async def test_a_crash_is_a_500_with_the_id_and_its_traceback_is_in_the_log_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whose bug it is, is ours: the client gets an id to report, and no inside of ours."""
+    secret = CANARY
+
+    async def crash(_request: web.Request) -> web.Response:
+        raise RuntimeError(f"with {secret} in it")
+
+    routes = (*application.ROUTES, Route("GET", "/crash", crash, "open"))
+    monkeypatch.setattr(application, "ROUTES", routes)
+    async with running() as daemon:
+        answer = await daemon.ask("GET", "/crash")
+        assert answer.status == 500
+        assert b"RuntimeError" not in answer.body
+        call_id = answer.headers["x-tollway-request-id"]
+        assert call_id in answer.json()["error"]["message"]
+        said = await lines(daemon)
+        assert "Traceback" in said
+        assert "RuntimeError" in said
+        assert "CANARY" not in said
+        assert (await daemon.ask("GET", "/healthz")).status == 200
+
+
+async def test_a_crash_within_an_answer_cuts_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error cannot be put behind half an answer: the end that is missing tells the client."""
+
+    async def crash(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"half")
+        raise RuntimeError("too late")
+
+    routes = (*application.ROUTES, Route("GET", "/crash", crash, "open"))
+    monkeypatch.setattr(application, "ROUTES", routes)
+    async with running() as daemon:
+        answer = await daemon.raw(b"GET /crash HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer.endswith(b"4\r\nhalf\r\n")
+        assert "too late" in await lines(daemon)
+
+
+async def test_secrets_of_providers_are_masked_wherever_they_turn_up() -> None:
+    """The second line of defence: the values that the gate has resolved are never written."""
+    async with running() as daemon:
+        daemon.server.output.mask.hide(["sk-provider-secret"])
+        daemon.server.output.put("error", "it said sk-provider-secret", {})
+        said = await lines(daemon)
+        assert "it said ***" in said

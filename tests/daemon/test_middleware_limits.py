@@ -1,0 +1,177 @@
+"""Slow and greedy clients are refused early, with flat memory, and hurt nobody else."""
+
+import asyncio
+import gzip
+import resource
+import zlib
+
+import msgspec
+from shell import Client, Running, running, until
+
+from tollway.daemon.connection import EdgeLimits
+
+CHAT = "/v1/chat/completions"
+HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
+SMALL = 'single_user = true\nmax_body = "64KiB"'
+MIB = 2**20
+
+
+def chunk(data: bytes) -> bytes:
+    """Return data as one chunk."""
+    return b"%x\r\n" % len(data) + data + b"\r\n"
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_unread() -> None:
+    """A gigabyte need not be sent to learn that it is too much."""
+    async with running(server=SMALL) as daemon:
+        client = await daemon.connect()
+        await client.send(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        answer = await client.answer()
+        client.close()
+        assert answer.status == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+        assert "65,536 bytes" in answer.json()["error"]["message"]
+
+
+async def test_a_body_without_a_length_is_refused_once_it_is_too_large() -> None:
+    """Chunks have no length to look at: they are counted."""
+    async with running(server=SMALL) as daemon:
+        client = await daemon.connect()
+        await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b" " * 70_000))
+        assert (await client.answer()).status == 413
+        client.close()
+
+
+async def test_a_body_at_the_limit_is_read() -> None:
+    """The limit is what may come, not what may not."""
+    async with running(server=SMALL) as daemon:
+        assert (await daemon.ask("POST", CHAT, b" " * 65_536)).status == 400
+        assert (await daemon.ask("POST", CHAT, b" " * 65_537)).status == 413
+
+
+async def test_the_limit_is_that_of_the_configuration_in_force() -> None:
+    """The limit that aiohttp has is fixed when the application is made; ours follows a reload."""
+    async with running(server=SMALL) as daemon:
+        body = b" " * 100_000
+        assert (await daemon.ask("POST", CHAT, body)).status == 413
+        daemon.config.write_text(daemon.config.read_text().replace("64KiB", "256KiB"))
+        await daemon.server.reloader.reload()
+        assert (await daemon.ask("POST", CHAT, body)).status == 400
+
+
+async def test_a_small_body_that_swells_is_refused_with_flat_memory() -> None:
+    """The limit counts decompressed bytes, and decompression stops there."""
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join([packer.compress(b" " * MIB) for _ in range(1024)] + [packer.flush()])
+    assert len(bomb) < 2 * MIB
+    async with running(server='single_user = true\nmax_body = "2MiB"') as daemon:
+        assert (await daemon.ask("POST", CHAT, b"{}")).status == 400
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer = await daemon.ask("POST", CHAT, bomb[: 1 * MIB], Content_Encoding="gzip")
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert answer.status == 413
+        assert grown_kib < 64 * 1024
+
+
+async def test_a_packed_body_is_unpacked() -> None:
+    """Some clients compress; the error shows that the JSON inside was read."""
+    async with running() as daemon:
+        body = msgspec.json.encode({"model": "no-such-model", "messages": []})
+        answer = await daemon.ask("POST", CHAT, gzip.compress(body), Content_Encoding="gzip")
+        assert answer.status == 404
+        answer = await daemon.ask("POST", CHAT, b"no gzip at all", Content_Encoding="gzip")
+        assert answer.status == 400
+
+
+async def test_a_head_that_never_ends_is_cut_off() -> None:
+    """Slowloris: a connection that has begun a head and drips it is closed with 408."""
+    async with running(limits=EdgeLimits(head_s=0.05, sweep_s=0.01)) as daemon:
+        client = await daemon.connect()
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        assert (await client.all()).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_second_head_that_never_ends_is_cut_off_too() -> None:
+    """The clock starts again with each request of a connection."""
+    limits = EdgeLimits(head_s=0.05, sweep_s=0.01)
+    async with running(limits=limits) as daemon:
+        client = await daemon.connect()
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await client.answer()).status == 200
+        await client.send(b"GET /healthz HTT")
+        assert (await client.all()).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    """It holds a file, and nobody is behind it."""
+    async with running(limits=EdgeLimits(head_s=0.05, sweep_s=0.01)) as daemon:
+        client = await daemon.connect()
+        assert (await client.all()).startswith(b"HTTP/1.1 408")
+        await until(lambda: _open(daemon) == 0)
+
+
+async def test_a_connection_between_two_requests_is_kept_for_a_while_and_then_closed() -> None:
+    """Keep-alive has an end; it is quiet, since no request went wrong."""
+    async with running(limits=EdgeLimits(idle_s=0.05, sweep_s=0.01)) as daemon:
+        client = await daemon.connect()
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await client.answer()).status == 200
+        assert await client.all() == b""
+
+
+async def test_a_body_that_stalls_is_408() -> None:
+    """The head was whole and the body is not: its time-out is between two pieces."""
+    async with running(limits=EdgeLimits(body_idle_s=0.05, linger_s=0.05)) as daemon:
+        client = await daemon.connect()
+        await client.send(HEAD + b"Content-Length: 10\r\n\r\n{")
+        answer = await client.answer()
+        assert answer.status == 408
+        assert answer.json()["error"]["code"] == "request_timeout"
+        assert await client.all() == b""
+
+
+async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None:
+    """A cap on connections keeps files for the calls that are under way."""
+    async with running(limits=EdgeLimits(connections=3)) as daemon:
+        clients = [await daemon.connect() for _ in range(3)]
+        for client in clients:
+            await _healthy(client)
+        assert (await daemon.raw(b"")).startswith(b"HTTP/1.1 503")
+        for client in clients:
+            await _healthy(client)
+        clients.pop().close()
+        await until(lambda: _open(daemon) == 2)
+        assert (await daemon.ask("GET", "/healthz")).status == 200
+        for client in clients:
+            client.close()
+
+
+async def test_slow_clients_do_not_slow_the_others() -> None:
+    """Three hundred half-sent requests are as nothing to one whole one."""
+    async with running() as daemon:
+        slow = await asyncio.gather(*(daemon.connect() for _ in range(300)))
+        for number, client in enumerate(slow):
+            await client.send((HEAD + b"Content-Length: 100\r\n\r\n{")[: 20 + number])
+        for _ in range(20):
+            assert (await daemon.ask("GET", "/healthz")).status == 200
+        for client in slow:
+            client.close()
+        await until(lambda: _open(daemon) == 0)
+
+
+async def test_json_nested_without_end_is_a_400_and_no_crash() -> None:
+    """A parser that recurses must stop in time."""
+    async with running() as daemon:
+        for body in (b"[" * 100_000, b'{"messages":' * 100_000, b'{"messages":' + b"[" * 100_000):
+            assert (await daemon.ask("POST", CHAT, body)).status == 400
+
+
+def _open(daemon: Running) -> int:
+    return len(daemon.server.connections.open)
+
+
+async def _healthy(client: Client) -> None:
+    await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await client.answer()).status == 200
