@@ -5,6 +5,7 @@ back: its caches are read again from the file, so that they can never differ fro
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from operator import add
 from sqlite3 import Connection
@@ -26,6 +27,7 @@ from tollway.daemon.ledger.rows import (
     AttemptEnded,
     AttemptOpened,
     CallEnded,
+    CallOpened,
     CallRefused,
     Who,
 )
@@ -39,7 +41,6 @@ from tollway.daemon.ledger.statements import (
     NO_TOKENS,
     ONE_CALL,
     ONE_REFUSED,
-    ROLL_UP,
     SPEND,
 )
 from tollway.providers.canon import Usage
@@ -83,7 +84,7 @@ class Book:
         self._changes: list[tuple[object, ...]] = []
         self._new_attempts: list[tuple[object, ...]] = []
         self._ended_attempts: list[tuple[object, ...]] = []
-        self._spend: dict[tuple[int, int], Sequence[int]] = {}
+        self._spend: defaultdict[tuple[int, int], list[tuple[int, ...]]] = defaultdict(list)
 
     def write(self, operations: Sequence[Operation]) -> None:
         """Write operations into the open transaction, in their order as far as it shows."""
@@ -118,7 +119,10 @@ class Book:
         NEW_ATTEMPTS.write(self._db, self._new_attempts)
         ENDED_ATTEMPTS.write(self._db, self._ended_attempts)
         CALL_CHANGES.write(self._db, self._changes)
-        SPEND.write(self._db, [(*at, *sums) for at, sums in self._spend.items()])
+        SPEND.write(
+            self._db,
+            [(*at, *map(sum, zip(*more, strict=True))) for at, more in self._spend.items()],
+        )
         self._begin()
 
     def _admit(self, admit: Admit) -> None:
@@ -128,26 +132,30 @@ class Book:
         account = self._names.account(call.who, call.route, opened.provider, opened.model)
         if call.id in self._open:
             raise ValueError(f"call {call.id} is open already")
-        self._seq += 1
-        known = _OpenCall(self._seq, call.id, call.who, call.route, account, call.admitted_ms, {})
+        known = _OpenCall(
+            self._new_call(call, OPEN, account, opened.hold_nanousd),
+            *(call.id, call.who, call.route, account, call.admitted_ms, {}),
+        )
         self._open[call.id] = known
+        self._start(known, opened, account)
+
+    def _new_call(
+        self, call: CallOpened | CallRefused, state: int, account: int, hold_nanousd: int = 0
+    ) -> int:
+        word, or_null = self._names.word, self._names.word_or_null
+        rest: tuple[int | None, ...]
+        if isinstance(call, CallOpened):
+            rest = call.admitted_ms, or_null(call.tags), 1, hold_nanousd, None, None
+        else:
+            rest = call.refused_ms, None, 0, 0, 0, or_null(call.error)
+        self._seq += 1
         self._new_calls.append(
             (
-                *(known.seq, call.id, OPEN, account, call.admitted_ms),
-                *(
-                    self._names.word(call.dialect),
-                    self._names.word(call.endpoint),
-                    self._names.word(call.requested),
-                ),
-                *(
-                    call.stream,
-                    self._names.word_or_null(call.client),
-                    self._names.word_or_null(call.tags),
-                ),
-                *(1, opened.hold_nanousd, None, None),
+                *(self._seq, call.id, state, account, call.stream, or_null(call.client)),
+                *(word(call.dialect), word(call.endpoint), word(call.requested), *rest),
             )
         )
-        self._start(known, opened, account)
+        return self._seq
 
     def _start(self, call: _OpenCall, opened: AttemptOpened, account: int) -> None:
         call.attempts[opened.number] = _OpenAttempt(account, opened.started_ms, opened.hold_nanousd)
@@ -227,15 +235,12 @@ class Book:
             return _NO_CHANGE
         *tokens, estimated = msgspec.structs.astuple(ended.usage)
         cost, overrun = ended.cost_nanousd, ended.overrun_nanousd
-        shape, numbers = self._names.usage(ended.raw_usage)
+        names = self._names
+        shape, numbers = names.usage(ended.raw_usage)
         self._ended_attempts.append(
             (
                 *(call.seq, ended.number, ended.ended_ms - known.started_ms, ended.first_ms),
-                *(
-                    ended.status,
-                    self._names.word(ended.ending),
-                    self._names.word_or_null(ended.error),
-                ),
+                *(ended.status, names.word(ended.ending), names.word_or_null(ended.error)),
                 *(cost, overrun, estimated, *tokens),
                 *(ended.upstream_id or None, shape, numbers),
             )
@@ -244,28 +249,13 @@ class Book:
         self._roll_up(call, known.account, rolled)
         return (int(estimated), 0, 0, cost, overrun, *tokens)
 
-    def _roll_up(self, call: _OpenCall, account: int, more: Sequence[int]) -> None:
-        at = (call.quarter_ms, account)
-        known = self._spend.get(at)
-        self._spend[at] = more if known is None else tuple(map(add, known, more))
+    def _roll_up(self, call: _OpenCall, account: int, more: tuple[int, ...]) -> None:
+        self._spend[call.quarter_ms, account].append(more)
 
     def _refuse(self, row: CallRefused) -> None:
         account = self._names.account(row.who, row.route, "", "")
-        self._seq += 1
-        self._new_calls.append(
-            (
-                *(self._seq, row.id, REFUSED, account, row.refused_ms),
-                *(
-                    self._names.word(row.dialect),
-                    self._names.word(row.endpoint),
-                    self._names.word(row.requested),
-                ),
-                *(row.stream, self._names.word_or_null(row.client), None),
-                *(0, 0, 0, self._names.word_or_null(row.error)),
-            )
-        )
-        at = (row.refused_ms // QUARTER_MS * QUARTER_MS, account)
-        self._spend[at] = tuple(map(add, self._spend.get(at, (0,) * len(ROLL_UP)), ONE_REFUSED))
+        self._new_call(row, REFUSED, account)
+        self._spend[row.refused_ms // QUARTER_MS * QUARTER_MS, account].append(ONE_REFUSED)
 
     def _withdraw(self, withdraw: Withdraw) -> None:
         of = withdraw.of

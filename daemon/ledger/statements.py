@@ -44,8 +44,8 @@ _END = ("total_ms", "first_ms", "ending", "error")
 NEW_CALLS = Upsert(
     "calls",
     (
-        *("seq", "id", "state", "account", "admitted_ms", "dialect", "endpoint", "requested"),
-        *("stream", "client", "tags", "attempts", "hold_nanousd", "total_ms", "error"),
+        *("seq", "id", "state", "account", "stream", "client", "dialect", "endpoint", "requested"),
+        *("admitted_ms", "tags", "attempts", "hold_nanousd", "total_ms", "error"),
     ),
 )
 # Of rows that are there: the INSERT always meets its conflict and adds to the row.

@@ -197,6 +197,8 @@ class Writer:
                     raise
                 log.exception("cannot be written: %s", _named(operation))
                 done.append((operation, LedgerUnavailable("The call cannot be written down")))
+                if isinstance(operation, Next):  # whatever is wrong with the next attempt
+                    self.put(Settle(None, operation.ended))
         return done
 
     def _write(self, group: Sequence[Operation]) -> None:

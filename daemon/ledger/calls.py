@@ -1,0 +1,302 @@
+"""Calls one by one: the latest, one of them in full, and those that end while one looks on."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.schema import ID_HEAD, STATES
+from tollway.providers.canon import Price
+from tollway.providers.errors import GatewayError
+
+_SPAN = 100_000  # calls looked through in one statement: a snapshot of well under 2 s
+_MOST_POLLED = 1_000
+_HEAD = 13  # characters of an id that are indexed
+
+
+class CallUnknown(GatewayError):
+    """No call has such an id, or more than one begins with it."""
+
+    status = 404
+    code = "call_unknown"
+
+
+class _Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    audio_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    audio_output_tokens: int
+
+    @property
+    def input_total(self) -> int:
+        """All tokens that went in, of every class."""
+        written = self.cache_write_tokens + self.cache_write_1h_tokens
+        return self.input_tokens + self.audio_input_tokens + self.cache_read_tokens + written
+
+    @property
+    def output_total(self) -> int:
+        """All tokens that came out, of every class."""
+        return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens
+
+
+class CallRow(_Tokens, frozen=True, kw_only=True):
+    """A call, as in `calls_readable`; provider and model are its latest attempt's, "" if none.
+
+    Times are unix milliseconds, or `_ms` after the call's admission; None where it has not
+    come to that, or nobody knows. Texts are "" where there is none.
+    """
+
+    id: str
+    state: str
+    ending: str
+    key: str
+    user: str
+    team: str
+    project: str
+    route: str
+    provider: str
+    model: str
+    requested: str
+    dialect: str
+    endpoint: str
+    stream: bool
+    admitted_ms: int
+    ended_ms: int | None
+    first_ms: int | None
+    total_ms: int | None
+    attempts: int
+    cost_nanousd: int
+    overrun_nanousd: int
+    hold_nanousd: int
+    estimated: bool
+    error: str
+    client: str
+    tags: str
+
+
+class AttemptRow(_Tokens, frozen=True, kw_only=True):
+    """One try at an upstream; `usage` is the provider's own JSON, "" where it gave none."""
+
+    number: int
+    provider: str
+    model: str
+    status: int | None
+    ending: str
+    started_ms: int
+    ended_ms: int | None
+    first_ms: int | None
+    total_ms: int | None
+    cost_nanousd: int
+    overrun_nanousd: int
+    hold_nanousd: int
+    estimated: bool
+    error: str
+    upstream_id: str
+    usage: str
+    price: Price | None
+
+
+class CallDetail(msgspec.Struct, frozen=True):
+    """A call with its attempts, in their order."""
+
+    call: CallRow
+    attempts: tuple[AttemptRow, ...]
+
+
+class CallFilter(msgspec.Struct, frozen=True):
+    """Which calls are meant; None takes any. `model` and `provider` are the latest attempt's."""
+
+    key: str | None = None
+    user: str | None = None
+    team: str | None = None
+    project: str | None = None
+    route: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    state: str | None = None
+    error: str | None = None
+
+
+ANY = CallFilter()
+_BY_ACCOUNT = ("key", "user", "team", "project", "route", "provider", "model")
+_COLUMNS = ", ".join(CallRow.__struct_fields__)
+
+
+def recent(
+    path: Path,
+    *,
+    limit: int,
+    before: str | None = None,
+    after: str | None = None,
+    where: CallFilter = ANY,
+) -> list[CallRow]:
+    """Return up to `limit` calls, the latest admitted first.
+
+    `before` and `after` are ids, or the beginnings of ids, of calls that bound them.
+
+    Raises:
+        CallUnknown: There is no call `before` or `after`.
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    with reading(path) as db:
+        if (wanted := _conditions(db, where)) is None:
+            return []
+        first = _find(db, after)[0] if after else 0
+        (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
+        last = _find(db, before)[0] if before else newest + 1
+        found: list[CallRow] = []
+        while last > first + 1 and len(found) < limit:
+            begin = max(first, last - _SPAN - 1)
+            found += _rows(
+                db,
+                f"seq IN (SELECT seq FROM calls WHERE seq > ? AND seq < ?{wanted}"  # noqa: S608
+                " ORDER BY seq DESC LIMIT ?) ORDER BY seq DESC",
+                (begin, last, limit - len(found)),
+            )
+            last = begin + 1
+        return found
+
+
+def one(path: Path, id_prefix: str) -> CallDetail:
+    """Return the call whose id is, or alone begins with, `id_prefix`.
+
+    Raises:
+        CallUnknown: There is none, or more than one.
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    with reading(path) as db:
+        seq, _ = _find(db, id_prefix)
+        (call,) = _rows(db, "seq = ?", (seq,))
+        cursor = db.execute(
+            "SELECT * FROM attempts_readable WHERE call_seq = ? ORDER BY number", (seq,)
+        )
+        names = [column[0] for column in cursor.description]
+        attempts = tuple(_attempt(dict(zip(names, row, strict=True))) for row in cursor)
+    return CallDetail(call, attempts)
+
+
+class Follow:
+    """The calls that end from now on, or of those after one, each returned by `poll` once."""
+
+    def __init__(self, path: Path, last: int, running: set[int]) -> None:
+        self._path = path
+        self._last = last
+        self._running = running
+
+    def poll(self) -> list[CallRow]:
+        """Return what has ended since the last time, in the order of admission.
+
+        Raises:
+            LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+        """
+        with reading(self._path) as db:
+            self._look(db)
+            ended = self._ended(db)
+            self._running -= ended
+            found: list[CallRow] = []
+            for seq in sorted(ended):
+                found += _rows(db, "seq = ?", (seq,))
+        return found
+
+    def _look(self, db: sqlite3.Connection) -> None:
+        for (seq,) in db.execute(
+            "SELECT seq FROM calls WHERE seq > ? ORDER BY seq LIMIT ?", (self._last, _MOST_POLLED)
+        ):
+            self._running.add(seq)
+            self._last = seq
+
+    def _ended(self, db: sqlite3.Connection) -> set[int]:
+        still = {seq for (seq,) in db.execute("SELECT seq FROM calls WHERE state = 1")}
+        return self._running - still
+
+
+def follow(path: Path, after: str | None = None) -> Follow:
+    """Return who tells of calls that end from now on, or of those admitted after call `after`.
+
+    Raises:
+        CallUnknown: There is no call `after`.
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    with reading(path) as db:
+        if after:
+            return Follow(path, _find(db, after)[0], set())
+        (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
+        return Follow(
+            path, last, {seq for (seq,) in db.execute("SELECT seq FROM calls WHERE state = 1")}
+        )
+
+
+def usage_text(shape: str | None, numbers: str | None) -> str:
+    """Return a provider's usage as it sent it, from how the ledger keeps it."""
+    if shape is None:
+        return numbers or ""
+    texts = shape.split("#")
+    found = (numbers or "").split(",")
+    return "".join(text + number for text, number in zip(texts, [*found, ""], strict=False))
+
+
+def _attempt(row: dict[str, Any]) -> AttemptRow:
+    row["usage"] = usage_text(row["usage_shape"], row["usage_numbers"])
+    if row["price"]:
+        row["price"] = msgspec.json.decode(row["price"], type=Price)
+    return msgspec.convert(row, AttemptRow, strict=False)
+
+
+def _rows(db: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> Iterator[CallRow]:
+    cursor = db.execute(f"SELECT {_COLUMNS} FROM calls_readable WHERE {condition}", values)  # noqa: S608
+    for row in cursor:
+        yield msgspec.convert(
+            dict(zip(CallRow.__struct_fields__, row, strict=True)), CallRow, strict=False
+        )
+
+
+def _conditions(db: sqlite3.Connection, where: CallFilter) -> str | None:
+    """Return the filter as SQL with our own numbers only; None where nothing can match it."""
+    found = ""
+    names = [name for name in _BY_ACCOUNT if getattr(where, name) is not None]
+    if names:
+        test = " AND ".join(f"{name} = ?" for name in names)
+        accounts = db.execute(
+            f"SELECT id FROM accounts WHERE {test}",  # noqa: S608 - our own names
+            [getattr(where, name) for name in names],
+        ).fetchall()
+        if not accounts:
+            return None
+        found += f" AND account IN ({', '.join(str(int(row[0])) for row in accounts)})"
+    if where.state is not None:
+        if where.state not in STATES:
+            return None
+        found += f" AND state = {STATES.index(where.state)}"
+    if where.error is not None:
+        word = db.execute("SELECT id FROM words WHERE word = ?", (where.error,)).fetchone()
+        if word is None:
+            return None
+        found += f" AND error = {int(word[0])}"
+    return found
+
+
+def _find(db: sqlite3.Connection, prefix: str) -> tuple[int, str]:
+    head = prefix[:_HEAD]
+    found = db.execute(
+        f"SELECT seq, id FROM calls WHERE {ID_HEAD} >= ? AND {ID_HEAD} < ?"  # noqa: S608
+        " AND substr(id, 1, ?) = ? LIMIT 2",
+        (head, head + "\x7f", len(prefix), prefix),
+    ).fetchall()
+    match found:
+        case [(seq, call_id)] if prefix:
+            return seq, call_id
+        case []:
+            raise CallUnknown(
+                f"There is no call `{prefix}`", hint="`tollway logs` lists the latest"
+            )
+        case _:
+            raise CallUnknown(
+                f"More than one call begins with `{prefix}`", hint="Give more of its id"
+            )

@@ -1,0 +1,187 @@
+"""Whether the ledger agrees with itself, and how what is derived is made anew.
+
+The whole check sees one moment, so on a large ledger that the daemon writes to, the write-ahead
+log grows until it is done; with the daemon down it costs nothing but time.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from tollway.daemon.ledger.derived import (
+    CALL_SUMS,
+    OF_ATTEMPTS,
+    ROLL_UP,
+    ROLL_UPS,
+    rebuild_calls,
+    rebuild_roll_ups,
+    recover,
+)
+from tollway.daemon.ledger.lock import LedgerLock, holder
+from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.schema import OPEN, transaction
+
+_MOST = 100  # of one kind: a damaged file has millions
+_BUSY_S = 5.0
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Something that does not agree. `check` is which rule, `subject` the row it is about.
+
+    `repairable` says whether `repair` can make it right from the rows.
+    """
+
+    check: str
+    subject: str
+    message: str
+    repairable: bool
+
+
+def verify(path: Path) -> list[Difference]:
+    """Return what does not agree, [] where all does; at most 100 of each kind.
+
+    Raises:
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read at all.
+    """
+    by = holder(path)
+    with reading(path) as db:
+        damage = list(_integrity(db))
+        if damage:  # what follows would only repeat it, or fail
+            return damage
+        db.execute("BEGIN")
+        return [
+            *_orphans(db),
+            *_call_sums(db),
+            *_roll_ups(db),
+            *_open(db, by.since_ms if by else None),
+            *_unended(db),
+            *_unpriced(db),
+        ]
+
+
+def repair(path: Path) -> list[Difference]:
+    """Make anew what is derived, settle what a killed daemon left; return what still differs.
+
+    Raises:
+        LedgerHeld: The daemon runs.
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read or written.
+    """
+    lock = LedgerLock(path)
+    with reading(path):  # it is a ledger, and of this version
+        lock.acquire(time.time_ns() // 1_000_000)
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S)) as db:
+                _repair(db)
+        finally:
+            lock.release()
+    return verify(path)
+
+
+def _repair(db: sqlite3.Connection) -> None:
+    if any(_integrity(db)):
+        return  # a damaged file must be restored: every write could make it worse
+    with transaction(db):
+        recover(db)
+        rebuild_calls(db)
+        rebuild_roll_ups(db)
+
+
+def _integrity(db: sqlite3.Connection) -> Iterator[Difference]:
+    try:
+        found = db.execute(f"PRAGMA integrity_check({_MOST})").fetchall()
+    except sqlite3.DatabaseError as fault:
+        found = [(str(fault),)]
+    for (message,) in found:
+        if message != "ok":
+            yield Difference("integrity", "file", message, repairable=False)
+
+
+def _orphans(db: sqlite3.Connection) -> Iterator[Difference]:
+    for table, _, parent, _ in db.execute("PRAGMA foreign_key_check").fetchmany(_MOST):
+        message = f"a row of {table} points to a row of {parent} that is not there"
+        yield Difference("orphan", table, message, repairable=False)
+
+
+def _call_sums(db: sqlite3.Connection) -> Iterator[Difference]:
+    differs = " OR ".join(f"c.{name} <> coalesce(s.{name}, 0)" for name in CALL_SUMS)
+    pairs = ", ".join(f"c.{name}, coalesce(s.{name}, 0)" for name in CALL_SUMS)
+    rows = db.execute(
+        f"SELECT c.id, {pairs} FROM calls c"  # noqa: S608 - our own names
+        f" LEFT JOIN ({OF_ATTEMPTS}) s ON s.call = c.seq WHERE {differs} LIMIT {_MOST}"
+    )
+    for call_id, *values in rows:
+        said = _unequal(CALL_SUMS, values[::2], values[1::2])
+        yield Difference("call sums", call_id, f"the call says {said} by its attempts", True)
+
+
+def _roll_ups(db: sqlite3.Connection) -> Iterator[Difference]:
+    columns = ", ".join(("quarter_ms", "account", *ROLL_UP))
+    stored = (
+        f"SELECT {columns} FROM spend_quarter WHERE quarter_ms >="  # noqa: S608 - our own names
+        " (SELECT value FROM meta WHERE name = 'pruned_before_ms')"
+    )
+    for first, second in ((ROLL_UPS, stored), (stored, ROLL_UPS)):
+        # In both directions: a row that differs is in each, one that is missing in one.
+        for quarter_ms, account, *wanted in db.execute(
+            f"SELECT * FROM ({first}) EXCEPT SELECT * FROM ({second}) LIMIT {_MOST}"  # noqa: S608
+        ):
+            found = db.execute(
+                f"SELECT {', '.join(ROLL_UP)} FROM spend_quarter"  # noqa: S608
+                " WHERE quarter_ms = ? AND account = ?",
+                (quarter_ms, account),
+            ).fetchone()
+            subject = f"quarter {quarter_ms} of account {account}"
+            if first is ROLL_UPS and found:
+                message = f"the roll-up says {_unequal(ROLL_UP, found, wanted)} by the rows"
+            elif first is ROLL_UPS:
+                message = "the roll-up of these rows is missing"
+            elif _has_rows(db, quarter_ms, account):
+                continue  # reported above
+            else:
+                message = "there is a roll-up, but no row for it"
+            yield Difference("roll-up", subject, message, repairable=True)
+
+
+def _has_rows(db: sqlite3.Connection, quarter_ms: int, account: int) -> bool:
+    found = db.execute(
+        f"SELECT 1 FROM ({ROLL_UPS}) WHERE quarter_ms = ? AND account = ?",  # noqa: S608
+        (quarter_ms, account),
+    )
+    return found.fetchone() is not None
+
+
+def _unequal(names: tuple[str, ...], found: list[int], wanted: list[int]) -> str:
+    triples = zip(names, found, wanted, strict=True)
+    return ", ".join(f"{name} {one}, not {other}" for name, one, other in triples if one != other)
+
+
+def _open(db: sqlite3.Connection, since_ms: int | None) -> Iterator[Difference]:
+    """Yield open calls that no daemon can be serving: none runs, or it began after them."""
+    for call_id, admitted_ms in db.execute(
+        f"SELECT id, admitted_ms FROM calls WHERE state = {OPEN} LIMIT {_MOST}"  # noqa: S608
+    ):
+        if since_ms is None or admitted_ms < since_ms:
+            message = "the call is open, but no daemon serves it"
+            yield Difference("open call", call_id, message, repairable=since_ms is None)
+
+
+def _unended(db: sqlite3.Connection) -> Iterator[Difference]:
+    for call_id, number in db.execute(
+        "SELECT c.id, t.number FROM attempts t JOIN calls c ON c.seq = t.call"  # noqa: S608
+        f" WHERE t.ending IS NULL AND c.state <> {OPEN} LIMIT {_MOST}"
+    ):
+        message = f"attempt {number} never ended, though its call did"
+        yield Difference("open attempt", call_id, message, repairable=False)
+
+
+def _unpriced(db: sqlite3.Connection) -> Iterator[Difference]:
+    for call_id, number in db.execute(
+        "SELECT c.id, t.number FROM attempts t JOIN calls c ON c.seq = t.call"  # noqa: S608
+        f" WHERE t.price IS NULL AND t.cost_nanousd > 0 LIMIT {_MOST}"
+    ):
+        message = f"attempt {number} has a cost, but no price"
+        yield Difference("price", call_id, message, repairable=False)
