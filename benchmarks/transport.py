@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -51,7 +51,7 @@ STREAM_HEAD = b"%sContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\
 EVENTS = 200  # of one stream
 PACE_S = 0.002  # between two events of one stream, so that each comes alone
 
-type_Call = Callable[[], Awaitable[int]]
+Caller = Callable[[], Awaitable[int]]
 
 
 class Upstream(asyncio.Protocol):
@@ -85,7 +85,7 @@ class Upstream(asyncio.Protocol):
 async def serve() -> None:
     """Be the upstream until killed; the port is the one line of output."""
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+    print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
@@ -132,7 +132,7 @@ class Bare(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def client(kind: str, port: int, path: str):  # type: ignore[no-untyped-def] # noqa: ANN201
+async def client(kind: str, port: int, path: str) -> AsyncIterator[Callable[[], Caller]]:
     """Give a function that makes one caller, which makes one call each time it is called."""
     url = f"http://127.0.0.1:{port}{path}"
     if kind == "aiohttp":
@@ -164,7 +164,7 @@ async def client(kind: str, port: int, path: str):  # type: ignore[no-untyped-de
     else:
         loop = asyncio.get_running_loop()
 
-        def bare() -> type_Call:
+        def bare() -> Caller:
             made: list[Bare] = []
 
             async def by_bare() -> int:
@@ -182,7 +182,7 @@ async def measure(kind: str, port: int, path: str, callers: int, calls: int) -> 
     async with client(kind, port, path) as new_caller:
         each = [new_caller() for _ in range(callers)]
 
-        async def run(caller: type_Call, times: int) -> int:
+        async def run(caller: Caller, times: int) -> int:
             return sum([await caller() for _ in range(times)])
 
         await asyncio.gather(*[run(caller, 1) for caller in each])
@@ -233,9 +233,9 @@ def show(title: str, found: dict[str, list[tuple[float, float]]]) -> None:
         for kind, rows in found.items()
     }
     base = middle["aiohttp"]
-    print(f"\n{title}")  # noqa: T201
+    print(f"\n{title}")
     for kind, (rate, cpu) in middle.items():
-        print(  # noqa: T201
+        print(
             f"  {kind:8} {rate:9.0f}/s  {rate / base[0]:5.2f} x"
             f"   {cpu:7.1f} us CPU each  {cpu / base[1]:5.2f} x"
         )

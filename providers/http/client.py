@@ -79,7 +79,8 @@ class HttpTransport:
         self._closed = True
         now = asyncio.get_running_loop().time()
         for attempt in self._dialling:
-            attempt.reschedule(now)
+            if not attempt.expired():
+                attempt.reschedule(now)
         for connection in list(self._open):
             connection.end(
                 UpstreamBroke(f"The gateway closed its connection to {connection.place}")
@@ -97,7 +98,9 @@ class HttpTransport:
     def rests(self, connection: Connection) -> float:
         """Take a connection that may be used again; return how long to keep it, 0 for not."""
         keep_s = min(self._idle_keep_s, connection.keep_s)
-        resting = self._idle.setdefault(connection.key, {})
+        resting = self._idle.get(connection.key)
+        if resting is None:
+            resting = self._idle[connection.key] = {}
         if self._closed or keep_s <= 0 or len(resting) >= self._idle_per_place:
             return 0.0
         resting[connection] = None

@@ -15,6 +15,7 @@ them, and each is polled right before it is used again, which shows a close that
 import asyncio
 import select
 import ssl
+from functools import lru_cache
 from typing import Literal, NoReturn, Protocol, cast
 
 import httptools
@@ -35,6 +36,7 @@ IDLE_WIRE_LIMIT = 128 * 1024  # bytes in a row that carry no body: endless heade
 _ONE_WRITE = 64 * 1024  # up to here a request is joined and written at once
 _PIECE = 128 * 1024
 _NEVER = float("inf")
+_TO_US = frozenset({"content-length", "transfer-encoding", "content-encoding", "keep-alive"})
 
 
 class Owner(Protocol):
@@ -74,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._answer: HttpAnswer | None = None
         self._unsent: memoryview | None = None
         self._write_paused = self._read_paused = self._eof = False
+        self._speaks_http = False
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = self._deadline = _NEVER
         self._phase: Literal["first", "idle", "keep"] = "keep"
@@ -106,17 +109,24 @@ class Connection(asyncio.Protocol):
             return answer
         self._phase = "first"
         self._wait_at_most(timeouts.first_s)
-        if len(body) <= _ONE_WRITE:
-            self._transport.write(data + body if body else data)
-        else:
-            self._unsent = memoryview(body)
-            self._transport.write(data)
-            self._pump()
-        # asyncio tries the socket at once: closing now means that it took nothing.
-        self.sent = not self._transport.is_closing()
+        self.sent = self._write(data, body)
         if self.sent and request.progress is not None:
             request.progress.sent = True
         return answer
+
+    def _write(self, data: bytes, body: bytes) -> bool:
+        """Write a request, or its beginning; return whether any of it may have left."""
+        transport = self._transport
+        if transport.is_closing():
+            return False
+        if len(body) <= _ONE_WRITE:
+            transport.write(data + body)
+        else:
+            transport.write(data)
+            self._unsent = memoryview(body)
+            self._pump()
+        # asyncio tries the socket at once: closing now means that it took nothing.
+        return not transport.is_closing()
 
     def end(self, error: UpstreamError) -> None:
         """Close at once; an answer under way fails with `error`."""
@@ -231,8 +241,9 @@ class Connection(asyncio.Protocol):
         status = parser.get_status_code()
         if status == 101 or status < 100:
             self._stop(f"answered with status {status}, which nobody asked for")
-        if parser.get_http_version() not in ("1.1", "1.0"):
+        if not self._speaks_http and parser.get_http_version() not in ("1.1", "1.0"):
             self._stop("does not speak HTTP/1.1")
+        self._speaks_http = True
         if status < 200:
             self._interim, self._raw = True, []
             return
@@ -283,19 +294,24 @@ class Connection(asyncio.Protocol):
         self._until_close = True
         headers = answer.headers
         for raw_name, raw_value in self._raw:
+            name, speaks_to_us = _name(raw_name)
             value = raw_value.decode("latin-1")
-            headers.append((raw_name.decode("latin-1"), value))
-            match raw_name.lower():
-                case b"content-length":
-                    self._until_close = False
-                case b"transfer-encoding":
-                    if value.lower() != "chunked":
-                        self._stop("uses a transfer coding other than `chunked`")
-                    self._until_close = False
-                case b"content-encoding" if not self._head_only:
-                    answer.inflater = self._inflater(value.lower())
-                case b"keep-alive":
-                    self._read_keep_alive(value)
+            headers.append((name, value))
+            if speaks_to_us:
+                self._read_header(answer, name.lower(), value)
+
+    def _read_header(self, answer: HttpAnswer, name: str, value: str) -> None:
+        match name:
+            case "content-length":
+                self._until_close = False
+            case "transfer-encoding":
+                if value.lower() != "chunked":
+                    self._stop("uses a transfer coding other than `chunked`")
+                self._until_close = False
+            case "content-encoding" if not self._head_only:
+                answer.inflater = self._inflater(value.lower())
+            case "keep-alive":
+                self._read_keep_alive(value)
 
     def _inflater(self, coding: str) -> Inflater | None:
         if coding in ("", "identity"):
@@ -313,12 +329,11 @@ class Connection(asyncio.Protocol):
 
     def _pump(self) -> None:
         """Write as much of a large body as the socket takes."""
-        while self._unsent is not None and not self._write_paused:
+        transport = self._transport
+        while self._unsent is not None and not self._write_paused and not transport.is_closing():
             piece, rest = self._unsent[:_PIECE], self._unsent[_PIECE:]
             self._unsent = rest if len(rest) else None
-            self._transport.write(piece)
-            if self._transport.is_closing():
-                return
+            transport.write(piece)
 
     def _finish(self) -> None:
         """End an answer that is whole; keep the connection if nothing speaks against it."""
@@ -387,6 +402,13 @@ class Connection(asyncio.Protocol):
             silent = f"{self._timeouts.idle_s:g} s"
             text = f"{self.place} fell silent for {silent} in the middle of its answer"
             self._fail(UpstreamTimeout(text, phase="idle"))
+
+
+@lru_cache(maxsize=1024)  # bounded: providers choose the names
+def _name(raw: bytes) -> tuple[str, bool]:
+    """Return a header's name as text, and whether `_read_header` knows it."""
+    name = raw.decode("latin-1")
+    return name, name.lower() in _TO_US
 
 
 def _said_goodbye(tls: ssl.SSLObject) -> bool:

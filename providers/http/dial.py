@@ -23,7 +23,7 @@ _TUNNEL_HEAD_LIMIT = 16 * 1024
 _HANDSHAKE_S = 3600  # never reached: `connect_s` ends a handshake, asyncio's 60 s must not
 
 # (family, type, protocol, canonical name, address), as getaddrinfo has it
-_Info = tuple[int, int, int, str, tuple[Any, ...]]
+Address = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 async def dial(to: Route, tls: ssl.SSLContext | None, make: Callable[[], Connection]) -> Connection:
@@ -71,7 +71,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, to: Place, shown: str) -> so
             f"{shown} cannot be found: {why}", hint="Check the name, and this machine's DNS"
         ) from fault
     try:
-        return await _race(loop, infos)
+        return await first_connected(loop, infos)
     except ConnectionRefusedError as fault:
         raise UpstreamUnreachable(
             f"{shown} refused the connection", hint="Is it running, and on this port?"
@@ -81,7 +81,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, to: Place, shown: str) -> so
         raise UpstreamUnreachable(f"{shown} cannot be reached: {why}") from fault
 
 
-async def _addresses(loop: asyncio.AbstractEventLoop, to: Place) -> list[_Info]:
+async def _addresses(loop: asyncio.AbstractEventLoop, to: Place) -> list[Address]:
     """Return a place's addresses, IPv6 and IPv4 by turns, in the resolver's order."""
     try:  # an address needs no resolver, and so no thread
         found = socket.getaddrinfo(
@@ -94,8 +94,10 @@ async def _addresses(loop: asyncio.AbstractEventLoop, to: Place) -> list[_Info]:
     return [info for info in chain(*zip_longest(ours, others)) if info]
 
 
-async def _race(loop: asyncio.AbstractEventLoop, infos: list[_Info]) -> socket.socket:
+async def first_connected(loop: asyncio.AbstractEventLoop, infos: list[Address]) -> socket.socket:
     """Return the first socket that connects; a slow address is not waited out (RFC 8305).
+
+    The others are closed, also when the caller is cancelled.
 
     Raises:
         OSError: Of the address that failed last.
@@ -132,7 +134,7 @@ async def _race(loop: asyncio.AbstractEventLoop, infos: list[_Info]) -> socket.s
     return winner
 
 
-async def _one(loop: asyncio.AbstractEventLoop, info: _Info) -> socket.socket:
+async def _one(loop: asyncio.AbstractEventLoop, info: Address) -> socket.socket:
     sock = socket.socket(info[0], info[1], info[2])
     try:
         sock.setblocking(False)

@@ -111,7 +111,10 @@ def head(to: Route, headers: tuple[tuple[str, str], ...], length: int) -> bytes:
     ours = to.prefix.count("\n") + len(lines) - 1
     if text.count("\n") != ours or text.count("\r") != ours or "\0" in text:
         raise UpstreamUnreachable("A header's value holds a line break or NUL and cannot be sent")
-    return text.encode("utf-8", "surrogateescape") + b"\r\n"
+    try:
+        return text.encode("utf-8", "surrogateescape") + b"\r\n"
+    except UnicodeEncodeError:  # from None: its text quotes the value
+        raise UpstreamUnreachable("A header's value holds half a character") from None
 
 
 @lru_cache(maxsize=1024)  # bounded: clients choose the names of the headers that are passed on

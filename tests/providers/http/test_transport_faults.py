@@ -1,6 +1,7 @@
 """Whatever an upstream does, the caller gets the right error in bounded time, and nothing leaks."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from tollway.providers.errors import (
     UpstreamUnreachable,
 )
 from tollway.providers.http.client import HttpTransport
+from tollway.providers.http.dial import Address, first_connected
 from tollway.providers.transport import Progress, Request, Timeouts
 
 NO_CONNECT = Timeouts(connect_s=0.05, first_s=30.0, idle_s=30.0)
@@ -93,6 +95,32 @@ async def test_all_addresses_of_a_name_are_tried(transport: HttpTransport) -> No
     with free_port() as port:
         fault, _ = await fault_of(transport, ask(f"http://localhost:{port}/"))
     assert fault.message == f"`localhost:{port}` refused the connection"
+
+
+def address(port: int) -> Address:
+    """Return a loopback address as the resolver would."""
+    return (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+
+
+async def test_the_first_address_that_connects_wins() -> None:
+    """Refused and silent addresses stand in nobody's way, and winners beside it are closed."""
+    loop = asyncio.get_running_loop()
+    async with upstream([stalls()]) as server:
+        good = address(server.port)
+        with free_port() as refused, full_port() as silent:
+            for others in ([], [refused], [silent], [refused, silent]):
+                infos = [*map(address, others), good, good]
+                (await first_connected(loop, infos)).close()
+            with pytest.raises(ConnectionRefusedError):
+                await first_connected(loop, [address(refused), address(refused)])
+            task = asyncio.create_task(first_connected(loop, [address(silent)] * 2))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()  # a socket that is left over warns, and a warning is an error
 
 
 async def test_an_ipv6_address_is_called(transport: HttpTransport) -> None:
@@ -187,6 +215,25 @@ async def test_a_provider_that_reads_nothing_of_a_large_body_is_given_up(
         fault, _ = await fault_of(transport, asked)
     assert isinstance(fault, UpstreamTimeout)
     assert fault.phase == "first"
+
+
+async def test_a_server_that_hangs_up_on_everyone_is_a_fault(transport: HttpTransport) -> None:
+    """Whether the request left before the close was seen is chance; an error it is for sure."""
+    async with upstream([]) as server:
+        for body in (b"{}", bytes(5_000_000)):
+            progress = Progress()
+            asked = Request(url=server.url, headers=(), body=body, progress=progress)
+            fault, _ = await fault_of(transport, asked)
+            assert isinstance(fault, UpstreamBroke | UpstreamUnreachable)
+            assert fault.sent is progress.sent
+
+
+async def test_a_server_that_speaks_first_is_no_provider(transport: HttpTransport) -> None:
+    """A mail or shell server greets whoever connects."""
+    async with upstream([says(b"220 mail.example ESMTP\r\n"), stalls()]) as server:
+        fault, _ = await fault_of(transport, ask(server.url))
+        await server.hung_up.wait()
+    assert isinstance(fault, UpstreamBroke | UpstreamUnreachable)
 
 
 async def test_a_slow_drip_is_no_fault(transport: HttpTransport) -> None:

@@ -178,6 +178,15 @@ def test_contexts_are_made_once_for_each_version_of_a_file(tmp_path: Path) -> No
         assert context.check_hostname
 
 
+def test_a_box_without_authorities_falls_back_on_certifi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slim containers have none; without any, no provider could be called."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert len(Contexts().get(None).get_ca_certs()) > 50
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 async def test_a_ca_file_that_cannot_be_used_is_named(
     transport: HttpTransport, tmp_path: Path, content: str | None
