@@ -7,9 +7,11 @@ these and knows which keys a later version brings to life.
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from tollway.daemon.config.paths import socket_beside
 
 
 class Seconds(float):
@@ -26,6 +28,7 @@ class SecretRef(str):
     __slots__ = ()
 
 
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 Period = Literal["hour", "day", "week", "month", "total"]
 
 
@@ -39,7 +42,8 @@ class Budget(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """The budget as it is written in the file, for messages: "5/day"."""
-        return f"{Decimal(self.nanousd) / 10**9:f}".rstrip("0").rstrip(".") + f"/{self.period}"
+        whole, rest = divmod(self.nanousd, 10**9)
+        return f"{whole}.{rest:09}".rstrip("0").rstrip(".") + f"/{self.period}"
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +58,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_wait: Seconds = Seconds(120)
     timezone: str = "UTC"
     budget: tuple[Budget, ...] = ()
-    default_output: int = 16_384
+    default_output: Count = 16_384
     admin_socket: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     watch: bool = True
@@ -103,19 +107,23 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning: Decimal | None = None
     audio_output: Decimal | None = None
     request: Decimal = Decimal(0)
-    context_window: int | None = None
+    context_window: Count | None = None
+
+
+PriceSaid = PriceOverride | Literal["free"]
+Layers = int | Literal["auto", "all"]
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[models.NAME]: a GGUF file served by this daemon, called as "local/NAME"."""
 
     gguf: Path
-    context: int = 8192
-    gpu_layers: int | Literal["auto", "all"] = "auto"
+    context: Count = 8192
+    gpu_layers: Layers = "auto"
     idle_unload: Seconds = Seconds(15 * 60)
     pinned: bool = False
-    price: PriceOverride | Literal["free"] | None = None
-    default_output: int | None = None
+    price: PriceSaid | None = None
+    default_output: Count | None = None
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +132,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: tuple[str, ...]
     fallback: tuple[str, ...] = ()  # routes to go on with when every target failed
     allow_unbounded: bool = False
-    default_output: int | None = None
+    default_output: Count | None = None
     deadline: Seconds = Seconds(600)
 
 
@@ -186,10 +194,10 @@ class Config(msgspec.Struct, frozen=True):
     users: dict[str, Member] = {}
     projects: dict[str, Member] = {}
     keys: dict[str, Key] = {}
-    prices: dict[str, PriceOverride | Literal["free"]] = {}
+    prices: dict[str, PriceSaid] = {}
     warnings: tuple[str, ...] = ()  # "gateway.toml:14: ..." lines that `config check` shows
 
     @property
     def admin_socket(self) -> Path:
         """Where the daemon listens for its owner: `server.admin_socket`, else by the ledger."""
-        return self.server.admin_socket or self.ledger.path.parent / "tollway.sock"
+        return self.server.admin_socket or socket_beside(self.ledger.path)

@@ -1,0 +1,262 @@
+"""What one key of gateway.toml asks of another: names that must exist, things that exclude."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tollway.daemon.config import shown, values
+from tollway.daemon.config.lines import At
+from tollway.daemon.config.paths import LONGEST_SOCKET
+from tollway.daemon.config.schema import Config, Key, Member, Provider, Route
+from tollway.providers.catalog import KINDS
+
+LOCAL = "local"
+
+Wrong = Callable[[At, str], None]
+Names = Mapping[str, Collection[str]]  # section -> the names in it, those of broken tables too
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+# What clients put in "model" has slashes and colons with some providers.
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,127}")
+_LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
+_HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)")
+_MOST_GLOBS = 300  # compared each with each
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+
+
+def name_wrong(section: str, name: str) -> str | None:
+    """Return why a table of this section may not have this name, or None where it may."""
+    match section:
+        case "routes":
+            pattern, also = _MODEL_NAME, " . _ - @ + : /"
+        case "models":
+            pattern, also = _LOCAL_NAME, " . _ - @ + :"
+        case "prices":
+            fine = "/" in name.strip("/") and name.isprintable() and len(name) < 200
+            return None if fine else 'expected a target in quotes, such as "openai/gpt-4o-mini"'
+        case _:
+            pattern, also = _NAME, " . _ - @ +"
+    if section == "providers" and name == LOCAL:
+        return f"the name {LOCAL} is taken by the models of this box"
+    if pattern.fullmatch(name):
+        return None
+    return f"no name that {section} can have: letters, digits and{also}, a letter or digit first"
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """Return the two halves of `server.listen`.
+
+    Raises:
+        ValueError: It is not HOST:PORT; the text says how to write it.
+    """
+    host, _, port = listen.rpartition(":")
+    found = _HOST.fullmatch(host)
+    if not found or not port.isdecimal() or not port.isascii():
+        raise ValueError('expected HOST:PORT, such as "127.0.0.1:4141" or "[::1]:4141"')
+    if len(port) > 5 or int(port) > 65_535:
+        raise ValueError("a port is a number up to 65535")
+    return found[1] or found[2], int(port)
+
+
+def check(config: Config, names: Names, wrong: Wrong) -> None:
+    """Note everything in a configuration that does not fit together."""
+    _server(config, names, wrong)
+    for name, provider in config.providers.items():
+        _provider(provider, ("providers", name), wrong)
+    for name, route in config.routes.items():
+        _route(route, ("routes", name), names, wrong)
+    for name, group in config.groups.items():
+        if not group.models:
+            wrong(("groups", name, "models"), "allows nothing; name models, or remove the group")
+    for name, team in config.teams.items():
+        _refers("groups", team.groups, ("teams", name, "groups"), names, wrong)
+    sections: tuple[tuple[str, dict[str, Member]], ...] = (
+        ("users", config.users),
+        ("projects", config.projects),
+    )
+    for section, members in sections:
+        for name, member in members.items():
+            _refers("groups", member.groups, (section, name, "groups"), names, wrong)
+            if member.team is not None:
+                _refer("teams", member.team, (section, name, "team"), names, wrong)
+    _keys(config, names, wrong)
+
+
+def _server(config: Config, names: Names, wrong: Wrong) -> None:
+    server = config.server
+    if server.single_user and names["keys"]:
+        wrong(
+            ("server", "single_user"),
+            "excludes [keys]: with it no key is asked for; remove one of the two",
+        )
+    if not _LOOPBACK.fullmatch(server.host):
+        if server.single_user:
+            wrong(
+                ("server", "listen"),
+                "other than loopback, where single_user would let everyone in; "
+                'write "127.0.0.1:4141" or remove single_user',
+            )
+        elif not server.behind_proxy:
+            wrong(
+                ("server", "listen"),
+                "other than loopback, where keys would travel unencrypted; put a proxy that "
+                "speaks TLS in front and set server.behind_proxy = true",
+            )
+    if why := zone_wrong(server.timezone):
+        wrong(("server", "timezone"), why)
+    socket = server.admin_socket
+    if socket and len(bytes(socket)) > LONGEST_SOCKET:
+        wrong(("server", "admin_socket"), f"longer than {LONGEST_SOCKET} bytes, as sockets allow")
+
+
+def zone_wrong(name: str) -> str | None:
+    """Return why a time zone cannot be used, or None where it can."""
+    if name == "UTC":
+        return None
+    from zoneinfo import ZoneInfo, available_timezones  # noqa: PLC0415 - most files say UTC
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        known = available_timezones()
+        if not known:
+            return "this machine has no time zone data; install the package tzdata"
+        return f"unknown time zone{shown.meant(name, known)}"
+    return None
+
+
+def _provider(provider: Provider, at: At, wrong: Wrong) -> None:
+    kind = KINDS.get(provider.kind)
+    usable = [name for name in KINDS if name != LOCAL]
+    if kind is None or provider.kind == LOCAL:
+        near = shown.meant(provider.kind, usable) or f"; there are {', '.join(usable)}"
+        wrong((*at, "kind"), f"unknown kind{near}")
+    elif provider.base_url is None and kind.base_url is None:
+        wrong(at, f"base_url is missing; the kind {provider.kind} has no address of its own")
+    for field in ("base_url", "proxy"):
+        url: str | None = getattr(provider, field)
+        if url is not None and (why := _url_wrong(url)):
+            wrong((*at, field), why)
+
+
+def _url_wrong(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "no URL that can be read"
+    if parts.scheme not in {"http", "https"} or not host or " " in url:
+        return 'expected a URL, such as "http://127.0.0.1:8000/v1"'
+    if parts.username is not None or parts.password is not None:
+        return "holds a name or a password, which this file must not; remove it"
+    if parts.query or parts.fragment:
+        return "has a query or a fragment, which no base address has"
+    return None
+
+
+def _route(route: Route, at: At, names: Names, wrong: Wrong) -> None:
+    if not route.to:
+        wrong((*at, "to"), "has no target")
+    for number, target in enumerate(route.to):
+        if why := target_wrong(target, names):
+            wrong((*at, "to", number), why)
+    _refers("routes", route.fallback, (*at, "fallback"), names, wrong)
+
+
+def target_wrong(target: str, names: Names) -> str | None:
+    """Return why a text is no target in this configuration, or None where it is one."""
+    provider, slash, model = target.partition("/")
+    if not slash or not model:
+        also = "; routes stand under fallback" if target in names["routes"] else ""
+        return f'{shown.value(target)} is no target, which is "PROVIDER/MODEL"{also}'
+    if provider == LOCAL:
+        if model in names["models"]:
+            return None
+        return f"no model {shown.value(model)} in [models]{shown.meant(model, names['models'])}"
+    if provider in names["providers"]:
+        return None
+    known = [*names["providers"], LOCAL]
+    return f"no provider {shown.value(provider)} in [providers]{shown.meant(provider, known)}"
+
+
+def _refers(section: str, wanted: tuple[str, ...], at: At, names: Names, wrong: Wrong) -> None:
+    for number, name in enumerate(wanted):
+        _refer(section, name, (*at, number), names, wrong)
+
+
+def _refer(section: str, name: str, at: At, names: Names, wrong: Wrong) -> None:
+    if name not in names[section]:
+        near = shown.meant(name, names[section])
+        wrong(at, f"no {section.removesuffix('s')} {shown.value(name)} in [{section}]{near}")
+
+
+def _keys(config: Config, names: Names, wrong: Wrong) -> None:
+    seen: dict[str, str] = {}
+    for name, key in config.keys.items():
+        at = ("keys", name)
+        if not values.is_hash(key.hash):
+            wrong((*at, "hash"), values.NO_HASH)
+        for digest in (key.hash, *(old.hash for old in key.previous)):
+            other = seen.setdefault(digest, name)
+            if other != name:
+                wrong((*at, "hash"), f"the same as that of the key {shown.value(other)}")
+        _owner(config, key, at, names, wrong)
+
+
+def _owner(config: Config, key: Key, at: At, names: Names, wrong: Wrong) -> None:
+    if key.user is None and key.project is None:
+        wrong(at, "needs a user or a project, to which its calls are billed")
+    teams: dict[Literal["user", "project"], str] = {}
+    sections: tuple[tuple[Literal["user", "project"], str | None, dict[str, Member]], ...] = (
+        ("user", key.user, config.users),
+        ("project", key.project, config.projects),
+    )
+    for field, name, members in sections:
+        if name is None:
+            continue
+        _refer(f"{field}s", name, (*at, field), names, wrong)
+        if name in members and members[name].team is not None:
+            teams[field] = members[name].team or ""
+    if len(set(teams.values())) > 1:
+        wrong(
+            at,
+            f"the user is in team {shown.value(teams['user'])}, the project in team "
+            f"{shown.value(teams['project'])}; a call is billed to one",
+        )
+
+
+def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
+    """Yield what is allowed and yet may not be meant: names and files that miss their aim."""
+    yield from _overlaps(config)
+    for name in config.routes:
+        if "/" in name and target_wrong(name, names) is None:
+            yield ("routes", name), "hides the target of the same name"
+    for name, model in config.models.items():
+        if not _is_file(model.gguf):
+            yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"
+    for name in config.prices:
+        if target_wrong(name, names):
+            yield ("prices", name), "prices a target that there is not"
+
+
+def _overlaps(config: Config) -> Iterator[tuple[At, str]]:
+    serving: list[tuple[str, str]] = []
+    for name, provider in config.providers.items():
+        globs = KINDS[provider.kind].serves if provider.serves is None else provider.serves
+        for glob in globs[:_MOST_GLOBS]:
+            for other, earlier in serving[:_MOST_GLOBS]:
+                if fnmatchcase(glob, earlier) or fnmatchcase(earlier, glob):
+                    told = f"`{other}` stands before it and serves {shown.value(earlier)}"
+                    yield ("providers", name), f"gets no bare name {shown.value(glob)}: {told}"
+                    break
+        serving += [(name, glob) for glob in globs]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False

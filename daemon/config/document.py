@@ -1,0 +1,109 @@
+"""Keeping a person's comments with the tables they stand above, while tomlkit edits.
+
+tomlkit counts the comment above a table to the table before it: a key added there would come
+between the comment and its table, and removing that table would remove the comment. Here the
+comments move to the tables that they stand above, where nothing comes between.
+"""
+
+from collections.abc import Iterator
+
+import tomlkit
+from tomlkit import TOMLDocument
+from tomlkit.container import OutOfOrderTableProxy
+from tomlkit.items import AoT, Comment, InlineTable, Item, Key, Null, Table, Whitespace
+
+Body = list[tuple[Key | None, Item]]
+
+
+def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
+    """Return a table of the document, made where it is missing: `table(document, "keys", "ci")`.
+
+    Raises:
+        KeyError: One of the names is there and is no table.
+    """
+    found: TOMLDocument | Table | InlineTable | OutOfOrderTableProxy = document
+    for number, name in enumerate(names, start=1):
+        if name not in found:
+            if isinstance(found, InlineTable):
+                found[name] = tomlkit.inline_table()
+            else:
+                found[name] = tomlkit.table(is_super_table=number < len(names))
+        inner = found[name]
+        if not isinstance(inner, Table | InlineTable | OutOfOrderTableProxy):
+            raise KeyError(name)
+        found = inner
+    assert not isinstance(found, TOMLDocument | OutOfOrderTableProxy)  # noqa: S101
+    return found
+
+
+def attach_comments(document: TOMLDocument) -> set[int]:
+    """Move the comments and blank lines above each table into it; return the tables' ids."""
+    pending: list[tuple[Body, int]] = []
+    seen: set[int] = set()
+    for step in _walk(document):
+        if isinstance(step, Table):
+            seen.add(id(step))
+            if step.is_super_table():
+                continue
+            above = "".join(body[at][1].as_string() for body, at in pending)
+            step.trivia.indent = above + step.trivia.indent
+            for body, at in pending:
+                body[at] = (None, Null())
+            pending = []
+        else:
+            body, at = step
+            key, item = body[at]
+            if body is document.body:
+                pass  # what stands above the first table is about the whole file
+            elif key is None and isinstance(item, Whitespace | Comment):
+                pending.append((body, at))
+            elif not isinstance(item, Null):
+                pending = []
+    return seen
+
+
+def space_out(document: TOMLDocument, old: set[int]) -> None:
+    """Put a blank line above each table that is not one of `old`, but for the file's first."""
+    parted = True  # whether what came last is a blank line, or nothing did
+    for step in _walk(document):
+        if isinstance(step, Table) and step.is_super_table():
+            if id(step) not in old:
+                step.trivia.indent = ""  # written, though the table itself is not
+        elif isinstance(step, Table):
+            if not (parted or id(step) in old or step.trivia.indent.startswith("\n")):
+                step.trivia.indent = "\n" + step.trivia.indent
+            parted = False
+        else:
+            body, at = step
+            item = body[at][1]
+            if not isinstance(item, Null):
+                parted = isinstance(item, Whitespace) and "\n" in item.s
+
+
+def _walk(document: TOMLDocument) -> Iterator[Table | tuple[Body, int]]:
+    """Yield, in the order of the text, each table's head and each entry of a body."""
+    body: Body = document.body
+    for at, (key, item) in enumerate(body):
+        if isinstance(item, Table | AoT) and not _dotted(key):
+            yield from _within(item)
+        else:
+            yield body, at
+
+
+def _within(item: Table | AoT) -> Iterator[Table | tuple[Body, int]]:
+    if isinstance(item, AoT):
+        for one in item.body:
+            yield from _within(one)
+        return
+    yield item
+    body: Body = item.value.body
+    for at, (key, inner) in enumerate(body):
+        if isinstance(inner, Table | AoT) and not _dotted(key):
+            yield from _within(inner)
+        else:
+            yield body, at
+
+
+def _dotted(key: Key | None) -> bool:
+    """Whether a table is written as `a.b = 1`, with no head of its own."""
+    return key is not None and key.is_dotted()

@@ -1,0 +1,221 @@
+"""Read gateway.toml: every fault with its line, or one whole and valid `Config`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tollway.daemon.config import check, shown, support
+from tollway.daemon.config.lines import At, lines_of
+from tollway.daemon.config.paths import data_folder
+from tollway.daemon.config.schema import (
+    Config,
+    Group,
+    Key,
+    LedgerFile,
+    Member,
+    Model,
+    PriceSaid,
+    Provider,
+    Route,
+    Server,
+    Team,
+)
+from tollway.daemon.config.toml import read_text, tables_of
+from tollway.daemon.config.values import Reading, TooMany, Wrong
+from tollway.daemon.errors import ConfigError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+# Sections that are tables of tables, and what each table is.
+NAMED: Mapping[str, type[msgspec.Struct]] = {
+    "providers": Provider,
+    "models": Model,
+    "routes": Route,
+    "groups": Group,
+    "teams": Team,
+    "users": Member,
+    "projects": Member,
+    "keys": Key,
+}
+SECTIONS = ("server", "ledger", *NAMED, "prices")
+
+_MOST_LINES = 50  # of faults that are shown: more help nobody
+
+
+def load(path: Path) -> Config:
+    """Return the configuration in a file.
+
+    Raises:
+        ConfigError: It cannot be read or is wrong; the message has a line for each fault, each
+            beginning with the file's name as given and the line's number.
+    """
+    return parse(read_text(path), path=path)
+
+
+def parse(text: str, *, path: Path, home: Path | None = None) -> Config:
+    """Return the configuration in a text.
+
+    Args:
+        text: What stands in the file.
+        path: The file, for messages, and because relative paths begin in its folder.
+        home: What `~` stands for. With it the ledger is below it too, whatever XDG says.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    raw = tables_of(text, name=path)
+    reading = Reading(folder=Path(os.path.abspath(path.parent)), home=home or Path.home())
+    data = data_folder() if home is None else home / ".local/share/tollway"
+    try:
+        config, names = _read(raw, reading, path, data)
+        check.check(config, names, reading.wrong)
+    except TooMany:
+        raise _fault(reading.problems, text, path) from None
+    if reading.problems:
+        raise _fault(reading.problems, text, path)
+    doubts = list(check.doubts(config, names))
+    found = _lines(doubts, text, path) if doubts else []
+    if shown.holds_secret(text):
+        # In a value it would have been refused or is a name; a comment is nobody's to refuse.
+        number = _line_with_secret(text)
+        found.append(f"{path}:{number}: looks like a secret; no version that holds it is kept")
+    return msgspec.structs.replace(config, warnings=tuple(found))
+
+
+def _read(
+    raw: dict[str, object], reading: Reading, path: Path, data: Path
+) -> tuple[Config, dict[str, list[str]]]:
+    names: dict[str, list[str]] = {section: [] for section in SECTIONS}
+    read: dict[str, object] = {}
+    for section, value in raw.items():
+        if not reading.live(section, value, (), names):
+            continue
+        if not isinstance(value, dict):
+            reading.wrong((section,), f"expected a table; write [{section}]")
+            continue
+        names[section] = list(value)
+        if section in NAMED:
+            read[section] = _tables(section, value, reading)
+        elif section == "prices":
+            read[section] = _prices(value, reading)
+        elif section == "server":
+            read[section] = _server(value, reading)
+    ledger = raw.get("ledger", {})
+    read["ledger"] = _ledger(ledger if isinstance(ledger, dict) else {}, reading, data)
+    config = msgspec.structs.replace(
+        Config(path=Path(os.path.abspath(path)), ledger=LedgerFile(path=data / "ledger.db")), **read
+    )
+    return config, names
+
+
+def _server(raw: dict[str, object], reading: Reading) -> Server:
+    at: At = ("server",)
+    known = {"listen", *Server.__struct_fields__} - {"host", "port"}
+    rest = dict(raw)
+    place: dict[str, str | int] = {}
+    if "listen" in rest:
+        try:
+            listen = reading.text(rest.pop("listen"), (*at, "listen"))
+            place["host"], place["port"] = check.host_and_port(listen)
+        except ValueError as fault:
+            reading.wrong((*at, "listen"), str(fault))
+    server = reading.struct(Server, rest, at, known=known) or Server()
+    return msgspec.structs.replace(server, **place)
+
+
+def _ledger(raw: dict[str, object], reading: Reading, data: Path) -> LedgerFile:
+    beside = Reading(folder=data, home=reading.home)
+    beside.problems = reading.problems
+    found = beside.struct(LedgerFile, {"path": "ledger.db", **raw}, ("ledger",))
+    return found or LedgerFile(path=data / "ledger.db")
+
+
+def _tables(section: str, raw: dict[str, object], reading: Reading) -> dict[str, msgspec.Struct]:
+    found = {}
+    for name, value in raw.items():
+        at = (section, name)
+        if why := check.name_wrong(section, name):
+            reading.wrong(at, why)
+        table = reading.struct(NAMED[section], _simplified(section, value, at, reading), at)
+        if table is not None:
+            found[name] = table
+    return found
+
+
+def _simplified(section: str, raw: object, at: At, reading: Reading) -> object:
+    """Return a table with the longer ways of saying one thing put into the short one."""
+    if not isinstance(raw, dict):
+        return raw
+    pool = raw.get("api_keys")
+    if section == "providers" and isinstance(pool, list) and len(pool) == 1:
+        if "api_key" in raw:
+            reading.wrong((*at, "api_keys"), "stands beside api_key; one of them is enough")
+        return {("api_key" if key == "api_keys" else key): raw[key] for key in raw}
+    if section == "routes" and isinstance(raw.get("to"), list):
+        return raw | {"to": _targets(raw["to"], (*at, "to"), reading)}
+    return raw
+
+
+def _targets(raw: list[object], at: At, reading: Reading) -> list[object]:
+    found = []
+    for number, item in enumerate(raw):
+        here = (*at, number)
+        if not isinstance(item, dict):
+            found.append(item)
+            continue
+        for name, value in item.items():
+            live = reading.live(name, value, here, ("target", "weight"))
+            if live and name == "weight" and len(raw) > 1:
+                # Among several even equal weights would share calls out: today's order does not.
+                reading.wrong((*here, name), str(support.refusal((*here, name), None)))
+        found.append(item.get("target", ""))
+    return found
+
+
+def _prices(raw: dict[str, object], reading: Reading) -> dict[str, PriceSaid]:
+    found: dict[str, PriceSaid] = {}
+    for name, value in raw.items():
+        at = ("prices", name)
+        if why := check.name_wrong("prices", name):
+            reading.wrong(at, why)
+            continue
+        try:
+            price = reading.price(value, at)
+        except Wrong as fault:
+            reading.wrong(at, str(fault))
+        else:
+            found |= {name: price} if price else {}
+    return found
+
+
+def _fault(problems: list[tuple[At, str]], text: str, path: Path) -> ConfigError:
+    lines = _lines(problems, text, path)
+    if len(lines) > _MOST_LINES:
+        more = len(lines) - _MOST_LINES
+        lines = [*lines[:_MOST_LINES], f"and {more} more like these"]
+    return ConfigError("\n".join(lines))
+
+
+def _lines(problems: list[tuple[At, str]], text: str, path: Path) -> list[str]:
+    try:
+        lines = lines_of(text)
+    except RecursionError:  # deeper than a person writes, and yet TOML
+        lines = {}
+    numbered = sorted((_line(at, lines), shown.key(at), what) for at, what in problems)
+    return list(dict.fromkeys(f"{path}:{line}: {key}: {what}" for line, key, what in numbered))
+
+
+def _line(at: At, lines: Mapping[At, int]) -> int:
+    """Return the line of a key, or of the nearest table around it that is in the file."""
+    for end in range(len(at), 0, -1):
+        if at[:end] in lines:
+            return lines[at[:end]]
+    return 1
+
+
+def _line_with_secret(text: str) -> int:
+    lines = text.split("\n")
+    return next((at for at, line in enumerate(lines, 1) if shown.holds_secret(line)), 1)

@@ -1,0 +1,121 @@
+"""The keys that the format has and this version does not bring to life: refused, never ignored.
+
+A key of the format is in `schema.py` (it works) or in this table. A row goes when its key works.
+"""
+
+import re
+from typing import NamedTuple
+
+from tollway.daemon.config.lines import At
+
+
+class Later(NamedTuple):
+    """A key, or some of its values, that a later version brings to life.
+
+    `key` is a path in which `*` stands for any one name, and a leading `**` for any path.
+    `does` completes "it will ...". `live` are the values that say what happens today anyway,
+    and are taken. With `values`, a pattern, only the values that it matches whole are refused,
+    and the key is read like any other.
+    """
+
+    key: str
+    does: str
+    live: tuple[object, ...] = ()
+    values: str | None = None
+
+
+LATER = (
+    Later("server.tls", "serve HTTPS; until then a proxy in front does, with behind_proxy = true"),
+    Later("server.cors_origins", "let pages of these origins call the gateway", live=([],)),
+    Later("server.alerts", "tell a webhook or a command when a budget fills up"),
+    Later("server.hold", "hold by learned token counts instead of the bound", live=("strict",)),
+    Later("server.metrics_key", "name the key that may read /metrics"),
+    Later("server.limits", "limit how often the whole box may be called", live=({},)),
+    Later("ledger.keep", "delete rows of that age; today all rows stay"),
+    Later("ledger.bodies", "keep prompts and replies", live=("off",)),
+    Later("ledger.keep_bodies", "delete kept prompts and replies of that age"),
+    Later(
+        "providers.*.kind",
+        "speak that provider's own dialect",
+        values="anthropic|azure|bedrock|cohere|gemini|vertex",
+    ),
+    Later("providers.*.api_keys", "rotate a pool of keys; today one api_key works"),
+    Later("providers.*.auth", "pass on the caller's own credential", live=("key",)),
+    Later("providers.*.budget", "skip the provider when this is spent", live=([],)),
+    Later("providers.*.limits", "limit how often the provider is called", live=({},)),
+    Later("providers.*.slots", "queue what is over this many calls at once"),
+    Later("models.*.slots", "answer this many calls at once", live=(1,)),
+    Later("models.*.limits", "limit how often the model is called", live=({},)),
+    Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
+    Later("models.*.price.gpu_hour", "charge a local model by its time"),
+    Later("models.*.kv", "choose how slots share the KV cache"),
+    Later("models.*.kv_type", "quantise the KV cache", live=("f16",)),
+    Later("models.*.apart_from", "keep these models from being loaded together", live=([],)),
+    Later("models.*.command", "run another engine than llama.cpp"),
+    Later("models.*.health", "ask another engine whether it is ready"),
+    Later("models.*.kwh", "charge for energy"),
+    Later("routes.*.strategy", "choose among targets otherwise than in order", live=("ordered",)),
+    Later("routes.*.to.*.weight", "share calls out by weight", live=(1,)),
+    Later("routes.*.retries", "try a target again before the next one", live=(0,)),
+    Later("routes.*.when", "choose targets by what a call says", live=([],)),
+    Later("routes.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
+    Later("routes.*.on_loss", "refuse what a target's dialect cannot say", live=("warn",)),
+    Later("routes.*.affinity", "keep a conversation at the target it began at", live=(False,)),
+    Later("routes.*.budget", "limit what is spent through a route", live=([],)),
+    Later("routes.*.limits", "limit how often a route is called", live=({},)),
+    Later("teams.*.limits", "limit how often a team calls", live=({},)),
+    Later("teams.*.share", "weigh teams in the queue for local models", live=(1,)),
+    Later("users.*.limits", "limit how often a user calls", live=({},)),
+    Later("projects.*.limits", "limit how often a project calls", live=({},)),
+    Later("keys.*.limits", "limit how often a key calls", live=({},)),
+    Later("keys.*.require_tags", "demand tags of every call", live=([],)),
+    Later(
+        "**.budget.*.per",
+        "count by hours, weeks and rolling spans; today there are day, month and total",
+        values=r"hour|week|\d+[A-Za-z]+",
+    ),
+    Later(
+        "**.budget.*.at",
+        "do otherwise than refuse at the cap; today every budget is hard",
+        values="clamp|warn",
+    ),
+    Later("raises", "raise budgets for a time", live=([],)),
+    Later("tags", "have budgets for tags", live=({},)),
+)
+
+
+def refusal(at: At, value: object) -> str | None:
+    """Return why a key with this value is refused, or None where this table has nothing on it."""
+    row = _row(at)
+    if row is None or _taken(row, value):
+        return None
+    # The value is one of the table's own words, so it holds no secret.
+    said = f'"{value}" is ' if row.values is not None else ""
+    return f"{said}not supported yet: it will {row.does}"
+
+
+def is_later(at: At) -> bool:
+    """Whether the key is one of the format that the structs do not know."""
+    row = _row(at)
+    return row is not None and row.values is None
+
+
+def _taken(row: Later, value: object) -> bool:
+    if row.values is not None:
+        return not (isinstance(value, str) and re.fullmatch(row.values, value))
+    # `1 == True` and `0 == False`, in the file's eyes different values.
+    return any(type(value) is type(live) and value == live for live in row.live)
+
+
+def _row(at: At) -> Later | None:
+    for row, pattern in _PATTERNS:
+        place = at[-(len(pattern) - 1) :] if pattern[0] == "**" else at
+        wanted = pattern[1:] if pattern[0] == "**" else pattern
+        if len(place) == len(wanted) and all(
+            one in {"*", part} for one, part in zip(wanted, place, strict=True)
+        ):
+            return row
+    return None
+
+
+_PATTERNS = tuple((row, tuple(row.key.split("."))) for row in LATER)
