@@ -17,6 +17,15 @@ class Timeouts(msgspec.Struct, frozen=True):
     idle_s: float = 120.0
 
 
+class Progress:
+    """How far a request got, for whoever must know though `send` never returned."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False  # some byte of the request has left
+
+
 class Request(msgspec.Struct, frozen=True):
     """One request to a provider. `headers` are all that go out but Host and Content-Length."""
 
@@ -27,6 +36,7 @@ class Request(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     proxy: str | None = None
     ca_file: str | None = None
+    progress: Progress | None = None  # told when the first byte leaves
 
 
 class Answer(Protocol):

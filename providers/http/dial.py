@@ -135,13 +135,11 @@ async def first_connected(loop: asyncio.AbstractEventLoop, infos: list[Address])
 
 
 async def _one(loop: asyncio.AbstractEventLoop, info: Address) -> socket.socket:
-    sock = socket.socket(info[0], info[1], info[2])
-    try:
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(info[0], info[1], info[2]))
         sock.setblocking(False)
         await loop.sock_connect(sock, info[4])
-    except BaseException:
-        sock.close()
-        raise
+        undo.pop_all()
     return sock
 
 
@@ -186,8 +184,8 @@ async def _through_tunnel(
 ) -> Connection:
     """Return a TLS connection through a proxy's CONNECT."""
     transport, tunnel = await loop.create_connection(lambda: _Tunnel(loop), sock=sock)
-    secure: asyncio.Transport | None = None
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(transport.abort)
         host = f"[{to.place.host}]" if ":" in to.place.host else to.place.host
         name = f"{host}:{to.place.port}"
         request = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{to.proxy_auth}\r\n"
@@ -205,10 +203,7 @@ async def _through_tunnel(
         if secure is None:
             raise ConnectionResetError
         connection.connection_made(secure)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            transport.abort()
-        raise
+        undo.pop_all()
     return connection
 
 
