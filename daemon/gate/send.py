@@ -147,6 +147,7 @@ class Exchange:
             self.pipe.fail(GatewayError("The gateway failed while it served this call"))
         finally:
             self.daemon.active -= 1
+            self.daemon.served += 1
             self.daemon.exchanges.discard(self)
 
     async def _targets(self) -> None:
@@ -252,7 +253,8 @@ class Exchange:
         edits = Edits(
             model=target.model,
             output_limit=attempt.worst.write_output,
-            ask_usage=self.call.stream,
+            # A model on this box tells its usage without being asked.
+            ask_usage=self.call.stream and not target.local,
             quirks=target.kind.quirks,
         )
         body = self.dialect.edit(self.call, edits)
