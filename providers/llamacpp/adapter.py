@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from tollway.providers.llamacpp.resident import (
     Surroundings,
 )
 from tollway.providers.transport import Answer
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState"]
 
@@ -94,6 +97,7 @@ class LocalModels:
                 fresh.append(known)
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="local models")
+            self._sweeper.add_done_callback(_log_fault)
         for resident in fresh:
             await resident.look()
 
@@ -240,3 +244,8 @@ class LocalModels:
             for name, resident in self._residents.items()
             if resident.loaded
         ]
+
+
+def _log_fault(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (fault := task.exception()):
+        log.error("idle and hung models are no longer looked for", exc_info=fault)

@@ -5,6 +5,7 @@ message, upwards of all that one engine step brought.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -220,7 +221,7 @@ class FrameError(Exception):
     """What came over the link is no frame of ours."""
 
 
-def pack(messages: list[Down] | list[Up]) -> bytes:
+def pack(messages: Sequence[Down | Up]) -> bytes:
     """Return one frame."""
     body = _encoder.encode(messages)
     return _LENGTH.pack(len(body)) + body

@@ -257,8 +257,7 @@ class Resident:
         worker = self._worker
         silent = self._around.clock() - worker.heard_at if worker else 0.0
         if worker and (worker.busy or self._loading) and silent > self._around.limits.hang_s:
-            self.log.feed(f"killed: no sign of life for {silent:.0f} s\n".encode())
-            worker.kill()
+            worker.kill(f"gave no sign of life for {silent:.0f} s and was killed")
 
     def tell(self) -> ModelState:
         """Return its state for people."""

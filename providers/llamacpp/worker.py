@@ -194,6 +194,7 @@ class Worker:
         self._calls: dict[int, Call] = {}
         self._number = 0
         self._loading: asyncio.Queue[Progress | Ready | LoadFailed | WorkerEnded] = asyncio.Queue()
+        self._why = ""
         self._on_gone: Callable[[Worker], None] = lambda _: None
         self._task = asyncio.create_task(self._live(), name=f"worker {self.pid}")
 
@@ -293,8 +294,9 @@ class Worker:
         self._send(Quit())
         await self._end(within_s)
 
-    def kill(self) -> None:
-        """End it at once."""
+    def kill(self, why: str = "") -> None:
+        """End it at once; `why` is told instead of the signal."""
+        self._why = why
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -345,7 +347,7 @@ class Worker:
             self._writer.close()
             await self._wait()
             await log
-            self.ended = WorkerEnded(_how(self._process.returncode or 0))
+            self.ended = WorkerEnded(self._why or _how(self._process.returncode or 0))
             self.gone.set()
             self._on_gone(self)
             for call in list(self._calls.values()):

@@ -1,0 +1,145 @@
+"""The text of an answer, the chat template, and the frames: pure parts of a worker."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollway.providers.llamacpp.frames import (
+    Done,
+    FrameError,
+    Message,
+    Prompt,
+    Quit,
+    Sampling,
+    Submit,
+    Token,
+    Up,
+    Used,
+    frame_length,
+    pack,
+    read_down,
+    read_up,
+)
+from tollway.providers.llamacpp.text import TextOut
+
+pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
+import contextlib
+
+from tollway.providers.llamacpp.template import (
+    CHATML,
+    ChatTemplate,
+    TemplateRefused,
+)
+
+pieces = st.lists(st.integers(1, 5), max_size=60)
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    """Cut bytes into pieces of the given sizes, and the rest."""
+    found, at = [], 0
+    for count in sizes:
+        found.append(data[at : at + count])
+        at += count
+    return [*found, data[at:]]
+
+
+@given(st.text(max_size=60), pieces)
+def test_text_is_whole_wherever_tokens_cut_it(text: str, sizes: list[int]) -> None:
+    """A token may end inside a character; nothing of it is shown before it is whole."""
+    text = text.encode("utf-8", "replace").decode()
+    out = TextOut([])
+    given_out = [out.feed(piece) for piece in cut(text.encode(), sizes)]
+    assert "".join([*given_out, out.finish()]) == text
+    assert "\ufffd" not in "".join(given_out).replace(
+        "\ufffd", "" if "\ufffd" in text else "\ufffd"
+    )
+
+
+@given(
+    text=st.text("abc", max_size=40),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    sizes=pieces,
+)
+def test_nothing_from_a_stop_string_on_is_shown(
+    text: str, stops: list[str], sizes: list[int]
+) -> None:
+    """Stop strings are found across tokens, and the first end of one wins."""
+    out = TextOut(stops)
+    shown = ""
+    for piece in cut(text.encode(), sizes):
+        shown += out.feed(piece)
+        assert text.startswith(shown)
+        assert not any(stop in shown for stop in stops)
+    shown += out.finish()
+    if out.stopped:
+        assert any(text[len(shown) :].startswith(stop) for stop in stops)
+    else:
+        assert shown == text
+
+
+def test_half_a_character_at_the_end_is_dropped() -> None:
+    """An answer cut off by its token limit does not end in a replacement character."""
+    out = TextOut([])
+    assert out.feed("ok ☃".encode()[:-1]) == "ok "
+    assert out.finish() == ""
+
+
+def test_templates_render_as_transformers_does() -> None:
+    """Blocks are trimmed, loop controls and `generation` known, JSON not escaped for HTML."""
+    source = (
+        "{% for m in messages %}\n  {% if loop.index > 2 %}{% break %}{% endif %}\n"
+        "{% generation %}[{{ m['role'] }}] {{ m.content | tojson }}{% endgeneration %}\n"
+        "{% endfor %}\n{{ bos_token }}{{ strftime_now('%Y') | length }}"
+        "{% if add_generation_prompt %}>{% endif %}"
+    )
+    said = [Message("user", "<é>"), Message("assistant", "b"), Message("user", "never")]
+    rendered = ChatTemplate(source, bos="<s>", eos="</s>").render(said)
+    assert rendered == '[user] "<é>"[assistant] "b"<s>4>'
+
+
+def test_chatml_is_what_models_were_trained_on() -> None:
+    """The template for models whose vocabulary has its marks and whose file has none."""
+    rendered = ChatTemplate(CHATML, bos="", eos="").render([Message("user", "hi")])
+    assert rendered == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ raise_exception('no system role') }}", "refuses these messages: no system role"),
+        ("{{ messages[7].content.x.y }}", "does not take"),
+        ("{{ 1 / 0 }}", "does not take"),
+        ("{% if %}", "is broken"),
+        ("{{ ().__class__.__bases__[0].__subclasses__() }}", "does not take"),
+        ("{{ messages.append(1) }}", "does not take"),
+        ("{% for i in range(10**9) %}{% endfor %}", "does not take"),
+    ],
+)
+def test_a_bad_template_is_refused_and_can_do_no_harm(source: str, words: str) -> None:
+    """Templates come with a download; they reach nothing but the messages."""
+    template = ChatTemplate(source, bos="", eos="")
+    with pytest.raises(TemplateRefused, match=words):
+        template.render([Message("user", "hi")])
+
+
+def test_frames_carry_every_kind_of_message() -> None:
+    """What is packed on one side is read on the other."""
+    job = Submit(7, "chat", [Prompt(messages=[Message("user", "é")])], sampling=Sampling(seed=1))
+    frame = pack([job, Quit()])
+    assert frame_length(frame[:4]) == len(frame) - 4
+    assert read_down(frame[4:]) == [job, Quit()]
+    up: list[Up] = [Token(7, 0, "x"), Done(7, Used(1, 0, 1))]
+    assert read_up(pack(up)[4:]) == up
+
+
+@given(st.binary(max_size=40))
+def test_garbage_on_the_link_is_a_frame_error(data: bytes) -> None:
+    """A worker that writes nonsense is a dead worker, not a crash of the daemon."""
+    for read in (read_up, read_down):
+        with contextlib.suppress(FrameError):
+            read(data)
+    with pytest.raises(FrameError):
+        frame_length(b"\xff\xff\xff\xff")
+    with pytest.raises(FrameError):
+        read_up(msgspec.msgpack.encode([{"type": "unheard"}]))
