@@ -19,6 +19,8 @@ _CREDENTIALS = frozenset(
     {
         *("authorization", "proxy-authorization", "proxy-authenticate", "www-authenticate"),
         *("proxy-authentication-info", "x-api-key", "api-key", "x-goog-api-key"),
+        # These choose whose account is billed, and tell whose it is.
+        *("openai-organization", "openai-project"),
         *("x-amz-security-token", "cookie", "cookie2", "set-cookie", "set-cookie2"),
     }
 )

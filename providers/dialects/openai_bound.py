@@ -66,7 +66,7 @@ def bound(call: Call) -> Bound:
         else:
             tokens += tally.printed(value)
             if key in ("tools", "functions") and value:
-                tokens += TOOLS + PART * len(value)
+                tokens += TOOLS + (PART * len(value) if type(value) is list else PART)
     if tally.strings != strings(call.body):
         raise RequestInvalid("A key stands twice in an object within the request")
     embeds = call.endpoint == "embeddings"
@@ -224,14 +224,15 @@ def _content(tally: _Tally, content: object, *, result: bool) -> int:
 
 
 def _part(tally: _Tally, part: object, *, result: bool) -> int:
-    if type(part) is not dict or part.get("type") in _TEXT_PARTS:
+    kind = part.get("type") if type(part) is dict else "text"
+    if type(kind) is str and kind in _TEXT_PARTS:
         text = tally.text(part)
         return max(text, _Tally().printed(part)) if result else text
     # Not text: its bytes say nothing of its tokens.
     tally.text(part)
     tally.by_window = True
     if _is_elsewhere(part):
-        tally.unbounded.append(f"messages[].content[].{str(part.get('type'))[:40]}")
+        tally.unbounded.append(f"messages[].content[].{str(kind)[:40]}")
     return 0
 
 

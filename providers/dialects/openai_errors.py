@@ -11,6 +11,7 @@ from tollway.providers.errors import GatewayError, UpstreamRefused
 # A message this long says all that a person will read; a provider's may hold the whole prompt.
 _MOST = 500
 
+_NO_JSON = object()
 _TYPES = {402: "insufficient_quota", 429: "rate_limit_error"}
 _SECRET = re.compile(r"\b(?:sk|tw|gsk|xai|pplx|csk|fw|key)-[\w*.-]{6,}|\bBearer\s+\S+", re.ASCII)
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
@@ -71,14 +72,14 @@ def error_within(body: bytes) -> UpstreamRefused:
 
 def _text(body: bytes) -> str:
     said = _json(body)
-    return _tidy(_message(said) or (_page(body) if said is None else ""))
+    return _tidy(_page(body) if said is _NO_JSON else _message(said))
 
 
 def _json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return None
+        return _NO_JSON
 
 
 def _status(said: object) -> int:

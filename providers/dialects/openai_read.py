@@ -85,7 +85,8 @@ class Reader:
             self.produced += len(event.raw) if event.cut else 0
             return True
         if data.strip() == b"[DONE]":
-            self.begun = self.ended = self.failed is None
+            if self.failed is None:
+                self.begun = self.ended = True
             return True
         try:
             answer = _ANSWER.decode(data)
@@ -95,6 +96,9 @@ class Reader:
         if event.name == b"error" or answer.error or answer.object == "error":
             self.failed = error_within(data)
         lone = not answer.choices
+        for place, choice in enumerate(answer.choices or ()):
+            # Perplexity sends both, and its `message` holds all that came before.
+            self._choice(choice, place, choice.delta or choice.message)
         used = self._read(answer, lone=lone)
         if (answer.choices is not None or used) and self.failed is None:
             self.begun = True
@@ -109,6 +113,8 @@ class Reader:
             return
         if answer.error or answer.object == "error":
             self.failed = error_within(body)
+        for place, choice in enumerate(answer.choices or ()):
+            self._choice(choice, place, choice.message or choice.delta)
         self._read(answer, lone=False)
         if self._adds_up:
             self.usage = None  # a whole answer's report is that of its first choice alone
@@ -129,11 +135,9 @@ class Reader:
             self.begun = True
 
     def _read(self, answer: _Answer, *, lone: bool) -> bool:
-        """Read what an answer or a chunk holds; return whether it reports usage."""
+        """Read what an answer or a chunk says beside its choices; return if it reports usage."""
         if not self.upstream_id and type(answer.id) is str:
             self.upstream_id = answer.id
-        for place, choice in enumerate(answer.choices or ()):
-            self._choice(choice, place)
         used = answer.usage
         if memoryview(used).nbytes <= 4 and bytes(used) in _NONE:
             if type(answer.x_groq) is dict and answer.x_groq.get("usage"):
@@ -142,8 +146,8 @@ class Reader:
         self._report(bytes(used), lone=lone)
         return True
 
-    def _choice(self, choice: _Choice, place: int) -> None:
-        if said := choice.delta or choice.message:
+    def _choice(self, choice: _Choice, place: int, said: _Said | None) -> None:
+        if said is not None:
             self.produced += _visible(said)
         if choice.text:
             self.produced += _bytes(choice.text)
