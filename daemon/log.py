@@ -32,11 +32,13 @@ class Mask:
     """Takes secrets out of text: the second line of defence, after never logging them."""
 
     def __init__(self) -> None:
+        self._known: set[str] = set()
         self._secrets: re.Pattern[str] | None = None
 
     def hide(self, values: Iterable[str]) -> None:
-        """Hide these values from now on, in place of those named before."""
-        found = sorted({v for v in values if len(v) >= _SHORTEST_SECRET}, key=len, reverse=True)
+        """Hide these values too from now on: calls under way may still use older ones."""
+        self._known |= {value for value in values if len(value) >= _SHORTEST_SECRET}
+        found = sorted(self._known, key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, found))) if found else None
 
     def __call__(self, text: str) -> str:
@@ -56,6 +58,7 @@ class Log:
         self._json = False
         self._handler = _Handler(self)
         self._lines: deque[str] = deque()
+        self._second, self._time = 0, ""  # the last one, as text
         self._lost = 0
         self._flushes: deque[threading.Event] = deque()
         self._wake = threading.Event()
@@ -113,8 +116,11 @@ class Log:
         if len(self._lines) >= _MOST_LINES:
             self._lost += 1
             return
-        now = time.time()
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}Z"
+        second, millis = divmod(int(time.time() * 1000), 1000)
+        if second != self._second:
+            self._second = second
+            self._time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        at = f"{self._time}.{millis:03}Z"
         if self._json:
             line = msgspec.json.encode({"at": at, "level": level, "text": text, **fields}).decode()
         else:

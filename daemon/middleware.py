@@ -8,7 +8,7 @@ import math
 import time
 from ipaddress import ip_address
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from tollway.daemon.config.schema import Config
@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 # What nginx logs for it: the client left before it was answered.
 CLIENT_LEFT = 499
 _MOST_HOSTS = 256
+# Names of this type, aiohttp's own, are compared without folding their case each time.
+istr = type(hdrs.HOST)
+_FETCH_SITE = istr("Sec-Fetch-Site")
+_CALL_ID = istr("x-tollway-request-id")
+_REQUEST_ID = istr("x-request-id")
 _JSON_ONLY = "Send JSON, with `Content-Type: application/json`"
 
 
@@ -82,11 +87,14 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _check(request: web.Request) -> None:
+    app = request.app
     target = request.raw_path
     if target[0] != "/":
         raise RequestInvalid("The request's target must be a path, not a whole URL")
-    if not request.app[OWNER]:
-        request.app[GUARD].check(request)
+    if not app[OWNER]:
+        app[GUARD].check(request, app[DAEMON].config)
+    if target in app[ROLES]:
+        return
     resource = request.match_info.route.resource
     # aiohttp decodes a path before it looks for the route: only the plain spelling counts.
     if (
@@ -105,7 +113,7 @@ class Guard:
         self._names: frozenset[str] = frozenset()
         self._welcome: set[str] = set()  # whole Host headers that have passed
 
-    def check(self, request: web.Request) -> None:
+    def check(self, request: web.Request, config: Config) -> None:
         """Return if the request may go on.
 
         Raises:
@@ -114,18 +122,17 @@ class Guard:
             ContentTypeRefused: A body that a page can post without asking first.
         """
         headers = request.headers
-        host = headers.get("Host")
+        host = headers.get(hdrs.HOST)
         if not host:
             raise RequestInvalid("The request has no `Host` header")
-        config = request.app[DAEMON].config
         if config is not self._config:
             self._learn(config)
         if host not in self._welcome:
             self._admit(host, request)
-        if "Origin" in headers or "Sec-Fetch-Site" in headers:
+        if hdrs.ORIGIN in headers or _FETCH_SITE in headers:
             _check_origin(request, host)
         if request.method == "POST":
-            _check_content_type(request)
+            _check_content_type(headers.get(hdrs.CONTENT_TYPE))
 
     def _learn(self, config: Config) -> None:
         server = config.server
@@ -171,20 +178,19 @@ def _is_ours(name: str, request: web.Request) -> bool:
 
 
 def _check_origin(request: web.Request, host: str) -> None:
-    origin = request.headers.get("Origin")
+    origin = request.headers.get(hdrs.ORIGIN)
     # A page of ours would come from this very host and port; `null` and foreign ones do not.
     same = origin is None or origin.partition("://")[2].lower() == host.lower()
-    if not same or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+    if not same or request.headers.get(_FETCH_SITE) in {"cross-site", "same-site"}:
         raise Forbidden(
             "Requests from web pages are refused",
             hint="Call the gateway from a program, or from a server of your own",
         )
 
 
-def _check_content_type(request: web.Request) -> None:
-    said = request.headers.get("Content-Type")
-    if said is None:  # a page that posts without one still sends its Origin
-        return
+def _check_content_type(said: str | None) -> None:
+    if said == "application/json" or said is None:
+        return  # a page that posts without one still sends its Origin
     kind = said.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ContentTypeRefused(f"A body of type `{kind[:100]}` is not taken", hint=_JSON_ONLY)
@@ -244,8 +250,8 @@ async def stamp(request: web.Request, answer: web.StreamResponse) -> None:
     """Write the call's id on every answer, streams included; aiohttp calls it before the head."""
     trace = request.get(TRACE)
     if trace is not None:
-        answer.headers["x-tollway-request-id"] = trace.call_id
-        answer.headers["x-request-id"] = trace.call_id
+        headers = answer.headers
+        headers[_CALL_ID] = headers[_REQUEST_ID] = trace.call_id
     if request.app[DAEMON].draining:
         answer.force_close()
 

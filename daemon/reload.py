@@ -19,6 +19,7 @@ from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Team
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.ledger.rows import Audited
 from tollway.daemon.state import Daemon
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp.adapter import LocalModel
@@ -36,6 +37,8 @@ _NAMES = {"server.host": "server.listen", "server.port": "server.listen"}
 # Tables whose entries hold callers back: what goes missing here opens or frees something.
 _GUARDED = ("keys", "users", "teams", "projects")
 _NOTHING = (None, ())
+_UNTOLD = frozenset({"hash", "previous"})
+_LONGEST_TOLD = 2000
 _NOT_SETTINGS = ("path", "warnings")
 
 Holder = Key | Member | Team
@@ -156,10 +159,21 @@ class Reloader:
         ]
         self.state = ConfigState(path=str(self._path), loaded_at=time.time(), needs_restart=waiting)
         done = Reloaded(changed(before, config), waiting)
+        self._audit(done.changed, before, config)
         log.info("reloaded: %s", ", ".join(done.changed) or "nothing changed")
         if waiting:
             log.warning("these need a restart: %s", ", ".join(waiting))
         return done
+
+    def _audit(self, keys: list[str], old: Config, new: Config) -> None:
+        before, after = _flat(old), _flat(new)
+        at_ms = time.time_ns() // 1_000_000
+        for key in keys:
+            row = Audited(
+                at_ms, "owner", "configuration", key, _told(key, before), _told(key, after)
+            )
+            # A broken ledger keeps it until it heals; nobody waits for it here.
+            self._daemon.ledger.audit(row).add_done_callback(_looked_at)
 
     def _broken(self, error: GatewayError) -> None:
         log.error("the old configuration stays: %s", error.message)
@@ -241,6 +255,19 @@ def _emptied(old: Holder, new: Holder) -> Iterator[str]:
 
 def _fewer(old: tuple[Budget, ...], new: tuple[Budget, ...]) -> bool:
     return bool(Counter(b.period for b in old) - Counter(b.period for b in new))
+
+
+def _told(key: str, settings: dict[str, object]) -> str:
+    """Return a setting as JSON for the audit, "" where it is unset or could hold a secret."""
+    if key not in settings or key.rpartition(".")[2] in _UNTOLD:
+        return ""
+    told = msgspec.json.encode(settings[key], enc_hook=str).decode()
+    return told[:_LONGEST_TOLD]
+
+
+def _looked_at(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (fault := done.exception()):
+        log.error("a change of configuration is not in the audit: %s", fault)
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

@@ -109,6 +109,7 @@ class Server:
         self.reloader = Reloader(daemon, self._applied)
         try:
             daemon.gate = await Gate.build(config, daemon)
+            self._applied(config)
         except LedgerUnavailable as error:
             # It answers `status`, refuses calls, and takes them once the ledger is back.
             log.error("no call is taken: %s", error.message)
@@ -158,6 +159,7 @@ class Server:
                     self._public.append(server)
 
     def _applied(self, config: Config) -> None:
+        self.output.mask.hide(self.daemon.gate.hidden)
         self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:

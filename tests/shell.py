@@ -180,11 +180,12 @@ async def running(
     *,
     server: str = "single_user = true",
     limits: EdgeLimits | None = None,
+    folder: Path | None = None,
 ) -> AsyncIterator[Running]:
     """Yield a daemon in this process; afterwards it is drained and closed."""
-    with short_folder() as folder:
-        config = write_config(folder, more, server=server)
-        log_file = folder / "test.log"
+    with contextlib.nullcontext(folder) if folder else short_folder() as where:
+        config = write_config(where, more, server=server)
+        log_file = where / "test.log"
         fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         log = Log(fd)
         loaded = load(config)
@@ -192,7 +193,7 @@ async def running(
         daemon = Server(loaded, log, limits=limits)
         try:
             await daemon.start()
-            one = Running(daemon, folder, config, log_file)
+            one = Running(daemon, where, config, log_file)
             try:
                 yield one
             finally:

@@ -43,6 +43,7 @@ class Gate:
         self.config = config
         self.daemon = daemon
         self.built_s = time.time()
+        self.hidden = frozenset(filter(None, credentials.values()))  # what no log may say
         self.keyring = Keyring(config)
         self.router = Router(config)
         self.purse = Purse(config, daemon.books)

@@ -1,5 +1,7 @@
 """Reload is all or nothing, and a file that changed by itself takes nothing away."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,25 @@ async def test_a_reload_says_what_changed_and_swaps_the_gate() -> None:
         )
         assert daemon.server.daemon.gate is not before
         assert daemon.server.daemon.gate.config is daemon.server.daemon.config
+
+
+async def test_what_changed_stands_in_the_audit() -> None:
+    """Who changed what, from what to what; what could be a secret is named without its value."""
+    more = TEAM + f'[keys.k]\nhash = "{ZEROS}"\nuser = "u"\n[users.u]\nteam = "ml"\n'
+    async with running(more, server="") as daemon:
+        rewrite(daemon, '"5/day"', '"6/day"')
+        rewrite(daemon, ZEROS, ZEROS.replace("0", "1"))
+        assert (await post_reload(daemon))[0] == 200
+        await daemon.server.daemon.ledger.ready()
+        with contextlib.closing(sqlite3.connect(daemon.folder / "ledger.db")) as ledger:
+            rows = ledger.execute("select who, subject, before, after from audit").fetchall()
+        assert [row[:2] for row in rows] == [
+            ("owner", "keys.k.hash"),
+            ("owner", "teams.ml.budget"),
+        ]
+        assert rows[0][2:] in {("", ""), (None, None)}
+        assert "5000000000" in rows[1][2]
+        assert "6000000000" in rows[1][3]
 
 
 async def test_a_broken_file_leaves_the_old_configuration_serving() -> None:
