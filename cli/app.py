@@ -26,7 +26,7 @@ COMMANDS = (
     Row("config", "", "Check, show and roll back gateway.toml", FILE),
     Row("config check", "config:check", "Say whether gateway.toml is right, with line numbers"),
     Row("config show", "config:show_", "Show the file, or what is in force with --effective"),
-    Row("config history", "config:history", "List the versions that were replaced"),
+    Row("config history", "config:history", "List the versions that were in force, newest first"),
     Row("config rollback", "config:rollback", "Bring an earlier version back"),
     Row("secrets", "", "Keep provider keys out of gateway.toml", FILE),
     Row("secrets set", "secrets:set_", "Store a secret, read from a hidden prompt or stdin"),

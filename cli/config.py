@@ -1,5 +1,6 @@
 """`config`: check, show and roll back gateway.toml. None of it needs the daemon."""
 
+import os
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -10,12 +11,15 @@ import tomli_w
 import typer
 
 from tollway.cli import show
-from tollway.cli.control import load_config
-from tollway.cli.options import AsJson, ConfigFile
-from tollway.daemon.config.load import SECTIONS
-from tollway.daemon.config.paths import find_config
+from tollway.cli.control import load_config, reload_daemon, rough_ledger
+from tollway.cli.options import AsJson, ConfigFile, me
+from tollway.daemon.config import edit
+from tollway.daemon.config.history import versions
+from tollway.daemon.config.load import SECTIONS, load
+from tollway.daemon.config.paths import find_config, state_paths
 from tollway.daemon.config.schema import Budget, Bytes, Config, PreviousHash, Seconds
 from tollway.daemon.config.toml import read_text
+from tollway.daemon.errors import ConfigError
 
 Effective = Annotated[
     bool, typer.Option("--effective", help="Every setting in force, defaults included.")
@@ -58,6 +62,66 @@ def show_(config: ConfigFile = None, effective: Effective = False, as_json: AsJs
         show.emit(settings)
     else:
         show.write(tomli_w.dumps(settings))
+
+
+Number = Annotated[int, typer.Argument(min=1, help="A number that `config history` lists.")]
+
+
+def history(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List the versions that were in force, newest first.
+
+    Commands that change gateway.toml keep each version beside the ledger, and so does the
+    daemon when it takes up what a person wrote. A version that may hold a secret is not kept.
+
+    Example:
+        tollway config history
+    """
+    path = find_config(config)
+    try:
+        ledger = load(path).ledger.path
+    except ConfigError:
+        # A file that is broken now is what its history is for.
+        ledger = rough_ledger(path)
+    found = versions(state_paths(ledger).history, Path(os.path.abspath(path)))
+    if as_json:
+        show.emit(found)
+        return
+    if not found:
+        show.note("No version is kept yet: the first change keeps two")
+        return
+    show.table(
+        [show.Column("n", number=True), "since", "who", "what"],
+        [(str(one.number), show.when(_moment(one.at)), one.who, one.what) for one in found],
+    )
+
+
+def _moment(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
+def rollback(number: Number, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Bring an earlier version back.
+
+    The version is checked first, the file that it replaces is kept, and a running daemon takes
+    it up at once.
+
+    Example:
+        tollway config rollback 3
+    """
+    path = find_config(config)
+    done = edit.rollback(path, number, who=me())
+    reloaded = reload_daemon(done.config)
+    if as_json:
+        show.emit({"changed": done.changed, "undo": done.version, "reloaded": reloaded})
+        return
+    if not done.changed:
+        show.note(f"Version {number} is what {path} says already")
+        return
+    show.note(f"{path} is version {number} again")
+    if done.version is not None:
+        show.note(f"`tollway config rollback {done.version}` undoes this")
+    if reloaded is not None:
+        show.note("The daemon has taken it up")
 
 
 def in_force(config: Config) -> dict[str, object]:

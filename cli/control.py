@@ -16,7 +16,7 @@ import msgspec
 
 from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import data_folder, find_config, socket_beside
-from tollway.daemon.config.schema import Config
+from tollway.daemon.config.schema import Config, Server
 from tollway.daemon.errors import (
     BudgetSpent,
     ConfigError,
@@ -28,6 +28,7 @@ from tollway.daemon.errors import (
     SecretError,
     Unpriced,
 )
+from tollway.daemon.ledger.lock import holder
 from tollway.providers.errors import GatewayError, RequestInvalid
 
 _KINDS: dict[str, type[GatewayError]] = {
@@ -203,45 +204,85 @@ def load_config(explicit: Path | None) -> Config:
     return load(find_config(explicit))
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where to find the daemon of a gateway.toml, as far as the file can be read now."""
+
+    socket: Path
+    ledger: Path
+    drain_s: float
+
+
+def place(explicit: Path | None) -> Place:
+    """Return where the daemon of this configuration is, also where its file is broken now.
+
+    `status` must be able to say what is wrong with the file, and `down` to stop what runs.
+
+    Raises:
+        ConfigError: There is no file; or it is broken, and no daemon is where it seems to point.
+    """
+    path = find_config(explicit)
+    try:
+        config = load(path)
+    except ConfigError:
+        rough = _rough(path)
+        ledger = _rough_ledger(rough)
+        admin = _text(rough, "server", "admin_socket")
+        socket_path = (
+            path.absolute().parent / Path(admin).expanduser() if admin else socket_beside(ledger)
+        )
+        if not socket_path.exists():
+            raise
+        return Place(socket_path, ledger, Server().drain)
+    return Place(config.admin_socket, config.ledger.path, config.server.drain)
+
+
 def reach(explicit: Path | None) -> Control:
     """Return the daemon that serves this configuration, also where its file is broken now.
 
     Raises:
-        ConfigError: There is no file, or not even the daemon's socket can be told from it.
+        ConfigError: As `place`.
     """
-    path = find_config(explicit)
+    return Control(place(explicit).socket)
+
+
+def reload_daemon(config: Config) -> dict[str, object] | None:
+    """Make the daemon serve the file that was just edited; None where no daemon runs.
+
+    Raises:
+        GatewayError: The daemon refuses it: the file is valid, but cannot be served.
+    """
     try:
-        return Control(load(path).admin_socket)
-    except ConfigError:
-        # `status` must be able to say what is wrong, and `reload` to hear it from the daemon.
-        socket_path = _rough_socket(path)
-        if socket_path is None or not socket_path.exists():
+        return Control(config.admin_socket, timeout_s=60).post("/control/reload")
+    except DaemonUnreachable:
+        if holder(config.ledger.path):
             raise
-        return Control(socket_path)
+        return None
 
 
-def _rough_socket(config: Path) -> Path | None:
-    """Return the admin socket that a file with mistakes in it names, None where it is too broken.
+def rough_ledger(config: Path) -> Path:
+    """Return the ledger that a file with mistakes in it names, the default where it is too broken.
 
-    The tables before the first line that is no TOML are read: [server] and [ledger] stand first
-    in most files. Paths are taken as `load` takes them.
+    Only the tables before the first line that is no TOML are read: [server] and [ledger] stand
+    first in most files. Paths are taken as `load` takes them.
     """
+    return _rough_ledger(_rough(config))
+
+
+def _rough_ledger(rough: dict[str, object]) -> Path:
+    return data_folder() / Path(_text(rough, "ledger", "path") or "ledger.db").expanduser()
+
+
+def _rough(config: Path) -> dict[str, object]:
     try:
         lines = config.read_text().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError):
-        return None
-    said: dict[str, object] = {}
+        return {}
     for end in _ends(lines):
         try:
-            said = tomllib.loads("".join(lines[:end]))
-            break
-        except tomllib.TOMLDecodeError:
+            return tomllib.loads("".join(lines[:end]))
+        except (tomllib.TOMLDecodeError, RecursionError):
             continue
-    admin = _text(said, "server", "admin_socket")
-    if admin:
-        return config.absolute().parent / Path(admin).expanduser()
-    ledger = Path(_text(said, "ledger", "path") or "ledger.db").expanduser()
-    return socket_beside(data_folder() / ledger)
+    return {}
 
 
 def _ends(lines: list[str]) -> Iterator[int]:

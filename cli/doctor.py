@@ -19,11 +19,12 @@ from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import Control, load_config
 from tollway.cli.discover import gpus
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
 from tollway.daemon import secrets
 from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config
-from tollway.daemon.errors import ConfigError, DaemonUnreachable
+from tollway.daemon.errors import ConfigError, DaemonUnreachable, SecretError
 from tollway.daemon.ledger.lock import holder
 from tollway.daemon.process import listener
 from tollway.providers.errors import GatewayError
@@ -95,7 +96,7 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
         return
     yield _configuration(config)
     yield from _modes(config, repair=repair)
-    yield _backend()
+    yield _backend(config)
     yield from _secrets(config)
     yield _ledger(config)
     yield _disk(config)
@@ -166,8 +167,22 @@ def _openness(path: Path) -> int:
     return found.st_mode & 0o077 & ~allowed
 
 
-def _backend() -> Check:
-    raise NotImplementedError
+def _backend(config: Config | None = None) -> Check:
+    try:
+        found = secrets.backend()
+    except SecretError as error:
+        return Check("secrets", "fail", error.message, error.hint)
+    if found.kind != "none":
+        return Check("secrets", "ok", f"kept in {place(found)}, {found.why}")
+    named = config and any(
+        str(provider.api_key).startswith("keyring:") for provider in config.providers.values()
+    )
+    return Check(
+        "secrets",
+        "fail" if named else "warn",
+        f"kept nowhere: {found.why}",
+        "`tollway secrets backend vault` keeps them in an encrypted file",
+    )
 
 
 def _secrets(config: Config) -> Iterator[Check]:

@@ -1,5 +1,7 @@
 """The options that several commands share."""
 
+import getpass
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -22,3 +24,11 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
+
+
+def me() -> str:
+    """Return who is at the terminal, for the history of gateway.toml."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from tollway.cli import show
-from tollway.cli.control import Control, load_config
+from tollway.cli.control import Control, Place, load_config, place
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config
@@ -184,7 +184,7 @@ def down(config: ConfigFile = None, now: Now = False, as_json: AsJson = False) -
     Example:
         tollway down --now
     """
-    pid = _stop(load_config(config), now=now)
+    pid = _stop(place(config), now=now)
     if as_json:
         show.emit({"stopped": pid is not None, "pid": pid})
     else:
@@ -201,17 +201,18 @@ def restart(
     Example:
         tollway restart
     """
-    _stop(load_config(config), now=now)
+    load_config(config)
+    _stop(place(config), now=now)
     up(config, wait, as_json)
 
 
-def _stop(config: Config, *, now: bool) -> int | None:
+def _stop(where: Place, *, now: bool) -> int | None:
     """Return the pid of the daemon that has ended, None where none was running.
 
     Raises:
         GatewayError: It is another user's, or still there when the time was up.
     """
-    pid = _pid(config)
+    pid = _pid(where)
     if pid is None:
         return None
     try:
@@ -223,7 +224,7 @@ def _stop(config: Config, *, now: bool) -> int | None:
         if now:
             signal.pidfd_send_signal(process, signal.SIGTERM)
         with show.waiting("Stopping: calls in flight may end"):
-            ended, _, _ = select.select([process], [], [], config.server.drain + _MARGIN_S)
+            ended, _, _ = select.select([process], [], [], where.drain_s + _MARGIN_S)
     except PermissionError as fault:
         raise GatewayError(f"The daemon (pid {pid}) is another user's") from fault
     finally:
@@ -238,11 +239,11 @@ def _stop(config: Config, *, now: bool) -> int | None:
     return pid
 
 
-def _pid(config: Config) -> int | None:
+def _pid(where: Place) -> int | None:
     try:
-        answer = Control(config.admin_socket).get("/control/status")
+        answer = Control(where.socket).get("/control/status")
     except DaemonUnreachable:
         # It may hang. Then it still holds the ledger, and the lock says who it is.
-        held = holder(config.ledger.path)
+        held = holder(where.ledger)
         return held.pid if held and held.pid else None
     return msgspec.convert(answer, _Answering).pid

@@ -1,0 +1,280 @@
+"""`init`: asks little, finds much, writes a first gateway.toml."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import tomli_w
+import typer
+
+from tollway.cli import show
+from tollway.cli.boundary import UsageProblem, printable
+from tollway.cli.discover import (
+    Gpu,
+    LocalServer,
+    ModelFile,
+    gpus,
+    local_servers,
+    model_files,
+    model_folders,
+    provider_keys,
+)
+from tollway.cli.options import AsJson, ConfigFile, Yes
+from tollway.daemon import secrets
+from tollway.daemon.config import edit
+from tollway.daemon.config.load import parse
+from tollway.daemon.config.paths import NAME, config_folder
+from tollway.daemon.config.schema import Config
+from tollway.daemon.errors import ConfigError
+from tollway.providers.llamacpp.install import install_line, installed
+
+Force = Annotated[bool, typer.Option("--force", help="Replace a gateway.toml that is there.")]
+Keys = Annotated[
+    bool,
+    typer.Option(
+        "--keys/--single-user",
+        help="Callers need keys (others use this gateway too), or nobody does (only you do).",
+    ),
+]
+
+_HEADING = """\
+Tollway's configuration. `tollway config check` says whether it is right, `tollway reload` makes
+a running daemon read it. Secrets are kept elsewhere and only named here."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What is on this box. `keys` maps environment variables to kinds of provider."""
+
+    keys: dict[str, str]
+    servers: list[LocalServer]
+    models: list[ModelFile]
+    gpus: list[Gpu]
+    llama_cpp: bool
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """What of it to use. Keys that are not moved are named by their variables."""
+
+    move: Literal["keyring", "vault", "no"]
+    servers: bool
+    models: bool
+    keys: bool
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What `init` did. `providers` says for each where its key or its server is."""
+
+    path: Path
+    replaced: Path | None
+    single_user: bool
+    providers: dict[str, str]
+    models: dict[str, Path]
+    gpus: list[Gpu]
+    next: str
+
+
+def init(
+    config: ConfigFile = None,
+    yes: Yes = False,
+    keys: Keys = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a first gateway.toml from what is found on this box.
+
+    It looks for provider keys in the environment, for Ollama, vLLM, LM Studio and llama-server
+    on loopback, for GGUF files in the usual folders, and for a GPU. It asks at most four
+    questions, none with --yes. A key is never written into the file.
+
+    Examples:
+        tollway init
+        tollway init --yes --config ./gateway.toml
+    """
+    path = _place(config)
+    if path.exists() and not force:
+        raise ConfigError(
+            f"`{path}` is there already",
+            hint="`--force` keeps it under another name and writes a new one",
+        )
+    with show.waiting("Looking around"):
+        found = look(os.environ)
+        store = secrets.backend().kind
+    chosen = _taken(found, store, keys) if yes or as_json else _asked(found, store, keys)
+    references = _references(found, chosen)
+    tables = document(found, chosen, references)
+    parse(tomli_w.dumps(tables), path=path)  # before anything is moved out of the way
+    replaced = _set_aside(path) if path.exists() else None
+    written = edit.write_new(path, tables, heading=_HEADING)
+    _report(_summary(written, found, replaced, explicit=config is not None), found, as_json=as_json)
+
+
+def _place(config: Path | None) -> Path:
+    said = config or Path(os.environ.get("TOLLWAY_CONFIG") or config_folder() / NAME)
+    return Path(os.path.abspath(said.expanduser()))
+
+
+def _set_aside(path: Path) -> Path:
+    for number in range(1, 1000):
+        aside = path.with_name(f"{path.name}.{number}.old")
+        if not aside.exists():
+            return path.rename(aside)
+    raise ConfigError(f"`{path.parent}` has a thousand old versions", hint="Remove some")
+
+
+def look(environ: Mapping[str, str]) -> Found:
+    """Return what is on this box; takes under a second."""
+    home = Path.home()
+    return Found(
+        keys=provider_keys(environ),
+        servers=local_servers(),
+        models=model_files(model_folders(home, environ)),
+        gpus=gpus(),
+        llama_cpp=installed(),
+    )
+
+
+def document(found: Found, chosen: Choices, references: Mapping[str, str]) -> dict[str, object]:
+    """Return gateway.toml as TOML's types; `references` says for each kind where its key is."""
+    providers: dict[str, dict[str, object]] = {
+        kind: {"kind": kind, "api_key": references[kind]} for kind in found.keys.values()
+    }
+    if chosen.servers:
+        for server in found.servers:
+            name = _free(server.kind, providers)
+            providers[name] = {"kind": server.kind, "base_url": server.base_url}
+    tables: dict[str, object] = {
+        "server": {"listen": "127.0.0.1:4141"} | ({} if chosen.keys else {"single_user": True})
+    }
+    if providers:
+        tables["providers"] = providers
+    if chosen.models and found.models:
+        tables["models"] = {model.name: {"gguf": str(model.path)} for model in found.models}
+    return tables
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    others = (f"{name}-{number}" for number in range(2, len(taken) + 3))
+    return next(one for one in (name, *others) if one not in taken)
+
+
+def _taken(found: Found, store: str, keys: bool) -> Choices:
+    """Return what is chosen where nobody is asked."""
+    return Choices(
+        # The vault is a choice of its own: it is never made without being asked for.
+        move="keyring" if store == "keyring" else "vault" if store == "vault" else "no",
+        servers=True,
+        models=found.llama_cpp,
+        keys=keys,
+    )
+
+
+def _asked(found: Found, store: str, keys: bool) -> Choices:
+    try:
+        return Choices(
+            move=_move(found, store),
+            servers=bool(found.servers) and _yes(_servers_question(found.servers)),
+            models=bool(found.models) and found.llama_cpp and _yes(_models_question(found.models)),
+            keys=keys or _yes("Will others use this gateway too (each then needs a key)?", no=True),
+        )
+    except typer.Abort as fault:
+        if sys.stdin.isatty():
+            raise
+        raise UsageProblem(
+            "There is nobody to ask", hint="`tollway init --yes` asks nothing"
+        ) from fault
+
+
+def _move(found: Found, store: str) -> Literal["keyring", "vault", "no"]:
+    if not found.keys:
+        return "no"
+    names = ", ".join(found.keys)
+    if store == "keyring":
+        return "keyring" if _yes(f"Copy {names} into this system's keyring?") else "no"
+    where = f"an encrypted file ({secrets.vault_path()})"
+    asked = (
+        f"Copy {names} into {where}?"
+        if store == "vault"
+        else (f"This system has no keyring. Copy {names} into {where}?")
+    )
+    return "vault" if _yes(asked) else "no"
+
+
+def _servers_question(servers: Sequence[LocalServer]) -> str:
+    return f"Use {', '.join(f'{one.kind} at {one.base_url}' for one in servers)}?"
+
+
+def _models_question(models: Sequence[ModelFile]) -> str:
+    names = ", ".join(f"{one.name} ({show.size(one.bytes)})" for one in models)
+    return f"Serve these GGUF files: {names}?"
+
+
+def _yes(question: str, *, no: bool = False) -> bool:
+    # Not typer.confirm, which writes to stdout: that is for data.
+    while True:
+        print(
+            printable(question), "[y/N] " if no else "[Y/n] ", end="", file=sys.stderr, flush=True
+        )
+        line = sys.stdin.readline()
+        answer = line.strip().lower()
+        if not line:
+            raise typer.Abort
+        if answer in ("", "y", "yes", "n", "no"):
+            return answer.startswith("y") or (not answer and not no)
+
+
+def _references(found: Found, chosen: Choices) -> dict[str, str]:
+    """Return for each kind where its key is, having stored it where that was chosen."""
+    if chosen.move == "no":
+        return {kind: f"env:{name}" for name, kind in found.keys.items()}
+    if found.keys and secrets.backend().kind != chosen.move:
+        secrets.choose_backend(chosen.move)
+    for name, kind in found.keys.items():
+        secrets.set_secret(kind, os.environ[name])
+    return {kind: f"keyring:{kind}" for kind in found.keys.values()}
+
+
+def _summary(written: Config, found: Found, replaced: Path | None, *, explicit: bool) -> Written:
+    option = f" --config {shlex.quote(str(written.path))}" if explicit else ""
+    anything = written.providers or written.models
+    return Written(
+        path=written.path,
+        replaced=replaced,
+        single_user=written.server.single_user,
+        providers={
+            name: str(one.api_key or one.base_url) for name, one in written.providers.items()
+        },
+        models={name: one.gguf for name, one in written.models.items()},
+        gpus=found.gpus,
+        next=f"tollway up{option}" if anything else f"tollway models add PATH.gguf{option}",
+    )
+
+
+def _report(done: Written, found: Found, *, as_json: bool) -> None:
+    if as_json:
+        show.emit(done)
+        return
+    show.pairs(
+        [
+            ("wrote", str(done.path)),
+            ("callers", "only you, without a key" if done.single_user else "need a key"),
+            ("providers", _block(done.providers)),
+            ("models", _block(done.models)),
+            ("gpu", "\n".join(gpu.name for gpu in done.gpus)),
+        ]
+    )
+    if done.replaced:
+        show.note(f"The file that was there is now {done.replaced}")
+    if found.models and not found.llama_cpp:
+        show.note(f"{len(found.models)} GGUF files are here; serving them needs llama-cpp-python:")
+        show.note(f"  {install_line()}")
+    if any(reference.startswith("env:") for reference in done.providers.values()):
+        show.note("Keys named as env:NAME must be in the daemon's environment when it starts")
+    show.note(f"next: {done.next}")
+
+
+def _block(rows: Mapping[str, object]) -> str:
+    return "\n".join(f"{name}  {value}" for name, value in rows.items())
