@@ -6,8 +6,12 @@ import resource
 import zlib
 
 import msgspec
-from shell import Client, Running, running, until
+import pytest
+from aiohttp import web
+from shell import PATIENCE_S, Client, Running, running, until
 
+from tollway.daemon import app as application
+from tollway.daemon.app import Route
 from tollway.daemon.connection import EdgeLimits
 
 CHAT = "/v1/chat/completions"
@@ -64,12 +68,12 @@ async def test_the_limit_is_that_of_the_configuration_in_force() -> None:
 async def test_a_small_body_that_swells_is_refused_with_flat_memory() -> None:
     """The limit counts decompressed bytes, and decompression stops there."""
     packer = zlib.compressobj(9, wbits=31)
-    bomb = b"".join([packer.compress(b" " * MIB) for _ in range(1024)] + [packer.flush()])
-    assert len(bomb) < 2 * MIB
+    bomb = b"".join([packer.compress(b" " * MIB) for _ in range(160)] + [packer.flush()])
+    assert len(bomb) < MIB
     async with running(server='single_user = true\nmax_body = "2MiB"') as daemon:
         assert (await daemon.ask("POST", CHAT, b"{}")).status == 400
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer = await daemon.ask("POST", CHAT, bomb[: 1 * MIB], Content_Encoding="gzip")
+        answer = await daemon.ask("POST", CHAT, bomb, Content_Encoding="gzip")
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert answer.status == 413
         assert grown_kib < 64 * 1024
@@ -130,6 +134,32 @@ async def test_a_body_that_stalls_is_408() -> None:
         assert answer.status == 408
         assert answer.json()["error"]["code"] == "request_timeout"
         assert await client.all() == b""
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits for it holds memory, a connection, and the call's budget."""
+    ended = asyncio.Event()
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(b"x" * 65_536)
+        finally:
+            ended.set()
+
+    routes = (*application.ROUTES, Route("GET", "/flood", flood, "open"))
+    monkeypatch.setattr(application, "ROUTES", routes)
+    async with running(limits=EdgeLimits(unread_s=0.05, sweep_s=0.01)) as daemon:
+        client = await daemon.connect()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await ended.wait()
+        await until(lambda: _open(daemon) == 0)
 
 
 async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None:
