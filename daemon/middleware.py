@@ -22,7 +22,7 @@ from tollway.daemon.errors import (
 from tollway.daemon.ids import new_id
 from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
 from tollway.providers.dialects import openai_chat
-from tollway.providers.errors import GatewayError, RequestInvalid, RequestTooLarge
+from tollway.providers.errors import GatewayError, RequestInvalid, RequestTooLarge, UpstreamRefused
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +239,11 @@ def _refuse(
         answer.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 402:
         answer.headers["x-should-retry"] = "false"
+    if isinstance(error, UpstreamRefused):
+        # What the provider said beside its body: its limits, when to come again, its own id.
+        for name, value in error.headers:
+            if name != "content-type":
+                answer.headers[name] = value
     if allow is not None:
         answer.headers["Allow"] = allow
     if hang_up:
