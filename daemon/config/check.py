@@ -231,6 +231,9 @@ def _owner(config: Config, key: Key, at: At, names: Names, wrong: Wrong) -> None
 def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
     """Yield what is allowed and yet may not be meant: names and files that miss their aim."""
     yield from _overlaps(config)
+    for name, provider in config.providers.items():
+        if provider.api_key is None and KINDS[provider.kind].auth == "bearer":
+            yield ("providers", name), "has no api_key, without which this kind refuses all calls"
     for name in config.routes:
         if "/" in name and target_wrong(name, names) is None:
             yield ("routes", name), "hides the target of the same name"
@@ -245,14 +248,22 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
 def _overlaps(config: Config) -> Iterator[tuple[At, str]]:
     serving: list[tuple[str, str]] = []
     for name, provider in config.providers.items():
-        globs = KINDS[provider.kind].serves if provider.serves is None else provider.serves
-        for glob in globs[:_MOST_GLOBS]:
-            for other, earlier in serving[:_MOST_GLOBS]:
-                if fnmatchcase(glob, earlier) or fnmatchcase(earlier, glob):
-                    told = f"`{other}` stands before it and serves {shown.value(earlier)}"
-                    yield ("providers", name), f"gets no bare name {shown.value(glob)}: {told}"
-                    break
-        serving += [(name, glob) for glob in globs]
+        served = KINDS[provider.kind].serves if provider.serves is None else provider.serves
+        globs = served[:_MOST_GLOBS]
+        lost: dict[str, list[str]] = {}
+        for glob in globs:
+            taken = (other for other, earlier in serving if _overlap(glob, earlier))
+            if first := next(taken, None):
+                lost.setdefault(first, []).append(glob)
+        for other, names in lost.items():
+            told = ", ".join(shown.value(one) for one in names[:5])
+            yield ("providers", name), f"`{other}` stands before it and gets the bare names {told}"
+        serving = (serving + [(name, glob) for glob in globs])[:_MOST_GLOBS]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two globs are one, or one has the other's text among its names."""
+    return one == other or fnmatchcase(one, other) or fnmatchcase(other, one)
 
 
 def _is_file(path: Path) -> bool:

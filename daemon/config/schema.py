@@ -99,7 +99,7 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[prices."PROVIDER/MODEL"]: dollars for a million tokens."""
 
     input: Decimal
-    output: Decimal = Decimal(0)
+    output: Decimal  # to be said even where it is 0: one that was forgotten would be free
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
     cache_write_1h: Decimal | None = None

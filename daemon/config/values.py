@@ -30,7 +30,9 @@ from tollway.daemon.config.schema import (
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_REF = re.compile(r"(keyring:[A-Za-z0-9][A-Za-z0-9._@/+-]{0,99}|env:[A-Za-z_]\w{0,99}|file:(?!~(?!/)).+)")
+_REF = re.compile(
+    r"keyring:[A-Za-z0-9][A-Za-z0-9._@/+-]{0,99}|env:[A-Za-z_]\w{0,99}|file:(?!~(?!/)).+"
+)
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_PROBLEMS = 200
 _LONGEST = 4096  # of any text in the file: the longest path there can be
