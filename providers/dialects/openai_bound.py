@@ -15,8 +15,13 @@ TOOLS = 1024
 MESSAGE = 32
 PART = 16
 
-# Longer strings are normalised in pieces, so that a hostile one cannot fill the memory.
-_PIECE = 65_536
+# A request of more values than this takes too long to read: no honest one has so many.
+MOST_VALUES = 100_000
+# Texts are normalised in pieces, and only so many characters of a request: a hostile one could
+# take seconds. What is past that counts as if it grew as much as any character does (U+FDFA).
+_PIECE = 8192
+_NORMALISED = 65_536
+_GROWTH = 11
 # A number as JSON printers write it; 1e20 has 21 digits in some.
 _NUMBER = 24
 # Hugging Face's `tojson` filter writes these four as \u00XX.
@@ -54,7 +59,7 @@ def bound(call: Call) -> Bound:
             stands twice.
     """
     body = _decode(call.body)
-    tally = _Tally()
+    tally = Tally()
     tokens = CALL if call.endpoint == "chat" else PART
     prompt = {"chat": "messages", "completions": "prompt", "embeddings": "input"}[call.endpoint]
     for key, value in body.items():
@@ -100,30 +105,34 @@ def strings(text: bytes) -> int:
     return quotes // 2
 
 
-class _Tally:
-    """What is met on the way through a request."""
+class Tally:
+    """What is met on the way through a request, and what it costs at most."""
 
     def __init__(self) -> None:
         self.strings = 0  # to be sure that decoding hid none: a key that stood twice
         self.by_window = False
         self.unbounded: list[str] = []
+        self._values = MOST_VALUES
+        self._room = _NORMALISED
 
     def text(self, value: object) -> int:
         """Return the bytes of every string in `value`, keys included, however normalised."""
         if type(value) is str:
             self.strings += 1
-            return len(value) if value.isascii() else text_bytes(value)
+            return len(value) if value.isascii() else self.text_bytes(value)
         total = 0
         stack = [value]
         while stack:
             one = stack.pop()
             if type(one) is str:
                 self.strings += 1
-                total += text_bytes(one)
+                total += len(one) if one.isascii() else self.text_bytes(one)
             elif type(one) is dict:
+                self._met(len(one))
                 stack += one.keys()
                 stack += one.values()
             elif type(one) is list:
+                self._met(len(one))
                 stack += one
         return total
 
@@ -137,61 +146,78 @@ class _Tally:
             one, depth = stack.pop()
             if type(one) is str:
                 self.strings += 1
-                total += quoted_bytes(one)
+                total += self.quoted_bytes(one)
             elif type(one) is dict:
+                self._met(len(one))
                 # Per member a line's end, its indent, ": " and a comma; then the brace's line.
                 total += (4 * depth + 8) * len(one) + 4 * depth + 3
                 stack += [(key, 0) for key in one]
                 stack += [(member, depth + 1) for member in one.values()]
             elif type(one) is list:
+                self._met(len(one))
                 total += (4 * depth + 6) * len(one) + 4 * depth + 3
                 stack += [(member, depth + 1) for member in one]
             else:
                 total += _number(one)
         return total
 
+    def aside(self, value: object) -> int:
+        """Return what `printed` does for what is no part of the request's own structure."""
+        strings = self.strings
+        total = self.printed(value, 1)
+        self.strings = strings
+        return total
+
+    def _met(self, values: int) -> None:
+        self._values -= values
+        if self._values < 0:
+            raise RequestInvalid(f"The request holds more than {MOST_VALUES:,} values")
+
+    def text_bytes(self, text: str) -> int:
+        """Return the largest of a text's raw, NFC and NFKC UTF-8 bytes, or a little more."""
+        if text.isascii():
+            return len(text)
+        total = 0
+        for cut in range(0, len(text), _PIECE):
+            piece = text[cut : cut + _PIECE] if len(text) > _PIECE else text
+            most = len(piece.encode())
+            if len(piece) > self._room:
+                plain = len(piece.encode("ascii", "ignore"))
+                most = plain + _GROWTH * (most - plain)
+            elif not unicodedata.is_normalized("NFKC", piece):
+                for form in _FORMS:
+                    most = max(most, len(unicodedata.normalize(form, piece).encode()))
+            self._room -= len(piece)
+            total += most + (PART if cut else 0)
+        return total
+
+    def quoted_bytes(self, text: str) -> int:
+        """Return the bytes of a string printed as JSON, escaped to ASCII or not, with quotes.
+
+        Three more for each line: gpt-oss gets descriptions as comments, each behind slashes.
+        """
+        extra = 5 * sum(text.count(mark) for mark in _HTML) + 3 * text.count("\n")
+        escaped = len(encode_basestring_ascii(text))
+        if text.isascii():
+            return escaped + extra
+        escapes = len(encode_basestring(text)) - len(text)
+        return max(escaped, self.text_bytes(text) + escapes) + extra
+
+    def spoken_json(self, text: str) -> int:
+        """Return the bytes of a string that templates quote, or print as the JSON it is."""
+        quoted = self.quoted_bytes(text)
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return quoted
+        return max(quoted, self.aside(value))
+
 
 def _number(value: object) -> int:
     return max(_NUMBER, value.bit_length() // 3 + 2) if type(value) is int else _NUMBER
 
 
-def text_bytes(text: str) -> int:
-    """Return the largest of a text's raw, NFC and NFKC UTF-8 bytes, or a little more."""
-    if text.isascii():
-        return len(text)
-    if len(text) > _PIECE:
-        cuts = range(0, len(text), _PIECE)
-        return sum(text_bytes(text[cut : cut + _PIECE]) + PART for cut in cuts)
-    most = len(text.encode())
-    for form in _FORMS:
-        if not unicodedata.is_normalized(form, text):
-            most = max(most, len(unicodedata.normalize(form, text).encode()))
-    return most
-
-
-def quoted_bytes(text: str) -> int:
-    """Return the bytes of a string printed as JSON, escaped to ASCII or not, quotes included.
-
-    Three more for each line: gpt-oss gets descriptions as comments, each line behind slashes.
-    """
-    extra = 5 * sum(text.count(mark) for mark in _HTML) + 3 * text.count("\n")
-    escaped = len(encode_basestring_ascii(text))
-    if text.isascii():
-        return escaped + extra
-    escapes = len(encode_basestring(text)) - len(text)
-    return max(escaped, text_bytes(text) + escapes) + extra
-
-
-def printed_bytes(text: str) -> int:
-    """Return the bytes of a string that some templates print quoted, others as the JSON it is."""
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return quoted_bytes(text)
-    return max(quoted_bytes(text), _Tally().printed(value, 1))
-
-
-def _messages(tally: _Tally, messages: list[object]) -> int:
+def _messages(tally: Tally, messages: list[object]) -> int:
     total = 0
     for message in messages:
         total += MESSAGE
@@ -212,22 +238,22 @@ def _messages(tally: _Tally, messages: list[object]) -> int:
     return total
 
 
-def _content(tally: _Tally, content: object, *, result: bool) -> int:
+def _content(tally: Tally, content: object, *, result: bool) -> int:
     if type(content) is str:
         if not result:
             return tally.text(content)
-        tally.text(content)
-        return printed_bytes(content)
+        tally.strings += 1
+        return tally.spoken_json(content)
     if type(content) is not list:
         return tally.printed(content) if content is not None else 0
     return sum(PART + _part(tally, part, result=result) for part in content)
 
 
-def _part(tally: _Tally, part: object, *, result: bool) -> int:
+def _part(tally: Tally, part: object, *, result: bool) -> int:
     kind = part.get("type") if type(part) is dict else "text"
     if type(kind) is str and kind in _TEXT_PARTS:
         text = tally.text(part)
-        return max(text, _Tally().printed(part)) if result else text
+        return max(text, tally.aside(part)) if result else text
     # Not text: its bytes say nothing of its tokens.
     tally.text(part)
     tally.by_window = True
@@ -256,7 +282,7 @@ def _is_away(key: str, value: str) -> bool:
     return "://" in value[:32] or (key in _URLS and not value.startswith("data:"))
 
 
-def _tool_calls(tally: _Tally, calls: object) -> int:
+def _tool_calls(tally: Tally, calls: object) -> int:
     """Return the bytes of tool calls, their names twice: templates repeat them at the result."""
     total = tally.printed(calls)
     for call in calls if type(calls) is list else [calls]:
@@ -267,13 +293,13 @@ def _tool_calls(tally: _Tally, calls: object) -> int:
             if type(said) is not dict:
                 continue
             if type(name := said.get("name")) is str:
-                total += quoted_bytes(name)
+                total += tally.quoted_bytes(name)
             if type(arguments := said.get("arguments")) is str:
-                total += printed_bytes(arguments) - quoted_bytes(arguments)
+                total += tally.spoken_json(arguments)
     return total
 
 
-def _texts(tally: _Tally, texts: object) -> int:
+def _texts(tally: Tally, texts: object) -> int:
     """Return the tokens of a prompt or input: strings by their bytes, token ids one each."""
     if type(texts) is not list:
         return PART + tally.text(texts)

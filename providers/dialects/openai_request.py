@@ -1,5 +1,6 @@
 """What the gate must know of an OpenAI request, and the few edits on its way to a provider."""
 
+import re
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -9,7 +10,7 @@ from tollway.providers.canon import Call, Endpoint
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Edits
 from tollway.providers.dialects.json_edit import Field, edit, fields
-from tollway.providers.dialects.openai_bound import UNBOUNDED
+from tollway.providers.dialects.openai_bound import MOST_VALUES, UNBOUNDED, strings
 from tollway.providers.errors import RequestInvalid
 
 NAME: Final = "openai_chat"
@@ -26,6 +27,9 @@ READ = frozenset(
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _MOST = 2**31 - 1
+# Prompts and inputs may be lists of token ids.
+_MOST_TOKENS = 1_000_000
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 _Tokens = list[int]
 _Texts = str | list[str | int | _Tokens]
@@ -60,9 +64,10 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
     """Return what the gate must know of a body.
 
     Raises:
-        RequestInvalid: It is not a JSON object, a key stands twice, or a field that the gate
-            needs is missing or has the wrong type; `param` names it.
+        RequestInvalid: It is not a JSON object, a key stands twice, it holds too many values, or
+            a field that the gate needs is missing or has the wrong type; `param` names it.
     """
+    _weigh(body, MOST_VALUES if endpoint == "chat" else _MOST_TOKENS)
     known = fields(body)
     for name in known:
         if name not in READ and (meant := name.casefold()) in READ:
@@ -88,6 +93,20 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         output_limit=_output_limit(endpoint, known),
         choices=_choices(endpoint, known),
     )
+
+
+def _weigh(body: bytes, most: int) -> None:
+    """Refuse a body of more values than are ever needed, before they take memory and time."""
+    if len(body) <= most or _values(body) <= most:
+        return
+    # Commas and brackets may stand in texts; a value has at most one key.
+    if strings(body) > 2 * most or _values(_STRINGS.sub(b"", body)) > most:
+        raise RequestInvalid(f"The request holds more than {most:,} values")
+
+
+def _values(text: bytes) -> int:
+    """Return how many values a JSON text holds at most."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _need(decoder: msgspec.json.Decoder[_T], known: dict[str, Field], name: str) -> _T:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tollway.providers.canon import Bound, Endpoint
 from tollway.providers.dialects import openai_bound
-from tollway.providers.dialects.openai_bound import quoted_bytes, strings, text_bytes
+from tollway.providers.dialects.openai_bound import Tally, strings
 from tollway.providers.dialects.openai_chat import DIALECT
 from tollway.providers.errors import RequestInvalid
 
@@ -53,22 +53,22 @@ def printed(value: Any, *, ascii_only: bool) -> int:
 def test_no_normal_form_of_a_text_is_longer(text: str) -> None:
     """Tokenizers normalise first: NFKC turns the 3 bytes of U+FDFA into 33."""
     for form in ("NFC", "NFKC"):
-        assert len(unicodedata.normalize(form, text).encode()) <= text_bytes(text)
-    assert text_bytes(text) >= len(text.encode())
+        assert len(unicodedata.normalize(form, text).encode()) <= Tally().text_bytes(text)
+    assert Tally().text_bytes(text) >= len(text.encode())
 
 
 def test_the_largest_expansion_is_counted() -> None:
     """The counter-example of the design: eighteen letters in one character."""
-    assert text_bytes("\ufdfa") == 33
+    assert Tally().text_bytes("\ufdfa") == 33
     assert bound(**user("\ufdfa" * 1000)).input >= 33_000
-    assert text_bytes("\U0001d160") == 12  # NFC: a note that is written as its parts
+    assert Tally().text_bytes("\U0001d160") == 12  # NFC: a note that is written as its parts
 
 
 @given(st.lists(TEXT | MARKS, max_size=4))
 def test_texts_that_a_template_joins_are_bounded_apart(texts: list[str]) -> None:
     """A mark may change the character before it, across the seam, by less than a part's room."""
     whole = "".join(texts)
-    apart = sum(text_bytes(text) + openai_bound.PART for text in texts)
+    apart = sum(Tally().text_bytes(text) + openai_bound.PART for text in texts)
     for form in ("NFC", "NFKC"):
         assert len(unicodedata.normalize(form, whole).encode()) <= apart
 
@@ -84,15 +84,15 @@ def test_a_seam_costs_less_than_its_room_for_every_character() -> None:
 
 
 def test_a_long_text_is_normalised_in_pieces() -> None:
-    """A million expanding characters must not become hundreds of megabytes at once."""
+    """Hundreds of megabytes at once, or seconds, would stop every other call."""
     text = "\ufdfa" * 200_000
-    assert 33 * 200_000 <= text_bytes(text) <= 33 * 200_000 + 100
+    assert 33 * 200_000 <= Tally().text_bytes(text) <= 33 * 200_000 + 1000
 
 
 @given(VALUES)
 def test_no_print_of_a_schema_is_longer(value: Any) -> None:
     """Compact schemas grow fivefold where a template prints them with indent 4 and escapes."""
-    tally = openai_bound._Tally()
+    tally = Tally()
     most = tally.printed(value)
     for ascii_only in (True, False):
         assert printed(value, ascii_only=ascii_only) <= most
@@ -102,7 +102,7 @@ def test_no_print_of_a_schema_is_longer(value: Any) -> None:
 @given(TEXT)
 def test_no_way_to_quote_a_text_is_longer(text: str) -> None:
     """Escapes to ASCII, for HTML, or line by line as comments."""
-    most = quoted_bytes(text)
+    most = Tally().quoted_bytes(text)
     assert len(json.dumps(text)) <= most
     assert len(json.dumps(text, ensure_ascii=False).encode()) <= most
     assert len("\n".join(f"// {line}" for line in text.split("\n")).encode()) <= most + 3
@@ -244,7 +244,7 @@ def test_a_key_that_hides_another_within_a_message_is_refused() -> None:
 @given(VALUES, st.booleans())
 def test_strings_are_counted_in_the_text_itself(value: Any, ascii_only: bool) -> None:
     """Keys and values, whatever is escaped within them."""
-    tally = openai_bound._Tally()
+    tally = Tally()
     tally.text(value)
     assert tally.strings == strings(json.dumps(value, ensure_ascii=ascii_only).encode())
 
@@ -254,6 +254,40 @@ def test_a_request_of_any_shape_is_bounded_or_refused(one: Any, two: Any, three:
     """Only a provider need understand it."""
     message = {"role": one, "content": two, "tool_calls": three, "name": one}
     bound(messages=[one, message, {"role": "tool", "content": three}], tools=two, stop=three)
+
+
+def test_no_character_grows_more_than_the_growth_assumed() -> None:
+    """Past the part that is normalised, every character counts as the one that grows most."""
+    worst = max(
+        len(unicodedata.normalize("NFKD", chr(code)).encode()) / len(chr(code).encode())
+        for code in range(0x110000)
+        if not 0xD800 <= code < 0xE000
+    )
+    assert worst == openai_bound._GROWTH
+
+
+@given(st.lists(TEXT | MARKS, min_size=1, max_size=6))
+def test_the_part_that_is_not_normalised_is_bounded_too(texts: list[str]) -> None:
+    """A text has no smaller bound for coming after others."""
+    tally = Tally()
+    tally.text_bytes("é" * 100_000)
+    for text in texts:
+        assert tally.text_bytes(text) >= Tally().text_bytes(text)
+    assert tally.text_bytes("plain" * 100) == 500
+
+
+def test_a_request_of_too_many_values_is_refused() -> None:
+    """Millions of them would take gigabytes and seconds; commas in a text are not values."""
+    for many in (b"[" + b"1," * 100_000 + b"1]", b'["' + b'","' * 300_000 + b'"]'):
+        with pytest.raises(RequestInvalid, match="100,000 values"):
+            DIALECT.peek("chat", b'{"model":"m","messages":[],"x":' + many + b"}")
+    with pytest.raises(RequestInvalid, match="1,000 fields"):
+        DIALECT.peek("chat", json.dumps(dict.fromkeys(map(str, range(2000)))).encode())
+    prose = [{"role": "user", "content": '[well, "{ ' * 200_000}]
+    assert bound(messages=prose).input > 10 * 200_000
+    assert bound("embeddings", input=[7] * 500_000).input > 500_000
+    with pytest.raises(RequestInvalid, match="100,000 values"):
+        bound("embeddings", x=[7] * 500_000)
 
 
 def test_a_request_that_nests_too_deeply_is_refused() -> None:
