@@ -52,6 +52,7 @@ class _OpenAttempt(msgspec.Struct):
     account: int
     started_ms: int
     hold_nanousd: int
+    price: int | None
 
 
 class _OpenCall(msgspec.Struct):
@@ -158,12 +159,12 @@ class Book:
         return self._seq
 
     def _start(self, call: _OpenCall, opened: AttemptOpened, account: int) -> None:
-        call.attempts[opened.number] = _OpenAttempt(account, opened.started_ms, opened.hold_nanousd)
+        price = self._names.price(opened.price)
+        call.attempts[opened.number] = _OpenAttempt(
+            account, opened.started_ms, opened.hold_nanousd, price
+        )
         self._new_attempts.append(
-            (
-                *(call.seq, opened.number, account, self._names.price(opened.price)),
-                *(opened.started_ms, opened.hold_nanousd),
-            )
+            (call.seq, opened.number, account, price, opened.started_ms, opened.hold_nanousd)
         )
 
     def _next(self, change: Next) -> None:
@@ -245,7 +246,8 @@ class Book:
                 *(ended.upstream_id or None, shape, numbers),
             )
         )
-        rolled = (0, 0, 1, cost, overrun, cost if estimated else 0, *tokens)
+        unpriced = int(known.price is None and any(tokens))
+        rolled = (0, 0, 1, cost, overrun, cost if estimated else 0, unpriced, *tokens)
         self._roll_up(call, known.account, rolled)
         return (int(estimated), 0, 0, cost, overrun, *tokens)
 
@@ -297,7 +299,7 @@ def _open_calls(db: Connection) -> dict[str, _OpenCall]:
     )
     for seq, call_id, account, admitted_ms, route, *who in calls:
         attempts = db.execute(
-            "SELECT number, account, started_ms, hold_nanousd FROM attempts"
+            "SELECT number, account, started_ms, hold_nanousd, price FROM attempts"
             " WHERE call = ? AND ending IS NULL",
             (seq,),
         )

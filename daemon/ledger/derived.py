@@ -8,18 +8,20 @@ from sqlite3 import Connection
 from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, RECOVERED, REFUSED, SETTLED, TOKENS
 
 _SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS)
-ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", *_SUMS)
+ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", "unpriced", *_SUMS)
+# Tokens that no price was known for. An attempt without tokens costs nothing at any price.
+_UNPRICED = f"t.price IS NULL AND {' + '.join(f't.{name}' for name in TOKENS)} > 0"
 _QUARTER = f"c.admitted_ms / {QUARTER_MS} * {QUARTER_MS}"
 
 # Of calls, what is counted; of attempts, what is added up.
 ROLL_UPS = f"""
 SELECT quarter_ms, account, {", ".join(f"sum({name}) AS {name}" for name in ROLL_UP)} FROM (
     SELECT {_QUARTER} AS quarter_ms, c.account, c.state <> {REFUSED} AS calls,
-        c.state = {REFUSED} AS refused, 0 AS attempts, 0 AS estimated_nanousd,
+        c.state = {REFUSED} AS refused, 0 AS attempts, 0 AS estimated_nanousd, 0 AS unpriced,
         {", ".join(f"0 AS {name}" for name in _SUMS)}
     FROM calls c WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED})
     UNION ALL
-    SELECT {_QUARTER}, t.account, 0, 0, 1, t.estimated * t.cost_nanousd,
+    SELECT {_QUARTER}, t.account, 0, 0, 1, t.estimated * t.cost_nanousd, {_UNPRICED},
         {", ".join(f"t.{name}" for name in _SUMS)}
     FROM attempts t JOIN calls c ON c.seq = t.call WHERE t.ending IS NOT NULL
 )

@@ -121,6 +121,7 @@ _TABLES = (
         cost_nanousd INTEGER NOT NULL DEFAULT 0,
         overrun_nanousd INTEGER NOT NULL DEFAULT 0,
         estimated_nanousd INTEGER NOT NULL DEFAULT 0,
+        unpriced INTEGER NOT NULL DEFAULT 0,
         {_TOKEN_COLUMNS},
         PRIMARY KEY (quarter_ms, account)
     ) STRICT, WITHOUT ROWID""",
@@ -183,7 +184,7 @@ _VIEWS = (
     f"""CREATE VIEW spend_readable AS SELECT
         {_local("s.quarter_ms")} AS quarter_local, s.quarter_ms,
         a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
-        s.calls, s.refused, s.attempts, {", ".join(f"s.{name}" for name in TOKENS)},
+        s.calls, s.refused, s.attempts, s.unpriced, {", ".join(f"s.{name}" for name in TOKENS)},
         s.cost_nanousd / 1e9 AS cost_usd, s.estimated_nanousd / 1e9 AS estimated_usd,
         s.cost_nanousd, s.overrun_nanousd, s.estimated_nanousd
     FROM spend_quarter s LEFT JOIN accounts a ON a.id = s.account""",  # noqa: S608

@@ -33,7 +33,8 @@ class SpendRow(msgspec.Struct, frozen=True):
 
     `calls` are those that were sent, counted with their last target; `refused` those that were
     not, which have no target. Cost and tokens stand with the target that each attempt went to.
-    `estimated_nanousd` is the part of the cost whose tokens no provider reported.
+    `estimated_nanousd` is the part of the cost whose tokens no provider reported; `unpriced`
+    counts attempts whose tokens had no price, and so stand in no cost.
     """
 
     group: tuple[str, ...]
@@ -43,6 +44,7 @@ class SpendRow(msgspec.Struct, frozen=True):
     cost_nanousd: int
     overrun_nanousd: int
     estimated_nanousd: int
+    unpriced: int
     input_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
@@ -67,7 +69,7 @@ class SpendRow(msgspec.Struct, frozen=True):
 _NAMES = ("team", "user", "project", "key", "route", "provider", "model")
 _SUMS = (
     *("calls", "refused", "attempts", "cost_nanousd", "overrun_nanousd", "estimated_nanousd"),
-    *TOKENS,
+    *("unpriced", *TOKENS),
 )
 _NOTHING = (0,) * len(_SUMS)
 # Grouped by account and not by name: seven texts a row would be most of the work.

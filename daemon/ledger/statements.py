@@ -70,12 +70,12 @@ ENDED_ATTEMPTS = Upsert(
 )
 ROLL_UP = (
     *("calls", "refused", "attempts", "cost_nanousd", "overrun_nanousd", "estimated_nanousd"),
-    *TOKENS,
+    *("unpriced", *TOKENS),
 )
 SPEND = Upsert(
     "spend_quarter",
     ("quarter_ms", "account", *ROLL_UP),
     f"ON CONFLICT (quarter_ms, account) DO UPDATE SET {_set(ROLL_UP, '# + excluded.#')}",
 )
-ONE_CALL = (1, 0, 0, 0, 0, 0, *NO_TOKENS)
-ONE_REFUSED = (0, 1, 0, 0, 0, 0, *NO_TOKENS)
+ONE_CALL = (1, 0, 0, 0, 0, 0, 0, *NO_TOKENS)
+ONE_REFUSED = (0, 1, 0, 0, 0, 0, 0, *NO_TOKENS)
