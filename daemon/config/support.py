@@ -108,14 +108,21 @@ def _taken(row: Later, value: object) -> bool:
 
 
 def _row(at: At) -> Later | None:
-    for row, pattern in _PATTERNS:
-        place = at[-(len(pattern) - 1) :] if pattern[0] == "**" else at
-        wanted = pattern[1:] if pattern[0] == "**" else pattern
-        if len(place) == len(wanted) and all(
-            one in {"*", part} for one, part in zip(wanted, place, strict=True)
+    for row, pattern in _BY_NAME.get(at[-1], ()):
+        place = at[-len(pattern) :] if row.key.startswith("**.") else at
+        if len(place) == len(pattern) and all(
+            one in {"*", part} for one, part in zip(pattern, place, strict=True)
         ):
             return row
     return None
 
 
-_PATTERNS = tuple((row, tuple(row.key.split("."))) for row in LATER)
+def _by_name() -> dict[str | int, list[tuple[Later, list[str]]]]:
+    found: dict[str | int, list[tuple[Later, list[str]]]] = {}
+    for row in LATER:
+        pattern = row.key.removeprefix("**.").split(".")
+        found.setdefault(pattern[-1], []).append((row, pattern))
+    return found
+
+
+_BY_NAME = _by_name()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tollway.daemon.errors import ConfigError
 
-MOST_BYTES = 4 * 2**20  # some 20,000 keys; reading takes a second
-_MOST_LEVELS = 64  # tomllib's work grows with the square of a key's parts
+MOST_BYTES = 2 * 2**20  # some 14,000 keys
+_MOST_LEVELS = 8  # tomllib's work grows with the square of a key's parts
 
 _WHERE = re.compile(r" \(at line (\d+), column \d+\)$")
+_DOTTED = re.compile(rf"(?<![\w-])[\w-]+(?:[ \t]*\.[ \t]*[\w-]+){{{_MOST_LEVELS}}}")
 _QUOTED_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|' + r"'[^']*'|#.*")
 
 
@@ -60,10 +61,7 @@ def tables_of(text: str, *, name: Path) -> dict[str, object]:
     if len(text) > MOST_BYTES:
         raise ConfigError(f"{name}:1: larger than {MOST_BYTES >> 20} MiB")
     for number, line in enumerate(text.split("\n"), start=1):
-        if (
-            line.count(".") > _MOST_LEVELS
-            and _QUOTED_OR_COMMENT.sub("", line).count(".") > _MOST_LEVELS
-        ):
+        if line.count(".") >= _MOST_LEVELS and _DOTTED.search(_QUOTED_OR_COMMENT.sub("q", line)):
             raise ConfigError(f"{name}:{number}: nested more than {_MOST_LEVELS} levels deep")
     try:
         return tomllib.loads(text, parse_float=_decimal)

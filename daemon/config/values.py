@@ -5,9 +5,10 @@ never repeats a value that may be a secret.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -76,7 +77,7 @@ class Reading:
         if not isinstance(raw, dict):
             self.wrong(at, f"expected a table, found {_found(raw)}")
             return None
-        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        fields = _fields(kind)
         given: dict[str, Any] = {}
         needed = {field.name: name for name, field in fields.items() if field.required}
         # What a refused key was to say would only be asked for a second time.
@@ -253,6 +254,12 @@ def is_hash(text: str) -> bool:
     return bool(_HASH.fullmatch(text))
 
 
+@cache
+def _fields(kind: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
+@cache
 def _plain(kind: object) -> tuple[object, msgspec.Meta | None]:
     """Return a field's type without `| None` and `Annotated`, and its bounds."""
     while True:

@@ -102,8 +102,9 @@ def test_the_ledger_is_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.Mo
         ("[server]\ndrain = '1s'\ndrain = '2s'", "gateway.toml:3: not valid TOML: cannot over"),
         ("x = " + "9" * 5000, "gateway.toml:1: a number is too long"),
         ("\nx = " + "[" * 5000 + "]" * 5000, "gateway.toml:2: nested too deeply"),
-        ("\n" + ".".join("a" * 5000) + " = 1", "gateway.toml:2: nested more than 64 levels"),
-        ("#" * (4 * 2**20 + 1), "gateway.toml:1: larger than 4 MiB"),
+        ("\n" + ".".join("a" * 5000) + " = 1", "gateway.toml:2: nested more than 8 levels"),
+        ("\n[b" + ' . "a"' * 8 + "]", "gateway.toml:2: nested more than 8 levels"),
+        ("#" * (2 * 2**20 + 1), "gateway.toml:1: larger than 2 MiB"),
     ],
 )
 def test_broken_toml_is_named_with_its_line(text: str, fault: str) -> None:
@@ -342,7 +343,7 @@ def test_load_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     cases: list[tuple[bytes, str]] = [
         (b"\n\xff", ":2: is not UTF-8 text"),
         (b"\xef\xbb\xbf", ":1: begins with a byte order mark"),
-        (b"#" * (5 * 2**20), ":1: larger than 4 MiB"),
+        (b"#" * (5 * 2**20), ":1: larger than 2 MiB"),
     ]
     for data, fault in cases:
         path.write_bytes(data)
