@@ -143,7 +143,7 @@ def _swap(
             if read_text(target, shown=path) != before:
                 raise _moved(path)
             files.replace(target, after.encode())
-        except BaseException:
+        except BaseException:  # an interrupt too: what never came into force is no version
             if number is not None:
                 history.forget(folder, number)
             raise

@@ -61,7 +61,7 @@ def replace(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)
-        except BaseException:
+        except BaseException:  # an interrupt too must leave no half-written file behind
             with suppress(OSError):
                 os.unlink(name)
             raise
