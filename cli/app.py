@@ -13,6 +13,9 @@ from tollway.cli.lazy import Row, Table
 
 DAEMON = "The gateway"
 FILE = "Configuration"
+USE = "Use and cost"
+ACCESS = "Who may call"
+MODELS = "What is called"
 
 COMMANDS = (
     Row("init", "init:init", "Write a first gateway.toml from what is found on this box", DAEMON),
@@ -33,6 +36,58 @@ COMMANDS = (
     Row("secrets list", "secrets:list_", "List the secrets' names and where each is kept"),
     Row("secrets remove", "secrets:remove", "Forget a secret"),
     Row("secrets backend", "secrets:backend", "Show or choose where secrets are kept"),
+    Row("keys", "", "Make, rotate and revoke the keys that callers send", ACCESS),
+    Row("keys create", "keys:create", "Make a key, and show its secret once"),
+    Row("keys list", "keys:list_", "List the keys: whose, until when, for how much"),
+    Row("keys show", "keys:show_", "Show one key, all but its secret, which nobody has"),
+    Row("keys rotate", "keys:rotate", "Give a key another secret, and show that once"),
+    Row("keys revoke", "keys:revoke", "End a key now, confirmed by the running daemon"),
+    Row("teams", "", "Teams: shared groups and budgets", ACCESS),
+    Row("teams create", "teams:create", "Make a team"),
+    Row("teams list", "teams:list_", "List the teams: groups, budgets and members"),
+    Row("teams show", "teams:show_", "Show one team"),
+    Row("teams set", "teams:set_", "Change a team: what is named is replaced"),
+    Row("teams remove", "teams:remove", "Remove a team that no user and no project names"),
+    Row("users", "", "Users: who is billed", ACCESS),
+    Row("users create", "users:create", "Make a user"),
+    Row("users list", "users:list_", "List the users: team, groups, budgets and keys"),
+    Row("users show", "users:show_", "Show one user"),
+    Row("users set", "users:set_", "Change a user: what is named is replaced"),
+    Row("users remove", "users:remove", "Remove a user that no key names"),
+    Row("projects", "", "Projects: what is billed", ACCESS),
+    Row("projects create", "projects:create", "Make a project"),
+    Row("projects list", "projects:list_", "List the projects: team, groups, budgets and keys"),
+    Row("projects show", "projects:show_", "Show one project"),
+    Row("projects set", "projects:set_", "Change a project: what is named is replaced"),
+    Row("projects remove", "projects:remove", "Remove a project that no key names"),
+    Row("groups", "", "Groups: which models may be called", ACCESS),
+    Row("groups create", "groups:create", "Make a group of models"),
+    Row("groups list", "groups:list_", "List the groups: models, exceptions, and who is in them"),
+    Row("groups show", "groups:show_", "Show one group"),
+    Row("groups set", "groups:set_", "Change a group: what is named is replaced"),
+    Row("groups remove", "groups:remove", "Remove a group that nobody is in"),
+    Row("providers", "", "Providers: who answers calls", MODELS),
+    Row("providers add", "providers:add", "Add a provider, and store its key where it needs one"),
+    Row(
+        "providers list", "providers:list_", "List the providers, and whether their keys are there"
+    ),
+    Row("providers test", "providers:test", "Ask a provider for its models, which costs nothing"),
+    Row("providers remove", "providers:remove", "Remove a provider that no route needs"),
+    Row("providers kinds", "providers:kinds", "List the kinds of providers there are"),
+    Row("models", "", "GGUF files that this box serves", MODELS),
+    Row("models add", "models:add", "Register a GGUF file, to be called as `local/NAME`"),
+    Row("models list", "models:list_", "List the registered models"),
+    Row("models info", "models:info", "Show what a GGUF file is and what memory it needs"),
+    Row("models ps", "models:ps", "Show what the models of this box are doing"),
+    Row("models load", "models:load", "Load a model now rather than at its first call"),
+    Row("models unload", "models:unload", "Free a model's memory once its calls have ended"),
+    Row("models remove", "models:remove", "Take a model off the list; the file stays"),
+    Row("routes", "", "Names that clients ask for, and where they lead", MODELS),
+    Row("routes list", "routes:list_", "List the routes: targets in order, strategy, fallbacks"),
+    Row("routes explain", "routes:explain", "Say what would become of a call, without sending it"),
+    Row("routes add", "routes:add", "Add a route: a name for targets that are tried in order"),
+    Row("routes remove", "routes:remove", "Remove a route that no other one falls back to"),
+    Row("spend", "spend:spend", "Show what was used, and what it cost", USE),
 )
 
 

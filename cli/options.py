@@ -24,6 +24,18 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", metavar="USD/PERIOD", help="Such as 5/day; may be repeated."),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--group", "--groups", metavar="NAME", help="A group; may be repeated."),
+]
+Globs = Annotated[
+    list[str] | None,
+    typer.Option("--models", "--model", metavar="GLOB", help="What it may call; may be repeated."),
+]
 
 
 def me() -> str:

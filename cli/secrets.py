@@ -3,6 +3,7 @@
 import os
 import sys
 from enum import StrEnum
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -36,21 +37,32 @@ def set_(name: Name, as_json: AsJson = False) -> None:
         tollway secrets set openai
         tollway secrets set openai < key.txt
     """
-    found = secrets.backend()
-    if found.kind == "none":
-        # Said before a person types a secret that has nowhere to go.
-        raise _nowhere(found)
-    if sys.stdin.isatty():
-        value = str(typer.prompt(f"Secret for {name}", hide_input=True, err=True))
-    else:
-        value = sys.stdin.read()
-    kept = secrets.set_secret(name, value)
+    kept = take_secret(name)
     if as_json:
         show.emit({"name": name, "backend": kept})
         return
     show.note(f"Stored in {place(kept)}; gateway.toml names it as")
     show.say(f'api_key = "keyring:{name}"')
     show.note("`tollway reload` makes a running daemon use it")
+
+
+def take_secret(name: str) -> secrets.Backend:
+    """Read a secret from a hidden prompt or stdin, store it, and return where.
+
+    Raises:
+        SecretError: There is no place for it, or it is none.
+    """
+    found = secrets.backend()
+    if found.kind == "none":
+        # Said before a person types a secret that has nowhere to go.
+        raise _nowhere(found)
+    if sys.stdin.isatty():
+        # Not typer.prompt: it asks first and turns the echo off after, and what is typed or
+        # pasted between the two is lost.
+        value = getpass(f"Secret for {name}: ")
+    else:
+        value = sys.stdin.read()
+    return secrets.set_secret(name, value)
 
 
 def _nowhere(found: secrets.Backend) -> SecretError:

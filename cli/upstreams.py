@@ -20,7 +20,8 @@ _MOST_BYTES = 8 * 2**20  # of a list of models; OpenRouter's has half a megabyte
 class Reached(msgspec.Struct, frozen=True):
     """How asking one provider went: `state` "warn" is an answer that proves too little.
 
-    `models` counts what it lists, None where it lists nothing that can be read.
+    `models` counts what it lists, None where it lists nothing that can be read; `status` is
+    HTTP's, None where no answer came.
     """
 
     provider: str
@@ -29,6 +30,7 @@ class Reached(msgspec.Struct, frozen=True):
     fix: str = ""
     models: int | None = None
     seconds: float | None = None
+    status: int | None = None
 
 
 class _Listing(msgspec.Struct):
@@ -81,7 +83,8 @@ async def _ask(
         return Reached(name, "fail", error.message, fix=error.hint or _look_at(name, base_url))
     except TimeoutError:
         return Reached(name, "fail", f"`{base_url}` answers too slowly", _look_at(name, base_url))
-    return _judged(name, base_url, status, body, time.monotonic() - began)
+    judged = _judged(name, base_url, status, body, time.monotonic() - began)
+    return msgspec.structs.replace(judged, status=status)
 
 
 def _credential(config: Config, provider: Provider) -> str | None:

@@ -13,6 +13,8 @@ from tomlkit.container import OutOfOrderTableProxy
 from tomlkit.items import AoT, Comment, InlineTable, Item, Key, Null, Table, Whitespace
 
 Body = list[tuple[Key | None, Item]]
+# By the table's id: the table itself, kept so that no other gets its id, and what stood above.
+Above = dict[int, tuple[Table, str]]
 
 
 def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
@@ -36,17 +38,19 @@ def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
     return found
 
 
-def attach_comments(document: TOMLDocument) -> set[int]:
-    """Move the comments and blank lines above each table into it; return the tables' ids."""
+def attach_comments(document: TOMLDocument) -> Above:
+    """Take the comments and blank lines above each table out; return them, for `space_out`."""
     pending: list[tuple[Body, int]] = []
-    seen: set[int] = set()
+    seen: Above = {}
     for step in _walk(document):
         if isinstance(step, Table):
-            seen.add(id(step))
+            above = ""
+            if not step.is_super_table():
+                above = "".join(body[at][1].as_string() for body, at in pending)
+            # Not into the table's own indent yet: tomlkit indents new keys by the blanks in it.
+            seen[id(step)] = (step, above)
             if step.is_super_table():
                 continue
-            above = "".join(body[at][1].as_string() for body, at in pending)
-            step.trivia.indent = above + step.trivia.indent
             for body, at in pending:
                 body[at] = (None, Null())
             pending = []
@@ -62,14 +66,19 @@ def attach_comments(document: TOMLDocument) -> set[int]:
     return seen
 
 
-def space_out(document: TOMLDocument, old: set[int]) -> None:
-    """Put a blank line above each table that is not one of `old`, but for the file's first."""
+def space_out(document: TOMLDocument, old: Above) -> None:
+    """Put back what stood above each table of `old`, and a blank line above each other one.
+
+    But for a table that is the file's first. What stood above a table that is gone, is gone.
+    """
     parted = True  # whether what came last is a blank line, or nothing did
     for step in _walk(document):
         if isinstance(step, Table) and step.is_super_table():
             if id(step) not in old:
                 step.trivia.indent = ""  # written, though the table itself is not
         elif isinstance(step, Table):
+            if id(step) in old:
+                step.trivia.indent = old[id(step)][1] + step.trivia.indent
             if not (parted or id(step) in old or step.trivia.indent.startswith("\n")):
                 step.trivia.indent = "\n" + step.trivia.indent
             parted = False

@@ -1,0 +1,308 @@
+"""`providers`: who answers, and with which credential."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tollway.cli import edits, show
+from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
+from tollway.cli.control import load_config
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.secrets import place, take_secret
+from tollway.cli.upstreams import reach_some
+from tollway.daemon import secrets
+from tollway.daemon.config import check, shown, support
+from tollway.daemon.config.lines import At
+from tollway.daemon.config.load import SECTIONS
+from tollway.daemon.config.schema import Config, Provider
+from tollway.daemon.config.values import Reading
+from tollway.daemon.errors import SecretError
+from tollway.providers.catalog import KINDS
+
+_ASK = "-"
+
+Name = Annotated[str, typer.Argument(help="The provider's name.")]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A provider. `key_found` is None where it has none; `problem` says why one is not found."""
+
+    name: str
+    kind: str
+    base_url: str
+    api_key: str | None
+    key_found: bool | None
+    problem: str
+    serves: tuple[str, ...]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of provider, as the catalog has it."""
+
+    kind: str
+    base_url: str | None
+    auth: str
+    priced: bool
+    serves: tuple[str, ...]
+
+
+def add(  # noqa: PLR0913 - an argument is an option
+    name: Name,
+    *,
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="`providers kinds` lists.")],
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            metavar="REF",
+            help="keyring:NAME, env:NAME or file:PATH; `-` asks for the key and stores it.",
+        ),
+    ] = None,
+    serves: Annotated[
+        list[str] | None,
+        typer.Option("--serves", metavar="GLOB", help="Bare model names; may be repeated."),
+    ] = None,
+    proxy: Annotated[
+        str | None, typer.Option("--proxy", metavar="URL", help="Through which it is reached.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", metavar="PATH", help="Whom to trust besides.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a provider, and store its key where it needs one.
+
+    The key itself is asked for, or read from stdin; it goes to the keyring or the vault and
+    never into gateway.toml. One that is stored under this name already is used.
+
+    Examples:
+        tollway providers add openai --kind openai
+        tollway providers add box2 --kind vllm --base-url http://127.0.0.1:8000/v1
+        tollway providers add groq --kind groq < key.txt
+    """
+    loaded = load_config(config)
+    edits.require_new(
+        loaded, "providers", name, hint=f"`tollway providers remove {name}` makes room"
+    )
+    said: dict[str, object] = {
+        "kind": kind,
+        "base_url": base_url,
+        "api_key": None if api_key == _ASK else api_key,
+        "serves": serves or None,
+        "proxy": proxy,
+        "ca_file": str(ca_file.absolute()) if ca_file else None,
+    }
+    values = {key: value for key, value in said.items() if value is not None}
+    _require_valid(loaded, name, values)
+    kept = None
+    if api_key == _ASK or (api_key is None and KINDS[kind].auth == "bearer"):
+        if api_key == _ASK or name not in secrets.list_secrets():
+            kept = take_secret(name)
+        values["api_key"] = f"keyring:{name}"
+    done = edits.apply(
+        loaded.path, edits.put("providers", name, values, new=True), what=f"providers add {name}"
+    )
+    if not as_json:
+        if kept:
+            show.note(f"The key is stored in {place(kept)}")
+        show.note(f"Added the provider `{name}`; `tollway providers test {name}` asks it")
+    facts = {"name": name, "kind": kind, "api_key": values.get("api_key")}
+    edits.report(done, facts, ("providers", name), as_json=as_json)
+
+
+def _require_valid(config: Config, name: str, values: dict[str, object]) -> None:
+    """Return when a provider may be so; before a person is asked for its key.
+
+    Raises:
+        UsageProblem: It may not.
+    """
+    at: At = ("providers", name)
+    kind = str(values["kind"])
+    if refused := support.refusal((*at, "kind"), kind):
+        raise UsageProblem(f"`--kind`: {refused}", hint="`tollway providers kinds` lists those")
+    reading = Reading(folder=config.path.parent, home=Path.home())
+    provider = reading.struct(Provider, values, at)
+    if provider is not None:
+        wanted = msgspec.structs.replace(config, providers={**config.providers, name: provider})
+        names = {section: list(getattr(wanted, section, ())) for section in _NAMED}
+        check.check(wanted, names, reading.wrong)
+    if reading.problems:
+        lines = [f"`{_option(at)}`: {what}" for at, what in reading.problems]
+        secret = any("api_key" in at for at, _ in reading.problems)
+        raise UsageProblem(
+            "\n".join(lines),
+            hint="`--api-key -` asks for the key and stores it"
+            if secret
+            else "`tollway providers kinds` lists the kinds",
+        )
+
+
+_NAMED = tuple(section for section in SECTIONS if section not in ("server", "ledger"))
+
+
+def _option(at: At) -> str:
+    return "--base-url" if len(at) < 3 else f"--{str(at[2]).replace('_', '-')}"
+
+
+def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List the providers, and whether their keys are there.
+
+    Nothing is asked of them: `tollway providers test NAME` does that. Keys in the environment
+    are looked for in this shell's, which need not be the daemon's.
+
+    Example:
+        tollway providers list
+    """
+    loaded = load_config(config)
+    rows = [_shown(loaded, name, one) for name, one in loaded.providers.items()]
+    if as_json:
+        show.emit(rows)
+        return
+    if not rows:
+        show.note("There are no providers: `tollway providers add NAME --kind KIND` adds one")
+        return
+    show.table(
+        ["provider", "kind", "url", "key", "found", "serves"],
+        [
+            (
+                row.name,
+                row.kind,
+                row.base_url,
+                row.api_key or "",
+                _found(row.key_found),
+                ", ".join(row.serves),
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if row.problem:
+            edits.warn(f"{row.name}: {row.problem}")
+
+
+def _found(there: bool | None) -> show.Cell:
+    if there is None:
+        return ""
+    return show.Painted("yes", "green") if there else show.Painted("no", "red")
+
+
+def _shown(config: Config, name: str, one: Provider) -> Shown:
+    there, problem = None, ""
+    if one.api_key is not None:
+        try:
+            secrets.resolve(one.api_key, base=config.path.parent)
+            there = True
+        except SecretError as error:
+            there, problem = False, ". ".join(part for part in (error.message, error.hint) if part)
+    row = KINDS[one.kind]
+    return Shown(
+        name=name,
+        kind=one.kind,
+        base_url=one.base_url or row.base_url or "",
+        api_key=one.api_key,
+        key_found=there,
+        problem=problem,
+        serves=row.serves if one.serves is None else one.serves,
+    )
+
+
+def test(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Ask a provider for its models, which costs nothing.
+
+    Shows the status, how many models it lists and how long that took. Exits with 1 where it
+    does not answer or refuses the key.
+
+    Example:
+        tollway providers test openai
+    """
+    loaded = load_config(config)
+    edits.require_known(loaded, "providers", name)
+    with show.waiting(f"Asking {name}"):
+        (found,) = reach_some(loaded, {name: loaded.providers[name]})
+    if as_json:
+        show.emit(found)
+    else:
+        colours: dict[str, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
+        show.pairs(
+            [
+                ("provider", name),
+                ("state", show.Painted(found.state, colours[found.state])),
+                ("status", str(found.status or "")),
+                ("models", "" if found.models is None else str(found.models)),
+                ("latency", show.duration(found.seconds)),
+                ("detail", found.detail),
+            ]
+        )
+        if found.fix:
+            edits.hint(found.fix)
+    sys.stdout.flush()
+    if found.state == "fail":
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Remove a provider that no route needs.
+
+    Its key stays in the keyring until `tollway secrets remove`.
+
+    Example:
+        tollway providers remove box2
+    """
+    loaded = load_config(config)
+    edits.require_known(loaded, "providers", name)
+    needed = [
+        f"route {route}"
+        for route, one in loaded.routes.items()
+        if any(target.partition("/")[0] == name for target in one.to)
+    ]
+    edits.refuse_while(
+        "providers", name, needed, hint="`tollway routes remove NAME` removes a route"
+    )
+    reference = loaded.providers[name].api_key or ""
+    done = edits.apply(loaded.path, edits.drop("providers", name), what=f"providers remove {name}")
+    if not as_json:
+        show.note(f"Removed the provider {shown.value(name)}")
+        others = [one.api_key for one in done.config.providers.values()]
+        if reference.startswith("keyring:") and reference not in others:
+            secret = reference.removeprefix("keyring:")
+            show.note(f"Its key is still stored: `tollway secrets remove {secret}` forgets it")
+    edits.report(done, {"name": name, "removed": True}, ("providers", name), as_json=as_json)
+
+
+def kinds(as_json: AsJson = False) -> None:
+    """List the kinds of providers there are.
+
+    With the address each has by itself, whether it takes a key, whether Tollway brings its
+    prices, and the bare model names that go to it.
+
+    Example:
+        tollway providers kinds
+    """
+    rows = [
+        Kind(name, one.base_url, one.auth, one.prices is not None, one.serves)
+        for name, one in KINDS.items()
+        if name != check.LOCAL
+    ]
+    if as_json:
+        show.emit(rows)
+        return
+    show.table(
+        ["kind", "key", "prices", "url", "serves"],
+        [
+            (
+                row.kind,
+                "needed" if row.auth == "bearer" else row.auth,
+                "bundled" if row.priced else "",
+                row.base_url or "",
+                ", ".join(row.serves),
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,232 @@
+"""`routes`: the names that clients ask for, and what would become of a call."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tollway.cli import edits, show
+from tollway.cli.boundary import ANSWER_IS_NO
+from tollway.cli.control import load_config, reach
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.status import Budget
+from tollway.daemon.config import shown
+
+Name = Annotated[str, typer.Argument(help="The route's name.")]
+
+
+class Endpoint(StrEnum):
+    """What a call asks for."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A route: its targets in order, and the routes behind it."""
+
+    name: str
+    to: tuple[str, ...]
+    strategy: str
+    fallback: tuple[str, ...]
+
+
+class Target(msgspec.Struct):
+    """One target of a call, as the daemon explains it; prices are dollars a million tokens."""
+
+    target: str
+    allowed: bool
+    why: str = ""
+    price: str = ""
+    input_usd: str = ""
+    output_usd: str = ""
+    hold_nanousd: int | None = None
+    output_limit: int | None = None
+
+
+class Explanation(msgspec.Struct):
+    """What this command shows of the daemon's answer; `--json` prints the answer itself."""
+
+    model: str
+    how: str
+    targets: list[Target]
+    budgets: list[Budget]
+    key: str = ""
+    user: str = ""
+    team: str = ""
+    project: str = ""
+    levels: list[str] = []
+    also: list[str] = []
+    refused: str = ""
+
+
+def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List the routes: targets in order, strategy, fallbacks.
+
+    Example:
+        tollway routes list
+    """
+    loaded = load_config(config)
+    rows = [Route(name, one.to, "ordered", one.fallback) for name, one in loaded.routes.items()]
+    if as_json:
+        show.emit(rows)
+    elif rows:
+        show.table(
+            ["route", "to", "strategy", "fallback"],
+            [(one.name, ", ".join(one.to), one.strategy, ", ".join(one.fallback)) for one in rows],
+        )
+    else:
+        show.note("There are no routes: `tollway routes add NAME --to PROVIDER/MODEL` adds one")
+
+
+def explain(  # noqa: PLR0913 - an argument is an option
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="What the client would ask for.")
+    ],
+    *,
+    key: Annotated[
+        str | None, typer.Option("--as", metavar="KEY", help="A key's name; else as the owner.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")] = 1000,
+    output: Annotated[
+        int | None, typer.Option("--output", min=1, help="The output limit the client sets.")
+    ] = None,
+    endpoint: Annotated[Endpoint, typer.Option("--endpoint", help="What it asks for.")] = (
+        Endpoint.CHAT
+    ),
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would become of a call, without sending it.
+
+    How the name resolves, which targets would be tried in which order and what each would hold,
+    and how the budgets stand that the call must fit into. Exits with 1 where it would be
+    refused. Needs the running daemon.
+
+    Example:
+        tollway routes explain --model fast --as ci --tokens 2000
+    """
+    question = {"model": model, "key": key, "tokens": tokens, "output": output}
+    answer = reach(config).post("/control/explain", question | {"endpoint": endpoint.value})
+    said = msgspec.convert(answer, Explanation)
+    if as_json:
+        show.emit(answer)
+    else:
+        _print(said)
+    sys.stdout.flush()
+    if said.refused:
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+def _print(said: Explanation) -> None:
+    owners = (("key", said.key), ("user", said.user), ("project", said.project))
+    asked_as = ", ".join(f"{what} {name}" for what, name in (*owners, ("team", said.team)) if name)
+    also = f" (also served by {', '.join(said.also)})" if said.also else ""
+    refused = show.Painted(f"refused: {said.refused}", "red")
+    show.pairs(
+        [
+            ("model", said.model),
+            ("resolved as", said.how + also),
+            ("asked as", asked_as or "the owner"),
+            ("must allow", "\n".join(said.levels) or _nobody(said)),
+            ("outcome", refused if said.refused else show.Painted("would be sent", "green")),
+        ]
+    )
+    show.say()
+    numbers = ("in $/M", "out $/M", "hold", "output limit")
+    columns = [show.Column(title, number=True) for title in numbers]
+    show.table(
+        [show.Column("", number=True), "target", "allowed", *columns, "price from", "why not"],
+        [
+            (
+                str(number),
+                one.target,
+                "yes" if one.allowed else "no",
+                one.input_usd,
+                one.output_usd,
+                show.money(one.hold_nanousd),
+                str(one.output_limit or ""),
+                one.price,
+                one.why,
+            )
+            for number, one in enumerate(said.targets, start=1)
+        ],
+    )
+    _budgets(said.budgets)
+
+
+def _nobody(said: Explanation) -> str:
+    return "no level names models, so nothing is allowed" if said.key else "nobody: the owner may"
+
+
+def _budgets(budgets: list[Budget]) -> None:
+    if not budgets:
+        return
+    show.say()
+    numbers = [show.Column(name, number=True) for name in ("spent", "held", "left")]
+    show.table(
+        ["budget of", "budget", *numbers],
+        [
+            (
+                f"{one.scope} {one.name}".strip(),
+                one.budget,
+                show.money(one.settled_nanousd),
+                show.money(one.held_nanousd),
+                show.money(one.left_nanousd),
+            )
+            for one in budgets
+        ],
+    )
+
+
+def add(
+    name: Name,
+    to: Annotated[
+        list[str],
+        typer.Option("--to", metavar="PROVIDER/MODEL", help="A target; repeated: in order."),
+    ],
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option("--fallback", metavar="ROUTE", help="Where to go on when all failed."),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a route: a name for targets that are tried in order.
+
+    Example:
+        tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini
+    """
+    loaded = load_config(config)
+    edits.require_new(loaded, "routes", name, hint="`tollway routes remove` makes room for it")
+    values = {"to": to} | ({"fallback": fallback} if fallback else {})
+    done = edits.apply(
+        loaded.path, edits.put("routes", name, values, new=True), what=f"routes add {name}"
+    )
+    if not as_json:
+        show.note(f"Added the route `{name}`")
+    facts = {"name": name, "to": to, "fallback": fallback or []}
+    edits.report(done, facts, ("routes", name), as_json=as_json)
+
+
+def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Remove a route that no other one falls back to.
+
+    Example:
+        tollway routes remove fast
+    """
+    loaded = load_config(config)
+    edits.require_known(loaded, "routes", name)
+    needed = [
+        f"route {other}"
+        for other, one in loaded.routes.items()
+        if name in one.fallback and other != name
+    ]
+    edits.refuse_while("routes", name, needed, hint="It stands in their `fallback`")
+    done = edits.apply(loaded.path, edits.drop("routes", name), what=f"routes remove {name}")
+    if not as_json:
+        show.note(f"Removed the route {shown.value(name)}")
+    edits.report(done, {"name": name, "removed": True}, ("routes", name), as_json=as_json)
