@@ -130,6 +130,13 @@ class Reloader:
                 except LedgerUnavailable as error:
                     self._daemon.refusing = error
 
+    async def remember(self) -> None:
+        """Keep the file that is served in the history, so that a later mistake can be undone."""
+        try:
+            await asyncio.to_thread(_remember, self._path)
+        except GatewayError as error:
+            log.warning("this version is not in the history: %s", error.message)
+
     async def _changed_by_itself(self) -> None:
         async with self._turn:
             self._stamp = stamp_of(self._path)
@@ -163,6 +170,8 @@ class Reloader:
         log.info("reloaded: %s", ", ".join(done.changed) or "nothing changed")
         if waiting:
             log.warning("these need a restart: %s", ", ".join(waiting))
+        if done.changed:
+            await self.remember()
         return done
 
     def _audit(self, keys: list[str], old: Config, new: Config) -> None:
@@ -186,6 +195,13 @@ class Reloader:
         self.state.state = "pending"
         self.state.problem = f"The file no longer has {what}; the old configuration still serves"
         self.state.hint = "`tollway reload` confirms that this is meant"
+
+
+def _remember(path: Path) -> None:
+    # Imported here, in a thread: editing takes tomlkit, and the start does not wait for that.
+    from tollway.daemon.config.edit import remember  # noqa: PLC0415
+
+    remember(path, who="daemon", what="taken up")
 
 
 def local_models(config: Config) -> dict[str, LocalModel]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shell import Running, running, until
 
+from tollway.daemon.config.edit import kept
 from tollway.daemon.config.schema import (
     Budget,
     Config,
@@ -302,3 +303,13 @@ def test_nothing_changed_means_nothing_removed_and_every_loss_is_a_change(
         for budget in team.budget:
             kept = {one.period for one in new[name].budget} if name in new else set()
             assert budget.period in kept or any(key.startswith(f"teams.{name}") for key in told)
+
+
+async def test_a_version_that_was_served_is_in_the_history() -> None:
+    """What a person wrote by hand is kept once it serves, so that a later mistake can be undone."""
+    async with running() as one:
+        config = one.server.daemon.config
+        await until(lambda: len(kept(config)) == 1)
+        one.config.write_text(one.config.read_text() + "\n[teams.a]\n")
+        await one.server.reloader.reload()
+        assert len(kept(config)) == 2

@@ -1,0 +1,89 @@
+"""What the documents say is what the program does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+
+from tollway.cli.app import COMMANDS, app
+from tollway.cli.lazy import Leaf
+from tollway.daemon.app import ROUTES
+from tollway.providers.catalog import KINDS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")]
+README = (ROOT / "README.md").read_text()
+NAMES = {row.name for row in COMMANDS}
+# What people call the kinds that the README lists.
+KIND_NAMES = {
+    "OpenAI": "openai", "Mistral": "mistral", "Groq": "groq", "DeepSeek": "deepseek", "xAI": "xai",
+    "OpenRouter": "openrouter", "Together": "together", "Fireworks": "fireworks",
+    "Cerebras": "cerebras", "Perplexity": "perplexity", "vLLM": "vllm", "Ollama": "ollama",
+    "LM Studio": "lmstudio", "llama-server": "llama-server",
+}  # fmt: skip
+
+
+def _commands(text: str) -> list[str]:
+    """Return every `tollway ...` line of a text's code, without its comment."""
+    found = re.findall(r"^tollway .*$", text, re.MULTILINE) + re.findall(r"`(tollway [^`]+)`", text)
+    return [line.partition("  #")[0].strip() for line in found]
+
+
+def _leaf(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return the command that words name, and the words behind it."""
+    for size in (2, 1):
+        name = " ".join(words[:size])
+        if name in NAMES and any(row.name == name and row.home for row in COMMANDS):
+            return name, words[size:]
+    return None
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_a_document_exists(path: Path) -> None:
+    """A command that a document shows is in the table, and has the options it is shown with."""
+    for line in _commands(path.read_text()):
+        words = line.split()[1:]
+        if words[0].startswith("-") or " ".join(words) in NAMES:
+            continue
+        found = _leaf(words)
+        assert found, f"{path.name}: `{line}`"
+        options = [word for word in found[1] if word.startswith("-")]
+        assert set(options) <= _options(found[0]) | {"--help"}, f"{path.name}: `{line}`"
+
+
+def _options(name: str) -> set[str]:
+    command: Any = get_command(app)
+    for word in name.split():
+        command = command.get_command(typer.Context(command), word)
+    assert isinstance(command, Leaf)
+    return {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+
+
+def test_every_link_leads_somewhere() -> None:
+    """A document's links to files of the repository are not broken."""
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_readme_lists_the_endpoints_there_are() -> None:
+    """Each path that callers may use is named, and no other."""
+    said = set(re.findall(r"(?<=[`\s])/v1/[a-z/]+", README))
+    real = {route.path.partition("/{")[0] for route in ROUTES if route.path.startswith("/v1/")}
+    assert said == real
+
+
+def test_the_readme_lists_the_kinds_there_are() -> None:
+    """Every kind of upstream has its name in the README."""
+    named = {kind for name, kind in KIND_NAMES.items() if name in README}
+    assert named | {"openai-compatible", "local"} == set(KINDS)
+
+
+def test_the_readme_s_settings_are_accepted() -> None:
+    """A key that the README names stands in gateway.toml.example."""
+    example = (ROOT / "gateway.toml.example").read_text()
+    for key in re.findall(r"`server\.([a-z_]+)", README):
+        assert re.search(rf"^#? ?{key} =", example, re.MULTILINE), key
