@@ -46,7 +46,7 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
         _trace(debug)
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "tollway"
-        show_error(error.format_message().rstrip("."), f"`{path} --help` shows how it is called")
+        show_error(_usage(error), f"`{path} --help` shows how it is called")
         raise SystemExit(USAGE) from error
     except (typer.Abort, KeyboardInterrupt) as error:
         print(file=sys.stderr)
@@ -67,6 +67,12 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
             "" if debug else "`--debug` shows where; please report it with that output",
         )
         raise SystemExit(ANSWER_IS_NO) from error
+
+
+def _usage(error: typer.TyperException) -> str:
+    message = error.format_message().rstrip(".")
+    # The word too many may be a secret, and stderr may be a log.
+    return message.partition(" (")[0] if message.startswith("Got unexpected extra") else message
 
 
 def _trace(debug: bool) -> None:

@@ -56,12 +56,9 @@ def take_secret(name: str) -> secrets.Backend:
     if found.kind == "none":
         # Said before a person types a secret that has nowhere to go.
         raise _nowhere(found)
-    if sys.stdin.isatty():
-        # Not typer.prompt: it asks first and turns the echo off after, and what is typed or
-        # pasted between the two is lost.
-        value = getpass(f"Secret for {name}: ")
-    else:
-        value = sys.stdin.read()
+    # Not typer.prompt: it asks first and turns the echo off after, and what is typed or pasted
+    # between the two is lost.
+    value = getpass(f"Secret for {name}: ") if sys.stdin.isatty() else sys.stdin.read()
     return secrets.set_secret(name, value)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import tomli_w
+from tomlkit import TOMLDocument
 
 from tollway.cli.config import in_force
+from tollway.daemon.config.edit import edit
 from tollway.daemon.config.load import parse
 
 GOOD = """\
@@ -142,3 +144,33 @@ def test_a_rotated_key_and_a_soft_budget_survive_being_shown(tmp_path: Path) -> 
     assert config.keys["k"].previous
     again = parse(tomli_w.dumps(in_force(config)), path=path, home=tmp_path)
     assert msgspec.structs.asdict(again) == msgspec.structs.asdict(config)
+
+
+def test_history_lists_versions_and_rollback_brings_one_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was replaced can be had again, also when the file is broken meanwhile."""
+    path = folder / "gateway.toml"
+    assert "No version is kept yet" in tollway("config", "history", cwd=folder).stderr
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / ".local/share"))
+
+    def without_keys(document: TOMLDocument) -> None:
+        document.remove("keys")
+
+    edit(
+        path,
+        without_keys,
+        what="remove the laptop",
+        who="grace",
+    )
+    data = json.loads(tollway("config", "history", "--json", cwd=folder).stdout)
+    assert (data[0]["number"], data[0]["who"], data[0]["what"]) == (2, "grace", "remove the laptop")
+    path.write_text("[server\n")
+    assert "remove the laptop" in tollway("config", "history", cwd=folder).stdout
+    ended = tollway("config", "rollback", "1", cwd=folder)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (
+        0,
+        "gateway.toml is version 1 again",
+    )
+    assert path.read_text() == GOOD
+    assert tollway("config", "rollback", "99", cwd=folder).returncode == 2

@@ -1,12 +1,11 @@
 """What `init` and `doctor` find on a box, and what they leave alone."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from one_answer import OneAnswer
 
 from tollway.cli import discover
 
@@ -16,30 +15,15 @@ Serve = Callable[[int, bytes], int]
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Return a function that starts a server with one answer and returns its port."""
-    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+    servers: list[OneAnswer] = []
 
     def start(status: int, body: bytes) -> int:
-        class One(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status if self.path == "/v1/models" else 404)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), One)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        return server.server_port
+        servers.append(OneAnswer(status, body))
+        return servers[-1].port
 
     yield start
-    for server, thread in servers:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    for server in servers:
+        server.close()
 
 
 def test_keys_are_found_by_name_and_never_read() -> None:

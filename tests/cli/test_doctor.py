@@ -1,0 +1,132 @@
+"""`doctor`: each trouble is found, named and given its fix; none is found where there is none."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from one_answer import OneAnswer
+from program import Home
+
+CANARY = "gsk_CANARYcanaryCANARYcanary42"
+SINGLE = '[server]\nlisten = "127.0.0.1:{port}"\nsingle_user = true\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Return a home with a small gateway.toml and no keyring."""
+    made = Home(tmp_path)
+    made.write(SINGLE.format(port=0))
+    return made
+
+
+def checks(home: Home, *words: str, code: int, **env: str) -> dict[str, dict[str, str]]:
+    """Return doctor's checks by name, having held the exit code against `code`."""
+    ended = home.tollway("doctor", "--json", *words, **env)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    data = json.loads(ended.stdout)
+    assert data["ok"] is (code == 0)
+    return {check["name"]: check for check in data["checks"]}
+
+
+def test_a_healthy_box_has_no_failure(home: Home) -> None:
+    """Without a daemon and without a keyring there are warnings, and exit code 0."""
+    found = checks(home, code=0)
+    assert found["configuration"]["state"] == "ok"
+    assert found["daemon"]["state"] == "warn"
+    assert found["daemon"]["fix"] == "`tollway up` starts it"
+    assert found["secrets"]["state"] == "warn"
+    assert found["port"]["state"] == "ok"
+    shown = home.tollway("doctor")
+    assert shown.returncode == 0
+    assert "ok    configuration: " in shown.stdout
+    assert "      fix: `tollway up` starts it" in shown.stdout
+
+
+def test_a_broken_file_is_a_failure_and_not_the_end(home: Home) -> None:
+    """What does not need the configuration is still looked at."""
+    home.write("[server\n")
+    found = checks(home, code=1)
+    assert f"{home.config}:1: " in found["configuration"]["detail"]
+    assert {"python", "clock", "secrets"} <= set(found)
+
+
+def test_open_files_are_found_and_closed_on_request(home: Home) -> None:
+    """Others must not read keys' hashes, nor write anything; only `--fix` changes a mode."""
+    home.config.chmod(0o666)
+    found = checks(home, code=1)
+    assert "may be written by others" in found["permissions"]["detail"]
+    assert home.config.stat().st_mode & 0o777 == 0o666
+    assert checks(home, "--fix", code=0)["permissions"]["state"] == "ok"
+    assert home.config.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_missing_secret_is_named_and_a_present_one_not_shown(home: Home) -> None:
+    """By its reference alone."""
+    home.write(SINGLE.format(port=0) + '[providers.g]\nkind = "groq"\napi_key = "env:G_KEY"\n')
+    missing = checks(home, "--offline", code=1)["secret of g"]
+    assert "`G_KEY` is not set" in missing["detail"]
+    assert checks(home, "--offline", code=0, G_KEY=CANARY)["secret of g"]["state"] == "ok"
+    ended = home.tollway("doctor", "--offline", G_KEY=CANARY)
+    assert CANARY not in ended.stdout + ended.stderr
+
+
+def test_a_taken_port_is_named_with_who_has_it(home: Home) -> None:
+    """Before `up` fails on it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        home.write(SINGLE.format(port=taken.getsockname()[1]))
+        found = checks(home, code=1)
+    assert "is in use by" in found["port"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state", "words"),
+    [
+        (200, b'{"data":[{"id":"a"},{"id":"b"}]}', "ok", "2 models"),
+        (401, b"{}", "fail", "refuses the key (401)"),
+        (404, b"", "warn", "answers 404"),
+        (500, b"", "fail", "answers 500"),
+        (200, b"<html>", "warn", "no list of models"),
+    ],
+)
+def test_each_provider_is_asked_with_its_key(
+    home: Home, status: int, body: bytes, state: str, words: str
+) -> None:
+    """Reachable, the key accepted, and a list of models: anything less is said."""
+    seen = OneAnswer(status, body)
+    home.write(
+        SINGLE.format(port=0) + f'[providers.p]\nkind = "openai-compatible"\n'
+        f'base_url = "http://127.0.0.1:{seen.port}/v1"\napi_key = "env:P_KEY"\n'
+    )
+    try:
+        found = checks(home, code=1 if state == "fail" else 0, P_KEY=CANARY)["provider p"]
+    finally:
+        seen.close()
+    assert found["state"] == state
+    assert words in found["detail"]
+    assert seen.asked == [("/v1/models", f"Bearer {CANARY}")]
+    assert CANARY not in json.dumps(found)
+
+
+def test_a_provider_that_nobody_serves_is_unreachable_and_offline_asks_none(home: Home) -> None:
+    """`--offline` is for boxes without a network."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    base = f'[providers.p]\nkind = "vllm"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
+    home.write(SINGLE.format(port=0) + base)
+    assert checks(home, code=1)["provider p"]["state"] == "fail"
+    assert "provider p" not in checks(home, "--offline", code=0)
+
+
+def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
+    """Without llama-cpp-python the fix is what to install, word for word."""
+    home.write(SINGLE.format(port=0) + '[models.m]\ngguf = "/nowhere/m.gguf"\n')
+    (home.path / "llama_cpp.py").write_text("raise ImportError('no engine')\n")
+    found = checks(home, code=1, PYTHONPATH=str(home.path))
+    assert "/nowhere/m.gguf" in found["model m"]["detail"]
+    assert "no engine" in found["llama-cpp-python"]["detail"]
+    assert "pip install" in found["llama-cpp-python"]["fix"]
+    crash = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
+    (home.path / "llama_cpp.py").write_text(crash)
+    found = checks(home, code=1, PYTHONPATH=str(home.path))
+    assert "signal 4" in found["llama-cpp-python"]["detail"]
