@@ -1,10 +1,12 @@
-"""The only file that formats what commands print: tables, money, tokens, ages, bars, JSON.
+"""The only file that formats what commands print: tables, money, tokens, ages, bars, JSON, CSV.
 
 stdout is for data and stderr for talk. On a terminal tables are drawn by Rich; anywhere else they
 are plain aligned columns, so that `grep`, `cut` and `awk` work: one line a row, two blanks or
 more between columns, `-` for nothing.
 """
 
+import csv
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +23,7 @@ from tollway.cli.boundary import has_colour, printable
 Colour = Literal["green", "yellow", "red", "cyan", "dim", "bold"]
 
 _NOTHING = "-"
+_KEPT = re.compile(r"[^\n\t]+")  # of an answer, between what lays it out
 _ANSI = {"green": 32, "yellow": 33, "red": 31, "cyan": 36, "dim": 2, "bold": 1}
 
 
@@ -144,6 +147,33 @@ def emit(data: object) -> None:
     sys.stdout.write(text.decode() + "\n")
 
 
+def emit_line(data: object) -> None:
+    """Print data as JSON on one line of stdout, at once: for what comes bit by bit."""
+    sys.stdout.write(msgspec.json.encode(data, enc_hook=_plain).decode() + "\n")
+    sys.stdout.flush()
+
+
+def emit_csv(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows as CSV on stdout, titles first, values as they are."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(titles)
+    writer.writerows(rows)
+
+
+def emit_markdown(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table as GitHub draws it; cells are text, whatever Markdown they look like."""
+    marks = ["---:" if column.number else "---" for column in columns]
+    for cells in ([_markdown(column.title) for column in columns], marks):
+        print(f"| {' | '.join(cells)} |")
+    for row in rows:
+        print(f"| {' | '.join(_markdown(cell) or _NOTHING for cell in row)} |")
+
+
+def _markdown(text: str) -> str:
+    # GitHub ends a cell at a bar even within a code span, and takes < and & for HTML.
+    return re.sub(r"([\\|`*_\[\]<>&#~])", r"\\\1", printable(text))
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
@@ -165,8 +195,13 @@ def note(cell: Cell) -> None:
 
 
 def write(text: str) -> None:
-    """Print a piece of an answer as it comes, on stdout: no line end is added, nothing waits."""
-    sys.stdout.write("\n".join(printable(line) for line in text.split("\n")))
+    """Print a piece of an answer as it comes, on stdout: no line end is added, nothing waits.
+
+    A terminal gets control characters spelt out; a file gets the text as it is.
+    """
+    if sys.stdout.isatty():
+        text = _KEPT.sub(lambda found: printable(found[0]), text)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

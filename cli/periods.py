@@ -1,0 +1,112 @@
+"""The stretch of time that a report is about, from how a person says it."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from tollway.cli.boundary import UsageProblem
+from tollway.daemon.ledger.schema import QUARTER_MS
+
+_SPANS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+_SPAN = re.compile(r"(\d{1,6})([mhdw])")
+_DAY = timedelta(days=1)
+
+
+class Period(msgspec.Struct, frozen=True):
+    """From `since_ms` to before `until_ms`, in unix milliseconds; days are those of `tz`.
+
+    Both lie on quarters of an hour, which is what the ledger's roll-ups can tell.
+    """
+
+    since_ms: int
+    until_ms: int
+    tz: ZoneInfo
+
+    @property
+    def text(self) -> str:
+        """The period for people: "2026-11-01 00:00 to 2026-11-22 15:15 UTC"."""
+        first, last = (_local(ms, self.tz) for ms in (self.since_ms, self.until_ms))
+        return f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} {self.tz.key}"
+
+    @property
+    def since(self) -> str:
+        """The beginning, in ISO 8601."""
+        return _local(self.since_ms, self.tz).isoformat()
+
+    @property
+    def until(self) -> str:
+        """The end, in ISO 8601."""
+        return _local(self.until_ms, self.tz).isoformat()
+
+
+def zone(name: str) -> ZoneInfo:
+    """Return a time zone by its name.
+
+    Raises:
+        UsageProblem: There is no such zone.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as fault:
+        raise UsageProblem(
+            f"There is no time zone `{name}`", hint="Name one as `Europe/Berlin` or `UTC`"
+        ) from fault
+
+
+def period(since: str, until: str | None, tz: ZoneInfo, now_ms: int) -> Period:
+    """Return the period between what a person wrote; without `until` it ends now.
+
+    A day in `until` is in the period. The ends are moved outwards to quarters of an hour.
+
+    Raises:
+        UsageProblem: One of them cannot be read, or the period would be empty.
+    """
+    begin_ms = _moment(since, tz, now_ms, "--since", whole_day=False)
+    end_ms = now_ms if until is None else _moment(until, tz, now_ms, "--until", whole_day=True)
+    first = begin_ms // QUARTER_MS * QUARTER_MS
+    last = -(-end_ms // QUARTER_MS) * QUARTER_MS
+    if begin_ms >= end_ms:
+        raise UsageProblem(
+            f"The period is empty: it would begin at {_local(begin_ms, tz):%Y-%m-%d %H:%M}"
+            f" and end at {_local(end_ms, tz):%Y-%m-%d %H:%M}",
+            hint="`--since` must be before `--until`, and before now",
+        )
+    return Period(first, last, tz)
+
+
+def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: bool) -> int:
+    """Return a moment in unix milliseconds; of a day its beginning, or its end if `whole_day`."""
+    said = text.strip().lower()
+    if found := _SPAN.fullmatch(said):
+        return max(0, now_ms - int(found[1]) * _SPANS_MS[found[2]])
+    today = _local(now_ms, tz).date()
+    words = {"today": today, "yesterday": today - _DAY}
+    if not whole_day:
+        words |= {"week": today - today.weekday() * _DAY, "month": today.replace(day=1)}
+    try:
+        day = words.get(said) or _date(said)
+        if day:
+            return _midnight_ms(day + _DAY if whole_day else day, tz)
+        at = datetime.fromisoformat(text.strip())
+        return int((at if at.tzinfo else at.replace(tzinfo=tz)).timestamp() * 1000)
+    except (ValueError, OverflowError) as fault:
+        raise UsageProblem(
+            f"`{option} {text}` is no moment",
+            hint=f"Say `7d`, `12h`, `{'`, `'.join(words)}`, `2026-11-01` or `2026-11-01T15:00`",
+        ) from fault
+
+
+def _date(text: str) -> date | None:
+    return date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else None
+
+
+def _midnight_ms(day: date, tz: ZoneInfo) -> int:
+    # By way of UTC: where a DST change swallows midnight, the first moment after it.
+    local = datetime(day.year, day.month, day.day, tzinfo=tz)
+    return int(local.astimezone(UTC).timestamp() * 1000)
+
+
+def _local(ms: int, tz: ZoneInfo) -> datetime:
+    return datetime.fromtimestamp(ms // 1000, tz)
