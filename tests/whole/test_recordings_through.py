@@ -93,7 +93,7 @@ def kind(recording: Recording) -> str:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def through() -> AsyncIterator[Through]:
-    """A gateway before every recording."""
+    """Yield a gateway before every recording."""
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(ReplayServer())
         tables = [
