@@ -48,7 +48,7 @@ from tollway.providers.canon import Usage
 log = logging.getLogger(__name__)
 
 
-class _OpenAttempt(msgspec.Struct):
+class _OpenAttempt(msgspec.Struct, gc=False):
     account: int
     started_ms: int
     hold_nanousd: int

@@ -136,9 +136,9 @@ def _days(
     Every offset from UTC in use is a multiple of a quarter of an hour, so no quarter of the
     roll-ups lies in two days.
     """
-    first, last = db.execute(
-        "SELECT min(quarter_ms), max(quarter_ms) FROM spend_quarter"
-    ).fetchone()
+    # Two queries: one for both ends would read the whole table.
+    (first,) = db.execute("SELECT min(quarter_ms) FROM spend_quarter").fetchone()
+    (last,) = db.execute("SELECT max(quarter_ms) FROM spend_quarter").fetchone()
     if first is None:
         return
     begin_ms = max(since_ms // QUARTER_MS * QUARTER_MS, first)

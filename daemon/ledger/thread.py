@@ -46,7 +46,8 @@ class Writer:
     """Owns the ledger's file, its lock and its only writing connection.
 
     `resolve` is called on the event loop of the operations' futures, once for each group.
-    `problem` is one line while the file cannot be written. `refusals` counts those written.
+    `problem` says while the file cannot be written why not. `refusals` counts those written,
+    `commits` transactions, `recovered` the open calls that the file had at the start.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Writer:
         self._retry_at: float | None = None
         self._stop: Stop | None = None
         self._stop_by = 0.0
-        self._written = 0
+        self.commits = 0
         self._look_at = 0.0
         self.problem: faults.Problem | None = faults.opening(path)
         self.recovered = 0
@@ -210,7 +211,7 @@ class Writer:
         except BaseException:
             self._book = None  # what it believes is written has been rolled back
             raise
-        self._written += 1
+        self.commits += 1
 
     def _probe(self) -> None:
         assert self._db is not None  # noqa: S101 - `_turn` has opened it
@@ -288,7 +289,7 @@ class Writer:
         self._book = Book(db)
         self._identity = _identity(path)
         self._first = False
-        self._checkpoints = Checkpoints(path, lambda: self._written)
+        self._checkpoints = Checkpoints(path, lambda: self.commits)
         self._checkpoints.start()
 
     def _check_place(self) -> None:

@@ -15,14 +15,13 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _BUSY_S = 0.02  # a truncating checkpoint stops the writer while it waits for readers
-_STUCK_S = 30.0
 
 
 class Checkpoints:
     """Keeps the log of the open ledger at `path` short, from `start` to `stop`.
 
     `written` counts transactions: nothing is done while it stands still. `wal_bytes` is how
-    long the log is, `stuck` whether it has been over `most_bytes` for half a minute.
+    long the log is, `stuck` whether it has been over `most_bytes` for `stuck_s`.
     """
 
     def __init__(
@@ -32,6 +31,7 @@ class Checkpoints:
         *,
         every_s: float = 1.0,
         most_bytes: int = 64 * 1024 * 1024,
+        stuck_s: float = 30.0,
     ) -> None:
         self._path = path
         self._log_path = path.with_name(f"{path.name}-wal")
@@ -39,6 +39,7 @@ class Checkpoints:
         self._every_s = every_s
         self._most_bytes = most_bytes
         self._seen = written()
+        self._stuck_s = stuck_s
         self._over_since: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-checkpoints", daemon=True)
@@ -87,7 +88,7 @@ class Checkpoints:
             return
         now = time.monotonic()
         self._over_since = self._over_since or now
-        if not self.stuck and now - self._over_since >= _STUCK_S:
+        if not self.stuck and now - self._over_since >= self._stuck_s:
             self.stuck = True
             log.warning("a reader keeps the ledger's log from shrinking: %d bytes", self.wal_bytes)
 

@@ -111,6 +111,11 @@ class Ledger:
         return self._writer.backlog
 
     @property
+    def commits(self) -> int:
+        """How many transactions were written: fewer than operations, where load groups them."""
+        return self._writer.commits
+
+    @property
     def wal_bytes(self) -> int:
         """How long the write-ahead log was at the last look, at most a second or two ago."""
         return self._writer.wal_bytes

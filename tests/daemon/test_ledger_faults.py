@@ -1,0 +1,404 @@
+"""A ledger that cannot be written: what callers are told, and that nothing is lost."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from ledger_rows import attempt, closed, ended, opened, refused
+
+from tollway.daemon.errors import LedgerUnavailable
+from tollway.daemon.ledger import calls
+from tollway.daemon.ledger.rows import SpentQuery
+from tollway.daemon.ledger.verify import verify
+from tollway.daemon.ledger.wal import Checkpoints
+from tollway.daemon.ledger.writer import Ledger
+
+BOX = [SpentQuery("box", "", 0)]
+WITHIN_S = 30.0  # generous: what is waited for takes a second or two
+
+
+async def until(what: Callable[[], bool]) -> None:
+    """Return once `what` holds."""
+    async with asyncio.timeout(WITHIN_S):
+        while not what():  # noqa: ASYNC110 - another thread makes it so
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[Ledger]:
+    """Yield an open ledger; afterwards it agrees with itself."""
+    ledger = Ledger(path)
+    ledger.start()
+    yield ledger
+    await ledger.close()
+    assert verify(path) == []
+
+
+@contextmanager
+def foreign_transaction(path: Path) -> Iterator[None]:
+    """Hold a write transaction in another process: what a `sqlite3` shell left open does."""
+    code = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "db.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        yield
+        child.communicate(b"")
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of its own; skips where that is not allowed."""
+    folder.mkdir()
+    tried = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if tried.returncode:
+        pytest.skip("mounting needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def freezing_disk(folder: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
+    """Mount a disk that can be frozen and thawed; skips where that is not allowed."""
+    image, place = folder / "image", folder / "disk"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(24 * 1024**2)
+    made = subprocess.run(["mkfs.ext4", "-q", str(image)], capture_output=True, check=False)
+    command = ["mount", "-o", "loop", str(image), str(place)]
+    if made.returncode or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a loop device needs root")
+    try:
+        yield place, lambda: command_on(place, "-f"), lambda: command_on(place, "-u")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def command_on(place: Path, how: str) -> None:
+    """Freeze or thaw a disk."""
+    subprocess.run(["fsfreeze", how, str(place)], check=True)
+
+
+def remount(place: Path, how: str) -> None:
+    """Make a disk read-only, or writable again."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while file.write(b"x" * size) == size:
+                    pass
+            except OSError:
+                continue
+    return filler
+
+
+async def test_a_short_foreign_lock_delays_and_refuses_nobody(tmp_path: Path) -> None:
+    """A person's UPDATE takes a moment: no call should fail for it."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        call = opened(1)
+        with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            admitting = asyncio.create_task(ledger.admit(call, attempt(call)))
+            await asyncio.wait([admitting], timeout=0.2)
+            assert not admitting.done()
+            other.execute("ROLLBACK")
+            await admitting
+        await ledger.settle(closed(call), ended(attempt(call)))
+
+
+async def test_a_foreign_lock_refuses_admissions_and_keeps_settlements(tmp_path: Path) -> None:
+    """New calls are told soon and clearly; running ones are written when the lock is gone."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        first, second, third = opened(1), opened(2), opened(3)
+        await ledger.admit(first, attempt(first))
+        await ledger.admit(second, attempt(second))
+        with foreign_transaction(ledger.path):
+            settled = ledger.settle(closed(first), ended(attempt(first)))
+            with pytest.raises(LedgerUnavailable, match="another program holds it locked"):
+                await ledger.admit(third, attempt(third))
+            assert ledger.problem is not None
+            assert str(ledger.path) in ledger.problem
+            with pytest.raises(LedgerUnavailable) as refusal:
+                await ledger.next_attempt(ended(attempt(second), 250), attempt(second, 2))
+            assert str(ledger.path) not in refusal.value.message
+            with pytest.raises(LedgerUnavailable):
+                await ledger.spent(BOX)
+            ledger.settle(closed(second, "failed"), None)
+            assert not settled.done()
+            assert ledger.backlog >= 1
+        await settled
+        await ledger.ready()
+        assert ledger.problem is None
+        assert await ledger.spent(BOX) == [550]
+        with pytest.raises(calls.CallUnknown):
+            calls.one(ledger.path, third.id)
+        await ledger.admit(third, attempt(third))
+        await ledger.settle(closed(third), ended(attempt(third)))
+
+
+async def test_a_full_disk_loses_nothing_and_heals(tmp_path: Path) -> None:
+    """Admissions fail, endings wait; once there is room everything is in the file."""
+    with small_disk(tmp_path / "disk", "2m") as folder:
+        async with running(folder / "ledger.db") as ledger:
+            admitted = []
+            filler = fill(folder)
+            with pytest.raises(LedgerUnavailable, match="the disk is full"):
+                for number in range(5000):
+                    call = opened(number)
+                    await ledger.admit(call, attempt(call))
+                    admitted.append(call)
+            settled = [ledger.settle(closed(call), ended(attempt(call))) for call in admitted]
+            await until(lambda: ledger.problem is not None)
+            filler.unlink()
+            await asyncio.gather(*settled)
+            await ledger.ready()
+            assert ledger.problem is None
+            assert await ledger.spent(BOX) == [300 * len(admitted)]
+            with pytest.raises(calls.CallUnknown):
+                calls.one(ledger.path, opened(len(admitted)).id)
+
+
+async def test_a_disk_that_is_full_at_the_start_gives_a_ledger_that_heals(tmp_path: Path) -> None:
+    """The daemon starts, says what is wrong, and needs no second start."""
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        filler = fill(folder)
+        async with running(folder / "ledger.db") as ledger:
+            assert ledger.problem is not None
+            assert "the disk is full" in ledger.problem
+            call = opened(1)
+            with pytest.raises(LedgerUnavailable, match="the disk is full"):
+                await ledger.admit(call, attempt(call))
+            filler.unlink()
+            await ledger.ready()
+            await ledger.admit(call, attempt(call))
+            await ledger.settle(closed(call), ended(attempt(call)))
+
+
+async def test_a_read_only_disk_refuses_and_heals(tmp_path: Path) -> None:
+    """A disk that the kernel has made read-only, as it does after errors."""
+    with small_disk(tmp_path / "disk", "8m") as folder:
+        path = folder / "ledger.db"
+        async with running(path):
+            pass
+        remount(folder, "ro")
+        async with running(path) as ledger:
+            call = opened(1)
+            with pytest.raises(LedgerUnavailable, match="read-only"):
+                await ledger.admit(call, attempt(call))
+            remount(folder, "rw")
+            await ledger.ready()
+            await ledger.admit(call, attempt(call))
+            await ledger.settle(closed(call), ended(attempt(call)))
+
+
+async def test_a_folder_that_cannot_be_made_refuses_and_heals(tmp_path: Path) -> None:
+    """A file stands where the folder should be: told by name, and no start fails for it."""
+    (tmp_path / "data").write_text("not a folder")
+    async with running(tmp_path / "data" / "ledger.db") as ledger:
+        assert ledger.problem is not None
+        assert str(ledger.path) in ledger.problem
+        with pytest.raises(LedgerUnavailable):
+            await ledger.admit(opened(1), attempt(opened(1)))
+        (tmp_path / "data").unlink()
+        await ledger.ready()
+        assert ledger.problem is None
+
+
+@pytest.mark.parametrize("damage", [b"this is no database at all" * 400, b"SQLite format 3\0junk"])
+async def test_a_damaged_file_is_named_and_kept(tmp_path: Path, damage: bytes) -> None:
+    """It may be all that is left of the rows: nothing is written over it."""
+    path = tmp_path / "ledger.db"
+    path.write_bytes(damage)
+    ledger = Ledger(path)
+    ledger.start()
+    assert ledger.problem is not None
+    assert f"`{path}`" in ledger.problem
+    await ledger.close()
+    assert path.read_bytes() == damage
+
+
+async def test_a_page_that_is_damaged_is_found_and_said(tmp_path: Path) -> None:
+    """Bits rot: `verify` says so instead of failing, and repair leaves the file alone."""
+    path = tmp_path / "ledger.db"
+    async with running(path) as ledger:
+        for number in range(200):
+            call = opened(number)
+            await ledger.admit(call, attempt(call))
+            await ledger.settle(closed(call), ended(attempt(call)))
+    whole = path.read_bytes()
+    with closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'attempts'"
+        ).fetchone()
+    begin = (page - 1) * 4096
+    path.write_bytes(whole[:begin] + b"\xff" * 4096 + whole[begin + 4096 :])
+    assert {one.check for one in verify(path)} == {"integrity"}
+
+
+async def test_a_ledger_that_is_removed_refuses_calls(tmp_path: Path) -> None:
+    """A removed file takes writes as before, and all would be lost with the process."""
+    path = tmp_path / "ledger.db"
+    async with running(path) as ledger:
+        call = opened(1)
+        await ledger.admit(call, attempt(call))
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+            shutil.move(tmp_path / name, kept / name)
+        number = 1
+        while ledger.problem is None:  # it looks once a second
+            number += 1
+            ledger.refuse(refused(number))
+            await asyncio.sleep(0.05)
+        settled = ledger.settle(closed(call), ended(attempt(call)))
+        assert "removed or replaced" in ledger.problem
+        assert not path.exists()
+        for name in os.listdir(kept):
+            shutil.move(kept / name, tmp_path / name)
+        await ledger.ready()
+        await settled
+        assert ledger.problem is None
+
+
+async def test_a_disk_that_does_not_answer_refuses_after_a_while(tmp_path: Path) -> None:
+    """It neither writes nor fails. What was refused for that is undone when it comes back."""
+    with freezing_disk(tmp_path) as (folder, freeze, thaw):
+        ledger = Ledger(folder / "ledger.db", stall_s=0.3)
+        ledger.start()
+        call, retried = opened(1), opened(2)
+        await ledger.admit(retried, attempt(retried))
+        freeze()
+        try:
+            waiting = (
+                ledger.admit(call, attempt(call)),
+                ledger.next_attempt(ended(attempt(retried), 250), attempt(retried, 2)),
+            )
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+            for fault in found:
+                assert isinstance(fault, LedgerUnavailable)
+                assert "does not answer" in fault.message
+            assert "does not answer" in (ledger.problem or "")
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await ledger.admit(opened(3), attempt(opened(3)))
+        finally:
+            thaw()
+        await ledger.settle(closed(retried, "failed"), None)
+        assert ledger.problem is None
+        assert await ledger.spent(BOX) == [250]
+        await ledger.close()
+        assert verify(ledger.path) == []
+        states = {row.id: row.state for row in calls.recent(ledger.path, limit=9)}
+        assert states.pop(retried.id) == "settled"
+        assert states in ({}, {call.id: "refused"})
+
+
+async def test_refused_calls_are_dropped_first_and_counted(tmp_path: Path) -> None:
+    """A flood of refusals while the disk is away must not eat the memory."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        with foreign_transaction(ledger.path):
+            for number in range(10_050):
+                ledger.refuse(refused(number))
+            (warning,) = ledger.warnings
+            assert warning.startswith("50 refused calls are not in the ledger")
+        await ledger.ready()
+        assert await ledger.spent(BOX) == [0]
+        assert len(calls.recent(ledger.path, limit=20_000)) == 10_000
+        ledger.refuse(refused(20_000))
+
+
+async def test_closing_a_broken_ledger_does_not_hang(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process must be able to end; what it leaves is recovered at the next start."""
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(path)
+    ledger.start()
+    call = opened(1)
+    await ledger.admit(call, attempt(call))
+    with foreign_transaction(path):
+        settled = ledger.settle(closed(call), ended(attempt(call)))
+        async with asyncio.timeout(WITHIN_S):
+            await ledger.close()
+        assert isinstance(settled.exception(), LedgerUnavailable)
+    assert "1 endings could not be written" in caplog.text
+    async with running(path) as again:
+        assert again.recovered == 1
+        assert await again.spent(BOX) == [1000]
+
+
+async def test_a_fault_that_nobody_thought_of_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread reopens the file and goes on, whatever it was."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        call = opened(1)
+        await ledger.admit(call, attempt(call))
+        with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+            other.execute("ALTER TABLE spend_quarter RENAME TO elsewhere")
+            settled = ledger.settle(closed(call), ended(attempt(call)))
+            await until(lambda: ledger.problem is not None)
+            assert "no such table" in (ledger.problem or "")
+            assert not settled.done()
+            other.execute("ALTER TABLE elsewhere RENAME TO spend_quarter")
+        await settled
+        await ledger.ready()
+        assert await ledger.spent(BOX) == [300]
+    assert "the ledger cannot be written" in caplog.text
+
+
+def test_checkpoints_keep_the_log_short_and_tell_who_does_not_let_them(tmp_path: Path) -> None:
+    """One long reader let the log grow ninefold; then its owner is told."""
+    path = tmp_path / "ledger.db"
+    written = 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = wal")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("CREATE TABLE rows (text)")
+        checkpoints = Checkpoints(
+            path, lambda: written, every_s=0.01, most_bytes=100_000, stuck_s=0.05
+        )
+        checkpoints.start()
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM rows").fetchall()
+            db.execute("INSERT INTO rows VALUES (zeroblob(200000))")
+            written = 1
+            wait_for(lambda: checkpoints.stuck)
+            assert checkpoints.wal_bytes > 100_000
+            reader.execute("ROLLBACK")
+        wait_for(lambda: not checkpoints.stuck)
+        assert checkpoints.wal_bytes == 0
+        checkpoints.stop()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    """Return once `what` holds."""
+    pause = threading.Event()
+    for _ in range(int(WITHIN_S / 0.01)):
+        if what():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never came to hold")
