@@ -68,6 +68,9 @@ def test_status_shows_what_runs(home: Home) -> None:
     assert f"http://{data['listen']}/v1" in text
     assert "5/day" in text
     assert "$5.00" in text
+    looked = json.loads(home.tollway("doctor", "--json", "--offline").stdout)
+    daemon = next(check for check in looked["checks"] if check["name"] == "daemon")
+    assert (daemon["state"], daemon["fix"]) == ("ok", "")
 
 
 def test_what_only_a_daemon_knows_exits_with_three_without_one(home: Home) -> None:
@@ -119,6 +122,15 @@ def test_up_says_who_has_the_port(home: Home) -> None:
         ended = home.tollway("up")
     assert ended.returncode == 1
     assert f"`127.0.0.1:{port}` is in use" in ended.stderr
+    assert "hint: " in ended.stderr
+
+
+def test_up_says_which_secret_is_missing(home: Home) -> None:
+    """The daemon finds out, and its words and its hint reach the terminal."""
+    home.write(QUIET + '[providers.g]\nkind = "groq"\napi_key = "env:NO_SUCH_KEY"\n')
+    ended = home.tollway("up")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "error: The environment variable `NO_SUCH_KEY` is not set" in ended.stderr
     assert "hint: " in ended.stderr
 
 
