@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 KEY = "tw-" + "bench" * 9
 LOAD_CORE, GATEWAY_CORE = "0", "1"
@@ -149,9 +150,28 @@ def upstream(events: int, events_per_s: float) -> Iterator[str]:
         end(child)
 
 
+class Party(NamedTuple):
+    """Somewhere to send calls to. `pid` is the process whose CPU counts; None: nobody's."""
+
+    url: str
+    pid: int | None = None
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU that the process, its threads and its children have used."""
+        return _cpu_s(self.pid) if self.pid else 0.0
+
+
+def _cpu_s(pid: int) -> float:
+    process = Path(f"/proc/{pid}")
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    children = (process / "task" / str(pid) / "children").read_text().split()
+    return own + sum(_cpu_s(int(child)) for child in children)
+
+
 @contextmanager
-def nginx(folder: Path, target: str) -> Iterator[str | None]:
-    """Run nginx as a plain reverse proxy and give its base URL; None where it isn't installed."""
+def nginx(folder: Path, target: str) -> Iterator[Party | None]:
+    """Run nginx as a plain reverse proxy; None where it isn't installed."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         yield None
@@ -166,7 +186,7 @@ def nginx(folder: Path, target: str) -> Iterator[str | None]:
         child = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         wait_for(port, "/v1/models", child, log)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield Party(f"http://127.0.0.1:{port}/v1", child.pid)
     finally:
         end(child)
 
@@ -219,6 +239,11 @@ class Tollway:
             self._child = None
 
     @property
+    def party(self) -> Party:
+        """Where it answers, and its process."""
+        return Party(self.url, self.pid)
+
+    @property
     def pid(self) -> int:
         """The daemon's process."""
         assert self._child
@@ -230,8 +255,3 @@ class Tollway:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found
         return int(found[1]) * 1024 / 1e6
-
-    def cpu_s(self) -> float:
-        """Return the seconds of CPU that all its threads have used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

@@ -107,7 +107,9 @@ def dollars(nanousd: int) -> str:
 
 def plain_usd(nanousd: int) -> str:
     """Return an amount to its last digit, for headers and files: "0.000042"."""
-    return f"{(Decimal(nanousd) / NANO).normalize():f}"
+    whole, rest = divmod(abs(nanousd), NANO)  # on every answer: Decimal takes ten times as long
+    sign = "-" if nanousd < 0 else ""
+    return f"{sign}{whole}.{rest:09}".rstrip("0") if rest else f"{sign}{whole}"
 
 
 def _keep(price: Price) -> _Exact:
