@@ -1,6 +1,7 @@
 """Holds and settlements against a model: no cap passed, no hold left, no period reopened."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -54,7 +55,7 @@ class Racing(RuleBasedStateMachine):
 
     @rule(target=holds, scopes=st.sampled_from(SCOPES), amount=st.integers(0, 50))
     def hold(self, scopes: tuple[Scope, ...], amount: int) -> tuple[int, Hold] | None:
-        """A call is admitted exactly where every budget that applies has room."""
+        """Admit a call exactly where every budget that applies has room."""
         limits = [(account, budget) for account, budget in self.limits if account.scope in scopes]
         fits = all(
             self._used(account.scope, budget.period, self.now_ms) + amount <= budget.nanousd
@@ -71,14 +72,14 @@ class Racing(RuleBasedStateMachine):
         return number, hold
 
     @rule(held=consumes(holds), part=st.fractions(0, 1))
-    def settle(self, held: tuple[int, Hold] | None, part: object) -> None:
-        """A call costs at most its hold."""
+    def settle(self, held: tuple[int, Hold] | None, part: Fraction) -> None:
+        """Settle a call at no more than its hold."""
         if held:
-            self._settle(held, int(held[1].amount * part))  # type: ignore[operator]
+            self._settle(held, int(held[1].amount * part))
 
     @rule(held=consumes(holds), more=st.integers(1, 20))
     def overrun(self, held: tuple[int, Hold] | None, more: int) -> None:
-        """An upstream broke its own limit: the true cost is booked all the same."""
+        """Settle one whose upstream broke its own limit: the true cost is booked all the same."""
         if held:
             self.overruns += more
             self._settle(held, held[1].amount + more)
@@ -91,7 +92,7 @@ class Racing(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 3 * DAY_MS))
     def wait(self, step: int) -> None:
-        """Time goes on, over the ends of periods."""
+        """Let time go on, over the ends of periods."""
         self.now_ms += step
 
     def _used(self, scope: Scope, period: Period, at_ms: int) -> int:
