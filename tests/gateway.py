@@ -43,7 +43,7 @@ def whole(body: bytes = WHOLE, *headers: str, status: str = "200 OK") -> bytes:
     return answer(body, "Content-Type: application/json", *headers, status=status)
 
 
-def body(stream: bool = False, **fields: object) -> bytes:
+def body(stream: bool = False, /, **fields: object) -> bytes:
     """Return a chat request."""
     said: dict[str, object] = {
         "model": "up/m",
@@ -66,7 +66,7 @@ class Gateway:
     async def ask(self, said: bytes | None = None, path: str = CHAT, **headers: str) -> Reply:
         """Send a call and return its answer; a stream's body still has its chunk lengths."""
         sent = {"authorization": f"Bearer {KEY}"} | headers
-        return await self.daemon.ask("POST", path, said or body(), **sent)
+        return await self.daemon.ask("POST", path, said or body(), admin=False, **sent)
 
     async def row(self, reply: Reply) -> CallDetail:
         """Return the call's row once it is settled."""
