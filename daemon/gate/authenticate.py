@@ -1,12 +1,13 @@
 """Who is calling: headers to `Caller`, before the body is read."""
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
 import msgspec
+from multidict import MultiMapping
 
 from tollway.daemon.config.schema import Config, Key
 from tollway.daemon.errors import Unauthorized
@@ -61,7 +62,7 @@ class Keyring:
         return self._owner
 
     def find(
-        self, headers: Mapping[str, str], query: Mapping[str, str], now_s: float, *, owner: bool
+        self, headers: MultiMapping[str], query: MultiMapping[str], now_s: float, *, owner: bool
     ) -> Caller:
         """Return who is calling.
 
@@ -86,7 +87,8 @@ class Keyring:
             raise Unauthorized(
                 "Two different Tollway keys were sent", hint="Send one of them, in one header"
             )
-        digest = sha256(secrets.pop().encode()).digest()
+        # Bytes that are no text come as lone surrogates: such a key is unknown, not a fault.
+        digest = sha256(secrets.pop().encode("utf-8", "surrogatepass")).digest()
         entry = self._entries.get(digest)
         if entry is None or not hmac.compare_digest(entry.digest, digest) or now_s >= entry.until_s:
             # Unknown, revoked and expired look alike: whoever guesses learns nothing.
@@ -97,16 +99,21 @@ class Keyring:
         return entry.caller
 
 
-def _credentials(headers: Mapping[str, str], query: Mapping[str, str]) -> Iterable[str]:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip().startswith(PREFIX):
-        yield token.strip()
+def _credentials(headers: MultiMapping[str], query: MultiMapping[str]) -> Iterable[str]:
+    # All headers of a name: whose call it is must not depend on which of them is looked at.
+    for value in headers.getall("authorization", ()):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer" and token.strip().startswith(PREFIX):
+            yield token.strip()
     for name in _HEADERS:
-        value = headers.get(name)
-        if value and value.startswith(PREFIX):
-            yield value.strip()
-    if query and query.get("key", "").startswith(PREFIX):
-        yield query["key"]
+        if name in headers:
+            for value in headers.getall(name):
+                if value.startswith(PREFIX):
+                    yield value.strip()
+    if query:
+        for value in query.getall("key", ()):
+            if value.startswith(PREFIX):
+                yield value
 
 
 def _end(key: Key, zone: ZoneInfo) -> float:
