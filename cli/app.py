@@ -88,6 +88,9 @@ COMMANDS = (
     Row("routes add", "routes:add", "Add a route: a name for targets that are tried in order"),
     Row("routes remove", "routes:remove", "Remove a route that no other one falls back to"),
     Row("spend", "spend:spend", "Show what was used, and what it cost", USE),
+    Row("logs", "logs:logs", "Show the latest calls, or all there is to know about one", USE),
+    Row("ledger", "", "The ledger's file", USE),
+    Row("ledger verify", "ledger:verify", "Check that the ledger agrees with itself"),
 )
 
 

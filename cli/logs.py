@@ -1,0 +1,172 @@
+"""`logs`: calls as they end, and one call's whole story; from the ledger, without a daemon."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tollway.cli import show
+from tollway.cli.boundary import UsageProblem
+from tollway.cli.call_story import cost, plain, tell
+from tollway.cli.control import load_config
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.daemon.ledger import calls
+from tollway.daemon.ledger.calls import CallFilter, CallRow
+from tollway.daemon.ledger.schema import STATES
+
+_POLL_S = 0.2
+# Of an id: its milliseconds and the counter below them. Two calls share it almost never, and then
+# `logs ID` says so.
+_SHORT = 18
+_COLOURS: dict[str, show.Colour] = {"open": "cyan", "refused": "red", "recovered": "yellow"}
+_COLUMNS = [
+    show.Column(name, number=name in ("in", "out", "cost", "took"))
+    for name in ("time", "id", "who", "asked", "target", "ended", "in", "out", "cost", "took")
+]
+# How wide each is while following, when nobody knows what comes.
+_WIDTHS = (19, _SHORT, 16, 20, 28, 18, 6, 6, 11, 6)
+
+
+def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
+    call: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="A call's id, or how it begins.")
+    ] = None,
+    config: ConfigFile = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as calls end.")] = False,
+    number: Annotated[int, typer.Option("-n", min=0, help="How many of the latest.")] = 20,
+    key: Annotated[str | None, typer.Option(metavar="NAME", help="Of this key.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="NAME", help="Of this user.")] = None,
+    team: Annotated[str | None, typer.Option(metavar="NAME", help="Of this team.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Sent to this model, as its provider names it."),
+    ] = None,
+    provider: Annotated[str | None, typer.Option(metavar="NAME", help="Sent there.")] = None,
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")
+    ] = None,
+    error: Annotated[str | None, typer.Option(metavar="CODE", help="With this error.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the latest calls, or all there is to know about one.
+
+    The latest call stands last. `-f` goes on until Ctrl-C, and prints each call when it has
+    ended; with `--json` it prints one object a line.
+
+    Examples:
+        tollway logs -f --team ml
+        tollway logs 019a2b3c-4d5e-7f60
+    """
+    path = load_config(config).ledger.path
+    where = CallFilter(
+        key=key, user=user, team=team, provider=provider, model=model, state=state, error=error
+    )
+    if state is not None and state not in STATES:
+        raise UsageProblem(f"There is no state `{state}`", hint=f"Choose of {', '.join(STATES)}")
+    if call is not None:
+        _one(path, call, where, follow=follow, as_json=as_json)
+    elif follow:
+        _follow(path, number, where, as_json=as_json)
+    else:
+        _latest(path, number, where, as_json=as_json)
+
+
+def _one(path: Path, prefix: str, where: CallFilter, *, follow: bool, as_json: bool) -> None:
+    if follow or where != calls.ANY:
+        raise UsageProblem("One call is neither followed nor filtered", hint="Give its id alone")
+    found = calls.one(path, prefix.lower())
+    if as_json:
+        show.emit({"call": plain(found.call), "attempts": [plain(one) for one in found.attempts]})
+    else:
+        tell(found)
+
+
+def _latest(path: Path, number: int, where: CallFilter, *, as_json: bool) -> None:
+    found: list[CallRow] = []
+    if path.exists():
+        found = calls.recent(path, limit=number, where=where)[::-1]
+    else:
+        show.note(f"No calls yet: there is no ledger at `{path}`")
+    if as_json:
+        show.emit([plain(row) for row in found])
+    elif found:
+        show.table(_COLUMNS, [_cells(row) for row in found])
+    elif path.exists():
+        show.note("No such calls" if where != calls.ANY else "No calls yet")
+
+
+def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> None:
+    try:
+        while not path.exists():  # the daemon makes it
+            time.sleep(_POLL_S)
+        # First, so that no call can end unseen between the two.
+        following = calls.follow(path)
+        shown = [
+            row
+            for row in calls.recent(path, limit=number, where=where)[::-1]
+            if row.state != "open"
+        ]
+        if not as_json:
+            show.say(_line([column.title for column in _COLUMNS]))
+        _print(shown, as_json=as_json)
+        already = {row.id for row in shown}
+        while True:
+            ended = following.poll()
+            _print(
+                [row for row in ended if row.id not in already and _is(row, where)],
+                as_json=as_json,
+            )
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        return  # the way to end it, and no fault
+
+
+def _is(row: CallRow, where: CallFilter) -> bool:
+    """Return whether a call is one of those that the filter means."""
+    wanted = msgspec.structs.asdict(where)
+    return all(value is None or getattr(row, name) == value for name, value in wanted.items())
+
+
+def _print(rows: list[CallRow], *, as_json: bool) -> None:
+    for row in rows:
+        if as_json:
+            show.emit_line(plain(row))
+        else:
+            show.say(_line(_cells(row)))
+            sys.stdout.flush()
+
+
+def _cells(row: CallRow) -> list[show.Cell]:
+    return [
+        show.when(row.admitted_ms / 1000),
+        row.id[:_SHORT],
+        row.key or row.user or "-",
+        row.requested,
+        f"{row.provider}/{row.model}" if row.provider else "-",
+        _ended(row),
+        show.tokens(row.input_total),
+        show.tokens(row.output_total),
+        cost(row),
+        show.duration(None if row.total_ms is None else row.total_ms / 1000),
+    ]
+
+
+def _ended(row: CallRow) -> show.Cell:
+    """Return how it ended in one word; the error's code where there was one."""
+    word = row.error or (row.ending if row.state == "settled" else row.state)
+    colour = _COLOURS.get(row.state) or ("dim" if word == "answered" else "yellow")
+    return show.Painted(word, colour)
+
+
+def _line(cells: Sequence[show.Cell]) -> show.Cell:
+    line: list[str | show.Painted] = []
+    for cell, column, width in zip(cells, _COLUMNS, _WIDTHS, strict=True):
+        text = cell.text if isinstance(cell, show.Painted) else str(cell)
+        blank = " " * (width - len(text))
+        part = cell if isinstance(cell, show.Painted) else text
+        line += [blank, part, "  "] if column.number else [part, blank, "  "]
+    return line[:-1]

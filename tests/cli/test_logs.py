@@ -1,0 +1,193 @@
+"""`logs`: the latest calls, the story of one, and those that end while one looks on."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from ledger_rows import AT_MS, PRICE, attempt, call_id, closed, ended, opened, refused
+from program import Home
+
+from tollway.cli.call_story import ENDINGS, STATES
+from tollway.daemon.ledger import schema
+from tollway.daemon.ledger.rows import Ending, Who
+from tollway.daemon.ledger.writer import Ledger
+from tollway.providers.canon import Usage
+
+BOB = Who(key="ci", user="bob", team="web")
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[Home]:
+    """Return a home with an open ledger; `home.ledger` writes to it."""
+    made = Home(tmp_path)
+    made.write('[server]\nlisten = "127.0.0.1:0"\nsingle_user = true\n')
+    made.data.mkdir(parents=True, mode=0o700)
+    yield made
+
+
+@pytest.fixture
+async def ledger(home: Home) -> AsyncIterator[Ledger]:
+    """Return the home's ledger, open, with four calls in it."""
+    one = Ledger(home.data / "ledger.db")
+    one.start()
+    await one.ready()
+    await settle(one, 1)
+    await settle(one, 2, who=BOB)
+    fell = opened(3, AT_MS + 3)
+    first = attempt(fell, provider="groq", model="llama", price=None)
+    second = attempt(fell, 2)
+    await one.admit(fell, first)
+    broke = ended(first, 0, ending="upstream_timeout", error="upstream_timeout", usage=Usage(9))
+    await one.next_attempt(broke, second)
+    await one.settle(closed(fell), ended(second, 2_000, usage=Usage(7, output=5, estimated=True)))
+    one.refuse(refused(4, AT_MS + 4))
+    await one.ready()
+    yield one
+    await one.close()
+
+
+async def settle(ledger: Ledger, number: int, **fields: Any) -> None:
+    """Write one answered call."""
+    call = opened(number, AT_MS + number, **fields)
+    await ledger.admit(call, attempt(call))
+    await ledger.settle(closed(call), ended(attempt(call)))
+
+
+def ids(home: Home, *words: str) -> list[str]:
+    """Return the ids that `logs --json` prints."""
+    done = home.tollway("logs", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return [row["id"] for row in json.loads(done.stdout)]
+
+
+def follow(home: Home, *words: str) -> subprocess.Popen[str]:
+    """Start `logs -f`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tollway.cli", "logs", "-f", *words],
+        env=home.env,
+        cwd=home.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def test_one_line_a_call_the_latest_last(home: Home, ledger: Ledger) -> None:
+    """Who, what, where, how it ended, what it took and cost: for the eye and for grep."""
+    done = home.tollway("logs")
+    titles, *lines = done.stdout.splitlines()
+    assert titles.split()[:6] == ["time", "id", "who", "asked", "target", "ended"]
+    assert len(lines) == 4
+    assert "laptop  fast   openai/gpt-4o-mini  answered" in lines[0]
+    assert " 412  286 " in lines[0]
+    assert "~$0.000002" in lines[2]
+    assert "insufficient_quota" in lines[3]
+    shown = [line.split()[2] for line in lines]
+    assert shown == [call_id(number, AT_MS + number)[:18] for number in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (["-n", "2"], [3, 4]),
+        (["-n", "0"], []),
+        (["--key", "ci"], [2]),
+        (["--user", "anna", "--state", "settled"], [1, 3]),
+        (["--team", "web"], [2]),
+        (["--provider", "openai"], [1, 2, 3]),
+        (["--model", "gpt-4o-mini", "-n", "1"], [3]),
+        (["--error", "insufficient_quota"], [4]),
+        (["--key", "nobody"], []),
+    ],
+)
+async def test_filters_choose_calls(
+    home: Home, ledger: Ledger, words: list[str], numbers: list[int]
+) -> None:
+    """All that are given must hold; `-n` counts what is left."""
+    assert ids(home, *words) == [call_id(number, AT_MS + number) for number in numbers]
+
+
+async def test_the_story_of_a_call_tells_every_attempt(home: Home, ledger: Ledger) -> None:
+    """Endings in words, money to the last digit, and what had no price is not called free."""
+    text = home.tollway("logs", call_id(3, AT_MS + 3)[:18].upper()).stdout
+    assert "settled: ended and billed" in text
+    assert "attempt 1: groq/llama" in text
+    assert "upstream_timeout: the provider was silent for too long" in text
+    assert "cost              not known" in text
+    assert "none known" in text
+    assert "attempt 2: openai/gpt-4o-mini" in text
+    assert "$0.15 in, $0.6 out a million tokens (a test)" in text
+    assert "$0.000002 (estimated, an upper bound), held before it was sent: $0.000001" in text
+    assert "some of it had no price" in text
+    data = json.loads(home.tollway("logs", call_id(3, AT_MS + 3), "--json").stdout)
+    assert data["call"]["cost_usd"] == "0.000002"
+    assert [one["provider"] for one in data["attempts"]] == ["groq", "openai"]
+    assert data["attempts"][1]["price"]["id"] == PRICE.id
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["ffff"], 1, "There is no call `ffff`"),
+        (["0"], 1, "More than one call begins with `0`"),
+        (["--state", "done"], 2, "There is no state `done`"),
+        (["0", "-f"], 2, "neither followed nor filtered"),
+        (["-n", "-1"], 2, "-n"),
+    ],
+)
+async def test_what_is_not_there_is_said(
+    home: Home, ledger: Ledger, words: list[str], code: int, message: str
+) -> None:
+    """1 for no such call, 2 for what cannot be meant."""
+    done = home.tollway("logs", *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+async def test_no_ledger_is_no_error(home: Home) -> None:
+    """A fresh box has no calls."""
+    done = home.tollway("logs")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "No calls yet" in done.stderr
+    assert ids(home) == []
+
+
+async def test_following_shows_each_call_once_when_it_has_ended(home: Home, ledger: Ledger) -> None:
+    """The latest first, then those that end, open ones only then; Ctrl-C ends it with 0."""
+    waiting = opened(5, AT_MS + 5, who=BOB)
+    await ledger.admit(waiting, attempt(waiting))
+    with follow(home, "--json", "--key", "ci") as following:
+        assert following.stdout
+        assert following.stderr
+        assert json.loads(following.stdout.readline())["id"] == call_id(2, AT_MS + 2)
+        await settle(ledger, 6)  # another key's
+        await ledger.settle(closed(waiting), ended(attempt(waiting)))
+        assert json.loads(following.stdout.readline())["id"] == waiting.id
+        await settle(ledger, 7, who=BOB)
+        assert json.loads(following.stdout.readline())["id"] == call_id(7, AT_MS + 7)
+        following.send_signal(signal.SIGINT)
+        rest, talk = following.stdout.read(), following.stderr.read()
+    assert (following.returncode, rest, talk) == (0, "", "")
+
+
+async def test_following_for_people_prints_lines_in_columns(home: Home, ledger: Ledger) -> None:
+    """Columns stay where they are, though nobody knows what comes."""
+    with follow(home, "-n", "1", "--state", "settled") as following:
+        assert following.stdout
+        titles, line = following.stdout.readline(), following.stdout.readline()
+        assert line.index("fast") == titles.index("asked")
+        assert line.rstrip().endswith(" 1.0s")
+        following.send_signal(signal.SIGINT)
+        following.stdout.read()
+    assert following.returncode == 0
+
+
+def test_every_ending_and_state_has_words() -> None:
+    """A new one without words would leave its calls unexplained."""
+    assert set(ENDINGS) == set(get_args(Ending))
+    assert set(STATES) == set(schema.STATES)
