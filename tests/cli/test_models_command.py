@@ -1,0 +1,216 @@
+"""`models` and `routes`: files described and registered, and calls explained."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gguf_files import llama_gguf, real_model
+from program import Home
+
+from tollway.daemon.config.load import load
+from tollway.daemon.config.schema import PriceOverride
+
+pytestmark = pytest.mark.whole
+
+SERVER = '[server]\nlisten = "127.0.0.1:0"\nwatch = false\ndrain = "5s"\n'
+BUDGET = 'budget = ["5/day"]\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """Return a home with a small GGUF file; whatever was started in it is stopped."""
+    made = Home(tmp_path)
+    made.write(SERVER)
+    (tmp_path / "Tiny-Chat.Q8_0.gguf").write_bytes(llama_gguf())
+    yield made
+    made.write(SERVER)
+    made.tollway("down", "--now")
+
+
+def test_add_describes_the_file_and_registers_it(home: Home) -> None:
+    """Its name from the file's; what it needs and whether it fits, before it is ever loaded."""
+    ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--context", "2048", "--json")
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout)
+    assert said["name"] == "tiny-chat"
+    assert said["info"]["architecture"] == "llama"
+    assert (said["memory"]["context"], said["memory"]["fits"]) == (2048, True)
+    parts = ("weights", "cache", "work")
+    assert said["memory"]["total"] == sum(said["memory"][part] for part in parts)
+    model = load(home.config).models["tiny-chat"]
+    assert (model.gguf, model.context) == (home.path / "Tiny-Chat.Q8_0.gguf", 2048)
+    text = home.tollway("models", "info", "tiny-chat").stdout
+    assert "trained on    4096 tokens" in text
+    assert "fits: " in text
+    by_path = json.loads(home.tollway("models", "info", "Tiny-Chat.Q8_0.gguf", "--json").stdout)
+    assert by_path["info"] == said["info"]
+
+
+def test_the_same_file_added_again_is_changed_and_another_refused(home: Home) -> None:
+    """A script may run twice; a name never moves to another file by accident."""
+    home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--context", "2048")
+    words = ("--price-input", "0.10", "--price-output", "0.4", "--gpu-layers", "all")
+    home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", *words)
+    model = load(home.config).models["tiny-chat"]
+    assert (model.context, model.gpu_layers) == (2048, "all")
+    assert isinstance(model.price, PriceOverride)
+    assert (str(model.price.input), str(model.price.output)) == ("0.10", "0.4")
+    (home.path / "tiny-chat.gguf").write_bytes(llama_gguf())
+    ended = home.tollway("models", "add", "tiny-chat.gguf")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "There is a model `tiny-chat` already" in ended.stderr
+
+
+def test_a_file_that_is_no_whole_model_is_refused(home: Home) -> None:
+    """With the reason, and nothing is registered."""
+    whole = llama_gguf()
+    (home.path / "cut.gguf").write_bytes(whole[:-100])
+    (home.path / "text.gguf").write_bytes(b"hello, I am a text file, not a model")
+    for file, why in (("cut", "is cut short: 100 of"), ("text", "no GGUF file"), ("no", "no file")):
+        ended = home.tollway("models", "add", f"{file}.gguf")
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert why in ended.stderr
+    assert home.config.read_text() == SERVER
+
+
+def test_a_model_too_large_is_told_of_with_the_way_out(home: Home) -> None:
+    """It is registered all the same: memory may be free later, on this or a changed box."""
+    huge = {"llama__context_length": 2**30, "llama__block_count": 4000}
+    (home.path / "huge.gguf").write_bytes(llama_gguf(**huge))
+    ended = home.tollway("models", "add", "huge.gguf", "--context", str(2**28))
+    assert ended.returncode == 0
+    assert "does not fit" in ended.stdout
+    assert "warning: It does not fit now: `huge` needs" in ended.stderr
+    assert "hint: `models.huge.context = " in ended.stderr
+
+
+def test_an_unpriced_model_under_a_budget_is_warned_of(home: Home) -> None:
+    """Its calls would be refused; --free or a price ends the warning."""
+    plain = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf")
+    assert "no price" not in plain.stderr
+    home.write(SERVER + BUDGET)
+    ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf")
+    assert "warning: `tiny-chat` has no price: calls that a budget applies to" in ended.stderr
+    ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--free")
+    assert "no price" not in ended.stderr
+    assert load(home.config).models["tiny-chat"].price == "free"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--price-input", "0.1"],
+        ["--price-input", "x", "--price-output", "1"],
+        ["--free", "--price-input", "1", "--price-output", "1"],
+        ["--gpu-layers", "some"],
+        ["--context", "0"],
+        ["--name", "a/b"],
+    ],
+)
+def test_wrong_options_change_nothing(home: Home, words: list[str]) -> None:
+    """Exit code 2, stdout empty."""
+    ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", *words)
+    assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+    assert home.config.read_text() == SERVER
+
+
+def test_without_the_engine_a_model_is_registered_and_the_install_line_shown(home: Home) -> None:
+    """Missing at once, and not at the first call."""
+    (home.path / "sitecustomize.py").write_text(
+        "import sys\nfrom importlib.abc import MetaPathFinder\n"
+        "import importlib.util as util\nfound = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name == 'llama_cpp' "
+        "else found(name, package)\n"
+    )
+    ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", PYTHONPATH=str(home.path))
+    assert ended.returncode == 0
+    assert "llama-cpp-python is not installed" in ended.stderr
+    assert 'pip install "tollway[local]"' in ended.stderr
+    assert "tiny-chat" in load(home.config).models
+
+
+def test_a_model_that_a_route_needs_stays(home: Home) -> None:
+    """The route is named; without it the model goes and its file stays."""
+    home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--name", "tiny")
+    home.tollway("routes", "add", "fast", "--to", "local/tiny")
+    assert "is needed by route fast" in home.tollway("models", "remove", "tiny").stderr
+    home.tollway("routes", "remove", "fast")
+    assert home.tollway("models", "remove", "tiny").returncode == 0
+    assert home.config.read_text() == SERVER
+    assert (home.path / "Tiny-Chat.Q8_0.gguf").exists()
+
+
+def test_a_real_model_is_loaded_and_unloaded_on_demand(home: Home) -> None:
+    """`load` returns when it is ready, `unload` when its process is gone."""
+    path = str(real_model())
+    home.tollway("models", "add", path, "--name", "smol", "--context", "512", "--gpu-layers", "0")
+    without = home.tollway("models", "load", "smol")
+    assert (without.returncode, without.stdout) == (3, "")
+    assert home.tollway("models", "ps").returncode == 3
+    assert "There is no model `smoll`" in home.tollway("models", "load", "smoll").stderr
+    home.tollway("up")
+    assert "smol   registered" in home.tollway("models", "ps").stdout
+    ended = home.tollway("models", "load", "smol", "--json")
+    assert ended.returncode == 0, ended.stderr
+    loaded = json.loads(ended.stdout)
+    assert (loaded["state"], loaded["context"], loaded["running"]) == ("ready", 512, 0)
+    assert Path(f"/proc/{loaded['pid']}").exists()
+    assert str(loaded["pid"]) in home.tollway("models", "ps").stdout
+    assert json.loads(home.tollway("models", "list", "--json").stdout)[0]["state"] == "ready"
+    assert json.loads(home.tollway("models", "unload", "smol", "--json").stdout)["pid"] is None
+    assert not Path(f"/proc/{loaded['pid']}").exists()
+
+
+def test_routes_are_added_listed_and_refused_with_the_nearest_name(home: Home) -> None:
+    """Targets and fallbacks must exist; a route in use stays."""
+    home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--name", "tiny")
+    assert home.tollway("routes", "add", "slow", "--to", "local/tiny").returncode == 0
+    wrong = home.tollway("routes", "add", "fast", "--to", "local/tinny")
+    assert wrong.returncode == 2
+    assert "routes.fast.to[0]: no model `tinny` in [models]; did you mean tiny?" in wrong.stderr
+    words = ("--to", "local/tiny", "--fallback", "slow", "--json")
+    assert json.loads(home.tollway("routes", "add", "fast", *words).stdout)["changed"]
+    rows = json.loads(home.tollway("routes", "list", "--json").stdout)
+    assert rows[1] == {
+        "name": "fast",
+        "to": ["local/tiny"],
+        "strategy": "ordered",
+        "fallback": ["slow"],
+    }
+    assert "is needed by route fast" in home.tollway("routes", "remove", "slow").stderr
+    assert home.tollway("routes", "list").stdout.splitlines()[2].split() == [
+        "fast", "local/tiny", "ordered", "slow",
+    ]  # fmt: skip
+
+
+def test_explain_says_what_would_become_of_a_call(home: Home) -> None:
+    """As whom, where to, what would be held; exit code 1 where it would be refused."""
+    assert home.tollway("routes", "explain", "--model", "x").returncode == 3
+    words = ("--name", "tiny", "--price-input", "1", "--price-output", "2")
+    home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", *words)
+    home.tollway("routes", "add", "fast", "--to", "local/tiny")
+    home.tollway("groups", "create", "few", "--models", "fast")
+    home.tollway("users", "create", "ada", "--group", "few", "--budget", "0.005/day")
+    home.tollway("keys", "create", "ci", "--user", "ada")
+    home.tollway("up")
+    ask = ("routes", "explain", "--as", "ci", "--model")
+    ended = home.tollway(*ask, "fast", "--tokens", "1000", "--output", "100", "--json")
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout)
+    assert (said["key"], said["user"], said["levels"]) == ("ci", "ada", ["user ada"])
+    assert said["targets"][0]["hold_nanousd"] == 1000 * 1000 + 100 * 2000
+    assert said["budgets"][0]["left_nanousd"] == 5 * 10**6
+    text = home.tollway(*ask, "fast", "--output", "100").stdout
+    assert "would be sent" in text
+    assert "user ada   0.005/day" in text
+
+    closed = home.tollway(*ask, "local/tiny")
+    assert closed.returncode == 1
+    assert "refused: " in closed.stdout
+    full = home.tollway(*ask, "fast", "--tokens", "100000", "--output", "100")
+    assert full.returncode == 1
+    assert "refused: " in full.stdout
+    unknown = home.tollway("routes", "explain", "--as", "cii", "--model", "fast")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "There is no key `cii`" in unknown.stderr

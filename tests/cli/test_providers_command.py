@@ -1,0 +1,151 @@
+"""`providers`: added with their key in the vault, asked for their models, removed when unused."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from program import Home
+
+from tollway.daemon.config.load import load
+
+pytestmark = pytest.mark.whole
+
+SERVER = '[server]\nlisten = "127.0.0.1:0"\nsingle_user = true\nwatch = false\n'
+CANARY = "sk-canary-0123456789abcdefghij"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Return a home with an empty gateway and the vault chosen."""
+    made = Home(tmp_path)
+    made.write(SERVER)
+    assert made.tollway("secrets", "backend", "vault").returncode == 0
+    return made
+
+
+@contextmanager
+def upstream(key: str) -> Iterator[str]:
+    """Yield the base URL of a provider that lists two models to who has the key."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            right = self.headers["authorization"] == f"Bearer {key}" and self.path == "/v1/models"
+            body = b'{"data": [{"id": "a"}, {"id": "b"}]}' if right else b'{"error": {}}'
+            self.send_response(200 if right else 401)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_key_goes_from_stdin_to_the_vault_and_nowhere_else(home: Home) -> None:
+    """gateway.toml names it; no file and no answer holds it in clear."""
+    ended = home.tollway("providers", "add", "openai", "--kind", "openai", stdin=CANARY + "\n")
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert load(home.config).providers["openai"].api_key == "keyring:openai"
+    again = home.tollway("providers", "list")
+    assert again.stdout.splitlines()[1].split()[:5] == [
+        "openai", "openai", "https://api.openai.com/v1", "keyring:openai", "yes",
+    ]  # fmt: skip
+    assert CANARY not in ended.stderr + again.stdout + again.stderr
+    for path in home.path.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+def test_a_stored_key_is_used_without_asking(home: Home) -> None:
+    """Removed and added again, nothing need be typed twice; removing says what stays."""
+    home.tollway("providers", "add", "groq", "--kind", "groq", stdin=CANARY)
+    ended = home.tollway("providers", "remove", "groq")
+    assert "`tollway secrets remove groq` forgets it" in ended.stderr
+    assert load(home.config).providers == {}
+    assert home.tollway("providers", "add", "groq", "--kind", "groq").returncode == 0
+    assert load(home.config).providers["groq"].api_key == "keyring:groq"
+
+
+def test_a_provider_is_asked_with_its_key(home: Home) -> None:
+    """Status, models and time; a key that is refused exits with 1."""
+    with upstream(CANARY) as url:
+        add = ("--kind", "openai-compatible", "--base-url", url, "--api-key")
+        home.tollway("providers", "add", "box", *add, "-", stdin=CANARY)
+        ended = home.tollway("providers", "test", "box", "--json")
+        assert ended.returncode == 0
+        found = json.loads(ended.stdout)
+        assert (found["state"], found["status"], found["models"]) == ("ok", 200, 2)
+        assert found["seconds"] > 0
+        assert "models    2" in home.tollway("providers", "test", "box").stdout
+        home.tollway("providers", "add", "other", *add, "env:OTHER")
+        wrong = home.tollway("providers", "test", "other", OTHER="sk-wrong")
+        assert wrong.returncode == 1
+        assert "status    401" in wrong.stdout
+        assert "refuses the key" in wrong.stdout
+    gone = home.tollway("providers", "test", "box", "--json")
+    assert (gone.returncode, json.loads(gone.stdout)["status"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--kind", "opnai"], "unknown kind; did you mean openai?"),
+        (["--kind", "anthropic"], "not supported yet"),
+        (["--kind", "openai-compatible"], "has no address of its own"),
+        (["--kind", "vllm", "--base-url", "nowhere"], "`--base-url`: expected a URL"),
+        (["--kind", "openai", "--api-key", CANARY], "`--api-key`: expected keyring:NAME"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_key_is_asked_for(
+    home: Home, words: list[str], said: str
+) -> None:
+    """Exit code 2, nothing stored, and a secret on the command line is not repeated."""
+    ended = home.tollway("providers", "add", "x", *words, stdin="sk-from-stdin")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
+    assert CANARY not in ended.stderr
+    assert home.config.read_text() == SERVER
+    assert json.loads(home.tollway("secrets", "list", "--json").stdout) == []
+
+
+def test_a_provider_that_a_route_needs_stays(home: Home) -> None:
+    """The route is named; without it the provider goes, and the file is as before."""
+    home.tollway("providers", "add", "box", "--kind", "vllm")
+    home.tollway("routes", "add", "fast", "--to", "box/qwen3")
+    ended = home.tollway("providers", "remove", "box")
+    assert ended.returncode == 1
+    assert "The provider `box` is needed by route fast" in ended.stderr
+    assert home.tollway("routes", "remove", "fast").returncode == 0
+    assert home.tollway("providers", "remove", "box").returncode == 0
+    assert home.config.read_text() == SERVER
+
+
+def test_a_key_that_is_not_there_is_seen_in_the_list(home: Home) -> None:
+    """With why, on stderr; `found` is null where none is needed."""
+    home.tollway("providers", "add", "a", "--kind", "openai", "--api-key", "env:NOT_SET")
+    home.tollway("providers", "add", "b", "--kind", "ollama")
+    rows = json.loads(home.tollway("providers", "list", "--json").stdout)
+    assert [(row["name"], row["key_found"]) for row in rows] == [("a", False), ("b", None)]
+    assert "`NOT_SET` is not set" in rows[0]["problem"]
+    assert "warning: a: " in home.tollway("providers", "list").stderr
+
+
+def test_kinds_lists_the_catalog(home: Home) -> None:
+    """Each with its address; `local` is no kind to add."""
+    kinds = {
+        row["kind"]: row for row in json.loads(home.tollway("providers", "kinds", "--json").stdout)
+    }
+    assert kinds["groq"]["base_url"] == "https://api.groq.com/openai/v1"
+    assert "local" not in kinds
