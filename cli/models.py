@@ -26,6 +26,12 @@ _LOAD_S = 1800.0  # a large model from a slow disk
 _LOCAL = "local"
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
+PriceIn = Annotated[
+    str | None, typer.Option("--price-input", metavar="USD", help="For a million tokens.")
+]
+PriceOut = Annotated[
+    str | None, typer.Option("--price-output", metavar="USD", help="For a million tokens.")
+]
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -92,12 +98,8 @@ def add(  # noqa: PLR0913 - an argument is an option
     gpu_layers: Annotated[
         str | None, typer.Option("--gpu-layers", metavar="N", help="auto, all or a number.")
     ] = None,
-    price_input: Annotated[
-        str | None, typer.Option("--price-input", metavar="USD", help="For a million tokens.")
-    ] = None,
-    price_output: Annotated[
-        str | None, typer.Option("--price-output", metavar="USD", help="For a million tokens.")
-    ] = None,
+    price_input: PriceIn = None,
+    price_output: PriceOut = None,
     free: Annotated[bool, typer.Option("--free", help="Its calls cost nothing.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,

@@ -25,6 +25,18 @@ from tollway.providers.catalog import KINDS
 _ASK = "-"
 
 Name = Annotated[str, typer.Argument(help="The provider's name.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="REF",
+        help="keyring:NAME, env:NAME or file:PATH; `-` asks for the key and stores it.",
+    ),
+]
+Serves = Annotated[
+    list[str] | None,
+    typer.Option("--serves", metavar="GLOB", help="Bare model names; may be repeated."),
+]
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -56,18 +68,8 @@ def add(  # noqa: PLR0913 - an argument is an option
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            metavar="REF",
-            help="keyring:NAME, env:NAME or file:PATH; `-` asks for the key and stores it.",
-        ),
-    ] = None,
-    serves: Annotated[
-        list[str] | None,
-        typer.Option("--serves", metavar="GLOB", help="Bare model names; may be repeated."),
-    ] = None,
+    api_key: Reference = None,
+    serves: Serves = None,
     proxy: Annotated[
         str | None, typer.Option("--proxy", metavar="URL", help="Through which it is reached.")
     ] = None,
