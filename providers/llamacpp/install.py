@@ -54,11 +54,13 @@ def install_help() -> str:
             " needs that GPU's toolkit too.",
             "Other builds:",
             *others,
-            "A wheel once built is kept without looking at CMAKE_ARGS: after a wrong build, add"
-            " --no-cache-dir --force-reinstall",
+            "After a wrong build, add --force-reinstall",
         ]
     )
 
 
 def _line(kind: str) -> str:
-    return f'CMAKE_ARGS="{_BUILDS[kind][1]}" pip install "tollway[local]"'
+    # Into the very Python that runs this, wherever a tool installer has put it. Past pip's cache,
+    # which does not know CMAKE_ARGS and may hold a wheel of another build.
+    pip = f"{sys.executable} -m pip install --no-cache-dir"
+    return f'CMAKE_ARGS="{_BUILDS[kind][1]}" {pip} llama-cpp-python=={LLAMA_CPP_PYTHON}'

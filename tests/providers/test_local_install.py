@@ -24,7 +24,8 @@ def test_the_help_has_every_build() -> None:
     """The line for this machine comes first, then the others; the CPU's is the portable one."""
     told = install_help()
     assert install_line() in told
-    assert 'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install "tollway[local]"' in told
+    pip = f"{sys.executable} -m pip install --no-cache-dir llama-cpp-python=={LLAMA_CPP_PYTHON}"
+    assert f'CMAKE_ARGS="-DGGML_NATIVE=OFF" {pip}' in told
     for flag in ("-DGGML_CUDA=on", "-DGGML_VULKAN=on", "-DGGML_HIP=on", "-DGGML_METAL=on"):
         assert flag in told
     assert LLAMA_CPP_PYTHON in told
