@@ -87,6 +87,7 @@ COMMANDS = (
     Row("routes explain", "routes:explain", "Say what would become of a call, without sending it"),
     Row("routes add", "routes:add", "Add a route: a name for targets that are tried in order"),
     Row("routes remove", "routes:remove", "Remove a route that no other one falls back to"),
+    Row("chat", "chat:chat", "Ask a model one question, or talk with it", USE),
     Row("spend", "spend:spend", "Show what was used, and what it cost", USE),
     Row("logs", "logs:logs", "Show the latest calls, or all there is to know about one", USE),
     Row("ledger", "", "The ledger's file", USE),

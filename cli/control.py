@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -76,6 +76,13 @@ class _UnixConnection(http.client.HTTPConnection):
                 raise PermissionError
 
 
+class Beside(msgspec.Struct):
+    """What came beside a stream's data: headers, names in lower case, and comments, in order."""
+
+    headers: dict[str, str] = {}
+    comments: list[str] = []
+
+
 class Control:
     """The daemon behind a socket. Each question is one connection."""
 
@@ -98,15 +105,26 @@ class Control:
         """Send `body` as JSON (none when None) and return the answer. Raises as `get` does."""
         return self._ask("POST", path, body, timeout_s or self._timeout_s)
 
-    def stream(self, path: str, body: object, *, timeout_s: float = 600.0) -> Iterator[bytes]:
+    def stream(
+        self,
+        path: str,
+        body: object,
+        *,
+        headers: Mapping[str, str] | None = None,
+        beside: Beside | None = None,
+        timeout_s: float = 600.0,
+    ) -> Generator[bytes, None, None]:
         """Yield the data of each server-sent event as it comes, to the end of the answer.
 
-        `timeout_s` bounds the silence between two pieces, not the whole. An answer that is one
-        JSON object comes as one piece. Raises as `get` does, also while the stream runs.
+        `headers` are sent, `beside` is filled with what comes beside the data. `timeout_s`
+        bounds the silence between two pieces, not the whole. An answer that is one JSON object
+        comes as one piece. Raises as `get` does, also while the stream runs.
         """
+        beside = beside or Beside()
         with closing(_UnixConnection(self.socket_path, timeout_s)) as connection:
-            answer = self._send(connection, "POST", path, body)
-            if not (answer.getheader("content-type") or "").startswith("text/event-stream"):
+            answer = self._send(connection, "POST", path, body, headers)
+            beside.headers |= {name.lower(): value for name, value in answer.getheaders()}
+            if not beside.headers.get("content-type", "").startswith("text/event-stream"):
                 yield self._read(answer)
                 return
             data: list[bytes] = []
@@ -114,7 +132,10 @@ class Control:
                 field, _, value = line.rstrip(b"\r\n").partition(b":")
                 if field == b"data":
                     data.append(value.removeprefix(b" "))
-                elif not field and not value and data:
+                elif value:
+                    if not field:
+                        beside.comments.append(value.strip().decode("utf-8", "replace"))
+                elif not field and data:
                     yield b"\n".join(data)
                     data = []
 
@@ -124,12 +145,17 @@ class Control:
         return cast("dict[str, object]", msgspec.json.decode(content or b"{}"))
 
     def _send(
-        self, connection: _UnixConnection, method: str, path: str, body: object
+        self,
+        connection: _UnixConnection,
+        method: str,
+        path: str,
+        body: object,
+        headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         content = None if body is None else msgspec.json.encode(body)
-        headers = {} if content is None else {"content-type": "application/json"}
+        sent = {} if content is None else {"content-type": "application/json"}
         try:
-            connection.request(method, path, content, headers)
+            connection.request(method, path, content, {**sent, **(headers or {})})
             answer = connection.getresponse()
         except TimeoutError as fault:
             raise self._silent() from fault

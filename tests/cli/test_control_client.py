@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tollway.cli.control import Control, refusal
+from tollway.cli.control import Beside, Control, refusal
 from tollway.daemon.errors import ConfigError, DaemonUnreachable
 from tollway.providers.errors import GatewayError
 
@@ -108,6 +108,15 @@ def test_events_come_one_by_one_and_comments_do_not(daemon: Path) -> None:
     pieces = list(Control(daemon).stream("/events", {"x": 1}))
     assert pieces == [b'{"x":1}', b"one\ntwo"]
     assert list(Control(daemon).stream("/echo", {"x": 1})) == [b'{"got": {"x": 1}}']
+
+
+def test_what_comes_beside_the_events_is_kept_apart(daemon: Path) -> None:
+    """Headers and comments are not data, and whoever asks for them gets them."""
+    beside = Beside()
+    pieces = Control(daemon).stream("/events", {}, headers={"x-a": "b"}, beside=beside)
+    assert list(pieces) == [b"{}", b"one\ntwo"]
+    assert beside.comments == ["quiet"]
+    assert beside.headers["content-type"] == "text/event-stream"
 
 
 @pytest.mark.parametrize("leftover", [False, True])

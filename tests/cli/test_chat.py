@@ -1,0 +1,278 @@
+"""`chat`: a question from anywhere, an answer as it comes, and what it cost."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_upstream import ChatUpstream
+from program import Home
+
+pytestmark = pytest.mark.whole
+
+CONFIG = """[server]
+listen = "127.0.0.1:0"
+watch = false
+budget = ["5/day"]
+[providers.up]
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:{port}/v1"
+[prices."up/*"]
+input = 1
+output = 2
+[routes.fast]
+to = ["up/small"]
+[routes.smart]
+to = ["up/large"]
+"""
+
+
+class Chatting:
+    """A running daemon before an upstream that repeats what it is told."""
+
+    def __init__(self, home: Home, upstream: ChatUpstream) -> None:
+        self.home = home
+        self.upstream = upstream
+
+    def say(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `tollway chat`."""
+        return self.home.tollway("chat", *words, stdin=stdin)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last request that the provider saw."""
+        return self.upstream.asked[-1]
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chatting]:
+    """Yield a daemon that is up."""
+    upstream = ChatUpstream()
+    home = Home(tmp_path_factory.mktemp("chat"))
+    home.write(CONFIG.format(port=upstream.port))
+    try:
+        started = home.tollway("up")
+        assert started.returncode == 0, started.stderr
+        yield Chatting(home, upstream)
+    finally:
+        home.tollway("down", "--now")
+        upstream.close()
+
+
+def test_words_are_data_and_the_rest_is_talk(chatting: Chatting) -> None:
+    """A question alone goes to the first route; stdout has the answer and nothing else."""
+    done = chatting.say("hello")
+    assert (done.returncode, done.stdout) == (0, "You said: hello\n")
+    first, summary = done.stderr.splitlines()
+    assert first == "Asking fast"
+    facts = summary.split(" · ")
+    assert facts[:2] == ["up/small", "7 in + 3 out tokens"]
+    assert facts[2].endswith(" tokens/s")
+    assert facts[3].startswith("first after ")
+    assert facts[4] == "$0.000013"  # $1 and $2 a million tokens
+    assert facts[5].endswith(" left of 5/day (box)")
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "model", "question"),
+    [
+        (["smart", "hello"], "", "large", "hello"),
+        (["-m", "smart", "hello"], "", "large", "hello"),
+        (["-m", "up/any", "smart"], "", "any", "smart"),
+        (["smart"], "from a pipe\n", "large", "from a pipe"),
+        (["review this"], "a diff\n", "small", "review this\n\na diff"),
+        ([], "only a pipe", "small", "only a pipe"),
+    ],
+)
+def test_a_question_comes_from_words_or_a_pipe(
+    chatting: Chatting, words: list[str], stdin: str, model: str, question: str
+) -> None:
+    """Two words are a route and a question; one is a question, or a route by its name."""
+    done = chatting.say(*words, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"You said: {question}\n"
+    assert chatting.last["model"] == model
+
+
+def test_settings_reach_the_provider(chatting: Chatting) -> None:
+    """The system prompt comes first; the limit and the temperature are the call's."""
+    chatting.say(
+        "--system", "Be brief", "--max-tokens", "9", "--temperature", "0.5", "fast", "hello"
+    )
+    assert chatting.last["messages"] == [
+        {"role": "system", "content": "Be brief"},
+        {"role": "user", "content": "hello"},
+    ]
+    assert chatting.last.get("max_completion_tokens", chatting.last.get("max_tokens")) == 9
+    assert chatting.last["temperature"] == 0.5
+
+
+def test_json_is_one_object(chatting: Chatting) -> None:
+    """With the exact cost, and the call's id to find it in the ledger."""
+    data = json.loads(chatting.say("--json", "fast", "hello").stdout)
+    assert data["text"] == "You said: hello"
+    assert (data["target"], data["finish_reason"]) == ("up/small", "stop")
+    assert (data["input_tokens"], data["output_tokens"]) == (7, 3)
+    assert (data["cost_nanousd"], data["cost_usd"]) == (13_000, "0.000013")
+    assert 0 < data["budget_left_nanousd"] < 5 * 10**9
+    story = json.loads(chatting.home.tollway("logs", data["call"], "--json").stdout)
+    assert story["call"]["cost_nanousd"] == 13_000
+
+
+def test_what_a_terminal_would_obey_passes_through_a_pipe(chatting: Chatting) -> None:
+    """A file gets what the model said, tabs and escapes included."""
+    assert chatting.say("fast", stdin="a\tb\x1b[31m").stdout == "You said: a\tb\x1b[31m\n"
+
+
+def test_an_answer_cut_at_its_limit_says_so(chatting: Chatting) -> None:
+    """It is an answer all the same."""
+    done = chatting.say("fast", "long")
+    assert done.returncode == 0
+    assert "cut at its longest" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "message"),
+    [
+        (["fast", "refuse"], "", "No such thing"),
+        (["fast", "break"], "You said: break\n", "in the middle of the answer"),
+        (["fast", "fail"], "You said: fail\n", "The model is ill"),
+        (["nobody", "hello"], "", "The model `nobody` does not exist"),
+    ],
+)
+def test_a_call_that_fails_exits_with_one_and_its_words(
+    chatting: Chatting, words: list[str], out: str, message: str
+) -> None:
+    """Whether it was refused at once or broke off in the middle; what came is kept."""
+    done = chatting.say(*words)
+    assert (done.returncode, done.stdout) == (1, out)
+    assert message in done.stderr
+    assert "error: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "There is nothing to ask"),
+        (["--json"], "There is nothing to ask"),
+        (["-m", "smart", "fast", "hello"], "Two models are named: `fast` and `smart`"),
+        (["--temperature", "7", "hello"], "temperature"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_usage_error(
+    chatting: Chatting, words: list[str], message: str
+) -> None:
+    """Exit code 2, and nobody was asked."""
+    before = len(chatting.upstream.asked)
+    done = chatting.say(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(chatting.upstream.asked) == before
+
+
+def test_without_a_daemon_it_exits_with_three(tmp_path: Path) -> None:
+    """And says what starts one."""
+    home = Home(tmp_path)
+    home.write(CONFIG.format(port=1))
+    done = home.tollway("chat", "hello")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "`tollway up` starts it" in done.stderr
+
+
+def test_without_any_model_it_says_how_to_get_one(tmp_path: Path) -> None:
+    """A fresh gateway has nothing to ask."""
+    home = Home(tmp_path)
+    home.write('[server]\nlisten = "127.0.0.1:0"\nwatch = false\n')
+    assert home.tollway("up").returncode == 0
+    try:
+        done = home.tollway("chat", "hello")
+    finally:
+        home.tollway("down", "--now")
+    assert done.returncode == 1
+    assert "`tollway models add`" in done.stderr
+
+
+# Ctrl-C is a signal only from the terminal that controls the process.
+OWN_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from tollway.cli.app import main
+main()
+"""
+
+
+class Terminal:
+    """A person at a terminal, talking with `tollway chat`."""
+
+    def __init__(self, home: Home, *words: str) -> None:
+        self.leader, follower = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWN_TERMINAL, "chat", *words],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env={**home.env, "TERM": "xterm", "NO_COLOR": "1"},
+            cwd=home.path,
+            start_new_session=True,
+        )
+        os.close(follower)
+        self._seen = ""
+
+    def see(self, text: str) -> None:
+        """Return once it has shown some text, counted from what was seen before."""
+        while text not in self._seen:
+            self._seen += os.read(self.leader, 65536).decode()
+        self._seen = self._seen.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self.leader, text.encode())
+
+
+def test_a_conversation_keeps_what_was_said(chatting: Chatting) -> None:
+    """History, commands, a failure in between; Ctrl-C stops an answer, Ctrl-D ends it all."""
+    at = Terminal(chatting.home, "smart")
+    at.see("Talking with smart")
+    at.see("> ")
+    at.type("one\n")
+    at.see("You said: one")
+    at.see("> ")
+    at.type("two\n")
+    at.see("You said: two")
+    assert [turn["content"] for turn in chatting.last["messages"]] == [
+        "one",
+        "You said: one",
+        "two",
+    ]
+    at.see("> ")
+    at.type("refuse\n")
+    at.see("error: ")
+    at.see("> ")
+    at.type("/clear\n")
+    at.see("Forgotten")
+    at.see("> ")
+    at.type("/model fast\n")
+    at.see("Asking fast")
+    at.see("> ")
+    at.type("wait\n")
+    at.see("You ")
+    at.type("\x03")
+    at.see("Stopped")
+    at.see("> ")
+    assert chatting.upstream.left.wait(30)
+    at.type("three\n")
+    at.see("You said: three")
+    assert [turn["content"] for turn in chatting.last["messages"]] == ["wait", "You ", "three"]
+    assert chatting.last["model"] == "small"
+    at.see("> ")
+    at.type("/dance\n")
+    at.see("There is no command `/dance`")
+    at.see("> ")
+    at.type("\x04")
+    assert at.process.wait(30) == 0
+    os.close(at.leader)
