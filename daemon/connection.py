@@ -185,4 +185,8 @@ def _request(
     writer: AbstractStreamWriter,
     task: "asyncio.Task[None]",
 ) -> Request:
+    if message.compression:
+        # What is left of a refused body is read and dropped for a while, and would be unpacked
+        # for that: a megabyte of it can be a gigabyte, and be sent without a key.
+        protocol._lingering_time = 0.0
     return Request(message, payload, protocol, writer, task, asyncio.get_running_loop())

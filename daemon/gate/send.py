@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tollway.gate")
 
+# What stands as it is in a header; all else is percent-encoded.
+_IN_HEADER = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 # The longest that a last byte waits for a stalled disk.
 _COMMIT_WAIT_S = 5.0
 # How long a billed answer is read on after its client has left, where the provider says so.
@@ -351,7 +354,8 @@ class Exchange:
         """Return the head of the client's answer; `cost` only once it is settled."""
         assert attempt.answer is not None  # noqa: S101 - it has answered
         ours = [
-            ("x-tollway-target", attempt.target.name),
+            # A client chooses the model's name, and no character of it may end the header.
+            ("x-tollway-target", quote(attempt.target.name, safe=_IN_HEADER)),
             ("x-tollway-attempts", str(self.attempts)),
         ]
         if attempt.worst.write_output is not None:
