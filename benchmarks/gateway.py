@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -17,15 +16,16 @@ import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import msgspec
 import uvloop
-from parties import KEY, LOAD_CORE, Party, Tollway, nginx, pinned, upstream
+from parties import LOAD_CORE, Party, Tollway, nginx
 
 from tollway.daemon.bench import BenchResult, StreamResult, measure, measure_streams
+from tollway.daemon.bench_gateway import KEY, pinned, upstream
+from tollway.daemon.bench_gateway import machine as described
 
 BODY = (
     '{"model":"bench","messages":[{"role":"system","content":"You keep the gate. Answer in one'
@@ -191,17 +191,9 @@ def start_and_help(gateway: Tollway, rounds: int) -> list[Row]:
 
 
 def machine() -> str:
-    """Return what this was measured on."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line]
-    processor = names[0].partition(":")[2].strip() if names else platform.processor()
-    busy = os.getloadavg()[0]
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {processor}, {os.cpu_count()} cores, "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, "
-        f"tollway {version('tollway')}, load by {'wrk' if shutil.which('wrk') else 'our client'}, "
-        f"load average before: {busy:.1f}"
-    )
+    """Return when and on what this was measured."""
+    by = "wrk" if shutil.which("wrk") else "our client"
+    return f"{datetime.now(UTC):%Y-%m-%d}, {described()}, load by {by}"
 
 
 def show(rows: list[Row]) -> None:
@@ -221,13 +213,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the table to this file as well")
     asked = parser.parse_args()
-    print(described := machine(), "\n")
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {int(LOAD_CORE)})
+    print(measured_on := machine(), "\n")
+    if LOAD_CORE is not None:
+        os.sched_setaffinity(0, {LOAD_CORE})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollway-bench-")))
-        quick = stack.enter_context(upstream(EVENTS, EVENTS_PER_S))
-        slow = stack.enter_context(upstream(SLOW_EVENTS, SLOW_EVENTS_PER_S))
+        quick = stack.enter_context(upstream(EVENTS, EVENTS_PER_S, LOAD_CORE))
+        slow = stack.enter_context(upstream(SLOW_EVENTS, SLOW_EVENTS_PER_S, LOAD_CORE))
         proxy = stack.enter_context(nginx(folder, quick))
         gateway = Tollway(folder, quick, slow)
         stack.callback(gateway.stop)
@@ -247,7 +239,7 @@ def main() -> None:
         rows.append(Row("memory, after all of it", tollway=f"{after:.0f} MB"))
     show(rows)
     if asked.json:
-        plain = {"machine": described, "rows": msgspec.to_builtins(rows)}
+        plain = {"machine": measured_on, "rows": msgspec.to_builtins(rows)}
         asked.json.write_text(json.dumps(plain, indent=2) + "\n")
 
 

@@ -90,6 +90,7 @@ COMMANDS = (
     Row("chat", "chat:chat", "Ask a model one question, or talk with it", USE),
     Row("spend", "spend:spend", "Show what was used, and what it cost", USE),
     Row("logs", "logs:logs", "Show the latest calls, or all there is to know about one", USE),
+    Row("bench", "bench:bench", "Measure what the gateway adds to a call on this machine", USE),
     Row("ledger", "", "The ledger's file", USE),
     Row("ledger verify", "ledger:verify", "Check that the ledger agrees with itself"),
 )

@@ -6,6 +6,7 @@ a chat completion of 700 bytes, or streams one at an even pace.
 
 import asyncio
 import re
+import sys
 from itertools import cycle
 from types import TracebackType
 from typing import Self, cast
@@ -204,3 +205,20 @@ class _Served(asyncio.Protocol):
             end.append(_chunk("", usage="," + _usage(self._events)))
         self._transport.write(b"".join(end) + _DONE)
         return True
+
+
+async def _serve(events: int, events_per_s: float) -> None:
+    async with BuiltInUpstream(events=events, events_per_s=events_per_s) as upstream:
+        print(upstream.url, flush=True)
+        await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Serve until ended; the words are EVENTS and EVENTS_PER_S. Prints the base URL first."""
+    import uvloop  # noqa: PLC0415 - whoever only imports this module has a loop
+
+    uvloop.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()
