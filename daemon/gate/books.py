@@ -194,6 +194,17 @@ class Books:
         self.live.add(hold)
         return hold
 
+    def left(self, limits: Sequence[Limit]) -> int:
+        """Return the nano-dollars that all of these budgets still have room for."""
+        now = self.now_ms()
+        least = None
+        for account, budget in limits:
+            window = account.window(now)
+            room = budget.nanousd - window.settled - window.held
+            if least is None or room < least:
+                least = room
+        return max(0, least or 0)
+
     def state(self, limits: Sequence[Limit]) -> list[BudgetState]:
         """Return budgets as they stand now."""
         now = self.now_ms()

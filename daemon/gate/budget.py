@@ -179,8 +179,8 @@ class Purse:
 
     def left(self, who: Who) -> int | None:
         """Return the nano-dollars that a caller can still hold, or None where no budget applies."""
-        states = self._books.state(self._of(who)[1])
-        return min((state.left_nanousd for state in states), default=None)
+        limits = self._of(who)[1]
+        return self._books.left(limits) if limits else None
 
     def states(self, who: Who | None = None) -> list[BudgetState]:
         """Return the budgets that apply to a caller, or all there are, as they stand now."""

@@ -304,7 +304,12 @@ class Exchange:
         """End an answered call; return when that is on disk, or the disk has stalled too long."""
         ended = self._end(attempt, "answered")
         done = self._finish(ended, ended.ending, "", attempt.first_ms)
-        await asyncio.wait([done], timeout=_COMMIT_WAIT_S)
+        # As `asyncio.wait` does, without its task-like bookkeeping: it took 20 us a call.
+        timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT_S, _let_go, done)
+        try:
+            await done
+        finally:
+            timer.cancel()
 
     def break_off(self, attempt: Attempt, error: UpstreamError) -> None:
         """End a call whose provider reported an error after the client had seen some output."""
@@ -371,3 +376,9 @@ def _stopped() -> GatewayError:
     error = GatewayError("The gateway is stopping and ended this call")
     error.status, error.code = 503, "draining"
     return error
+
+
+def _let_go(done: asyncio.Future[None]) -> None:
+    """Let a last byte go though the disk has stalled: the row is still on its way."""
+    if not done.done():
+        done.set_result(None)

@@ -12,29 +12,31 @@ from tollway.providers.canon import Usage
 # The tokens of each name, as a provider counts them: still overlapping.
 Counts: TypeAlias = dict[str, int]
 
-# Where each count stands, in the order in which a report is searched.
-_PLACES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "prompt": (("prompt_tokens",),),
-    "completion": (("completion_tokens",),),
-    "total": (("total_tokens",),),
-    "cached": (
-        ("prompt_tokens_details", "cached_tokens"),
-        ("prompt_cache_hit_tokens",),  # DeepSeek
-        ("cached_tokens",),  # Together
-        ("cache_read_input_tokens",),  # Databricks and other ways to Claude
+# Where counts stand: within which object of a report ("" for the report), and under which key.
+# Of the places of one count the first that says anything holds.
+_PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "prompt_tokens_details": (
+        ("cached_tokens", "cached"),
+        ("cache_write_tokens", "written"),
+        ("audio_tokens", "heard"),
     ),
-    "written": (
-        ("prompt_tokens_details", "cache_write_tokens"),
-        ("cache_creation_input_tokens",),
+    "completion_tokens_details": (
+        ("reasoning_tokens", "reasoning"),
+        ("audio_tokens", "spoken"),
     ),
-    "heard": (("prompt_tokens_details", "audio_tokens"), ("audio_prompt_tokens",)),
-    "reasoning": (
-        ("completion_tokens_details", "reasoning_tokens"),
-        ("reasoning_tokens",),  # Perplexity
+    "": (
+        ("prompt_tokens", "prompt"),
+        ("completion_tokens", "completion"),
+        ("total_tokens", "total"),
+        ("prompt_cache_hit_tokens", "cached"),  # DeepSeek
+        ("cached_tokens", "cached"),  # Together
+        ("cache_read_input_tokens", "cached"),  # Databricks and other ways to Claude
+        ("cache_creation_input_tokens", "written"),
+        ("audio_prompt_tokens", "heard"),
+        ("reasoning_tokens", "reasoning"),  # Perplexity
+        # Perplexity: what its searches read, priced as input, beside the prompt.
+        ("citation_tokens", "citation"),
     ),
-    "spoken": (("completion_tokens_details", "audio_tokens"),),
-    # Perplexity: what its searches read, priced as input, beside the prompt.
-    "citation": (("citation_tokens",),),
 }
 # Larger than any context, small enough for a database's integers.
 _MOST = 2**40
@@ -45,14 +47,13 @@ def counts(report: object) -> Counts:
     found: Counts = {}
     if not isinstance(report, dict):
         return found
-    for name, places in _PLACES.items():
-        for place in places:
-            value: object = report
-            for key in place:
-                value = value.get(key) if isinstance(value, dict) else None
-            if (count := _count(value)) is not None:
+    for within, places in _PLACES.items():
+        said = report.get(within) if within else report
+        if not isinstance(said, dict):
+            continue
+        for key, name in places:
+            if key in said and name not in found and (count := _count(said[key])) is not None:
                 found[name] = count
-                break
     return found
 
 
