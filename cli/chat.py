@@ -64,10 +64,11 @@ class _Models(msgspec.Struct):
 
 def chat(  # noqa: PLR0913, PLR0917 - each is an option that people type
     first: Annotated[
-        str | None, typer.Argument(metavar="[ROUTE]", help="What to ask; with --model left out.")
+        str | None,
+        typer.Argument(metavar="ROUTE", help="Whom to ask; else the first route or model."),
     ] = None,
     second: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="The question; alone, it may stand.")
+        str | None, typer.Argument(metavar="PROMPT", help="The question, which may stand alone.")
     ] = None,
     config: ConfigFile = None,
     model: Annotated[

@@ -33,7 +33,7 @@ _WIDTHS = (19, _SHORT, 16, 20, 28, 18, 6, 6, 11, 6)
 
 def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     call: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="A call's id, or how it begins.")
+        str | None, typer.Argument(metavar="ID", help="A call's id, or how it begins.")
     ] = None,
     config: ConfigFile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as calls end.")] = False,
