@@ -132,7 +132,7 @@ def program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Put one gateway in front of your models: keys, budgets, routes and a one ledger."""
+    """Put one gateway in front of your models: keys, budgets, routes and one ledger."""
     # `config` is read by options.ConfigFile and `debug` by lazy.take_debug, before this runs.
     del config, debug, version
 

@@ -22,7 +22,13 @@ from tollway.daemon.errors import (
 from tollway.daemon.ids import new_id
 from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
 from tollway.providers.dialects import openai_chat
-from tollway.providers.errors import GatewayError, RequestInvalid, RequestTooLarge, UpstreamRefused
+from tollway.providers.errors import (
+    GatewayError,
+    RequestInvalid,
+    RequestTooLarge,
+    UpstreamError,
+    UpstreamRefused,
+)
 
 log = logging.getLogger(__name__)
 
@@ -230,9 +236,13 @@ def _refuse(
         raise ConnectionAbortedError("an answer had begun")
     control = request.app[OWNER] and request.rel_url.raw_path.startswith("/control/")
     write = write_control_error if control else openai_chat.DIALECT.write_error
+    said = write(error, request[TRACE].call_id)
+    if isinstance(error, UpstreamError):
+        # In the provider's words; some repeat the credential that they were sent.
+        said = request.app[LOG].mask(said.decode()).encode()
     answer = web.Response(
         status=error.status,
-        body=write(error, request[TRACE].call_id),
+        body=said,
         content_type="application/json",
     )
     if error.retry_after_s is not None:

@@ -104,6 +104,10 @@ class Reloader:
             except GatewayError as error:
                 self._broken(error)
                 raise
+            except Exception as fault:  # a bug must show in `status`, and the watch go on
+                mistake = _mistake(fault)
+                self._broken(mistake)
+                raise mistake from fault
 
     async def watch(self) -> None:
         """Reload whenever the file has changed and been still for a second; never returns."""
@@ -148,6 +152,9 @@ class Reloader:
                     await self._apply(config)
             except GatewayError as error:
                 self._broken(error)
+            except Exception as fault:  # a bug must show in `status`, and the watch go on
+                log.exception("the new configuration cannot be taken up")
+                self._broken(_mistake(fault))
 
     async def _apply(self, config: Config) -> Reloaded:
         daemon = self._daemon
@@ -195,6 +202,13 @@ class Reloader:
         self.state.state = "pending"
         self.state.problem = f"The file no longer has {what}; the old configuration still serves"
         self.state.hint = "`tollway reload` confirms that this is meant"
+
+
+def _mistake(fault: Exception) -> GatewayError:
+    return GatewayError(
+        f"Tollway made a mistake of its own with this file: {type(fault).__name__}",
+        hint="The daemon's log says more",
+    )
 
 
 def _remember(path: Path) -> None:

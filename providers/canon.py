@@ -54,6 +54,7 @@ class Bound(msgspec.Struct, frozen=True):
     input: int
     output: int | None
     choices: int = 1
+    prompts: int = 1  # inputs of an embedding or prompts of a completion: a window for each
     by_window: bool = False
     unbounded: tuple[str, ...] = ()
 

@@ -18,7 +18,8 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A row: where a provider is, what it speaks, how it wants to be asked.
 
     `base_url` is None where gateway.toml must give it, `prices` (its id in genai-prices) where
-    only gateway.toml can price it. `serves` and `shows` are globs of model names.
+    only gateway.toml can price it. `serves`, `shows` and `unbounded` are globs of model
+    names.
     """
 
     auth: Literal["bearer", "optional", "none"]
@@ -29,10 +30,15 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: str | None = None
     quirks: frozenset[str] = frozenset()
     shows: tuple[str, ...] = ()
+    unbounded: tuple[str, ...] = ()
 
     def shows_all(self, model: str) -> bool:
         """Whether a model hides no output, so that what was seen bounds what is billed."""
         return bool(_globs(self.shows).match(model))
+
+    def is_unbounded(self, model: str) -> bool:
+        """Whether a model bills what no limit of the request bounds: searches, pages it reads."""
+        return bool(_globs(self.unbounded).match(model))
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ ending and its booking.
 """
 
 import time
+from collections.abc import Callable
 
 from tollway.daemon.gate.books import Hold
 from tollway.daemon.gate.budget import Worst
@@ -15,7 +16,7 @@ from tollway.providers.dialects.dialect import AnswerReader
 from tollway.providers.errors import UpstreamError
 from tollway.providers.money import cost as price_of
 from tollway.providers.money import worst_case
-from tollway.providers.transport import Answer
+from tollway.providers.transport import Answer, Progress
 
 # Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
 _FRAME_TOKENS = 64
@@ -30,7 +31,7 @@ def now_ms() -> int:
 
 
 class Attempt:
-    """One try at one target. `sent` says that the provider may have begun to work."""
+    """One try at one target."""
 
     def __init__(
         self,
@@ -48,25 +49,34 @@ class Attempt:
         self.worst = worst
         self.hold = hold
         self.reader = reader
-        self.sent = False
+        self.progress = Progress()
+        self.unseen = False  # some of the answer came and was not read: its client was slow
         self.answer: Answer | None = None
         self.first_ms: int | None = None
         self._started = time.monotonic()
+
+    @property
+    def sent(self) -> bool:
+        """Whether some of the request has left: the provider may have begun to work."""
+        return self.progress.sent
 
     def saw_first(self) -> None:
         """Note the moment of the first valid event."""
         if self.first_ms is None:
             self.first_ms = int((time.monotonic() - self._started) * 1000)
 
-    def end(self, ending: Ending, *, error: str = "") -> AttemptEnded:
+    def end(self, ending: Ending, *, mask: Callable[[str], str], error: str = "") -> AttemptEnded:
         """Settle the hold by the ending's rule and return the row. Once only.
 
         Args:
             ending: How it ended; "answered" becomes "no_usage" where no usage was reported.
+            mask: Takes secrets out of what the provider said.
             error: The error's code, if there was one.
         """
         usage = self._reported(ending)
-        if usage is None:
+        if self._is_free(ending):
+            usage, cost = Usage(), 0  # no fee for the request either
+        elif usage is None:
             usage, cost = self._upper()
             if ending == "answered":
                 ending = "no_usage"
@@ -84,27 +94,28 @@ class Attempt:
             status=self.answer.status if self.answer else None,
             first_ms=self.first_ms,
             error=error,
-            upstream_id=self.reader.upstream_id[:100],
-            raw_usage=self.reader.raw_usage[:4000],
+            upstream_id=mask(self.reader.upstream_id)[:100],
+            raw_usage=mask(self.reader.raw_usage)[:4000],
         )
 
     def _reported(self, ending: Ending) -> Usage | None:
         """Return what is known exactly, or None where only an upper bound is."""
-        if not self.sent or ending in _FREE:
-            return Usage()
         exact: Usage | None = getattr(self.answer, "usage_so_far", None)
         if exact is not None:
             return exact
-        if self.target.local and self.answer is None:
-            # Our own worker tells what it did; without an answer it did nothing that counts.
-            return Usage()
         usage = self.reader.usage
-        if ending != "answered" or usage is None:
+        # Once the answer has ended its report is final, whatever then became of the client.
+        if usage is None or not (ending == "answered" or self.reader.ended):
             return None
-        if self.reader.produced and not usage.output_total:
-            # Text came out and the report says none did: a broken report is no report.
+        if not usage.input_total or (self.reader.produced and not usage.output_total):
+            # There was a prompt, or text came out, and the report says none: it is no report.
             return None
         return usage
+
+    def _is_free(self, ending: Ending) -> bool:
+        """Whether nothing can have been billed: not sent, refused, or our own worker at rest."""
+        # Our own worker tells what it did; without an answer it did nothing that counts.
+        return not self.sent or ending in _FREE or (self.target.local and self.answer is None)
 
     def _upper(self) -> tuple[Usage, int]:
         """Return an upper bound of the usage and of its cost, marked estimated.
@@ -113,13 +124,17 @@ class Attempt:
         as a stream; else only the hold does. A token is at least one byte of text.
         """
         tokens = self.worst.output_tokens
-        if self.reader.begun and self.target.kind.shows_all(self.target.model):
+        if self.reader.begun and not self.unseen and self.target.kind.shows_all(self.target.model):
             tokens = min(tokens, self.reader.produced + _FRAME_TOKENS * self.worst.choices)
         usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
         if self.price is None:
             return usage, 0
         bound = worst_case(self.worst.input_tokens, tokens, self.price)
-        return usage, min(bound, self.opened.hold_nanousd)
+        cost = min(bound, self.opened.hold_nanousd)
+        if self.reader.usage:
+            # Reported before the end, as some do on every piece: no less than that was used.
+            cost = max(cost, price_of(self.reader.usage, self.price))
+        return usage, cost
 
 
 def ending_of(error: UpstreamError) -> Ending:

@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
@@ -118,6 +118,8 @@ def _credentials(headers: MultiMapping[str], query: MultiMapping[str]) -> Iterab
 
 def _end(key: Key, zone: ZoneInfo) -> float:
     if key.expires is None:
+        return float("inf")
+    if key.expires == date.max:
         return float("inf")
     # The day named is the last on which the key works.
     after = key.expires + timedelta(days=1)

@@ -50,7 +50,8 @@ def levels_of(config: Config, key: Key, who: Who) -> tuple[Level, ...]:
                 Level(
                     f"{kind} {name}",
                     _any(glob for group in groups for glob in group.models),
-                    _any(excluded) if excluded else None,
+                    # Whatever its case: some providers take `GPT-5` for `gpt-5`.
+                    _any(excluded, re.IGNORECASE) if excluded else None,
                 )
             )
     return tuple(found)
@@ -66,5 +67,5 @@ def allowed(levels: tuple[Level, ...], name: str, targets: Iterable[str]) -> lis
     return [target for target in targets if not any(level.excepts(target) for level in levels)]
 
 
-def _any(globs: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
+def _any(globs: Iterable[str], flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+    return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)", flags)

@@ -64,12 +64,13 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
                 ' million tokens to gateway.toml, or price = "free" in it',
             )
         return Worst(0, bound.input, bound.output or terms.default_output)
-    window = terms.context or price.context_window
+    window = terms.context or _own_window(price)
     if terms.budgets and not price.free and not terms.allow_unbounded:
         _refuse_unbounded(bound, target, window)
-    tokens = min(bound.input, window) if window else bound.input
-    if bound.by_window and window:
-        tokens = window
+    tokens = bound.input
+    if window:
+        most = window * bound.prompts
+        tokens = most if bound.by_window else min(tokens, most)
     written = None
     output = bound.output
     if output is None:
@@ -82,7 +83,22 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
     return Worst(worst_case(tokens, total, price), tokens, total, bound.choices, written)
 
 
+def _own_window(price: Price) -> int | None:
+    """Return the context window where gateway.toml states it.
+
+    The bundled ones are a help, no proof: some are smaller than what the provider takes today.
+    """
+    return price.context_window if price.source == "gateway.toml" else None
+
+
 def _refuse_unbounded(bound: Bound, target: Target, window: int | None) -> None:
+    if target.kind.is_unbounded(target.model):
+        raise Unbounded(
+            f"`{target.name}` searches or reads on its own account, so its cost cannot be bounded,"
+            " and a hard budget applies",
+            hint="Call another model, or set `allow_unbounded = true` on a route to it",
+            param="model",
+        )
     if bound.unbounded:
         fields = ", ".join(f"`{field}`" for field in bound.unbounded)
         raise Unbounded(
@@ -92,9 +108,9 @@ def _refuse_unbounded(bound: Bound, target: Target, window: int | None) -> None:
         )
     if bound.by_window and not window:
         raise Unbounded(
-            f"The request holds an image, file or audio, and the context window of"
-            f" `{target.name}` is not known, so its cost cannot be bounded",
-            hint=f'Add `context_window` to [prices."{target.name}"] in gateway.toml',
+            f"The request holds an image, file or audio, and gateway.toml does not state the"
+            f" context window of `{target.name}`, so its cost cannot be bounded",
+            hint=f'Add [prices."{target.name}"] with `input`, `output` and `context_window`',
         )
 
 

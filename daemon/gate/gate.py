@@ -15,8 +15,10 @@ from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.budget import Purse, Terms
 from tollway.daemon.gate.route import LOCAL, Found, Router, Target
+from tollway.daemon.log import Mask
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS, request_headers
+from tollway.providers.headers import Headers
 from tollway.providers.prices import FREE, PriceTable, override
 from tollway.providers.transport import Timeouts
 
@@ -44,6 +46,8 @@ class Gate:
         self.daemon = daemon
         self.built_s = time.time()
         self.hidden = frozenset(filter(None, credentials.values()))  # what no log may say
+        self.mask = Mask()
+        self.mask.hide(self.hidden)
         self.keyring = Keyring(config)
         self.router = Router(config)
         self.purse = Purse(config, daemon.books)
@@ -121,6 +125,13 @@ class Gate:
         if provider == LOCAL:
             return Target(LOCAL, model, KINDS["local"])
         return msgspec.structs.replace(self._providers[provider], model=model)
+
+    def masked(self, headers: Headers) -> Headers:
+        """Return an answer's headers without a secret that the provider may have echoed."""
+        text = "\n".join([value for _, value in headers])
+        if self.mask(text) == text:
+            return headers
+        return tuple((name, self.mask(value)) for name, value in headers)
 
     def price(self, target: Target, at_ms: int) -> Price | None:
         """Return the price in force for a target at a moment, or None for an unpriced one."""

@@ -29,6 +29,7 @@ class Pipe:
         self.head: Head | None = None
         self._pieces: list[bytes] = []
         self._size = 0
+        self.was_full = False  # some of the answer waited for a slow client
         self._ended = False
         self._closed = False
         self._error: GatewayError | None = None
@@ -48,6 +49,7 @@ class Pipe:
         self._size += len(data)
         self._wake(self._reader)
         while self._size > _HIGH and not self._closed:
+            self.was_full = True
             self._writer = asyncio.get_running_loop().create_future()
             await self._writer
 

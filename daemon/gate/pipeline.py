@@ -3,6 +3,8 @@
 from aiohttp import web
 
 from tollway.daemon.errors import Draining
+from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange, Origin
 from tollway.daemon.state import DAEMON, OWNER, TRACE
@@ -23,15 +25,14 @@ async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> w
         GatewayError: The call was refused, or failed before the client was sent anything.
     """
     daemon = request.app[DAEMON]
-    gate = daemon.gate
     trace = request[TRACE]
-    if daemon.draining:
-        raise Draining("The gateway is stopping and takes no new calls")
-    caller = gate.keyring.find(
-        request.headers, request.rel_url.query, gate.now_s(), owner=request.app[OWNER]
-    )
+    gate, caller = _enter(request)
     trace.key = caller.who.key or caller.who.user
-    call = dialect.peek(endpoint, await request.read())
+    body = await request.read()
+    if daemon.gate is not gate or daemon.draining:
+        # A slow body must not carry a key or a budget past the reload that ended it.
+        gate, caller = _enter(request)
+    call = dialect.peek(endpoint, body)
     trace.model = call.model[:200]
     exchange = Exchange(
         daemon=daemon,
@@ -49,10 +50,25 @@ async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> w
         exchange.leave()
 
 
+def _enter(request: web.Request) -> tuple[Gate, Caller]:
+    """Return the gate in force, and who is calling by it."""
+    daemon = request.app[DAEMON]
+    gate = daemon.gate
+    if daemon.draining:
+        raise Draining("The gateway is stopping and takes no new calls")
+    caller = gate.keyring.find(
+        request.headers, request.rel_url.query, gate.now_s(), owner=request.app[OWNER]
+    )
+    return gate, caller
+
+
 def _origin(request: web.Request, call_id: str) -> Origin:
     return Origin(
         call_id,
-        client=request.headers.get("User-Agent", "")[:_MOST_CLIENT],
+        # Bytes that are no UTF-8 come as surrogates, which no database takes.
+        client=request.headers.get("User-Agent", "")
+        .encode("utf-8", "replace")
+        .decode()[:_MOST_CLIENT],
         headers=to_provider(request.headers.items()),
         report_cost=request.headers.get("x-tollway-report") == "cost",
     )

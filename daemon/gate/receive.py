@@ -100,7 +100,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         )
     else:
         error = exchange.dialect.read_error(status, bytes(body))
-        error.headers = to_client(answer.headers)
+        error.headers = exchange.gate.masked(to_client(answer.headers))
     again = status in _TRY_NEXT or status >= 500 or status < 400
     return Failure(error, again, "upstream_refused")
 
@@ -120,6 +120,9 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
     reader = attempt.reader
     reader.whole(body)
     if reader.failed:
+        if reader.produced or reader.usage:
+            # It worked before it failed, and may bill for that.
+            return Failure(reader.failed, again=False, ending="upstream_broke")
         return Failure(reader.failed, again=True, ending="upstream_refused")
     if not reader.begun:
         garbage = UpstreamGarbage(
@@ -128,7 +131,7 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
         return Failure(garbage, again=True)
     attempt.saw_first()
     await exchange.settle(attempt)
-    exchange.pipe.open(exchange.head(attempt, to_client(answer.headers), cost=True))
+    exchange.pipe.open(exchange.head(attempt, to_client(answer.headers), whole=True))
     await exchange.pipe.put(body)
     exchange.pipe.finish()
     return None
@@ -147,7 +150,9 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
     except UpstreamError as error:
         if not relay.shown:
             return Failure(error, again=True)
-        raise
+        if not attempt.reader.ended:
+            raise
+        # The answer is whole; what broke is the connection behind it.
     if relay.failed and not relay.shown:
         return Failure(relay.failed, again=True, ending="upstream_refused")
     await relay.finish()
@@ -185,7 +190,7 @@ class _Relay:
                 self.last = event.raw
                 break
             if passes:
-                out.append(event.raw)
+                out.append(self._masked(event.raw) if reader.failed else event.raw)
             if reader.failed:
                 self.failed = reader.failed
                 break
@@ -195,12 +200,17 @@ class _Relay:
             await self._exchange.pipe.put(b"".join(out))
             self._waiting = []
 
+    def _masked(self, raw: bytes) -> bytes:
+        """Return an error event without a secret that the provider echoes in it."""
+        text = raw.decode("utf-8", "surrogateescape")
+        return self._exchange.gate.mask(text).encode("utf-8", "surrogateescape")
+
     def _show(self) -> None:
         """Commit to this target: from here on the client sees it."""
         self.shown = True
         self._attempt.saw_first()
         headers = to_client(self._answer.headers)
-        self._exchange.pipe.open(self._exchange.head(self._attempt, headers, cost=False))
+        self._exchange.pipe.open(self._exchange.head(self._attempt, headers, whole=False))
 
     async def end_of_body(self) -> None:
         """Take the end of a body that had no end marker of the dialect.

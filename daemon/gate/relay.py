@@ -6,7 +6,7 @@ from aiohttp import web
 
 from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.send import Exchange
-from tollway.providers.errors import GatewayError
+from tollway.providers.errors import GatewayError, UpstreamBroke
 
 # A client that takes nothing for so long has left without saying so.
 _WRITE_S = 120.0
@@ -34,7 +34,8 @@ async def relay(request: web.Request, exchange: Exchange, keepalive_s: float) ->
     await response.prepare(request)
     error = await _copy(exchange, response, keepalive_s, silent=head is None)
     if error:
-        await _write(response, exchange.dialect.error_event(error, exchange.call_id))
+        event = exchange.dialect.error_event(error, exchange.call_id)
+        await _write(response, exchange.gate.mask(event.decode()).encode())
     await response.write_eof()
     return response
 
@@ -55,6 +56,8 @@ async def _copy(
         if silent:
             await _write(response, _KEEP_ALIVE)
         while (data := await exchange.pipe.get(keepalive_s)) is not None:
+            if silent and exchange.pipe.head and not exchange.pipe.head.streamed:
+                return UpstreamBroke("The provider answered whole where a stream was asked for")
             await _write(response, data or _KEEP_ALIVE)
     except GatewayError as error:
         return error

@@ -11,6 +11,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import msgspec
+
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.budget import worst
@@ -30,7 +32,7 @@ from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.dialect import Dialect, Edits
 from tollway.providers.errors import GatewayError, UpstreamError
 from tollway.providers.money import plain_usd
-from tollway.providers.transport import Answer, Progress, Request
+from tollway.providers.transport import Answer, Request
 
 if TYPE_CHECKING:
     from tollway.daemon.state import Daemon
@@ -39,6 +41,9 @@ log = logging.getLogger("tollway.gate")
 
 # What stands as it is in a header; all else is percent-encoded.
 _IN_HEADER = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+# Refusals that get no row from here: a crash may come at any point, and what the ledger would
+# not take it writes down as refused by itself.
+_ROWLESS = frozenset({"internal_error", "ledger_unavailable"})
 # The longest that a last byte waits for a stalled disk.
 _COMMIT_WAIT_S = 5.0
 # How long a billed answer is read on after its client has left, where the provider says so.
@@ -96,6 +101,7 @@ class Exchange:
         self._settled = False
         self._begun = False
         self._cut_early = False
+        self._left = False  # nobody will read what a further target says
         self._cut: Ending = "client_left"
         self._at_ms = daemon.books.now_ms()
 
@@ -107,10 +113,12 @@ class Exchange:
 
     def leave(self) -> None:
         """Let go: the client has read it to the end, or is gone."""
+        self._left = True
         self.pipe.close()
         if self._task is None or self._task.done() or self._settled:
             return
-        if self.target and self.target.on_disconnect == "drain" and self._attempt:
+        attempt = self._attempt
+        if attempt and attempt.sent and attempt.target.on_disconnect == "drain":
             asyncio.get_running_loop().call_later(_DRAIN_S, self.cut, "client_left")
         else:
             self.cut("client_left")
@@ -124,6 +132,7 @@ class Exchange:
             else:
                 # A task cancelled before its first step never runs, nor its `finally`.
                 self._cut_early = True
+                self.pipe.fail(_stopped())
 
     async def wait(self) -> None:
         """Return when it has ended and everything of it is on its way to the ledger."""
@@ -168,7 +177,7 @@ class Exchange:
             if failure is None:
                 return
             log.info("call %s: %s failed: %s", self.call_id, target.name, failure.error.code)
-            if not failure.again:
+            if not failure.again or self._left:
                 break
         if failure:
             raise failure.error
@@ -183,10 +192,11 @@ class Exchange:
         now = max(now_ms(), self._at_ms)
         price = self.gate.price(target, self._at_ms)
         terms = self.gate.terms(self.caller, plan, target)
-        if target.local and price and not price.free and terms.budgets:
+        if target.local and price and not price.free and terms.budgets and not self._ended:
+            # Not behind an ended attempt: its row is still here, and nothing may wait for it.
             exact = await self.daemon.local.count(target.model, self.call.endpoint, self.call.body)
             if exact is not None:
-                bound = Bound(exact, bound.output, bound.choices, unbounded=bound.unbounded)
+                bound = msgspec.structs.replace(bound, input=exact)
         most = worst(bound, price, target, terms)
         self.target = target
         hold = self.gate.purse.hold(self.caller.who, most.nanousd, self._at_ms)
@@ -232,10 +242,10 @@ class Exchange:
             who=self.caller.who,
             dialect=self.call.dialect,
             endpoint=self.call.endpoint,
-            requested=self.call.model[:200],
+            requested=self.gate.mask(self.call.model[:200]),
             route=plan.found.route,
             stream=self.call.stream,
-            client=self.origin.client,
+            client=self.gate.mask(self.origin.client),
         )
 
     async def _try(self, attempt: Attempt) -> Failure | None:
@@ -243,7 +253,7 @@ class Exchange:
         try:
             attempt.answer = await self._send(attempt)
         except UpstreamError as error:
-            attempt.sent = attempt.sent and error.sent
+            attempt.progress.sent = attempt.sent and error.sent
             return self._failed(attempt, Failure(error, again=True))
         try:
             failure = await receive(self, attempt)
@@ -262,25 +272,21 @@ class Exchange:
         )
         body = self.dialect.edit(self.call, edits)
         if target.local:
-            attempt.sent = True
+            attempt.progress.sent = True
             return await self.daemon.local.send(
                 target.model, self.call.endpoint, body, first_s=target.timeouts.first_s
             )
-        progress = Progress()
-        try:
-            return await self.daemon.transport.send(
-                Request(
-                    url=target.base_url + self.dialect.path(self.call.endpoint),
-                    headers=self.origin.headers + target.headers,
-                    body=body,
-                    timeouts=target.timeouts,
-                    proxy=target.proxy,
-                    ca_file=target.ca_file,
-                    progress=progress,
-                )
+        return await self.daemon.transport.send(
+            Request(
+                url=target.base_url + self.dialect.path(self.call.endpoint),
+                headers=self.origin.headers + target.headers,
+                body=body,
+                timeouts=target.timeouts,
+                proxy=target.proxy,
+                ca_file=target.ca_file,
+                progress=attempt.progress,
             )
-        finally:
-            attempt.sent = progress.sent
+        )
 
     def _failed(self, attempt: Attempt, failure: Failure) -> Failure:
         ending = failure.ending or ending_of(failure.error)
@@ -289,7 +295,7 @@ class Exchange:
 
     def _end(self, attempt: Attempt, ending: Ending, error: str = "") -> AttemptEnded:
         self._attempt = None
-        ended = attempt.end(ending, error=error)
+        ended = attempt.end(ending, mask=self.gate.mask, error=error)
         self.cost_nanousd += ended.cost_nanousd
         if ended.overrun_nanousd:
             log.error(
@@ -333,12 +339,13 @@ class Exchange:
         if self._settled:
             return
         if attempt := self._attempt:
+            attempt.unseen = self.pipe.was_full
             self._ended = self._end(attempt, ending, error)
         if self._admitted:
             first_ms = self._ended.first_ms if self._ended else None
             last = self._ended.ending if self._ended and ending == "failed" else ending
             self._finish(self._ended, last, error, first_ms)
-        elif ending == "failed" and error != "internal_error":
+        elif ending == "failed" and error not in _ROWLESS:
             self.daemon.ledger.refuse(self._refused(error))
 
     def _refused(self, error: str) -> CallRefused:
@@ -348,15 +355,15 @@ class Exchange:
             who=self.caller.who,
             dialect=self.call.dialect,
             endpoint=self.call.endpoint,
-            requested=self.call.model[:200],
+            requested=self.gate.mask(self.call.model[:200]),
             route=self.plan.found.route if self.plan else "",
             stream=self.call.stream,
             error=error,
-            client=self.origin.client,
+            client=self.gate.mask(self.origin.client),
         )
 
-    def head(self, attempt: Attempt, headers: tuple[tuple[str, str], ...], *, cost: bool) -> Head:
-        """Return the head of the client's answer; `cost` only once it is settled."""
+    def head(self, attempt: Attempt, headers: tuple[tuple[str, str], ...], *, whole: bool) -> Head:
+        """Return the head of the client's answer; a whole one is settled, so its cost is known."""
         assert attempt.answer is not None  # noqa: S101 - it has answered
         ours = [
             # A client chooses the model's name, and no character of it may end the header.
@@ -365,11 +372,12 @@ class Exchange:
         ]
         if attempt.worst.write_output is not None:
             ours.append(("x-tollway-output-limit", str(attempt.worst.write_output)))
-        if cost:
+        if whole:
             ours.append(("x-tollway-cost-usd", plain_usd(self.cost_nanousd)))
         if (left := self.gate.purse.left(self.caller.who)) is not None:
             ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
-        return Head(attempt.answer.status, (*headers, *ours), self.call.stream)
+        passed = self.gate.masked(headers)
+        return Head(attempt.answer.status, (*passed, *ours), streamed=not whole)
 
 
 def _stopped() -> GatewayError:

@@ -26,7 +26,7 @@ from tollway.daemon.ledger.operations import (
     Stop,
 )
 from tollway.daemon.ledger.schema import migrate, transaction, version
-from tollway.daemon.ledger.wal import Checkpoints
+from tollway.daemon.ledger.wal import Checkpoints, Turns
 from tollway.providers.errors import GatewayError
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Writer:
 
     `resolve` is called on the event loop of the operations' futures, once for each group.
     `problem` says while the file cannot be written why not. `refusals` counts those written,
-    `commits` transactions, `recovered` the open calls that the file had at the start.
+    `recovered` the open calls that the file had at the start.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Writer:
         self._retry_at: float | None = None
         self._stop: Stop | None = None
         self._stop_by = 0.0
-        self.commits = 0
+        self._turns = Turns()
         self._look_at = 0.0
         self.problem: faults.Problem | None = faults.opening(path)
         self.recovered = 0
@@ -82,6 +82,11 @@ class Writer:
     def backlog(self) -> int:
         """How many operations are not committed yet."""
         return self._queue.qsize() + len(self._pending)
+
+    @property
+    def commits(self) -> int:
+        """How many transactions there were."""
+        return self._turns.begun
 
     @property
     def wal_bytes(self) -> int:
@@ -206,16 +211,15 @@ class Writer:
         assert self._db is not None  # noqa: S101 - `_turn` has opened it
         self._book = self._book or Book(self._db)
         try:
-            with transaction(self._db):
+            with self._turns.write(self._db):
                 self._book.write(group)
         except BaseException:
             self._book = None  # what it believes is written has been rolled back
             raise
-        self.commits += 1
 
     def _probe(self) -> None:
         assert self._db is not None  # noqa: S101 - `_turn` has opened it
-        with transaction(self._db):
+        with self._turns.write(self._db):
             self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'")
 
     def _tell(self, done: Done) -> None:
@@ -289,7 +293,7 @@ class Writer:
         self._book = Book(db)
         self._identity = _identity(path)
         self._first = False
-        self._checkpoints = Checkpoints(path, lambda: self.commits)
+        self._checkpoints = Checkpoints(path, self._turns)
         self._checkpoints.start()
 
     def _check_place(self) -> None:

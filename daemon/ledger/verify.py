@@ -107,51 +107,56 @@ def _orphans(db: sqlite3.Connection) -> Iterator[Difference]:
 
 
 def _call_sums(db: sqlite3.Connection) -> Iterator[Difference]:
-    differs = " OR ".join(f"c.{name} <> coalesce(s.{name}, 0)" for name in CALL_SUMS)
-    pairs = ", ".join(f"c.{name}, coalesce(s.{name}, 0)" for name in CALL_SUMS)
+    # CROSS JOIN keeps the order: attempts as they lie, each call looked up. The other way round
+    # SQLite would build an index of all attempts' sums in memory first.
+    differs = " OR ".join(f"c.{name} <> s.{name}" for name in CALL_SUMS)
+    pairs = ", ".join(f"c.{name}, s.{name}" for name in CALL_SUMS)
     rows = db.execute(
-        f"SELECT c.id, {pairs} FROM calls c"  # noqa: S608 - our own names
-        f" LEFT JOIN ({OF_ATTEMPTS}) s ON s.call = c.seq WHERE {differs} LIMIT {_MOST}"
+        f"SELECT c.id, {pairs} FROM ({OF_ATTEMPTS}) s"  # noqa: S608 - our own names
+        f" CROSS JOIN calls c ON c.seq = s.call WHERE {differs} LIMIT {_MOST}"
     )
     for call_id, *values in rows:
         said = _unequal(CALL_SUMS, values[::2], values[1::2])
         yield Difference("call sums", call_id, f"the call says {said} by its attempts", True)
+    some = " OR ".join(f"c.{name} <> 0" for name in CALL_SUMS)
+    for (call_id,) in db.execute(
+        f"SELECT c.id FROM calls c WHERE ({some})"  # noqa: S608
+        f" AND NOT EXISTS (SELECT 1 FROM attempts t WHERE t.call = c.seq) LIMIT {_MOST}"
+    ):
+        yield Difference("call sums", call_id, "the call has sums, but no attempts", False)
 
 
 def _roll_ups(db: sqlite3.Connection) -> Iterator[Difference]:
-    columns = ", ".join(("quarter_ms", "account", *ROLL_UP))
-    stored = (
-        f"SELECT {columns} FROM spend_quarter WHERE quarter_ms >="  # noqa: S608 - our own names
-        " (SELECT value FROM meta WHERE name = 'pruned_before_ms')"
+    columns = ", ".join(f"{name} INTEGER" for name in ("quarter_ms", "account", *ROLL_UP))
+    # Of the connection alone, and in the order in which it is filled.
+    db.execute(
+        f"CREATE TEMP TABLE expected ({columns}, PRIMARY KEY (quarter_ms, account))"
+        " STRICT, WITHOUT ROWID"
     )
-    for first, second in ((ROLL_UPS, stored), (stored, ROLL_UPS)):
-        # In both directions: a row that differs is in each, one that is missing in one.
-        for quarter_ms, account, *wanted in db.execute(
-            f"SELECT * FROM ({first}) EXCEPT SELECT * FROM ({second}) LIMIT {_MOST}"  # noqa: S608
-        ):
-            found = db.execute(
-                f"SELECT {', '.join(ROLL_UP)} FROM spend_quarter"  # noqa: S608
-                " WHERE quarter_ms = ? AND account = ?",
-                (quarter_ms, account),
-            ).fetchone()
-            subject = f"quarter {quarter_ms} of account {account}"
-            if first is ROLL_UPS and found:
-                message = f"the roll-up says {_unequal(ROLL_UP, found, wanted)} by the rows"
-            elif first is ROLL_UPS:
-                message = "the roll-up of these rows is missing"
-            elif _has_rows(db, quarter_ms, account):
-                continue  # reported above
-            else:
-                message = "there is a roll-up, but no row for it"
-            yield Difference("roll-up", subject, message, repairable=True)
+    db.execute(f"INSERT INTO expected {ROLL_UPS}")
+    both = "e.quarter_ms = s.quarter_ms AND e.account = s.account"
+    differs = " OR ".join(f"s.{name} <> e.{name}" for name in ROLL_UP)
+    pairs = ", ".join(f"s.{name}, e.{name}" for name in ROLL_UP)
+    for quarter_ms, account, *values in db.execute(
+        f"SELECT e.quarter_ms, e.account, {pairs} FROM expected e"  # noqa: S608
+        f" LEFT JOIN spend_quarter s ON {both} WHERE s.account IS NULL OR {differs} LIMIT {_MOST}"
+    ):
+        message = "the roll-up of these rows is missing"
+        if values[0] is not None:
+            said = _unequal(ROLL_UP, values[::2], values[1::2])
+            message = f"the roll-up says {said} by the rows"
+        yield Difference("roll-up", _quarter(quarter_ms, account), message, True)
+    for quarter_ms, account in db.execute(
+        "SELECT s.quarter_ms, s.account FROM spend_quarter s"  # noqa: S608
+        f" LEFT JOIN expected e ON {both} WHERE e.account IS NULL AND s.quarter_ms >="
+        f" (SELECT value FROM meta WHERE name = 'pruned_before_ms') LIMIT {_MOST}"
+    ):
+        message = "there is a roll-up, but no row for it"
+        yield Difference("roll-up", _quarter(quarter_ms, account), message, True)
 
 
-def _has_rows(db: sqlite3.Connection, quarter_ms: int, account: int) -> bool:
-    found = db.execute(
-        f"SELECT 1 FROM ({ROLL_UPS}) WHERE quarter_ms = ? AND account = ?",  # noqa: S608
-        (quarter_ms, account),
-    )
-    return found.fetchone() is not None
+def _quarter(quarter_ms: int, account: int) -> str:
+    return f"quarter {quarter_ms} of account {account}"
 
 
 def _unequal(names: tuple[str, ...], found: list[int], wanted: list[int]) -> str:

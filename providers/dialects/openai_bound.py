@@ -79,6 +79,7 @@ def bound(call: Call) -> Bound:
         input=tokens,
         output=0 if embeds else call.output_limit,
         choices=1 if embeds else _choices(call, body),
+        prompts=1 if call.endpoint == "chat" else _prompts(body[prompt]) if prompt in body else 1,
         by_window=tally.by_window or body.get("chat_template") is not None,
         unbounded=tuple(dict.fromkeys([*tally.unbounded, *_raises_the_bill(body)])),
     )
@@ -310,6 +311,13 @@ def _texts(tally: Tally, texts: object) -> int:
         else:
             total += PART + (len(text) if type(text) is list else tally.text(text))
     return total
+
+
+def _prompts(texts: object) -> int:
+    """Return how many inputs there are; a list of tokens is one."""
+    if type(texts) is not list or all(type(text) is int for text in texts):
+        return 1
+    return len(texts)
 
 
 def _choices(call: Call, body: dict[str, Any]) -> int:

@@ -46,6 +46,11 @@ def own_limit(quirks: frozenset[str], endpoint: Endpoint) -> int | None:
     return 16 if endpoint == "completions" and STOPS_AT_16 in quirks else None
 
 
+def takes_zero(quirks: frozenset[str]) -> bool:
+    """Whether `max_tokens: 0` means no output; to Ollama's runner it means no limit."""
+    return STOPS_AT_16 in quirks
+
+
 def is_asked_for_usage(quirks: frozenset[str]) -> bool:
     """Whether a stream's usage must be, and may be, asked for."""
     return UNASKED_USAGE not in quirks

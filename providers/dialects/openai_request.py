@@ -141,7 +141,8 @@ def _output_limit(endpoint: Endpoint, known: dict[str, Field]) -> int | None:
     """Return the limit; of two the larger, since a provider may go by either."""
     decoder = _LIMIT_OR_0 if endpoint == "completions" else _LIMIT
     given = [_take(decoder, known, name) for name in _LIMITS]
-    return max((limit for limit in given if limit is not None), default=None)
+    # A completion may ask for no token at all; who does not know that 0 gets 1 (see `edited`).
+    return max((max(limit, 1) for limit in given if limit is not None), default=None)
 
 
 def _choices(endpoint: Endpoint, known: dict[str, Field]) -> int:
@@ -189,6 +190,9 @@ def _edit_limit(
 ) -> None:
     given = [name for name in _LIMITS if name in known and not _is_null(known[name])]
     lost = _LIMITS[0] in given and quirk.misses_new_limit(edits.quirks, call.endpoint)
+    if call.endpoint == "completions" and not quirk.takes_zero(edits.quirks):
+        zeros = [name for name in given if bytes(known[name].raw) == b"0"]
+        values.update(dict.fromkeys(zeros, b"1"))
     limit = edits.output_limit
     if limit is None:
         if not lost:

@@ -366,7 +366,7 @@ def gate_of(setup: dict[str, Any], folder: Path) -> Gate:
 
 def levels(setup: dict[str, Any]) -> list[tuple[list[str], list[str]]]:
     """Return what each level that says anything allows and excepts, by the rule's own words."""
-    said = [(setup["key"], [])] if setup["key"] else []
+    said: list[tuple[list[str], list[str]]] = [(setup["key"], [])] if setup["key"] else []
     for level in ("user", "project", "team"):
         groups = [setup["groups"][number] for number in setup[level]]
         if groups:
