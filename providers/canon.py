@@ -70,6 +70,7 @@ class Call(msgspec.Struct, frozen=True):
     wants_usage: bool = False  # the client asked for the usage chunk of a stream
     output_limit: int | None = None  # tokens per choice, as the client wrote it
     choices: int = 1  # answers asked for: `n`, for each prompt of a completion
+    scan: object = None  # the dialect's own: what `peek` found in `body`, so that `edit` need not
 
 
 class Tier(msgspec.Struct, frozen=True):

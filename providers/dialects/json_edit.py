@@ -7,7 +7,6 @@ and so is one that only a parser that ignores case would take for another.
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -32,7 +31,7 @@ _STRING = msgspec.json.Decoder(str)
 _WHY = {"Input data was truncated": "it is cut short, or holds half a character"}
 
 
-class Field(NamedTuple):
+class Field(msgspec.Struct, frozen=True, gc=False):
     """Where a member of an object stands: its key from `key` on, its value `start` to `end`."""
 
     key: int
@@ -56,10 +55,12 @@ def fields(body: bytes, *, where: str = "") -> dict[str, Field]:
     at = 0
     for name, raw in _members(body, where).items():
         key = _KEY.match(body, at)
-        start = key.end() if key else at
+        if key is None or not _says(key[1], name):
+            raise _twice(body, at, where, found)
+        start = key.end()
         # A JSON value is no other value's beginning (but a number: then no comma follows), so
         # equal bytes here mean that this is the value that was read, and no earlier one.
-        if key is None or not _says(key[1], name) or not body.startswith(raw, start):
+        if not body.startswith(raw, start):
             raise _twice(body, at, where, found)
         at = start + memoryview(raw).nbytes
         found[name] = Field(key.start(1), start, at, raw)

@@ -32,7 +32,7 @@ _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "input_text", "output_te
 _URLS = frozenset({"url", "image_url", "video_url", "audio_url", "file_url"})
 _IDS = frozenset({"id", "file_id"})
 _TOOL_TYPES = frozenset({None, "function", "custom"})
-_TIERS = frozenset({None, "auto", "default", "standard", "standard_only", "flex", "on_demand"})
+_TIERS = frozenset({"auto", "default", "standard", "standard_only", "flex", "on_demand"})
 # Fields that no template prints.
 _UNPRINTED = frozenset({"model", "stream", "stream_options"})
 # Fields that raise the bill past any number of tokens, or past the limits that we read.
@@ -62,8 +62,9 @@ def bound(call: Call) -> Bound:
     tally = Tally()
     tokens = CALL if call.endpoint == "chat" else PART
     prompt = {"chat": "messages", "completions": "prompt", "embeddings": "input"}[call.endpoint]
+    tally.strings += len(body)
     for key, value in body.items():
-        tokens += tally.text(key)
+        tokens += tally.text_bytes(key)
         if key == prompt:
             tokens += _messages(tally, value) if key == "messages" else _texts(tally, value)
         elif key in _UNPRINTED:
@@ -81,7 +82,7 @@ def bound(call: Call) -> Bound:
         choices=1 if embeds else _choices(call, body),
         prompts=1 if call.endpoint == "chat" else _prompts(body[prompt]) if prompt in body else 1,
         by_window=tally.by_window or body.get("chat_template") is not None,
-        unbounded=tuple(dict.fromkeys([*tally.unbounded, *_raises_the_bill(body)])),
+        unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body))),
     )
 
 
@@ -226,8 +227,9 @@ def _messages(tally: Tally, messages: list[object]) -> int:
             total += tally.printed(message)
             continue
         result = message.get("role") in ("tool", "function")
+        tally.strings += len(message)
         for key, value in message.items():
-            total += tally.text(key)
+            total += tally.text_bytes(key)
             if key == "content":
                 total += _content(tally, value, result=result)
             elif key in ("tool_calls", "function_call"):
@@ -327,9 +329,9 @@ def _choices(call: Call, body: dict[str, Any]) -> int:
 
 
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
-    named = [name for name in UNBOUNDED if body.get(name) not in (None, False, [])]
+    named = [name for name in UNBOUNDED if name in body and body[name] not in (None, False, [])]
     tier = body.get("service_tier")
-    if not isinstance(tier, str | None) or tier not in _TIERS:
+    if tier is not None and (type(tier) is not str or tier not in _TIERS):
         named.append("service_tier")
     modalities = body.get("modalities")
     if modalities is not None and modalities != ["text"]:

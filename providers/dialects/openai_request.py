@@ -1,7 +1,7 @@
 """What the gate must know of an OpenAI request, and the few edits on its way to a provider."""
 
 import re
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -36,7 +36,7 @@ _Texts = str | list[str | int | _Tokens]
 
 _MODEL = msgspec.json.Decoder(str)
 _FLAG = msgspec.json.Decoder(bool | None)
-_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_ARRAY = ord("[")
 _TEXTS = msgspec.json.Decoder(_Texts)
 _CHOICES = msgspec.json.Decoder(Annotated[int, Meta(ge=1, le=128)] | None)
 _BEST_OF = msgspec.json.Decoder(Annotated[int, Meta(ge=0, le=128)] | None)
@@ -60,6 +60,13 @@ _WORDS = {
 _T = TypeVar("_T")
 
 
+class _Scan(NamedTuple):
+    """The fields of a body; a call that was given another body has another scan."""
+
+    body: bytes
+    fields: dict[str, Field]
+
+
 def peek(endpoint: Endpoint, body: bytes) -> Call:
     """Return what the gate must know of a body.
 
@@ -79,9 +86,10 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         raise RequestInvalid("`model` must not be empty", param="model")
     if endpoint == "embeddings":
         _need(_TEXTS, known, "input")
-        return Call(endpoint=endpoint, dialect=NAME, model=model, body=body)
-    if endpoint == "chat":
-        _need(_LIST, known, "messages")
+        scan = _Scan(body, known)
+        return Call(endpoint=endpoint, dialect=NAME, model=model, body=body, scan=scan)
+    if endpoint == "chat" and ("messages" not in known or body[known["messages"].start] != _ARRAY):
+        raise _wrong("messages", known)
     stream = bool(_take(_FLAG, known, "stream"))
     return Call(
         endpoint=endpoint,
@@ -92,6 +100,7 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         wants_usage=stream and _wants_usage(known),
         output_limit=_output_limit(endpoint, known),
         choices=_choices(endpoint, known),
+        scan=_Scan(body, known),
     )
 
 
@@ -111,8 +120,13 @@ def _values(text: bytes) -> int:
 
 def _need(decoder: msgspec.json.Decoder[_T], known: dict[str, Field], name: str) -> _T:
     if name not in known:
-        raise RequestInvalid(f"`{name}` is missing; it must be {_WORDS[name]}", param=name)
+        raise _wrong(name, known)
     return _decode(decoder, known[name], name)
+
+
+def _wrong(name: str, known: dict[str, Field]) -> RequestInvalid:
+    missing = "" if name in known else "is missing; it "
+    return RequestInvalid(f"`{name}` {missing}must be {_WORDS[name]}", param=name)
 
 
 def _take(decoder: msgspec.json.Decoder[_T], known: dict[str, Field], name: str) -> _T | None:
@@ -124,7 +138,7 @@ def _decode(decoder: msgspec.json.Decoder[_T], field: Field, name: str) -> _T:
     try:
         return decoder.decode(field.raw)
     except (msgspec.ValidationError, ValueError):
-        raise RequestInvalid(f"`{name}` must be {_WORDS[name]}", param=name) from None
+        raise _wrong(name, {name: field}) from None
 
 
 def _wants_usage(known: dict[str, Field]) -> bool:
@@ -169,7 +183,8 @@ def edited(call: Call, edits: Edits) -> bytes:
     Where the target takes no `max_completion_tokens`, the client's becomes `max_tokens`: DeepSeek
     ignores the newer field in silence, so that the answer, and its bill, would have no end.
     """
-    known = fields(call.body)
+    scan = call.scan
+    known = scan.fields if isinstance(scan, _Scan) and scan.body is call.body else fields(call.body)
     values: dict[str, bytes] = {}
     renames: dict[str, str] = {}
     if edits.model != call.model:

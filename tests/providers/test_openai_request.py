@@ -44,7 +44,7 @@ def test_null_is_as_good_as_missing() -> None:
     nothing: dict[str, Any]
     nothing = dict.fromkeys(["stream", "stream_options", "n", "max_tokens", "best_of"])
     call = peek(**nothing, max_completion_tokens=None)
-    assert call == msgspec.structs.replace(peek(), body=call.body)
+    assert call == msgspec.structs.replace(peek(), body=call.body, scan=call.scan)
 
 
 def test_of_two_limits_the_larger_counts() -> None:
