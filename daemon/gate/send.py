@@ -11,12 +11,9 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-<<<<<<< HEAD
 import msgspec
 
-=======
 from tollway.daemon.errors import LedgerUnavailable
->>>>>>> 2450018 (wip)
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.budget import worst
