@@ -149,15 +149,16 @@ class Writer:
         elif pending or self._stop:
             wait = 0.0
         with suppress(queue.Empty):
-            operation = self._queue.get(timeout=wait)
+            self._add(self._queue.get(timeout=wait))
             for _ in range(_GROUP):
-                if isinstance(operation, Stop):
-                    self._stop, self._retry_at = operation, None
-                    self._stop_by = time.monotonic() + _CLOSE_WITHIN_S
-                else:
-                    pending.append(operation)
-                operation = self._queue.get_nowait()
-            pending.append(operation)
+                self._add(self._queue.get_nowait())
+
+    def _add(self, operation: Operation) -> None:
+        if isinstance(operation, Stop):
+            self._stop, self._retry_at = operation, None
+            self._stop_by = time.monotonic() + _CLOSE_WITHIN_S
+        else:
+            self._pending.append(operation)
 
     def _turn(self) -> None:
         """Write everything pending; on a failure set the time of the next try."""
@@ -170,14 +171,18 @@ class Writer:
             while group := self._pending[:_GROUP]:
                 done = self._commit(group)
                 del self._pending[: len(group)]
+                if not self._pending:
+                    self._healed()  # before anyone who waited for it can ask
                 self._tell(done)
+            self._healed()
         except Exception as fault:  # noqa: BLE001 - the thread must outlive whatever is wrong
             self._failed(fault)
-        else:
-            if self._failures:
-                log.warning("the ledger `%s` can be written again", self._path)
-            self._failures = 0
-            self._busy_since = self._retry_at = self.problem = None
+
+    def _healed(self) -> None:
+        if self._failures:
+            log.warning("the ledger `%s` can be written again", self._path)
+        self._failures = 0
+        self._busy_since = self._retry_at = self.problem = None
 
     def _commit(self, group: Sequence[Operation]) -> Done:
         try:
