@@ -33,7 +33,7 @@ CHAT = "/v1/chat/completions"
 COMMANDS = (
     *("status", "doctor", "config check", "config show", "config show --effective"),
     *("config history", "secrets list", "keys list", "keys show laptop", "users list"),
-    *("providers list", "providers test env", "routes list", "routes explain all"),
+    *("providers list", "providers test env", "routes list", "routes explain --model all"),
     *("models list", "models ps", "spend", "spend --by key,model", "logs", "ledger verify"),
     *("reload", "chat -m env/right Hello", "chat -m env/status-400 Hello"),
 )
@@ -206,16 +206,16 @@ def calls(host: str) -> dict[str, str]:
             for stream in (False, True):
                 body = json.dumps({**said, "model": f"{provider}/{model}", "stream": stream})
                 found[f"{provider}/{model} {stream}"] = request(host, body.encode())
-    body = json.dumps({**said, "model": "all"}).encode()
-    found["route"] = request(host, body)
+    route = json.dumps({**said, "model": "all"}).encode()
+    found["route"] = request(host, route)
     found["no json"] = request(host, f'{{"model": "{PROMPT}'.encode())
     found["wrong type"] = request(host, json.dumps({**said, "model": "env/m",
                                                     "n": PROMPT}).encode())  # fmt: skip
-    found["wrong key"] = request(host, body, Authorization=f"Bearer {WRONG}")
-    found["two keys"] = request(host, body, x_api_key=WRONG)
-    found["key in the query"] = request(host, body, f"{CHAT}?key={WRONG}")
-    found["key in the path"] = request(host, body, f"/v1/{WRONG}")
-    found["right key in the query"] = request(host, body, f"{CHAT}?key={KEY}", Authorization="-")
+    found["wrong key"] = request(host, route, Authorization=f"Bearer {WRONG}")
+    found["two keys"] = request(host, route, x_api_key=WRONG)
+    found["key in the query"] = request(host, route, f"{CHAT}?key={WRONG}")
+    found["key in the path"] = request(host, route, f"/v1/{WRONG}")
+    found["right key in the query"] = request(host, route, f"{CHAT}?key={KEY}", Authorization="-")
     found["key as model"] = request(host, json.dumps({**said, "model": KEY}).encode())
     return found
 
