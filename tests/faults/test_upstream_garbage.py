@@ -1,0 +1,235 @@
+"""Whatever an upstream does: a right answer or a right error in bounded time, and clean books."""
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from gateway import (
+    DONE,
+    HEAD,
+    SSE,
+    USED,
+    WHOLE,
+    Gateway,
+    body,
+    chunk,
+    error,
+    gateway,
+    whole,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shell import until
+from upstreams import Peer, Step, answer, chunked, drips, floods, reads, resets, says, stalls
+
+from tollway.daemon.ledger.calls import CallRow, recent
+from tollway.daemon.ledger.verify import verify
+from tollway.providers.http.client import HttpTransport
+
+QUICK = 'timeout = { connect = "2s", first = "400ms", idle = "400ms" }'
+JSON = "Content-Type: application/json"
+
+
+@contextlib.asynccontextmanager
+async def before(script: Sequence[Step], **options: str) -> AsyncIterator[Gateway]:
+    """Yield a gateway before a bad upstream; afterwards nothing of its calls is left."""
+    async with gateway([script], provider=options.pop("provider", QUICK), **options) as gate:
+        yield gate
+        await clean(gate)
+
+
+async def clean(gate: Gateway) -> None:
+    """Return once nothing is held, open, or running; what is counted agrees with the rows."""
+    daemon = gate.daemon.server.daemon
+    await until(lambda: daemon.active == 0 and not daemon.exchanges)
+    assert gate.held() == 0
+    path = daemon.ledger.path
+    await until(lambda: all(row.state != "open" for row in rows(gate)))
+    await until(lambda: verify(path) == [])
+    settled = {state.settled_nanousd for state in daemon.gate.purse.states()}
+    assert settled == {sum(row.cost_nanousd for row in rows(gate))}
+    transport = daemon.transport
+    assert isinstance(transport, HttpTransport)
+    await until(lambda: transport.open_connections == transport.idle_connections)
+
+
+def rows(gate: Gateway) -> list[CallRow]:
+    """Return all calls."""
+    return recent(gate.daemon.server.daemon.ledger.path, limit=1000)
+
+
+BAD = {
+    "silence": ([reads(), stalls()], 504),
+    "hangs up": ([reads()], 502),
+    "resets": ([reads(), resets()], 502),
+    "resets before it reads": ([resets()], 502),
+    "no HTTP": ([reads(), says(b"SSH-2.0-OpenSSH_9.6\r\n")], 502),
+    "TLS": ([reads(), says(b"\x15\x03\x01\x00\x02\x02\x46")], 502),
+    "zeros": ([reads(), floods(bytes(4096))], 502),
+    "endless headers": ([reads(), says(b"HTTP/1.1 200 OK\r\n"), floods(b"X-A: b\r\n" * 500)], 502),
+    "half a head": ([reads(), says(b"HTTP/1.1 200 OK\r\nContent-Ty")], 502),
+    "a head and silence": ([reads(), says(b"HTTP/1.1 200 OK\r\nContent-Ty"), stalls()], 504),
+    "half a body": ([reads(), says(whole()[:-20])], 502),
+    "half a body and silence": ([reads(), says(whole()[:-20]), stalls()], 504),
+    "two lengths": ([reads(), says(whole(WHOLE, "Content-Length: 3"))], 502),
+    "a length and chunks": ([reads(), says(whole(WHOLE, "Transfer-Encoding: chunked"))], 502),
+    "bad chunks": ([reads(), says(chunked(WHOLE).replace(b"\r\n\r\n", b"\r\n\r\nzz", 1))], 502),
+    "nothing": ([reads(), says(whole(b""))], 502),
+    "HTML": ([reads(), says(answer(b"<html>Login</html>", "Content-Type: text/html"))], 502),
+    "a list": ([reads(), says(whole(b"[1,2]"))], 502),
+    "a number": ([reads(), says(whole(b"7"))], 502),
+    "no choices": ([reads(), says(whole(b'{"id":"x"}'))], 502),
+    "choices of no list": ([reads(), says(whole(b'{"choices":7}'))], 502),
+    "half a character": ([reads(), says(whole(b'{"choices":[{"message":"\xc3"}]'))], 502),
+    "deep": ([reads(), says(whole(b"[" * 200_000))], 502),
+    "204": ([reads(), says(b"HTTP/1.1 204 No Content\r\n\r\n")], 502),
+    "101": ([reads(), says(b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n")], 502),
+    "a redirect": ([reads(), says(answer(b"", "Location: /", status="302 F"))], 502),
+    "an error": ([reads(), says(whole(b'{"error":{"message":"No"}}'))], 502),
+    "an error of 999": ([reads(), says(whole(b"{}", status="999 What"))], None),
+    "a refusal cut short": ([reads(), says(whole(b'{"error', status="503 Busy")[:-3])], 503),
+    "a refusal of zeros": ([reads(), says(answer(bytes(5000), status="500 No"))], 500),
+    "bad gzip": ([reads(), says(whole(WHOLE, "Content-Encoding: gzip"))], 502),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("how", BAD)
+async def test_a_bad_upstream_is_a_clear_error(how: str, stream: bool) -> None:
+    """A status, a body in the caller's dialect, a row; and the next call is served afresh."""
+    script, status = BAD[how]
+    async with before(script) as gate:
+        reply = await gate.ask(body(stream))
+        told = error(reply)
+        assert told["source"] == "provider"
+        assert told["message"]
+        assert told["request_id"] == reply.headers["x-tollway-request-id"]
+        assert status is None or reply.status == status
+        assert reply.status >= 500
+        row = await gate.row(reply)
+        assert row.call.state == "settled"
+        assert row.call.ending != "answered"
+
+
+STREAMS = {
+    "cut in an event": [says(HEAD + chunk("He") + chunk("llo")[:-9])],
+    "cut in a character": [says(HEAD + chunk("He") + b'data: {"choices":[{"delta":"\xe2\x82')],
+    "no end": [says(HEAD + chunk("He"))],
+    "silence": [says(HEAD + chunk("He")), stalls()],
+    "reset": [says(HEAD + chunk("He")), resets()],
+    "garbage, then its end": [says(HEAD + chunk("He") + b"\x00\xff" * 500)],
+    "no length in its chunks": [says(b"HTTP/1.1 200 OK\r\n" + SSE.encode()
+        + b"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" + b"zz\r\n")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", STREAMS)
+async def test_a_stream_that_breaks_ends_with_an_error_and_a_bill(how: str) -> None:
+    """An error event and no end mark, where something had been shown; an error where not."""
+    async with before([reads(), *STREAMS[how]]) as gate:
+        reply = await gate.ask(body(stream=True))
+        assert b"[DONE]" not in reply.body + reply.rest
+        assert b'"error"' in reply.body + reply.rest
+        row = await gate.row(reply)
+        assert row.call.ending in {"upstream_broke", "upstream_timeout", "garbage"}
+        assert row.call.estimated
+        assert row.call.cost_nanousd > 0
+
+
+async def test_nobody_there_is_told_at_once() -> None:
+    """A port where nothing listens, and a name that is none: 502, nothing sent, nothing billed."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}/v1", "http://no-such-host.invalid/v1"):
+        more = f'[providers.down]\nkind = "openai"\nbase_url = "{url}"\n{QUICK}\n'
+        more += '[prices."down/*"]\ninput = 1\noutput = 2\n'
+        async with before([reads()], more=more) as gate:
+            reply = await gate.ask(body(model="down/m"))
+            assert (reply.status, error(reply)["code"]) in (
+                (502, "upstream_unreachable"), (504, "upstream_timeout"),
+            )  # fmt: skip
+            assert (await gate.row(reply)).call.cost_nanousd == 0
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(
+    pieces=st.lists(
+        st.sampled_from(
+            [chunk("Hi"), chunk(finish="stop"), USED, DONE, b"data: {}\n\n", b": c\n\n", b"\n\n",
+             b"data: [1]\n\n", b'data: {"choices":{}}\n\n', b'data: {"choices":[7]}\n\n',
+             b'data: {"choices":[{"delta":{"tool_calls":{}}}]}\n\n', b"event: error\ndata: x\n\n",
+             b'data: {"usage":[]}\n\n', b'data: {"usage":{"prompt_tokens":-1}}\n\n',
+             b'data: {"usage":{"prompt_tokens":1e99,"completion_tokens":"x"}}\n\n', b"\xff\xfe\n\n",
+             b'data: {"id":7,"choices":[{"index":"x","delta":null}]}\n\n', b"data: null\n\n",
+             b"id: 1\nretry: 2\n\n", b"data:" + b"x" * 5000 + b"\n\n"]
+        ), max_size=6,
+    ),
+    stream=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+async def test_any_events_in_any_order_leave_clean_books(
+    pieces: list[bytes], stream: bool, seed: int
+) -> None:
+    """Cut anywhere: the client's stream ends properly, and all of it is accounted for."""
+    text = HEAD + b"".join(pieces)
+    chance = random.Random(seed)  # noqa: S311 - must repeat itself
+    marks = sorted({len(HEAD), *(chance.randrange(len(text)) for _ in range(5)), len(text)})
+    cut = [text[a:b] for a, b in zip([0, *marks], marks, strict=False)]
+    async with before([reads(), drips(cut)]) as gate:
+        reply = await gate.ask(body(stream))
+        assert reply.status in {200, 400, 502}
+        if reply.status == 200:
+            said = reply.body + reply.rest
+            assert said.endswith(b"0\r\n\r\n")
+            whole_answer = b"data: [DONE]" in said or b'"stop"' in said
+            assert whole_answer or b'"error"' in said or b"event: error" in said
+
+
+async def leave(gate: Gateway, data: bytes, seen: asyncio.Event | None) -> None:
+    """Begin a call, wait for a moment of it, and hang up."""
+    client = await gate.daemon.connect()
+    await client.send(head_of(gate, data) + data)
+    if seen:
+        await seen.wait()
+    client.close()
+
+
+def head_of(gate: Gateway, data: bytes) -> bytes:
+    """Return a call's head."""
+    return (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {gate.daemon.host.decode()}\r\n"
+        f"Authorization: Bearer tw-{'k' * 40}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 3))
+async def test_a_client_that_leaves_at_any_moment_leaves_clean_books(turns: int) -> None:
+    """After any number of turns of the loop: also between admission and sending."""
+    async with before([reads(), drips([HEAD, chunk("He"), chunk("llo"), USED, DONE])]) as gate:
+        for stream in (False, True):
+            client = await gate.daemon.connect()
+            data = body(stream)
+            await client.send(head_of(gate, data) + data)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            client.writer.transport.abort()
+
+
+async def test_a_client_that_closes_its_sending_side_has_left() -> None:
+    """Half-closed is gone: the answer could not be told from one that nobody reads."""
+    heard = asyncio.Event()
+
+    async def hears(peer: Peer) -> None:
+        heard.set()
+
+    async with before([reads(), hears, stalls()], provider="") as gate:
+        client = await gate.daemon.connect()
+        data = body()
+        await client.send(head_of(gate, data) + data)
+        await heard.wait()
+        client.writer.write_eof()
+        await gate.ups[0].hung_up.wait()
+        assert (await gate.only_row()).call.ending == "client_left"
