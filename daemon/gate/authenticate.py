@@ -1,12 +1,12 @@
 """Who is calling: headers to `Caller`, before the body is read."""
 
 import hmac
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
 import msgspec
+from aiohttp import hdrs
 from multidict import MultiMapping
 
 from tollway.daemon.config.schema import Config, Key
@@ -16,7 +16,11 @@ from tollway.daemon.ledger.rows import Who
 
 PREFIX = "tw-"
 # Where client libraries put their key; `authorization` carries it behind "Bearer ".
-_HEADERS = ("x-tollway-key", "x-api-key", "api-key", "x-goog-api-key")
+# Names of this type, aiohttp's own, are compared without folding their case each time.
+_HEADERS = tuple(
+    type(hdrs.AUTHORIZATION)(name)
+    for name in ("x-tollway-key", "x-api-key", "api-key", "x-goog-api-key")
+)
 LOCAL_USER = "local"
 
 
@@ -62,7 +66,12 @@ class Keyring:
         return self._owner
 
     def find(
-        self, headers: MultiMapping[str], query: MultiMapping[str], now_s: float, *, owner: bool
+        self,
+        headers: MultiMapping[str],
+        query: MultiMapping[str] | None,
+        now_s: float,
+        *,
+        owner: bool,
     ) -> Caller:
         """Return who is calling.
 
@@ -74,7 +83,7 @@ class Keyring:
         """
         if self._open:
             return self._owner
-        secrets = set(_credentials(headers, query))
+        secrets = _credentials(headers, query)
         if not secrets:
             if owner:
                 return self._owner
@@ -99,21 +108,23 @@ class Keyring:
         return entry.caller
 
 
-def _credentials(headers: MultiMapping[str], query: MultiMapping[str]) -> Iterable[str]:
+def _credentials(headers: MultiMapping[str], query: MultiMapping[str] | None) -> set[str]:
     # All headers of a name: whose call it is must not depend on which of them is looked at.
-    for value in headers.getall("authorization", ()):
+    found = set()
+    for value in headers.getall(hdrs.AUTHORIZATION, ()):
         scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer" and token.strip().startswith(PREFIX):
-            yield token.strip()
+        if scheme.lower() == "bearer" and (token := token.strip()).startswith(PREFIX):
+            found.add(token)
     for name in _HEADERS:
         if name in headers:
-            for value in headers.getall(name):
-                if value.startswith(PREFIX):
-                    yield value.strip()
+            found.update(value.strip() for value in headers.getall(name) if _is_ours(value))
     if query:
-        for value in query.getall("key", ()):
-            if value.startswith(PREFIX):
-                yield value
+        found.update(filter(_is_ours, query.getall("key", ())))
+    return found
+
+
+def _is_ours(secret: str) -> bool:
+    return secret.startswith(PREFIX)
 
 
 def _end(key: Key, zone: ZoneInfo) -> float:

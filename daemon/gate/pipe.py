@@ -12,6 +12,8 @@ from tollway.providers.errors import GatewayError
 
 # A client that reads slowly stops the provider after so many bytes, not the memory.
 _HIGH = 256 * 1024
+_NEVER = float("inf")
+_TICK_S = 0.001  # uvloop's clock has whole milliseconds
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -23,7 +25,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Pipe:
-    """One producer, one consumer."""
+    """One producer, one consumer; all of the consumer's time-outs are of the same length."""
 
     def __init__(self) -> None:
         self.head: Head | None = None
@@ -33,8 +35,11 @@ class Pipe:
         self._ended = False
         self._closed = False
         self._error: GatewayError | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[bool] | None = None  # its result: whether something came
+        self._writer: asyncio.Future[bool] | None = None
+        # One timer for all waits, moved on when it fires: one for each cost 2 us an event.
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = _NEVER
 
     def open(self, head: Head) -> None:
         """Say which answer it will be. Only now may the client see anything of it."""
@@ -69,6 +74,9 @@ class Pipe:
         self._pieces.clear()
         self._size = 0
         self._wake(self._writer)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
 
     async def opened(self, timeout_s: float | None) -> Head | None:
         """Wait for the head; None when it has not come within `timeout_s`.
@@ -104,24 +112,29 @@ class Pipe:
 
     async def _wait(self, timeout_s: float | None) -> bool:
         loop = asyncio.get_running_loop()
-        self._reader = loop.create_future()
-        timer = loop.call_later(timeout_s, _expire, self._reader) if timeout_s else None
+        reader: asyncio.Future[bool] = loop.create_future()
+        self._reader = reader
+        self._due = loop.time() + timeout_s if timeout_s else _NEVER
+        if timeout_s and self._timer is None:
+            self._timer = loop.call_later(timeout_s, self._look, loop)
         try:
-            await self._reader
-        except TimeoutError:
-            return False
+            return await reader
         finally:
             self._reader = None
-            if timer:
-                timer.cancel()
-        return True
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the reader's wait if it is over; the next one that begins sets the timer anew."""
+        self._timer = None
+        reader = self._reader
+        if reader is None or reader.done() or self._due == _NEVER:
+            return
+        left = self._due - loop.time()
+        if left > _TICK_S:
+            self._timer = loop.call_later(left, self._look, loop)
+        else:
+            reader.set_result(False)
 
     @staticmethod
-    def _wake(waiter: asyncio.Future[None] | None) -> None:
+    def _wake(waiter: asyncio.Future[bool] | None) -> None:
         if waiter and not waiter.done():
-            waiter.set_result(None)
-
-
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
+            waiter.set_result(True)

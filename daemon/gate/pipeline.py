@@ -56,9 +56,8 @@ def _enter(request: web.Request) -> tuple[Gate, Caller]:
     gate = daemon.gate
     if daemon.draining:
         raise Draining("The gateway is stopping and takes no new calls")
-    caller = gate.keyring.find(
-        request.headers, request.rel_url.query, gate.now_s(), owner=request.app[OWNER]
-    )
+    query = request.rel_url.query if "?" in request.raw_path else None
+    caller = gate.keyring.find(request.headers, query, gate.now_s(), owner=request.app[OWNER])
     return gate, caller
 
 

@@ -1,6 +1,8 @@
-"""The client's side of a call: what comes out of the pipe goes to the client as it comes."""
+"""The client's side of a call: what comes out of the pipe goes to the client as it comes.
 
-import asyncio
+A client that reads nothing for too long is cut off by its connection (`EdgeLimits.unread_s`), not
+here: a time-out round each write cost 6 us an event.
+"""
 
 from aiohttp import web
 
@@ -8,8 +10,6 @@ from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.send import Exchange
 from tollway.providers.errors import GatewayError, UpstreamBroke
 
-# A client that takes nothing for so long has left without saying so.
-_WRITE_S = 120.0
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -35,7 +35,7 @@ async def relay(request: web.Request, exchange: Exchange, keepalive_s: float) ->
     error = await _copy(exchange, response, keepalive_s, silent=head is None)
     if error:
         event = exchange.dialect.error_event(error, exchange.call_id)
-        await _write(response, exchange.gate.mask(event.decode()).encode())
+        await response.write(exchange.gate.mask(event.decode()).encode())
     await response.write_eof()
     return response
 
@@ -54,19 +54,11 @@ async def _copy(
     """Copy the pipe until its end; return the error that ended it early, if one did."""
     try:
         if silent:
-            await _write(response, _KEEP_ALIVE)
+            await response.write(_KEEP_ALIVE)
         while (data := await exchange.pipe.get(keepalive_s)) is not None:
             if silent and exchange.pipe.head and not exchange.pipe.head.streamed:
                 return UpstreamBroke("The provider answered whole where a stream was asked for")
-            await _write(response, data or _KEEP_ALIVE)
+            await response.write(data or _KEEP_ALIVE)
     except GatewayError as error:
         return error
     return None
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    try:
-        async with asyncio.timeout(_WRITE_S):
-            await response.write(data)
-    except TimeoutError:
-        raise ConnectionResetError("The client reads nothing") from None
