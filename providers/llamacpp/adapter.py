@@ -158,14 +158,12 @@ class LocalModels:
 
     async def sweep(self) -> None:
         """Unload what was idle for too long and kill what hangs; done by itself now and then."""
-        due: list[Resident] = []
-        for resident in [*self._residents.values(), *self._retiring]:
+        everyone = [*self._residents.values(), *self._retiring]
+        for resident in everyone:
             resident.kill_if_hung()
-            model = resident.model
-            if resident.loaded and not resident.busy and not model.pinned:
-                due += [resident] if resident.idle_s >= model.idle_unload_s else []
-        for resident in due:
-            await resident.unload()
+        for resident in everyone:
+            if _spare(resident) and resident.idle_s >= resident.model.idle_unload_s:
+                await resident.unload()
 
     async def close(self) -> None:
         """End every worker. Running calls end with an error: drain first."""
@@ -214,8 +212,11 @@ class LocalModels:
             if free is None:
                 return
             out = make_room(need, free, self._loaded())
-            for name in out or ():
-                await self._residents[name].unload()
+            for other in [self._residents[name] for name in out or ()]:
+                # While those before it ended, it may have died or been called. One that is
+                # being loaded again waits for this very lock: never wait for it here.
+                if _spare(other):
+                    await other.unload()
             if out:
                 free = self._free(resident) or 0
             require_room(resident.model.name, info, context, free)
@@ -244,6 +245,11 @@ class LocalModels:
             for name, resident in self._residents.items()
             if resident.loaded
         ]
+
+
+def _spare(resident: Resident) -> bool:
+    """Return whether it is in memory and nobody would miss it now."""
+    return resident.loaded and not resident.busy and not resident.model.pinned
 
 
 def _log_fault(task: asyncio.Task[None]) -> None:

@@ -99,6 +99,7 @@ class Resident:
         self._around = around
         self._worker: Worker | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._admitted = False  # the load in progress has its room; from here on it is not cut
         self._stopping: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # whoever generates has it; asyncio's locks are fair
         self._deaths: deque[float] = deque(maxlen=around.limits.deaths)
@@ -162,7 +163,9 @@ class Resident:
                         self._load(), name=f"load {self.model.name}"
                     )
                     self._loading.add_done_callback(self._load_ended)
-                await asyncio.shield(self._loading)
+                await asyncio.wait([loading := self._loading])
+                if not loading.cancelled():  # else it was stopped before it took any memory
+                    loading.result()
 
     async def load(self) -> None:
         """Load it, forgetting that it failed before.
@@ -337,6 +340,7 @@ class Resident:
 
     def _load_ended(self, task: asyncio.Task[None]) -> None:
         self._loading = None
+        self._admitted = False
         self.reserved = 0
         if not task.cancelled() and (fault := task.exception()):
             told = self._stuck[0] if self._stuck else fault
@@ -363,6 +367,7 @@ class Resident:
             raise self._stay_failed(fault.message, fault.hint) from fault
         context = usable_context(info, self.model.context)
         await self._around.make_room(self, info, context)
+        self._admitted = True
         worker = await self._start()
         try:
             await worker.load(self._how_to_load(info, context), self._progress)
@@ -468,6 +473,9 @@ class Resident:
     async def _stop(self) -> None:
         try:
             if self._loading:
+                if not self._admitted:
+                    # It may wait behind a load that waits for us; whoever wants it loads it anew.
+                    self._loading.cancel()
                 await asyncio.wait([self._loading])
             if worker := self._worker:
                 self._set("draining")

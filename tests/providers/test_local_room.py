@@ -1,0 +1,131 @@
+"""Room for a model: what may happen to those that must go for it while it is made."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from local_models import Clock, chat, model, serving, until
+
+from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+
+WITHIN_S = 60.0  # a load takes one or two
+# A worker that is stopped must not be killed before its test lets it go on.
+LIMITS = Limits(back_off_s=(), sweep_s=3600, stop_within_s=WITHIN_S)
+MODELS = (model(name="old"), model(name="young"), model(name="new", context=4096))
+
+
+def state_of(local: LocalModels, name: str) -> ModelState:
+    """Return a model's state."""
+    return next(state for state in local.states() if state.name == name)
+
+
+def send(local: LocalModels, name: str, how: signal.Signals) -> None:
+    """Send a signal to a model's worker."""
+    pid = state_of(local, name).pid
+    assert pid is not None
+    os.kill(pid, how)
+
+
+@asynccontextmanager
+async def making_room(folder: Path) -> AsyncIterator[tuple[LocalModels, asyncio.Task[None]]]:
+    """Yield models of which "new" is being loaded, and waits until "old" has ended.
+
+    Both "old" and "young" were chosen to go for it, and "old" is stopped, so that it ends when
+    it is let go on; then there is room for all.
+    """
+    full = [True]
+
+    def changed(state: ModelState) -> None:
+        if (state.name, state.state) == ("old", "stopped"):
+            full[0] = False
+
+    clock = Clock()
+    async with serving(
+        folder, *MODELS, limits=LIMITS, clock=clock, on_change=changed,
+        memory=lambda: 0 if full[0] else 2**40,
+    ) as local:  # fmt: skip
+        full[0] = False
+        for name in ("old", "young"):
+            await local.load(name)
+            clock.now += 1
+        full[0] = True
+        send(local, "old", signal.SIGSTOP)
+        loading = asyncio.create_task(local.load("new"))
+        await until(lambda: state_of(local, "old").state == "draining")
+        yield local, loading
+        loading.cancel()
+        await asyncio.wait([loading])
+
+
+async def test_both_must_go(tmp_path: Path) -> None:
+    """What the other tests here begin with."""
+    async with making_room(tmp_path) as (local, loading):
+        send(local, "old", signal.SIGCONT)
+        async with asyncio.timeout(WITHIN_S):
+            await loading
+        assert state_of(local, "old").state == "stopped"
+        assert state_of(local, "young").state == "stopped"
+        assert state_of(local, "new").state == "ready"
+
+
+async def test_one_that_dies_and_is_loaded_again_meanwhile_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    """It waits for room itself, behind the one that would wait for it: no load would ever end."""
+    async with making_room(tmp_path) as (local, loading):
+        send(local, "young", signal.SIGKILL)
+        await until(lambda: state_of(local, "young").state == "failed")
+        again = asyncio.create_task(local.load("young"))
+        await until(lambda: state_of(local, "young").state == "starting")
+        send(local, "old", signal.SIGCONT)
+        async with asyncio.timeout(WITHIN_S):
+            await asyncio.gather(loading, again)
+        assert state_of(local, "new").state == "ready"
+        assert state_of(local, "young").state == "ready"
+
+
+async def test_a_load_that_waits_for_room_is_given_up_by_an_unload(tmp_path: Path) -> None:
+    """Nothing is in memory, so there is nothing to wait for; a caller has it loaded anew."""
+    async with making_room(tmp_path) as (local, loading):
+        send(local, "young", signal.SIGKILL)
+        await until(lambda: state_of(local, "young").state == "failed")
+        again = asyncio.create_task(local.load("young"))
+        await until(lambda: state_of(local, "young").state == "starting")
+        async with asyncio.timeout(WITHIN_S):
+            await local.unload("young")
+        assert state_of(local, "old").state == "draining"
+        assert not again.done()
+        send(local, "old", signal.SIGCONT)
+        async with asyncio.timeout(WITHIN_S):
+            await asyncio.gather(loading, again)
+        assert state_of(local, "young").state == "ready"
+
+
+async def test_one_that_is_called_meanwhile_stays(tmp_path: Path) -> None:
+    """A call may take minutes, and no other model could be loaded all that time."""
+    async with making_room(tmp_path) as (local, loading):
+        pid = state_of(local, "young").pid
+        answer = await local.send("young", "chat", chat("Tell a story.", max_tokens=1500))
+        send(local, "old", signal.SIGCONT)
+        async with asyncio.timeout(WITHIN_S):
+            await loading
+        assert state_of(local, "young").pid == pid
+        assert state_of(local, "young").state == "ready"
+        await answer.close()
+
+
+async def test_one_that_is_removed_meanwhile_is_no_fault(tmp_path: Path) -> None:
+    """A reload of the configuration can come at any time."""
+    async with making_room(tmp_path) as (local, loading):
+        await local.configure({one.name: one for one in MODELS if one.name != "young"})
+        send(local, "old", signal.SIGCONT)
+        async with asyncio.timeout(WITHIN_S):
+            await loading
+        assert [state.name for state in local.states()] == ["old", "new"]
+        assert state_of(local, "new").state == "ready"
