@@ -23,7 +23,7 @@ from tollway.daemon.ledger.derived import (
 )
 from tollway.daemon.ledger.lock import LedgerLock, holder
 from tollway.daemon.ledger.reading import reading
-from tollway.daemon.ledger.schema import OPEN, transaction
+from tollway.daemon.ledger.schema import ID_HEAD, OPEN, transaction
 
 _MOST = 100  # of one kind: a damaged file has millions
 _BUSY_S = 5.0
@@ -55,6 +55,7 @@ def verify(path: Path) -> list[Difference]:
         db.execute("BEGIN")
         return [
             *_orphans(db),
+            *_twice(db),
             *_call_sums(db),
             *_roll_ups(db),
             *_open(db, by.since_ms if by else None),
@@ -104,6 +105,16 @@ def _orphans(db: sqlite3.Connection) -> Iterator[Difference]:
     for table, _, parent, _ in db.execute("PRAGMA foreign_key_check").fetchmany(_MOST):
         message = f"a row of {table} points to a row of {parent} that is not there"
         yield Difference("orphan", table, message, repairable=False)
+
+
+def _twice(db: sqlite3.Connection) -> Iterator[Difference]:
+    # Through the index of the ids' heads, which is not unique; it has no index of whole ids.
+    head = ID_HEAD.replace("id", "c.id")
+    for (call_id,) in db.execute(
+        "SELECT DISTINCT c.id FROM calls c WHERE EXISTS (SELECT 1 FROM calls"  # noqa: S608
+        f" WHERE {ID_HEAD} = {head} AND seq > c.seq AND id = c.id) LIMIT {_MOST}"
+    ):
+        yield Difference("id", call_id, "more than one call has this id", repairable=False)
 
 
 def _call_sums(db: sqlite3.Connection) -> Iterator[Difference]:

@@ -53,7 +53,7 @@ class Checkpoints:
     """Keeps the log of the open ledger at `path` short, from `start` to `stop`.
 
     `wal_bytes` is how long the log is, `stuck` whether it has been over `most_bytes` for
-    `stuck_s`.
+    `stuck_s`, `done` how many checkpoints there were.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name="ledger-checkpoints", daemon=True)
         self.wal_bytes = 0
         self.stuck = False
+        self.done = 0
 
     def start(self) -> None:
         """Begin."""
@@ -117,6 +118,7 @@ class Checkpoints:
         _, whole, done = db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         self._last = self._turns.begun
         self._rest = done < whole
+        self.done += 1
 
     def _judge(self) -> None:
         if self.wal_bytes <= self._most_bytes:

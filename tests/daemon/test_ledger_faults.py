@@ -159,6 +159,21 @@ async def test_a_foreign_lock_refuses_admissions_and_keeps_settlements(tmp_path:
         await ledger.settle(closed(third), ended(attempt(third)))
 
 
+async def test_the_end_of_an_attempt_is_kept_though_the_next_is_refused(tmp_path: Path) -> None:
+    """The lock came between the two: what the first try cost is known, and is billed."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        call = opened(1)
+        await ledger.admit(call, attempt(call))
+        with foreign_transaction(ledger.path):
+            assert ledger.problem is None
+            with pytest.raises(LedgerUnavailable, match="another program holds it locked"):
+                await ledger.next_attempt(ended(attempt(call), 250), attempt(call, 2))
+            settled = ledger.settle(closed(call, "failed"), None)
+        await settled
+        assert await ledger.spent(BOX) == [250]
+        assert calls.one(ledger.path, call.id).call.attempts == 1
+
+
 async def test_a_full_disk_loses_nothing_and_heals(tmp_path: Path) -> None:
     """Admissions fail, endings wait; once there is room everything is in the file."""
     with small_disk(tmp_path / "disk", "2m") as folder:
@@ -274,10 +289,13 @@ async def test_a_ledger_that_is_removed_refuses_calls(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
         settled = ledger.settle(closed(call), ended(attempt(call)))
         assert "removed or replaced" in ledger.problem
+        healing = asyncio.create_task(ledger.ready())
+        await asyncio.wait([healing], timeout=1.0)  # it tries, but begins no ledger of its own
+        assert not healing.done()
         assert not path.exists()
         for name in os.listdir(kept):
             shutil.move(kept / name, tmp_path / name)
-        await ledger.ready()
+        await healing
         await settled
         assert ledger.problem is None
 
@@ -392,17 +410,19 @@ def test_no_checkpoint_begins_while_a_commit_could_start_the_log_afresh(tmp_path
     with logged(path) as db:
         checkpoints = Checkpoints(path, turns, every_s=0.01)
         checkpoints.start()
-        before = path.stat().st_size
         with turns.gate:  # a transaction has begun, and is not committed
             turns.begun += 1
             db.execute("INSERT INTO rows VALUES (zeroblob(200000))")
         with turns.write(db):  # one that wrote nothing leaves a log that may be checked in
             db.execute("SELECT * FROM rows").fetchall()
         threading.Event().wait(0.2)  # 20 chances; too few would only make the test weaker
-        assert path.stat().st_size == before
+        assert checkpoints.done == 0
         with turns.write(db):
             db.execute("INSERT INTO rows VALUES (1)")
-        wait_for(lambda: path.stat().st_size > 200_000)
+        wait_for(lambda: checkpoints.done > 0)
+        assert path.stat().st_size > 200_000
+        threading.Event().wait(0.2)  # all is checked in now, and nothing was written since
+        assert checkpoints.done == 1
         checkpoints.stop()
 
 
