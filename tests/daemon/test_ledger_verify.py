@@ -92,6 +92,15 @@ async def test_what_is_missing_is_found_and_not_made_up(path: Path, sql: str, ch
     assert check in {one.check for one in verify(path)}
 
 
+async def test_an_id_of_two_calls_is_found(path: Path) -> None:
+    """Whoever looks the call up would be shown one of them, and not know of the other."""
+    with by_hand(path) as db:
+        db.execute("UPDATE calls SET id = ? WHERE seq > 1", (opened(1).id,))
+    (found,) = verify(path)
+    assert (found.check, found.subject, found.repairable) == ("id", opened(1).id, False)
+    assert repair(path) == [found]
+
+
 async def test_roll_ups_older_than_the_rows_are_left_alone(path: Path) -> None:
     """After retention has deleted rows, the roll-ups are all that is left of them."""
     with by_hand(path) as db:
