@@ -242,6 +242,8 @@ async def serve(
     # What lives now lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
+    # A call makes no cycles; looking for them every 700 objects took 2 % of the time.
+    gc.set_threshold(10_000, 20, 50)
     log.info("ready on %s, process %d", server.listen, os.getpid())
     ready(Ready(ready=True, pid=os.getpid(), listen=server.listen))
     try:
