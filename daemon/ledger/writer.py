@@ -38,7 +38,7 @@ from tollway.daemon.ledger.rows import (
     CallRefused,
     SpentQuery,
 )
-from tollway.daemon.ledger.thread import Writer
+from tollway.daemon.ledger.thread import CLOSE_WITHIN_S, Writer
 
 log = logging.getLogger(__name__)
 
@@ -202,13 +202,25 @@ class Ledger:
         """Write what waits, check the log in, and give the lock back.
 
         What a broken ledger still cannot take after 5 s is logged: its calls are settled at
-        their hold at the next start. A second call waits for the first.
+        their hold at the next start. Nor is a disk that does not answer waited for longer than
+        6 s. A second call waits for the first.
         """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
             self._writer.put(Stop(self._closing))
-        await asyncio.shield(self._closing)
-        self._writer.join()
+        await asyncio.wait([self._closing], timeout=CLOSE_WITHIN_S + 1)
+        if self._closing.done():
+            self._writer.join()
+            return
+        # The thread keeps the lock: what it is writing may still reach the file, and the next
+        # daemon must not settle those calls before. The kernel frees it with the process, which
+        # ends the thread, or the disk answers first and all is written after all.
+        log.error(
+            "the disk of the ledger `%s` does not answer: at most %d endings are not written, and"
+            " their calls are settled at their hold when the ledger is next opened",
+            self.path,
+            self._writer.backlog - (not self._writer.stopping),
+        )
 
     def _check(self) -> None:
         if problem := self._problem():

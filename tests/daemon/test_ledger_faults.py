@@ -16,6 +16,7 @@ from ledger_rows import attempt, closed, ended, opened, refused
 
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import calls
+from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.wal import Checkpoints, Turns
@@ -364,6 +365,34 @@ async def test_closing_a_broken_ledger_does_not_hang(
     async with running(path) as again:
         assert again.recovered == 1
         assert await again.spent(BOX) == [1000]
+
+
+async def test_closing_does_not_wait_for_a_disk_that_does_not_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lock stays with what may still be writing, so that no other daemon settles it first."""
+    with freezing_disk(tmp_path) as (folder, freeze, thaw):
+        ledger = Ledger(folder / "ledger.db")
+        ledger.start()
+        call = opened(1)
+        await ledger.admit(call, attempt(call))
+        freeze()
+        try:
+            settled = ledger.settle(closed(call), ended(attempt(call)))
+            async with asyncio.timeout(WITHIN_S):
+                await ledger.close()
+            assert not settled.done()
+            assert "does not answer: at most 1 endings" in caplog.text
+            assert holder(ledger.path) is not None
+        finally:
+            thaw()
+        async with asyncio.timeout(WITHIN_S):
+            await settled  # the disk was back before the process had ended
+            await ledger.close()
+        assert holder(ledger.path) is None
+        async with running(ledger.path) as again:
+            assert again.recovered == 0
+            assert await again.spent(BOX) == [300]
 
 
 async def test_a_fault_that_nobody_thought_of_loses_nothing(
