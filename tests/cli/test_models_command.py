@@ -126,7 +126,7 @@ def test_without_the_engine_a_model_is_registered_and_the_install_line_shown(hom
     ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", PYTHONPATH=str(home.path))
     assert ended.returncode == 0
     assert "llama-cpp-python is not installed" in ended.stderr
-    assert 'pip install --no-cache-dir llama-cpp-python==' in ended.stderr
+    assert "pip install --no-cache-dir llama-cpp-python==" in ended.stderr
     assert "tiny-chat" in load(home.config).models
 
 
