@@ -115,7 +115,7 @@ def url_of(listen: str) -> str:
 def _start(config: Config, paths: StatePaths, wait_s: float) -> Started:
     private_folder(paths.folder)
     reading, writing = os.pipe()
-    log = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = _open_log(paths)
     from_here = os.fstat(log).st_size
     try:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
@@ -144,6 +144,18 @@ def _start(config: Config, paths: StatePaths, wait_s: float) -> Started:
     if word is None or not word.ready:
         raise _not_started(word, paths.log, from_here)
     return Started(url_of(word.listen), word.pid, config.path, paths.log)
+
+
+def _open_log(paths: StatePaths) -> int:
+    try:
+        return os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as fault:
+        why = (fault.strerror or str(fault)).lower()
+        raise GatewayError(
+            f"The daemon's log `{paths.log}` cannot be written: {why}",
+            hint="It stands beside the ledger: make that folder writable, or set `ledger.path` "
+            "in gateway.toml to a file in another",
+        ) from fault
 
 
 def _first_line(fd: int, wait_s: float) -> bytes | None:
@@ -222,7 +234,8 @@ def _stop(where: Place, *, now: bool) -> int | None:
     try:
         signal.pidfd_send_signal(process, signal.SIGTERM)
         if now:
-            signal.pidfd_send_signal(process, signal.SIGTERM)
+            # Another signal: two equal ones that wait for the daemon become one.
+            signal.pidfd_send_signal(process, signal.SIGINT)
         with show.waiting("Stopping: calls in flight may end"):
             ended, _, _ = select.select([process], [], [], where.drain_s + _MARGIN_S)
     except PermissionError as fault:

@@ -1,6 +1,8 @@
 """What goes wrong with a ledger's file, in words, and what can be done about it."""
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -43,6 +45,7 @@ _REASONS = {
     ),
     sqlite3.SQLITE_NOMEM: Reason("the memory is full", "end what uses it"),
 }
+_NEXT_TO_NOTHING = 64 * 1024  # bytes; the log's shared memory alone takes half of it
 # Of one operation's values, not of the file: the next operation may well be written.
 _OF_THE_ROW = {
     sqlite3.SQLITE_CONSTRAINT,
@@ -91,12 +94,23 @@ class Problem(msgspec.Struct, frozen=True):
         )
 
 
+def _disk_is_full(folder: Path) -> bool:
+    with suppress(OSError):
+        found = os.statvfs(folder)
+        # Some file systems report no count of blocks at all: that is no full disk.
+        return found.f_blocks > 0 and found.f_bavail * found.f_frsize < _NEXT_TO_NOTHING
+    return False
+
+
 def problem(fault: BaseException, path: Path) -> Problem:
     """Return words for a fault of the ledger at `path`, with what to do about it."""
     if isinstance(fault, GatewayError):
         hint = fault.hint[:1].lower() + fault.hint[1:]
         return Problem(f"{fault.message}; {hint}", "its file is not what or where it was")
     why = reason(fault)
+    # Where there is no room for the shared memory of the log, SQLite speaks of the disk's error.
+    if code(fault) == sqlite3.SQLITE_IOERR and _disk_is_full(path.parent):
+        why = _REASONS[sqlite3.SQLITE_FULL]
     return Problem(f"The ledger `{path}` cannot be written: {why.what}; {why.fix}", why.what)
 
 

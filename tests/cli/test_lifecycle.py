@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -134,6 +135,19 @@ def test_up_says_which_secret_is_missing(home: Home) -> None:
     assert "hint: " in ended.stderr
 
 
+def test_up_says_that_its_log_cannot_be_written_and_how_to_move_it(home: Home) -> None:
+    """The log stands there too and nothing is started, so the hint names the ledger's path."""
+    home.data.mkdir(parents=True, mode=0o700)
+    (home.data / "tollway.log").mkdir()  # what even root cannot write to
+    ended = home.tollway("up")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"error: The daemon's log `{home.data}/tollway.log` cannot be written: is a dir" in (
+        ended.stderr
+    )
+    assert "hint: It stands beside the ledger: " in ended.stderr
+    assert "`ledger.path` in gateway.toml" in ended.stderr
+
+
 def test_up_shows_the_last_words_of_a_daemon_that_dies(home: Home) -> None:
     """A daemon that ends without telling why has written it to its log."""
     (home.path / "sitecustomize.py").write_text(
@@ -174,6 +188,29 @@ def test_a_daemon_that_hangs_can_be_stopped(home: Home) -> None:
         assert down.stderr
         assert down.stderr.read().decode() == f"Stopped (pid {pid})\n"
     assert gone(pid)
+
+
+def test_down_now_cuts_the_calls_in_flight(home: Home) -> None:
+    """However long the drain is; the client gets an answer and not a dead connection."""
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        url = f"http://127.0.0.1:{upstream.getsockname()[1]}/v1"
+        home.write(
+            QUIET.replace("5s", "1h")
+            + f'[providers.up]\nkind = "openai"\nbase_url = "{url}"\n[prices."up/m"]\n'
+            "input = 1\noutput = 1\n"
+        )
+        started = json.loads(home.tollway("up", "--json").stdout)
+        host = started["url"].removeprefix("http://").removesuffix("/v1")
+        client = HTTPConnection(host, timeout=60)
+        with closing(client):
+            asked = {"model": "up/m", "messages": [{"role": "user", "content": "Hi"}]}
+            head = {"content-type": "application/json"}
+            client.request("POST", "/v1/chat/completions", json.dumps(asked), head)
+            in_flight, _ = upstream.accept()
+            with in_flight:
+                ended = home.tollway("down", "--now")
+                assert ended.stderr == f"Stopped (pid {started['pid']})\n"
+                assert client.getresponse().status == 503
 
 
 def shared_pending(status: str) -> bool:

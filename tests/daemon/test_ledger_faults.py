@@ -16,6 +16,7 @@ from ledger_rows import attempt, closed, ended, opened, refused
 
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import calls
+from tollway.daemon.ledger.faults import problem
 from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.verify import verify
@@ -210,6 +211,37 @@ async def test_a_disk_that_is_full_at_the_start_gives_a_ledger_that_heals(tmp_pa
             await ledger.ready()
             await ledger.admit(call, attempt(call))
             await ledger.settle(closed(call), ended(attempt(call)))
+
+
+async def test_a_ledger_whose_disk_has_filled_up_meanwhile_says_so_and_heals(
+    tmp_path: Path,
+) -> None:
+    """SQLite finds no room beside a ledger that is whole, and calls it an error of the disk."""
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        async with running(folder / "ledger.db"):
+            pass
+        filler = fill(folder)
+        async with running(folder / "ledger.db") as ledger:
+            call = opened(1)
+            with pytest.raises(LedgerUnavailable, match="the disk is full"):
+                await ledger.admit(call, attempt(call))
+            assert ledger.problem is not None
+            assert "free some space there" in ledger.problem
+            filler.unlink()
+            await ledger.ready()
+            await ledger.admit(call, attempt(call))
+            await ledger.settle(closed(call), ended(attempt(call)))
+
+
+def test_only_an_error_on_a_full_disk_is_said_to_be_a_full_disk(tmp_path: Path) -> None:
+    """Where there is room, the disk's error stays the disk's."""
+    fault = sqlite3.OperationalError("disk I/O error")
+    fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert "the disk reports an error" in problem(fault, tmp_path / "ledger.db").line
+    assert "the disk reports an error" in problem(fault, tmp_path / "none" / "ledger.db").line
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        fill(folder)
+        assert problem(fault, folder / "ledger.db").what == "the disk is full"
 
 
 async def test_a_read_only_disk_refuses_and_heals(tmp_path: Path) -> None:
