@@ -12,7 +12,8 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.control import load_config, reload_daemon, rough_ledger
-from tollway.cli.options import AsJson, ConfigFile, me
+from tollway.cli.edits import agreed
+from tollway.cli.options import AsJson, ConfigFile, Yes, me
 from tollway.daemon.config import edit
 from tollway.daemon.config.history import versions
 from tollway.daemon.config.load import SECTIONS, load
@@ -99,17 +100,24 @@ def _moment(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
-def rollback(number: Number, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def rollback(
+    number: Number, yes: Yes = False, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
     """Bring an earlier version back.
 
     The version is checked first, the file that it replaces is kept, and a running daemon takes
-    it up at once.
+    it up at once. Where keys that were revoked, rotated or removed since would work again, it
+    names them and asks.
 
     Example:
         tollway config rollback 3
     """
     path = find_config(config)
-    done = edit.rollback(path, number, who=me())
+    names, text = edit.revived_by_rollback(path, number)
+    if names:
+        keys = ", ".join(f"`{name}`" for name in names)
+        agreed(f"Secrets out of service would work again, of the keys {keys}. Go on?", yes=yes)
+    done = edit.rollback(path, number, who=me(), expect=text)
     reloaded = reload_daemon(done.config)
     if as_json:
         show.emit({"changed": done.changed, "undo": done.version, "reloaded": reloaded})

@@ -5,6 +5,7 @@ An edit is checked before it replaces anything, is all or nothing, and can be un
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tollway.daemon.config.load import parse
 from tollway.daemon.config.paths import data_folder, private_folder, state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.config.toml import read_text, tables_of
+from tollway.daemon.config.validity import revived
 from tollway.daemon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def edit(
     return _swap(path, lambda text: _changed(text, change, path), what=what, who=who, expect=expect)
 
 
-def rollback(path: Path, number: int, *, who: str) -> Edited:
+def rollback(path: Path, number: int, *, who: str, expect: str | None = None) -> Edited:
     """Put a kept version in the place of the file, whatever state that is in.
 
     This is an edit: it is checked, and the version before it is kept.
@@ -69,17 +71,32 @@ def rollback(path: Path, number: int, *, who: str) -> Edited:
     Raises:
         ConfigError: As `edit`; or there is no such version of this file.
     """
+    return _swap(
+        path,
+        lambda text: _version(text, path, number),
+        what=f"rollback to {number}",
+        who=who,
+        expect=expect,
+    )
 
-    def back(text: str) -> str:
+
+def revived_by_rollback(path: Path, number: int) -> tuple[list[str], str]:
+    """Return the keys that a rollback would bring back to life, and the digest of the file now.
+
+    What is compared with is the file; where that is broken, the version that was in force last.
+
+    Raises:
+        ConfigError: As `rollback`.
+    """
+    text = read_text(path)
+    after = parse(_version(text, path, number), path=path)
+    try:
+        before = parse(text, path=path)
+    except ConfigError:
         folder = _history_folder(text, path)
-        for version in history.versions(folder, _key(path)):
-            if version.number == number:
-                return history.text_of(folder, version)
-        raise ConfigError(
-            f"There is no version {number} of `{path}`", hint="`tollway config history` lists them"
-        )
-
-    return _swap(path, back, what=f"rollback to {number}", who=who, expect=None)
+        newest = history.versions(folder, _key(path))[0]
+        before = parse(history.text_of(folder, newest), path=path)
+    return revived(before, after, time.time()), digest(text)
 
 
 def kept(config: Config) -> list[Version]:
@@ -163,6 +180,17 @@ def _moved(path: Path) -> ConfigError:
     return ConfigError(
         f"`{path}` was changed by someone else meanwhile; nothing was written",
         hint="look at it, then run the command again",
+    )
+
+
+def _version(text: str, path: Path, number: int) -> str:
+    """Return a kept version; `text` is the file's, and says where the history is."""
+    folder = _history_folder(text, path)
+    for version in history.versions(folder, _key(path)):
+        if version.number == number:
+            return history.text_of(folder, version)
+    raise ConfigError(
+        f"There is no version {number} of `{path}`", hint="`tollway config history` lists them"
     )
 
 

@@ -1,7 +1,6 @@
 """Who is calling: headers to `Caller`, before the body is read."""
 
 import hmac
-from datetime import date, datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
@@ -10,6 +9,7 @@ from aiohttp import hdrs
 from multidict import MultiMapping
 
 from tollway.daemon.config.schema import Config, Key
+from tollway.daemon.config.validity import hashes_of
 from tollway.daemon.errors import Unauthorized
 from tollway.daemon.gate.authorise import Level, levels_of
 from tollway.daemon.ledger.rows import Who
@@ -49,12 +49,8 @@ class Keyring:
         self.callers: dict[str, Caller] = {}
         for name, key in config.keys.items():
             caller = self.callers[name] = _caller(config, name, key)
-            if key.revoked is not None:
-                continue
-            ends = _end(key, zone)
-            self._add(caller, key.hash, ends)
-            for old in key.previous:
-                self._add(caller, old.hash, min(ends, old.until))
+            for text, until_s in hashes_of(key, zone):
+                self._add(caller, text, until_s)
 
     def _add(self, caller: Caller, text: str, until_s: float) -> None:
         digest = bytes.fromhex(text.removeprefix("sha256:"))
@@ -125,16 +121,6 @@ def _credentials(headers: MultiMapping[str], query: MultiMapping[str] | None) ->
 
 def _is_ours(secret: str) -> bool:
     return secret.startswith(PREFIX)
-
-
-def _end(key: Key, zone: ZoneInfo) -> float:
-    if key.expires is None:
-        return float("inf")
-    if key.expires == date.max:
-        return float("inf")
-    # The day named is the last on which the key works.
-    after = key.expires + timedelta(days=1)
-    return datetime(after.year, after.month, after.day, tzinfo=zone).timestamp()
 
 
 def _local(config: Config) -> Who:

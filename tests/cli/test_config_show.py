@@ -167,7 +167,10 @@ def test_history_lists_versions_and_rollback_brings_one_back(
     assert (data[0]["number"], data[0]["who"], data[0]["what"]) == (2, "grace", "remove the laptop")
     path.write_text("[server\n")
     assert "remove the laptop" in tollway("config", "history", cwd=folder).stdout
-    ended = tollway("config", "rollback", "1", cwd=folder)
+    refused = tollway("config", "rollback", "1", cwd=folder)
+    assert (refused.returncode, path.read_text()) == (2, "[server\n")
+    assert "of the keys `laptop`" in refused.stderr
+    ended = tollway("config", "rollback", "1", "--yes", cwd=folder)
     assert (ended.returncode, ended.stderr.splitlines()[0]) == (
         0,
         "gateway.toml is version 1 again",

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from tollway.daemon.config import files, history
 from tollway.daemon.config.document import table
-from tollway.daemon.config.edit import Edited, edit, kept, remember, rollback, write_new
+from tollway.daemon.config.edit import (
+    Edited,
+    edit,
+    kept,
+    remember,
+    revived_by_rollback,
+    rollback,
+    write_new,
+)
+from tollway.daemon.config.history import digest
 from tollway.daemon.config.load import load
 from tollway.daemon.errors import ConfigError
 
@@ -271,6 +280,42 @@ def test_rollback_mends_a_file_that_is_broken(gateway: Path) -> None:
     gateway.write_text(gateway.read_text() + "[broken\n")
     rollback(gateway, good, who="ann")
     assert set(load(gateway).teams) == {"a"}
+
+
+ZEROS, ONES = ("sha256:" + digit * 64 for digit in "01")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "revived"),
+    [
+        (f'hash = "{ZEROS}"', f'hash = "{ZEROS}"\nhint = "a"', []),
+        (f'hash = "{ZEROS}"', f'hash = "{ZEROS}"\nrevoked = 2026-01-01', ["k"]),
+        (f'hash = "{ZEROS}"', f'hash = "{ZEROS}"\nexpires = 2020-01-01', ["k"]),
+        (f'hash = "{ZEROS}"', f'hash = "{ONES}"', ["k"]),
+        (
+            f'hash = "{ZEROS}"',
+            f'hash = "{ONES}"\nprevious = [{{ hash = "{ZEROS}", until = 9999-01-01T00:00:00Z }}]',
+            [],
+        ),
+        (
+            f'hash = "{ONES}"\nprevious = [{{ hash = "{ZEROS}", until = 9999-01-01T00:00:00Z }}]',
+            f'hash = "{ONES}"',
+            ["k"],
+        ),
+        (f'hash = "{ZEROS}"\nexpires = 2020-01-01', f'hash = "{ONES}"', []),
+        (f'hash = "{ZEROS}"\nrevoked = 2026-01-01', f'hash = "{ZEROS}"', []),
+    ],
+    ids=["same", "revoked", "expired", "rotated", "grace", "grace cut", "was expired", "was dead"],
+)
+def test_a_rollback_tells_which_keys_would_work_again(
+    gateway: Path, before: str, now: str, revived: list[str]
+) -> None:
+    """A key counts by its secrets: one that works now and not before the rollback is revived."""
+    for text in (before, now):
+        gateway.write_text(f'[users.u]\n[keys.k]\nuser = "u"\n{text}\n')
+        remember(gateway, who="ann", what="by hand")
+    first = kept(load(gateway))[-1].number
+    assert revived_by_rollback(gateway, first) == (revived, digest(gateway.read_text()))
 
 
 def test_rollback_to_no_version_is_refused(gateway: Path) -> None:
