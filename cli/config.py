@@ -14,6 +14,7 @@ from tollway.cli import show
 from tollway.cli.control import load_config, reload_daemon, rough_ledger
 from tollway.cli.edits import agreed
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
+from tollway.daemon import secrets
 from tollway.daemon.config import edit
 from tollway.daemon.config.history import versions
 from tollway.daemon.config.load import SECTIONS, load
@@ -31,17 +32,20 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Say whether gateway.toml is right, with line numbers.
 
     Each mistake is one line of file, line, key and reason, and the exit code is 2. What is right
-    but doubtful is a warning, and does not change the exit code. Secrets are not looked up:
-    `tollway doctor` does that.
+    but doubtful is a warning, and does not change the exit code; so is a secret that cannot be
+    had from here.
 
     Example:
         tollway config check --config ./gateway.toml
     """
-    loaded = load_config(config)
+    path = find_config(config)
+    loaded = load(path)
+    _, missing = secrets.fetch(loaded, shown=path)
+    warnings = [*loaded.warnings, *(error.message for error in missing)]
     if as_json:
-        show.emit({"ok": True, "path": loaded.path, "warnings": loaded.warnings})
+        show.emit({"ok": True, "path": loaded.path, "warnings": warnings})
         return
-    for line in loaded.warnings:
+    for line in warnings:
         show.note([show.Painted("warning", "yellow"), f": {line}"])
     show.say(f"{loaded.path} is right")
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, TypeVar
 import msgspec
 
 from tollway.daemon.config import files
+from tollway.daemon.config.lines import At
+from tollway.daemon.config.load import places
 from tollway.daemon.config.paths import data_folder, private_folder
-from tollway.daemon.config.schema import SecretRef
+from tollway.daemon.config.schema import Config, SecretRef
 from tollway.daemon.errors import ConfigError, SecretError
 from tollway.daemon.vault import Vault, read_private
 
@@ -88,7 +90,10 @@ def resolve(ref: SecretRef, *, base: Path, wait_s: float = WAIT_S) -> Secret:
     place, _, name = ref.partition(":")
     if place == "env":
         value = os.environ.get(name)
-        hint = f"set it before the daemon starts, or `tollway secrets set {name}`"
+        hint = (
+            f"set it where the daemon is started, or run `tollway secrets set {name}` and write"
+            f' `api_key = "keyring:{name}"`'
+        )
         missing = f"The environment variable `{name}` is not set"
     elif place == "file":
         value = read_private(base / os.path.expanduser(name), what=f"the secret `{ref}`")
@@ -100,6 +105,30 @@ def resolve(ref: SecretRef, *, base: Path, wait_s: float = WAIT_S) -> Secret:
     if value is None:
         raise SecretError(missing, hint=hint)
     return Secret(_clean(value, f"The secret `{ref}`"))
+
+
+def fetch(
+    config: Config, *, shown: Path | None = None
+) -> tuple[dict[str, str | None], list[SecretError]]:
+    """Return every provider's secret that can be had, and an error for each that cannot.
+
+    None is for a provider without one. Each error's message begins with the file, the line and
+    the key, as a fault of the file itself would; `shown` is the name used for the file.
+    """
+    found: dict[str, str | None] = {}
+    missing: list[tuple[At, SecretError]] = []
+    for name, provider in config.providers.items():
+        try:
+            found[name] = provider.api_key and (
+                resolve(provider.api_key, base=config.path.parent).reveal()
+            )
+        except SecretError as error:
+            missing.append((("providers", name, "api_key"), error))
+    said = places(shown or config.path, [at for at, _ in missing]) if missing else []
+    return found, [
+        SecretError(f"{place}: {error.message}", hint=error.hint)
+        for place, (_, error) in zip(said, missing, strict=True)
+    ]
 
 
 def set_secret(name: str, value: str, *, wait_s: float = WAIT_S) -> Backend:

@@ -1,7 +1,7 @@
 """Read gateway.toml: every fault with its line, or one whole and valid `Config`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,6 +83,20 @@ def parse(text: str, *, path: Path, home: Path | None = None) -> Config:
         number = _line_with_secret(text)
         found.append(f"{path}:{number}: looks like a secret; no version that holds it is kept")
     return msgspec.structs.replace(config, warnings=tuple(found))
+
+
+def places(path: Path, keys: Sequence[At]) -> list[str]:
+    """Return "gateway.toml:14: providers.x.api_key" for each key of a file that was loaded.
+
+    Where the file has been changed so that it cannot be read any more, the line is 1.
+    """
+    try:
+        text = read_text(path)
+        tables_of(text, name=path)
+    except ConfigError:
+        text = ""
+    lines = _all_lines(text)
+    return [f"{path}:{_line(at, lines)}: {shown.key(at)}" for at in keys]
 
 
 def _read(
@@ -201,12 +215,16 @@ def _fault(problems: list[tuple[At, str]], text: str, path: Path) -> ConfigError
 
 
 def _lines(problems: list[tuple[At, str]], text: str, path: Path) -> list[str]:
-    try:
-        lines = lines_of(text)
-    except RecursionError:  # deeper than a person writes, and yet TOML
-        lines = {}
+    lines = _all_lines(text)
     numbered = sorted((_line(at, lines), shown.key(at), what) for at, what in problems)
     return list(dict.fromkeys(f"{path}:{line}: {key}: {what}" for line, key, what in numbered))
+
+
+def _all_lines(text: str) -> Mapping[At, int]:
+    try:
+        return lines_of(text)
+    except RecursionError:  # deeper than a person writes, and yet TOML
+        return {}
 
 
 def _line(at: At, lines: Mapping[At, int]) -> int:

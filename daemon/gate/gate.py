@@ -10,7 +10,7 @@ import msgspec
 
 from tollway.daemon import secrets
 from tollway.daemon.config.schema import Config, PriceOverride, Provider
-from tollway.daemon.errors import ModelNotFound
+from tollway.daemon.errors import ModelNotFound, SecretError
 from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.budget import Purse, Terms
@@ -71,7 +71,7 @@ class Gate:
         """Return a gate for a configuration, ready to serve.
 
         Raises:
-            SecretError: A provider's secret cannot be had.
+            SecretError: Providers' secrets cannot be had; the message has a line for each.
             LedgerUnavailable: What the budgets have spent cannot be read.
         """
         credentials = await asyncio.to_thread(_credentials, config)
@@ -182,9 +182,8 @@ def _target(name: str, provider: Provider, credential: str | None) -> Target:
 
 def _credentials(config: Config) -> dict[str, str | None]:
     """Fetch every provider's secret; in a thread, since a keyring may take its time."""
-    return {
-        name: secrets.resolve(provider.api_key, base=config.path.parent).reveal()
-        if provider.api_key
-        else None
-        for name, provider in config.providers.items()
-    }
+    found, missing = secrets.fetch(config)
+    if missing:
+        hints = dict.fromkeys(error.hint for error in missing if error.hint)
+        raise SecretError("\n".join(error.message for error in missing), hint="\n".join(hints))
+    return found

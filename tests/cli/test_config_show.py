@@ -81,6 +81,20 @@ def test_a_right_file_is_said_to_be_right(folder: Path) -> None:
     assert data["path"] == f"{folder}/gateway.toml"
 
 
+def test_a_secret_that_cannot_be_had_is_a_warning(folder: Path) -> None:
+    """The file is right all the same: the daemon may be started with other variables."""
+    (folder / "gateway.toml").write_text(
+        '[providers.a]\nkind = "openai"\napi_key = "env:NO_SUCH_KEY"\n'
+    )
+    said = "gateway.toml:3: providers.a.api_key: The environment variable `NO_SUCH_KEY` is not set"
+    ended = tollway("config", "check", cwd=folder)
+    assert (ended.returncode, ended.stderr) == (0, f"warning: {said}\n")
+    data = json.loads(tollway("config", "check", "--json", cwd=folder).stdout)
+    assert (data["ok"], data["warnings"]) == (True, [said])
+    set_here = tollway("config", "check", cwd=folder, NO_SUCH_KEY="sk")
+    assert (set_here.returncode, set_here.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_each_mistake_is_a_line_and_the_exit_code_is_two(folder: Path, more: list[str]) -> None:
     """With --json too: stdout stays empty, the lines are text on stderr."""

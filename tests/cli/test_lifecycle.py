@@ -126,13 +126,22 @@ def test_up_says_who_has_the_port(home: Home) -> None:
     assert "hint: " in ended.stderr
 
 
-def test_up_says_which_secret_is_missing(home: Home) -> None:
-    """The daemon finds out, and its words and its hint reach the terminal."""
-    home.write(QUIET + '[providers.g]\nkind = "groq"\napi_key = "env:NO_SUCH_KEY"\n')
+def test_up_says_which_secrets_are_missing(home: Home) -> None:
+    """All of them at once, each with its place; the daemon's hints reach the terminal."""
+    line = QUIET.count("\n") + 3
+    home.write(
+        QUIET + '[providers.g]\nkind = "groq"\napi_key = "env:NO_SUCH_KEY"\n'
+        '[providers.o]\nkind = "openai"\napi_key = "env:NOR_THIS"\n'
+    )
     ended = home.tollway("up")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "error: The environment variable `NO_SUCH_KEY` is not set" in ended.stderr
-    assert "hint: " in ended.stderr
+    assert ended.stderr.splitlines()[:2] == [
+        f"error: {home.config}:{line}: providers.g.api_key: "
+        "The environment variable `NO_SUCH_KEY` is not set",
+        f"error: {home.config}:{line + 3}: providers.o.api_key: "
+        "The environment variable `NOR_THIS` is not set",
+    ]
+    assert '`tollway secrets set NOR_THIS` and write `api_key = "keyring:NOR_THIS"`' in ended.stderr
 
 
 def test_up_says_that_its_log_cannot_be_written_and_how_to_move_it(home: Home) -> None:
