@@ -253,7 +253,7 @@ def _refuse(
     )
     if error.retry_after_s is not None:
         answer.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if error.status == 402:
+    if error.status == 402 or not error.again:
         answer.headers["x-should-retry"] = "false"
     if isinstance(error, UpstreamRefused):
         # What the provider said beside its body: its limits, when to come again, its own id.

@@ -9,7 +9,8 @@ GatewayError                 anything we tell a caller; daemon.errors adds our o
     ├── UpstreamTimeout      504  silence for too long
     ├── UpstreamBroke        502  the connection ended or garbled before the answer was whole
     ├── UpstreamRefused      its  the provider answered with an error of its own
-    └── LocalModelFailed     503  a model on this box could not answer
+    ├── LocalModelFailed     503  a model on this box could not answer
+    └── LocalModelBusy       503  a model on this box was at work on other calls for too long
 """
 
 from typing import Literal
@@ -20,13 +21,15 @@ class GatewayError(Exception):
 
     `message` says what happened and `hint` what to do next. Both are shown as they stand, to
     HTTP clients and in the terminal, so neither may hold a secret or a prompt. `code` and
-    `status` (HTTP) are for programs; `retry_after_s` is set only where waiting helps.
+    `status` (HTTP) are for programs; `retry_after_s` is set only where waiting helps, and `again`
+    is False where the same call fails until a person changes something.
     """
 
     status = 500
     code = "internal_error"
     whose: Literal["gateway", "provider"] = "gateway"
     retry_after_s: float | None = None
+    again = True
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
@@ -114,3 +117,20 @@ class LocalModelFailed(UpstreamError):
 
     status = 503
     code = "local_model_failed"
+
+    def __init__(
+        self, message: str, *, hint: str = "", sent: bool = True, again: bool = True
+    ) -> None:
+        super().__init__(message, hint=hint, sent=sent)
+        self.again = again
+
+
+class LocalModelBusy(UpstreamError):
+    """A model on this box answers one call after the other, and our turn did not come in time."""
+
+    status = 503
+    code = "local_model_busy"
+    retry_after_s = 10.0
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, sent=False)

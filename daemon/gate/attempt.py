@@ -149,4 +149,5 @@ _ENDINGS: dict[str, Ending] = {
     "upstream_auth": "upstream_refused",
     "upstream_garbage": "garbage",
     "local_model_failed": "failed",
+    "local_model_busy": "failed",
 }

@@ -16,13 +16,8 @@ from tollway.providers.llamacpp.fit import available_memory, estimate, require_r
 from tollway.providers.llamacpp.gguf import ModelInfo
 from tollway.providers.llamacpp.openai import read_request, refusal
 from tollway.providers.llamacpp.pool import Loaded, make_room
-from tollway.providers.llamacpp.resident import (
-    Limits,
-    LocalModel,
-    ModelState,
-    Resident,
-    Surroundings,
-)
+from tollway.providers.llamacpp.resident import Resident, Surroundings
+from tollway.providers.llamacpp.state import Limits, LocalModel, ModelState
 from tollway.providers.transport import Answer
 
 log = logging.getLogger(__name__)
@@ -184,7 +179,10 @@ class LocalModels:
     def _named(self, name: str) -> Resident:
         if name not in self._residents:
             raise LocalModelFailed(
-                f"There is no local model `{name}`", hint="`tollway models list`", sent=False
+                f"There is no local model `{name}`",
+                hint="`tollway models list`",
+                sent=False,
+                again=False,
             )
         return self._residents[name]
 
@@ -219,7 +217,14 @@ class LocalModels:
                     await other.unload()
             if out:
                 free = self._free(resident) or 0
-            require_room(resident.model.name, info, context, free)
+            try:
+                require_room(resident.model.name, info, context, free)
+            except LocalModelFailed as fault:
+                # What runs here beside it may end and make room; nothing else of ours will.
+                fault.again = any(
+                    other.busy for other in self._residents.values() if other is not resident
+                )
+                raise
             resident.reserved = need
 
     def _free(self, but: Resident) -> int | None:

@@ -5,6 +5,7 @@ of plain attention are exact; the working buffers are rough and on the safe side
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -84,16 +85,25 @@ def require_room(name: str, info: ModelInfo, context: int, free: int) -> Estimat
         f" {context} tokens {size(need.cache)}, work {size(need.work)}) and {size(free)} are free",
         hint=_way_out(name, info, context, free),
         sent=False,
+        again=False,
     )
 
 
+def smaller_context(info: ModelInfo, context: int, room: int) -> int | None:
+    """Return a half, a quarter ... of a context with which the model takes no more than `room`.
+
+    In tokens, the room in bytes; None where no context is small enough.
+    """
+    while (context := context // 2) >= SMALLEST_CONTEXT:
+        if estimate(info, context).total <= room:
+            return context
+    return None
+
+
 def _way_out(name: str, info: ModelInfo, context: int, free: int) -> str:
-    smaller = context // 2
-    while smaller >= SMALLEST_CONTEXT:
-        less = estimate(info, smaller)
-        if less.total <= free:
-            return f"`models.{name}.context = {smaller}` would need {size(less.total)} and fit"
-        smaller //= 2
+    if smaller := smaller_context(info, context, free):
+        need = size(estimate(info, smaller).total)
+        return f"`models.{name}.context = {smaller}` would need {need} and fit"
     return (
         f"No context is small enough, for the weights alone take {size(info.weights_bytes)}: use a"
         " smaller quantisation of the model, or end what else uses the memory"
@@ -106,12 +116,19 @@ def available_memory() -> int | None:
     On Linux the smallest of what the kernel calls available and what each control group above
     this process has left.
     """
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
-    except OSError:
-        return None
-    rooms = [int(found[1]) * 1024] if found else []
-    return min([*rooms, *_group_rooms()], default=None)
+    rooms = [_room(*group) for group in _groups()]
+    return min(
+        (room for room in (_meminfo("MemAvailable"), *rooms) if room is not None), default=None
+    )
+
+
+def total_memory() -> int | None:
+    """Return the bytes that there would be with nothing else running, None where unknown.
+
+    On Linux the smallest of the machine's memory and of each control group's limit.
+    """
+    limits = [_limit(group, limit) for group, limit, _ in _groups()]
+    return min((most for most in (_meminfo("MemTotal"), *limits) if most is not None), default=None)
 
 
 def resident_bytes(pid: int) -> tuple[int, int]:
@@ -133,12 +150,20 @@ def size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def _group_rooms() -> list[int]:
-    rooms: list[int] = []
+def _meminfo(name: str) -> int | None:
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _groups() -> Iterator[tuple[Path, str, str]]:
+    """Yield each control group above this process, with its files for the limit and the use."""
     try:
         lines = _text("/proc/self/cgroup").splitlines()
     except OSError:
-        return rooms
+        return
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
@@ -151,24 +176,31 @@ def _group_rooms() -> list[int]:
             continue
         inside = root / group.lstrip("/")
         while inside.is_relative_to(root):
-            rooms += _room(inside, limit, used)
+            yield inside, limit, used
             if inside == root:
                 break
             inside = inside.parent
-    return rooms
 
 
-def _room(group: Path, limit: str, used: str) -> list[int]:
+def _limit(group: Path, limit: str) -> int | None:
     try:
         most = _text(group / limit).strip()
-        if most == "max" or int(most) >= 2**60:  # version 1 writes "no limit" as a huge number
-            return []
+        # Version 1 writes "no limit" as a huge number.
+        return None if most == "max" or int(most) >= 2**60 else int(most)
+    except (OSError, ValueError):
+        return None
+
+
+def _room(group: Path, limit: str, used: str) -> int | None:
+    if (most := _limit(group, limit)) is None:
+        return None
+    try:
         held = int(_text(group / used))
         # Files in the page cache are counted as used and given back when needed.
         cached = re.search(r"^(?:total_)?inactive_file (\d+)", _text(group / "memory.stat"), re.M)
-        return [max(0, int(most) - held + (int(cached[1]) if cached else 0))]
+        return max(0, most - held + (int(cached[1]) if cached else 0))
     except (OSError, ValueError):
-        return []
+        return None
 
 
 def _text(path: str | Path) -> str:

@@ -212,12 +212,12 @@ def describe(path: Path) -> ModelInfo:
 def _open(path: Path) -> tuple[Header, int]:
     try:
         if not path.is_file():
-            raise GgufError(f"There is no file `{path}`")
+            raise GgufError(f"There is no file `{path.name}`")
         with path.open("rb") as file:
             size = path.stat().st_size
             header = read_header(file, size)
     except OSError as fault:
-        raise GgufError(f"`{path}` cannot be read: {fault.strerror or fault}") from fault
+        raise GgufError(f"`{path.name}` cannot be read: {fault.strerror or fault}") from fault
     except GgufError as fault:
         if fault.message.startswith("There is no file"):
             raise

@@ -10,62 +10,20 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from tollway.providers.errors import LocalModelFailed, UpstreamTimeout
+from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamTimeout
 from tollway.providers.llamacpp.answer import LocalAnswer
 from tollway.providers.llamacpp.fit import offload, resident_bytes, usable_context
 from tollway.providers.llamacpp.frames import Load, Submit
 from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe
 from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, install_line, installed
 from tollway.providers.llamacpp.openai import Asked, writer
+from tollway.providers.llamacpp.state import Limits, LocalModel, ModelState, State
 from tollway.providers.llamacpp.worker import Call, CannotLoad, Log, Worker, WorkerEnded
 
-State = Literal["registered", "starting", "loading", "ready", "draining", "stopped", "failed"]
-
 SHOWN_LINES = 20
-
-
-class LocalModel(msgspec.Struct, frozen=True):
-    """A model as the configuration has it."""
-
-    name: str
-    path: Path
-    context: int  # tokens
-    gpu_layers: int | Literal["auto", "all"]
-    idle_unload_s: float
-    pinned: bool = False  # never unloaded for being idle, nor to make room
-
-
-class ModelState(msgspec.Struct, frozen=True):
-    """What there is to tell about a model; memory in bytes, `loaded_at` in unix seconds."""
-
-    name: str
-    state: State
-    percent: int
-    pid: int | None
-    rss_bytes: int
-    context: int
-    running: int
-    waiting: int
-    idle_s: float | None
-    tokens_per_s: float | None  # of the last call, its first token not counted
-    loaded_at: float | None
-    problem: str
-    log: tuple[str, ...]  # the worker's last lines
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How patient we are, in seconds."""
-
-    deaths: int = 3  # so many within `deaths_within_s`: it stays failed
-    deaths_within_s: float = 300.0
-    back_off_s: tuple[float, ...] = (0.0, 2.0)  # before the restart after the 1st, 2nd ... death
-    hang_s: float = 300.0  # without a frame while loading or at work: it is killed
-    stop_within_s: float = 5.0
-    sweep_s: float = 2.0  # how often idle and hung workers are looked for
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -102,6 +60,7 @@ class Resident:
         self._admitted = False  # the load in progress has its room; from here on it is not cut
         self._stopping: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # whoever generates has it; asyncio's locks are fair
+        self._line: list[object] = []  # who waits for the turn, in that order
         self._deaths: deque[float] = deque(maxlen=around.limits.deaths)
         self._known: tuple[int, ...] = ()  # which file `info` describes
         self._stuck: tuple[LocalModelFailed, tuple[int, ...]] | None = None
@@ -116,7 +75,8 @@ class Resident:
 
         Raises:
             LocalModelFailed: It cannot be loaded, or died before it answered.
-            UpstreamTimeout: Nothing came for `first_s`.
+            LocalModelBusy: Our turn did not come within `first_s`.
+            UpstreamTimeout: It was our turn, and nothing came for what was left of `first_s`.
         """
         loop = asyncio.get_running_loop()
         with self._present():
@@ -136,7 +96,9 @@ class Resident:
                     await answer.begin()
             except TimeoutError as fault:
                 answer.cancel()
-                raise self._too_late() from fault
+                raise UpstreamTimeout(
+                    f"`{self.model.name}` did not begin to answer in time", phase="first"
+                ) from fault
             except BaseException:
                 answer.cancel()
                 raise
@@ -299,11 +261,20 @@ class Resident:
             self.quiet.set()
 
     async def _take_turn(self, limit: float | None) -> None:
+        place = object()
+        self._line.append(place)
         try:
             async with asyncio.timeout_at(limit):
                 await self._turn.acquire()
         except TimeoutError as fault:
-            raise self._too_late() from fault
+            before = 1 + self._line.index(place)
+            calls = "1 call is" if before == 1 else f"{before} calls are"
+            raise LocalModelBusy(
+                f"The model `{self.model.name}` is busy: {calls} before this one",
+                hint="Ask again later; it answers one call after the other",
+            ) from fault
+        finally:
+            self._line.remove(place)
 
     def _submit(self, worker: Worker, job: Submit) -> Call:
         try:
@@ -320,11 +291,6 @@ class Resident:
             self.tokens_per_s = (call.used.completion - 1) / (call.last_at - call.first_at)
         self._maybe_quiet()
 
-    def _too_late(self) -> UpstreamTimeout:
-        return UpstreamTimeout(
-            f"`{self.model.name}` did not begin to answer in time", phase="first"
-        )
-
     def _set(self, state: State, problem: str = "") -> None:
         self.state, self.problem = state, problem
         self._around.changed(self)
@@ -335,7 +301,7 @@ class Resident:
         if self._stuck:
             fault, file = self._stuck
             if file == _identity(self.model.path):
-                raise LocalModelFailed(fault.message, hint=fault.hint, sent=False)
+                raise LocalModelFailed(fault.message, hint=fault.hint, sent=False, again=False)
             self.forgive()  # the file was replaced
 
     def _load_ended(self, task: asyncio.Task[None]) -> None:
@@ -358,6 +324,7 @@ class Resident:
                 "Local models need llama-cpp-python, which is not installed",
                 hint=f"{install_line()} (`tollway doctor` shows the other builds)",
                 sent=False,
+                again=False,
             )
         self.percent = 0
         self._set("starting")
@@ -462,11 +429,14 @@ class Resident:
         if "out of memory" in lines or "failed to allocate" in lines:
             words = "out of memory"
         told = f"`{self.model.name}` cannot be loaded: {failed.message}"
-        return self._stay_failed(f"{told} ({words})" if words else told, "See `tollway models ps`")
+        told = f"{told} ({words})" if words else told
+        # Callers are told this: where the file is, is the owner's.
+        told = told.replace(f"{self.model.path.parent}/", "")
+        return self._stay_failed(told, "See `tollway models ps`")
 
     def _stay_failed(self, message: str, hint: str) -> LocalModelFailed:
         """Return an error that every call gets until a person, or another file, changes it."""
-        fault = LocalModelFailed(message, hint=hint, sent=False)
+        fault = LocalModelFailed(message, hint=hint, sent=False, again=False)
         self._stuck = (fault, _identity(self.model.path))
         return fault
 

@@ -124,6 +124,7 @@ async def test_a_worker_killed_before_its_whole_answer_is_a_503() -> None:
         os.kill(worker(daemon), signal.SIGKILL)
         reply = await asking
         assert (reply.status, error(reply)["code"]) == (503, "local_model_failed")
+        assert "x-should-retry" not in reply.headers  # the next call starts it again
         found = (await row(daemon, reply.headers["x-tollway-request-id"])).call
         assert (found.ending, found.estimated) == ("failed", False)
         assert found.cost_nanousd == exact(found)
@@ -183,6 +184,8 @@ async def test_a_file_that_cannot_be_a_model_is_a_clear_503() -> None:
                     told = error(reply)
                     assert (reply.status, told["code"]) == (503, "local_model_failed"), name
                     assert word in told["message"], (name, told)
+                    assert reply.headers["x-should-retry"] == "false"
+                    assert str(folder) not in told["message"]
                     found = (await row(daemon, reply.headers["x-tollway-request-id"])).call
                     assert (found.cost_nanousd, found.ending) == (0, "failed")
 

@@ -27,7 +27,12 @@ from local_models import (
     until,
 )
 
-from tollway.providers.errors import LocalModelFailed, UpstreamBroke, UpstreamTimeout
+from tollway.providers.errors import (
+    LocalModelBusy,
+    LocalModelFailed,
+    UpstreamBroke,
+    UpstreamTimeout,
+)
 from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
@@ -239,8 +244,10 @@ async def test_bad_files_are_told_and_good_ones_tried_again(tmp_path: Path) -> N
             if data:
                 path.write_bytes(data)
             for _ in range(2):
-                with pytest.raises(LocalModelFailed, match=words):
+                with pytest.raises(LocalModelFailed, match=words) as fault:
                     await local.send(NAME, "chat", chat("hi"))
+                assert not fault.value.again
+                assert str(tmp_path) not in fault.value.message
             assert state_of(local).state == "failed"
         whole_file = real_model().read_bytes()
         path.write_bytes(whole_file[:-1000])
@@ -257,8 +264,10 @@ async def test_a_file_that_llama_cpp_refuses_is_told_in_its_words(tmp_path: Path
     seen: list[str] = []
     async with serving(tmp_path, model(path), on_change=states_seen(seen)) as local:
         for _ in range(2):
-            with pytest.raises(LocalModelFailed, match=r"cannot load the file \(.*error"):
+            with pytest.raises(LocalModelFailed, match=r"cannot load the file \(.*error") as fault:
                 await local.send(NAME, "chat", chat("hi"))
+            assert not fault.value.again
+            assert str(tmp_path) not in fault.value.message
         assert seen == ["starting", "loading", "failed"]
 
 
@@ -304,11 +313,18 @@ async def test_a_call_that_does_not_begin_in_time_is_told_so(tmp_path: Path) -> 
     """`first_s` covers the wait in the line as well; the line goes on."""
     async with serving(tmp_path) as local:
         answer = await local.send(NAME, "chat", LONG)
-        with pytest.raises(UpstreamTimeout, match="did not begin to answer"):
+        with pytest.raises(LocalModelBusy, match="is busy: 1 call is before") as busy:
+            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+        assert (busy.value.status, busy.value.sent) == (503, False)
+        assert busy.value.retry_after_s
+        patient = asyncio.create_task(local.send(NAME, "chat", chat("hi", max_tokens=1)))
+        await until(lambda: state_of(local).waiting == 1)
+        with pytest.raises(LocalModelBusy, match="is busy: 2 calls are before"):
             await local.send(NAME, "chat", chat("hi"), first_s=0.01)
         await answer.close()
+        await body_of(await patient)
         os.kill(pid_of(local), signal.SIGSTOP)
-        with pytest.raises(UpstreamTimeout):
+        with pytest.raises(UpstreamTimeout, match="did not begin to answer"):
             await local.send(NAME, "chat", chat("hi"), first_s=0.01)
         os.kill(pid_of(local), signal.SIGCONT)
         assert await text_of(local, chat("hi", max_tokens=1))

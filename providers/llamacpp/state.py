@@ -1,0 +1,48 @@
+"""What a model of this box is, what there is to tell about it, and how patient we are with it."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+State = Literal["registered", "starting", "loading", "ready", "draining", "stopped", "failed"]
+
+
+class LocalModel(msgspec.Struct, frozen=True):
+    """A model as the configuration has it."""
+
+    name: str
+    path: Path
+    context: int  # tokens
+    gpu_layers: int | Literal["auto", "all"]
+    idle_unload_s: float
+    pinned: bool = False  # never unloaded for being idle, nor to make room
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """What there is to tell about a model; memory in bytes, `loaded_at` in unix seconds."""
+
+    name: str
+    state: State
+    percent: int
+    pid: int | None
+    rss_bytes: int
+    context: int
+    running: int
+    waiting: int
+    idle_s: float | None
+    tokens_per_s: float | None  # of the last call, its first token not counted
+    loaded_at: float | None
+    problem: str
+    log: tuple[str, ...]  # the worker's last lines
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How patient we are, in seconds."""
+
+    deaths: int = 3  # so many within `deaths_within_s`: it stays failed
+    deaths_within_s: float = 300.0
+    back_off_s: tuple[float, ...] = (0.0, 2.0)  # before the restart after the 1st, 2nd ... death
+    hang_s: float = 300.0  # without a frame while loading or at work: it is killed
+    stop_within_s: float = 5.0
+    sweep_s: float = 2.0  # how often idle and hung workers are looked for
