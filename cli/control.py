@@ -271,6 +271,18 @@ def reach(explicit: Path | None) -> Control:
     return Control(place(explicit).socket)
 
 
+def require_same_file(served: str, path: Path) -> None:
+    """Return when the file that a daemon serves is this very one.
+
+    Raises:
+        GatewayError: It is another; the message names it.
+    """
+    if os.path.realpath(served) != os.path.realpath(path):
+        raise GatewayError(
+            f"The running daemon serves `{served}`", hint=f"`tollway --config {served}` changes it"
+        )
+
+
 def reload_daemon(config: Config) -> dict[str, object] | None:
     """Make the daemon serve the file that was just edited; None where no daemon runs.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem, printable
-from tollway.cli.control import Control, load_config, reload_daemon
+from tollway.cli.control import Control, load_config, reload_daemon, require_same_file
 from tollway.cli.options import me
 from tollway.daemon.config import check, shown
 from tollway.daemon.config.edit import edit
@@ -210,10 +209,7 @@ def _require_ours(config: Config) -> None:
     except DaemonUnreachable:
         return  # `reload_daemon` tells one that hangs from none
     served = str(cast("dict[str, object]", status["config"])["path"])
-    if os.path.realpath(served) != os.path.realpath(config.path):
-        raise GatewayError(
-            f"The running daemon serves `{served}`", hint=f"`tollway --config {served}` changes it"
-        )
+    require_same_file(served, config.path)
 
 
 def report(done: Done, facts: Mapping[str, object], at: tuple[str, str], *, as_json: bool) -> None:

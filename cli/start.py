@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from tollway.cli import show
-from tollway.cli.control import Control, Place, load_config, place
+from tollway.cli.control import Control, Place, load_config, place, require_same_file
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config
@@ -71,7 +71,7 @@ def up(config: ConfigFile = None, wait: Wait = 60.0, as_json: AsJson = False) ->
     """Start the daemon in the background and wait until it is ready.
 
     It prints where the daemon listens and where it logs; if it cannot start, why. A daemon that
-    runs already is left alone.
+    runs already is left alone; one that serves another file beside this ledger is an error.
 
     Example:
         tollway up
@@ -99,12 +99,19 @@ def _running(config: Config, paths: StatePaths) -> Started | None:
         said = msgspec.convert(Control(config.admin_socket).get("/control/status"), _Answering)
     except DaemonUnreachable:
         return None
-    return Started(url_of(said.listen), said.pid, config.path, paths.log, already_running=True)
+    served = said.config.path
+    require_same_file(served, config.path)
+    return Started(url_of(said.listen), said.pid, Path(served), paths.log, already_running=True)
+
+
+class _Served(msgspec.Struct):
+    path: str
 
 
 class _Answering(msgspec.Struct):
     pid: int
     listen: str
+    config: _Served
 
 
 def url_of(listen: str) -> str:

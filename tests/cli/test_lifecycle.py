@@ -157,6 +157,23 @@ def test_up_says_that_its_log_cannot_be_written_and_how_to_move_it(home: Home) -
     assert "`ledger.path` in gateway.toml" in ended.stderr
 
 
+def test_up_refuses_while_the_daemon_serves_another_file(home: Home) -> None:
+    """Both files name one ledger: the settings of the second would not be in force."""
+    pid = json.loads(home.tollway("up", "--json").stdout)["pid"]
+    other = home.path / "other.toml"
+    other.write_text(QUIET)
+    other.chmod(0o600)
+    ended = home.tollway("up", "--config", str(other))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"error: The running daemon serves `{home.config}`\nhint: ")
+    assert not gone(pid)
+    link = home.path / "link.toml"
+    link.symlink_to(home.config)
+    same = json.loads(home.tollway("up", "--json", "--config", str(link)).stdout)
+    assert (same["already_running"], same["pid"]) == (True, pid)
+    assert same["config"] == str(home.config)
+
+
 def test_up_shows_the_last_words_of_a_daemon_that_dies(home: Home) -> None:
     """A daemon that ends without telling why has written it to its log."""
     (home.path / "sitecustomize.py").write_text(
