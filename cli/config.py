@@ -1,6 +1,7 @@
 """`config`: check, show and roll back gateway.toml. None of it needs the daemon."""
 
 import os
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,18 +29,27 @@ Effective = Annotated[
 ]
 
 
+# A key as messages write it: parts with points between, quoted where they hold more than words.
+_KEY = r"""(?:"(?:\\.|[^"\\])*"|[^\s":])+"""
+
+
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Say whether gateway.toml is right, with line numbers.
 
     Each mistake is one line of file, line, key and reason, and the exit code is 2. What is right
     but doubtful is a warning, and does not change the exit code; so is a secret that cannot be
-    had from here.
+    had from here. With --json the mistakes stand on stdout too.
 
     Example:
         tollway config check --config ./gateway.toml
     """
     path = find_config(config)
-    loaded = load(path)
+    try:
+        loaded = load(path)
+    except ConfigError as error:
+        if as_json:
+            show.emit({"ok": False, "path": path.absolute(), "problems": _problems(error, path)})
+        raise
     _, missing = secrets.fetch(loaded, shown=path)
     warnings = [*loaded.warnings, *(error.message for error in missing)]
     if as_json:
@@ -48,6 +58,23 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     for line in warnings:
         show.note([show.Painted("warning", "yellow"), f": {line}"])
     show.say(f"{loaded.path} is right")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One mistake in the file: "gateway.toml:14", and the key where it is one key's."""
+
+    where: str
+    key: str | None
+    message: str
+
+
+def _problems(error: ConfigError, path: Path) -> list[Problem]:
+    placed = re.compile(rf"({re.escape(str(path))}:\d+): (?:({_KEY}): )?(.*)")
+    found = []
+    for line in error.message.splitlines():
+        said = placed.fullmatch(line)
+        found.append(Problem(*said.groups()) if said else Problem(str(path), None, line))
+    return found
 
 
 def show_(config: ConfigFile = None, effective: Effective = False, as_json: AsJson = False) -> None:

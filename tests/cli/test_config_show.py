@@ -97,13 +97,37 @@ def test_a_secret_that_cannot_be_had_is_a_warning(folder: Path) -> None:
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_each_mistake_is_a_line_and_the_exit_code_is_two(folder: Path, more: list[str]) -> None:
-    """With --json too: stdout stays empty, the lines are text on stderr."""
+    """On stderr, with --json too."""
     (folder / "gateway.toml").write_text('[server]\nlisen = "x"\n\n[providers.a]\nkind = "opnai"\n')
     ended = tollway("config", "check", *more, cwd=folder)
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.returncode == 2
+    assert bool(ended.stdout) is bool(more)
     first, second = ended.stderr.splitlines()[:2]
     assert first.startswith("error: gateway.toml:2: server.lisen: ")
     assert second.startswith("error: gateway.toml:5: providers.a.kind: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "key", "message"),
+    [
+        ("[server]\nlisen = 1\n", "gateway.toml:2", "server.lisen", "unknown key"),
+        ('\n[prices]\n"a: b/c.d" = 1\n', "gateway.toml:3", 'prices."a: b/c.d"', ""),
+        ("[server\n", "gateway.toml:1", None, "not valid TOML: "),
+        ("\ufeff", "gateway.toml:1", None, "begins with a byte order mark"),
+    ],
+    ids=["key", "quoted key", "no TOML", "unreadable"],
+)
+def test_each_mistake_is_an_object_for_programs(
+    folder: Path, text: str, where: str, key: str | None, message: str
+) -> None:
+    """Place, key and reason apart; no key where the file as a whole is wrong."""
+    (folder / "gateway.toml").write_text(text)
+    ended = tollway("config", "check", "--json", cwd=folder)
+    data = json.loads(ended.stdout)
+    assert (ended.returncode, data["ok"]) == (2, False)
+    problem = data["problems"][0]
+    assert (problem["where"], problem["key"]) == (where, key)
+    assert problem["message"].startswith(message)
 
 
 @pytest.mark.parametrize(
