@@ -15,7 +15,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config import shown, units
 from tollway.daemon.config.schema import Config, Key, Layers, Member, Model, Server, Team
 from tollway.daemon.errors import DaemonUnreachable
-from tollway.providers.errors import LocalModelFailed
+from tollway.providers.errors import GatewayError, LocalModelFailed
 from tollway.providers.llamacpp import fit, install
 from tollway.providers.llamacpp.gguf import ModelInfo, describe
 
@@ -107,8 +107,9 @@ def add(  # noqa: PLR0913 - an argument is an option
     """Register a GGUF file, to be called as `local/NAME`.
 
     The file's header is read first: what the model is, what memory it needs, whether it fits.
-    A file that is cut short or no model is refused. Added again, the same file keeps its name
-    and changes what is named. It is loaded by its first call.
+    A file that is cut short or no model is refused, as is one that all of the machine's memory
+    could not hold. Added again, the same file keeps its name and changes what is named. It is
+    loaded by its first call.
 
     Examples:
         tollway models add ~/models/SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2 --free
@@ -130,6 +131,11 @@ def add(  # noqa: PLR0913 - an argument is an option
         values["gpu_layers"] = _layers(gpu_layers)
     if price := _price(price_input, price_output, free=free):
         values["price"] = price
+    wanted = msgspec.structs.replace(
+        known or Model(gguf=path),
+        **{key: values[key] for key in ("context", "gpu_layers") if key in values},
+    )
+    _require_possible(name, info, wanted, explicit=context is not None)
     done = edits.apply(loaded.path, edits.put("models", name, values), what=f"models add {name}")
     model = done.config.models[name]
     described = Described(path, info, memory_of(name, info, model.context), name)
@@ -144,6 +150,34 @@ def add(  # noqa: PLR0913 - an argument is an option
         "refused_unpriced": unpriced,
     }
     edits.report(done, facts, ("models", name), as_json=as_json)
+
+
+def _require_possible(name: str, info: ModelInfo, model: Model, *, explicit: bool) -> None:
+    """Return if the model could be loaded with nothing else running.
+
+    Raises:
+        UsageProblem: A context was said that is longer than the model was trained on.
+        GatewayError: All of the machine's memory is too little for it.
+    """
+    if explicit and 0 < info.context_trained < model.context:
+        raise UsageProblem(
+            f"`--context`: `{name}` was trained on {info.context_trained} tokens of context, and"
+            f" {model.context} are more",
+            hint=f"`--context {info.context_trained}` is the most",
+        )
+    total = fit.total_memory()
+    if total is None or (model.gpu_layers != 0 and install.gpu()):
+        return
+    context = fit.usable_context(info, model.context)
+    need = fit.estimate(info, context).total
+    if need <= total:
+        return
+    smaller = fit.smaller_context(info, context, total)
+    raise GatewayError(
+        f"`{name}` needs {show.size(need)} of memory with a context of {context} tokens, and this"
+        f" machine has {show.size(total)} in all",
+        hint=f"`--context {smaller}` would fit" if smaller else "Use a smaller quantisation of it",
+    )
 
 
 def _layers(said: str) -> Layers:

@@ -10,6 +10,8 @@ from program import Home
 
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import PriceOverride
+from tollway.providers.llamacpp.fit import estimate, total_memory
+from tollway.providers.llamacpp.gguf import describe
 
 pytestmark = pytest.mark.whole
 
@@ -74,12 +76,39 @@ def test_a_file_that_is_no_whole_model_is_refused(home: Home) -> None:
     assert home.config.read_text() == SERVER
 
 
-def test_a_model_too_large_is_told_of_with_the_way_out(home: Home) -> None:
-    """It is registered all the same: memory may be free later, on this or a changed box."""
+def test_a_context_longer_than_the_model_was_trained_on_is_refused(home: Home) -> None:
+    """It would be cut at every load; the error says what the most is, and the file is as it was."""
+    ended = home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--context", "100000000")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "`tiny-chat` was trained on 4096 tokens" in ended.stderr
+    assert "hint: `--context 4096` is the most" in ended.stderr
+    assert home.config.read_text() == SERVER
+    assert home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf", "--context", "4096").returncode == 0
+
+
+def test_a_model_larger_than_the_whole_memory_is_refused_with_the_way_out(home: Home) -> None:
+    """No call could ever load it here, whatever else ends."""
     huge = {"llama__context_length": 2**30, "llama__block_count": 4000}
     (home.path / "huge.gguf").write_bytes(llama_gguf(**huge))
-    ended = home.tollway("models", "add", "huge.gguf", "--context", str(2**28))
-    assert ended.returncode == 0
+    words = ("models", "add", "huge.gguf", "--gpu-layers", "0", "--context")
+    ended = home.tollway(*words, str(2**28))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "error: `huge` needs " in ended.stderr
+    assert " in all" in ended.stderr
+    assert home.config.read_text() == SERVER
+    fitting = ended.stderr.partition("hint: `--context ")[2].partition("`")[0]
+    assert home.tollway(*words, fitting).returncode == 0
+
+
+def test_a_model_too_large_for_now_is_told_of_with_the_way_out(home: Home) -> None:
+    """It is registered all the same: memory may be free later."""
+    (home.path / "huge.gguf").write_bytes(llama_gguf(llama__context_length=2**30))
+    info, total = describe(home.path / "huge.gguf"), total_memory()
+    assert total is not None
+    least = estimate(info, 256).total
+    steps = (total - least) // (estimate(info, 512).total - least)
+    ended = home.tollway("models", "add", "huge.gguf", "--context", str(256 * (steps + 1)))
+    assert ended.returncode == 0, ended.stderr
     assert "does not fit" in ended.stdout
     assert "warning: It does not fit now: `huge` needs" in ended.stderr
     assert "hint: `models.huge.context = " in ended.stderr
