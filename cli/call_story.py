@@ -41,10 +41,21 @@ def plain(row: CallRow | AttemptRow) -> dict[str, object]:
 
 
 def cost(row: CallRow | AttemptRow) -> str:
-    """Return what it cost: "~" before an estimate, "-" where nothing was ever sent."""
+    """Return what it cost: "~" before an estimate, "-" where nothing was ever sent.
+
+    "unpriced" where nothing was counted, for want of a price.
+    """
     if not row.cost_nanousd and isinstance(row, CallRow) and row.state in ("refused", "open"):
         return "-"
+    if not row.cost_nanousd and _unpriced(row):
+        return "unpriced"
     return f"{'~' if row.estimated else ''}{show.money(row.cost_nanousd)}"
+
+
+def _unpriced(row: CallRow | AttemptRow) -> bool:
+    if isinstance(row, CallRow):
+        return row.unpriced
+    return row.price is None and bool(row.input_total + row.output_total)
 
 
 def tell(found: CallDetail) -> None:

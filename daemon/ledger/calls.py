@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.daemon.ledger.derived import UNPRICED
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.schema import ID_HEAD, STATES
 from tollway.providers.canon import Price
@@ -79,6 +80,7 @@ class CallRow(_Tokens, frozen=True, kw_only=True):
     error: str
     client: str
     tags: str
+    unpriced: bool = False  # some of its tokens had no price
 
 
 class AttemptRow(_Tokens, frozen=True, kw_only=True):
@@ -126,7 +128,11 @@ class CallFilter(msgspec.Struct, frozen=True):
 
 ANY = CallFilter()
 _BY_ACCOUNT = ("key", "user", "team", "project", "route", "provider", "model")
-_COLUMNS = ", ".join(CallRow.__struct_fields__)
+_READ = tuple(name for name in CallRow.__struct_fields__ if name != "unpriced")
+_COLUMNS = (
+    f"{', '.join(_READ)}, EXISTS (SELECT 1 FROM attempts t"  # noqa: S608 - our own names
+    f" WHERE t.call = calls_readable.seq AND {UNPRICED})"
+)
 
 
 def recent(
@@ -253,7 +259,7 @@ def _rows(db: sqlite3.Connection, condition: str, values: tuple[object, ...]) ->
     cursor = db.execute(f"SELECT {_COLUMNS} FROM calls_readable WHERE {condition}", values)  # noqa: S608
     for row in cursor:
         yield msgspec.convert(
-            dict(zip(CallRow.__struct_fields__, row, strict=True)), CallRow, strict=False
+            dict(zip((*_READ, "unpriced"), row, strict=True)), CallRow, strict=False
         )
 
 

@@ -10,7 +10,7 @@ from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, RECOVERED, REFUSED, S
 _SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS)
 ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", "unpriced", *_SUMS)
 # Tokens that no price was known for. An attempt without tokens costs nothing at any price.
-_UNPRICED = f"t.price IS NULL AND {' + '.join(f't.{name}' for name in TOKENS)} > 0"
+UNPRICED = f"t.price IS NULL AND {' + '.join(f't.{name}' for name in TOKENS)} > 0"
 _QUARTER = f"c.admitted_ms / {QUARTER_MS} * {QUARTER_MS}"
 
 # Of calls, what is counted; of attempts, what is added up.
@@ -21,7 +21,7 @@ SELECT quarter_ms, account, {", ".join(f"sum({name}) AS {name}" for name in ROLL
         {", ".join(f"0 AS {name}" for name in _SUMS)}
     FROM calls c WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED})
     UNION ALL
-    SELECT {_QUARTER}, t.account, 0, 0, 1, t.estimated * t.cost_nanousd, {_UNPRICED},
+    SELECT {_QUARTER}, t.account, 0, 0, 1, t.estimated * t.cost_nanousd, {UNPRICED},
         {", ".join(f"t.{name}" for name in _SUMS)}
     FROM attempts t JOIN calls c ON c.seq = t.call WHERE t.ending IS NOT NULL
 )

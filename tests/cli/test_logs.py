@@ -112,6 +112,19 @@ async def test_filters_choose_calls(
     assert ids(home, *words) == [call_id(number, AT_MS + number) for number in numbers]
 
 
+async def test_tokens_without_a_price_are_shown_as_unpriced(home: Home, ledger: Ledger) -> None:
+    """A cost of nothing would be a claim; nobody knows what they cost."""
+    call = opened(5, AT_MS + 5)
+    local = attempt(call, provider="local", model="smol", price=None)
+    await ledger.admit(call, local)
+    await ledger.settle(closed(call), ended(local, 0))
+    lines = home.tollway("logs").stdout.splitlines()
+    assert [("unpriced" in line) for line in lines[1:]] == [False, False, False, False, True]
+    assert "$0.00 " not in lines[-1]
+    rows = json.loads(home.tollway("logs", "--json", "-n", "1").stdout)
+    assert [row["unpriced"] for row in rows] == [True]
+
+
 async def test_the_story_of_a_call_tells_every_attempt(home: Home, ledger: Ledger) -> None:
     """Endings in words, money to the last digit, and what had no price is not called free."""
     text = home.tollway("logs", call_id(3, AT_MS + 3)[:18].upper()).stdout
