@@ -172,7 +172,11 @@ class Connection(web.RequestHandler):
             status=status,
             body=openai_chat.DIALECT.write_error(error, call_id),
             content_type="application/json",
-            headers={"x-tollway-request-id": call_id, "x-request-id": call_id},
+            headers={
+                "Server": "tollway",
+                "x-tollway-request-id": call_id,
+                "x-request-id": call_id,
+            },
         )
         answer.force_close()
         return answer
@@ -187,6 +191,7 @@ def _request(
 ) -> Request:
     if message.compression:
         # What is left of a refused body is read and dropped for a while, and would be unpacked
-        # for that: a megabyte of it can be a gigabyte, and be sent without a key.
+        # for that: a megabyte of it can be a gigabyte, and be sent without a key. `Request.read`,
+        # which only known callers reach, takes this back, so that they hear why.
         protocol._lingering_time = 0.0
     return Request(message, payload, protocol, writer, task, asyncio.get_running_loop())

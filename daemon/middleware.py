@@ -269,9 +269,10 @@ def _refuse(
 
 async def stamp(request: web.Request, answer: web.StreamResponse) -> None:
     """Write the call's id on every answer, streams included; aiohttp calls it before the head."""
+    headers = answer.headers
+    headers[hdrs.SERVER] = "tollway"  # not aiohttp's own, which tells what to attack
     trace = request.get(TRACE)
     if trace is not None:
-        headers = answer.headers
         headers[_CALL_ID] = headers[_REQUEST_ID] = trace.call_id
     if request.app[DAEMON].draining:
         answer.force_close()

@@ -29,6 +29,7 @@ async def test_every_answer_carries_the_id_of_its_call() -> None:
             call_id = answer.headers["x-tollway-request-id"]
             assert re.fullmatch(UUID7, call_id)
             assert answer.headers["x-request-id"] == call_id
+            assert answer.headers["server"] == "tollway"
             assert f"{method} {path} {answer.status}" in await lines(daemon)
             assert call_id in await lines(daemon)
             seen.add(call_id)
@@ -40,6 +41,8 @@ async def test_a_malformed_request_is_answered_with_an_id_too() -> None:
     async with running() as daemon:
         answer = await daemon.raw(b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
         assert re.search(b"(?i)x-tollway-request-id: " + UUID7.encode(), answer)
+        assert b"server: tollway\r\n" in answer.lower()
+        assert b"python" not in answer.lower()
 
 
 async def test_the_id_of_a_client_is_not_taken_for_ours() -> None:
