@@ -50,8 +50,24 @@ class _Budget(msgspec.Struct):
     left_nanousd: int
 
 
+class _Target(msgspec.Struct):
+    target: str
+    price: str  # "" for none
+
+
 class _Applies(msgspec.Struct):
-    budgets: list[_Budget]
+    budgets: list[_Budget] = []
+    targets: list[_Target] = []
+
+    @property
+    def left(self) -> _Budget | None:
+        """The budget with the least left for the owner's calls, None where none applies."""
+        return min(self.budgets, key=lambda budget: budget.left_nanousd, default=None)
+
+    def unpriced(self, said: Said) -> bool:
+        """Whether an answer cost nothing because its target has no price."""
+        named = any(one.target == said.target and not one.price for one in self.targets)
+        return named and not said.cost_nanousd
 
 
 class _Model(msgspec.Struct):
@@ -134,9 +150,14 @@ def _once(control: Control, settings: Settings, prompt: str, *, as_json: bool) -
     said = Said(settings.model)
     if as_json:
         hear(control, settings.ask([Message("user", prompt)]), said, lambda _text: None)
-        left = _left(control, settings.model)
+        applies = _applies(control, settings.model)
+        left = applies.left
         usd = None if said.cost_nanousd is None else plain_usd(said.cost_nanousd)
-        more = {"cost_usd": usd, "budget_left_nanousd": left.left_nanousd if left else None}
+        more = {
+            "cost_usd": usd,
+            "unpriced": applies.unpriced(said),
+            "budget_left_nanousd": left.left_nanousd if left else None,
+        }
         show.emit(msgspec.structs.asdict(said) | more)
     else:
         _answer(control, settings, [Message("user", prompt)], said)
@@ -151,10 +172,10 @@ def _answer(control: Control, settings: Settings, turns: Sequence[Message], said
             show.write("\n")
     if said.finish_reason == "length":
         show.note(show.Painted("The answer was cut at its longest", "yellow"))
-    show.note(show.Painted(_summary(said, _left(control, settings.model)), "dim"))
+    show.note(show.Painted(_summary(said, _applies(control, settings.model)), "dim"))
 
 
-def _summary(said: Said, left: _Budget | None) -> str:
+def _summary(said: Said, applies: _Applies) -> str:
     facts = [said.target or said.model]
     if said.output_tokens is not None:
         facts.append(f"{said.input_tokens} in + {said.output_tokens} out tokens")
@@ -163,20 +184,19 @@ def _summary(said: Said, left: _Budget | None) -> str:
     if said.first_ms is not None:
         facts.append(f"first after {said.first_ms} ms")
     if said.cost_nanousd is not None:
-        facts.append(show.money(said.cost_nanousd))
-    if left:
+        facts.append("unpriced" if applies.unpriced(said) else show.money(said.cost_nanousd))
+    if left := applies.left:
         of = " ".join(filter(None, (left.scope, left.name)))
         facts.append(f"{show.money(left.left_nanousd)} left of {left.budget} ({of})")
     return " · ".join(facts)
 
 
-def _left(control: Control, model: str) -> _Budget | None:
-    """Return the budget with the least left for the owner's calls, None where none applies."""
+def _applies(control: Control, model: str) -> _Applies:
+    """Return what is known of the owner's calls of a model: budgets, and targets' prices."""
     try:
-        found = msgspec.convert(control.post("/control/explain", {"model": model}), _Applies)
+        return msgspec.convert(control.post("/control/explain", {"model": model}), _Applies)
     except GatewayError:
-        return None  # the answer is here and whole: what is left is a courtesy
-    return min(found.budgets, key=lambda budget: budget.left_nanousd, default=None)
+        return _Applies()  # the answer is here and whole: this is a courtesy
 
 
 class Conversation:

@@ -124,6 +124,23 @@ def test_json_is_one_object(chatting: Chatting) -> None:
     assert story["call"]["cost_nanousd"] == 13_000
 
 
+def test_an_answer_without_a_price_is_said_to_be_unpriced(tmp_path: Path) -> None:
+    """A cost of nothing would be a claim; nobody knows what it cost."""
+    upstream = ChatUpstream()
+    home = Home(tmp_path)
+    config = CONFIG.format(port=upstream.port).replace('budget = ["5/day"]\n', "")
+    home.write(config.replace('[prices."up/*"]\ninput = 1\noutput = 2\n', ""))
+    try:
+        assert home.tollway("up").returncode == 0
+        done = home.tollway("chat", "hello")
+        assert done.returncode == 0
+        assert done.stderr.splitlines()[-1].endswith(" · unpriced")
+        assert json.loads(home.tollway("chat", "--json", "hello").stdout)["unpriced"] is True
+    finally:
+        home.tollway("down", "--now")
+        upstream.close()
+
+
 def test_what_a_terminal_would_obey_passes_through_a_pipe(chatting: Chatting) -> None:
     """A file gets what the model said, tabs and escapes included."""
     assert chatting.say("fast", stdin="a\tb\x1b[31m").stdout == "You said: a\tb\x1b[31m\n"
