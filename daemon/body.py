@@ -29,6 +29,8 @@ class Request(web.Request):
             if (self.content_length or 0) > limit:
                 raise _too_large(limit)
             idle_s = self.app[EDGE].body_idle_s
+            if self.headers.get("Content-Encoding"):
+                self.protocol._lingering_time = self.app[EDGE].linger_s
             try:
                 self._read_bytes = await _read(self.content, limit, idle_s)
             except TimeoutError:
