@@ -63,8 +63,8 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
                 hint=f'Add [prices."{target.name}"] with `input` and `output` in dollars for a'
                 f' million tokens to gateway.toml, or "{target.name}" = "free" below [prices]'
                 if not target.local
-                else f"Add `price` to [models.{target.model}] in gateway.toml: dollars for a million"
-                ' tokens as { input = 0.1, output = 0.4 }, or "free"',
+                else f"Add `price` to [models.{target.model}] in gateway.toml: dollars for a"
+                ' million tokens as { input = 0.1, output = 0.4 }, or "free"',
             )
         return Worst(0, bound.input, bound.output or terms.default_output)
     window = terms.context or _own_window(price)

@@ -26,7 +26,7 @@ from shell import Client, until
 from upstreams import notes, reads, resets, says, stalls, waits
 
 from tollway.daemon.config.schema import Key
-from tollway.daemon.gate.authenticate import _end
+from tollway.daemon.config.validity import _end
 from tollway.daemon.gate.budget import Terms, worst
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound
