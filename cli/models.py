@@ -118,23 +118,19 @@ def add(  # noqa: PLR0913 - an argument is an option
     loaded = load_config(config)
     path = Path(os.path.abspath(path.expanduser()))
     info = describe(path)
-    name = name or model_name(path.name)
-    if not name:
-        raise UsageProblem(f"`{path.name}` gives no name", hint="`--name NAME` says one")
+    name = name or _name_of(path)
     known = loaded.models.get(name)
     if known is None or known.gguf != path:
         edits.require_new(loaded, "models", name, hint="`--name` gives this one another")
-    values: dict[str, object] = {"gguf": str(path)} if known is None else {}
-    if context is not None:
-        values["context"] = context
-    if gpu_layers is not None:
-        values["gpu_layers"] = _layers(gpu_layers)
-    if price := _price(price_input, price_output, free=free):
-        values["price"] = price
-    wanted = msgspec.structs.replace(
-        known or Model(gguf=path),
-        **{key: values[key] for key in ("context", "gpu_layers") if key in values},
-    )
+    said = {
+        "gguf": str(path) if known is None else None,
+        "context": context,
+        "gpu_layers": None if gpu_layers is None else _layers(gpu_layers),
+        "price": _price(price_input, price_output, free=free),
+    }
+    values: dict[str, object] = {key: value for key, value in said.items() if value is not None}
+    asked = {key: values[key] for key in ("context", "gpu_layers") if key in values}
+    wanted = msgspec.structs.replace(known or Model(gguf=path), **asked)
     _require_possible(name, info, wanted, explicit=context is not None)
     done = edits.apply(loaded.path, edits.put("models", name, values), what=f"models add {name}")
     model = done.config.models[name]
@@ -150,6 +146,17 @@ def add(  # noqa: PLR0913 - an argument is an option
         "refused_unpriced": unpriced,
     }
     edits.report(done, facts, ("models", name), as_json=as_json)
+
+
+def _name_of(path: Path) -> str:
+    """Return the name that a file gives its model.
+
+    Raises:
+        UsageProblem: It gives none.
+    """
+    if name := model_name(path.name):
+        return name
+    raise UsageProblem(f"`{path.name}` gives no name", hint="`--name NAME` says one")
 
 
 def _require_possible(name: str, info: ModelInfo, model: Model, *, explicit: bool) -> None:

@@ -28,7 +28,6 @@ _END_WITHIN_S = 20.0
 _CONFIG = """
 [server]
 listen = "127.0.0.1:{port}"
-admin_socket = "{folder}/admin.sock"
 budget = ["1000000/month"]
 watch = false
 

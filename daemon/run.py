@@ -87,7 +87,7 @@ class Server:
         """
         try:
             await self._start()
-        except BaseException:
+        except BaseException:  # a cancel too: sockets and the lock are given back
             await self._stack.aclose()
             raise
 

@@ -147,7 +147,7 @@ class Books:
             try:
                 for window, spent in zip(windows, await ledger.spent(queries), strict=True):
                     window.settled += spent
-            except BaseException:
+            except BaseException:  # a cancel too: an account unseeded would look unspent
                 for account in fresh:
                     self.accounts[account.scope].remove(account)
                 raise

@@ -279,7 +279,7 @@ def transaction(db: Connection) -> Iterator[None]:
     try:
         yield
         db.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever it was, half a transaction must not stay
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise

@@ -193,7 +193,7 @@ class Writer:
     def _commit(self, group: Sequence[Operation]) -> Done:
         try:
             self._write(group)
-        except Exception as fault:
+        except Exception as fault:  # one bad row must not cost the others of its group
             if faults.of_the_file(fault):
                 raise
             log.exception("one of %d operations cannot be written", len(group))

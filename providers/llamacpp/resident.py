@@ -87,7 +87,7 @@ class Resident:
                 if (now := await self.ready()) is not worker:  # it died or went while we waited
                     worker, limit = now, None if first_s is None else loop.time() + first_s
                 call = self._submit(worker, asked.job)
-            except BaseException:
+            except BaseException:  # a cancel too: nobody else would get a turn
                 self._turn.release()
                 raise
             answer = LocalAnswer(self.model.name, worker, call, writer(asked))
@@ -99,7 +99,7 @@ class Resident:
                 raise UpstreamTimeout(
                     f"`{self.model.name}` did not begin to answer in time", phase="first"
                 ) from fault
-            except BaseException:
+            except BaseException:  # a cancel too: the worker must not go on for nobody
                 answer.cancel()
                 raise
         return answer

@@ -52,6 +52,24 @@ async def test_an_admission_is_in_the_file_when_it_returns(ledger: Ledger) -> No
     await ledger.settle(closed(call), ended(attempt(call)))
 
 
+TOKENS: dict[str, Any] = {
+    "input_tokens": 1,
+    "cache_read_tokens": 2,
+    "cache_write_tokens": 3,
+    "cache_write_1h_tokens": 4,
+    "audio_input_tokens": 5,
+    "output_tokens": 6,
+    "reasoning_tokens": 7,
+    "audio_output_tokens": 8,
+}
+MONEY: dict[str, Any] = {
+    "cost_nanousd": 1500,
+    "overrun_nanousd": 500,
+    "hold_nanousd": 1000,
+    "estimated": True,
+}
+
+
 async def test_a_settled_call_says_all_that_is_known_of_it(ledger: Ledger) -> None:
     """One row for a person who asks what a call was and cost, one for each attempt."""
     call = opened(1, tags='{"run":"42"}')
@@ -62,22 +80,6 @@ async def test_a_settled_call_says_all_that_is_known_of_it(ledger: Ledger) -> No
         ended(attempt(call), 1500, usage=usage, overrun_nanousd=500, error="upstream_broke"),
     )
     detail = calls.one(ledger.path, call.id)
-    tokens: dict[str, Any] = {
-        "input_tokens": 1,
-        "cache_read_tokens": 2,
-        "cache_write_tokens": 3,
-        "cache_write_1h_tokens": 4,
-        "audio_input_tokens": 5,
-        "output_tokens": 6,
-        "reasoning_tokens": 7,
-        "audio_output_tokens": 8,
-    }
-    money: dict[str, Any] = {
-        "cost_nanousd": 1500,
-        "overrun_nanousd": 500,
-        "hold_nanousd": 1000,
-        "estimated": True,
-    }
     assert detail.call == calls.CallRow(
         id=call.id,
         state="settled",
@@ -101,8 +103,8 @@ async def test_a_settled_call_says_all_that_is_known_of_it(ledger: Ledger) -> No
         error="upstream_broke",
         client="OpenAI/Python 3.54.0",
         tags='{"run":"42"}',
-        **tokens,
-        **money,
+        **TOKENS,
+        **MONEY,
     )
     assert detail.attempts == (
         calls.AttemptRow(
@@ -119,8 +121,8 @@ async def test_a_settled_call_says_all_that_is_known_of_it(ledger: Ledger) -> No
             upstream_id="chatcmpl-1",
             usage=RAW_USAGE,
             price=PRICE,
-            **tokens,
-            **money,
+            **TOKENS,
+            **MONEY,
         ),
     )
 
