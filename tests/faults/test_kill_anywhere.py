@@ -1,0 +1,130 @@
+"""`kill -9` at any instant, again and again on one ledger: no admitted call is lost."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from gateway import body
+from killing import CALLERS, Load, call, caller, config, ready, rows
+from shell import control, process, short_folder, until
+
+from tollway.daemon.config.load import load
+from tollway.daemon.ledger.calls import CallRow, one
+from tollway.daemon.ledger.verify import verify
+
+KILLS = 5  # of one ledger, one after another
+# Refused by the one and answered by the other, cut, left: whatever the load can bring about.
+ENDINGS = {"answered", "recovered", "client_left", "upstream_broke", "upstream_refused"}
+# Of attempts that may have been sent and billed, so that they must cost something.
+BILLED = {"answered", "recovered", "upstream_broke"}
+
+
+async def kills(seed: int, *, mixed: bool) -> None:
+    """Kill a daemon under load at moments chosen by chance, and check after each start."""
+    print(f"seed {seed}, {'mixed' if mixed else 'steady'} load")
+    chance = random.Random(seed)  # noqa: S311 - must repeat itself
+    seen = Load(chance)
+    with short_folder() as folder:
+        ledger = folder / "ledger.db"
+        async with seen.upstreams() as (steady, flaky):
+            path = config(folder, ledger, steady, flaky)
+            for number in range(KILLS + 1):
+                with process(path) as daemon:
+                    await ready(daemon)
+                    await until(lambda: all(row.state != "open" for row in rows(ledger)))
+                    check(ledger, seen)
+                    await check_budgets(path, ledger)
+                    if number == KILLS:
+                        # And it still takes calls.
+                        await call(daemon.port, "999-9", body())
+                        assert seen.seen["999-9"] == 1
+                        return
+                    killed = asyncio.Event()
+                    seen.hangs = CALLERS // 2
+                    calling = [
+                        asyncio.create_task(
+                            caller(
+                                daemon.port,
+                                100 * number + one,
+                                killed,
+                                chance if mixed else None,
+                            )
+                        )
+                        for one in range(CALLERS)
+                    ]
+                    least = seen.seen.total() + chance.randrange(1, 300)
+                    await until(lambda least=least: seen.seen.total() >= least)  # type: ignore[misc]
+                    for _ in range(chance.randrange(50)):
+                        await asyncio.sleep(0)
+                    killed.set()
+                    daemon.kill()
+                    await asyncio.gather(*calling)
+
+
+def check(ledger: Path, load_: Load) -> None:
+    """Compare the rows with what the upstreams saw."""
+    assert verify(ledger) == []
+    found = rows(ledger)
+    marks = {row.client.removeprefix("mark-"): row for row in found}
+    assert len(marks) == len(found)
+    for mark, requests in load_.seen.items():
+        assert mark in marks, f"the upstream saw {mark}, the ledger did not"
+        assert marks[mark].attempts >= requests
+    for row in found:
+        check_call(ledger, row, load_.seen[row.client.removeprefix("mark-")])
+
+
+def check_call(ledger: Path, row: CallRow, seen: int) -> None:
+    """Check one call: settled or recovered, its sums those of its attempts."""
+    assert row.state == ("recovered" if row.ending == "recovered" else "settled")
+    assert row.ending in ENDINGS
+    attempts = one(ledger, row.id).attempts
+    assert len(attempts) == row.attempts
+    assert sum(attempt.cost_nanousd for attempt in attempts) == row.cost_nanousd
+    for attempt in attempts:
+        if attempt.ending in BILLED:
+            assert attempt.cost_nanousd > 0
+        if attempt.ending == "upstream_refused":
+            assert attempt.cost_nanousd == 0
+    if row.ending == "answered":
+        assert seen >= 1
+    if row.estimated:
+        assert row.cost_nanousd > 0
+
+
+async def check_budgets(path: Path, ledger: Path) -> None:
+    """Check that counters are the sums of rows, and that nothing is held."""
+    status, said = await asyncio.to_thread(
+        control, load(path).admin_socket, "GET", "/control/status"
+    )
+    assert status == 200
+    total = sum(row.cost_nanousd for row in rows(ledger))
+    assert len(said["budgets"]) == 3
+    for budget in said["budgets"]:
+        assert (budget["settled_nanousd"], budget["held_nanousd"]) == (total, 0)
+
+
+def _seed() -> int:
+    return random.SystemRandom().randrange(2**32)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("run", range(2))
+async def test_a_daemon_killed_under_load_has_a_row_for_all_that_its_upstreams_saw(
+    run: int,
+    mixed: bool,
+) -> None:
+    """Twenty moments, chosen by chance: each request exactly one row, settled or recovered."""
+    print(f"run {run}")
+    await kills(_seed(), mixed=mixed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("run", range(40))
+async def test_a_daemon_killed_two_hundred_times_has_a_row_for_all_that_its_upstreams_saw(
+    run: int,
+) -> None:
+    """The same two hundred times, three in four under the mixed load."""
+    await kills(_seed(), mixed=run % 4 != 0)
