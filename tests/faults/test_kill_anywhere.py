@@ -54,7 +54,7 @@ async def kills(seed: int, *, mixed: bool) -> None:
                         for one in range(CALLERS)
                     ]
                     least = seen.seen.total() + chance.randrange(1, 300)
-                    await until(lambda least=least: seen.seen.total() >= least)  # type: ignore[misc]
+                    await until(lambda least=least: seen.seen.total() >= least)
                     for _ in range(chance.randrange(50)):
                         await asyncio.sleep(0)
                     killed.set()
