@@ -6,7 +6,7 @@ back: its caches are read again from the file, so that they can never differ fro
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import add
 from sqlite3 import Connection
 
@@ -42,6 +42,7 @@ from tollway.daemon.ledger.statements import (
     ONE_CALL,
     ONE_REFUSED,
     SPEND,
+    SPEND_TAG,
 )
 from tollway.providers.canon import Usage
 
@@ -62,6 +63,7 @@ class _OpenCall(msgspec.Struct):
     route: str
     account: int  # of its latest attempt
     admitted_ms: int
+    tags: tuple[int, ...]  # those whose spending is added up
     attempts: dict[int, _OpenAttempt]
 
     @property
@@ -85,7 +87,8 @@ class Book:
         self._changes: list[tuple[object, ...]] = []
         self._new_attempts: list[tuple[object, ...]] = []
         self._ended_attempts: list[tuple[object, ...]] = []
-        self._spend: defaultdict[tuple[int, int], list[tuple[int, ...]]] = defaultdict(list)
+        self._spend: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
+        self._spend_tag: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
 
     def write(self, operations: Sequence[Operation]) -> None:
         """Write operations into the open transaction, in their order as far as it shows."""
@@ -120,10 +123,8 @@ class Book:
         NEW_ATTEMPTS.write(self._db, self._new_attempts)
         ENDED_ATTEMPTS.write(self._db, self._ended_attempts)
         CALL_CHANGES.write(self._db, self._changes)
-        SPEND.write(
-            self._db,
-            [(*at, *map(sum, zip(*more, strict=True))) for at, more in self._spend.items()],
-        )
+        SPEND.write(self._db, _summed(self._spend))
+        SPEND_TAG.write(self._db, _summed(self._spend_tag))
         self._begin()
 
     def _admit(self, admit: Admit) -> None:
@@ -135,7 +136,8 @@ class Book:
             raise ValueError(f"call {call.id} is open already")
         known = _OpenCall(
             self._new_call(call, OPEN, account, opened.hold_nanousd),
-            *(call.id, call.who, call.route, account, call.admitted_ms, {}),
+            *(call.id, call.who, call.route, account, call.admitted_ms),
+            *(tuple(map(self._names.word, set(call.budget_tags))), {}),
         )
         self._open[call.id] = known
         self._start(known, opened, account)
@@ -146,9 +148,11 @@ class Book:
         word, or_null = self._names.word, self._names.word_or_null
         rest: tuple[int | None, ...]
         if isinstance(call, CallOpened):
-            rest = call.admitted_ms, or_null(call.tags), 1, hold_nanousd, None, None
+            tags = or_null(tag_list(call.budget_tags)) if call.budget_tags else None
+            told = call.admitted_ms, or_null(call.tags), or_null(call.session), tags
+            rest = *told, call.queue_ms, 1, hold_nanousd, None, None
         else:
-            rest = call.refused_ms, None, 0, 0, 0, or_null(call.error)
+            rest = call.refused_ms, None, None, None, None, 0, 0, 0, or_null(call.error)
         self._seq += 1
         self._new_calls.append(
             (
@@ -212,6 +216,7 @@ class Book:
         end = (
             *(ended.ended_ms - call.admitted_ms, ended.first_ms),
             *(self._names.word(ended.ending), self._names.word_or_null(ended.error)),
+            self._names.word_or_null(ended.dropped),
         )
         self._change(call, sums, state, end)
         del self._open[call.id]
@@ -222,7 +227,7 @@ class Book:
         call: _OpenCall,
         sums: Sequence[int],
         state: int = OPEN,
-        end: Sequence[int | None] = (None, None, None, None),
+        end: Sequence[int | None] = (None, None, None, None, None),
     ) -> None:
         self._changes.append(
             (call.seq, call.id, state, call.account, call.admitted_ms, *end, *sums)
@@ -243,7 +248,7 @@ class Book:
                 *(call.seq, ended.number, ended.ended_ms - known.started_ms, ended.first_ms),
                 *(ended.status, names.word(ended.ending), names.word_or_null(ended.error)),
                 *(cost, overrun, estimated, *tokens),
-                *(ended.upstream_id or None, shape, numbers),
+                *(ended.upstream_id or None, shape, numbers, ended.gpu_ms),
             )
         )
         unpriced = int(known.price is None and any(tokens))
@@ -253,6 +258,8 @@ class Book:
 
     def _roll_up(self, call: _OpenCall, account: int, more: tuple[int, ...]) -> None:
         self._spend[call.quarter_ms, account].append(more)
+        for tag in call.tags:
+            self._spend_tag[call.quarter_ms, tag, account].append(more)
 
     def _refuse(self, row: CallRefused) -> None:
         account = self._names.account(row.who, row.route, "", "")
@@ -291,13 +298,25 @@ def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     return (min(estimated, 1), *sums)
 
 
+def _summed(
+    spend: Mapping[tuple[int, ...], list[tuple[int, ...]]],
+) -> list[tuple[int, ...]]:
+    return [(*at, *map(sum, zip(*more, strict=True))) for at, more in spend.items()]
+
+
+def tag_list(tags: Sequence[str]) -> str:
+    """Return how `calls.budget_tags` holds tags; each of them counts once."""
+    return msgspec.json.encode(sorted(set(tags))).decode()
+
+
 def _open_calls(db: Connection) -> dict[str, _OpenCall]:
     found: dict[str, _OpenCall] = {}
     calls = db.execute(
-        "SELECT c.seq, c.id, c.account, c.admitted_ms, a.route, a.key, a.user, a.team, a.project"  # noqa: S608
-        f" FROM calls c JOIN accounts a ON a.id = c.account WHERE c.state = {OPEN}"
-    )
-    for seq, call_id, account, admitted_ms, route, *who in calls:
+        "SELECT c.seq, c.id, c.account, c.admitted_ms, a.route, w.word,"  # noqa: S608
+        " a.key, a.user, a.team, a.project FROM calls c JOIN accounts a ON a.id = c.account"
+        f" LEFT JOIN words w ON w.id = c.budget_tags WHERE c.state = {OPEN}"
+    ).fetchall()
+    for seq, call_id, account, admitted_ms, route, tags, *who in calls:
         attempts = db.execute(
             "SELECT number, account, started_ms, hold_nanousd, price FROM attempts"
             " WHERE call = ? AND ending IS NULL",
@@ -310,6 +329,14 @@ def _open_calls(db: Connection) -> dict[str, _OpenCall]:
             route,
             account,
             admitted_ms,
+            _tag_words(db, tags),
             {number: _OpenAttempt(*rest) for number, *rest in attempts},
         )
     return found
+
+
+def _tag_words(db: Connection, tags: str | None) -> tuple[int, ...]:
+    found = db.execute(
+        "SELECT w.id FROM json_each(?) t JOIN words w ON w.word = t.value", (tags or "[]",)
+    )
+    return tuple(number for (number,) in found)

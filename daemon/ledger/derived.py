@@ -13,21 +13,40 @@ ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", "unpriced", *_SU
 UNPRICED = f"t.price IS NULL AND {' + '.join(f't.{name}' for name in TOKENS)} > 0"
 _QUARTER = f"c.admitted_ms / {QUARTER_MS} * {QUARTER_MS}"
 
-# Of calls, what is counted; of attempts, what is added up.
-ROLL_UPS = f"""
-SELECT quarter_ms, account, {", ".join(f"sum({name}) AS {name}" for name in ROLL_UP)} FROM (
-    SELECT {_QUARTER} AS quarter_ms, c.account, c.state <> {REFUSED} AS calls,
+# Each call with each of the tags whose spending is added up.
+_TAGGED = """
+    CROSS JOIN words b ON b.id = c.budget_tags
+    CROSS JOIN json_each(b.word) j
+    CROSS JOIN words w ON w.word = j.value
+"""
+
+
+def _roll_ups(keys: str, attempts: str, more: str = "", joins: str = "") -> str:
+    # Of calls, what is counted; of attempts, what is added up.
+    return f"""
+SELECT {keys}, {", ".join(f"sum({name}) AS {name}" for name in ROLL_UP)} FROM (
+    SELECT {_QUARTER} AS quarter_ms, c.account{more}, c.state <> {REFUSED} AS calls,
         c.state = {REFUSED} AS refused, 0 AS attempts, 0 AS estimated_nanousd, 0 AS unpriced,
         {", ".join(f"0 AS {name}" for name in _SUMS)}
-    FROM calls c WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED})
+    FROM calls c{joins} WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED})
     UNION ALL
-    SELECT {_QUARTER}, t.account, 0, 0, 1, t.estimated * t.cost_nanousd, {UNPRICED},
+    SELECT {_QUARTER}, t.account{more}, 0, 0, 1, t.estimated * t.cost_nanousd, {UNPRICED},
         {", ".join(f"t.{name}" for name in _SUMS)}
-    FROM attempts t JOIN calls c ON c.seq = t.call WHERE t.ending IS NOT NULL
+    FROM {attempts} WHERE t.ending IS NOT NULL
 )
 WHERE quarter_ms >= (SELECT value FROM meta WHERE name = 'pruned_before_ms')
-GROUP BY quarter_ms, account
+GROUP BY {keys}
 """  # noqa: S608 - our own names and numbers
+
+
+BY_ACCOUNT = ("quarter_ms", "account")
+BY_TAG = ("quarter_ms", "tag", "account")
+ROLL_UPS = _roll_ups(", ".join(BY_ACCOUNT), "attempts t JOIN calls c ON c.seq = t.call")
+TAG_ROLL_UPS = _roll_ups(
+    ", ".join(BY_TAG),
+    f"calls c {_TAGGED} CROSS JOIN attempts t ON t.call = c.seq",
+    *(", w.id AS tag", _TAGGED),
+)
 OF_ATTEMPTS = f"""
 SELECT call, count(*) AS attempts, sum(hold_nanousd) AS hold_nanousd,
     max(estimated) AS estimated, {", ".join(f"sum({name}) AS {name}" for name in _SUMS)}
@@ -38,12 +57,17 @@ CALL_SUMS = ("attempts", "hold_nanousd", "estimated", *_SUMS)
 
 def rebuild_roll_ups(db: Connection) -> None:
     """Write the roll-ups anew from the rows, back to where retention has deleted rows."""
-    names = ", ".join(("quarter_ms", "account", *ROLL_UP))
     db.execute(
-        "DELETE FROM spend_quarter WHERE quarter_ms >="
-        " (SELECT value FROM meta WHERE name = 'pruned_before_ms')"
+        "INSERT OR IGNORE INTO words (word) SELECT j.value FROM calls c"
+        " CROSS JOIN words b ON b.id = c.budget_tags CROSS JOIN json_each(b.word) j"
     )
-    db.execute(f"INSERT INTO spend_quarter ({names}) {ROLL_UPS}")
+    tables = ("spend_quarter", BY_ACCOUNT, ROLL_UPS), ("spend_tag", BY_TAG, TAG_ROLL_UPS)
+    for table, keys, made in tables:
+        db.execute(
+            f"DELETE FROM {table} WHERE quarter_ms >="  # noqa: S608 - our own names
+            " (SELECT value FROM meta WHERE name = 'pruned_before_ms')"
+        )
+        db.execute(f"INSERT INTO {table} ({', '.join((*keys, *ROLL_UP))}) {made}")
 
 
 def rebuild_calls(db: Connection) -> None:
@@ -62,20 +86,8 @@ def recover(db: Connection) -> int:
     if not found:
         return 0
     db.execute("INSERT OR IGNORE INTO words (word) VALUES ('recovered')")
-    left = f"c.state = {OPEN} AND t.ending IS NULL"
-    db.execute(
-        "INSERT INTO spend_quarter (quarter_ms, account, attempts, cost_nanousd,"  # noqa: S608
-        f" estimated_nanousd) SELECT {_QUARTER}, t.account, 1, t.hold_nanousd, t.hold_nanousd"
-        f" FROM calls c JOIN attempts t ON t.call = c.seq WHERE {left}"
-        " ON CONFLICT (quarter_ms, account) DO UPDATE SET attempts = attempts + 1,"
-        " cost_nanousd = cost_nanousd + excluded.cost_nanousd,"
-        " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd"
-    )
-    db.execute(
-        "INSERT INTO spend_quarter (quarter_ms, account, calls)"  # noqa: S608
-        f" SELECT {_QUARTER}, c.account, 1 FROM calls c WHERE c.state = {OPEN}"
-        " ON CONFLICT (quarter_ms, account) DO UPDATE SET calls = calls + 1"
-    )
+    _recover_roll_ups(db, "spend_quarter", BY_ACCOUNT)
+    _recover_roll_ups(db, "spend_tag", BY_TAG, _TAGGED)
     db.execute(
         "UPDATE attempts SET cost_nanousd = hold_nanousd, estimated = 1,"  # noqa: S608
         " ending = (SELECT id FROM words WHERE word = 'recovered')"
@@ -94,3 +106,21 @@ def recover(db: Connection) -> int:
         f" WHERE state = {OPEN}"
     )
     return int(found)
+
+
+def _recover_roll_ups(db: Connection, table: str, keys: tuple[str, ...], joins: str = "") -> None:
+    names, tag = ", ".join(keys), ", w.id" if joins else ""
+    db.execute(
+        f"INSERT INTO {table} ({names}, attempts, cost_nanousd,"  # noqa: S608 - our own names
+        f" estimated_nanousd) SELECT {_QUARTER}{tag}, t.account, 1, t.hold_nanousd, t.hold_nanousd"
+        f" FROM calls c {joins} CROSS JOIN attempts t ON t.call = c.seq"
+        f" WHERE c.state = {OPEN} AND t.ending IS NULL"
+        f" ON CONFLICT ({names}) DO UPDATE SET attempts = attempts + 1,"
+        " cost_nanousd = cost_nanousd + excluded.cost_nanousd,"
+        " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd"
+    )
+    db.execute(
+        f"INSERT INTO {table} ({names}, calls)"  # noqa: S608
+        f" SELECT {_QUARTER}{tag}, c.account, 1 FROM calls c {joins} WHERE c.state = {OPEN}"
+        f" ON CONFLICT ({names}) DO UPDATE SET calls = calls + 1"
+    )

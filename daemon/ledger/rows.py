@@ -38,6 +38,9 @@ class CallOpened(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     client: str = ""  # its User-Agent, cut to 200 characters
     tags: str = ""  # JSON, "" where there are none
+    budget_tags: tuple[str, ...] = ()  # "name=value": those of the tags that the file declares
+    session: str = ""  # what the caller's tool calls its session
+    queue_ms: int | None = None  # how long it waited for its turn, None where there is no queue
 
 
 class AttemptOpened(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +70,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, gc=False):
     error: str = ""  # an error code, never a text that could hold a prompt
     upstream_id: str = ""  # the provider's request id
     raw_usage: str = ""  # the provider's own usage object as JSON, so that rows can be re-priced
+    gpu_ms: int | None = None  # of a local model's GPU
 
 
 class CallEnded(msgspec.Struct, frozen=True, gc=False):
@@ -77,6 +81,7 @@ class CallEnded(msgspec.Struct, frozen=True, gc=False):
     ending: Ending
     first_ms: int | None = None
     error: str = ""
+    dropped: str = ""  # what its translation left out, "" where nothing
 
 
 class CallRefused(msgspec.Struct, frozen=True, gc=False):
@@ -106,8 +111,8 @@ class Audited(msgspec.Struct, frozen=True, gc=False):
 
 
 class SpentQuery(msgspec.Struct, frozen=True, gc=False):
-    """What a scope has spent since a moment: `scope` is a column of Who, "box" or "provider"."""
+    """What a scope has spent since a moment: `scope` is a column of Who, or what stands here."""
 
-    scope: Literal["box", "key", "user", "team", "project", "provider"]
-    name: str
+    scope: Literal["box", "key", "user", "team", "project", "provider", "route", "tag"]
+    name: str  # of a tag "name=value"
     since_ms: int  # always at the start of a quarter of an hour

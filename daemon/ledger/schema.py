@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 2  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 3  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
 # In the order of the fields of `canon.Usage`.
@@ -145,8 +145,8 @@ def _local(column: str) -> str:
 
 
 _STATE = " ".join(f"WHEN {number} THEN '{state}'" for number, state in enumerate(STATES))
-_VIEWS = (
-    f"""CREATE VIEW calls_readable AS SELECT
+# What a later version of the ledger added to a view stands where `more` is.
+_CALLS_READABLE = f"""CREATE VIEW calls_readable AS SELECT
         c.seq, c.id, {_local("c.admitted_ms")} AS admitted_local,
         CASE c.state {_STATE} END AS state, coalesce(ending.word, '') AS ending,
         a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
@@ -155,7 +155,7 @@ _VIEWS = (
         c.cost_nanousd / 1e9 AS cost_usd, c.cost_nanousd, c.overrun_nanousd, c.hold_nanousd,
         c.estimated, c.attempts, c.first_ms, c.total_ms, c.admitted_ms,
         c.admitted_ms + c.total_ms AS ended_ms, coalesce(error.word, '') AS error,
-        coalesce(client.word, '') AS client, coalesce(tags.word, '') AS tags
+        coalesce(client.word, '') AS client, coalesce(tags.word, '') AS tags{{more}}
     FROM calls c
         LEFT JOIN accounts a ON a.id = c.account
         LEFT JOIN words ending ON ending.id = c.ending
@@ -164,8 +164,8 @@ _VIEWS = (
         LEFT JOIN words endpoint ON endpoint.id = c.endpoint
         LEFT JOIN words error ON error.id = c.error
         LEFT JOIN words client ON client.id = c.client
-        LEFT JOIN words tags ON tags.id = c.tags""",  # noqa: S608 - our own names
-    f"""CREATE VIEW attempts_readable AS SELECT
+        LEFT JOIN words tags ON tags.id = c.tags{{joins}}"""  # noqa: S608 - our own names
+_ATTEMPTS_READABLE = f"""CREATE VIEW attempts_readable AS SELECT
         c.id AS call_id, t.call AS call_seq, t.number,
         {_local("t.started_ms")} AS started_local, a.provider, a.model, t.status,
         coalesce(ending.word, '') AS ending, {", ".join(f"t.{name}" for name in TOKENS)},
@@ -173,14 +173,17 @@ _VIEWS = (
         t.estimated, t.first_ms, t.total_ms, t.started_ms,
         t.started_ms + t.total_ms AS ended_ms, coalesce(error.word, '') AS error,
         coalesce(t.upstream_id, '') AS upstream_id, p.id AS price_id, p.price,
-        s.shape AS usage_shape, t.usage_numbers
+        s.shape AS usage_shape, t.usage_numbers{{more}}
     FROM attempts t
         LEFT JOIN calls c ON c.seq = t.call
         LEFT JOIN accounts a ON a.id = t.account
         LEFT JOIN prices p ON p.number = t.price
         LEFT JOIN words ending ON ending.id = t.ending
         LEFT JOIN words error ON error.id = t.error
-        LEFT JOIN usage_shapes s ON s.id = t.usage_shape""",  # noqa: S608
+        LEFT JOIN usage_shapes s ON s.id = t.usage_shape"""  # noqa: S608
+_VIEWS = (
+    _CALLS_READABLE.format(more="", joins=""),
+    _ATTEMPTS_READABLE.format(more=""),
     f"""CREATE VIEW spend_readable AS SELECT
         {_local("s.quarter_ms")} AS quarter_local, s.quarter_ms,
         a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
@@ -194,6 +197,74 @@ _VIEWS = (
     f"""CREATE VIEW audit_readable AS SELECT
         {_local("at_ms")} AS at_local, who, what, subject, before, after
     FROM audit""",  # noqa: S608
+)
+# Columns that version 3 added to `calls` and `attempts`. NULL and 0 at a row's end take a byte.
+_ADDED = (
+    "ALTER TABLE calls ADD COLUMN queue_ms INTEGER",
+    "ALTER TABLE calls ADD COLUMN dropped INTEGER REFERENCES words (id)",
+    "ALTER TABLE calls ADD COLUMN session INTEGER REFERENCES words (id)",
+    # 0: a call of this gateway; others are numbered by who imports them.
+    "ALTER TABLE calls ADD COLUMN source INTEGER NOT NULL DEFAULT 0",
+    # A JSON list of "name=value": the tags whose spending `spend_tag` adds up, and no others.
+    "ALTER TABLE calls ADD COLUMN budget_tags INTEGER REFERENCES words (id)",
+    "ALTER TABLE attempts ADD COLUMN gpu_ms INTEGER",
+)
+_TABLES_3 = (
+    f"""CREATE TABLE spend_tag (
+        quarter_ms INTEGER NOT NULL,
+        tag INTEGER NOT NULL REFERENCES words (id),
+        account INTEGER NOT NULL REFERENCES accounts (id),
+        calls INTEGER NOT NULL DEFAULT 0,
+        refused INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        cost_nanousd INTEGER NOT NULL DEFAULT 0,
+        overrun_nanousd INTEGER NOT NULL DEFAULT 0,
+        estimated_nanousd INTEGER NOT NULL DEFAULT 0,
+        unpriced INTEGER NOT NULL DEFAULT 0,
+        {_TOKEN_COLUMNS},
+        PRIMARY KEY (quarter_ms, tag, account)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE TABLE alerts (id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    # `size` is what the body had; `body` may hold less of it, where it was cut.
+    """CREATE TABLE bodies (
+        call INTEGER NOT NULL REFERENCES calls (seq),
+        kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
+        at_ms INTEGER NOT NULL,
+        encoding INTEGER NOT NULL CHECK (encoding BETWEEN 0 AND 1),
+        size INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (call, kind)
+    ) STRICT""",
+    "CREATE INDEX bodies_at ON bodies (at_ms)",
+)
+_VIEWS_3 = (
+    _CALLS_READABLE.format(
+        more=", c.queue_ms, coalesce(session.word, '') AS session,"
+        " coalesce(dropped.word, '') AS dropped, c.source,"
+        " coalesce(budget_tags.word, '') AS budget_tags",
+        joins=" LEFT JOIN words session ON session.id = c.session"
+        " LEFT JOIN words dropped ON dropped.id = c.dropped"
+        " LEFT JOIN words budget_tags ON budget_tags.id = c.budget_tags",
+    ),
+    _ATTEMPTS_READABLE.format(more=", t.gpu_ms"),
+    f"""CREATE VIEW spend_tag_readable AS SELECT
+        {_local("s.quarter_ms")} AS quarter_local, s.quarter_ms, w.word AS tag,
+        a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
+        s.calls, s.refused, s.attempts, s.unpriced, {", ".join(f"s.{name}" for name in TOKENS)},
+        s.cost_nanousd / 1e9 AS cost_usd, s.estimated_nanousd / 1e9 AS estimated_usd,
+        s.cost_nanousd, s.overrun_nanousd, s.estimated_nanousd
+    FROM spend_tag s
+        LEFT JOIN words w ON w.id = s.tag
+        LEFT JOIN accounts a ON a.id = s.account""",  # noqa: S608
+    f"""CREATE VIEW alerts_readable AS SELECT id, {_local("at_ms")} AS at_local, at_ms
+    FROM alerts""",  # noqa: S608
+    f"""CREATE VIEW bodies_readable AS SELECT
+        c.id AS call_id, b.call AS call_seq,
+        CASE b.kind WHEN 0 THEN 'request' ELSE 'answer' END AS kind,
+        {_local("b.at_ms")} AS at_local, b.at_ms,
+        CASE b.encoding WHEN 0 THEN 'plain' ELSE 'zlib' END AS encoding,
+        b.size, length(b.body) AS kept_bytes
+    FROM bodies b LEFT JOIN calls c ON c.seq = b.call""",  # noqa: S608
 )
 
 
@@ -211,7 +282,16 @@ def m002_views(db: Database) -> None:
     db.execute("PRAGMA user_version = 2")
 
 
-_MIGRATIONS = (m001_tables, m002_views)
+def m003_tags_alerts_bodies(db: Database) -> None:
+    """Add spending by tag, alerts that were given, prompts and replies, and a call's queue."""
+    for view in ("calls_readable", "attempts_readable"):
+        db.execute(f"DROP VIEW {view}")
+    for statement in (*_ADDED, *_TABLES_3, *_VIEWS_3):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 3")
+
+
+_MIGRATIONS = (m001_tables, m002_views, m003_tags_alerts_bodies)
 
 
 def migrate(db: Connection, path: Path, *, to: int = VERSION) -> None:

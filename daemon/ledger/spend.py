@@ -155,27 +155,38 @@ def _midnight_ms(day: date, tz: ZoneInfo) -> int:
     return int(at.timestamp()) * 1000
 
 
+_COST_SCOPES = ("key", "user", "team", "project", "provider", "route")
+_COST = """
+SELECT s.cost, a.key, a.user, a.team, a.project, a.provider, a.route FROM (
+    SELECT account, sum(cost_nanousd) AS cost FROM spend_quarter
+    WHERE quarter_ms >= ? GROUP BY account
+) s JOIN accounts a ON a.id = s.account
+"""
+_COST_OF_TAG = """
+SELECT coalesce(sum(cost_nanousd), 0) FROM spend_tag
+WHERE quarter_ms >= ? AND tag = (SELECT id FROM words WHERE word = ?)
+"""
+
+
 def spent(db: sqlite3.Connection, queries: Sequence[SpentQuery]) -> list[int]:
     """Return what each scope has spent, in nano-dollars, as `db` sees it.
 
     Each moment among the queries costs one pass over the roll-ups since then, however many
-    scopes ask for it.
+    scopes ask for it; each tag one over those of tags.
     """
     answers = [0] * len(queries)
-    for moment in {query.since_ms for query in queries}:
-        asked: dict[tuple[str, str], list[int]] = {}
-        for index, query in enumerate(queries):
-            if query.since_ms == moment:
-                name = "" if query.scope == "box" else query.name
-                asked.setdefault((query.scope, name), []).append(index)
-        for cost, key, user, team, project, provider in db.execute(
-            "SELECT s.cost, a.key, a.user, a.team, a.project, a.provider FROM ("
-            " SELECT account, sum(cost_nanousd) AS cost FROM spend_quarter"
-            " WHERE quarter_ms >= ? GROUP BY account) s JOIN accounts a ON a.id = s.account",
-            (moment,),
-        ):
-            scopes = ("box", ""), ("key", key), ("user", user), ("team", team)
-            for scope in (*scopes, ("project", project), ("provider", provider)):
-                for index in asked.get(scope, ()):
+    asked: dict[int, dict[tuple[str, str], list[int]]] = {}
+    for index, query in enumerate(queries):
+        if query.scope == "tag":
+            found = db.execute(_COST_OF_TAG, (query.since_ms, query.name)).fetchone()
+            answers[index] = found[0]
+        else:
+            name = "" if query.scope == "box" else query.name
+            of_moment = asked.setdefault(query.since_ms, {})
+            of_moment.setdefault((query.scope, name), []).append(index)
+    for moment, scopes in asked.items():
+        for cost, *names in db.execute(_COST, (moment,)):
+            for scope in (("box", ""), *zip(_COST_SCOPES, names, strict=True)):
+                for index in scopes.get(scope, ()):
                     answers[index] += cost
     return answers

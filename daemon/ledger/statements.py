@@ -40,12 +40,13 @@ def _set(columns: Sequence[str], text: str) -> str:
 
 
 _SUMS = ("attempts", "hold_nanousd", "cost_nanousd", "overrun_nanousd")
-_END = ("total_ms", "first_ms", "ending", "error")
+_END = ("total_ms", "first_ms", "ending", "error", "dropped")
 NEW_CALLS = Upsert(
     "calls",
     (
         *("seq", "id", "state", "account", "stream", "client", "dialect", "endpoint", "requested"),
-        *("admitted_ms", "tags", "attempts", "hold_nanousd", "total_ms", "error"),
+        *("admitted_ms", "tags", "session", "budget_tags", "queue_ms"),
+        *("attempts", "hold_nanousd", "total_ms", "error"),
     ),
 )
 # Of rows that are there: the INSERT always meets its conflict and adds to the row.
@@ -61,7 +62,7 @@ NEW_ATTEMPTS = Upsert(
 )
 _ATTEMPT_END = (
     *("total_ms", "first_ms", "status", "ending", "error", "cost_nanousd", "overrun_nanousd"),
-    *("estimated", *TOKENS, "upstream_id", "usage_shape", "usage_numbers"),
+    *("estimated", *TOKENS, "upstream_id", "usage_shape", "usage_numbers", "gpu_ms"),
 )
 ENDED_ATTEMPTS = Upsert(
     "attempts",
@@ -76,6 +77,11 @@ SPEND = Upsert(
     "spend_quarter",
     ("quarter_ms", "account", *ROLL_UP),
     f"ON CONFLICT (quarter_ms, account) DO UPDATE SET {_set(ROLL_UP, '# + excluded.#')}",
+)
+SPEND_TAG = Upsert(
+    "spend_tag",
+    ("quarter_ms", "tag", "account", *ROLL_UP),
+    f"ON CONFLICT (quarter_ms, tag, account) DO UPDATE SET {_set(ROLL_UP, '# + excluded.#')}",
 )
 ONE_CALL = (1, 0, 0, 0, 0, 0, 0, *NO_TOKENS)
 ONE_REFUSED = (0, 1, 0, 0, 0, 0, 0, *NO_TOKENS)

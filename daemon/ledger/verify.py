@@ -13,10 +13,13 @@ from pathlib import Path
 import msgspec
 
 from tollway.daemon.ledger.derived import (
+    BY_ACCOUNT,
+    BY_TAG,
     CALL_SUMS,
     OF_ATTEMPTS,
     ROLL_UP,
     ROLL_UPS,
+    TAG_ROLL_UPS,
     rebuild_calls,
     rebuild_roll_ups,
     recover,
@@ -138,36 +141,48 @@ def _call_sums(db: sqlite3.Connection) -> Iterator[Difference]:
 
 
 def _roll_ups(db: sqlite3.Connection) -> Iterator[Difference]:
-    columns = ", ".join(f"{name} INTEGER" for name in ("quarter_ms", "account", *ROLL_UP))
+    yield from _rolled_up(db, "spend_quarter", BY_ACCOUNT, ROLL_UPS)
+    yield from _rolled_up(db, "spend_tag", BY_TAG, TAG_ROLL_UPS)
+
+
+def _rolled_up(
+    db: sqlite3.Connection, table: str, keys: tuple[str, ...], wanted: str
+) -> Iterator[Difference]:
+    columns = ", ".join(f"{name} INTEGER" for name in (*keys, *ROLL_UP))
     # Of the connection alone, and in the order in which it is filled.
+    made = f"expected_{table}"
     db.execute(
-        f"CREATE TEMP TABLE expected ({columns}, PRIMARY KEY (quarter_ms, account))"
+        f"CREATE TEMP TABLE {made} ({columns}, PRIMARY KEY ({', '.join(keys)}))"
         " STRICT, WITHOUT ROWID"
     )
-    db.execute(f"INSERT INTO expected {ROLL_UPS}")
-    both = "e.quarter_ms = s.quarter_ms AND e.account = s.account"
+    db.execute(f"INSERT INTO {made} ({', '.join((*keys, *ROLL_UP))}) {wanted}")
+    both = " AND ".join(f"e.{name} = s.{name}" for name in keys)
     differs = " OR ".join(f"s.{name} <> e.{name}" for name in ROLL_UP)
     pairs = ", ".join(f"s.{name}, e.{name}" for name in ROLL_UP)
-    for quarter_ms, account, *values in db.execute(
-        f"SELECT e.quarter_ms, e.account, {pairs} FROM expected e"  # noqa: S608
-        f" LEFT JOIN spend_quarter s ON {both} WHERE s.account IS NULL OR {differs} LIMIT {_MOST}"
+    mine, theirs = (", ".join(f"{side}.{name}" for name in keys) for side in "es")
+    for row in db.execute(
+        f"SELECT {mine}, {pairs} FROM {made} e LEFT JOIN {table} s ON {both}"  # noqa: S608
+        f" WHERE s.account IS NULL OR {differs} LIMIT {_MOST}"
     ):
+        values = row[len(keys) :]
         message = "the roll-up of these rows is missing"
         if values[0] is not None:
             said = _unequal(ROLL_UP, values[::2], values[1::2])
             message = f"the roll-up says {said} by the rows"
-        yield Difference("roll-up", _quarter(quarter_ms, account), message, True)
-    for quarter_ms, account in db.execute(
-        "SELECT s.quarter_ms, s.account FROM spend_quarter s"  # noqa: S608
-        f" LEFT JOIN expected e ON {both} WHERE e.account IS NULL AND s.quarter_ms >="
+        yield Difference("roll-up", _quarter(keys, row), message, True)
+    for row in db.execute(
+        f"SELECT {theirs} FROM {table} s"  # noqa: S608 - our own names
+        f" LEFT JOIN {made} e ON {both} WHERE e.account IS NULL AND s.quarter_ms >="
         f" (SELECT value FROM meta WHERE name = 'pruned_before_ms') LIMIT {_MOST}"
     ):
         message = "there is a roll-up, but no row for it"
-        yield Difference("roll-up", _quarter(quarter_ms, account), message, True)
+        yield Difference("roll-up", _quarter(keys, row), message, True)
 
 
-def _quarter(quarter_ms: int, account: int) -> str:
-    return f"quarter {quarter_ms} of account {account}"
+def _quarter(keys: tuple[str, ...], row: tuple[int, ...]) -> str:
+    at = dict(zip(keys, row, strict=False))
+    tag = f", tag {at['tag']}" if "tag" in at else ""
+    return f"quarter {at['quarter_ms']} of account {at['account']}{tag}"
 
 
 def _unequal(names: tuple[str, ...], found: list[int], wanted: list[int]) -> str:

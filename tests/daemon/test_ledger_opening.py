@@ -58,6 +58,47 @@ async def test_an_older_ledger_is_backed_up_and_upgraded(tmp_path: Path) -> None
         assert db.execute("SELECT word FROM words").fetchall() == [("kept",)]
 
 
+async def test_a_ledger_of_version_2_keeps_its_rows_and_goes_on(tmp_path: Path) -> None:
+    """What was added has no value in the rows of before, and they are told as ever."""
+    path = tmp_path / "ledger.db"
+    call = opened(1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        migrate(db, path, to=2)
+        db.execute(
+            "INSERT INTO accounts VALUES (1, 'laptop', 'anna', 'ml', 'chatbot', '', 'openai', 'm')"
+        )
+        db.execute("INSERT INTO words VALUES (1, 'openai_chat'), (2, 'chat'), (3, 'answered')")
+        db.execute(
+            "INSERT INTO calls (seq, id, state, account, admitted_ms, total_ms, dialect, endpoint,"
+            " requested, ending, attempts, hold_nanousd, cost_nanousd)"
+            " VALUES (1, ?, 0, 1, ?, 900, 1, 2, 2, 3, 1, 1000, 0)",
+            (call.id, call.admitted_ms),
+        )
+        db.execute(
+            "INSERT INTO attempts (call, number, account, started_ms, ending, hold_nanousd)"
+            " VALUES (1, 1, 1, ?, 3, 1000)",
+            (call.admitted_ms,),
+        )
+        db.execute(
+            "INSERT INTO spend_quarter (quarter_ms, account, calls, attempts) VALUES (?, 1, 1, 1)",
+            (call.admitted_ms,),
+        )
+    ledger = Ledger(path)
+    ledger.start()
+    new = opened(2, session="s1", queue_ms=7, budget_tags=("run=42",))
+    await ledger.admit(new, attempt(new))
+    await ledger.settle(closed(new), ended(attempt(new), gpu_ms=12))
+    await ledger.close()
+    assert (tmp_path / "ledger.db.v2.bak").exists()
+    assert verify(path) == []
+    assert calls.one(path, call.id).call.state == "settled"
+    with reading(path) as db:
+        assert db.execute(
+            "SELECT seq, queue_ms, session, dropped, source, budget_tags FROM calls_readable"
+        ).fetchall() == [(1, None, "", "", 0, ""), (2, 7, "s1", "", 0, '["run=42"]')]
+        assert db.execute("SELECT gpu_ms FROM attempts_readable").fetchall() == [(None,), (12,)]
+
+
 def test_an_upgrade_is_all_or_nothing(tmp_path: Path) -> None:
     """A file with half of the steps would be nobody's."""
     path = tmp_path / "ledger.db"
