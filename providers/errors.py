@@ -2,6 +2,7 @@
 
 GatewayError                 anything we tell a caller; daemon.errors adds our own refusals
 ├── RequestInvalid           400  the caller's body is not what its endpoint takes
+│   └── Untranslatable       400  the target's dialect cannot say what the request asks for
 ├── RequestTooLarge          413  the caller's body is over the limit
 ├── Unbounded                402  a field of the request can raise the bill past any hold
 └── UpstreamError            the provider's side
@@ -43,6 +44,15 @@ class RequestInvalid(GatewayError):
 
     status = 400
     code = "invalid_request"
+
+
+class Untranslatable(RequestInvalid):
+    """The target speaks another dialect, which cannot say a part of the request.
+
+    Dropping it would change what the answer means, so it is refused; another target may do.
+    """
+
+    code = "untranslatable"
 
 
 class RequestTooLarge(GatewayError):

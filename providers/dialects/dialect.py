@@ -4,7 +4,9 @@ from typing import Protocol
 
 import msgspec
 
+from tollway.providers import events, sse
 from tollway.providers.canon import Bound, Call, Endpoint, Usage
+from tollway.providers.conversation import Conversation
 from tollway.providers.errors import GatewayError, UpstreamRefused
 from tollway.providers.sse import Event
 
@@ -85,4 +87,120 @@ class Dialect(Protocol):
 
     def read_error(self, status: int, body: bytes) -> UpstreamRefused:
         """Return a provider's error answer as an exception; unreadable bodies included."""
+        ...
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a codec must know of a target to write a request for it.
+
+    `output_limit` is the limit that the gate's hold counts on and wins over the client's;
+    `default_output` is for dialects that demand a limit, where neither gives one. `quirks` are
+    the words of the target's catalog row.
+    """
+
+    model: str
+    output_limit: int | None = None
+    default_output: int = 16_384
+    quirks: frozenset[str] = frozenset()
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A request in a target's dialect, and what of the client's it could not say.
+
+    `dropped` names fields as the client's dialects do ("top_k", "cache_control", "logprobs"),
+    each once, in the order met; for `x-tollway-dropped` and the ledger. Where the route says
+    `on_loss = "refuse"`, a call with anything in it is refused instead of sent.
+    """
+
+    body: bytes
+    dropped: tuple[str, ...] = ()
+
+
+class EventReader(Protocol):
+    """Reads one attempt's answer into events of the neutral form (`events.py` says the rules).
+
+    Metering is not its work: an `AnswerReader` of the same dialect reads beside it.
+    """
+
+    ended: bool  # the dialect's own end was seen
+
+    def event(self, event: sse.Event) -> list[events.Event]:
+        """Return what one event of a stream means; often nothing (pings, comments).
+
+        Raises:
+            UpstreamBroke: It is no event of this dialect.
+        """
+        ...
+
+    def end(self) -> list[events.Event]:
+        """Return what was held back, once the body has ended; nothing more may be read."""
+        ...
+
+    def whole(self, body: bytes) -> events.Answer:
+        """Return a whole, unstreamed answer.
+
+        Raises:
+            UpstreamBroke: It is no answer of this dialect.
+        """
+        ...
+
+
+class Writer(Protocol):
+    """Writes one answer for the client that asked for it; errors go by `Dialect.error_event`.
+
+    `dropped` is what of the answer the client's dialect cannot say; for the ledger.
+    """
+
+    dropped: set[str]
+
+    def event(self, event: events.Event) -> bytes:
+        """Return the bytes of a stream that stand for an event; often none.
+
+        How the answer stopped and what it used are kept for `end`. A `Failed` gives no bytes.
+        """
+        ...
+
+    def end(self) -> bytes:
+        """Return the bytes that end a stream: to be sent once the call is settled."""
+        ...
+
+    def whole(self, answer: events.Answer) -> bytes:
+        """Return a whole answer's body."""
+        ...
+
+
+class Codec(Protocol):
+    """How a dialect is translated: from and to the neutral form. It does no I/O.
+
+    A request that cannot be said without changing the meaning of its answer (tools, a schema,
+    images) is refused with `Untranslatable`; anything else that a target cannot say is dropped
+    and named.
+    """
+
+    name: str  # of the dialect
+    keepalive: bytes  # what fills a silence in a stream; b"" where client libraries bear nothing
+    content_type: str  # of a stream
+
+    def read_request(self, call: Call) -> Conversation:
+        """Return what a client's body says.
+
+        Raises:
+            RequestInvalid: It is not what the endpoint takes; `param` names the field.
+        """
+        ...
+
+    def write_request(self, said: Conversation, facts: Facts) -> Written:
+        """Return the request for a target.
+
+        Raises:
+            Untranslatable: The target cannot say it; `param` names the field.
+        """
+        ...
+
+    def events(self, call: Call, quirks: frozenset[str]) -> EventReader:
+        """Return a fresh reader for one attempt's answer, to a request that this codec wrote."""
+        ...
+
+    def writer(self, call: Call) -> Writer:
+        """Return a fresh writer for the answer to a client's call."""
         ...

@@ -1,0 +1,269 @@
+"""The neutral form of a request: what the richest dialect can say, in types of ours.
+
+A dialect's codec reads its request into a `Conversation`, and writes a `Conversation` as its own
+request. JSON of others (schemas, payloads, fields that we do not know) stays text, so that it
+passes byte for byte. This file imports nothing of ours, like `canon`.
+
+The rules that every codec keeps:
+
+* Instructions are messages of the role "system" or "developer", where they stood.
+* Results of tools are messages of the role "tool", one for all results that stand together.
+* What a provider signed or encrypted names the dialect it came from (`by`), and is written in
+  that dialect alone, or carried through another in a place that it gives back (`carry`).
+* An absent value (None, "", ()) is one that the client did not give; no default is filled in.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+Lifetime = Literal["5m", "1h"]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the bytes of an image, a sound or a file are."""
+
+    kind: Literal["base64", "url", "id", "text"]
+    value: str  # base64 (or plain) text, the URL, or the provider's name for an uploaded file
+    media_type: str = ""  # "image/png"; "" where the client did not say
+
+
+class Citation(msgspec.Struct, frozen=True):
+    """What a piece of an answer's text rests on.
+
+    `start` and `end` are characters of the text part that the citation belongs to; both None
+    where it is about the whole part. `payload` is its JSON in the dialect `by`.
+    """
+
+    url: str = ""
+    title: str = ""
+    quote: str = ""  # the words of the source
+    start: int | None = None
+    end: int | None = None
+    by: str = ""
+    payload: bytes = b""
+
+
+class Text(msgspec.Struct, frozen=True):
+    """Text; `signature` is what Gemini asks to be given back with it."""
+
+    text: str
+    citations: tuple[Citation, ...] = ()
+    cache: Lifetime | None = None  # the prompt up to here is to be cached
+    signature: str = ""
+    by: str = ""
+
+
+class Image(msgspec.Struct, frozen=True):
+    """A picture; `detail` is how closely to look ("low", "high", "auto")."""
+
+    source: Source
+    detail: str = ""
+    cache: Lifetime | None = None
+
+
+class File(msgspec.Struct, frozen=True):
+    """A document, a video, or any file that is neither picture nor sound."""
+
+    source: Source
+    name: str = ""
+    cites: bool | None = None  # the answer is to cite it
+    context: str = ""
+    cache: Lifetime | None = None
+
+
+class Audio(msgspec.Struct, frozen=True):
+    """A sound; as a model's earlier answer its source is an id."""
+
+    source: Source
+    transcript: str = ""
+    cache: Lifetime | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """What the model wants done: `arguments` is JSON text, or plain text for a custom tool.
+
+    The text may be no valid JSON: models err, and a stream may be cut. `id` is "" where the
+    provider gave none; a writer then makes one (`tool_ids`).
+    """
+
+    id: str
+    name: str
+    arguments: str
+    kind: Literal["function", "custom"] = "function"
+    cache: Lifetime | None = None
+    signature: str = ""
+    by: str = ""
+
+
+class ToolResult(msgspec.Struct, frozen=True):
+    """What came of a call: text, images, files. `name` is the tool's, where the dialect says."""
+
+    id: str
+    parts: tuple["Part", ...]
+    is_error: bool = False
+    name: str = ""
+    cache: Lifetime | None = None
+
+
+class Thinking(msgspec.Struct, frozen=True):
+    """What the model thought: text that may be signed, or text that only its provider can read.
+
+    `by` is the dialect whose provider signed or encrypted it; "" where nothing is. A redacted
+    block of Anthropic's is `encrypted` without text; a reasoning item of the Responses API has
+    an `id`, its summary as `text` (`summary`) and perhaps `encrypted` beside it.
+    """
+
+    text: str = ""
+    signature: str = ""
+    encrypted: str = ""
+    by: str = ""
+    id: str = ""
+    summary: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The model's words for why it will not answer."""
+
+    text: str
+
+
+class Opaque(msgspec.Struct, frozen=True):
+    """A part that only the dialect `by` can say: `payload` is its JSON there.
+
+    Hosted tools and their results, containers, what is newer than this file. A writer of
+    another dialect drops it and says so, or refuses it where the answer would mean another thing.
+    """
+
+    by: str
+    payload: bytes
+    type: str = ""
+    cache: Lifetime | None = None
+
+
+Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking | Refusal | Opaque
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn, or one of several in a row by the same speaker."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    name: str = ""  # which of several users or assistants speaks
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool that the client runs. `schema` is the JSON Schema of its arguments, b"" for none.
+
+    A `custom` tool takes plain text; its `schema` is then the JSON of the text's format.
+    """
+
+    name: str
+    description: str = ""
+    schema: bytes = b""
+    strict: bool | None = None
+    kind: Literal["function", "custom"] = "function"
+    cache: Lifetime | None = None
+    extras: tuple[tuple[str, bytes], ...] = ()  # fields of the dialect that it was read from
+
+
+class HostedTool(msgspec.Struct, frozen=True):
+    """A tool that the provider runs: its JSON in the dialect `by`, and its type there."""
+
+    by: str
+    type: str
+    payload: bytes
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether a tool must be called: "any" of them, the one in `names`, or none.
+
+    With "auto" or "any" and `names`, only those named may be called.
+    """
+
+    mode: Literal["auto", "any", "tool", "none"]
+    names: tuple[str, ...] = ()
+    kind: Literal["function", "custom"] = "function"
+    hosted: bytes = b""  # a choice of a hosted tool, as JSON of the conversation's dialect
+
+
+class Format(msgspec.Struct, frozen=True):
+    """What shape the answer's text must have: any JSON object, or one of a schema."""
+
+    kind: Literal["text", "json_object", "json_schema"]
+    schema: bytes = b""
+    name: str = ""
+    description: str = ""
+    strict: bool | None = None
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """How long to think before the answer.
+
+    `mode` "adaptive" leaves it to the model. `effort` is one of `effort.EFFORTS`, `budget` is
+    tokens; where a dialect has but one of the two the table in `effort` gives the other.
+    """
+
+    mode: Literal["on", "off", "adaptive"] | None = None
+    effort: str = ""
+    budget: int | None = None
+    summary: str = ""  # "auto", "concise", "detailed"; "none" where thoughts are to stay hidden
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How the next token is drawn; `logit_bias` is JSON as OpenAI takes it."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: bytes = b""
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """All that a request says, in no dialect. `by` is the dialect it was read from."""
+
+    by: str
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool | HostedTool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel: bool | None = None  # more than one tool call in an answer
+    format: Format | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    reasoning: Reasoning | None = None
+    output_limit: int | None = None  # tokens of one answer, thinking included
+    user: str = ""  # the client's own user, for abuse reports
+    metadata: bytes = b""  # the client's labels, JSON
+    service_tier: str = ""
+    cache_key: str = ""
+    store: bool | None = None
+    modalities: tuple[str, ...] = ()  # of the answer, where it is not text alone
+    stream: bool = False
+    wants_usage: bool = False  # of a stream
+    extras: tuple[tuple[str, bytes], ...] = ()  # fields that have no place here, as JSON
+
+
+_CARRIED = "tollway."
+
+
+def carry(by: str, kind: str, text: str) -> str:
+    """Return a signature or encrypted text of one dialect as another's clients may carry it."""
+    return f"{_CARRIED}{by}.{kind}.{text}"
+
+
+def carried(text: str) -> tuple[str, str, str] | None:
+    """Return dialect, kind and text of what `carry` made; None for anything else."""
+    if not text.startswith(_CARRIED):
+        return None
+    by, _, rest = text.removeprefix(_CARRIED).partition(".")
+    kind, dot, text = rest.partition(".")
+    return (by, kind, text) if dot else None
