@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-Endpoint = Literal["chat", "completions", "embeddings"]
+# "chat" is a conversation in any dialect, "count_tokens" how long one is.
+Endpoint = Literal["chat", "completions", "embeddings", "count_tokens"]
 
 
 class Usage(msgspec.Struct, frozen=True):
