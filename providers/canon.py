@@ -48,7 +48,8 @@ class Bound(msgspec.Struct, frozen=True):
     `input` and `output` are tokens, `output` those of one choice. It is None where nothing
     limits it: the request has no limit of its own and the gateway must write one. `by_window`
     says that the input holds parts that bytes do not bound (images, files, audio): only the
-    model's context window does.
+    model's context window does. `media` says that it may hold images or audio at all, whose
+    tokens may cost more than text. `searches` are the paid searches that the request allows.
     `unbounded` names the fields that can raise the bill past any number of tokens.
     """
 
@@ -57,6 +58,9 @@ class Bound(msgspec.Struct, frozen=True):
     choices: int = 1
     prompts: int = 1  # inputs of an embedding or prompts of a completion: a window for each
     by_window: bool = False
+    media: bool = True
+    searches: int = 0
+    service: str = "auto"  # the service tier asked for; "auto": any that the provider chooses
     unbounded: tuple[str, ...] = ()
 
 
@@ -96,8 +100,9 @@ class Rate(msgspec.Struct, frozen=True):
 class Price(msgspec.Struct, frozen=True):
     """What a model costs on a day. `id` is a digest of all that follows it.
 
-    A class without a rate of its own costs what its parent does: cached and audio input as
-    input, reasoning and audio as output. `request_usd` is for each call, where there is one.
+    A class without a rate of its own costs what its parent does: cached, audio and image input
+    as input, reasoning, audio and image as output. `request_usd` is for each call, where there
+    is one.
     """
 
     id: str
@@ -110,8 +115,13 @@ class Price(msgspec.Struct, frozen=True):
     audio_input: Rate | None = None
     reasoning: Rate | None = None
     audio_output: Rate | None = None
+    image_input: Rate | None = None
+    image_output: Rate | None = None
     request_usd: Decimal = Decimal(0)
+    search_usd: Decimal | None = None  # for each paid search; None: not known
     context_window: int | None = None  # tokens, where known
+    service: str = ""  # the service tier that it is the price of; "": the standard one
+    services: tuple["Price", ...] = ()  # what the provider's other service tiers cost
 
     @property
     def free(self) -> bool:
@@ -125,6 +135,9 @@ class Price(msgspec.Struct, frozen=True):
             self.audio_input,
             self.reasoning,
             self.audio_output,
+            self.image_input,
+            self.image_output,
         )
         dear = any(rate and (rate.usd or any(t.usd for t in rate.tiers)) for rate in rates)
-        return not dear and not self.request_usd
+        fees = self.request_usd or self.search_usd
+        return not dear and not fees and all(other.free for other in self.services)

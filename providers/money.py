@@ -12,8 +12,10 @@ from math import lcm
 import msgspec
 
 from tollway.providers.canon import Price, Usage
+from tollway.providers.price_service import STANDARD, reachable
 
 NANO = 10**9
+_NOTHING = Decimal(0)
 _KEPT_PRICES = 1024  # plenty for a day's models; a bound because names come from callers
 
 
@@ -22,6 +24,7 @@ class _Band(msgspec.Struct, frozen=True):
 
     rates: tuple[int, ...]  # in the order of Usage's fields
     dearest_input: int
+    dearest_text: int  # of the classes of input that a request of text alone can use
     dearest_output: int
     last: int | None  # the most input tokens that still fall in this band; None: no end
 
@@ -34,6 +37,7 @@ class _Exact(msgspec.Struct, frozen=True):
     starts: tuple[int, ...]  # of every band but the first
     bands: tuple[_Band, ...]
     request: int
+    search: int
 
 
 _kept: dict[str, _Exact] = {}
@@ -72,26 +76,47 @@ def cost(usage: Usage, price: Price) -> int:
     return whole + (2 * rest + (whole & 1) > scale)
 
 
-def worst_case(input_tokens: int, output_tokens: int, price: Price) -> int:
+def worst_case(
+    input_tokens: int,
+    output_tokens: int,
+    price: Price,
+    *,
+    media: bool = True,
+    searches: int = 0,
+    service: str = STANDARD,
+) -> int:
     """Return the most that so many tokens can cost, in nano-dollars, rounded up.
 
     No usage with at most `input_tokens` in and `output_tokens` out costs more, however its
-    tokens fall into classes and whichever tier they reach.
+    tokens fall into classes, whichever tier they reach and whichever service tier answers.
+
+    Args:
+        input_tokens: At most so many go in.
+        output_tokens: At most so many come out.
+        price: The model's price.
+        media: Whether some of the input may be images or audio, which may cost more than text.
+        searches: Paid searches, at most; none where the price does not say what one costs.
+        service: The service tier that the request asks for, as `Bound.service` has it.
 
     Raises:
-        ValueError: A token count is negative.
+        ValueError: A count is negative.
     """
-    exact = _kept.get(price.id)
-    if exact is None or exact.price is not price:
-        exact = _keep(price)
-    if input_tokens < 0 or output_tokens < 0:
-        raise ValueError(f"negative bound: {input_tokens} in, {output_tokens} out")
-    dearest = 0
-    # Every band up to the one that the whole input reaches: a lower tier may be the dearer one.
-    for band in exact.bands[: bisect_right(exact.starts, input_tokens) + 1]:
-        reach = input_tokens if band.last is None else min(input_tokens, band.last)
-        dearest = max(dearest, reach * band.dearest_input + output_tokens * band.dearest_output)
-    return -(-(exact.request + dearest) // exact.scale)
+    if input_tokens < 0 or output_tokens < 0 or searches < 0:
+        raise ValueError(f"negative bound: {input_tokens} in, {output_tokens} out, {searches}")
+    most = 0
+    for one in reachable(price, service) if price.services else (price,):
+        exact = _kept.get(one.id)
+        if exact is None or exact.price is not one:
+            exact = _keep(one)
+        dearest = 0
+        # Every band up to the one that the whole input reaches: a lower tier may be the dearer.
+        for band in exact.bands[: bisect_right(exact.starts, input_tokens) + 1]:
+            reach = input_tokens if band.last is None else min(input_tokens, band.last)
+            rate = band.dearest_input if media else band.dearest_text
+            dearest = max(dearest, reach * rate + output_tokens * band.dearest_output)
+        fees = exact.request + searches * exact.search
+        most = max(most, -(-(fees + dearest) // exact.scale))
+    return most
 
 
 def dollars(nanousd: int) -> str:
@@ -136,14 +161,17 @@ def _whole_numbers(price: Price) -> _Exact:
     starts = tuple(sorted({tier.start for rate in rates for tier in rate.tiers if tier.start > 0}))
     # One dollar a million tokens is 1000 nano-dollars a token.
     exact = [[1000 * _fraction(rate.at(start)) for rate in rates] for start in (0, *starts)]
-    request = NANO * _fraction(price.request_usd)
-    scale = lcm(request.denominator, *(amount.denominator for band in exact for amount in band))
+    request, search = (
+        NANO * _fraction(fee or _NOTHING) for fee in (price.request_usd, price.search_usd)
+    )
+    parts = [request, search, *(amount for band in exact for amount in band)]
+    scale = lcm(*(amount.denominator for amount in parts))
     bands = []
     for index, amounts in enumerate(exact):
         whole = [int(amount * scale) for amount in amounts]
         last = starts[index] - 1 if index < len(starts) else None
-        bands.append(_Band(tuple(whole), max(whole[:5]), max(whole[5:]), last))
-    return _Exact(price, scale, starts, tuple(bands), int(request * scale))
+        bands.append(_Band(tuple(whole), max(whole[:5]), max(whole[:4]), max(whole[5:]), last))
+    return _Exact(price, scale, starts, tuple(bands), int(request * scale), int(search * scale))
 
 
 def _fraction(usd: Decimal) -> Fraction:

@@ -14,7 +14,7 @@ import msgspec
 
 from tollway.providers.canon import Price, Rate
 
-FORMAT = 1  # to be raised with every change of these shapes or of what `distil` puts in them
+FORMAT = 2  # to be raised with every change of these shapes or of what `distil` puts in them
 
 
 class StartsWith(msgspec.Struct, frozen=True, tag="starts_with", array_like=True):
@@ -110,11 +110,25 @@ class Conditional(msgspec.Struct, frozen=True, array_like=True):
     price: Price | None
 
 
+class Variant(msgspec.Struct, frozen=True, array_like=True):
+    """What a service tier charges otherwise than the standard one, and when it does.
+
+    `rates` are by the names of `Price`'s fields. Of several variants of one tier that hold, the
+    first that names a rate decides it.
+    """
+
+    service: str
+    when: FromDay | Daily | None
+    rates: dict[str, Rate]
+
+
 class Model(msgspec.Struct, frozen=True, array_like=True):
     """A model's names and its prices, of which the last that holds is in force."""
 
+    id: str
     match: Clause
     prices: tuple[Conditional, ...]
+    variants: tuple[Variant, ...] = ()
 
 
 class Provider(msgspec.Struct, frozen=True, array_like=True):
@@ -155,6 +169,32 @@ def changes(when: FromDay | Daily | None, at: datetime) -> Iterator[datetime]:
                 yield today if today > at else today + timedelta(days=1)
 
 
+def in_force(model: Model, at: datetime) -> Price | None:
+    """Return a model's price at a moment in UTC, with those of its service tiers."""
+    # The last one that holds; the first where none does, as genai-prices has it.
+    active = [each for each in model.prices if holds(each.when, at)]
+    standard = (active[-1] if active else model.prices[0]).price if model.prices else None
+    if standard is None:
+        return None
+    rates: dict[str, dict[str, Rate]] = {}
+    for variant in model.variants:
+        if holds(variant.when, at):
+            rates[variant.service] = {**variant.rates, **rates.get(variant.service, {})}
+    if not rates:
+        return standard
+    services = tuple(
+        identified(msgspec.structs.replace(standard, id="", service=service, **said))
+        for service, said in rates.items()
+    )
+    return identified(msgspec.structs.replace(standard, id="", services=services))
+
+
+def edges(model: Model, at: datetime) -> Iterator[datetime]:
+    """Yield the next moments after `at` at which `in_force` may say something else."""
+    for each in (*model.prices, *model.variants):
+        yield from changes(each.when, at)
+
+
 def identified(price: Price) -> Price:
     """Return the price with its id: a digest of all the rest, the same on every machine."""
 
@@ -175,6 +215,18 @@ def identified(price: Price) -> Price:
         plain(price.audio_input),
         plain(price.reasoning),
         plain(price.audio_output),
+    ]
+    # What was added later is said only where there is any: older ids stay as they are.
+    parts += [
+        f"{name} {text}"
+        for name, text in (
+            ("image_input", plain(price.image_input)),
+            ("image_output", plain(price.image_output)),
+            ("search", "-" if price.search_usd is None else str(Fraction(price.search_usd))),
+            ("service", price.service or "-"),
+            ("services", " ".join(each.id for each in price.services) or "-"),
+        )
+        if text != "-"
     ]
     digest = sha256("\n".join(parts).encode()).hexdigest()[:16]
     return msgspec.structs.replace(price, id=digest)

@@ -33,6 +33,7 @@ from tollway.providers.price_data import (
     Provider,
     Regex,
     StartsWith,
+    Variant,
     identified,
 )
 
@@ -48,23 +49,25 @@ _METERED = {
     "input_audio_mtok": "audio_input",
     "output_reasoning_mtok": "reasoning",
     "output_audio_mtok": "audio_output",
+    "input_image_mtok": "image_input",
+    "output_image_mtok": "image_output",
 }
 # Tokens that `Usage` does not tell apart from the class named here.
 _COUNTED_AS = {
     "input_text_mtok": "input_mtok",
-    "input_image_mtok": "input_mtok",
-    "input_video_mtok": "input_mtok",
+    "input_video_mtok": "input_image_mtok",
     "input_tool_mtok": "input_mtok",
     "cache_write_5m_mtok": "cache_write_mtok",
     "output_text_mtok": "output_mtok",
-    "output_image_mtok": "output_mtok",
-    "output_video_mtok": "output_mtok",
+    "output_video_mtok": "output_image_mtok",
     "output_citation_mtok": "output_mtok",
 }
+_VIDEO = {"input_video_mtok": "input_image_mtok", "output_video_mtok": "output_image_mtok"}
 _REQUESTS = "requests_kcount"
+_SEARCHES = "web_searches_kcount"
 # Nothing that a plain call reaches: tools run by the provider are bounded or refused by the
 # gate, and cached audio is counted as what it mostly is, cached text.
-_BESIDE = re.compile(r"(web|social|storage)_searches_kcount|code_executions_kcount|cache_audio_.*")
+_BESIDE = re.compile(r"(social|storage)_searches_kcount|code_executions_kcount|cache_audio_.*")
 
 
 def distil() -> PriceData:
@@ -93,41 +96,64 @@ def _model(model: genai.ModelInfo, source: str) -> Model:
         )
         for each in listed
     )
-    return Model(_clause(model.match), prices)
+    variants = tuple(filter(None, map(_variant, model.price_variants or ())))
+    return Model(model.id, _clause(model.match), prices, variants)
+
+
+def _variant(variant: genai.PriceVariant) -> Variant | None:
+    """Return what a service tier charges; None where it charges what the standard one does.
+
+    A tier with a rate that is not metered is left out: it is billed as the standard one, and
+    where it was asked for by name and a budget applies, refused.
+    """
+    rates = _rates(variant.prices.__dict__)
+    rates.pop(_SEARCHES, None)
+    if not rates or rates.keys() - _METERED.keys():
+        return None
+    return Variant(
+        "+".join(variant.when.values()),
+        _when(variant.constraint),
+        {_METERED[theirs]: _rate(rate) for theirs, rate in rates.items()},
+    )
+
+
+def _rates(listed: Mapping[str, object]) -> dict[str, Decimal | genai.TieredPrices]:
+    rates = {
+        key: value
+        for key, value in listed.items()
+        if isinstance(value, Decimal | genai.TieredPrices) and not _BESIDE.fullmatch(key)
+    }
+    for video, image in _VIDEO.items():
+        if video in rates:
+            # `Usage` counts video among images.
+            rates.setdefault(image, rates[video])
+    return rates
 
 
 def price(listed: Mapping[str, object], source: str, context_window: int | None) -> Price | None:
     """Return what genai-prices lists for a model, or None where tokens alone don't say the cost.
 
     Nothing listed is nothing known, not free. A class that we cannot tell from a cheaper one
-    (image tokens that cost more than text) would be billed too low, so it is unknown as well.
+    (cached images that cost more than cached text) would be billed too low, so it is unknown as
+    well.
     """
-    rates: Rates = {
-        key: value
-        for key, value in listed.items()
-        if isinstance(value, Decimal | genai.TieredPrices) and not _BESIDE.fullmatch(key)
-    }
-    requests = rates.get(_REQUESTS, Decimal(0))
-    known = _METERED.keys() | _COUNTED_AS.keys() | {_REQUESTS}
+    rates = _rates(listed)
+    requests, searches = rates.get(_REQUESTS, Decimal(0)), rates.get(_SEARCHES)
+    known = _METERED.keys() | _COUNTED_AS.keys() | {_REQUESTS, _SEARCHES}
     if "input_mtok" not in rates or rates.keys() - known or not isinstance(requests, Decimal):
         return None
     if any(_dearer(rates, key, parent) for key, parent in _COUNTED_AS.items() if key in rates):
         return None
     classes = {ours: _rate(rates[theirs]) for theirs, ours in _METERED.items() if theirs in rates}
+    # Embeddings and classifiers list no output: there is none to pay for.
+    classes.setdefault("output", Rate(Decimal(0)))
     return identified(
         Price(
             id="",
             source=source,
-            input=classes["input"],
-            # Embeddings and classifiers list no output: there is none to pay for.
-            output=classes.get("output", Rate(Decimal(0))),
-            cache_read=classes.get("cache_read"),
-            cache_write=classes.get("cache_write"),
-            cache_write_1h=classes.get("cache_write_1h"),
-            audio_input=classes.get("audio_input"),
-            reasoning=classes.get("reasoning"),
-            audio_output=classes.get("audio_output"),
+            **classes,
             request_usd=requests / 1000,
+            search_usd=searches / 1000 if isinstance(searches, Decimal) else None,
             context_window=context_window,
         )
     )

@@ -28,9 +28,9 @@ from tollway.providers.price_data import (
     Model,
     PriceData,
     Provider,
-    changes,
-    holds,
+    edges,
     identified,
+    in_force,
 )
 
 log = logging.getLogger("tollway.prices")
@@ -145,14 +145,9 @@ class PriceSource:
         at = at.astimezone(UTC)
         provider = self._provider(prices_id)
         found = provider and self._model(provider, model)
-        if not found or not found.prices:
+        if not found:
             return InForce(None, at, _EVER)
-        until = min(
-            (edge for each in found.prices for edge in changes(each.when, at)), default=_EVER
-        )
-        # The last one that holds; the first where none does, as genai-prices has it.
-        active = [each for each in found.prices if holds(each.when, at)]
-        return InForce((active[-1] if active else found.prices[0]).price, at, until)
+        return InForce(in_force(found, at), at, min(edges(found, at), default=_EVER))
 
     def _provider(self, prices_id: str) -> Provider | None:
         wanted = prices_id.lower().strip()
