@@ -20,7 +20,7 @@ from tollway.daemon.config import edit
 from tollway.daemon.config.history import versions
 from tollway.daemon.config.load import SECTIONS, load
 from tollway.daemon.config.paths import find_config, state_paths
-from tollway.daemon.config.schema import Budget, Bytes, Config, PreviousHash, Seconds
+from tollway.daemon.config.schema import Budget, Bytes, Config, PreviousHash, Raise, Seconds
 from tollway.daemon.config.toml import read_text
 from tollway.daemon.errors import ConfigError
 
@@ -189,6 +189,9 @@ def _written(value: object) -> object:  # noqa: PLR0911 - one line for each type
             return value.text if value.at == "hard" else _longer(value)
         case PreviousHash():
             return {"hash": value.hash, "until": datetime.fromtimestamp(value.until, UTC)}
+        case Raise():
+            until = datetime.fromtimestamp(value.until, UTC)
+            return {"scope": value.text, "usd": _usd(value.nanousd), "until": until, "by": value.by}
         case msgspec.Struct():
             return _settings(value)
         case dict():
@@ -209,5 +212,8 @@ def _written(value: object) -> object:  # noqa: PLR0911 - one line for each type
 
 
 def _longer(budget: Budget) -> dict[str, object]:
-    usd = Decimal(budget.nanousd) / 10**9
-    return {"usd": usd, "per": budget.period, "at": budget.at}
+    return {"usd": _usd(budget.nanousd), "per": budget.period, "at": budget.at}
+
+
+def _usd(nanousd: int) -> Decimal:
+    return Decimal(nanousd) / 10**9

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Team
 from tollway.daemon.errors import LedgerUnavailable
@@ -36,6 +37,8 @@ _NEEDS_RESTART: dict[str, Callable[[Config], object]] = {
 _NAMES = {"server.host": "server.listen", "server.port": "server.listen"}
 # Tables whose entries hold callers back: what goes missing here opens or frees something.
 _GUARDED = ("keys", "users", "teams", "projects")
+# Scopes whose budgets are guarded beside those, and where they stand in the file.
+_SECTIONS = {"box": "server", "provider": "providers.", "route": "routes.", "tag": "tags."}
 _NOTHING = (None, ())
 _UNTOLD = frozenset({"hash", "previous"})
 _LONGEST_TOLD = 2000
@@ -255,7 +258,8 @@ def changed(old: Config, new: Config) -> list[str]:
 def removed(old: Config, new: Config) -> list[str]:
     """Return what held callers back and is gone: a caller, a budget, an `except`, an end date.
 
-    A budget with another amount is not gone: one of its period is still there.
+    A budget with another amount is not gone: one of its period is still there. One that now only
+    warns is.
     """
     lost = set()
     for table in _GUARDED:
@@ -266,8 +270,10 @@ def removed(old: Config, new: Config) -> list[str]:
                 lost |= {f"{table}.{name}.{field}" for field in _emptied(entry, now[name])}
             else:
                 lost.add(f"{table}.{name}")
-    if _fewer(old.server.budget, new.server.budget):
-        lost.add("server.budget")
+    now_capped = dict(budgets_of(new))
+    for (kind, name), budgets in budgets_of(old):
+        if kind in _SECTIONS and _fewer(budgets, now_capped.get((kind, name), ())):
+            lost.add(f"{_SECTIONS[kind]}{name.replace('=', '.', 1)}.budget")
     for name, group in old.groups.items():
         kept = new.groups.get(name, group)
         if set(group.excluded) - set(kept.excluded):
@@ -284,7 +290,7 @@ def _emptied(old: Holder, new: Holder) -> Iterator[str]:
 
 
 def _fewer(old: tuple[Budget, ...], new: tuple[Budget, ...]) -> bool:
-    return bool(Counter(b.period for b in old) - Counter(b.period for b in new))
+    return bool(Counter(b.period for b in old if b.caps) - Counter(b.period for b in new if b.caps))
 
 
 def _told(key: str, settings: dict[str, object]) -> str:

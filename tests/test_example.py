@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,9 @@ from tollway.daemon.config.schema import (
     PriceOverride,
     ProviderTimeouts,
     Server,
+    Tag,
 )
-from tollway.daemon.config.values import Reading
+from tollway.daemon.config.values import Reading, _RaiseTable
 from tollway.providers.catalog import KINDS
 
 EXAMPLE = Path(__file__).parent.parent / "gateway.toml.example"
@@ -27,6 +29,8 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "ledger": LedgerFile,
     "prices": PriceOverride,
     "previous": PreviousHash,
+    "tags": Tag,
+    "raises": _RaiseTable,
 }
 # `listen` is what the file says for host and port.
 KEYS = {
@@ -46,7 +50,7 @@ def settings() -> list[tuple[str, str, str]]:
     for line in TEXT.splitlines():
         if head := _HEAD.match(line):
             parts = head[1].split(".")
-            section = "previous" if line.startswith("[[") else parts[0]
+            section = parts[-1] if line.startswith("[[") else parts[0]
             if section == "previous":
                 found.append(("keys", "previous", head[2]))
         elif pair := _PAIR.fullmatch(line):
@@ -103,7 +107,7 @@ def read(text: str, kind: object) -> object:
     if text == "-":
         return None
     reading = Reading(folder=Path("/"), home=Path("/"))
-    found = reading.value(kind, tomllib.loads(f"x = {text}")["x"], ("x",))
+    found = reading.value(kind, tomllib.loads(f"x = {text}", parse_float=Decimal)["x"], ("x",))
     assert not reading.problems
     return found
 

@@ -10,7 +10,17 @@ from urllib.parse import urlsplit
 from tollway.daemon.config import shown, values
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.paths import LONGEST_SOCKET
-from tollway.daemon.config.schema import Config, Key, Member, Provider, Route
+from tollway.daemon.config.schema import (
+    Budget,
+    Config,
+    Key,
+    Member,
+    Provider,
+    Route,
+    Scope,
+    ScopeKind,
+    Team,
+)
 from tollway.providers.catalog import KINDS
 
 LOCAL = "local"
@@ -22,6 +32,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 # What clients put in "model" has slashes and colons with some providers.
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,127}")
 _LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
+# What may stand in the header `x-tollway-tags`: no comma, which parts tags, and no space.
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAG_VALUE = re.compile(r"[!-+\--~]{1,128}")
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)")
 _MOST_GLOBS = 300  # compared each with each
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
@@ -44,6 +57,20 @@ def name_wrong(section: str, name: str) -> str | None:
     if pattern.fullmatch(name):
         return None
     return f"no name that {section} can have: letters, digits and{also}, a letter or digit first"
+
+
+def tag_wrong(name: str) -> str | None:
+    """Return why a tag may not have this name, or None where it may."""
+    if _TAG.fullmatch(name):
+        return None
+    return "no name that a tag can have: letters, digits and . _ -, at most 64"
+
+
+def tag_value_wrong(value: str) -> str | None:
+    """Return why a tag may not have this value, or None where it may."""
+    if _TAG_VALUE.fullmatch(value):
+        return None
+    return "no value that a tag can have: printable ASCII without space and comma, at most 128"
 
 
 def host_and_port(listen: str) -> tuple[str, int]:
@@ -107,9 +134,32 @@ def _server(config: Config, names: Names, wrong: Wrong) -> None:
             )
     if why := zone_wrong(server.timezone):
         wrong(("server", "timezone"), why)
+    if why := _webhook_wrong(server.alerts.webhook):
+        wrong(("server", "alerts", "webhook"), why)
+    if any("\0" in word for word in server.alerts.command) or server.alerts.command[:1] == ("",):
+        wrong(("server", "alerts", "command"), "names no program that could be run")
     socket = server.admin_socket
     if socket and len(bytes(socket)) > LONGEST_SOCKET:
         wrong(("server", "admin_socket"), f"longer than {LONGEST_SOCKET} bytes, as sockets allow")
+
+
+def _webhook_wrong(said: str | None) -> str | None:
+    if said is None or values.is_secret_ref(said):
+        return None
+    if shown.looks_secret(said):
+        # Whoever has the address of such a webhook can post to it: it is a key like any other.
+        return (
+            "holds a secret; keep the URL with `tollway secrets set alerts`, then write "
+            'webhook = "keyring:alerts"'
+        )
+    try:
+        parts = urlsplit(said)
+        fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.username is not None or parts.fragment or " " in said:
+        return 'expected a URL, such as "https://hook.example/tollway", or keyring:NAME'
+    return None
 
 
 def zone_wrong(name: str) -> str | None:
@@ -203,6 +253,9 @@ def _keys(config: Config, names: Names, wrong: Wrong) -> None:
             other = seen.setdefault(digest, name)
             if other != name:
                 wrong((*at, "hash"), f"the same as that of the key {shown.value(other)}")
+        for number, tag in enumerate(key.require_tags):
+            if why := tag_wrong(tag):
+                wrong((*at, "require_tags", number), why)
         _owner(config, key, at, names, wrong)
 
 
@@ -243,6 +296,30 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
     for name in config.prices:
         if target_wrong(name, names):
             yield ("prices", name), "prices a target that there is not"
+    periods = {scope: {one.period for one in budgets} for scope, budgets in budgets_of(config)}
+    for number, one in enumerate(config.raises):
+        there = periods.get(one.scope, set())
+        if not there or (one.period and one.period not in there):
+            yield ("raises", number), f"there is no budget of {shown.value(one.text)} to raise"
+
+
+def budgets_of(config: Config) -> Iterator[tuple[Scope, tuple[Budget, ...]]]:
+    """Yield every scope that has budgets, with them, in the order of the sections."""
+    yield ("box", ""), config.server.budget
+    tables: tuple[tuple[ScopeKind, Mapping[str, Provider | Route | Team | Member | Key]], ...] = (
+        ("provider", config.providers),
+        ("team", config.teams),
+        ("user", config.users),
+        ("project", config.projects),
+        ("key", config.keys),
+        ("route", config.routes),
+    )
+    for kind, table in tables:
+        for name, one in table.items():
+            yield (kind, name), one.budget
+    for name, known in config.tags.items():
+        for value, tag in known.items():
+            yield ("tag", f"{name}={value}"), tag.budget
 
 
 def _overlaps(config: Config) -> Iterator[tuple[At, str]]:

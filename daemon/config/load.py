@@ -19,8 +19,10 @@ from tollway.daemon.config.schema import (
     Model,
     PriceSaid,
     Provider,
+    Raise,
     Route,
     Server,
+    Tag,
     Team,
 )
 from tollway.daemon.config.toml import read_text, tables_of
@@ -40,7 +42,7 @@ NAMED: Mapping[str, type[msgspec.Struct]] = {
     "projects": Member,
     "keys": Key,
 }
-SECTIONS = ("server", "ledger", *NAMED, "prices")
+SECTIONS = ("server", "ledger", *NAMED, "prices", "tags", "raises")
 
 _MOST_LINES = 50  # of faults that are shown: more help nobody
 
@@ -107,6 +109,9 @@ def _read(
     for section, value in raw.items():
         if not reading.live(section, value, (), names):
             continue
+        if section == "raises":
+            read[section] = reading.value(tuple[Raise, ...], value, (section,)) or ()
+            continue
         if not isinstance(value, dict):
             reading.wrong((section,), f"expected a table; write [{section}]")
             continue
@@ -115,6 +120,8 @@ def _read(
             read[section] = _tables(section, value, reading)
         elif section == "prices":
             read[section] = _prices(value, reading)
+        elif section == "tags":
+            read[section] = _tags(value, reading)
         elif section == "server":
             read[section] = _server(value, reading)
     ledger = raw.get("ledger", {})
@@ -203,6 +210,25 @@ def _prices(raw: dict[str, object], reading: Reading) -> dict[str, PriceSaid]:
             reading.wrong(at, str(fault))
         else:
             found |= {name: price} if price else {}
+    return found
+
+
+def _tags(raw: dict[str, object], reading: Reading) -> dict[str, dict[str, Tag]]:
+    found: dict[str, dict[str, Tag]] = {}
+    for name, values in raw.items():
+        at: At = ("tags", name)
+        if why := check.tag_wrong(name):
+            reading.wrong(at, why)
+        if not isinstance(values, dict):
+            reading.wrong(at, f"expected a table; write [tags.{shown.key((name,))}.VALUE]")
+            continue
+        tags: dict[str, Tag] = {}
+        for value, raw_tag in values.items():
+            if why := check.tag_value_wrong(value):
+                reading.wrong((*at, value), why)
+            tag = reading.struct(Tag, raw_tag, (*at, value))
+            tags |= {value: tag} if tag else {}
+        found[name] = tags
     return found
 
 

@@ -29,21 +29,64 @@ class SecretRef(str):
 
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-Period = Literal["hour", "day", "week", "month", "total"]
+Calendar = Literal["hour", "day", "week", "month", "total"]
+Period = str  # a word of `Calendar`, or a rolling span as it is written: "30m", "24h", "7d"
+Mode = Literal["hard", "clamp", "warn"]
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """An amount for a period: "5/day", or { usd = 20, per = "day", at = "hard" }."""
+    """An amount for a period: "5/day", "20/7d", or { usd = 20, per = "day", at = "hard" }."""
 
     nanousd: int
     period: Period
-    at: Literal["hard", "clamp", "warn"] = "hard"
+    at: Mode = "hard"
+
+    @property
+    def caps(self) -> bool:
+        """Whether it ever holds a call back; one that only warns does not."""
+        return self.at != "warn"
 
     @property
     def text(self) -> str:
         """The budget as it is written in the file, for messages: "5/day"."""
         whole, rest = divmod(self.nanousd, 10**9)
         return f"{whole}.{rest:09}".rstrip("0").rstrip(".") + f"/{self.period}"
+
+
+ScopeKind = Literal["box", "provider", "team", "user", "project", "key", "route", "tag"]
+Scope = tuple[ScopeKind, str]  # the name is "" for the box, "NAME=VALUE" for a tag
+
+
+class Raise(msgspec.Struct, frozen=True):
+    """[[raises]]: so much more for the budgets of a scope, of one period or of all, for a time."""
+
+    scope: Scope
+    nanousd: int
+    until: float  # unix seconds; from then on it is gone
+    period: Period | None = None  # None: every budget of the scope
+    by: str = ""
+
+    @property
+    def text(self) -> str:
+        """The scope as it is written in the file: "team ml", "box", "tag run=42 day"."""
+        return " ".join(filter(None, (*self.scope, self.period)))
+
+
+class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """server.alerts: who is told when a budget fills up, and at which parts of it."""
+
+    at: tuple[Decimal, ...] = (Decimal("0.5"), Decimal("0.8"), Decimal(1))  # ascending
+    webhook: str | None = None  # a URL, or a SecretRef where the URL itself is a secret
+    command: tuple[str, ...] = ()  # a program and its arguments; no shell
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """limits = { rpm = 60, tpm = 100_000, rpd = 5_000, concurrent = 4 }: how often, how much."""
+
+    rpm: Count | None = None  # calls a minute
+    tpm: Count | None = None  # tokens a minute, in and out
+    rpd: Count | None = None  # calls a day, in server.timezone
+    concurrent: Count | None = None  # calls at once
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +101,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_wait: Seconds = Seconds(120)
     timezone: str = "UTC"
     budget: tuple[Budget, ...] = ()
+    limits: Limits = Limits()
+    alerts: Alerts = Alerts()
     default_output: Count = 16_384
     admin_socket: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -93,6 +138,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy: str | None = None
     ca_file: Path | None = None
     timeout: ProviderTimeouts = ProviderTimeouts()
+    limits: Limits = Limits()
+    budget: tuple[Budget, ...] = ()
 
 
 class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +171,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pinned: bool = False
     price: PriceSaid | None = None
     default_output: Count | None = None
+    limits: Limits = Limits()
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +182,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_unbounded: bool = False
     default_output: Count | None = None
     deadline: Seconds = Seconds(600)
+    limits: Limits = Limits()
+    budget: tuple[Budget, ...] = ()
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +199,7 @@ class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     groups: tuple[str, ...] = ()
     budget: tuple[Budget, ...] = ()
+    limits: Limits = Limits()
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +208,7 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     team: str | None = None
     groups: tuple[str, ...] = ()
     budget: tuple[Budget, ...] = ()
+    limits: Limits = Limits()
 
 
 class PreviousHash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,7 +229,15 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoked: date | None = None  # any date here ends it at once
     previous: tuple[PreviousHash, ...] = ()
     budget: tuple[Budget, ...] = ()
+    limits: Limits = Limits()
     models: tuple[str, ...] = ()
+    require_tags: tuple[str, ...] = ()
+
+
+class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[tags.NAME.VALUE]: a tag that has budgets."""
+
+    budget: tuple[Budget, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -195,6 +255,8 @@ class Config(msgspec.Struct, frozen=True):
     projects: dict[str, Member] = {}
     keys: dict[str, Key] = {}
     prices: dict[str, PriceSaid] = {}
+    tags: dict[str, dict[str, Tag]] = {}
+    raises: tuple[Raise, ...] = ()
     warnings: tuple[str, ...] = ()  # "gateway.toml:14: ..." lines that `config check` shows
 
     @property

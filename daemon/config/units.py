@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import get_args
 
-from tollway.daemon.config.schema import Bytes, Seconds
+from tollway.daemon.config import shown
+from tollway.daemon.config.schema import Bytes, Calendar, Scope, ScopeKind, Seconds
 
 _TIMES: Mapping[str, Decimal | int] = {
     "ms": Decimal("0.001"),
@@ -24,6 +26,8 @@ _SIZES: Mapping[str, Decimal | int] = {
 }
 _AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) *([A-Za-z]+)")
 _BUDGET = re.compile(r"([^/\s]+) */ *(\S+)")
+_ROLLING = re.compile(r"([1-9]\d{0,5})([mhd])")
+_LONGEST_ROLLING_MS = 366 * 86_400_000
 _MONEY = re.compile(r"\d{1,15}(?:\.\d{1,12})?")
 _LONGEST_S = 100 * 366 * 86_400
 _MOST_USD = 1_000_000_000  # the ledger counts in nano-dollars in 64 bits
@@ -85,6 +89,48 @@ def budget_parts(text: str) -> tuple[Decimal, str]:
     if not found or not _MONEY.fullmatch(found[1]):
         raise WrongUnit('expected dollars and a period, such as "5/day" or "0.50/month"')
     return Decimal(found[1]), found[2]
+
+
+def rolling_ms(period: str) -> int | None:
+    """Return how long a rolling period is in milliseconds; None for a period of the calendar."""
+    found = _ROLLING.fullmatch(period)
+    return int(found[1]) * int(_TIMES[found[2]]) * 1000 if found else None
+
+
+def period(text: str) -> str:
+    """Return a budget's period as it stands.
+
+    Raises:
+        WrongUnit: It is neither a word of the calendar nor a span of one minute to 366 days.
+    """
+    if text in get_args(Calendar):
+        return text
+    span = rolling_ms(text)
+    if span is None:
+        words = get_args(Calendar)
+        near = shown.meant(text, words)
+        raise WrongUnit(f'expected {", ".join(words)}, or a rolling span such as "24h"{near}')
+    if span > _LONGEST_ROLLING_MS:
+        raise WrongUnit("a rolling span of more than 366 days")
+    return text
+
+
+def scope(text: str) -> tuple[Scope, str | None]:
+    """Return "team ml" or "team ml day" as the scope and the period, None where none is said.
+
+    Raises:
+        WrongUnit: It is no scope.
+    """
+    kinds: dict[str, ScopeKind] = {kind: kind for kind in get_args(ScopeKind)}
+    kind, *rest = text.split() or [""]
+    if kind not in kinds:
+        raise WrongUnit(f'expected a scope such as "team ml"; there are {", ".join(kinds)}')
+    name = "" if kind == "box" else rest.pop(0) if rest else None
+    if name is None or len(rest) > 1:
+        raise WrongUnit('expected a scope such as "box", "team ml" or "team ml day"')
+    if kind == "tag" and "=" not in name:
+        raise WrongUnit('expected a tag as "tag NAME=VALUE"')
+    return (kinds[kind], name), period(rest[0]) if rest else None
 
 
 def nanousd(usd: int | Decimal) -> int:

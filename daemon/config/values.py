@@ -18,13 +18,17 @@ import msgspec
 from tollway.daemon.config import shown, support, units
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.schema import (
+    Alerts,
     Budget,
     Bytes,
     Layers,
+    Limits,
+    Mode,
     PreviousHash,
     PriceOverride,
     PriceSaid,
     ProviderTimeouts,
+    Raise,
     Seconds,
     SecretRef,
 )
@@ -36,6 +40,7 @@ _REF = re.compile(
 )
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_PROBLEMS = 200
+_MOST_PARTS = 10  # of a budget that only warns, and so can be passed
 _LONGEST = 4096  # of any text in the file: the longest path there can be
 
 
@@ -156,6 +161,22 @@ class Reading:
         found = [self.value(str, item, (*at, at_)) for at_, item in enumerate(_list(raw))]
         return tuple(item for item in found if isinstance(item, str))
 
+    def shares(self, raw: object, at: At) -> tuple[Decimal, ...]:
+        """Return parts of a budget in ascending order, each once; wrong items are noted.
+
+        Raises:
+            Wrong: It is no list.
+        """
+        found: set[Decimal] = set()
+        for number, item in enumerate(_list(raw, fix="[0.5, 0.8, 1.0]")):
+            if isinstance(item, bool) or not isinstance(item, int | Decimal):
+                self.wrong((*at, number), f"expected a part of the budget, found {_found(item)}")
+            elif not (isinstance(item, int) or item.is_finite()) or not 0 < item <= _MOST_PARTS:
+                self.wrong((*at, number), f"expected over 0 and up to {_MOST_PARTS}; half is 0.5")
+            else:
+                found.add(Decimal(item))
+        return tuple(sorted(found))
+
     def secret_ref(self, raw: object, at: At) -> SecretRef:
         """Return where a secret is kept.
 
@@ -202,7 +223,34 @@ class Reading:
         said = self.struct(_BudgetTable, raw, at)
         if said is None:
             return None
-        return Budget(nanousd=units.nanousd(said.usd), period=said.per, at=said.at)
+        return Budget(units.nanousd(said.usd), units.period(said.per), said.at)
+
+    def raises(self, raw: object, at: At) -> tuple[Raise, ...]:
+        """Return a list of temporary raises; items that are wrong are noted and left out.
+
+        Raises:
+            Wrong: It is no list.
+        """
+        if not isinstance(raw, list):
+            raise Wrong("expected a list of tables; write [[raises]]")
+        found = [self._raise(item, (*at, number)) for number, item in enumerate(raw)]
+        return tuple(item for item in found if item)
+
+    def _raise(self, raw: object, at: At) -> Raise | None:
+        said = self.struct(_RaiseTable, raw, at)
+        if said is None:
+            return None
+        try:
+            scope, period = units.scope(said.scope)
+        except units.WrongUnit as fault:
+            self.wrong((*at, "scope"), str(fault))
+            return None
+        try:
+            amount = units.nanousd(said.usd)
+        except units.WrongUnit as fault:
+            self.wrong((*at, "usd"), str(fault))
+            return None
+        return Raise(scope, amount, said.until.timestamp(), period, said.by)
 
     def price(self, raw: object, at: At) -> PriceOverride | Literal["free"] | None:
         """Return a price table or "free"; None where the table is wrong, which is noted.
@@ -237,8 +285,15 @@ class Reading:
 
 class _BudgetTable(msgspec.Struct, frozen=True):
     usd: Decimal
-    per: Literal["day", "month", "total"]
-    at: Literal["hard"] = "hard"
+    per: str
+    at: Mode = "hard"
+
+
+class _RaiseTable(msgspec.Struct, frozen=True):
+    scope: str
+    usd: Decimal
+    until: datetime
+    by: str = ""
 
 
 class _PreviousTable(msgspec.Struct, frozen=True):
@@ -247,6 +302,11 @@ class _PreviousTable(msgspec.Struct, frozen=True):
 
 
 NO_HASH = "expected sha256: and 64 hex digits, as `tollway keys create` writes it"
+
+
+def is_secret_ref(text: str) -> bool:
+    """Whether a text names a place where a secret is kept, and is none itself."""
+    return bool(_REF.fullmatch(text)) and not shown.holds_secret(text)
 
 
 def is_hash(text: str) -> bool:
@@ -367,9 +427,13 @@ _READERS: dict[object, _Reader] = {
     Path: Reading.path,
     SecretRef: Reading.secret_ref,
     tuple[str, ...]: Reading.texts,
+    tuple[Decimal, ...]: Reading.shares,
     tuple[Budget, ...]: Reading.budgets,
     tuple[PreviousHash, ...]: Reading.previous,
+    tuple[Raise, ...]: Reading.raises,
     PriceSaid: Reading.price,
     Layers: _layers,
+    Limits: lambda reading, raw, at: reading.struct(Limits, raw, at),
+    Alerts: lambda reading, raw, at: reading.struct(Alerts, raw, at),
     ProviderTimeouts: lambda reading, raw, at: reading.struct(ProviderTimeouts, raw, at),
 }

@@ -62,7 +62,7 @@ def test_units_and_types_are_read() -> None:
     assert config.server.max_body == 32 * 2**20
     assert config.server.budget == (Budget(100 * 10**9, "month"),)
     assert config.models["smollm2"].idle_unload == 900.0
-    assert config.teams["ml"].budget[1] == Budget(20 * 10**9, "day")
+    assert config.teams["ml"].budget[1] == Budget(20 * 10**9, "day", "clamp")
     assert config.keys["intern-laptop"].expires == date(2031, 1, 31)
     price = config.prices["openai/gpt-4o-mini"]
     assert price != "free" and price.cached_input == Decimal("0.075")
@@ -128,7 +128,7 @@ def test_broken_toml_is_named_with_its_line(text: str, fault: str) -> None:
         ('[server]\ndrain = "soon"', 'expected a number with a unit, such as "30s"'),
         ("[server]\nbudget = [5]", 'server.budget[0]: an amount without its period; write "5/day"'),
         ('[server]\nbudget = "5/day"', 'server.budget: expected a list; write ["5/day"]'),
-        ('[server]\nbudget = ["5/dya"]', "expected day or month or total; did you mean day?"),
+        ('[server]\nbudget = ["5/dya"]', "such as \"24h\"; did you mean day?"),
         ('[server]\nbudget = ["-5/day"]', 'expected dollars and a period, such as "5/day"'),
         ('[server]\nbudget = [{ usd = 5 }]', "server.budget[0]: per is missing"),
         ('[server]\nbudget = [{ usd = 1e30, per = "day" }]', "from 0 to 1,000,000,000"),
