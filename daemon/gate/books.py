@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from tollway.daemon.config.schema import Budget, Period
+from tollway.daemon.config.schema import Budget, Mode, Period
 from tollway.daemon.gate import periods
 from tollway.daemon.ledger.rows import SpentQuery
 
@@ -106,6 +106,7 @@ class BudgetState(msgspec.Struct, frozen=True):
     held_nanousd: int
     left_nanousd: int
     ends_ms: int
+    at: Mode = "hard"
 
 
 class Books:
@@ -222,6 +223,7 @@ class Books:
                     held_nanousd=window.held,
                     left_nanousd=left,
                     ends_ms=window.end_ms,
+                    at=budget.at,
                 )
             )
         return states

@@ -15,6 +15,7 @@ import msgspec
 from tollway.daemon.ledger.names import Names
 from tollway.daemon.ledger.operations import (
     Admit,
+    Alert,
     Audit,
     Next,
     Operation,
@@ -113,6 +114,12 @@ class Book:
                         " VALUES (?, ?, ?, ?, ?, ?)",
                         msgspec.structs.astuple(row),
                     )
+                case Alert(name=name, at_ms=at_ms):
+                    found = self._db.execute(
+                        "INSERT INTO alerts (id, at_ms) VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
+                        (name, at_ms),
+                    )
+                    operation.new = found.rowcount == 1
                 case _:  # Ready and Stop write nothing
                     pass
         self._flush()

@@ -66,6 +66,15 @@ class Audit(msgspec.Struct):
     done: asyncio.Future[None]
 
 
+class Alert(msgspec.Struct):
+    """The name of something that is to be told once; `new` says whether it stood there not yet."""
+
+    name: str
+    at_ms: int
+    done: asyncio.Future[bool]
+    new: bool = False
+
+
 class Spent(msgspec.Struct):
     """A question; its answer waits for the commit of what it has seen."""
 
@@ -86,4 +95,4 @@ class Stop(msgspec.Struct):
     done: asyncio.Future[None]
 
 
-Operation = Admit | Next | Settle | Withdraw | Refuse | Audit | Spent | Ready | Stop
+Operation = Admit | Next | Settle | Withdraw | Refuse | Audit | Alert | Spent | Ready | Stop

@@ -19,6 +19,7 @@ from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import faults
 from tollway.daemon.ledger.operations import (
     Admit,
+    Alert,
     Audit,
     Next,
     Operation,
@@ -179,6 +180,15 @@ class Ledger:
         self._writer.put(Audit(row, done))
         return done
 
+    def alert(self, name: str, at_ms: int) -> asyncio.Future[bool]:
+        """Write the name of something that is told once; the future says whether it was new.
+
+        A ledger that cannot be written keeps it until it can.
+        """
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._writer.put(Alert(name, at_ms, done))
+        return done
+
     def spent(self, queries: Sequence[SpentQuery]) -> asyncio.Future[list[int]]:
         """Ask what scopes have spent, in nano-dollars, by attempts whose call was admitted since.
 
@@ -269,5 +279,7 @@ class Ledger:
                 future.set_exception(fault)
             elif isinstance(operation, Spent):
                 operation.done.set_result(operation.answer)
+            elif isinstance(operation, Alert):
+                operation.done.set_result(operation.new)
             else:
                 cast(asyncio.Future[None], future).set_result(None)
