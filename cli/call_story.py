@@ -55,7 +55,11 @@ def cost(row: CallRow | AttemptRow) -> str:
 def _unpriced(row: CallRow | AttemptRow) -> bool:
     if isinstance(row, CallRow):
         return row.unpriced
-    return row.price is None and bool(row.input_total + row.output_total)
+    return not _priced(row) and bool(row.input_total + row.output_total)
+
+
+def _priced(attempt: AttemptRow) -> bool:
+    return attempt.price is not None or attempt.reported_nanousd is not None
 
 
 def tell(found: CallDetail) -> None:
@@ -86,7 +90,7 @@ def _call(found: CallDetail) -> Iterator[tuple[str, str]]:
     yield "took", _times(call)
     yield "tokens", _tokens(call)
     yield "cost", _money(call)
-    if any(one.price is None and _tokens(one) for one in found.attempts):
+    if any(not _priced(one) and _tokens(one) for one in found.attempts):
         yield "", "some of it had no price, and is not in the cost"
 
 
@@ -98,7 +102,9 @@ def _attempt(attempt: AttemptRow) -> Iterator[tuple[str, str]]:
     yield "took", _times(attempt)
     yield "tokens", _tokens(attempt)
     yield "price", _price(attempt.price)
-    yield "cost", _money(attempt) if attempt.price else "not known"
+    yield "cost", _money(attempt) if _priced(attempt) else "not known"
+    if attempt.reported_nanousd is not None:
+        yield "provider's cost", f"${plain_usd(attempt.reported_nanousd)}, which is what is billed"
     yield "provider's id", attempt.upstream_id
     yield "provider's usage", attempt.usage
 
@@ -145,4 +151,5 @@ def _price(price: Price | None) -> str:
     rates = [("in", price.input), ("cached", price.cache_read), ("out", price.output)]
     said = ", ".join(f"${rate.usd:f} {name}" for name, rate in rates if rate)
     request = f", ${price.request_usd:f} a call" if price.request_usd else ""
-    return f"{said} a million tokens{request} ({price.source})"
+    tier = f", service tier {price.service}" if price.service else ""
+    return f"{said} a million tokens{request} ({price.source}{tier})"

@@ -28,18 +28,21 @@ class Usage(msgspec.Struct, frozen=True):
     output: int = 0  # not reasoning, not audio
     reasoning: int = 0
     audio_output: int = 0
+    image_input: int = 0  # images and video
+    image_output: int = 0
+    searches: int = 0  # no tokens: paid searches that the provider ran on its own account
     estimated: bool = False
 
     @property
     def input_total(self) -> int:
         """All tokens that went in, of every class."""
-        fresh = self.input + self.audio_input
+        fresh = self.input + self.audio_input + self.image_input
         return fresh + self.cache_read + self.cache_write + self.cache_write_1h
 
     @property
     def output_total(self) -> int:
         """All tokens that came out, of every class."""
-        return self.output + self.reasoning + self.audio_output
+        return self.output + self.reasoning + self.audio_output + self.image_output
 
 
 class Bound(msgspec.Struct, frozen=True):

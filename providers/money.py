@@ -55,19 +55,22 @@ def cost(usage: Usage, price: Price) -> int:
     exact = _kept.get(price.id)
     if exact is None or exact.price is not price:
         exact = _keep(price)
-    fresh, audio, read = usage.input, usage.audio_input, usage.cache_read
+    fresh, audio, seen, read = usage.input, usage.audio_input, usage.image_input, usage.cache_read
     write, write_1h = usage.cache_write, usage.cache_write_1h
     said, thought, spoken = usage.output, usage.reasoning, usage.audio_output
-    if min(fresh, read, write, write_1h, audio, said, thought, spoken) < 0:
+    shown, searches = usage.image_output, usage.searches
+    if min(fresh, read, write, write_1h, audio, said, thought, spoken, seen, shown, searches) < 0:
         raise ValueError(f"negative token count: {usage}")
     band = exact.bands[0]
     if exact.starts:
-        total = fresh + read + write + write_1h + audio
+        total = fresh + read + write + write_1h + audio + seen
         band = exact.bands[bisect_right(exact.starts, total)]
     rates = band.rates
     fine = exact.request + fresh * rates[0] + read * rates[1] + write * rates[2]
     fine += write_1h * rates[3] + audio * rates[4]
     fine += said * rates[5] + thought * rates[6] + spoken * rates[7]
+    if seen or shown or searches:
+        fine += seen * rates[8] + shown * rates[9] + searches * exact.search
     scale = exact.scale
     if scale == 1:
         return fine
@@ -157,6 +160,8 @@ def _whole_numbers(price: Price) -> _Exact:
         price.output,
         price.reasoning or price.output,
         price.audio_output or price.output,
+        price.image_input or price.input,
+        price.image_output or price.output,
     )
     starts = tuple(sorted({tier.start for rate in rates for tier in rate.tiers if tier.start > 0}))
     # One dollar a million tokens is 1000 nano-dollars a token.
@@ -170,7 +175,15 @@ def _whole_numbers(price: Price) -> _Exact:
     for index, amounts in enumerate(exact):
         whole = [int(amount * scale) for amount in amounts]
         last = starts[index] - 1 if index < len(starts) else None
-        bands.append(_Band(tuple(whole), max(whole[:5]), max(whole[:4]), max(whole[5:]), last))
+        bands.append(
+            _Band(
+                rates=tuple(whole),
+                dearest_input=max(*whole[:5], whole[8]),
+                dearest_text=max(whole[:4]),
+                dearest_output=max(*whole[5:8], whole[9]),
+                last=last,
+            )
+        )
     return _Exact(price, scale, starts, tuple(bands), int(request * scale), int(search * scale))
 
 

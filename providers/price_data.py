@@ -191,8 +191,9 @@ def in_force(model: Model, at: datetime) -> Price | None:
 
 def edges(model: Model, at: datetime) -> Iterator[datetime]:
     """Yield the next moments after `at` at which `in_force` may say something else."""
-    for each in (*model.prices, *model.variants):
-        yield from changes(each.when, at)
+    whens = [each.when for each in model.prices] + [each.when for each in model.variants]
+    for when in whens:
+        yield from changes(when, at)
 
 
 def identified(price: Price) -> Price:

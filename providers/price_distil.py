@@ -145,13 +145,21 @@ def price(listed: Mapping[str, object], source: str, context_window: int | None)
     if any(_dearer(rates, key, parent) for key, parent in _COUNTED_AS.items() if key in rates):
         return None
     classes = {ours: _rate(rates[theirs]) for theirs, ours in _METERED.items() if theirs in rates}
-    # Embeddings and classifiers list no output: there is none to pay for.
-    classes.setdefault("output", Rate(Decimal(0)))
     return identified(
         Price(
             id="",
             source=source,
-            **classes,
+            input=classes["input"],
+            # Embeddings and classifiers list no output: there is none to pay for.
+            output=classes.get("output", Rate(Decimal(0))),
+            cache_read=classes.get("cache_read"),
+            cache_write=classes.get("cache_write"),
+            cache_write_1h=classes.get("cache_write_1h"),
+            audio_input=classes.get("audio_input"),
+            reasoning=classes.get("reasoning"),
+            audio_output=classes.get("audio_output"),
+            image_input=classes.get("image_input"),
+            image_output=classes.get("image_output"),
             request_usd=requests / 1000,
             search_usd=searches / 1000 if isinstance(searches, Decimal) else None,
             context_window=context_window,

@@ -250,15 +250,17 @@ class Book:
         cost, overrun = ended.cost_nanousd, ended.overrun_nanousd
         names = self._names
         shape, numbers = names.usage(ended.raw_usage)
+        price = known.price if ended.price is None else names.price(ended.price)
         self._ended_attempts.append(
             (
                 *(call.seq, ended.number, ended.ended_ms - known.started_ms, ended.first_ms),
                 *(ended.status, names.word(ended.ending), names.word_or_null(ended.error)),
                 *(cost, overrun, estimated, *tokens),
                 *(ended.upstream_id or None, shape, numbers, ended.gpu_ms),
+                *(price, ended.reported_nanousd),
             )
         )
-        unpriced = int(known.price is None and any(tokens))
+        unpriced = int(price is None and ended.reported_nanousd is None and any(tokens))
         rolled = (0, 0, 1, cost, overrun, cost if estimated else 0, unpriced, *tokens)
         self._roll_up(call, known.account, rolled)
         return (int(estimated), 0, 0, cost, overrun, *tokens)

@@ -34,17 +34,22 @@ class _Tokens(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     reasoning_tokens: int
     audio_output_tokens: int
+    image_input_tokens: int
+    image_output_tokens: int
+    searches: int
 
     @property
     def input_total(self) -> int:
         """All tokens that went in, of every class."""
         written = self.cache_write_tokens + self.cache_write_1h_tokens
-        return self.input_tokens + self.audio_input_tokens + self.cache_read_tokens + written
+        seen = self.audio_input_tokens + self.image_input_tokens
+        return self.input_tokens + seen + self.cache_read_tokens + written
 
     @property
     def output_total(self) -> int:
         """All tokens that came out, of every class."""
-        return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens
+        shown = self.audio_output_tokens + self.image_output_tokens
+        return self.output_tokens + self.reasoning_tokens + shown
 
 
 class CallRow(_Tokens, frozen=True, kw_only=True):
@@ -103,6 +108,7 @@ class AttemptRow(_Tokens, frozen=True, kw_only=True):
     upstream_id: str
     usage: str
     price: Price | None
+    reported_nanousd: int | None = None  # what the provider said it cost
 
 
 class CallDetail(msgspec.Struct, frozen=True):

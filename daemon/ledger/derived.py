@@ -9,8 +9,10 @@ from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, RECOVERED, REFUSED, S
 
 _SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS)
 ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", "unpriced", *_SUMS)
-# Tokens that no price was known for. An attempt without tokens costs nothing at any price.
-UNPRICED = f"t.price IS NULL AND {' + '.join(f't.{name}' for name in TOKENS)} > 0"
+# Tokens that neither a price nor the provider told the cost of. An attempt without tokens costs
+# nothing at any price.
+_USED = " + ".join(f"t.{name}" for name in TOKENS)
+UNPRICED = f"t.price IS NULL AND t.reported_nanousd IS NULL AND {_USED} > 0"
 _QUARTER = f"c.admitted_ms / {QUARTER_MS} * {QUARTER_MS}"
 
 # Each call with each of the tags whose spending is added up.

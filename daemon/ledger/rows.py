@@ -70,6 +70,8 @@ class AttemptEnded(msgspec.Struct, frozen=True, gc=False):
     error: str = ""  # an error code, never a text that could hold a prompt
     upstream_id: str = ""  # the provider's request id
     raw_usage: str = ""  # the provider's own usage object as JSON, so that rows can be re-priced
+    price: Price | None = None  # that of the service tier which answered, if not the one held for
+    reported_nanousd: int | None = None  # what the provider says it cost, and was booked
     gpu_ms: int | None = None  # of a local model's GPU
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 3  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 4  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
-# In the order of the fields of `canon.Usage`.
-TOKENS = (
+# What versions 1 to 3 of the file told apart.
+_TOKENS_1 = (
     "input_tokens",
     "cache_read_tokens",
     "cache_write_tokens",
@@ -33,12 +33,15 @@ TOKENS = (
     "reasoning_tokens",
     "audio_output_tokens",
 )
+_TOKENS_4 = ("image_input_tokens", "image_output_tokens", "searches")
+# In the order of the fields of `canon.Usage`.
+TOKENS = _TOKENS_1 + _TOKENS_4
 # What `calls.state` says. Settled is 0 because SQLite stores 0 and 1 in no bytes at all.
 SETTLED, OPEN, RECOVERED, REFUSED, QUEUED = range(5)
 STATES = ("settled", "open", "recovered", "refused", "queued")
 
 ID_HEAD = "substr(id, 1, 13)"
-_TOKEN_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in TOKENS)
+_TOKEN_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in _TOKENS_1)
 _TABLES = (
     """CREATE TABLE words (
         id INTEGER PRIMARY KEY,
@@ -151,7 +154,7 @@ _CALLS_READABLE = f"""CREATE VIEW calls_readable AS SELECT
         CASE c.state {_STATE} END AS state, coalesce(ending.word, '') AS ending,
         a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
         requested.word AS requested, dialect.word AS dialect, endpoint.word AS endpoint,
-        c.stream, {", ".join(f"c.{name}" for name in TOKENS)},
+        c.stream, {{tokens}},
         c.cost_nanousd / 1e9 AS cost_usd, c.cost_nanousd, c.overrun_nanousd, c.hold_nanousd,
         c.estimated, c.attempts, c.first_ms, c.total_ms, c.admitted_ms,
         c.admitted_ms + c.total_ms AS ended_ms, coalesce(error.word, '') AS error,
@@ -168,7 +171,7 @@ _CALLS_READABLE = f"""CREATE VIEW calls_readable AS SELECT
 _ATTEMPTS_READABLE = f"""CREATE VIEW attempts_readable AS SELECT
         c.id AS call_id, t.call AS call_seq, t.number,
         {_local("t.started_ms")} AS started_local, a.provider, a.model, t.status,
-        coalesce(ending.word, '') AS ending, {", ".join(f"t.{name}" for name in TOKENS)},
+        coalesce(ending.word, '') AS ending, {{tokens}},
         t.cost_nanousd / 1e9 AS cost_usd, t.cost_nanousd, t.overrun_nanousd, t.hold_nanousd,
         t.estimated, t.first_ms, t.total_ms, t.started_ms,
         t.started_ms + t.total_ms AS ended_ms, coalesce(error.word, '') AS error,
@@ -181,16 +184,23 @@ _ATTEMPTS_READABLE = f"""CREATE VIEW attempts_readable AS SELECT
         LEFT JOIN words ending ON ending.id = t.ending
         LEFT JOIN words error ON error.id = t.error
         LEFT JOIN usage_shapes s ON s.id = t.usage_shape"""  # noqa: S608
-_VIEWS = (
-    _CALLS_READABLE.format(more="", joins=""),
-    _ATTEMPTS_READABLE.format(more=""),
-    f"""CREATE VIEW spend_readable AS SELECT
+_SPEND_READABLE = f"""CREATE VIEW spend_readable AS SELECT
         {_local("s.quarter_ms")} AS quarter_local, s.quarter_ms,
         a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
-        s.calls, s.refused, s.attempts, s.unpriced, {", ".join(f"s.{name}" for name in TOKENS)},
+        s.calls, s.refused, s.attempts, s.unpriced, {{tokens}},
         s.cost_nanousd / 1e9 AS cost_usd, s.estimated_nanousd / 1e9 AS estimated_usd,
         s.cost_nanousd, s.overrun_nanousd, s.estimated_nanousd
-    FROM spend_quarter s LEFT JOIN accounts a ON a.id = s.account""",  # noqa: S608
+    FROM spend_quarter s LEFT JOIN accounts a ON a.id = s.account"""  # noqa: S608
+
+
+def _of(table: str, tokens: tuple[str, ...] = _TOKENS_1) -> str:
+    return ", ".join(f"{table}.{name}" for name in tokens)
+
+
+_VIEWS = (
+    _CALLS_READABLE.format(tokens=_of("c"), more="", joins=""),
+    _ATTEMPTS_READABLE.format(tokens=_of("t"), more=""),
+    _SPEND_READABLE.format(tokens=_of("s")),
     """CREATE VIEW prices_readable AS SELECT
         id, source, input_usd AS input_usd_per_million, output_usd AS output_usd_per_million, price
     FROM prices""",
@@ -237,25 +247,29 @@ _TABLES_3 = (
     ) STRICT""",
     "CREATE INDEX bodies_at ON bodies (at_ms)",
 )
-_VIEWS_3 = (
-    _CALLS_READABLE.format(
-        more=", c.queue_ms, coalesce(session.word, '') AS session,"
-        " coalesce(dropped.word, '') AS dropped, c.source,"
-        " coalesce(budget_tags.word, '') AS budget_tags",
-        joins=" LEFT JOIN words session ON session.id = c.session"
-        " LEFT JOIN words dropped ON dropped.id = c.dropped"
-        " LEFT JOIN words budget_tags ON budget_tags.id = c.budget_tags",
-    ),
-    _ATTEMPTS_READABLE.format(more=", t.gpu_ms"),
-    f"""CREATE VIEW spend_tag_readable AS SELECT
+_CALLS_3 = (
+    ", c.queue_ms, coalesce(session.word, '') AS session,"
+    " coalesce(dropped.word, '') AS dropped, c.source,"
+    " coalesce(budget_tags.word, '') AS budget_tags"
+)
+_JOINS_3 = (
+    " LEFT JOIN words session ON session.id = c.session"
+    " LEFT JOIN words dropped ON dropped.id = c.dropped"
+    " LEFT JOIN words budget_tags ON budget_tags.id = c.budget_tags"
+)
+_SPEND_TAG_READABLE = f"""CREATE VIEW spend_tag_readable AS SELECT
         {_local("s.quarter_ms")} AS quarter_local, s.quarter_ms, w.word AS tag,
         a.key, a.user, a.team, a.project, a.route, a.provider, a.model,
-        s.calls, s.refused, s.attempts, s.unpriced, {", ".join(f"s.{name}" for name in TOKENS)},
+        s.calls, s.refused, s.attempts, s.unpriced, {{tokens}},
         s.cost_nanousd / 1e9 AS cost_usd, s.estimated_nanousd / 1e9 AS estimated_usd,
         s.cost_nanousd, s.overrun_nanousd, s.estimated_nanousd
     FROM spend_tag s
         LEFT JOIN words w ON w.id = s.tag
-        LEFT JOIN accounts a ON a.id = s.account""",  # noqa: S608
+        LEFT JOIN accounts a ON a.id = s.account"""  # noqa: S608
+_VIEWS_3 = (
+    _CALLS_READABLE.format(tokens=_of("c"), more=_CALLS_3, joins=_JOINS_3),
+    _ATTEMPTS_READABLE.format(tokens=_of("t"), more=", t.gpu_ms"),
+    _SPEND_TAG_READABLE.format(tokens=_of("s")),
     f"""CREATE VIEW alerts_readable AS SELECT id, {_local("at_ms")} AS at_local, at_ms
     FROM alerts""",  # noqa: S608
     f"""CREATE VIEW bodies_readable AS SELECT
@@ -265,6 +279,26 @@ _VIEWS_3 = (
         CASE b.encoding WHEN 0 THEN 'plain' ELSE 'zlib' END AS encoding,
         b.size, length(b.body) AS kept_bytes
     FROM bodies b LEFT JOIN calls c ON c.seq = b.call""",  # noqa: S608
+)
+
+
+_COUNTED = ("calls", "attempts", "spend_quarter", "spend_tag")
+_ADDED_4 = (
+    *(
+        f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0"
+        for table in _COUNTED
+        for name in _TOKENS_4
+    ),
+    # What the provider said that the attempt cost; NULL where it says no such thing.
+    "ALTER TABLE attempts ADD COLUMN reported_nanousd INTEGER",
+)
+_VIEWS_4 = (
+    _CALLS_READABLE.format(tokens=_of("c", TOKENS), more=_CALLS_3, joins=_JOINS_3),
+    _ATTEMPTS_READABLE.format(
+        tokens=_of("t", TOKENS), more=", t.gpu_ms, t.reported_nanousd, p.source AS price_source"
+    ),
+    _SPEND_READABLE.format(tokens=_of("s", TOKENS)),
+    _SPEND_TAG_READABLE.format(tokens=_of("s", TOKENS)),
 )
 
 
@@ -291,7 +325,21 @@ def m003_tags_alerts_bodies(db: Database) -> None:
     db.execute("PRAGMA user_version = 3")
 
 
-_MIGRATIONS = (m001_tables, m002_views, m003_tags_alerts_bodies)
+def m004_images_searches_reported(db: Database) -> None:
+    """Add tokens of images, paid searches, and what a provider itself says an attempt cost."""
+    for view in ("calls_readable", "attempts_readable", "spend_readable", "spend_tag_readable"):
+        db.execute(f"DROP VIEW {view}")
+    for statement in (*_ADDED_4, *_VIEWS_4):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 4")
+
+
+_MIGRATIONS = (
+    m001_tables,
+    m002_views,
+    m003_tags_alerts_bodies,
+    m004_images_searches_reported,
+)
 
 
 def migrate(db: Connection, path: Path, *, to: int = VERSION) -> None:

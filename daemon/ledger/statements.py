@@ -63,6 +63,7 @@ NEW_ATTEMPTS = Upsert(
 _ATTEMPT_END = (
     *("total_ms", "first_ms", "status", "ending", "error", "cost_nanousd", "overrun_nanousd"),
     *("estimated", *TOKENS, "upstream_id", "usage_shape", "usage_numbers", "gpu_ms"),
+    *("price", "reported_nanousd"),
 )
 ENDED_ATTEMPTS = Upsert(
     "attempts",

@@ -61,6 +61,9 @@ TOKENS: dict[str, Any] = {
     "output_tokens": 6,
     "reasoning_tokens": 7,
     "audio_output_tokens": 8,
+    "image_input_tokens": 9,
+    "image_output_tokens": 10,
+    "searches": 11,
 }
 MONEY: dict[str, Any] = {
     "cost_nanousd": 1500,
@@ -73,7 +76,7 @@ MONEY: dict[str, Any] = {
 async def test_a_settled_call_says_all_that_is_known_of_it(ledger: Ledger) -> None:
     """One row for a person who asks what a call was and cost, one for each attempt."""
     call = opened(1, tags='{"run":"42"}')
-    usage = Usage(1, 2, 3, 4, 5, 6, 7, 8, estimated=True)
+    usage = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, estimated=True)
     await ledger.admit(call, attempt(call))
     await ledger.settle(
         closed(call, "no_usage", "upstream_broke"),
