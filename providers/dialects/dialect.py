@@ -197,8 +197,12 @@ class Codec(Protocol):
         """
         ...
 
-    def events(self, call: Call, quirks: frozenset[str]) -> EventReader:
-        """Return a fresh reader for one attempt's answer, to a request that this codec wrote."""
+    def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
+        """Return a fresh reader for one attempt's answer to what `write_request` made of `said`.
+
+        Whatever stood in for something on the way there (a plain-text tool as one that takes
+        JSON, a name that the target does not bear) is turned back on the way here.
+        """
         ...
 
     def writer(self, call: Call) -> Writer:
