@@ -22,6 +22,7 @@ from tollway.daemon.ledger.operations import (
     Refuse,
     Settle,
     Spent,
+    Spread,
     Withdraw,
 )
 from tollway.daemon.ledger.rows import (
@@ -33,7 +34,7 @@ from tollway.daemon.ledger.rows import (
     Who,
 )
 from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, REFUSED, SETTLED
-from tollway.daemon.ledger.spend import spent
+from tollway.daemon.ledger.spend import spent, spread
 from tollway.daemon.ledger.statements import (
     CALL_CHANGES,
     ENDED_ATTEMPTS,
@@ -108,6 +109,9 @@ class Book:
                 case Spent(queries=queries):
                     self._flush()
                     operation.answer = spent(self._db, queries)
+                case Spread(queries=queries):
+                    self._flush()
+                    operation.answer = spread(self._db, queries)
                 case Audit(row=row):
                     self._db.execute(
                         "INSERT INTO audit (at_ms, who, what, subject, before, after)"

@@ -83,6 +83,14 @@ class Spent(msgspec.Struct):
     answer: list[int] = []
 
 
+class Spread(msgspec.Struct):
+    """The same question, answered quarter of an hour by quarter of an hour."""
+
+    queries: Sequence[SpentQuery]
+    done: asyncio.Future[list[dict[int, int]]]
+    answer: list[dict[int, int]] = []
+
+
 class Ready(msgspec.Struct):
     """Done when the ledger can be written, however long that takes."""
 
@@ -95,4 +103,4 @@ class Stop(msgspec.Struct):
     done: asyncio.Future[None]
 
 
-Operation = Admit | Next | Settle | Withdraw | Refuse | Audit | Alert | Spent | Ready | Stop
+Operation = Admit | Next | Settle | Withdraw | Refuse | Audit | Alert | Spent | Spread | Ready | Stop

@@ -173,6 +173,42 @@ WHERE quarter_ms >= ? AND tag = (SELECT id FROM words WHERE word = ?)
 """
 
 
+_SPREAD = """
+SELECT s.quarter_ms, s.cost_nanousd, a.key, a.user, a.team, a.project, a.provider, a.route
+FROM spend_quarter s JOIN accounts a ON a.id = s.account
+WHERE s.quarter_ms >= ? AND s.cost_nanousd > 0
+"""
+_SPREAD_OF_TAG = """
+SELECT quarter_ms, sum(cost_nanousd) FROM spend_tag
+WHERE quarter_ms >= ? AND tag = (SELECT id FROM words WHERE word = ?) AND cost_nanousd > 0
+GROUP BY quarter_ms
+"""
+
+
+def spread(db: sqlite3.Connection, queries: Sequence[SpentQuery]) -> list[dict[int, int]]:
+    """Return what each scope has spent in each quarter of an hour, in nano-dollars.
+
+    One pass over the roll-ups since the earliest moment; each tag one over those of tags.
+    """
+    answers: list[dict[int, int]] = [{} for _ in queries]
+    asked: dict[tuple[str, str], list[int]] = {}
+    for index, query in enumerate(queries):
+        if query.scope == "tag":
+            answers[index].update(db.execute(_SPREAD_OF_TAG, (query.since_ms, query.name)))
+        else:
+            name = "" if query.scope == "box" else query.name
+            asked.setdefault((query.scope, name), []).append(index)
+    if not asked:
+        return answers
+    since = min(query.since_ms for query in queries if query.scope != "tag")
+    for quarter, cost, *names in db.execute(_SPREAD, (since,)):
+        for scope in (("box", ""), *zip(_COST_SCOPES, names, strict=True)):
+            for index in asked.get(scope, ()):
+                if quarter >= queries[index].since_ms:
+                    answers[index][quarter] = answers[index].get(quarter, 0) + cost
+    return answers
+
+
 def spent(db: sqlite3.Connection, queries: Sequence[SpentQuery]) -> list[int]:
     """Return what each scope has spent, in nano-dollars, as `db` sees it.
 

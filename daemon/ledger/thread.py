@@ -23,6 +23,7 @@ from tollway.daemon.ledger.operations import (
     Refuse,
     Settle,
     Spent,
+    Spread,
     Stop,
 )
 from tollway.daemon.ledger.schema import migrate, transaction, version
@@ -269,7 +270,7 @@ class Writer:
         refused: Done = []
         for operation in self._pending:
             match operation:
-                case Admit() | Spent():
+                case Admit() | Spent() | Spread():
                     refused.append((operation, problem.refusal()))
                 case Next(ended=ended):
                     refused.append((operation, problem.refusal()))

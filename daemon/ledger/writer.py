@@ -27,6 +27,7 @@ from tollway.daemon.ledger.operations import (
     Refuse,
     Settle,
     Spent,
+    Spread,
     Stop,
     Withdraw,
 )
@@ -202,6 +203,18 @@ class Ledger:
             self._writer.put(Spent(queries, done))
         return done
 
+    def spread(self, queries: Sequence[SpentQuery]) -> asyncio.Future[list[dict[int, int]]]:
+        """Ask as `spent` does; each answer has the spending of every quarter of an hour there is.
+
+        Quarters are named by their first millisecond.
+        """
+        done: asyncio.Future[list[dict[int, int]]] = asyncio.get_running_loop().create_future()
+        if problem := self._problem():
+            done.set_exception(problem.refusal())
+        else:
+            self._writer.put(Spread(queries, done))
+        return done
+
     async def ready(self) -> None:
         """Return once the ledger can be written: now, or when it has healed."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -278,6 +291,8 @@ class Ledger:
             if fault:
                 future.set_exception(fault)
             elif isinstance(operation, Spent):
+                operation.done.set_result(operation.answer)
+            elif isinstance(operation, Spread):
                 operation.done.set_result(operation.answer)
             elif isinstance(operation, Alert):
                 operation.done.set_result(operation.new)
