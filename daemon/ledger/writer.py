@@ -290,7 +290,7 @@ class Ledger:
                 continue
             if fault:
                 future.set_exception(fault)
-            elif isinstance(operation, Spent):
+            elif isinstance(operation, Spent):  # noqa: SIM114 - the answers have two types
                 operation.done.set_result(operation.answer)
             elif isinstance(operation, Spread):
                 operation.done.set_result(operation.answer)
