@@ -14,8 +14,7 @@ from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects.dialect import AnswerReader
 from tollway.providers.errors import UpstreamError
-from tollway.providers.money import cost as price_of
-from tollway.providers.money import worst_case
+from tollway.providers.price_report import billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
 
 # Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
@@ -73,7 +72,7 @@ class Attempt:
             mask: Takes secrets out of what the provider said.
             error: The error's code, if there was one.
         """
-        usage = self._reported(ending)
+        usage, price, told = self._reported(ending), None, None
         if self._is_free(ending):
             usage, cost = Usage(), 0  # no fee for the request either
         elif usage is None:
@@ -81,7 +80,7 @@ class Attempt:
             if ending == "answered":
                 ending = "no_usage"
         else:
-            cost = price_of(usage, self.price) if self.price else 0
+            cost, price, told = self._billed(usage)
         self.hold.settle(cost)
         return AttemptEnded(
             call_id=self.opened.call_id,
@@ -96,7 +95,23 @@ class Attempt:
             error=error,
             upstream_id=mask(self.reader.upstream_id)[:100],
             raw_usage=mask(self.reader.raw_usage)[:4000],
+            price=price,
+            reported_nanousd=told,
         )
+
+    def _billed(self, usage: Usage) -> tuple[int, Price | None, int | None]:
+        """Return the bill for a known usage, the price that made it, and what the provider said.
+
+        What the provider says it charged is the bill, where its catalog row says so.
+        """
+        price, told = None, None
+        cost = 0
+        if self.price is not None:
+            asked, answered = self.worst.bound.service, self.reader.service
+            cost, price = billed(usage, self.price, asked=asked, answered=answered)
+        if is_believed(self.price):
+            told = reported(self.reader.raw_usage, self.target.kind.quirks)
+        return (cost if told is None else told), price, told
 
     def _reported(self, ending: Ending) -> Usage | None:
         """Return what is known exactly, or None where only an upper bound is."""
@@ -129,11 +144,10 @@ class Attempt:
         usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
         if self.price is None:
             return usage, 0
-        bound = worst_case(self.worst.input_tokens, tokens, self.price)
-        cost = min(bound, self.opened.hold_nanousd)
+        cost = min(self.worst.cost(tokens, self.price), self.opened.hold_nanousd)
         if self.reader.usage:
             # Reported before the end, as some do on every piece: no less than that was used.
-            cost = max(cost, price_of(self.reader.usage, self.price))
+            cost = max(cost, self._billed(self.reader.usage)[0])
         return usage, cost
 
 

@@ -22,6 +22,7 @@ from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Bound, Price
 from tollway.providers.errors import Unbounded
 from tollway.providers.money import dollars, worst_case
+from tollway.providers.price_service import is_known
 
 if TYPE_CHECKING:
     from tollway.daemon.ledger.writer import Ledger
@@ -35,6 +36,19 @@ class Worst(msgspec.Struct, frozen=True):
     output_tokens: int  # of all choices together
     choices: int = 1
     write_output: int | None = None  # tokens per choice, where the client set no limit
+    bound: Bound = Bound(0, 0)  # what the request itself bounds
+
+    def cost(self, output_tokens: int, price: Price) -> int:
+        """Return the most in nano-dollars that it can cost with so many tokens of output."""
+        bound = self.bound
+        return worst_case(
+            self.input_tokens,
+            output_tokens,
+            price,
+            media=bound.media,
+            searches=bound.searches,
+            service=bound.service,
+        )
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -66,10 +80,11 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
                 else f"Add `price` to [models.{target.model}] in gateway.toml: dollars for a"
                 ' million tokens as { input = 0.1, output = 0.4 }, or "free"',
             )
-        return Worst(0, bound.input, bound.output or terms.default_output)
+        return Worst(0, bound.input, bound.output or terms.default_output, bound=bound)
     window = terms.context or _own_window(price)
     if terms.budgets and not price.free and not terms.allow_unbounded:
         _refuse_unbounded(bound, target, window)
+        _refuse_without_price(bound, target, price)
     tokens = bound.input
     if window:
         most = window * bound.prompts
@@ -83,7 +98,8 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
         if terms.budgets and not price.free:
             written = output
     total = output * bound.choices
-    return Worst(worst_case(tokens, total, price), tokens, total, bound.choices, written)
+    most_used = Worst(0, tokens, total, bound.choices, written, bound)
+    return msgspec.structs.replace(most_used, nanousd=most_used.cost(total, price))
 
 
 def _own_window(price: Price) -> int | None:
@@ -114,6 +130,25 @@ def _refuse_unbounded(bound: Bound, target: Target, window: int | None) -> None:
             f"The request holds an image, file or audio, and gateway.toml does not state the"
             f" context window of `{target.name}`, so its cost cannot be bounded",
             hint=f'Add [prices."{target.name}"] with `input`, `output` and `context_window`',
+        )
+
+
+def _refuse_without_price(bound: Bound, target: Target, price: Price) -> None:
+    """Refuse what tokens do not pay for and no price says the cost of."""
+    tier = bound.service[:40]
+    if not is_known(price, bound.service):
+        raise Unbounded(
+            f"`{target.name}` has no price for the service tier `{tier}`, and a hard budget"
+            " applies",
+            hint=f'Leave `service_tier` out, or say in [prices."{target.name}"] what it costs:'
+            f" `service_tiers = {{ {tier} = 2.0 }}` for twice the price",
+            param="service_tier",
+        )
+    if bound.searches and price.search_usd is None:
+        raise Unbounded(
+            f"`{target.name}` has no price for a search, and a hard budget applies",
+            hint=f'Leave the search out, or say `search` in [prices."{target.name}"]: dollars each',
+            param="tools",
         )
 
 

@@ -37,6 +37,7 @@ class AnswerReader(Protocol):
     failed: UpstreamRefused | None  # an error inside a 200 answer
     raw_usage: str  # the provider's last report as JSON, what we do not read included; or ""
     upstream_id: str  # the provider's name for the answer; or ""
+    service: str  # the service tier that the answer says it was made in; or ""
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; return False if the client must not see it."""

@@ -32,7 +32,6 @@ _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "input_text", "output_te
 _URLS = frozenset({"url", "image_url", "video_url", "audio_url", "file_url"})
 _IDS = frozenset({"id", "file_id"})
 _TOOL_TYPES = frozenset({None, "function", "custom"})
-_TIERS = frozenset({"auto", "default", "standard", "standard_only", "flex", "on_demand"})
 # Fields that no template prints.
 _UNPRINTED = frozenset({"model", "stream", "stream_options"})
 # Fields that raise the bill past any number of tokens, or past the limits that we read.
@@ -82,6 +81,8 @@ def bound(call: Call) -> Bound:
         choices=1 if embeds else _choices(call, body),
         prompts=1 if call.endpoint == "chat" else _prompts(body[prompt]) if prompt in body else 1,
         by_window=tally.by_window or body.get("chat_template") is not None,
+        media=tally.by_window,
+        service=_service(body),
         unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body))),
     )
 
@@ -328,10 +329,16 @@ def _choices(call: Call, body: dict[str, Any]) -> int:
     return call.choices // n * max(n, best_of)
 
 
+def _service(body: dict[str, Any]) -> str:
+    """Return the service tier asked for; whether it has a price is the gate's to say."""
+    tier = body.get("service_tier")
+    return tier if type(tier) is str and tier else "auto"
+
+
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
     named = [name for name in UNBOUNDED if name in body and body[name] not in (None, False, [])]
     tier = body.get("service_tier")
-    if tier is not None and (type(tier) is not str or tier not in _TIERS):
+    if tier is not None and type(tier) is not str:
         named.append("service_tier")
     modalities = body.get("modalities")
     if modalities is not None and modalities != ["text"]:

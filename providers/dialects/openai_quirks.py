@@ -17,6 +17,25 @@ USAGE_PER_CHOICE = "usage_per_choice"
 # Reasoning is always within `completion_tokens`, also where its count, made with another
 # tokenizer, is larger.
 REASONING_WITHIN = "reasoning_within"
+# The usage says what the answer cost: `cost` in dollars, `cost_in_usd_ticks`, `cost.total_cost`.
+COST_IN_DOLLARS = "reports_cost"
+COST_IN_TICKS = "reports_cost_in_ticks"
+COST_IN_TOTAL = "reports_cost_in_total"
+# What a translated request may hold, beside what all take.
+# Every field of OpenAI's reference: the developer role, plain-text tools, `user`, `metadata`,
+# service tiers, cache keys, sets of allowed tools.
+ALL_OF_OPENAI = "all_of_openai"
+# `top_k` and `min_p`, which OpenAI does not have.
+MORE_SAMPLING = "top_k"
+# `cache_control` on parts of content, as at Anthropic.
+CACHE_CONTROL = "cache_control"
+# How thinking is asked for, where not by `reasoning_effort`.
+REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
+THINKING_SWITCH = "thinking_switch"  # DeepSeek, Z.ai: `thinking: {type: enabled | disabled}`
+TEMPLATE_SWITCH = "template_switch"  # llama.cpp, vLLM: `chat_template_kwargs.enable_thinking`
+# Where an earlier turn's thoughts may go back to.
+TAKES_REASONING = "takes_reasoning_content"
+TAKES_DETAILS = "takes_reasoning_details"
 
 QUIRKS = frozenset(
     {
@@ -26,6 +45,17 @@ QUIRKS = frozenset(
         UNASKED_USAGE,
         USAGE_PER_CHOICE,
         REASONING_WITHIN,
+        COST_IN_DOLLARS,
+        COST_IN_TICKS,
+        COST_IN_TOTAL,
+        ALL_OF_OPENAI,
+        MORE_SAMPLING,
+        CACHE_CONTROL,
+        REASONING_OBJECT,
+        THINKING_SWITCH,
+        TEMPLATE_SWITCH,
+        TAKES_REASONING,
+        TAKES_DETAILS,
     }
 )
 

@@ -47,6 +47,7 @@ class _Answer(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
     x_groq: Any = None
+    service_tier: Any = None
     error: Any = None
 
 
@@ -66,6 +67,7 @@ class Reader:
         self.failed: UpstreamRefused | None = None
         self.raw_usage = ""
         self.upstream_id = ""
+        self.service = ""
         self._call = call
         self._quirks = quirks
         self._hides_usage = not call.wants_usage and quirk.is_asked_for_usage(quirks)
@@ -138,6 +140,8 @@ class Reader:
         """Read what an answer or a chunk says beside its choices; return if it reports usage."""
         if not self.upstream_id and type(answer.id) is str:
             self.upstream_id = answer.id
+        if type(answer.service_tier) is str:
+            self.service = answer.service_tier
         used = answer.usage
         if memoryview(used).nbytes <= 4 and bytes(used) in _NONE:
             if type(answer.x_groq) is dict and answer.x_groq.get("usage"):

@@ -19,11 +19,15 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
         ("cached_tokens", "cached"),
         ("cache_write_tokens", "written"),
         ("audio_tokens", "heard"),
+        ("image_tokens", "seen"),
     ),
     "completion_tokens_details": (
         ("reasoning_tokens", "reasoning"),
         ("audio_tokens", "spoken"),
+        ("image_tokens", "shown"),
     ),
+    "server_tool_use_details": (("web_search_requests", "searches"),),  # OpenRouter
+    "server_side_tool_usage_details": (("web_search_calls", "searches"),),  # xAI
     "": (
         ("prompt_tokens", "prompt"),
         ("completion_tokens", "completion"),
@@ -36,6 +40,7 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
         ("reasoning_tokens", "reasoning"),  # Perplexity
         # Perplexity: what its searches read, priced as input, beside the prompt.
         ("citation_tokens", "citation"),
+        ("num_search_queries", "searches"),  # Perplexity
     ),
 }
 # Larger than any context, small enough for a database's integers.
@@ -75,7 +80,7 @@ def merged(before: Counts, later: Counts) -> Counts:
 def added(before: Counts, later: Counts) -> Counts:
     """Return the reports of two choices as one: the prompt once, each choice's own output."""
     both = {**before, **later}
-    for name in ("completion", "reasoning", "spoken"):
+    for name in ("completion", "reasoning", "spoken", "shown"):
         if name in before:
             both[name] = before[name] + later.get(name, 0)
     both.pop("total", None)
@@ -104,24 +109,31 @@ def disjoint(found: Counts, *, generates: bool = True, within: bool = False) -> 
     beside = _is_beside(reasoning, completion, prompt, total) and not within
     output = completion if beside else completion - (reasoning := min(reasoning, completion))
     spoken = min(found.get("spoken", 0), output)
+    shown = min(found.get("shown", 0), output - spoken)
     cached, written = found.get("cached", 0), found.get("written", 0)
     heard = min(found.get("heard", 0), prompt)
+    seen = min(found.get("seen", 0), prompt - heard)
     out = completion + (reasoning if beside else 0)
     if cached + written > prompt or (total is not None and total == _sum(found, prompt, out)):
-        fresh = prompt - heard
+        fresh = prompt - heard - seen
     else:
-        # Audio may be counted among the cached: then it is the dearer class that it is in.
-        cached = min(cached, prompt - written - min(heard, prompt - written))
+        # Audio and images may be counted among the cached: then it is the dearer class that they
+        # are in.
+        cached = min(cached, prompt - written - min(heard + seen, prompt - written))
         heard = min(heard, prompt - written - cached)
-        fresh = prompt - written - cached - heard
+        seen = min(seen, prompt - written - cached - heard)
+        fresh = prompt - written - cached - heard - seen
     return Usage(
         input=fresh + found.get("citation", 0),
         cache_read=cached,
         cache_write=written,
         audio_input=heard,
-        output=output - spoken,
+        output=output - spoken - shown,
         reasoning=reasoning,
         audio_output=spoken,
+        image_input=seen,
+        image_output=shown,
+        searches=found.get("searches", 0),
     )
 
 

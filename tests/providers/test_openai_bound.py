@@ -204,7 +204,6 @@ def test_what_is_elsewhere_has_no_bound(part: dict[str, Any]) -> None:
         ({"models": ["a/b"]}, "models"),
         ({"route": "fallback"}, "route"),
         ({"provider": {"order": ["dear"]}}, "provider"),
-        ({"service_tier": "priority"}, "service_tier"),
         ({"service_tier": ["default"]}, "service_tier"),
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"modalities": ["text", "audio"]}, "modalities"),
@@ -228,6 +227,19 @@ def test_harmless_values_of_such_fields_are_not() -> None:
         assert bound(service_tier=tier).unbounded == ()
     said = bound(tools=tools, modalities=["text"], models=None, plugins=[], store=True, n=1)
     assert said.unbounded == ()
+
+
+def test_the_service_tier_asked_for_is_told() -> None:
+    """What it costs is the price's to say; nothing said leaves the choice to the provider."""
+    for said, tier in (("priority", "priority"), ("default", "default"), (None, "auto")):
+        assert bound(service_tier=said).service == tier
+    assert bound().service == "auto"
+
+
+def test_only_images_and_audio_can_cost_what_they_cost() -> None:
+    """A request of text alone is not held at the price of spoken tokens."""
+    assert not bound(**user("hello")).media
+    assert bound(**user([{"type": "image_url", "image_url": {"url": "data:x"}}])).media
 
 
 def test_a_key_that_hides_another_within_a_message_is_refused() -> None:
