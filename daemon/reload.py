@@ -274,6 +274,11 @@ def removed(old: Config, new: Config) -> list[str]:
     for (kind, name), budgets in budgets_of(old):
         if kind in _SECTIONS and _fewer(budgets, now_capped.get((kind, name), ())):
             lost.add(f"{_SECTIONS[kind]}{name.replace('=', '.', 1)}.budget")
+    lost |= {
+        f"so large a ledger.{name}"  # what is over it would be deleted
+        for name in ("keep", "max_size", "keep_bodies")
+        if getattr(new.ledger, name) < getattr(old.ledger, name)
+    }
     for name, group in old.groups.items():
         kept = new.groups.get(name, group)
         if set(group.excluded) - set(kept.excluded):

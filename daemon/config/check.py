@@ -14,6 +14,7 @@ from tollway.daemon.config.schema import (
     Budget,
     Config,
     Key,
+    LedgerFile,
     Member,
     Provider,
     Route,
@@ -36,6 +37,9 @@ _LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAG_VALUE = re.compile(r"[!-+\--~]{1,128}")
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)")
+_LEAST_KEEP_S = 86_400
+_LEAST_KEEP_BODIES_S = 60
+_LEAST_SIZE = 64 * 2**20
 _MOST_GLOBS = 300  # compared each with each
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
@@ -91,6 +95,7 @@ def host_and_port(listen: str) -> tuple[str, int]:
 def check(config: Config, names: Names, wrong: Wrong) -> None:
     """Note everything in a configuration that does not fit together."""
     _server(config, names, wrong)
+    _ledger(config.ledger, wrong)
     for name, provider in config.providers.items():
         _provider(provider, ("providers", name), wrong)
     for name, route in config.routes.items():
@@ -160,6 +165,16 @@ def _webhook_wrong(said: str | None) -> str | None:
     if not fine or parts.username is not None or parts.fragment or " " in said:
         return 'expected a URL, such as "https://hook.example/tollway", or keyring:NAME'
     return None
+
+
+def _ledger(ledger: LedgerFile, wrong: Wrong) -> None:
+    # Below these a slip of the pen would delete what somebody still looks for.
+    if ledger.keep < _LEAST_KEEP_S:
+        wrong(("ledger", "keep"), 'less than "1d", the least that a row stays')
+    if ledger.keep_bodies < _LEAST_KEEP_BODIES_S:
+        wrong(("ledger", "keep_bodies"), 'less than "1m", the least that a body stays')
+    if ledger.max_size < _LEAST_SIZE:
+        wrong(("ledger", "max_size"), 'less than "64MiB", the least that a ledger may hold')
 
 
 def zone_wrong(name: str) -> str | None:

@@ -117,6 +117,10 @@ class LedgerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: Path
     sync: Literal["normal", "full"] = "normal"
+    keep: Seconds = Seconds(400 * 86_400)
+    max_size: Bytes = Bytes(16 * 2**30)
+    bodies: Literal["off", "errors", "all"] = "off"
+    keep_bodies: Seconds = Seconds(7 * 86_400)
 
 
 class ProviderTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,7 +157,11 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audio_input: Decimal | None = None
     reasoning: Decimal | None = None
     audio_output: Decimal | None = None
+    image_input: Decimal | None = None
+    image_output: Decimal | None = None
     request: Decimal = Decimal(0)
+    search: Decimal | None = None
+    service_tiers: dict[str, Decimal] = {}  # how often the price above, by the tier's name
     context_window: Count | None = None
 
 

@@ -29,9 +29,6 @@ LATER = (
     Later("server.cors_origins", "let pages of these origins call the gateway", live=([],)),
     Later("server.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("server.metrics_key", "name the key that may read /metrics"),
-    Later("ledger.keep", "delete rows of that age; today all rows stay"),
-    Later("ledger.bodies", "keep prompts and replies", live=("off",)),
-    Later("ledger.keep_bodies", "delete kept prompts and replies of that age"),
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",

@@ -40,6 +40,7 @@ _REF = re.compile(
 )
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_PROBLEMS = 200
+_MOST_FACTOR = 1000  # of a service tier's price
 _MOST_PARTS = 10  # of a budget that only warns, and so can be passed
 _LONGEST = 4096  # of any text in the file: the longest path there can be
 
@@ -364,6 +365,20 @@ def _dollars(reading: Reading, raw: object, at: At) -> Decimal:
     return units.price(raw)
 
 
+def _factors(reading: Reading, raw: object, at: At) -> dict[str, Decimal]:
+    if not isinstance(raw, dict):
+        raise Wrong("expected factors of the price, such as { priority = 2.0, flex = 0.5 }")
+    found = {}
+    for name, factor in raw.items():
+        if isinstance(factor, bool) or not isinstance(factor, int | Decimal):
+            reading.wrong((*at, name), f"expected a factor such as 2.0, found {_found(factor)}")
+        elif not 0 < factor <= _MOST_FACTOR:
+            reading.wrong((*at, name), f"expected a factor above 0, at most {_MOST_FACTOR}")
+        else:
+            found[name] = units.price(factor)
+    return found
+
+
 def _day(reading: Reading, raw: object, at: At) -> date:
     if isinstance(raw, datetime) or not isinstance(raw, date):
         raise Wrong(f"expected a date without quotes, such as 2027-01-31, found {_found(raw)}")
@@ -422,6 +437,7 @@ _READERS: dict[object, _Reader] = {
     Seconds: lambda _, raw, __: units.seconds(raw),
     Bytes: lambda _, raw, __: units.size(raw),
     Decimal: _dollars,
+    dict[str, Decimal]: _factors,
     date: _day,
     datetime: _moment,
     Path: Reading.path,

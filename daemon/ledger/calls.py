@@ -9,6 +9,7 @@ import msgspec
 
 from tollway.daemon.ledger.derived import UNPRICED
 from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.retention import head_of, pruned_before_ms
 from tollway.daemon.ledger.schema import ID_HEAD, STATES
 from tollway.providers.canon import Price
 from tollway.providers.errors import GatewayError
@@ -305,10 +306,15 @@ def _find(db: sqlite3.Connection, prefix: str) -> tuple[int, str]:
         case [(seq, call_id)] if prefix:
             return seq, call_id
         case []:
-            raise CallUnknown(
-                f"There is no call `{prefix}`", hint="`tollway logs` lists the latest"
-            )
+            raise CallUnknown(f"There is no call `{prefix}`", hint=_where(db, prefix))
         case _:
             raise CallUnknown(
                 f"More than one call begins with `{prefix}`", hint="Give more of its id"
             )
+
+
+def _where(db: sqlite3.Connection, prefix: str) -> str:
+    """Return where to look for a call that is not there."""
+    if len(prefix) >= _HEAD and prefix[:_HEAD] < head_of(pruned_before_ms(db)):
+        return "Calls of that age are deleted (`ledger.keep`); `tollway spend` has their sums"
+    return "`tollway logs` lists the latest"

@@ -97,10 +97,49 @@ class Ready(msgspec.Struct):
     done: asyncio.Future[None]
 
 
+class Packed(msgspec.Struct, frozen=True):
+    """One body, ready for the file: what `bodies` holds of it."""
+
+    kind: int
+    encoding: int
+    size: int
+    body: bytes
+
+
+class Keep(msgspec.Struct):
+    """What a call said and got. Not of the groups that calls wait for: see `upkeep.py`."""
+
+    call_id: str
+    at_ms: int
+    parts: tuple[Packed, ...]
+    waited: int  # bytes of memory that it took until now
+    done: None = None
+
+
+class Tend(msgspec.Struct):
+    """Look now at what is too old."""
+
+    done: None = None
+
+
 class Stop(msgspec.Struct):
     """The last operation."""
 
     done: asyncio.Future[None]
 
 
-Operation = Admit | Next | Settle | Withdraw | Refuse | Audit | Alert | Spent | Spread | Ready | Stop
+Operation = (
+    Admit
+    | Next
+    | Settle
+    | Withdraw
+    | Refuse
+    | Audit
+    | Alert
+    | Spent
+    | Spread
+    | Ready
+    | Keep
+    | Tend
+    | Stop
+)

@@ -18,6 +18,7 @@ from tollway.daemon.ledger.derived import recover
 from tollway.daemon.ledger.lock import LedgerLock
 from tollway.daemon.ledger.operations import (
     Admit,
+    Keep,
     Next,
     Operation,
     Refuse,
@@ -25,8 +26,10 @@ from tollway.daemon.ledger.operations import (
     Spent,
     Spread,
     Stop,
+    Tend,
 )
 from tollway.daemon.ledger.schema import migrate, transaction, version
+from tollway.daemon.ledger.upkeep import Upkeep
 from tollway.daemon.ledger.wal import Checkpoints, Turns
 from tollway.providers.errors import GatewayError
 
@@ -48,15 +51,20 @@ class Writer:
 
     `resolve` is called on the event loop of the operations' futures, once for each group.
     `problem` says while the file cannot be written why not. `refusals` counts those written,
-    `recovered` the open calls that the file had at the start.
+    `recovered` the open calls that the file had at the start. `upkeep` does what may wait.
     """
 
     def __init__(
-        self, path: Path, sync: Literal["normal", "full"], resolve: Callable[[Done], None]
+        self,
+        path: Path,
+        sync: Literal["normal", "full"],
+        resolve: Callable[[Done], None],
+        upkeep: Upkeep,
     ) -> None:
         self._path = path
         self._sync = sync
         self._resolve = resolve
+        self.upkeep = upkeep
         self._queue: queue.SimpleQueue[Operation] = queue.SimpleQueue()
         self._pending: list[Operation] = []
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -144,12 +152,13 @@ class Writer:
                 self._give_up_admissions(self.problem)
             else:
                 self._turn()
+                self._tend()
         self._end(self._stop)
 
     def _take(self) -> None:
         """Move what is queued to `_pending`, waiting for something where nothing is due."""
         pending = self._pending
-        wait: float | None = None
+        wait = self.upkeep.wait_s()
         if self._retry_at is not None:
             until = min(self._retry_at, self._stop_by) if self._stop else self._retry_at
             wait = max(0.0, until - time.monotonic())
@@ -161,11 +170,16 @@ class Writer:
                 self._add(self._queue.get_nowait())
 
     def _add(self, operation: Operation) -> None:
-        if isinstance(operation, Stop):
-            self._stop, self._retry_at = operation, None
-            self._stop_by = time.monotonic() + CLOSE_WITHIN_S
-        else:
-            self._pending.append(operation)
+        match operation:
+            case Stop():
+                self._stop, self._retry_at = operation, None
+                self._stop_by = time.monotonic() + CLOSE_WITHIN_S
+            case Keep():
+                self.upkeep.add(operation)
+            case Tend():
+                self.upkeep.look()
+            case _:
+                self._pending.append(operation)
 
     def _turn(self) -> None:
         """Write everything pending; on a failure set the time of the next try."""
@@ -184,6 +198,15 @@ class Writer:
             self._healed()
         except Exception as fault:  # noqa: BLE001 - the thread must outlive whatever is wrong
             self._failed(fault)
+
+    def _tend(self) -> None:
+        """Do a little of what nobody waits for, once all that was taken is written."""
+        if self.problem or self._pending or self._db is None or not self.upkeep.due():
+            return
+        try:
+            self.upkeep.step(self._db, self._turns)
+        except Exception as fault:  # noqa: BLE001 - no chore may end the thread that calls need
+            self.upkeep.failed(fault)
 
     def _healed(self) -> None:
         if self._failures:
@@ -336,7 +359,7 @@ class Writer:
             self._db = None
 
     def _finished(self) -> bool:
-        done = not self._pending and self._queue.empty()
+        done = not self._pending and self._queue.empty() and not self.upkeep.waiting
         return done or time.monotonic() >= self._stop_by
 
     def _end(self, stop: Stop) -> None:
@@ -347,6 +370,8 @@ class Writer:
                 " ledger is next opened",
                 len(self._pending),
             )
+        if lost := self.upkeep.give_up():
+            log.error("the prompts and replies of %d calls could not be written", lost)
         if self._checkpoints:
             self._checkpoints.stop()
             self._checkpoints = None

@@ -17,6 +17,7 @@ from typing import Literal, cast
 
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import faults
+from tollway.daemon.ledger.bodies import Bodies, Kept
 from tollway.daemon.ledger.operations import (
     Admit,
     Alert,
@@ -29,8 +30,10 @@ from tollway.daemon.ledger.operations import (
     Spent,
     Spread,
     Stop,
+    Tend,
     Withdraw,
 )
+from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.rows import (
     AttemptEnded,
     AttemptOpened,
@@ -41,6 +44,7 @@ from tollway.daemon.ledger.rows import (
     SpentQuery,
 )
 from tollway.daemon.ledger.thread import CLOSE_WITHIN_S, Writer
+from tollway.daemon.ledger.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +67,8 @@ class Ledger:
         stall_s: float = 5.0,
     ) -> None:
         self.path = path
-        self._writer = Writer(path, sync, self._resolve)
+        self._writer = Writer(path, sync, self._resolve, Upkeep(self._kept))
+        self._bodies = Bodies(self._writer.put)
         self._stall_s = stall_s
         self._stalled = False
         # Admissions under way, with the loop's time at which each has waited too long.
@@ -105,7 +110,12 @@ class Ledger:
                 f"`{self.path}-wal` has grown to {size} MB: a program that has the ledger open"
                 " for reading keeps it from shrinking; end that program"
             )
-        return tuple(found)
+        if self._bodies.dropped:
+            found.append(
+                f"What {self._bodies.dropped} calls said is not kept: it came faster than the"
+                " ledger's disk could take it"
+            )
+        return (*found, *self._writer.upkeep.warnings)
 
     @property
     def backlog(self) -> int:
@@ -215,6 +225,18 @@ class Ledger:
             self._writer.put(Spread(queries, done))
         return done
 
+    def retain(self, policy: Policy) -> None:
+        """Keep rows and bodies by `policy` from now on; what is too old goes in the background."""
+        self._writer.upkeep.policy = policy
+        self._writer.put(Tend())
+
+    def keep(self, kept: Kept) -> None:
+        """Keep what a call said, once its end was given to `settle` or `refuse`; nobody waits."""
+        self._bodies.keep(kept)
+
+    def _kept(self, size: int) -> None:
+        self._bodies.written(size)
+
     async def ready(self) -> None:
         """Return once the ledger can be written: now, or when it has healed."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -230,7 +252,10 @@ class Ledger:
         """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
-            self._writer.put(Stop(self._closing))
+            try:
+                await asyncio.to_thread(self._bodies.stop)
+            finally:
+                self._writer.put(Stop(self._closing))
         await asyncio.wait([self._closing], timeout=CLOSE_WITHIN_S + 1)
         if self._closing.done():
             self._writer.join()
