@@ -29,6 +29,7 @@ from tollway.daemon.control import Control
 from tollway.daemon.errors import ConfigError, LedgerUnavailable
 from tollway.daemon.gate.books import Books
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.writer import Ledger
 from tollway.daemon.log import Log
 from tollway.daemon.process import (
@@ -161,6 +162,7 @@ class Server:
 
     def _applied(self, config: Config) -> None:
         self.output.mask.hide(self.daemon.gate.hidden)
+        self.daemon.ledger.retain(_retention(config))
         self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:
@@ -215,6 +217,15 @@ class Server:
         await self.daemon.tasks.wait(_SETTLE_S)
         await self._stack.aclose()
         log.info("stopped")
+
+
+def _retention(config: Config) -> Policy:
+    kept = config.ledger
+    return Policy(
+        keep_ms=int(kept.keep * 1000),
+        keep_bodies_ms=int(kept.keep_bodies * 1000),
+        most_bytes=int(kept.max_size),
+    )
 
 
 def _close_all(sockets: list[socket.socket]) -> None:

@@ -18,7 +18,8 @@ from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.gate import Gate, Plan
-from tollway.daemon.gate.pipe import Head, Pipe
+from tollway.daemon.gate.keep import keep, pipe_for
+from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.receive import Failure, receive
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import (
@@ -90,7 +91,7 @@ class Exchange:
         self.call = call
         self.call_id = origin.call_id
         self.origin = origin
-        self.pipe = Pipe()
+        self.pipe = pipe_for(gate)
         self.cost_nanousd = 0  # of all attempts that have ended
         self.target: Target | None = None  # of the attempt under way, or the last
         self.attempts = 0
@@ -104,7 +105,13 @@ class Exchange:
         self._cut_early = False
         self._left = False  # nobody will read what a further target says
         self._cut: Ending = "client_left"
+        self.ending: Ending | None = None  # once it is settled
         self._at_ms = daemon.books.now_ms()
+
+    @property
+    def admitted_ms(self) -> int:
+        """When it came, in unix milliseconds: the moment that decides its periods."""
+        return self._at_ms
 
     def start(self) -> None:
         """Begin, in a task of its own that the daemon supervises."""
@@ -159,6 +166,7 @@ class Exchange:
             self._abandon("failed", "internal_error")
             self.pipe.fail(GatewayError("The gateway failed while it served this call"))
         finally:
+            keep(self)
             self.daemon.active -= 1
             self.daemon.served += 1
             self.daemon.exchanges.discard(self)
@@ -333,6 +341,7 @@ class Exchange:
         self, ended: AttemptEnded | None, ending: Ending, error: str, first_ms: int | None = None
     ) -> asyncio.Future[None]:
         self._settled = True
+        self.ending = ending
         return self.daemon.ledger.settle(
             CallEnded(self.call_id, now_ms(), ending, first_ms, error), ended
         )

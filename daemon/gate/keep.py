@@ -1,0 +1,87 @@
+"""Prompts and replies for `ledger.bodies`: what the client sent, and what it was given.
+
+With "off" nothing of this runs: the exchange then has a plain `Pipe`, and no test stands in the
+way of an event.
+"""
+
+from typing import TYPE_CHECKING
+
+from tollway.daemon.gate.pipe import Pipe
+from tollway.daemon.ledger.bodies import LOOK_AHEAD, MOST_BYTES, Kept
+from tollway.providers.errors import GatewayError
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.gate import Gate
+    from tollway.daemon.gate.send import Exchange
+
+_MOST = MOST_BYTES + LOOK_AHEAD
+# A stream that came to its end, whether or not the provider said what it took.
+_WHOLE = frozenset({"answered", "no_usage"})
+
+
+class KeepingPipe(Pipe):
+    """A pipe that remembers the beginning of what went into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[bytes] = []
+        self.kept_size = 0  # of all that went in, kept or not
+        self.error: GatewayError | None = None
+
+    async def put(self, data: bytes) -> None:
+        """Hand on some bytes, as a plain pipe does."""
+        if not self._closed:
+            room = _MOST - self.kept_size
+            if room > 0:
+                self.kept.append(data if len(data) <= room else data[:room])
+            self.kept_size += len(data)
+        await super().put(data)
+
+    def fail(self, error: GatewayError) -> None:
+        """Say that the answer ends here, and why."""
+        self.error = self.error or error
+        super().fail(error)
+
+
+def pipe_for(gate: "Gate") -> Pipe:
+    """Return the pipe for a call under this configuration."""
+    return Pipe() if gate.config.ledger.bodies == "off" else KeepingPipe()
+
+
+def keep(exchange: "Exchange") -> None:
+    """Give an ended call's bodies to the ledger, where the configuration keeps them.
+
+    Call it behind the call's settlement or refusal. Secrets are taken out before they are
+    written, later and elsewhere.
+    """
+    pipe = exchange.pipe
+    if not isinstance(pipe, KeepingPipe):
+        return
+    gate = exchange.gate
+    if gate.config.ledger.bodies == "errors" and not pipe.error and exchange.ending in _WHOLE:
+        return
+    request, answer = exchange.call.body, pipe.kept
+    size = pipe.kept_size
+    if pipe.error:
+        told = _told(exchange, pipe.error)
+        size += len(told)
+        answer = [*answer, told]
+    exchange.daemon.ledger.keep(
+        Kept(
+            call_id=exchange.call_id,
+            at_ms=exchange.admitted_ms,
+            request=request[:_MOST],
+            request_size=len(request),
+            answer=b"".join(answer)[:_MOST],
+            answer_size=size,
+            mask=gate.mask,
+        )
+    )
+
+
+def _told(exchange: "Exchange", error: GatewayError) -> bytes:
+    """Return an error as the client is told it: as an answer, or as the end of its stream."""
+    head = exchange.pipe.head
+    if head and head.streamed:
+        return exchange.dialect.error_event(error, exchange.call_id)
+    return exchange.dialect.write_error(error, exchange.call_id)
