@@ -74,10 +74,17 @@ class ContentTypeRefused(GatewayError):
 
 
 class BudgetSpent(GatewayError):
-    """A hard budget has no room for the call's worst case."""
+    """A budget has no room for the call's worst case. `skips`: another target may have."""
 
     status = 402  # not 429: client libraries retry a 429, and no retry can help here
     code = "insufficient_quota"
+    skips = False
+
+
+class ProviderSpent(BudgetSpent):
+    """A provider's own budget has no room: another target may still be tried."""
+
+    skips = True
 
 
 class Unpriced(GatewayError):

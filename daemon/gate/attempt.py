@@ -20,6 +20,9 @@ from tollway.providers.transport import Answer, Progress
 # Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
 _FRAME_TOKENS = 64
 
+# Bytes. The longest in the vocabularies of today are runs of 128 spaces or dashes.
+_LONGEST_TOKEN = 256
+
 # Endings before which nothing can have been produced, whatever was sent.
 _FREE: frozenset[Ending] = frozenset({"upstream_refused", "upstream_unreachable"})
 
@@ -41,6 +44,7 @@ class Attempt:
         worst: Worst,
         hold: Hold,
         reader: AnswerReader,
+        binding: bool = False,
     ) -> None:
         self.opened = opened
         self.target = target
@@ -48,6 +52,10 @@ class Attempt:
         self.worst = worst
         self.hold = hold
         self.reader = reader
+        # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
+        self.binding = binding and price is not None and not price.free
+        self._most_bytes = worst.output_tokens * _LONGEST_TOKEN
+        self._reported_last: Usage | None = None
         self.progress = Progress()
         self.unseen = False  # some of the answer came and was not read: its client was slow
         self.answer: Answer | None = None
@@ -64,6 +72,21 @@ class Attempt:
         if self.first_ms is None:
             self.first_ms = int((time.monotonic() - self._started) * 1000)
 
+    def has_passed_hold(self) -> bool:
+        """Whether it is certain that the stream so far has cost more than was held for it.
+
+        A report of usage is certain. Bytes of text are not: a token has one or many. But none
+        has more than `_LONGEST_TOKEN`.
+        """
+        if not self.binding or self.reader.ended:
+            return False
+        usage = self.reader.usage
+        if usage is not None and usage is not self._reported_last:
+            self._reported_last = usage
+            if self._billed(usage)[0] > self.opened.hold_nanousd:
+                return True
+        return self.reader.produced > self._most_bytes
+
     def end(self, ending: Ending, *, mask: Callable[[str], str], error: str = "") -> AttemptEnded:
         """Settle the hold by the ending's rule and return the row. Once only.
 
@@ -76,7 +99,7 @@ class Attempt:
         if self._is_free(ending):
             usage, cost = Usage(), 0  # no fee for the request either
         elif usage is None:
-            usage, cost = self._upper()
+            usage, cost = self._upper(ending)
             if ending == "answered":
                 ending = "no_usage"
         else:
@@ -132,7 +155,7 @@ class Attempt:
         # Our own worker tells what it did; without an answer it did nothing that counts.
         return not self.sent or ending in _FREE or (self.target.local and self.answer is None)
 
-    def _upper(self) -> tuple[Usage, int]:
+    def _upper(self, ending: Ending) -> tuple[Usage, int]:
         """Return an upper bound of the usage and of its cost, marked estimated.
 
         The visible output bounds it only where the model has no hidden one and the answer came

@@ -30,6 +30,7 @@ class Caller(msgspec.Struct, frozen=True):
     who: Who
     levels: tuple[Level, ...]
     everything: bool = False  # the owner: no list of models applies
+    require_tags: tuple[str, ...] = ()  # names of tags that its calls must have
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -133,4 +134,4 @@ def _caller(config: Config, name: str, key: Key) -> Caller:
     project = config.projects.get(key.project) if key.project else None
     team = (user and user.team) or (project and project.team) or ""
     who = Who(key=name, user=key.user or "", team=team, project=key.project or "")
-    return Caller(who, levels_of(config, key, who))
+    return Caller(who, levels_of(config, key, who), require_tags=key.require_tags)

@@ -4,61 +4,57 @@ The books outlive the configuration: a reload adds accounts and never loses a ho
 is only a cache of the ledger's rows: it starts from them and moves with each settlement.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from tollway.daemon.config.schema import Budget, Mode, Period
-from tollway.daemon.gate import periods
+from tollway.daemon.config.schema import Budget, Mode, Period, Scope
+from tollway.daemon.gate.accounts import (
+    QUARTER_MS,
+    Account,
+    Calendar,
+    Rolling,
+    Window,
+    account,
+)
 from tollway.daemon.ledger.rows import SpentQuery
 
 if TYPE_CHECKING:
     from tollway.daemon.ledger.writer import Ledger
 
-ScopeKind = Literal["box", "team", "user", "project", "key"]
-Scope = tuple[ScopeKind, str]
+
+class Limit:
+    """A budget at work: its account, and the cap of this moment, temporary raises included."""
+
+    __slots__ = ("account", "budget", "nanousd")
+
+    def __init__(self, account: Account, budget: Budget) -> None:
+        self.account = account
+        self.budget = budget
+        self.nanousd = budget.nanousd
 
 
-class Window:
-    """One period of one account: nano-dollars settled and held, and when it ends."""
+class Charge:
+    """Where an attempt is booked, and the budgets it must fit into; made once for many calls.
 
-    __slots__ = ("end_ms", "held", "settled", "start_ms")
-
-    def __init__(self, start_ms: int, end_ms: int) -> None:
-        self.start_ms = start_ms
-        self.end_ms = end_ms
-        self.settled = 0
-        self.held = 0
-
-
-class Account:
-    """The spending of one scope by one kind of period.
-
-    The window before the current one is kept: a call belongs to the period of its admission,
-    and its later attempts are held there though the period has turned over.
+    `caps` are the limits that hold back, `clamps` those of them that shorten answers first; the
+    provider's own come last, since another target has none of them.
     """
 
-    __slots__ = ("current", "period", "previous", "scope", "zone")
+    __slots__ = ("accounts", "caps", "clamps", "limits", "own", "scopes", "version")
 
-    def __init__(self, scope: Scope, period: Period, zone: ZoneInfo, now_ms: int) -> None:
-        self.scope = scope
-        self.period = period
-        self.zone = zone
-        self.current = Window(*periods.window(period, now_ms, zone))
-        self.previous: Window | None = None
-
-    def window(self, at_ms: int) -> Window:
-        """Return the window of a call admitted at `at_ms`, turning the period over if due."""
-        current = self.current
-        if at_ms >= current.end_ms:
-            self.previous = current
-            current = self.current = Window(*periods.window(self.period, at_ms, self.zone))
-        if at_ms < current.start_ms and self.previous:
-            return self.previous
-        return current
+    def __init__(self, scopes: tuple[Scope, ...], limits: Sequence[Limit]) -> None:
+        self.scopes = scopes
+        self.limits = tuple(limits)
+        self.caps = tuple(limit for limit in limits if limit.budget.caps)
+        self.clamps = tuple(limit for limit in limits if limit.budget.at == "clamp")
+        self.own = tuple(limit for limit in self.caps if limit.account.scope[0] != "provider")
+        self.accounts: tuple[Account, ...] = ()
+        self.version = -1  # of the books' accounts that `accounts` was taken from
 
 
 class Hold:
@@ -75,38 +71,47 @@ class Hold:
 
     def settle(self, cost: int) -> None:
         """Book what the attempt really cost, in nano-dollars, and free the rest. Once only."""
-        for window in self.windows:
-            window.held -= self.amount
+        amount = self.amount
+        windows, self.windows = self.windows, []
+        for window in windows:
+            window.held -= amount
             window.settled += cost
-        self.windows = []
+            whole = window.whole
+            if whole is not None:
+                whole.held -= amount
+                whole.settled += cost
         self.books.live.discard(self)
 
 
 class Full(Exception):
     """A budget has no room; the gate words the refusal."""
 
-    def __init__(self, account: Account, budget: Budget, window: Window) -> None:
-        super().__init__(budget.text)
-        self.account = account
-        self.budget = budget
-        self.window = window
-
-
-Limit = tuple[Account, Budget]
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(limit.budget.text)
+        self.limit = limit
 
 
 class BudgetState(msgspec.Struct, frozen=True):
-    """One budget as it stands now; money in nano-dollars, `ends_ms` unix milliseconds."""
+    """One budget as it stands now; money in nano-dollars, times unix milliseconds.
 
+    `limit_nanousd` is `base_nanousd`, as the file has it, and `raised_nanousd`. A rolling budget
+    ends when the next of its spending stops counting. `id` stays over restarts.
+    """
+
+    id: str
     scope: str
     name: str
     budget: str
+    at: Mode
+    rolling: bool
     limit_nanousd: int
+    base_nanousd: int
+    raised_nanousd: int
     settled_nanousd: int
     held_nanousd: int
     left_nanousd: int
+    starts_ms: int
     ends_ms: int
-    at: Mode = "hard"
 
 
 class Books:
@@ -115,11 +120,14 @@ class Books:
     def __init__(self) -> None:
         self.accounts: dict[Scope, list[Account]] = {}
         self.live: set[Hold] = set()
+        self.version = 0  # grows with each account
         self._latest_ms = 0
 
     def now_ms(self) -> int:
         """Return the time in unix milliseconds; it never goes back, so no period reopens."""
-        self._latest_ms = max(self._latest_ms, time.time_ns() // 1_000_000)
+        now = time.time_ns() // 1_000_000
+        if now > self._latest_ms:
+            self._latest_ms = now
         return self._latest_ms
 
     async def open(
@@ -127,8 +135,8 @@ class Books:
     ) -> dict[tuple[Scope, Period], Account]:
         """Return the accounts for some scopes and periods, new ones seeded from the ledger.
 
-        New accounts see every hold and settlement from this moment on; the query that tells
-        what was spent before runs behind all that is already on its way to the ledger.
+        New accounts see every hold and settlement from this moment on; the queries that tell
+        what was spent before run behind all that is already on its way to the ledger.
 
         Raises:
             LedgerUnavailable: What was spent before cannot be read.
@@ -137,93 +145,114 @@ class Books:
         fresh: list[Account] = []
         for scope, period in wanted:
             if self._find(scope, period, zone) is None:
-                fresh.append(self._add(Account(scope, period, zone, now)))
-        queries = [
-            SpentQuery(account.scope[0], account.scope[1], account.current.start_ms)
-            for account in fresh
-        ]
-        # Kept by reference: an account may turn over while the ledger answers.
-        windows = [account.current for account in fresh]
-        if queries:
-            try:
-                for window, spent in zip(windows, await ledger.spent(queries), strict=True):
-                    window.settled += spent
-            except BaseException:  # a cancel too: an account unseeded would look unspent
-                for account in fresh:
-                    self.accounts[account.scope].remove(account)
-                raise
-        found = {}
+                fresh.append(self.add(account(scope, period, zone, now)))
+        try:
+            await self._seed(fresh, now, ledger)
+        except BaseException:  # a cancel too: an account unseeded would look unspent
+            for one in fresh:
+                self.accounts[one.scope].remove(one)
+            self.version += 1
+            raise
+        found: dict[tuple[Scope, Period], Account] = {}
         for scope, period in wanted:
             if known := self._find(scope, period, zone):
                 found[scope, period] = known
         return found
 
+    async def _seed(self, fresh: Sequence[Account], now_ms: int, ledger: "Ledger") -> None:
+        dated = [one for one in fresh if isinstance(one, Calendar)]
+        rolling = [one for one in fresh if isinstance(one, Rolling)]
+        # Kept by reference: an account may turn over while the ledger answers.
+        windows = [one.current for one in dated]
+        sums = ledger.spent([_query(one.scope, one.current.start_ms) for one in dated])
+        spreads = ledger.spread([_query(one.scope, now_ms - one.span_ms) for one in rolling])
+        spent, quarters = await asyncio.gather(sums, spreads)
+        for window, settled in zip(windows, spent, strict=True):
+            window.settled += settled
+        for one, by_quarter in zip(rolling, quarters, strict=True):
+            for quarter_ms, settled in by_quarter.items():
+                one.seed(settled, min(quarter_ms + QUARTER_MS - 1, now_ms))
+
     def _find(self, scope: Scope, period: Period, zone: ZoneInfo) -> Account | None:
-        for account in self.accounts.get(scope, ()):
-            if account.period == period and account.zone.key == zone.key:
-                return account
+        for one in self.accounts.get(scope, ()):
+            if one.period == period and (isinstance(one, Rolling) or one.zone.key == zone.key):
+                return one
         return None
 
-    def _add(self, account: Account) -> Account:
-        self.accounts.setdefault(account.scope, []).append(account)
+    def add(self, one: Account) -> Account:
+        """Add an account, with the holds that are live. What was spent before is not in it."""
+        self.accounts.setdefault(one.scope, []).append(one)
+        self.version += 1
         for hold in self.live:
-            if account.scope in hold.scopes and hold.at_ms >= account.current.start_ms:
-                account.current.held += hold.amount
-                hold.windows.append(account.current)
-        return account
+            counts = isinstance(one, Rolling) or hold.at_ms >= one.current.start_ms
+            if counts and one.scope in hold.scopes:
+                _book(hold, one.window(hold.at_ms))
+        return one
 
-    def hold(
-        self, amount: int, at_ms: int, scopes: tuple[Scope, ...], limits: Sequence[Limit]
-    ) -> Hold:
-        """Set `amount` nano-dollars aside in every account of `scopes`, or in none.
+    def hold(self, amount: int, at_ms: int, charge: Charge) -> Hold:
+        """Set `amount` nano-dollars aside in every account of a charge, or in none.
 
-        Nothing here awaits, so no other call can come between the check and the booking.
+        Nothing here awaits, so no other call can come between the check and the booking. What
+        costs nothing is never refused.
 
         Raises:
-            Full: A hard budget of `limits` has no room for it.
+            Full: A budget that holds back has no room for it.
         """
-        for account, budget in limits:
-            window = account.window(at_ms)
-            if window.settled + window.held + amount > budget.nanousd:
-                raise Full(account, budget, window)
-        hold = Hold(self, amount, at_ms, scopes)
-        for scope in scopes:
-            for account in self.accounts.get(scope, ()):
-                window = account.window(at_ms)
-                window.held += amount
-                hold.windows.append(window)
+        if amount:
+            for limit in charge.caps:
+                if limit.account.used(at_ms) + amount > limit.nanousd:
+                    raise Full(limit)
+        if charge.version != self.version:
+            found = [one for scope in charge.scopes for one in self.accounts.get(scope, ())]
+            charge.accounts, charge.version = tuple(found), self.version
+        hold = Hold(self, amount, at_ms, charge.scopes)
+        for one in charge.accounts:
+            _book(hold, one.window(at_ms))
         self.live.add(hold)
         return hold
 
-    def left(self, limits: Sequence[Limit]) -> int:
-        """Return the nano-dollars that all of these budgets still have room for."""
-        now = self.now_ms()
-        least = None
-        for account, budget in limits:
-            window = account.window(now)
-            room = budget.nanousd - window.settled - window.held
-            if least is None or room < least:
-                least = room
-        return max(0, least or 0)
+    def room(self, limits: Sequence[Limit], at_ms: int) -> tuple[int, Limit]:
+        """Return the nano-dollars that all of some budgets have room for, and the tightest one."""
+        rooms = [(limit.nanousd - limit.account.used(at_ms), limit) for limit in limits]
+        least = min(rooms, key=lambda room: room[0])
+        return max(0, least[0]), least[1]
 
     def state(self, limits: Sequence[Limit]) -> list[BudgetState]:
         """Return budgets as they stand now."""
         now = self.now_ms()
         states = []
-        for account, budget in limits:
-            window = account.window(now)
-            left = max(0, budget.nanousd - window.settled - window.held)
+        for limit in limits:
+            budget, one = limit.budget, limit.account
+            window = one.now(now)
+            kind, name = one.scope
+            mode = "" if budget.at == "hard" else budget.at
             states.append(
                 BudgetState(
-                    scope=account.scope[0],
-                    name=account.scope[1],
+                    id=" ".join(filter(None, (kind, name, budget.text, mode))),
+                    scope=kind,
+                    name=name,
                     budget=budget.text,
-                    limit_nanousd=budget.nanousd,
+                    at=budget.at,
+                    rolling=isinstance(one, Rolling),
+                    limit_nanousd=limit.nanousd,
+                    base_nanousd=budget.nanousd,
+                    raised_nanousd=limit.nanousd - budget.nanousd,
                     settled_nanousd=window.settled,
                     held_nanousd=window.held,
-                    left_nanousd=left,
+                    left_nanousd=max(0, limit.nanousd - window.settled - window.held),
+                    starts_ms=window.start_ms,
                     ends_ms=window.end_ms,
-                    at=budget.at,
                 )
             )
         return states
+
+
+def _book(hold: Hold, window: Window) -> None:
+    window.held += hold.amount
+    if window.whole is not None:
+        window.whole.held += hold.amount
+    hold.windows.append(window)
+
+
+def _query(scope: Scope, since_ms: int) -> SpentQuery:
+    return SpentQuery(scope[0], scope[1], since_ms // QUARTER_MS * QUARTER_MS)

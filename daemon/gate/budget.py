@@ -1,31 +1,15 @@
 """The hold: what one attempt can cost at the very most, and the budgets it must fit into."""
 
-from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
-
 import msgspec
 
-from tollway.daemon.config.schema import Budget, Config
-from tollway.daemon.errors import BudgetSpent, Unpriced
-from tollway.daemon.gate import periods
-from tollway.daemon.gate.books import (
-    Books,
-    BudgetState,
-    Full,
-    Hold,
-    Limit,
-    Scope,
-    ScopeKind,
-)
+from tollway.daemon.errors import Unpriced
 from tollway.daemon.gate.route import Target
-from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Bound, Price
 from tollway.providers.errors import Unbounded
-from tollway.providers.money import dollars, worst_case
+from tollway.providers.money import worst_case
 from tollway.providers.price_service import is_known
 
-if TYPE_CHECKING:
-    from tollway.daemon.ledger.writer import Ledger
+LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
 
 
 class Worst(msgspec.Struct, frozen=True):
@@ -35,7 +19,8 @@ class Worst(msgspec.Struct, frozen=True):
     input_tokens: int
     output_tokens: int  # of all choices together
     choices: int = 1
-    write_output: int | None = None  # tokens per choice, where the client set no limit
+    write_output: int | None = None  # tokens per choice, where that is not the client's own limit
+    clamped: str = ""  # the budget that the limit was lowered for: "5/day of user ann"
     bound: Bound = Bound(0, 0)  # what the request itself bounds
 
     def cost(self, output_tokens: int, price: Price) -> int:
@@ -54,7 +39,7 @@ class Worst(msgspec.Struct, frozen=True):
 class Terms(msgspec.Struct, frozen=True):
     """What decides an attempt's worst case, beside the request itself."""
 
-    budgets: bool  # whether any hard budget applies to the caller
+    budgets: bool  # whether a budget applies that holds back: one that only warns does not
     default_output: int
     allow_unbounded: bool = False
     context: int | None = None  # tokens, of a model on this box
@@ -152,92 +137,31 @@ def _refuse_without_price(bound: Bound, target: Target, price: Price) -> None:
         )
 
 
-class Purse:
-    """The budgets of one configuration: which ones a caller's calls must fit into."""
+def clamped(most: Worst, room: int, price: Price, *, by: str) -> Worst | None:
+    """Return an attempt with its output limit lowered, so that it costs at most `room`.
 
-    def __init__(self, config: Config, books: Books) -> None:
-        self._books = books
-        self._zone = ZoneInfo(config.server.timezone)
-        self._budgets: dict[Scope, tuple[Budget, ...]] = {("box", ""): config.server.budget}
-        tables: tuple[tuple[ScopeKind, dict[str, tuple[Budget, ...]]], ...] = (
-            ("team", {name: team.budget for name, team in config.teams.items()}),
-            ("user", {name: user.budget for name, user in config.users.items()}),
-            ("project", {name: project.budget for name, project in config.projects.items()}),
-            ("key", {name: key.budget for name, key in config.keys.items()}),
-        )
-        for kind, table in tables:
-            self._budgets.update({(kind, name): budgets for name, budgets in table.items()})
-        self._limits: dict[Scope, list[Limit]] = {}
-        self._known: dict[Who, tuple[tuple[Scope, ...], tuple[Limit, ...]]] = {}
+    Args:
+        most: What it can cost as it is.
+        room: Nano-dollars.
+        price: What `most` was computed with.
+        by: The budget that asks for it, as a header tells it.
 
-    async def open(self, ledger: "Ledger") -> None:
-        """Open an account for every budget, seeded from the ledger.
-
-        Raises:
-            LedgerUnavailable: What was spent before cannot be read.
-        """
-        wanted = [
-            (scope, budget.period) for scope, budgets in self._budgets.items() for budget in budgets
-        ]
-        accounts = await self._books.open(wanted, self._zone, ledger)
-        for scope, budgets in self._budgets.items():
-            self._limits[scope] = [(accounts[scope, one.period], one) for one in budgets]
-
-    def _of(self, who: Who) -> tuple[tuple[Scope, ...], tuple[Limit, ...]]:
-        found = self._known.get(who)
-        if found is None:
-            own: tuple[Scope, ...] = (
-                ("team", who.team),
-                ("user", who.user),
-                ("project", who.project),
-                ("key", who.key),
-            )
-            scopes: list[Scope] = [("box", ""), *(scope for scope in own if scope[1])]
-            limits = [limit for scope in scopes for limit in self._limits.get(scope, ())]
-            found = self._known[who] = (tuple(scopes), tuple(limits))
-        return found
-
-    def applies(self, who: Who) -> bool:
-        """Whether any budget applies to a caller."""
-        return bool(self._of(who)[1])
-
-    def hold(self, who: Who, amount: int, at_ms: int) -> Hold:
-        """Set an attempt's worst case aside in every account of its caller, or in none.
-
-        Args:
-            who: Whom the call is billed to.
-            amount: Nano-dollars.
-            at_ms: When the call was admitted: it belongs to that moment's period.
-
-        Raises:
-            BudgetSpent: A hard budget has no room for it.
-        """
-        scopes, limits = self._of(who)
-        try:
-            return self._books.hold(amount, at_ms, scopes, limits)
-        except Full as full:
-            raise self._refusal(full, amount) from None
-
-    def _refusal(self, full: Full, amount: int) -> BudgetSpent:
-        window, budget = full.window, full.budget
-        kind, name = full.account.scope
-        whose = f"{kind} `{name}`" if name else "the whole box"
-        renews = periods.text(window.end_ms, self._zone)
-        return BudgetSpent(
-            f"The budget {budget.text} of {whose} has no room for this call: "
-            f"{dollars(window.settled)} spent and {dollars(window.held)} held of"
-            f" {dollars(budget.nanousd)}, and the call may cost up to {dollars(amount)}",
-            hint=(f"It turns over on {renews}; " if renews else "It never turns over; ")
-            + "a smaller `max_tokens` or a shorter prompt needs less",
-        )
-
-    def left(self, who: Who) -> int | None:
-        """Return the nano-dollars that a caller can still hold, or None where no budget applies."""
-        limits = self._of(who)[1]
-        return self._books.left(limits) if limits else None
-
-    def states(self, who: Who | None = None) -> list[BudgetState]:
-        """Return the budgets that apply to a caller, or all there are, as they stand now."""
-        if who is not None:
-            return self._books.state(self._of(who)[1])
-        return self._books.state([limit for limits in self._limits.values() for limit in limits])
+    Returns:
+        None where fewer than 16 tokens would be left for each choice.
+    """
+    low, high = LEAST_OUTPUT, most.output_tokens // most.choices
+    if high < low or most.cost(low * most.choices, price) > room:
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        if most.cost(middle * most.choices, price) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return msgspec.structs.replace(
+        most,
+        nanousd=most.cost(low * most.choices, price),
+        output_tokens=low * most.choices,
+        write_output=low,
+        clamped=by,
+    )

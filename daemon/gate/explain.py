@@ -97,7 +97,11 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         project=caller.who.project,
         levels=tuple(level.name for level in caller.levels),
         targets=targets,
-        budgets=tuple(gate.purse.states(caller.who)),
+        budgets=tuple(
+            gate.purse.states(
+                caller.who, found.route, [target.provider for target in plan.targets]
+            )
+        ),
         also=found.also,
         refused=refused if names else "This key may not use the model",
     )
@@ -118,11 +122,12 @@ def _target(
         output_usd=f"{price.output.usd:f}" if price else "",
     )
     output = 0 if question.endpoint == "embeddings" else question.output
+    charge = gate.purse.charge(caller.who, plan.found.route, target.provider)
     try:
         most = worst(
-            Bound(question.tokens, output), price, target, gate.terms(caller, plan, target)
+            Bound(question.tokens, output), price, target, gate.terms(charge, plan, target)
         )
-        gate.purse.hold(caller.who, most.nanousd, gate.daemon.books.now_ms()).settle(0)
+        most = gate.purse.check(charge, most, price)
     except GatewayError as error:
         return msgspec.structs.replace(answer, why=answer.why or error.message)
     return msgspec.structs.replace(

@@ -13,7 +13,9 @@ from tollway.daemon.config.schema import Config, PriceOverride, Provider
 from tollway.daemon.errors import ModelNotFound, SecretError
 from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
-from tollway.daemon.gate.budget import Purse, Terms
+from tollway.daemon.gate.books import Charge
+from tollway.daemon.gate.budget import Terms
+from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, Router, Target
 from tollway.daemon.log import Mask
 from tollway.providers.canon import Price
@@ -140,7 +142,7 @@ class Gate:
         at = datetime.fromtimestamp(at_ms / 1000, UTC)
         return self._prices.price(target.provider, target.kind.prices, target.model, at)
 
-    def terms(self, caller: Caller, plan: Plan, target: Target) -> Terms:
+    def terms(self, charge: Charge, plan: Plan, target: Target) -> Terms:
         """Return what decides the worst case of an attempt at a target."""
         route = self.config.routes.get(plan.found.route)
         local = self.config.models.get(target.model) if target.local else None
@@ -150,7 +152,7 @@ class Gate:
             or self.config.server.default_output
         )
         return Terms(
-            budgets=self.purse.applies(caller.who),
+            budgets=bool(charge.caps),
             default_output=default,
             allow_unbounded=bool(route and route.allow_unbounded),
             context=local.context if local else None,

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from tollway.daemon.errors import Draining
+from tollway.daemon.gate import tags
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.relay import relay
@@ -32,6 +33,8 @@ async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> w
     if daemon.gate is not gate or daemon.draining:
         # A slow body must not carry a key or a budget past the reload that ended it.
         gate, caller = _enter(request)
+    origin = _origin(request, trace.call_id)
+    tags.demand(origin.tags, caller.require_tags)
     call = dialect.peek(endpoint, body)
     trace.model = call.model[:200]
     exchange = Exchange(
@@ -40,7 +43,7 @@ async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> w
         dialect=dialect,
         caller=caller,
         call=call,
-        origin=_origin(request, trace.call_id),
+        origin=origin,
     )
     exchange.start()
     try:
@@ -70,4 +73,5 @@ def _origin(request: web.Request, call_id: str) -> Origin:
         .decode()[:_MOST_CLIENT],
         headers=to_provider(request.headers.items()),
         report_cost=request.headers.get("x-tollway-report") == "cost",
+        tags=tags.read(request.headers.getall(tags.HEADER, ())),
     )

@@ -143,7 +143,7 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
     try:
         async for chunk in chunks:
             await relay.feed(chunk)
-            if relay.failed or relay.last:
+            if relay.failed or relay.last or relay.capped:
                 break
         else:
             await relay.end_of_body()
@@ -156,7 +156,7 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
     if relay.failed and not relay.shown:
         return Failure(relay.failed, again=True, ending="upstream_refused")
     await relay.finish()
-    if not relay.failed:
+    if not relay.failed and not relay.capped:
         # Read the few bytes behind the end, so that the connection can be used again.
         try:
             async with asyncio.timeout(_TAIL_S):
@@ -179,6 +179,7 @@ class _Relay:
         self.shown = False
         self.last = b""  # the end marker, kept back until the call is settled
         self.failed: UpstreamRefused | None = None
+        self.capped = False  # it has passed its hold, so that its client gets no more of it
 
     async def feed(self, chunk: bytes) -> None:
         """Take one piece of the body."""
@@ -193,6 +194,9 @@ class _Relay:
                 out.append(self._masked(event.raw) if reader.failed else event.raw)
             if reader.failed:
                 self.failed = reader.failed
+                break
+            if self._attempt.has_passed_hold():
+                self.capped = True
                 break
         if not self.shown and reader.begun and not (self.failed and not reader.produced):
             self._show()
@@ -241,7 +245,11 @@ class _Relay:
             return
         if not self.shown:  # an end marker and nothing else
             self._show()
-        await exchange.settle(self._attempt)
+        if self.capped:
+            await exchange.settle(self._attempt, "at_cap")
+            self.last = self._attempt.reader.end_early()
+        else:
+            await exchange.settle(self._attempt)
         if exchange.origin.report_cost:
             await exchange.pipe.put(exchange.cost_comment())
         await exchange.pipe.put(self.last)

@@ -9,30 +9,26 @@ import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import msgspec
 
-from tollway.daemon.errors import LedgerUnavailable
+from tollway.daemon.errors import BudgetSpent, LedgerUnavailable
+from tollway.daemon.gate import entry
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.gate import Gate, Plan
 from tollway.daemon.gate.keep import keep, pipe_for
 from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.receive import Failure, receive
 from tollway.daemon.gate.route import Target
-from tollway.daemon.ledger.rows import (
-    AttemptEnded,
-    AttemptOpened,
-    CallEnded,
-    CallOpened,
-    CallRefused,
-    Ending,
-)
+from tollway.daemon.gate.tags import NO_TAGS, Tags
+from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
 from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.dialect import Dialect, Edits
 from tollway.providers.errors import GatewayError, UpstreamError
+from tollway.providers.headers import Headers
 from tollway.providers.money import plain_usd
 from tollway.providers.transport import Answer, Request
 
@@ -41,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tollway.gate")
 
-# What stands as it is in a header; all else is percent-encoded.
-_IN_HEADER = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 # Refusals that get no row from here: a crash may come at any point, and what the ledger would
 # not take it writes down as refused by itself.
 _ROWLESS = frozenset({"internal_error", "ledger_unavailable"})
@@ -55,7 +49,7 @@ _DRAIN_S = 60.0
 class Origin:
     """What the request said beside its body, as far as the call's path needs it."""
 
-    __slots__ = ("call_id", "client", "headers", "report_cost")
+    __slots__ = ("call_id", "client", "headers", "report_cost", "tags")
 
     def __init__(
         self,
@@ -64,7 +58,9 @@ class Origin:
         headers: tuple[tuple[str, str], ...],
         *,
         report_cost: bool,
+        tags: Tags = NO_TAGS,
     ) -> None:
+        self.tags = tags
         self.call_id = call_id
         self.client = client
         self.headers = headers  # those that go on to the provider
@@ -107,6 +103,8 @@ class Exchange:
         self._cut: Ending = "client_left"
         self.ending: Ending | None = None  # once it is settled
         self._at_ms = daemon.books.now_ms()
+        self._tags = gate.purse.declared(origin.tags.pairs)
+        self.charge: Charge | None = None  # of the attempt under way, or the last
 
     @property
     def admitted_ms(self) -> int:
@@ -178,18 +176,25 @@ class Exchange:
         route = self.gate.config.routes.get(plan.found.route)
         until = time.monotonic() + (route.deadline if route else float("inf"))
         failure: Failure | None = None
+        spent: BudgetSpent | None = None
         for target in plan.targets:
             if failure and time.monotonic() >= until:
                 break
-            attempt = await self._open(target, plan, bound)
+            try:
+                attempt = await self._open(target, plan, bound)
+            except BudgetSpent as refusal:
+                if not refusal.skips:
+                    raise
+                spent = spent or refusal
+                continue
             failure = await self._try(attempt)
             if failure is None:
                 return
             log.info("call %s: %s failed: %s", self.call_id, target.name, failure.error.code)
             if not failure.again or self._left:
                 break
-        if failure:
-            raise failure.error
+        if failure or spent:
+            raise failure.error if failure else spent
 
     async def _open(self, target: Target, plan: Plan, bound: Bound) -> Attempt:
         """Hold the attempt's worst case and write its row, committed, before anything is sent.
@@ -200,15 +205,17 @@ class Exchange:
         """
         now = max(now_ms(), self._at_ms)
         price = self.gate.price(target, self._at_ms)
-        terms = self.gate.terms(self.caller, plan, target)
+        purse = self.gate.purse
+        charge = purse.charge(self.caller.who, plan.found.route, target.provider, self._tags)
+        terms = self.gate.terms(charge, plan, target)
         if target.local and price and not price.free and terms.budgets and not self._ended:
             # Not behind an ended attempt: its row is still here, and nothing may wait for it.
             exact = await self.daemon.local.count(target.model, self.call.endpoint, self.call.body)
             if exact is not None:
                 bound = msgspec.structs.replace(bound, input=exact)
         most = worst(bound, price, target, terms)
-        self.target = target
-        hold = self.gate.purse.hold(self.caller.who, most.nanousd, self._at_ms)
+        self.target, self.charge = target, charge
+        most, hold = purse.take(charge, most, price, self._at_ms)
         self.attempts += 1
         self._attempt = Attempt(
             opened=AttemptOpened(
@@ -224,6 +231,7 @@ class Exchange:
             price=price,
             worst=most,
             hold=hold,
+            binding=terms.budgets and not terms.allow_unbounded,
             reader=self.dialect.reader(self.call, target.kind.quirks),
         )
         await self._write(self._attempt, plan)
@@ -234,7 +242,7 @@ class Exchange:
         try:
             if ended is None:
                 self._admitted = True
-                await self.daemon.ledger.admit(self._opened(plan), attempt.opened)
+                await self.daemon.ledger.admit(entry.opened(self, plan), attempt.opened)
             else:
                 await self.daemon.ledger.next_attempt(ended, attempt.opened)
         except GatewayError:
@@ -243,19 +251,6 @@ class Exchange:
             attempt.hold.settle(0)
             self._admitted = ended is not None
             raise
-
-    def _opened(self, plan: Plan) -> CallOpened:
-        return CallOpened(
-            id=self.call_id,
-            admitted_ms=self._at_ms,
-            who=self.caller.who,
-            dialect=self.call.dialect,
-            endpoint=self.call.endpoint,
-            requested=self.gate.mask(self.call.model[:200]),
-            route=plan.found.route,
-            stream=self.call.stream,
-            client=self.gate.mask(self.origin.client),
-        )
 
     async def _try(self, attempt: Attempt) -> Failure | None:
         """Send one attempt; return None when it has answered, else why it failed."""
@@ -315,9 +310,9 @@ class Exchange:
             )
         return ended
 
-    async def settle(self, attempt: Attempt) -> None:
+    async def settle(self, attempt: Attempt, ending: Ending = "answered") -> None:
         """End an answered call; return when that is on disk, or the disk has stalled too long."""
-        ended = self._end(attempt, "answered")
+        ended = self._end(attempt, ending)
         done = self._finish(ended, ended.ending, "", attempt.first_ms)
         # As `asyncio.wait` would, which took 20 us a call.
         timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT_S, _let_go, done)
@@ -358,36 +353,22 @@ class Exchange:
             last = self._ended.ending if self._ended and ending == "failed" else ending
             self._finish(self._ended, last, error, first_ms)
         elif ending == "failed" and error not in _ROWLESS:
-            self.daemon.ledger.refuse(self._refused(error))
+            self.daemon.ledger.refuse(entry.refused(self, error))
 
-    def _refused(self, error: str) -> CallRefused:
-        return CallRefused(
-            id=self.call_id,
-            refused_ms=self._at_ms,
-            who=self.caller.who,
-            dialect=self.call.dialect,
-            endpoint=self.call.endpoint,
-            requested=self.gate.mask(self.call.model[:200]),
-            route=self.plan.found.route if self.plan else "",
-            stream=self.call.stream,
-            error=error,
-            client=self.gate.mask(self.origin.client),
-        )
+    @property
+    def at_ms(self) -> int:
+        """When the call came, in unix milliseconds: the period that it belongs to."""
+        return self._at_ms
 
-    def head(self, attempt: Attempt, headers: tuple[tuple[str, str], ...], *, whole: bool) -> Head:
+    @property
+    def budget_tags(self) -> tuple[str, ...]:
+        """Its tags that gateway.toml declares, "name=value"."""
+        return self._tags
+
+    def head(self, attempt: Attempt, headers: Headers, *, whole: bool) -> Head:
         """Return the head of the client's answer; a whole one is settled, so its cost is known."""
         assert attempt.answer is not None  # noqa: S101 - it has answered
-        ours = [
-            # A client chooses the model's name, and no character of it may end the header.
-            ("x-tollway-target", quote(attempt.target.name, safe=_IN_HEADER)),
-            ("x-tollway-attempts", str(self.attempts)),
-        ]
-        if attempt.worst.write_output is not None:
-            ours.append(("x-tollway-output-limit", str(attempt.worst.write_output)))
-        if whole:
-            ours.append(("x-tollway-cost-usd", plain_usd(self.cost_nanousd)))
-        if (left := self.gate.purse.left(self.caller.who)) is not None:
-            ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
+        ours = entry.headers(self, attempt, whole=whole)
         passed = self.gate.masked(headers)
         return Head(attempt.answer.status, (*passed, *ours), streamed=not whole)
 

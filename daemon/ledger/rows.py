@@ -13,6 +13,7 @@ from tollway.providers.canon import Price, Usage
 Ending = Literal[
     "answered", "no_usage", "client_left", "upstream_refused", "upstream_unreachable",
     "upstream_timeout", "upstream_broke", "garbage", "drained", "failed", "recovered",
+    "at_cap",
 ]  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+"""What a call says of itself: to the ledger, when it opens or is refused, and to its client."""
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from tollway.daemon.gate.attempt import Attempt
+from tollway.daemon.gate.gate import Plan
+from tollway.daemon.ledger.rows import CallOpened, CallRefused
+from tollway.providers.money import plain_usd
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.send import Exchange
+
+# What stands as it is in a header; all else is percent-encoded.
+_IN_HEADER = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+_LONGEST_NAME = 200
+
+
+def opened(exchange: "Exchange", plan: Plan) -> CallOpened:
+    """Return the row of a call that is about to be admitted."""
+    call, origin, mask = exchange.call, exchange.origin, exchange.gate.mask
+    return CallOpened(
+        id=exchange.call_id,
+        admitted_ms=exchange.at_ms,
+        who=exchange.caller.who,
+        dialect=call.dialect,
+        endpoint=call.endpoint,
+        requested=mask(call.model[:_LONGEST_NAME]),
+        route=plan.found.route,
+        stream=call.stream,
+        client=mask(origin.client),
+        tags=mask(origin.tags.json),
+        budget_tags=exchange.budget_tags,
+    )
+
+
+def refused(exchange: "Exchange", error: str) -> CallRefused:
+    """Return the row of a call that was never sent; `error` is the error's code."""
+    call, mask = exchange.call, exchange.gate.mask
+    return CallRefused(
+        id=exchange.call_id,
+        refused_ms=exchange.at_ms,
+        who=exchange.caller.who,
+        dialect=call.dialect,
+        endpoint=call.endpoint,
+        requested=mask(call.model[:_LONGEST_NAME]),
+        route=exchange.plan.found.route if exchange.plan else "",
+        stream=call.stream,
+        error=error,
+        client=mask(exchange.origin.client),
+    )
+
+
+def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tuple[str, str]]:
+    """Return what the answer's head says besides the provider's own headers.
+
+    A whole answer is settled, so its cost is known.
+    """
+    worst = attempt.worst
+    ours = [
+        # A client chooses the model's name, and no character of it may end the header.
+        ("x-tollway-target", quote(attempt.target.name, safe=_IN_HEADER)),
+        ("x-tollway-attempts", str(exchange.attempts)),
+    ]
+    if worst.write_output is not None:
+        ours.append(("x-tollway-output-limit", str(worst.write_output)))
+    if worst.clamped:
+        ours.append(("x-tollway-clamped", quote(worst.clamped, safe=_IN_HEADER + " ")))
+    if whole:
+        ours.append(("x-tollway-cost-usd", plain_usd(exchange.cost_nanousd)))
+    if exchange.charge and (left := exchange.gate.purse.left(exchange.charge)) is not None:
+        ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
+    return ours

@@ -1,0 +1,82 @@
+"""Tags of a call, from the header `x-tollway-tags: run=42,env=ci`.
+
+All of them are written into the ledger; those that gateway.toml declares have budgets.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from aiohttp import hdrs
+
+from tollway.daemon.config.check import tag_value_wrong, tag_wrong
+from tollway.providers.errors import RequestInvalid
+
+# Of aiohttp's own type, which is compared without folding its case each time.
+HEADER = type(hdrs.AUTHORIZATION)("x-tollway-tags")
+_MOST = 16
+_LONGEST = 2048  # of the header
+
+
+class Tags(msgspec.Struct, frozen=True, gc=False):
+    """A call's tags as "name=value", in the order of the header, and as a JSON object."""
+
+    pairs: tuple[str, ...] = ()
+    json: str = ""
+
+
+NO_TAGS = Tags()
+
+
+def read(values: Iterable[str]) -> Tags:
+    """Return the tags of a request's headers of that name, all of them together.
+
+    Raises:
+        RequestInvalid: They are malformed, or too many; it names the header.
+    """
+    text = ",".join(values)
+    if not text.strip():
+        return NO_TAGS
+    if len(text) > _LONGEST:
+        raise _wrong(f"is longer than {_LONGEST} characters")
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().partition("=")
+        if not equals or tag_wrong(name) or tag_value_wrong(value):
+            raise _wrong(
+                f"has `{_shown(part)}` where NAME=VALUE was expected; names have letters, digits and"
+                " . _ -, values printable ASCII without space and comma"
+            )
+        if name in found:
+            raise _wrong(f"names `{name}` twice")
+        found[name] = value
+    if len(found) > _MOST:
+        raise _wrong(f"has more than {_MOST} tags")
+    pairs = tuple(f"{name}={value}" for name, value in found.items())
+    return Tags(pairs, msgspec.json.encode(found).decode())
+
+
+def demand(tags: Tags, required: tuple[str, ...]) -> None:
+    """Return where a call has every tag that its key requires.
+
+    Raises:
+        RequestInvalid: One is missing; it names the tag.
+    """
+    for name in required:
+        if not any(pair.startswith(f"{name}=") for pair in tags.pairs):
+            raise RequestInvalid(
+                f"This key's calls must have the tag `{name}`",
+                hint=f"Send the header `{HEADER}: {name}=VALUE`",
+                param=HEADER,
+            )
+
+
+def _wrong(what: str) -> RequestInvalid:
+    return RequestInvalid(
+        f"The header `{HEADER}` {what}",
+        hint=f"Write it as `{HEADER}: run=42,env=ci`",
+        param=HEADER,
+    )
+
+
+def _shown(part: str) -> str:
+    return "".join(one if one.isascii() and one.isprintable() else "?" for one in part.strip())[:64]
