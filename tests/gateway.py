@@ -132,12 +132,16 @@ async def gateway(
     more: str = "",
     budget: str = "1/day",
     server: str = "",
+    ledger: str = "",
 ) -> AsyncIterator[Gateway]:
-    """Yield a gateway before one upstream for each argument, each with its list of scripts."""
+    """Yield a gateway before one upstream for each argument, each with its list of scripts.
+
+    `server` and `ledger` are further lines of those tables.
+    """
     async with contextlib.AsyncExitStack() as stack:
         ups = [await stack.enter_async_context(upstream(*one)) for one in scripts]
         daemon = await stack.enter_async_context(
-            running(config(ups, provider, more, budget), server=server)
+            running(f"{ledger}\n{config(ups, provider, more, budget)}", server=server)
         )
         yield Gateway(daemon, ups)
 
