@@ -190,8 +190,6 @@ class Rolling:
         past = self._past
         while past and past[0].end_ms + self.span_ms + _KEPT_MS <= at_ms:
             self._gone_ms = max(self._gone_ms, past.popleft().end_ms + self.span_ms)
-        if at_ms >= self._rearm_ms:
-            self.rearm()
 
 
 def _start(bucket: Window) -> int:

@@ -44,7 +44,6 @@ class Attempt:
         worst: Worst,
         hold: Hold,
         reader: AnswerReader,
-        binding: bool = False,
     ) -> None:
         self.opened = opened
         self.target = target
@@ -53,7 +52,7 @@ class Attempt:
         self.hold = hold
         self.reader = reader
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
-        self.binding = binding and price is not None and not price.free
+        self.binding = False
         self._most_bytes = worst.output_tokens * _LONGEST_TOKEN
         self._reported_last: Usage | None = None
         self.progress = Progress()
@@ -78,7 +77,7 @@ class Attempt:
         A report of usage is certain. Bytes of text are not: a token has one or many. But none
         has more than `_LONGEST_TOKEN`.
         """
-        if not self.binding or self.reader.ended:
+        if not self.binding or not self.opened.hold_nanousd or self.reader.ended:
             return False
         usage = self.reader.usage
         if usage is not None and usage is not self._reported_last:

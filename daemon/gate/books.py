@@ -125,9 +125,7 @@ class Books:
 
     def now_ms(self) -> int:
         """Return the time in unix milliseconds; it never goes back, so no period reopens."""
-        now = time.time_ns() // 1_000_000
-        if now > self._latest_ms:
-            self._latest_ms = now
+        self._latest_ms = max(self._latest_ms, time.time_ns() // 1_000_000)
         return self._latest_ms
 
     async def open(

@@ -20,8 +20,8 @@ class Worst(msgspec.Struct, frozen=True):
     output_tokens: int  # of all choices together
     choices: int = 1
     write_output: int | None = None  # tokens per choice, where that is not the client's own limit
-    clamped: str = ""  # the budget that the limit was lowered for: "5/day of user ann"
     bound: Bound = Bound(0, 0)  # what the request itself bounds
+    clamped: str = ""  # the budget that the limit was lowered for: "5/day of user ann"
 
     def cost(self, output_tokens: int, price: Price) -> int:
         """Return the most in nano-dollars that it can cost with so many tokens of output."""

@@ -98,9 +98,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         levels=tuple(level.name for level in caller.levels),
         targets=targets,
         budgets=tuple(
-            gate.purse.states(
-                caller.who, found.route, [target.provider for target in plan.targets]
-            )
+            gate.purse.states(caller.who, found.route, [target.provider for target in plan.targets])
         ),
         also=found.also,
         refused=refused if names else "This key may not use the model",

@@ -99,12 +99,13 @@ class Purse:
             ("project", who.project),
             ("key", who.key),
             ("route", route),
-            *((("tag", tag)) for tag in tags),
+            *(("tag", tag) for tag in tags),
             # Last: where this one alone is full, another target may still be tried.
             ("provider", provider),
         )
         scopes: list[Scope] = [("box", ""), *(scope for scope in own if scope[1])]
-        return Charge(tuple(scopes), [one for scope in scopes for one in self._limits.get(scope, ())])
+        limits = [limit for scope in scopes for limit in self._limits.get(scope, ())]
+        return Charge(tuple(scopes), limits)
 
     def take(
         self, charge: Charge, most: Worst, price: Price | None, at_ms: int

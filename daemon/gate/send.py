@@ -193,8 +193,10 @@ class Exchange:
             log.info("call %s: %s failed: %s", self.call_id, target.name, failure.error.code)
             if not failure.again or self._left:
                 break
-        if failure or spent:
-            raise failure.error if failure else spent
+        if failure:
+            raise failure.error
+        if spent:
+            raise spent
 
     async def _open(self, target: Target, plan: Plan, bound: Bound) -> Attempt:
         """Hold the attempt's worst case and write its row, committed, before anything is sent.
@@ -231,9 +233,9 @@ class Exchange:
             price=price,
             worst=most,
             hold=hold,
-            binding=terms.budgets and not terms.allow_unbounded,
             reader=self.dialect.reader(self.call, target.kind.quirks),
         )
+        self._attempt.binding = terms.budgets and not terms.allow_unbounded
         await self._write(self._attempt, plan)
         return self._attempt
 

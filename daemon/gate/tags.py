@@ -43,8 +43,8 @@ def read(values: Iterable[str]) -> Tags:
         name, equals, value = part.strip().partition("=")
         if not equals or tag_wrong(name) or tag_value_wrong(value):
             raise _wrong(
-                f"has `{_shown(part)}` where NAME=VALUE was expected; names have letters, digits and"
-                " . _ -, values printable ASCII without space and comma"
+                f"has `{_shown(part)}` where NAME=VALUE was expected; names have letters, digits"
+                " and . _ -, values printable ASCII without space and comma"
             )
         if name in found:
             raise _wrong(f"names `{name}` twice")

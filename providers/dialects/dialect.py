@@ -39,6 +39,10 @@ class AnswerReader(Protocol):
     upstream_id: str  # the provider's name for the answer; or ""
     service: str  # the service tier that the answer says it was made in; or ""
 
+    def end_early(self) -> bytes:
+        """Return the events that end the stream here, as if the output limit had been reached."""
+        ...
+
     def event(self, event: Event) -> bool:
         """Read one event of a stream; return False if the client must not see it."""
         ...

@@ -4,6 +4,7 @@ The one rule: it never raises and never holds anything back but the usage chunk 
 for ourselves. What it cannot read is counted by its bytes.
 """
 
+import time
 from typing import Any
 
 import msgspec
@@ -122,6 +123,24 @@ class Reader:
             self.usage = None  # a whole answer's report is that of its first choice alone
         listed = answer.choices is not None or bytes(memoryview(answer.data)[:1]) == b"["
         self.begun = self.ended = listed and self.failed is None
+
+    def end_early(self) -> bytes:
+        """Return the events that end the stream here, as if each answer had reached its limit."""
+        chat = self._call.endpoint == "chat"
+        empty: dict[str, object] = {"delta": {}} if chat else {"text": ""}
+        left = [one for one in range(self._call.choices) if one not in self._finished]
+        chunk = {
+            "id": self.upstream_id,
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": self._call.model,
+            "choices": [{"index": one, **empty, "finish_reason": "length"} for one in left],
+        }
+        used = b""
+        if self._call.wants_usage and self.raw_usage:
+            rest = chunk | {"choices": [], "usage": msgspec.Raw(self.raw_usage.encode())}
+            used = b"data: " + msgspec.json.encode(rest) + b"\n\n"
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n" + used + b"data: [DONE]\n\n"
 
     def _unread(self, data: bytes, *, failed: bool) -> None:
         self.produced += len(data)
