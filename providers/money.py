@@ -5,7 +5,7 @@ run on every call, so a price is turned into whole numbers once and kept.
 """
 
 from bisect import bisect_right
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 from math import lcm
 
@@ -16,6 +16,7 @@ from tollway.providers.price_service import STANDARD, reachable
 
 NANO = 10**9
 _NOTHING = Decimal(0)
+_WIDE = Context(prec=1000, traps=[Inexact])
 _KEPT_PRICES = 1024  # plenty for a day's models; a bound because names come from callers
 
 
@@ -185,6 +186,11 @@ def _whole_numbers(price: Price) -> _Exact:
             )
         )
     return _Exact(price, scale, starts, tuple(bands), int(request * scale), int(search * scale))
+
+
+def times(usd: Decimal, factor: Decimal) -> Decimal:
+    """Return a multiple of an amount to its last digit, without the rounding of a context."""
+    return _WIDE.multiply(usd, factor)
 
 
 def _fraction(usd: Decimal) -> Fraction:

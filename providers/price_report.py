@@ -29,7 +29,7 @@ def reported(raw_usage: str, quirks: frozenset[str]) -> int | None:
         return None
     try:
         report = json.loads(raw_usage, parse_float=Decimal, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):  # an exponent of twenty digits, too
         return None
     usd = read(report) if isinstance(report, dict) else None
     if usd is None:

@@ -23,6 +23,7 @@ from typing import Protocol
 import msgspec
 
 from tollway.providers.canon import Price, Rate
+from tollway.providers.money import times
 from tollway.providers.price_data import (
     FORMAT,
     Model,
@@ -78,8 +79,24 @@ class Override(Protocol):
         """Audio that comes out; None: as output."""
 
     @property
+    def image_input(self) -> Decimal | None:
+        """Images that go in; None: as input."""
+
+    @property
+    def image_output(self) -> Decimal | None:
+        """Images that come out; None: as output."""
+
+    @property
     def request(self) -> Decimal:
         """Dollars for each call, beside its tokens."""
+
+    @property
+    def search(self) -> Decimal | None:
+        """Dollars for each paid search; None: not known."""
+
+    @property
+    def service_tiers(self) -> Mapping[str, Decimal] | None:
+        """How many times the price each service tier costs, its fees apart."""
 
     @property
     def context_window(self) -> int | None:
@@ -88,24 +105,38 @@ class Override(Protocol):
 
 def override(said: Override) -> Price:
     """Return the price that a table in gateway.toml stands for."""
+    services = tuple(
+        _overridden(said, factor, service=service)
+        for service, factor in (said.service_tiers or {}).items()
+    )
+    return _overridden(said, Decimal(1), services=services)
 
+
+def _overridden(
+    said: Override, factor: Decimal, *, service: str = "", services: tuple[Price, ...] = ()
+) -> Price:
     def rate(usd: Decimal | None) -> Rate | None:
-        return None if usd is None else Rate(usd)
+        return None if usd is None else Rate(times(usd, factor))
 
     return identified(
         Price(
             id="",
             source="gateway.toml",
-            input=Rate(said.input),
-            output=Rate(said.output),
+            input=Rate(times(said.input, factor)),
+            output=Rate(times(said.output, factor)),
             cache_read=rate(said.cached_input),
             cache_write=rate(said.cache_write),
             cache_write_1h=rate(said.cache_write_1h),
             audio_input=rate(said.audio_input),
             reasoning=rate(said.reasoning),
             audio_output=rate(said.audio_output),
+            image_input=rate(said.image_input),
+            image_output=rate(said.image_output),
             request_usd=said.request,
+            search_usd=said.search,
             context_window=said.context_window,
+            service=service,
+            services=services,
         )
     )
 
@@ -182,15 +213,20 @@ class PriceTable:
     """The prices of one gate: gateway.toml's first, then the bundled ones.
 
     `overrides` are by "provider/model", where `*` and `?` may stand for more. The exact name
-    wins, then the glob with the most literal characters, then the one that stands first.
+    wins, then the glob with the most literal characters, then the one that stands first. As in
+    the bundled data, names differ by more than case: whoever asks for "GPT-4o" is not to get
+    another price than for "gpt-4o". Where two overrides differ by case alone, each has its own.
     """
 
     def __init__(self, source: PriceSource, overrides: Mapping[str, Price]) -> None:
         self._source = source
         self._exact = dict(overrides)
+        self._folded: dict[str, str] = {}
+        for name in overrides:
+            self._folded.setdefault(name.lower(), name)
         self._globs = sorted(
-            (pair for pair in overrides.items() if "*" in pair[0] or "?" in pair[0]),
-            key=lambda pair: sum(character not in "*?" for character in pair[0]),
+            (name for name in overrides if "*" in name or "?" in name),
+            key=lambda name: sum(character not in "*?" for character in name),
             reverse=True,
         )
         self._kept: dict[tuple[str, str | None, str], InForce] = {}
@@ -212,17 +248,33 @@ class PriceTable:
             self._kept[key] = known
         return known.price
 
+    def override_of(self, name: str) -> str | None:
+        """Return the name of the override that decides a target's price, or None for none."""
+        if name in self._exact:
+            return name
+        folded = name.lower()
+        if folded in self._folded:
+            return self._folded[folded]
+        near = [glob for glob in self._globs if is_match(folded, glob.lower())]
+        if not near:
+            return None
+        # Two that differ by case alone mean what each says.
+        twins = [glob for glob in near if glob.lower() == near[0].lower()]
+        return next((glob for glob in twins if is_match(name, glob)), near[0])
+
     def _look_up(self, key: tuple[str, str | None, str], at: datetime) -> InForce:
         provider_name, prices_id, model = key
-        name = f"{provider_name}/{model}"
-        if name in self._exact:
-            return InForce(self._exact[name], at, _EVER)
-        for glob, price in self._globs:
-            if fnmatchcase(name, glob):
-                return InForce(price, at, _EVER)
+        said = self.override_of(f"{provider_name}/{model}")
+        if said is not None:
+            return InForce(self._exact[said], at, _EVER)
         if prices_id is None:
             return InForce(None, at, _EVER)
         return self._source.in_force(prices_id, model, at)
+
+
+def is_match(name: str, glob: str) -> bool:
+    """Whether a name is one that a glob of [prices] means: `*` and `?` alone are special."""
+    return fnmatchcase(name, glob.replace("[", "[[]"))
 
 
 # "-20251211", which some gateways write where the data have "-2025-12-11".

@@ -161,7 +161,7 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_output: Decimal | None = None
     request: Decimal = Decimal(0)
     search: Decimal | None = None
-    service_tiers: dict[str, Decimal] = {}  # how often the price above, by the tier's name
+    service_tiers: dict[str, Decimal] | None = None  # how many times the price above, by name
     context_window: Count | None = None
 
 

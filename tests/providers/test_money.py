@@ -5,6 +5,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, localcontext
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tollway.providers.canon import Price, Rate, Tier, Usage
 from tollway.providers.money import cost, dollars, plain_usd, worst_case
@@ -34,10 +35,15 @@ prices = st.builds(
     audio_input=maybe,
     reasoning=maybe,
     audio_output=maybe,
+    image_input=maybe,
+    image_output=maybe,
     request_usd=amounts,
+    search_usd=st.none() | amounts,
 )
 tokens = st.integers(0, 300_000)
-usages = st.builds(Usage, *[tokens] * 8)
+searches = st.integers(0, 20)
+usages = st.builds(Usage, *[tokens] * 10, searches)
+CLASSES = tuple(name for name in Usage.__struct_fields__ if name != "estimated")
 
 
 def by_hand(usage: Usage, price: Price) -> Decimal:
@@ -54,8 +60,11 @@ def by_hand(usage: Usage, price: Price) -> Decimal:
             usage.output * price.output.at(total),
             usage.reasoning * (price.reasoning or price.output).at(total),
             usage.audio_output * (price.audio_output or price.output).at(total),
+            usage.image_input * (price.image_input or price.input).at(total),
+            usage.image_output * (price.image_output or price.output).at(total),
         ]
-        return sum(dollars_per_million, Decimal(0)) * 1000 + price.request_usd * 10**9
+        fees = price.request_usd + usage.searches * (price.search_usd or Decimal(0))
+        return sum(dollars_per_million, Decimal(0)) * 1000 + fees * 10**9
 
 
 @given(usages, prices)
@@ -70,9 +79,55 @@ def test_no_usage_within_the_bound_costs_more_than_the_worst_case(
     usage: Usage, price: Price, more_input: int, more_output: int
 ) -> None:
     """However the tokens fall into classes, and whichever tier they reach."""
-    bound = worst_case(usage.input_total + more_input, usage.output_total + more_output, price)
+    bound = worst_case(
+        usage.input_total + more_input,
+        usage.output_total + more_output,
+        price,
+        searches=usage.searches,
+    )
     assert cost(usage, price) <= bound
     assert by_hand(usage, price) <= bound
+
+
+@given(usages, prices)
+def test_text_alone_is_not_held_at_the_price_of_images(usage: Usage, price: Price) -> None:
+    """Without images and audio in the request their rates are no part of the bound."""
+    text = structs.replace(usage, audio_input=0, image_input=0)
+    inputs, outputs = text.input_total, text.output_total
+    bound = worst_case(inputs, outputs, price, media=False, searches=text.searches)
+    assert cost(text, price) <= bound
+    assert bound <= worst_case(inputs, outputs, price, searches=text.searches)
+
+
+@given(usages, prices, st.sampled_from(CLASSES), st.integers(1, 1000))
+def test_more_of_a_class_never_costs_less(usage: Usage, price: Price, name: str, more: int) -> None:
+    """At one tier's rates: a longer prompt may reach a tier that is cheaper for the whole call."""
+    flat = structs.replace(
+        price,
+        **{
+            field: Rate(rate.usd)
+            for field in Price.__struct_fields__
+            if isinstance(rate := getattr(price, field), Rate)
+        },
+    )
+    grown = structs.replace(usage, **{name: getattr(usage, name) + more})
+    assert cost(grown, flat) >= cost(usage, flat)
+
+
+@given(usages, prices)
+def test_a_class_is_billed_once_and_apart_from_the_others(usage: Usage, price: Price) -> None:
+    """Disjoint classes: their costs add up, but for one rounding each, within one tier."""
+    flat = structs.replace(
+        price,
+        request_usd=Decimal(0),
+        **{
+            field: Rate(rate.usd)
+            for field in Price.__struct_fields__
+            if isinstance(rate := getattr(price, field), Rate)
+        },
+    )
+    apart = [cost(Usage(**{name: getattr(usage, name)}), flat) for name in CLASSES]
+    assert abs(sum(apart) - cost(usage, flat)) <= len(CLASSES)
 
 
 @given(prices, tokens, tokens, tokens, tokens)

@@ -124,6 +124,55 @@ def test_names_that_callers_make_up_do_not_pile_up(folder: Path) -> None:
     assert len(table._kept) <= 10_000
 
 
+def test_a_name_in_other_letters_has_no_other_price(folder: Path) -> None:
+    """A caller who asks for "GPT-4o" may not get past the price that was set for "gpt-4o"."""
+    table = PriceTable(
+        PriceSource(folder),
+        {"openai/gpt-4o": flat("1"), "box/big-*": flat("2"), "box/Big-*": flat("3")}
+        | {"box/Qwen": flat("4"), "box/qwen": flat("5"), "*/*": flat("6")},
+    )
+    usd = {
+        "openai/GPT-4O": 1,
+        "box/big-1": 2,
+        "box/BIG-1": 2,
+        "box/Big-1": 3,
+        "box/Qwen": 4,
+        "box/qwen": 5,
+        "box/QWEN": 4,
+        "openai/gpt-4o-mini": 6,
+    }
+    for name, expected in usd.items():
+        provider, _, model = name.partition("/")
+        price = table.price(provider, "openai", model, NOW)
+        assert price is not None
+        assert price.input.usd == expected, name
+
+
+def test_only_stars_and_question_marks_stand_for_more(folder: Path) -> None:
+    """Brackets are letters of a name, not a choice among letters."""
+    table = PriceTable(PriceSource(folder), {"box/m[ab]*": flat("1"), "box/m?": flat("2")})
+    assert table.override_of("box/m[ab]-1") == "box/m[ab]*"
+    assert table.override_of("box/ma") == "box/m?"
+    assert table.override_of("box/mab") is None
+
+
+def test_a_service_tier_of_an_override_costs_its_factor_of_every_token() -> None:
+    """Fees are for the call, whatever tier serves it."""
+    said = PriceOverride(
+        input=Decimal("0.1"),
+        output=Decimal(2),
+        cached_input=Decimal("0.01"),
+        request=Decimal("0.001"),
+        service_tiers={"priority": Decimal("1.75"), "flex": Decimal("0.5")},
+    )
+    price = override(said)
+    usage = Usage(input=1000, cache_read=1000, output=1000)
+    assert cost(usage, price) == 2_110_000 + 1_000_000
+    by_tier = {one.service: cost(usage, one) for one in price.services}
+    assert by_tier == {"priority": 3_692_500 + 1_000_000, "flex": 1_055_000 + 1_000_000}
+    assert len({price.id, *(one.id for one in price.services)}) == 3
+
+
 def test_an_override_reads_as_dollars_for_a_million_tokens() -> None:
     """[prices."openai/gpt-4o-mini"] with every key that it may have."""
     price = override(
@@ -136,7 +185,10 @@ def test_an_override_reads_as_dollars_for_a_million_tokens() -> None:
             audio_input=Decimal("3"),
             reasoning=Decimal("4"),
             audio_output=Decimal("5"),
+            image_input=Decimal("6"),
+            image_output=Decimal("7"),
             request=Decimal("0.01"),
+            search=Decimal("0.002"),
             context_window=8192,
         )
     )
@@ -149,7 +201,11 @@ def test_an_override_reads_as_dollars_for_a_million_tokens() -> None:
         "audio_input": 3_000_000,
         "reasoning": 4_000_000,
         "audio_output": 5_000_000,
+        "image_input": 6_000_000,
+        "image_output": 7_000_000,
+        "searches": 2_000_000_000,
     }
+    assert each.keys() == set(Usage.__struct_fields__) - {"estimated"}
     for name, nanousd in each.items():
         assert (
             cost(msgspec.structs.replace(Usage(), **{name: 1000}), price) == nanousd + 10_000_000
@@ -175,9 +231,11 @@ def test_equal_prices_have_one_id_and_different_ones_two() -> None:
     others = {
         override(msgspec.structs.replace(base, **{name: Decimal("0.7")})).id
         for name in PriceOverride.__struct_fields__
-        if name != "context_window"
+        if name not in ("context_window", "service_tiers")
     }
     others.add(override(msgspec.structs.replace(base, context_window=7)).id)
+    tiers = msgspec.structs.replace(base, service_tiers={"flex": Decimal("0.5")})
+    others.add(override(tiers).id)
     assert len(others - {override(base).id}) == len(PriceOverride.__struct_fields__)
 
 
