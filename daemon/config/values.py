@@ -372,7 +372,7 @@ def _factors(reading: Reading, raw: object, at: At) -> dict[str, Decimal]:
     for name, factor in raw.items():
         if isinstance(factor, bool) or not isinstance(factor, int | Decimal):
             reading.wrong((*at, name), f"expected a factor such as 2.0, found {_found(factor)}")
-        elif not 0 < factor <= _MOST_FACTOR:
+        elif not Decimal(factor).is_finite() or not 0 < factor <= _MOST_FACTOR:
             reading.wrong((*at, name), f"expected a factor above 0, at most {_MOST_FACTOR}")
         else:
             found[name] = units.price(factor)
