@@ -21,6 +21,7 @@ ENDINGS = {
     "upstream_broke": "the provider broke off before the end",
     "garbage": "the provider answered with something that is no answer",
     "drained": "the gateway stopped and ended it",
+    "at_cap": "it passed its hold, and the gateway ended it",
     "failed": "it failed at the gateway",
     "recovered": "the gateway was killed meanwhile; billed at its hold",
 }

@@ -7,6 +7,8 @@ ending and its booking.
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from tollway.daemon.gate.books import Hold
 from tollway.daemon.gate.budget import Worst
 from tollway.daemon.gate.route import Target
@@ -158,9 +160,17 @@ class Attempt:
         """Return an upper bound of the usage and of its cost, marked estimated.
 
         The visible output bounds it only where the model has no hidden one and the answer came
-        as a stream; else only the hold does. A token is at least one byte of text.
+        as a stream; else only the hold does. A token is at least one byte of text. An answer that
+        was ended at the cap has passed its hold: what came bounds it, reported or visible.
         """
         tokens = self.worst.output_tokens
+        if ending == "at_cap" and self.price:
+            usage = self.reader.usage
+            if usage and (cost := self._billed(usage)[0]) > self.opened.hold_nanousd:
+                return msgspec.structs.replace(usage, estimated=True), cost
+            tokens = max(tokens, self.reader.produced)
+            usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
+            return usage, self.worst.cost(tokens, self.price)
         if self.reader.begun and not self.unseen and self.target.kind.shows_all(self.target.model):
             tokens = min(tokens, self.reader.produced + _FRAME_TOKENS * self.worst.choices)
         usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
