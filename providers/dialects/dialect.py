@@ -100,13 +100,15 @@ class Facts(msgspec.Struct, frozen=True):
 
     `output_limit` is the limit that the gate's hold counts on and wins over the client's;
     `default_output` is for dialects that demand a limit, where neither gives one. `quirks` are
-    the words of the target's catalog row.
+    the words of the target's catalog row. `thinks` is whether the model reasons before it answers,
+    None where that is not known: a model that does not may refuse to be asked for it.
     """
 
     model: str
     output_limit: int | None = None
     default_output: int = 16_384
     quirks: frozenset[str] = frozenset()
+    thinks: bool | None = None
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -29,10 +29,14 @@ ALL_OF_OPENAI = "all_of_openai"
 MORE_SAMPLING = "top_k"
 # `cache_control` on parts of content, as at Anthropic.
 CACHE_CONTROL = "cache_control"
+# Ids of tool calls must be nine letters or digits; `seed` is called `random_seed`.
+SHORT_IDS = "nine_letter_tool_ids"
+RANDOM_SEED = "random_seed"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek, Z.ai: `thinking: {type: enabled | disabled}`
 TEMPLATE_SWITCH = "template_switch"  # llama.cpp, vLLM: `chat_template_kwargs.enable_thinking`
+NO_REASONING = "no_reasoning"  # not at all
 # Where an earlier turn's thoughts may go back to.
 TAKES_REASONING = "takes_reasoning_content"
 TAKES_DETAILS = "takes_reasoning_details"
@@ -51,9 +55,12 @@ QUIRKS = frozenset(
         ALL_OF_OPENAI,
         MORE_SAMPLING,
         CACHE_CONTROL,
+        SHORT_IDS,
+        RANDOM_SEED,
         REASONING_OBJECT,
         THINKING_SWITCH,
         TEMPLATE_SWITCH,
+        NO_REASONING,
         TAKES_REASONING,
         TAKES_DETAILS,
     }

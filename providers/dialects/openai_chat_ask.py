@@ -1,0 +1,280 @@
+"""Writes the neutral form as a chat completion request."""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+
+import msgspec
+
+from tollway.providers.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Image,
+    Message,
+    Opaque,
+    Part,
+    Refusal,
+    Source,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
+from tollway.providers.dialects import openai_quirks as quirk
+from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.openai_chat_options import options
+from tollway.providers.dialects.openai_chat_reasoning import details
+from tollway.providers.dialects.openai_chat_said import NAME
+from tollway.providers.dialects.wire import as_url, fitting, wrapped
+from tollway.providers.errors import Untranslatable
+
+# What OpenAI takes as a function's name; ids have no pattern, but some targets count them.
+tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
+_tool_id = partial(fitting, allowed=re.compile(r"[!-~]"), most=64)
+_SHORT = re.compile(r"[a-zA-Z0-9]{9}")
+
+
+def tool_id(name: str, quirks: frozenset[str]) -> str:
+    """Return a call's id as the target bears it."""
+    if quirk.SHORT_IDS in quirks and not _SHORT.fullmatch(name):
+        return sha256(name.encode()).hexdigest()[:9]
+    return _tool_id(name)
+
+
+_SOUNDS = frozenset({"wav", "mp3"})
+_INSTRUCTIONS = ("system", "developer")
+
+
+def write_request(said: Conversation, facts: Facts) -> Written:
+    """Return the request for a target.
+
+    Raises:
+        Untranslatable: The target cannot say it; `param` names the field.
+    """
+    writer = _Messages(said, facts)
+    body: dict[str, object] = {"model": facts.model, "messages": writer.messages()}
+    body.update(options(said, facts, writer.dropped, tool_name))
+    return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
+
+
+class _Messages:
+    """Writes the messages, and notes in `dropped` what could not be written."""
+
+    def __init__(self, said: Conversation, facts: Facts) -> None:
+        self.dropped: list[str] = []
+        self._said = said
+        self._quirks = facts.quirks
+        self._marks = quirk.CACHE_CONTROL in facts.quirks
+
+    def messages(self) -> list[dict[str, object]]:
+        """Return all messages; pictures that a tool gave follow its result, as a user's."""
+        written: list[dict[str, object]] = []
+        for message in self._said.messages:
+            if message.role == "tool":
+                written += self._results(message)
+            elif message.role == "assistant":
+                written.append(self._assistant(message))
+            elif message.parts:
+                written.append(self._spoken(message))
+        return written
+
+    def _spoken(self, message: Message) -> dict[str, object]:
+        """Return what the user says, or an instruction: one text where there is no more to it."""
+        role: str = message.role
+        if role == "developer" and quirk.ALL_OF_OPENAI not in self._quirks:
+            role = "system"
+        named: dict[str, object] = {"name": message.name} if message.name else {}
+        parts = message.parts
+        marked = self._marks and any(getattr(part, "cache", None) for part in parts)
+        if len(parts) == 1 and isinstance(parts[0], Text) and not marked:
+            self._cache(parts[0])
+            return {"role": role, "content": parts[0].text, **named}
+        if role in _INSTRUCTIONS and not marked:
+            # Templates of open models want one text here.
+            return {"role": role, "content": self._joined(parts, "\n\n"), **named}
+        content = [one for part in parts if (one := self._part(part)) is not None]
+        return {"role": role, "content": content, **named}
+
+    def _joined(self, parts: tuple[Part, ...], between: str) -> str:
+        texts: list[str] = []
+        for part in parts:
+            if isinstance(part, Text | Refusal):
+                self._cache(part)
+                texts.append(part.text)
+            else:
+                self._lost(part)
+        return between.join(texts)
+
+    def _assistant(self, message: Message) -> dict[str, object]:
+        texts: list[Part] = []
+        calls: list[dict[str, object]] = []
+        thoughts: list[Thinking] = []
+        written: dict[str, object] = {"role": "assistant"}
+        refusals: list[str] = []
+        for part in message.parts:
+            if isinstance(part, Text):
+                texts.append(part)
+            elif isinstance(part, ToolCall):
+                calls.append(self._call(part))
+            elif isinstance(part, Thinking):
+                thoughts.append(part)
+            elif isinstance(part, Refusal):
+                refusals.append(part.text)
+            elif isinstance(part, Audio) and part.source.kind == "id" and self._said.by == NAME:
+                written["audio"] = {"id": part.source.value}
+            else:
+                self._lost(part)
+        text = self._joined(tuple(texts), "")
+        written["content"] = text if text or not (calls or refusals) else None
+        if refusals:
+            written["refusal"] = "".join(refusals)
+        if message.name:
+            written["name"] = message.name
+        written.update(self._thoughts(thoughts))
+        if calls:
+            written["tool_calls"] = calls
+        return written
+
+    def _thoughts(self, thoughts: list[Thinking]) -> Iterator[tuple[str, object]]:
+        """Yield the fields for an earlier turn's thoughts, where the target takes them back."""
+        if not thoughts:
+            return
+        if quirk.TAKES_DETAILS in self._quirks:
+            yield "reasoning_details", details(thoughts)
+        elif quirk.TAKES_REASONING in self._quirks and any(part.text for part in thoughts):
+            yield "reasoning_content", "".join(part.text for part in thoughts)
+        else:
+            self.dropped.append("thinking")
+
+    def _call(self, call: ToolCall) -> dict[str, object]:
+        self._cache(call)
+        called: dict[str, object] = {"id": tool_id(call.id, self._quirks)}
+        name = tool_name(call.name)
+        if call.kind == "custom" and quirk.ALL_OF_OPENAI in self._quirks:
+            return {**called, "type": "custom", "custom": {"name": name, "input": call.arguments}}
+        arguments = call.arguments or "{}"
+        if call.kind == "custom":
+            arguments = wrapped(call.arguments)
+        if call.by == "gemini":
+            called["extra_content"] = {"google": {"thought_signature": call.signature}}
+        return {**called, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+    def _results(self, message: Message) -> Iterator[dict[str, object]]:
+        shown: list[dict[str, object]] = []
+        for result in message.parts:
+            if not isinstance(result, ToolResult):
+                self._lost(result)
+                continue
+            self._cache(result)
+            texts = [part.text for part in result.parts if isinstance(part, Text | Refusal)]
+            others = [part for part in result.parts if not isinstance(part, Text | Refusal)]
+            text = "\n".join(texts)
+            if result.is_error and not text.lower().startswith("error"):
+                text = f"Error: {text}"
+            if others:
+                text = "\n".join([*([text] if text else []), f"[{len(others)} attached below]"])
+                shown.append({"type": "text", "text": f"Attached to the result of {result.id}:"})
+                shown += [one for part in others if (one := self._part(part)) is not None]
+            yield {
+                "role": "tool",
+                "tool_call_id": tool_id(result.id, self._quirks),
+                "content": text,
+            }
+        if shown:
+            yield {"role": "user", "content": shown}
+
+    def _part(self, part: Part) -> dict[str, object] | None:
+        mark: dict[str, object] = {}
+        if lifetime := self._cache(part):
+            mark["cache_control"] = {"type": "ephemeral"} | (
+                {"ttl": "1h"} if lifetime == "1h" else {}
+            )
+        match part:
+            case Text() | Refusal():
+                return {"type": "text", "text": part.text, **mark}
+            case Image():
+                detail = {"detail": part.detail} if part.detail else {}
+                url = self._url(part.source, "image")
+                return {"type": "image_url", "image_url": {"url": url, **detail}, **mark}
+            case File():
+                return {**self._file(part), **mark}
+            case Audio():
+                return {"type": "input_audio", "input_audio": _sound(part), **mark}
+            case Opaque() if part.by == NAME:
+                return dict(msgspec.json.decode(part.payload, type=dict[str, msgspec.Raw]))
+            case _:
+                self._lost(part)
+                return None
+
+    def _url(self, source: Source, what: str) -> str:
+        if source.kind == "id":
+            raise Untranslatable(
+                f"The {what} `{source.value[:80]}` is stored at another provider",
+                hint=f"Send the {what} itself, as base64",
+                param="messages",
+            )
+        return as_url(source)
+
+    def _file(self, file: File) -> dict[str, object]:
+        if file.cites:
+            self.dropped.append("citations")
+        source = file.source
+        if source.kind == "text":
+            head = " ".join(filter(None, (file.name, file.context)))
+            text = f"{head}\n\n{source.value}" if head else source.value
+            return {"type": "text", "text": text}
+        if source.kind == "id" and self._said.by == NAME:
+            return {"type": "file", "file": {"file_id": source.value}}
+        if source.kind == "url":
+            raise Untranslatable(
+                "The target takes no file by its URL", hint="Send it as base64", param="messages"
+            )
+        named = {"filename": file.name or _name_for(source.media_type)}
+        return {"type": "file", "file": {**named, "file_data": self._url(source, "file")}}
+
+    def _cache(self, part: Part) -> str | None:
+        """Return for how long to cache up to a part, or note that it cannot be said."""
+        lifetime = getattr(part, "cache", None)
+        if lifetime is None:
+            return None
+        if not self._marks:
+            self.dropped.append("cache_control")
+            return None
+        return str(lifetime)
+
+    def _lost(self, part: Part) -> None:
+        """Note what an assistant's turn loses; refuse what a user's would."""
+        if isinstance(part, Thinking):
+            self.dropped.append("thinking")
+        elif isinstance(part, Opaque) and part.type in _WORK_DONE:
+            self.dropped.append(part.type)
+        elif isinstance(part, Opaque) and not part.type.endswith("_tool_result"):
+            raise Untranslatable(
+                f"The target has no content of the type `{part.type}`", param="messages"
+            )
+        else:
+            self.dropped.append(
+                part.type if isinstance(part, Opaque) else type(part).__name__.lower()
+            )
+
+
+# What a provider did by itself in an earlier turn: history, not instructions.
+_WORK_DONE = frozenset({"server_tool_use", "mcp_tool_use", "compaction", "container_upload"})
+
+
+def _sound(part: Audio) -> dict[str, object]:
+    kind = part.source.media_type.removeprefix("audio/").replace("mpeg", "mp3").replace("x-", "")
+    if part.source.kind != "base64" or kind not in _SOUNDS:
+        raise Untranslatable(
+            f"The target takes no sound of the type `{part.source.media_type or 'unknown'}` by its"
+            f" {part.source.kind}",
+            hint="Send WAV or MP3, as base64",
+            param="messages",
+        )
+    return {"data": part.source.value, "format": kind}
+
+
+def _name_for(media_type: str) -> str:
+    return f"file.{media_type.rpartition('/')[2] or 'bin'}"

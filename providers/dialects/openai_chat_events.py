@@ -1,0 +1,445 @@
+"""Reads a chat completion, streamed or whole, into the events of the neutral form.
+
+One rule: tool calls never interleave in what comes out, whatever comes in. A call is open until
+its arguments are whole; what comes meanwhile for another waits. Most providers send one call
+after the other, so that nothing waits; a few mix them, and some send each in one piece, some
+without an id, some all at index 0.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tollway.providers import events as ev
+from tollway.providers.conversation import Citation, Conversation, Opaque, Tool
+from tollway.providers.dialects import openai_quirks as quirk
+from tollway.providers.dialects import openai_usage as reports
+from tollway.providers.dialects.openai_chat_ask import tool_name
+from tollway.providers.dialects.openai_chat_reasoning import thinking
+from tollway.providers.dialects.openai_chat_said import NAME, google_signature
+from tollway.providers.dialects.openai_errors import error_within
+from tollway.providers.dialects.wire import (
+    UNREADABLE,
+    Names,
+    canonical,
+    made_id,
+    text_of,
+    unwrapped,
+)
+from tollway.providers.errors import UpstreamBroke
+from tollway.providers.fold import fold
+from tollway.providers.sse import Event
+
+_REASONS: dict[str, ev.StopReason] = {
+    "stop": "end",
+    "eos": "end",
+    "COMPLETE": "end",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "window",
+    "tool_calls": "tools",
+    "function_call": "tools",
+    "content_filter": "filtered",
+}
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
+class _Called(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+    custom: _Custom | None = None
+    extra_content: Any = None
+
+
+class _Said(msgspec.Struct):
+    content: Any = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    refusal: str | None = None
+    tool_calls: list[_Called] | None = None
+    function_call: _Function | None = None
+    annotations: Any = None
+    audio: Any = None
+
+
+class _Top(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list["_Top"] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Top] | None = None
+    refusal: list[_Top] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = None
+    delta: _Said | None = None
+    message: _Said | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = None
+    object: str | None = None
+    created: Any = None
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    x_groq: Any = None
+    error: Any = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+_BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+class Reader:
+    """Reads one attempt's answer; see `EventReader` for what its methods give."""
+
+    def __init__(self, said: Conversation, quirks: frozenset[str]) -> None:
+        self.ended = False
+        self._said = said
+        self._within = quirk.reasons_within(quirks)
+        self._adds_up = said.n > 1 and quirk.reports_each_choice(quirks)
+        self._tools = _Tools(said, own=quirk.ALL_OF_OPENAI in quirks)
+        self._counts: reports.Counts = {}
+        self._started = False
+        self._choices: dict[int, _Open] = {}
+        self.id = ""
+
+    def event(self, event: Event) -> list[ev.Event]:
+        """Return what one event of a stream means.
+
+        Raises:
+            UpstreamBroke: It is no chunk of a chat completion.
+        """
+        data = event.data
+        if data is None:
+            if event.cut:
+                raise UpstreamBroke("The provider sent an event that is too large to translate")
+            return []
+        if data.strip() == b"[DONE]":
+            self.ended = True
+            return []
+        out: list[ev.Event] = []
+        chunk = _decode(data)
+        if chunk.error or event.name == b"error" or chunk.object == "error":
+            return [_failed(data)]
+        self._chunk(chunk, out, whole=False)
+        return out
+
+    def end(self) -> list[ev.Event]:
+        """Return what was held back: calls that wait for another, of choices that never ended."""
+        out: list[ev.Event] = []
+        for choice in self._choices.values():
+            choice.flush(out)
+        return out
+
+    def whole(self, body: bytes) -> ev.Answer:
+        """Return a whole, unstreamed answer.
+
+        Raises:
+            UpstreamBroke: It is no chat completion.
+        """
+        chunk = _decode(body)
+        if chunk.error or not isinstance(chunk.choices, list):
+            raise UpstreamBroke("The provider's answer is no chat completion")
+        out: list[ev.Event] = []
+        self._chunk(chunk, out, whole=True)
+        self.ended = True
+        return fold([*out, *self.end()])
+
+    def _chunk(self, chunk: _Chunk, out: list[ev.Event], *, whole: bool) -> None:
+        if not self._started and (chunk.choices or chunk.usage):
+            self._started = True
+            self.id = chunk.id or ""
+            made = chunk.created if isinstance(chunk.created, int) else None
+            out.append(ev.Start(self.id, chunk.model or "", made))
+        choices = chunk.choices
+        if choices:
+            for place, choice in enumerate(choices):
+                index = place if choice.index is None else choice.index
+                opened = self._choices.get(index)
+                if opened is None:
+                    opened = self._choices[index] = _Open(index, self._tools, self.id)
+                # Perplexity sends both, and its `message` holds all that came before.
+                said = (
+                    (choice.message or choice.delta) if whole else (choice.delta or choice.message)
+                )
+                opened.read(choice, said, out)
+        used = chunk.usage or (_of_groq(chunk.x_groq))
+        if used:
+            self._report(used, out, lone=not choices)
+
+    def _report(self, used: object, out: list[ev.Event], *, lone: bool) -> None:
+        join = reports.added if self._adds_up and lone else reports.merged
+        self._counts = join(self._counts, reports.counts(used))
+        usage = reports.disjoint(self._counts, within=self._within)
+        if usage is not None:
+            out.append(ev.UsageReport(usage))
+
+
+def _of_groq(x_groq: object) -> object:
+    """Return the usage that Groq puts into a field of its own."""
+    return x_groq.get("usage") if isinstance(x_groq, dict) else None
+
+
+def _decode(data: bytes) -> _Chunk:
+    try:
+        return _CHUNK.decode(data)
+    except UNREADABLE as fault:
+        # An error may have any shape; whoever sends one means it.
+        if isinstance(said := _loose(data), dict) and said.get("error"):
+            return _Chunk(error=said["error"])
+        raise UpstreamBroke(f"The provider's answer cannot be read: {str(fault)[:200]}") from None
+
+
+def _loose(data: bytes) -> object:
+    try:
+        return _BODY.decode(data)
+    except UNREADABLE:
+        return None
+
+
+def _failed(data: bytes) -> ev.Failed:
+    error = error_within(data)
+    return ev.Failed(error.status, error.message, data)
+
+
+class _Tools:
+    """The tools that were asked for, by the names that the target knows them by."""
+
+    def __init__(self, said: Conversation, *, own: bool) -> None:
+        tools = [tool for tool in said.tools if isinstance(tool, Tool)]
+        self.names = Names(tool_name, tuple(tool.name for tool in tools))
+        # Plain-text tools that stand in the request as tools with one argument.
+        plain = [] if own else [tool.name for tool in tools if tool.kind == "custom"]
+        self.wrapped = frozenset(plain)
+
+
+class _Call:
+    """One tool call while it comes."""
+
+    def __init__(self, id_: str, name: str) -> None:
+        self.id = id_
+        self.name = name
+        self.custom = False
+        self.signature = ""
+        self.waiting: list[str] = []  # arguments that came while another call was open
+        self.text: list[str] = []  # all arguments
+
+    def is_whole(self) -> bool:
+        """Whether the arguments are complete: JSON that parses, of an object."""
+        text = "".join(self.text)
+        if not text.rstrip().endswith("}"):
+            return False
+        try:
+            msgspec.json.decode(text)
+        except UNREADABLE:
+            return False
+        return True
+
+
+class _Open:
+    """One choice while it comes."""
+
+    def __init__(self, index: int, tools: _Tools, answer: str) -> None:
+        self._index = index
+        self._tools = tools
+        self._answer = answer
+        self._calls: list[_Call] = []
+        self._at: dict[int, _Call] = {}  # the last call that began at an index
+        self._open: _Call | None = None
+        self._queue: list[_Call] = []  # began while another was open
+        self._thought = False  # the text of thoughts comes beside `reasoning_details`
+        self._audio: dict[str, Any] = {}
+        self._stopped = False
+
+    def read(self, choice: _Choice, said: _Said | None, out: list[ev.Event]) -> None:
+        if said is not None:
+            if said.reasoning_content or said.reasoning or said.reasoning_details:
+                self._think(said, out)
+            if said.content:
+                self._content(said.content, out)
+            if said.tool_calls:
+                for place, called in enumerate(said.tool_calls):
+                    self._called(called, place, out)
+            self._rest(said, out)
+        if choice.logprobs is not None:
+            self._weigh(choice.logprobs, out)
+        if choice.finish_reason and not self._stopped:
+            self._stopped = True
+            self.flush(out)
+            reason = _REASONS.get(choice.finish_reason, "other")
+            if reason == "end" and self._calls:
+                reason = "tools"  # some say "stop" for everything
+            out.append(ev.Stopped(reason, choice=self._index))
+
+    def _rest(self, said: _Said, out: list[ev.Event]) -> None:
+        """Read what few answers have."""
+        if said.refusal:
+            out.append(ev.RefusalDelta(said.refusal, self._index))
+        if said.function_call is not None:
+            self._called(_Called(0, None, said.function_call), 0, out)
+        if said.annotations:
+            self._cite(said.annotations, out)
+        if isinstance(said.audio, dict):
+            self._hear(said.audio)
+
+    def flush(self, out: list[ev.Event]) -> None:
+        self._close(out)
+        while self._queue:
+            self._start(self._queue.pop(0), out)
+            self._close(out)
+        if self._audio:
+            payload = canonical(self._audio)
+            out.append(ev.PartWhole(Opaque(NAME, payload, "audio"), self._index))
+            self._audio = {}
+
+    def _content(self, content: object, out: list[ev.Event]) -> None:
+        index = self._index
+        if isinstance(content, str):
+            if self._open is not None:
+                self._close(out)
+            out.append(ev.TextDelta(content, index))
+            return
+        for part in content if isinstance(content, list) else ():
+            if not isinstance(part, dict):
+                continue
+            if part.get("type") == "thinking":
+                for piece in part.get("thinking") or ():
+                    if isinstance(piece, dict) and (text := text_of(piece, "text")):
+                        out.append(ev.ThinkingDelta(text, index))
+            elif text := text_of(part, "text"):
+                out.append(ev.TextDelta(text, index))
+
+    def _think(self, said: _Said, out: list[ev.Event]) -> None:
+        index = self._index
+        if self._open is not None:
+            self._close(out)
+        text = said.reasoning_content or (said.reasoning if isinstance(said.reasoning, str) else "")
+        if text:
+            self._thought = True
+            out.append(ev.ThinkingDelta(text, index))
+        details = said.reasoning_details
+        for detail in details if isinstance(details, list) else ():
+            part = thinking(detail) if isinstance(detail, dict) else None
+            if part is None:
+                continue
+            if part.encrypted:
+                out.append(ev.PartWhole(part, index))
+                continue
+            if part.text and not self._thought:
+                out.append(ev.ThinkingDelta(part.text, index, part.summary))
+            if part.signature:
+                out.append(ev.Signed(part.by, part.signature, choice=index))
+                out.append(ev.PartEnd(index))
+
+    def _called(self, called: _Called, place: int, out: list[ev.Event]) -> None:
+        at = place if called.index is None else called.index
+        call = self._at.get(at)
+        what = called.function
+        name = (what.name if what else called.custom.name if called.custom else None) or ""
+        new_id = bool(called.id and call is not None and call.id != called.id and call.name)
+        if call is None or new_id or (called.index is None and name and call.text):
+            call = _Call(called.id or made_id(self._answer or "?", len(self._calls)), name)
+            call.signature = google_signature(called.extra_content)
+            call.custom = called.custom is not None
+            self._at[at] = call
+            self._calls.append(call)
+            self._begin(call, out)
+        pieces = what.arguments if what else called.custom.input if called.custom else None
+        if pieces is None or pieces == "":
+            return
+        text = pieces if isinstance(pieces, str) else canonical(pieces).decode()
+        call.text.append(text)
+        if call is not self._open:
+            call.waiting.append(text)
+            self._next(out)
+        elif call.name not in self._tools.wrapped:
+            out.append(ev.ToolDelta(text, self._index))
+
+    def _begin(self, call: _Call, out: list[ev.Event]) -> None:
+        call.name = self._tools.names.ours(call.name)
+        self._queue.append(call)
+        self._next(out)
+
+    def _next(self, out: list[ev.Event]) -> None:
+        """Open the next call, if the open one is whole."""
+        while self._queue and (self._open is None or self._open.custom or self._open.is_whole()):
+            self._close(out)
+            self._start(self._queue.pop(0), out)
+
+    def _start(self, call: _Call, out: list[ev.Event]) -> None:
+        custom = call.custom or call.name in self._tools.wrapped
+        kind = "custom" if custom else "function"
+        by = "gemini" if call.signature else ""
+        out.append(ev.ToolStart(call.id, call.name, kind, self._index, call.signature, by))  # type: ignore[arg-type]
+        self._open = call
+        if call.waiting and call.name not in self._tools.wrapped:
+            out.append(ev.ToolDelta("".join(call.waiting), self._index))
+        call.waiting.clear()
+
+    def _close(self, out: list[ev.Event]) -> None:
+        call, self._open = self._open, None
+        if call is None:
+            return
+        if call.name in self._tools.wrapped:
+            out.append(ev.ToolDelta(unwrapped("".join(call.text)), self._index))
+        out.append(ev.PartEnd(self._index))
+
+    def _cite(self, annotations: object, out: list[ev.Event]) -> None:
+        for said in annotations if isinstance(annotations, list) else ():
+            cited = said.get("url_citation") if isinstance(said, dict) else None
+            if not isinstance(cited, dict):
+                continue
+            start, end = cited.get("start_index"), cited.get("end_index")
+            citation = Citation(
+                text_of(cited, "url"),
+                text_of(cited, "title"),
+                text_of(cited, "content"),
+                start if isinstance(start, int) else None,
+                end if isinstance(end, int) else None,
+                NAME,
+                canonical(said),
+            )
+            out.append(ev.CitationAdded(citation, self._index))
+
+    def _hear(self, audio: dict[str, Any]) -> None:
+        for name, value in audio.items():
+            before = self._audio.get(name)
+            grows = name in ("data", "transcript") and isinstance(value, str)
+            self._audio[name] = before + value if grows and isinstance(before, str) else value
+
+    def _weigh(self, said: _Logprobs, out: list[ev.Event]) -> None:
+        if said.content:
+            out.append(ev.LogprobsDelta(_logprobs(said.content), self._index))
+        if said.refusal:
+            out.append(ev.LogprobsDelta(_logprobs(said.refusal), self._index, refusal=True))
+
+
+def _logprobs(tokens: list[_Top]) -> tuple[ev.Logprob, ...]:
+    return tuple(
+        ev.Logprob(
+            one.token,
+            one.logprob,
+            None if one.bytes is None else tuple(one.bytes),
+            _logprobs(one.top_logprobs) if one.top_logprobs else (),
+        )
+        for one in tokens
+    )

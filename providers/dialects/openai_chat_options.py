@@ -1,0 +1,276 @@
+"""The fields beside `messages` of a chat completion request, from the neutral form."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from tollway.providers.conversation import (
+    Conversation,
+    Format,
+    HostedTool,
+    Reasoning,
+    Tool,
+    ToolChoice,
+)
+from tollway.providers.dialects import openai_quirks as quirk
+from tollway.providers.dialects.dialect import Facts
+from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
+from tollway.providers.dialects.wire import PLAIN_TEXT
+from tollway.providers.effort import effort_of
+from tollway.providers.errors import Untranslatable
+
+_Fields = Iterator[tuple[str, object]]
+_NO_ARGUMENTS = b'{"type":"object","properties":{}}'
+_TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
+          "priority": "priority"}  # fmt: skip
+# OpenAI takes no longer one.
+_LONGEST_USER = 64
+
+
+def options(
+    said: Conversation, facts: Facts, dropped: list[str], tool_name: Callable[[str], str]
+) -> dict[str, object]:
+    """Return the fields beside the messages; what the target cannot say goes to `dropped`.
+
+    Raises:
+        Untranslatable: A tool, a schema or the kind of answer cannot be said.
+    """
+    fields: dict[str, object] = {}
+    fields.update(_tools(said, facts.quirks, dropped, tool_name))
+    fields.update(_answer(said, facts, dropped))
+    fields.update(_sampling(said, facts.quirks, dropped))
+    if said.reasoning is not None:
+        fields.update(_reasoning(said.reasoning, facts, dropped))
+    fields.update(_labels(said, facts.quirks, dropped))
+    if said.stream:
+        fields["stream"] = True
+        if quirk.is_asked_for_usage(facts.quirks):
+            fields["stream_options"] = {"include_usage": True}
+    if said.by == NAME:
+        fields.update((name, msgspec.Raw(text)) for name, text in said.extras)
+    else:
+        dropped += [name for name, _ in said.extras]
+    return fields
+
+
+def _tools(
+    said: Conversation,
+    quirks: frozenset[str],
+    dropped: list[str],
+    tool_name: Callable[[str], str],
+) -> _Fields:
+    choice = said.tool_choice
+    hosted = [tool for tool in said.tools if isinstance(tool, HostedTool)]
+    for tool in hosted:
+        if tool.by == NAME == said.by and tool.type in HOSTED:
+            yield tool.type, msgspec.Raw(tool.payload)
+    allowed = choice.names if choice and choice.mode in ("auto", "any") else ()
+    own = quirk.ALL_OF_OPENAI in quirks
+    tools = [
+        _tool(tool, quirks, dropped, tool_name)
+        for tool in said.tools
+        if not (isinstance(tool, HostedTool) and tool.by == NAME and tool.type in HOSTED)
+        if own or not allowed or not isinstance(tool, Tool) or tool.name in allowed
+    ]
+    if not tools:
+        return
+    yield "tools", tools
+    if choice is not None:
+        yield "tool_choice", _choice(choice, own=own, tool_name=tool_name)
+    if said.parallel is not None:
+        yield "parallel_tool_calls", said.parallel
+
+
+def _tool(
+    tool: Tool | HostedTool,
+    quirks: frozenset[str],
+    dropped: list[str],
+    tool_name: Callable[[str], str],
+) -> dict[str, object]:
+    if isinstance(tool, HostedTool):
+        if tool.by == NAME:
+            return msgspec.json.decode(tool.payload, type=dict[str, object])
+        raise Untranslatable(
+            f"The target has no tool of the type `{tool.type}`",
+            hint="Leave the tool out, or call a model whose provider runs it",
+            param="tools",
+        )
+    dropped += [f"tools.{name}" for name, _ in tool.extras]
+    mark: dict[str, object] = {}
+    if tool.cache is not None and quirk.CACHE_CONTROL in quirks:
+        mark["cache_control"] = {"type": "ephemeral"} | (
+            {"ttl": "1h"} if tool.cache == "1h" else {}
+        )
+    elif tool.cache is not None:
+        dropped.append("cache_control")
+    function: dict[str, object] = {"name": tool_name(tool.name)}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.kind == "custom":
+        if quirk.ALL_OF_OPENAI in quirks:
+            if tool.schema:
+                function["format"] = msgspec.Raw(tool.schema)
+            return {"type": "custom", "custom": function, **mark}
+        if (
+            tool.schema
+            and msgspec.json.decode(tool.schema, type=dict[str, Any]).get("type") != "text"
+        ):
+            dropped.append("tools.format")
+        return {
+            "type": "function",
+            "function": {**function, "parameters": msgspec.Raw(PLAIN_TEXT)},
+            **mark,
+        }
+    function["parameters"] = msgspec.Raw(tool.schema or _NO_ARGUMENTS)
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function, **mark}
+
+
+def _choice(choice: ToolChoice, *, own: bool, tool_name: Callable[[str], str]) -> object:
+    if choice.hosted:
+        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+    if choice.mode == "tool":
+        kind = choice.kind if own else "function"
+        return {"type": kind, kind: {"name": tool_name(choice.names[0])}}
+    mode = {"auto": "auto", "any": "required", "none": "none"}[choice.mode]
+    if choice.names and own:
+        tools = [{"type": "function", "function": {"name": tool_name(n)}} for n in choice.names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+    return mode
+
+
+def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
+    """Yield what is asked of the answer: its shape, length, number, likelihoods."""
+    limit = facts.output_limit if facts.output_limit is not None else said.output_limit
+    if limit is not None:
+        yield quirk.limit_field(facts.quirks, "chat"), limit
+    if said.format is not None and said.format.kind != "text":
+        yield "response_format", _format(said.format)
+    if said.stop:
+        yield "stop", list(said.stop)
+    if said.n != 1:
+        yield "n", said.n
+    if said.logprobs:
+        yield "logprobs", True
+        if said.top_logprobs is not None:
+            yield "top_logprobs", said.top_logprobs
+    if said.modalities:
+        if said.by != NAME:
+            raise Untranslatable("The target answers in text alone", param="modalities")
+        yield "modalities", list(said.modalities)
+
+
+def _format(asked: Format) -> dict[str, object]:
+    if asked.kind == "json_object":
+        return {"type": "json_object"}
+    schema: dict[str, object] = {"name": asked.name or "answer"}
+    if asked.description:
+        schema["description"] = asked.description
+    if asked.schema:
+        schema["schema"] = msgspec.Raw(asked.schema)
+    strict = asked.strict
+    if strict is None and not asked.name and asked.schema and _is_strict(_json(asked.schema)):
+        strict = True  # a dialect that has no such word always holds to the schema
+    if strict is not None:
+        schema["strict"] = strict
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _json(text: bytes) -> Any:
+    return msgspec.json.decode(text)
+
+
+def _is_strict(schema: object) -> bool:
+    """Whether OpenAI takes a schema as strict: objects closed, and all their members required."""
+    stack = [schema]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack += one
+        elif isinstance(one, dict):
+            members = one.get("properties")
+            if one.get("type") == "object" or isinstance(members, dict):
+                named = set(members) if isinstance(members, dict) else set()
+                needed = one.get("required")
+                if one.get("additionalProperties") is not False or named != set(needed or ()):
+                    return False
+            stack += one.values()
+    return True
+
+
+def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _Fields:
+    asked = said.sampling
+    if asked.seed is not None:
+        yield ("random_seed" if quirk.RANDOM_SEED in quirks else "seed"), asked.seed
+    for name in ("temperature", "top_p", "frequency_penalty", "presence_penalty"):
+        if (value := getattr(asked, name)) is not None:
+            yield name, value
+    for name in ("top_k", "min_p"):
+        if (value := getattr(asked, name)) is None:
+            continue
+        if quirk.MORE_SAMPLING in quirks:
+            yield name, value
+        else:
+            dropped.append(name)
+    if asked.logit_bias:
+        yield "logit_bias", msgspec.Raw(asked.logit_bias)
+
+
+def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
+    quirks = facts.quirks
+    off = asked.mode == "off"
+    effort = asked.effort or (effort_of(asked.budget) if asked.budget is not None else "")
+    if asked.summary:
+        dropped.append("reasoning.summary")
+    if quirk.NO_REASONING in quirks or facts.thinks is False:
+        if not off:
+            dropped.append("reasoning")
+    elif quirk.REASONING_OBJECT in quirks:
+        yield "reasoning", _object(asked, effort)
+    elif quirk.THINKING_SWITCH in quirks:
+        yield "thinking", {"type": "disabled" if off else "enabled"}
+        if effort:
+            dropped.append("reasoning.effort")
+    elif quirk.TEMPLATE_SWITCH in quirks:
+        yield "chat_template_kwargs", {"enable_thinking": not off}
+        if effort and not off:
+            yield "reasoning_effort", effort
+    elif off:
+        # OpenAI's older models have no such word; that nothing is said is nearest to it.
+        dropped.append("reasoning.off")
+    elif effort:
+        yield "reasoning_effort", effort
+
+
+def _object(asked: Reasoning, effort: str) -> dict[str, object]:
+    if asked.mode == "off":
+        return {"enabled": False}
+    if asked.budget is not None:
+        return {"max_tokens": asked.budget}
+    return {"effort": effort} if effort else {"enabled": True}
+
+
+def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _Fields:
+    """Yield what changes no answer: for whom it is, labels, tiers, cache keys."""
+    own = quirk.ALL_OF_OPENAI in quirks
+    tier = _TIERS.get(said.service_tier, "")
+    fields: tuple[tuple[str, object, bool], ...] = (
+        ("user", said.user, own and len(said.user) <= _LONGEST_USER),
+        (
+            "metadata",
+            msgspec.Raw(said.metadata) if said.metadata else None,
+            own and bool(said.store),
+        ),
+        ("service_tier", said.service_tier and (tier or said.service_tier), own and bool(tier)),
+        ("prompt_cache_key", said.cache_key, own),
+        ("store", said.store, own),
+    )
+    for name, value, fits in fields:
+        if not value:
+            continue
+        if fits:
+            yield name, value
+        else:
+            dropped.append(name)

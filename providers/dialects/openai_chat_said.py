@@ -1,0 +1,478 @@
+"""Reads a chat completion request into the neutral form."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Format,
+    HostedTool,
+    Image,
+    Lifetime,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Sampling,
+    Source,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from tollway.providers.dialects.openai_chat_reasoning import thinking_of
+from tollway.providers.dialects.wire import Body, data_url, decoded
+from tollway.providers.errors import RequestInvalid
+
+NAME = "openai_chat"
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+# Fields that ask the provider for work of its own, as tools do.
+HOSTED = ("web_search_options", "plugins", "search_parameters")
+
+
+class _ImageUrl(msgspec.Struct):
+    url: str
+    detail: str | None = None
+
+
+class _Sound(msgspec.Struct):
+    data: str
+    format: str = "wav"
+
+
+class _FileOf(msgspec.Struct):
+    file_data: str | None = None
+    file_id: str | None = None
+    filename: str | None = None
+
+
+class _Marker(msgspec.Struct):
+    ttl: str | None = None
+
+
+class _PartOf(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+    image_url: _ImageUrl | str | None = None
+    input_audio: _Sound | None = None
+    file: _FileOf | None = None
+    refusal: str | None = None
+    thinking: Any = None
+    cache_control: _Marker | None = None
+    prompt_cache_breakpoint: _Marker | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+    arguments: Any = ""
+
+
+class _Custom(msgspec.Struct):
+    name: str = ""
+    input: str = ""
+
+
+class _CallOf(msgspec.Struct):
+    id: str | None = None
+    type: str | None = None
+    function: _Function | None = None
+    custom: _Custom | None = None
+    extra_content: Any = None
+
+
+class _Spoken(msgspec.Struct):
+    id: str
+
+
+class _MessageOf(msgspec.Struct):
+    role: str
+    content: str | list[msgspec.Raw] | None = None
+    name: str | None = None
+    tool_calls: list[_CallOf] | None = None
+    function_call: _Function | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    audio: _Spoken | None = None
+    cache_control: _Marker | None = None
+
+
+class _FunctionOf(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+
+
+class _CustomOf(msgspec.Struct):
+    name: str
+    description: str | None = None
+    format: msgspec.Raw = msgspec.Raw()
+
+
+class _ToolOf(msgspec.Struct):
+    type: str = "function"
+    function: _FunctionOf | None = None
+    custom: _CustomOf | None = None
+    cache_control: _Marker | None = None
+
+
+class _Named(msgspec.Struct):
+    type: str = "function"
+    function: _Function | None = None
+    custom: _Custom | None = None
+
+
+class _Allowed(msgspec.Struct):
+    mode: str = "auto"
+    tools: list[_Named] = []
+
+
+class _Choice(msgspec.Struct):
+    type: str = "function"
+    name: str | None = None
+    function: _Function | None = None
+    custom: _Custom | None = None
+    allowed_tools: _Allowed | None = None
+
+
+class _Schema(msgspec.Struct):
+    name: str = ""
+    description: str | None = None
+    schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+
+
+class _FormatOf(msgspec.Struct):
+    type: str
+    json_schema: _Schema | None = None
+
+
+class _ReasoningOf(msgspec.Struct):
+    effort: str | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
+    exclude: bool | None = None
+    summary: str | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_MESSAGES = msgspec.json.Decoder(list[_MessageOf])
+_PART = msgspec.json.Decoder(_PartOf)
+_TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
+_TOOL = msgspec.json.Decoder(_ToolOf)
+_FUNCTIONS = msgspec.json.Decoder(list[_FunctionOf])
+_CHOICE = msgspec.json.Decoder(str | _Choice)
+_FORMAT = msgspec.json.Decoder(_FormatOf)
+_STOP = msgspec.json.Decoder(str | list[str])
+_STR = msgspec.json.Decoder(str)
+_STRS = msgspec.json.Decoder(list[str])
+_BOOL = msgspec.json.Decoder(bool)
+_INT = msgspec.json.Decoder(int)
+_FLOAT = msgspec.json.Decoder(float)
+_REASONING = msgspec.json.Decoder(_ReasoningOf)
+_OPTIONS = msgspec.json.Decoder(_StreamOptions)
+
+
+def read_request(call: Call) -> Conversation:
+    """Return what a body says.
+
+    Raises:
+        RequestInvalid: A field has the wrong type; `param` names it.
+    """
+    body = Body(call.body)
+    options = body.take(_OPTIONS, "stream_options")
+    limits = [body.take(_INT, name) for name in ("max_completion_tokens", "max_tokens")]
+    body.raw("model")
+    logprobs = body.take(_BOOL, "logprobs")
+    messages = tuple(_messages(body.take(_MESSAGES, "messages") or []))
+    stop = body.take(_STOP, "stop")
+    tools = (*_tools(body), *_hosted(body))
+    user = body.take(_STR, "user")
+    return Conversation(
+        by=NAME,
+        model=call.model,
+        messages=messages,
+        tools=tools,
+        tool_choice=_tool_choice(body),
+        parallel=body.take(_BOOL, "parallel_tool_calls"),
+        format=_format(body),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        sampling=_sampling(body),
+        n=body.take(_INT, "n") or 1,
+        logprobs=bool(logprobs),
+        top_logprobs=body.take(_INT, "top_logprobs"),
+        reasoning=_reasoning(body),
+        output_limit=max((limit for limit in limits if limit is not None), default=None),
+        user=body.take(_STR, "safety_identifier") or user or "",
+        metadata=body.raw("metadata"),
+        service_tier=body.take(_STR, "service_tier") or "",
+        cache_key=body.take(_STR, "prompt_cache_key") or "",
+        store=body.take(_BOOL, "store"),
+        modalities=_modalities(body),
+        stream=bool(body.take(_BOOL, "stream")),
+        wants_usage=bool(options and options.include_usage),
+        extras=body.extras,
+    )
+
+
+def _sampling(body: Body) -> Sampling:
+    return Sampling(
+        temperature=body.take(_FLOAT, "temperature"),
+        top_p=body.take(_FLOAT, "top_p"),
+        top_k=body.take(_INT, "top_k"),
+        min_p=body.take(_FLOAT, "min_p"),
+        seed=body.take(_INT, "seed"),
+        frequency_penalty=body.take(_FLOAT, "frequency_penalty"),
+        presence_penalty=body.take(_FLOAT, "presence_penalty"),
+        logit_bias=_not_empty(body.raw("logit_bias")),
+    )
+
+
+def _not_empty(text: bytes) -> bytes:
+    return b"" if text.strip() in (b"{}", b"null") else text
+
+
+def _modalities(body: Body) -> tuple[str, ...]:
+    asked = tuple(body.take(_STRS, "modalities") or ())
+    return () if asked == ("text",) else asked
+
+
+def _messages(said: list[_MessageOf]) -> Iterator[Message]:
+    """Yield messages; the results of tools that stand together as one."""
+    results: list[Part] = []
+    called = ""
+    for place, message in enumerate(said):
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise RequestInvalid(
+                f"`messages[{place}].role` is none that we know", param=f"messages[{place}].role"
+            )
+        parts = tuple(_content(message, f"messages[{place}].content"))
+        if role == "tool":
+            name = message.name or ""
+            answered = message.tool_call_id or (called if message.role == "function" else "")
+            cache = _lifetime(message.cache_control)
+            results.append(ToolResult(answered, parts, name=name, cache=cache))
+            continue
+        if results:
+            yield Message("tool", tuple(results))
+            results = []
+        if role == "assistant":
+            called = f"call_{place}"
+            parts = tuple(_assistant(message, parts, called))
+        yield Message(role, parts, message.name or "")
+    if results:
+        yield Message("tool", tuple(results))
+
+
+def _content(message: _MessageOf, where: str) -> Iterator[Part]:
+    if isinstance(message.content, str):
+        if message.content or message.role in ("tool", "function"):
+            yield Text(message.content, cache=_lifetime(message.cache_control))
+        return
+    for place, raw in enumerate(message.content or ()):
+        yield from _part(raw, f"{where}[{place}]")
+
+
+def _part(raw: msgspec.Raw, where: str) -> Iterator[Part]:
+    part = decoded(_PART, raw, where)
+    cache = _lifetime(part.cache_control) or _lifetime(part.prompt_cache_breakpoint)
+    if part.type == "text" and part.text is not None:
+        yield Text(part.text, cache=cache)
+    elif part.type == "image_url" and part.image_url is not None:
+        image = part.image_url
+        url, detail = (image, "") if isinstance(image, str) else (image.url, image.detail or "")
+        yield Image(data_url(url), detail, cache)
+    elif part.type == "input_audio" and part.input_audio is not None:
+        sound = part.input_audio
+        yield Audio(Source("base64", sound.data, f"audio/{sound.format}"), cache=cache)
+    elif part.type == "file" and part.file is not None:
+        yield _file(part.file, cache)
+    elif part.type == "refusal" and part.refusal is not None:
+        yield Refusal(part.refusal)
+    elif part.type == "thinking":
+        yield Thinking(_thought(part.thinking))
+    else:
+        yield Opaque(NAME, bytes(raw), part.type, cache)
+
+
+def _file(file: _FileOf, cache: Lifetime | None) -> File:
+    if file.file_id is not None:
+        source = Source("id", file.file_id)
+    else:
+        source = data_url(file.file_data or "")
+        if source.kind == "url" and "://" not in source.value:
+            source = Source("base64", source.value)  # some clients leave out the URL's head
+    return File(source, file.filename or "", cache=cache)
+
+
+def _thought(thinking: object) -> str:
+    """Return the text of Mistral's way to say what was thought."""
+    if isinstance(thinking, str):
+        return thinking
+    pieces = thinking if isinstance(thinking, list) else []
+    texts = (piece.get("text") for piece in pieces if isinstance(piece, dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _lifetime(marker: _Marker | None) -> Lifetime | None:
+    if marker is None:
+        return None
+    return "1h" if marker.ttl in ("1h", "12h", "24h") else "5m"
+
+
+def _assistant(message: _MessageOf, parts: tuple[Part, ...], called: str) -> Iterator[Part]:
+    yield from thinking_of(
+        message.reasoning_content or message.reasoning, message.reasoning_details
+    )
+    yield from parts
+    if message.refusal:
+        yield Refusal(message.refusal)
+    if message.audio is not None:
+        yield Audio(Source("id", message.audio.id))
+    for call in message.tool_calls or ():
+        yield _tool_call(call)
+    if message.function_call is not None:
+        function = message.function_call
+        yield ToolCall(called, function.name, _arguments(function.arguments))
+
+
+def _tool_call(call: _CallOf) -> ToolCall:
+    if call.custom is not None:
+        return ToolCall(call.id or "", call.custom.name, call.custom.input, "custom")
+    function = call.function or _Function()
+    signature = google_signature(call.extra_content)
+    return ToolCall(
+        call.id or "",
+        function.name,
+        _arguments(function.arguments),
+        signature=signature,
+        by="gemini" if signature else "",
+    )
+
+
+def _arguments(value: object) -> str:
+    """Return arguments as text; some clients send the object itself."""
+    if isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode() if value is not None else ""
+
+
+def google_signature(extra: object) -> str:
+    """Return the signature that Google's own OpenAI endpoint puts beside a tool call; or ""."""
+    google = extra.get("google") if isinstance(extra, dict) else None
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return signature if isinstance(signature, str) else ""
+
+
+def _tools(body: Body) -> Iterator[Tool | HostedTool]:
+    for place, raw in enumerate(body.take(_TOOLS, "tools") or ()):
+        tool = decoded(_TOOL, raw, f"tools[{place}]")
+        cache = _lifetime(tool.cache_control)
+        if tool.function is not None and tool.type == "function":
+            yield _function(tool.function, cache)
+        elif tool.custom is not None:
+            custom = tool.custom
+            format_ = bytes(custom.format)
+            yield Tool(custom.name, custom.description or "", format_, kind="custom", cache=cache)
+        else:
+            yield HostedTool(NAME, tool.type, bytes(raw))
+    for function in body.take(_FUNCTIONS, "functions") or ():
+        yield _function(function, None)
+
+
+def _function(function: _FunctionOf, cache: Lifetime | None) -> Tool:
+    schema = bytes(function.parameters)
+    return Tool(
+        function.name,
+        function.description or "",
+        b"" if schema == b"null" else schema,
+        function.strict,
+        cache=cache,
+    )
+
+
+def _hosted(body: Body) -> Iterator[HostedTool]:
+    for name in HOSTED:
+        if raw := body.raw(name):
+            yield HostedTool(NAME, name, raw)
+
+
+def _tool_choice(body: Body) -> ToolChoice | None:
+    choice = body.take(_CHOICE, "tool_choice")
+    if choice is None and (raw := body.raw("function_call")):
+        choice = decoded(_CHOICE, raw, "function_call")
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        if choice not in ("auto", "none", "required", "any"):
+            raise RequestInvalid("`tool_choice` is none that we know", param="tool_choice")
+        return ToolChoice({"auto": "auto", "none": "none"}.get(choice, "any"))  # type: ignore[arg-type]
+    if choice.allowed_tools is not None:
+        allowed = choice.allowed_tools
+        names = tuple(
+            tool.custom.name if tool.custom else tool.function.name if tool.function else ""
+            for tool in allowed.tools
+        )
+        return ToolChoice("any" if allowed.mode == "required" else "auto", names)
+    if choice.custom is not None:
+        return ToolChoice("tool", (choice.custom.name,), "custom")
+    named = choice.function.name if choice.function else choice.name
+    if not named:
+        raise RequestInvalid("`tool_choice` names no tool", param="tool_choice")
+    return ToolChoice("tool", (named,))
+
+
+def _format(body: Body) -> Format | None:
+    said = body.take(_FORMAT, "response_format")
+    if said is None or said.type == "text":
+        return None
+    if said.type == "json_object":
+        return Format("json_object")
+    schema = said.json_schema
+    if said.type != "json_schema" or schema is None:
+        raise RequestInvalid("`response_format` is none that we know", param="response_format")
+    return Format(
+        "json_schema", bytes(schema.schema), schema.name, schema.description or "", schema.strict
+    )
+
+
+def _reasoning(body: Body) -> Reasoning | None:
+    """Return what is said of thinking: `reasoning_effort`, or OpenRouter's `reasoning` object."""
+    effort = body.take(_STR, "reasoning_effort") or ""
+    said = body.take(_REASONING, "reasoning")
+    if said is None:
+        if not effort:
+            return None
+        return Reasoning("off" if effort == "none" else "on", "" if effort == "none" else effort)
+    effort = said.effort or effort
+    off = said.enabled is False or effort == "none"
+    return Reasoning(
+        "off" if off else "on",
+        "" if off else effort,
+        said.max_tokens,
+        "none" if said.exclude else said.summary or "",
+    )

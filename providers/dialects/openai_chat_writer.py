@@ -1,0 +1,372 @@
+"""Writes the events of the neutral form as a chat completion, streamed or whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tollway.providers import events as ev
+from tollway.providers.canon import Call, Usage
+from tollway.providers.conversation import (
+    Citation,
+    Opaque,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+)
+from tollway.providers.dialects.openai_chat_reasoning import details
+from tollway.providers.dialects.openai_chat_said import NAME
+from tollway.providers.dialects.wire import made_id
+
+_FINISH = {
+    "end": "stop",
+    "length": "length",
+    "window": "length",
+    "stop_sequence": "stop",
+    "tools": "tool_calls",
+    "refusal": "content_filter",
+    "filtered": "content_filter",
+    "paused": "stop",
+    "other": "stop",
+}
+_json = msgspec.json.encode
+
+
+class Writer:
+    """Writes one answer; see `dialect.Writer` for what its methods give."""
+
+    def __init__(self, call: Call) -> None:
+        self.dropped: set[str] = set()
+        self._call = call
+        self._head = b""
+        self._choices: dict[int, _Choice] = {}
+        self._usage: Usage | None = None
+        self._write: dict[type[ev.Event], Callable[[Any], bytes]] = {
+            ev.TextDelta: self._text,
+            ev.ThinkingDelta: self._thought,
+            ev.ToolDelta: self._arguments,
+            ev.Start: self._start,
+            ev.Signed: self._signed,
+            ev.RefusalDelta: self._refusal,
+            ev.ToolStart: self._tool,
+            ev.CitationAdded: self._citation,
+            ev.LogprobsDelta: self._logprobs,
+            ev.PartWhole: self._part,
+            ev.PartEnd: self._part_end,
+            ev.Stopped: self._stopped,
+            ev.UsageReport: self._used,
+            ev.Failed: _nothing,
+        }
+
+    def event(self, event: ev.Event) -> bytes:
+        """Return the bytes that stand for an event; often none."""
+        return self._write[type(event)](event)
+
+    def end(self) -> bytes:
+        """Return how each choice ended, the usage if it was asked for, and the end mark."""
+        self._begun()
+        out: list[bytes] = []
+        for index, choice in sorted(self._choices.items()):
+            reason = _FINISH.get(choice.stop or "", "stop")
+            out.append(self._chunk(index, b"", _json(reason)))
+        if self._call.wants_usage and self._usage is not None:
+            out.append(self._head + b'],"usage":' + _json(usage(self._usage)) + b"}\n\n")
+        out.append(b"data: [DONE]\n\n")
+        return b"".join(out)
+
+    def whole(self, answer: ev.Answer) -> bytes:
+        """Return a whole answer's body."""
+        choices = [
+            {
+                "index": index,
+                "message": self._message(choice),
+                "logprobs": _logprobs_of(choice),
+                "finish_reason": _FINISH.get(choice.stop or "", "stop"),
+            }
+            for index, choice in enumerate(answer.choices)
+        ]
+        body: dict[str, object] = {
+            "id": answer.id or "chatcmpl-unnamed",
+            "object": "chat.completion",
+            "created": answer.created or 0,
+            "model": answer.model or self._call.model,
+            "choices": choices,
+        }
+        if answer.usage is not None:
+            body["usage"] = usage(answer.usage)
+        return _json(body)
+
+    # The pieces of a stream.
+
+    def _start(self, event: ev.Start) -> bytes:
+        self._head = (
+            b'data: {"id":'
+            + _json(event.id or "chatcmpl-unnamed")
+            + b',"object":"chat.completion.chunk","created":'
+            + str(event.created or 0).encode()
+            + b',"model":'
+            + _json(event.model or self._call.model)
+            + b',"choices":['
+        )
+        self._choices[0] = _Choice()
+        return self._chunk(0, b'"role":"assistant","content":""', b"null")
+
+    def _begun(self) -> None:
+        if not self._head:
+            self._start(ev.Start())
+
+    def _chunk(self, index: int, delta: bytes, finish: bytes) -> bytes:
+        return b'%b{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":%b}]}\n\n' % (
+            self._head,
+            index,
+            delta,
+            finish,
+        )
+
+    def _delta(self, index: int, delta: bytes) -> bytes:
+        if index in self._choices:
+            return self._chunk(index, delta, b"null")
+        self._begun()
+        self._choice(index)
+        return self._chunk(index, b'"role":"assistant",' + delta, b"null")
+
+    def _choice(self, index: int) -> "_Choice":
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice()
+        return choice
+
+    def _text(self, event: ev.TextDelta) -> bytes:
+        text = event.text
+        if not text:
+            return b""
+        index = event.choice
+        out = self._delta(index, b'"content":' + _json(text))
+        self._choices[index].length += len(text)
+        return out
+
+    def _thought(self, event: ev.ThinkingDelta) -> bytes:
+        if not event.text:
+            return b""
+        out = self._delta(event.choice, b'"reasoning_content":' + _json(event.text))
+        self._choices[event.choice].thoughts.append(event.text)
+        return out
+
+    def _signed(self, event: ev.Signed) -> bytes:
+        choice = self._choice(event.choice)
+        part = Thinking(
+            "".join(choice.thoughts), event.signature, event.encrypted, event.by, event.id
+        )
+        choice.thoughts.clear()
+        return self._details(event.choice, part)
+
+    def _details(self, index: int, part: Thinking) -> bytes:
+        choice = self._choice(index)
+        said = details([part], choice.details)
+        choice.details += 1
+        return self._delta(index, b'"reasoning_details":' + _json(said))
+
+    def _refusal(self, event: ev.RefusalDelta) -> bytes:
+        if not event.text:
+            return b""
+        return self._delta(event.choice, b'"refusal":' + _json(event.text))
+
+    def _tool(self, event: ev.ToolStart) -> bytes:
+        choice = self._choice(event.choice)
+        choice.tools += 1
+        choice.custom = event.kind == "custom"
+        what: dict[str, object] = {"name": event.name}
+        what["input" if choice.custom else "arguments"] = ""
+        call: dict[str, object] = {
+            "index": choice.tools,
+            "id": event.id,
+            "type": event.kind,
+            event.kind: what,
+        }
+        if event.by == "gemini":
+            call["extra_content"] = {"google": {"thought_signature": event.signature}}
+        return self._delta(event.choice, b'"tool_calls":' + _json([call]))
+
+    def _arguments(self, event: ev.ToolDelta) -> bytes:
+        choice = self._choice(event.choice)
+        what = b'"custom":{"input":' if choice.custom else b'"function":{"arguments":'
+        delta = b'"tool_calls":[{"index":%d,%b%b}}]' % (choice.tools, what, _json(event.arguments))
+        return self._chunk(event.choice, delta, b"null")
+
+    def _citation(self, event: ev.CitationAdded) -> bytes:
+        choice = self._choice(event.choice)
+        said = self._annotation(event.citation, choice.part_start, choice.length)
+        if said is None:
+            return b""
+        return self._delta(event.choice, b'"annotations":' + _json([said]))
+
+    def _annotation(self, citation: Citation, start: int, end: int) -> object:
+        """Return a citation as OpenAI has them: by URL, at a place in the whole content."""
+        if citation.by == NAME and citation.payload:
+            return msgspec.Raw(citation.payload)
+        if not citation.url:
+            self.dropped.add("citations")
+            return None
+        first = start if citation.start is None else start + citation.start
+        last = end if citation.end is None else start + citation.end
+        return {
+            "type": "url_citation",
+            "url_citation": {
+                "start_index": first,
+                "end_index": last,
+                "url": citation.url,
+                "title": citation.title,
+            },
+        }
+
+    def _logprobs(self, event: ev.LogprobsDelta) -> bytes:
+        name = b"refusal" if event.refusal else b"content"
+        said = _json(_tokens(event.tokens))
+        self._begun()
+        self._choice(event.choice)
+        return b'%b{"index":%d,"delta":{},"logprobs":{"%b":%b},"finish_reason":null}]}\n\n' % (
+            self._head,
+            event.choice,
+            name,
+            said,
+        )
+
+    def _part(self, event: ev.PartWhole) -> bytes:
+        part = event.part
+        if isinstance(part, Thinking):
+            return self._details(event.choice, part)
+        if isinstance(part, Opaque) and part.by == NAME and part.type == "audio":
+            return self._delta(event.choice, b'"audio":' + part.payload)
+        self.dropped.add(_kind(part))
+        return b""
+
+    def _part_end(self, event: ev.PartEnd) -> bytes:
+        choice = self._choice(event.choice)
+        choice.part_start = choice.length
+        choice.thoughts.clear()
+        return b""
+
+    def _stopped(self, event: ev.Stopped) -> bytes:
+        self._choice(event.choice).stop = event.reason
+        return b""
+
+    def _used(self, event: ev.UsageReport) -> bytes:
+        self._usage = event.usage
+        return b""
+
+    # A whole answer.
+
+    def _message(self, choice: ev.Choice) -> dict[str, object]:
+        texts: list[str] = []
+        length = 0
+        refusals: list[str] = []
+        thoughts: list[Thinking] = []
+        calls: list[object] = []
+        annotations: list[object] = []
+        message: dict[str, object] = {"role": "assistant"}
+        for place, part in enumerate(choice.parts):
+            match part:
+                case Text():
+                    end = length + len(part.text)
+                    said = [self._annotation(c, length, end) for c in part.citations]
+                    annotations += [one for one in said if one is not None]
+                    texts.append(part.text)
+                    length = end
+                case Refusal():
+                    refusals.append(part.text)
+                case Thinking():
+                    thoughts.append(part)
+                case ToolCall():
+                    calls.append(_called(part, place))
+                case Opaque() if part.by == NAME and part.type == "audio":
+                    message["audio"] = msgspec.Raw(part.payload)
+                case _:
+                    self.dropped.add(_kind(part))
+        message["content"] = "".join(texts) if texts or not (calls or refusals) else None
+        message["refusal"] = "".join(refusals) or None
+        if any(part.text for part in thoughts):
+            message["reasoning_content"] = "".join(part.text for part in thoughts)
+        if any(part.by for part in thoughts):
+            message["reasoning_details"] = details(thoughts)
+        if annotations:
+            message["annotations"] = annotations
+        if calls:
+            message["tool_calls"] = calls
+        return message
+
+
+class _Choice:
+    """How far one choice has come."""
+
+    def __init__(self) -> None:
+        self.tools = -1  # the index of the last tool call
+        self.custom = False  # it is a plain-text one
+        self.length = 0  # of the content
+        self.part_start = 0  # where the open text part began in it
+        self.thoughts: list[str] = []
+        self.details = 0
+        self.stop: ev.StopReason | None = None
+
+
+def _nothing(_: object) -> bytes:
+    return b""
+
+
+def _kind(part: Part) -> str:
+    return part.type if isinstance(part, Opaque) else type(part).__name__.lower()
+
+
+def _called(call: ToolCall, place: int) -> dict[str, object]:
+    named: dict[str, object] = {"name": call.name}
+    named["input" if call.kind == "custom" else "arguments"] = call.arguments
+    said: dict[str, object] = {
+        "id": call.id or made_id("", place),
+        "type": call.kind,
+        call.kind: named,
+    }
+    if call.by == "gemini":
+        said["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return said
+
+
+def _tokens(tokens: tuple[ev.Logprob, ...]) -> list[dict[str, object]]:
+    return [
+        {
+            "token": one.token,
+            "logprob": one.logprob,
+            "bytes": one.bytes,
+            "top_logprobs": [
+                {"token": top.token, "logprob": top.logprob, "bytes": top.bytes} for top in one.top
+            ],
+        }
+        for one in tokens
+    ]
+
+
+def _logprobs_of(choice: ev.Choice) -> dict[str, object] | None:
+    if not (choice.logprobs or choice.refusal_logprobs):
+        return None
+    return {
+        "content": _tokens(choice.logprobs) or None,
+        "refusal": _tokens(choice.refusal_logprobs) or None,
+    }
+
+
+def usage(used: Usage) -> dict[str, object]:
+    """Return usage as OpenAI reports it: cached tokens within the prompt, reasoning within."""
+    return {
+        "prompt_tokens": used.input_total,
+        "completion_tokens": used.output_total,
+        "total_tokens": used.input_total + used.output_total,
+        "prompt_tokens_details": {
+            "cached_tokens": used.cache_read,
+            "cache_write_tokens": used.cache_write + used.cache_write_1h,
+            "audio_tokens": used.audio_input,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": used.reasoning,
+            "audio_tokens": used.audio_output,
+        },
+    }

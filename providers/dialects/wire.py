@@ -1,0 +1,181 @@
+"""What codecs share: fields of a body, data URLs, ids and names that a target bears."""
+
+import re
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from tollway.providers.conversation import Source
+from tollway.providers.errors import RequestInvalid
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_PATH = re.compile(r" - at `\$(.*)`$")
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class Decodes(Protocol[_T_co]):
+    """A JSON decoder of a type; msgspec's own is invariant for no reason."""
+
+    def decode(self, text: msgspec.Raw | bytes, /) -> _T_co:
+        """Return what a JSON text says."""
+        ...
+
+
+class Body:
+    """The members of a request's body, taken one by one; what is left over is `extras`."""
+
+    def __init__(self, body: bytes) -> None:
+        """Read a JSON object.
+
+        Raises:
+            RequestInvalid: It is none.
+        """
+        try:
+            self._left = _BODY.decode(body)
+        except UNREADABLE:
+            raise RequestInvalid("The request's body must be a JSON object") from None
+
+    def take(self, decoder: Decodes[_T], name: str) -> _T | None:
+        """Return a member's value, None where it is missing or null.
+
+        Raises:
+            RequestInvalid: It is of another type.
+        """
+        raw = self._left.pop(name, None)
+        if raw is None or bytes(memoryview(raw)[:4]) == b"null":
+            return None
+        return decoded(decoder, raw, name)
+
+    def raw(self, name: str) -> bytes:
+        """Return a member's JSON text, b"" where it is missing or null."""
+        text = bytes(self._left.pop(name, b""))
+        return b"" if text == b"null" else text
+
+    @property
+    def extras(self) -> tuple[tuple[str, bytes], ...]:
+        """The members that nobody took and that are not null, by name."""
+        return tuple(
+            (name, text) for name, raw in self._left.items() if (text := bytes(raw)) != b"null"
+        )
+
+
+def decoded(decoder: Decodes[_T], text: msgspec.Raw | bytes, name: str) -> _T:
+    """Return what a JSON text says.
+
+    Raises:
+        RequestInvalid: It is of another type; `param` names the field within `name`.
+    """
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        raise RequestInvalid(f"`{name}` is nested too deeply", param=name) from None
+    except (msgspec.DecodeError, ValueError) as fault:
+        words = str(fault)
+        place = _PATH.search(words)
+        where = name + (place[1] if place else "")
+        why = _PATH.sub("", words).replace("Object", "an object")
+        raise RequestInvalid(
+            f"`{where}` is not right: {why[:1].lower()}{why[1:]}", param=where
+        ) from None
+
+
+def data_url(url: str) -> Source:
+    """Return what a URL stands for: the base64 text within a data URL, else the URL itself."""
+    if not url.startswith("data:"):
+        return Source("url", url)
+    head, comma, data = url[5:].partition(",")
+    media_type, _, encoding = head.rpartition(";")
+    if not comma or encoding.strip() != "base64":
+        return Source("url", url)
+    return Source("base64", data, media_type.split(";")[0].strip())
+
+
+def as_url(source: Source) -> str:
+    """Return a source as a URL: its own, or a data URL of its bytes."""
+    if source.kind == "base64":
+        return f"data:{source.media_type or 'application/octet-stream'};base64,{source.value}"
+    return source.value
+
+
+def fitting(name: str, allowed: re.Pattern[str], most: int) -> str:
+    """Return a name or id that a target bears: the same one where it fits, else always one other.
+
+    Args:
+        name: Ours.
+        allowed: Matches a character that the target takes.
+        most: How many it takes.
+    """
+    if 0 < len(name) <= most and all(allowed.match(char) for char in name):
+        return name
+    kept = "".join(char if allowed.match(char) else "_" for char in name)[: most - 9]
+    return f"{kept}_{sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
+class Names:
+    """Tools' names as a target bears them, and back."""
+
+    def __init__(self, fit: Callable[[str], str], names: tuple[str, ...]) -> None:
+        self._ours = {there: name for name in names if (there := fit(name)) != name}
+
+    def ours(self, there: str) -> str:
+        """Return the name that the client knows a tool by."""
+        return self._ours.get(there, there)
+
+
+def made_id(answer: str, number: int) -> str:
+    """Return an id for a tool call that came without: the same for the same place in an answer."""
+    return f"call_{sha256(answer.encode()).hexdigest()[:16]}{number:02d}"
+
+
+def canonical(value: object) -> bytes:
+    """Return a value as JSON in one way, so that equal values are equal bytes."""
+    return msgspec.json.encode(value)
+
+
+def text_of(value: Mapping[str, Any], name: str) -> str:
+    """Return a member of a decoded object that is text; "" for anything else."""
+    found = value.get(name)
+    return found if isinstance(found, str) else ""
+
+
+PLAIN_TEXT = b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}'
+"""The schema of a plain-text tool for a target that only has tools that take JSON."""
+
+
+def wrapped(text: str) -> str:
+    """Return what a plain-text tool is given as the arguments of one that takes JSON."""
+    return msgspec.json.encode({"input": text}).decode()
+
+
+def unwrapped(arguments: str) -> str:
+    """Return the text in what `wrapped` makes; other arguments as they are."""
+    value = object_in(arguments)
+    said = value.get("input") if value is not None and len(value) == 1 else None
+    return said if isinstance(said, str) else arguments
+
+
+def object_in(text: str | bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a text, None where there is none."""
+    try:
+        return _OBJECT.decode(text)
+    except UNREADABLE:
+        return None
+
+
+def object_text(arguments: str) -> bytes:
+    """Return a tool call's arguments as the JSON object that some dialects want.
+
+    They stay byte for byte where they are one; where they are cut short, or are no object,
+    the text stands in an object of its own, so that the model sees what it wrote.
+    """
+    if not arguments.strip():
+        return b"{}"
+    if object_in(arguments) is not None:
+        return arguments.encode()
+    return msgspec.json.encode({"input": arguments})
