@@ -1,6 +1,9 @@
 """The gateway's own refusals. What providers do wrong is in `tollway.providers.errors`."""
 
-from tollway.providers.errors import GatewayError
+from tollway.providers.dialects.rate_headers import Standing
+from tollway.providers.errors import GatewayError, RequestInvalid
+
+_MOST_PATIENCE_S = 60.0  # what a client may be asked to wait within one call
 
 
 class ConfigError(GatewayError):
@@ -79,6 +82,42 @@ class BudgetSpent(GatewayError):
     status = 402  # not 429: client libraries retry a 429, and no retry can help here
     code = "insufficient_quota"
     skips = False
+
+
+class RateLimited(GatewayError):
+    """A rate limit is full. `skips`: another target may still take the call.
+
+    `standing` is what the reply's headers say of limits.
+    """
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str,
+        retry_after_s: float,
+        skips: bool,
+        standing: Standing | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.skips = skips
+        self.standing = standing
+        # Client libraries try again after seconds, twice or so: for a day's limit that is noise.
+        self.again = retry_after_s <= _MOST_PATIENCE_S
+
+
+class OverLimit(RequestInvalid):
+    """The call may need more tokens than its limit ever admits: waiting does not help."""
+
+    code = "over_rate_limit"
+
+    def __init__(self, message: str, *, hint: str, skips: bool) -> None:
+        super().__init__(message, hint=hint)
+        self.skips = skips
 
 
 class ProviderSpent(BudgetSpent):

@@ -6,6 +6,7 @@
 import logging
 import math
 import time
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 from aiohttp import hdrs, web
@@ -18,10 +19,12 @@ from tollway.daemon.errors import (
     Forbidden,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
 )
 from tollway.daemon.ids import new_id
 from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
 from tollway.providers.dialects import openai_chat
+from tollway.providers.dialects.rate_headers import rate_headers
 from tollway.providers.errors import (
     GatewayError,
     RequestInvalid,
@@ -255,6 +258,9 @@ def _refuse(
         answer.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 402 or not error.again:
         answer.headers["x-should-retry"] = "false"
+    if isinstance(error, RateLimited) and error.standing:
+        now = datetime.now(UTC)
+        answer.headers.update(rate_headers(openai_chat.DIALECT.name, error.standing, now))
     if isinstance(error, UpstreamRefused):
         # What the provider said beside its body: its limits, when to come again, its own id.
         for name, value in error.headers:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tollway.daemon.gate.rates import Rates
 from tollway.daemon.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Daemon:
     ) -> None:
         self.ledger = ledger
         self.books = books
+        self.rates = Rates(books.now_ms)
         self.transport = transport
         self.local = local
         self.prices = prices

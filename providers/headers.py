@@ -46,7 +46,7 @@ _UP_PREFIXES = ("x-forwarded-", "x-tollway-", "sec-", "proxy-", "access-control-
 _DOWN_PREFIXES = ("x-tollway-", "access-control-", "cross-origin-", "proxy-")
 # The provider's limits are not the caller's, and its request id is not the call's.
 _RENAMED = {"x-request-id": "x-upstream-request-id"}
-_LIMITS = "x-ratelimit-"
+_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
@@ -64,7 +64,7 @@ def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
     """Return a provider's headers that go on to the client, names in lower case.
 
     Its rate limits and its request id get names that cannot be taken for the gateway's own:
-    `x-ratelimit-*` is then `x-upstream-ratelimit-*`.
+    `x-ratelimit-*` is then `x-upstream-ratelimit-*`, `anthropic-ratelimit-*` likewise.
     """
     return tuple(
         (_upstream_name(name), value)
@@ -74,7 +74,7 @@ def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
 
 def _upstream_name(name: str) -> str:
     if name.startswith(_LIMITS):
-        return f"x-upstream-{name[2:]}"
+        return f"x-upstream-{name.removeprefix('x-')}"
     return _RENAMED.get(name, name)
 
 

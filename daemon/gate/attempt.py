@@ -11,6 +11,7 @@ import msgspec
 
 from tollway.daemon.gate.books import Hold
 from tollway.daemon.gate.budget import Worst
+from tollway.daemon.gate.limits import NOTHING
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
@@ -52,6 +53,7 @@ class Attempt:
         self.price = price
         self.worst = worst
         self.hold = hold
+        self.taken = NOTHING  # of the rate limits
         self.reader = reader
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
         self.binding = False
@@ -106,6 +108,7 @@ class Attempt:
         else:
             cost, price, told = self._billed(usage)
         self.hold.settle(cost)
+        self.taken.settle(usage.input_total + usage.output_total)
         return AttemptEnded(
             call_id=self.opened.call_id,
             number=self.opened.number,

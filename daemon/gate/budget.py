@@ -43,6 +43,7 @@ class Terms(msgspec.Struct, frozen=True):
     default_output: int
     allow_unbounded: bool = False
     context: int | None = None  # tokens, of a model on this box
+    writes: bool = False  # whether a token limit needs an output limit written, budgets or not
 
 
 def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Worst:
@@ -65,7 +66,10 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
                 else f"Add `price` to [models.{target.model}] in gateway.toml: dollars for a"
                 ' million tokens as { input = 0.1, output = 0.4 }, or "free"',
             )
-        return Worst(0, bound.input, bound.output or terms.default_output, bound=bound)
+        unlimited = bound.output is None
+        each = terms.default_output if bound.output is None else bound.output
+        write = each if unlimited and terms.writes else None
+        return Worst(0, bound.input, each * bound.choices, bound.choices, write, bound)
     window = terms.context or _own_window(price)
     if terms.budgets and not price.free and not terms.allow_unbounded:
         _refuse_unbounded(bound, target, window)
@@ -80,7 +84,7 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
         output = terms.default_output
         if terms.context:
             output = min(output, terms.context)
-        if terms.budgets and not price.free:
+        if terms.writes or (terms.budgets and not price.free):
             written = output
     total = output * bound.choices
     most_used = Worst(0, tokens, total, bound.choices, written, bound)

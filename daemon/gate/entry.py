@@ -1,11 +1,13 @@
 """What a call says of itself: to the ledger, when it opens or is refused, and to its client."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.gate import Plan
 from tollway.daemon.ledger.rows import CallOpened, CallRefused
+from tollway.providers.dialects.rate_headers import rate_headers
 from tollway.providers.money import plain_usd
 
 if TYPE_CHECKING:
@@ -70,4 +72,6 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
         ours.append(("x-tollway-cost-usd", plain_usd(exchange.cost_nanousd)))
     if exchange.charge and (left := exchange.gate.purse.left(exchange.charge)) is not None:
         ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
+    if standing := exchange.passage.standing():
+        ours.extend(rate_headers(exchange.call.dialect, standing, datetime.now(UTC)))
     return ours

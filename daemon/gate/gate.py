@@ -15,6 +15,7 @@ from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import Terms
+from tollway.daemon.gate.limits import Limits
 from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, Router, Target
 from tollway.daemon.log import Mask
@@ -53,6 +54,7 @@ class Gate:
         self.keyring = Keyring(config)
         self.router = Router(config)
         self.purse = Purse(config, daemon.books)
+        self.limits = Limits(config, daemon.rates)
         self._providers = {
             name: _target(name, provider, credentials[name])
             for name, provider in config.providers.items()
@@ -74,11 +76,12 @@ class Gate:
 
         Raises:
             SecretError: Providers' secrets cannot be had; the message has a line for each.
-            LedgerUnavailable: What the budgets have spent cannot be read.
+            LedgerUnavailable: What budgets and daily limits have used cannot be read.
         """
         credentials = await asyncio.to_thread(_credentials, config)
         gate = cls(config, daemon, credentials)
         await gate.purse.open(daemon.ledger)
+        await asyncio.to_thread(gate.limits.seed, daemon.ledger.path)
         return gate
 
     def now_s(self) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tollway.daemon.errors import BudgetSpent, LedgerUnavailable
+from tollway.daemon.errors import BudgetSpent, LedgerUnavailable, OverLimit, RateLimited
 from tollway.daemon.gate import entry
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
@@ -20,6 +20,7 @@ from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.gate import Gate, Plan
 from tollway.daemon.gate.keep import keep, pipe_for
+from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed, sooner
 from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.receive import Failure, receive
 from tollway.daemon.gate.route import Target
@@ -88,6 +89,7 @@ class Exchange:
         self.call_id = origin.call_id
         self.origin = origin
         self.pipe = pipe_for(gate)
+        self.passage = Passage()
         self.cost_nanousd = 0  # of all attempts that have ended
         self.target: Target | None = None  # of the attempt under way, or the last
         self.attempts = 0
@@ -164,6 +166,7 @@ class Exchange:
             self._abandon("failed", "internal_error")
             self.pipe.fail(GatewayError("The gateway failed while it served this call"))
         finally:
+            self.passage.leave()
             keep(self)
             self.daemon.active -= 1
             self.daemon.served += 1
@@ -176,16 +179,16 @@ class Exchange:
         route = self.gate.config.routes.get(plan.found.route)
         until = time.monotonic() + (route.deadline if route else float("inf"))
         failure: Failure | None = None
-        spent: BudgetSpent | None = None
+        full: Skipped | None = None
         for target in plan.targets:
             if failure and time.monotonic() >= until:
                 break
             try:
                 attempt = await self._open(target, plan, bound)
-            except BudgetSpent as refusal:
+            except (BudgetSpent, RateLimited, OverLimit) as refusal:
                 if not refusal.skips:
                     raise
-                spent = spent or refusal
+                full = sooner(full, refusal)
                 continue
             failure = await self._try(attempt)
             if failure is None:
@@ -195,21 +198,23 @@ class Exchange:
                 break
         if failure:
             raise failure.error
-        if spent:
-            raise spent
+        if full:
+            raise full
 
     async def _open(self, target: Target, plan: Plan, bound: Bound) -> Attempt:
         """Hold the attempt's worst case and write its row, committed, before anything is sent.
 
         Raises:
             BudgetSpent, Unpriced, Unbounded: Its worst case has no room or no bound.
+            RateLimited, OverLimit: A rate limit has no room for it, now or ever.
             LedgerUnavailable: The row cannot be written.
         """
         now = max(now_ms(), self._at_ms)
         price = self.gate.price(target, self._at_ms)
+        limits = self.gate.limits.applying(self.caller.who, plan.found.route, target)
         purse = self.gate.purse
         charge = purse.charge(self.caller.who, plan.found.route, target.provider, self._tags)
-        terms = self.gate.terms(charge, plan, target)
+        terms = fitted(self.gate.terms(charge, plan, target), bound, price, limits)
         if target.local and price and not price.free and terms.budgets and not self._ended:
             # Not behind an ended attempt: its row is still here, and nothing may wait for it.
             exact = await self.daemon.local.count(target.model, self.call.endpoint, self.call.body)
@@ -217,7 +222,13 @@ class Exchange:
                 bound = msgspec.structs.replace(bound, input=exact)
         most = worst(bound, price, target, terms)
         self.target, self.charge = target, charge
+        # Budgets first: a call that would be refused anyway is told what no waiting mends.
         most, hold = purse.take(charge, most, price, self._at_ms)
+        try:
+            taken = self.passage.take(limits, needed(most, price))
+        except GatewayError:
+            hold.settle(0)
+            raise
         self.attempts += 1
         self._attempt = Attempt(
             opened=AttemptOpened(
@@ -235,6 +246,7 @@ class Exchange:
             hold=hold,
             reader=self.dialect.reader(self.call, target.kind.quirks),
         )
+        self._attempt.taken = taken
         self._attempt.binding = terms.budgets and not terms.allow_unbounded
         await self._write(self._attempt, plan)
         return self._attempt
@@ -251,6 +263,7 @@ class Exchange:
             # Not written, so not sent: nothing is held, and an unadmitted call has no row.
             self._attempt = None
             attempt.hold.settle(0)
+            attempt.taken.settle(0)
             self._admitted = ended is not None
             raise
 

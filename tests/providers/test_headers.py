@@ -51,12 +51,14 @@ def test_limits_and_ids_of_the_provider_get_names_of_their_own() -> None:
     """A client would take them for the gateway's limits, and for the call's id."""
     given_ = [
         ("X-RateLimit-Remaining-Tokens", "5"),
+        ("anthropic-ratelimit-requests-limit", "50"),
         ("x-request-id", "req_1"),
         ("retry-after", "3"),
         ("content-type", "text/event-stream"),
     ]
     assert to_client(given_) == (
         ("x-upstream-ratelimit-remaining-tokens", "5"),
+        ("x-upstream-anthropic-ratelimit-requests-limit", "50"),
         ("x-upstream-request-id", "req_1"),
         ("retry-after", "3"),
         ("content-type", "text/event-stream"),

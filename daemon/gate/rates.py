@@ -1,0 +1,166 @@
+"""How much of each rate limit is used: counters that outlive the configuration.
+
+A reload keeps what was used, whatever became of the limit, so it grants no fresh burst. Amounts
+that a limit counts are not here: each function is told the limit that it is asked for.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from tollway.daemon.gate import periods
+
+MINUTE_NS: Final = 60_000_000_000
+
+
+class Mark:
+    """A reservation in a `Bucket`; `low` is the lowest level from then until the next one."""
+
+    __slots__ = ("low",)
+
+    def __init__(self, low: int) -> None:
+        self.low = low
+
+
+class Bucket:
+    """A GCRA for a limit a minute, with one minute's limit as its burst.
+
+    The level rises by what is taken and falls steadily, by the limit in a minute; at the limit
+    the bucket is full. This is the generic cell rate algorithm in its leaky-bucket form: the
+    level is its theoretical arrival time less the present one.
+
+    What was reserved and not used is given back as if it had never been reserved. A bucket that
+    was empty since then has forgotten it, so it gives back the lowest level since at most:
+    `RATES.md` shows why more would let a caller pass the limit.
+    """
+
+    # Levels are in units times nanoseconds of a minute, so that nothing is ever rounded.
+    __slots__ = ("_at_ns", "_level", "_marks")
+
+    def __init__(self) -> None:
+        self._level = 0
+        self._at_ns = 0
+        self._marks: list[Mark] = []
+
+    def _drain(self, limit: int, now_ns: int) -> None:
+        passed = now_ns - self._at_ns
+        if passed > 0:
+            level = self._level - passed * limit
+            self._level = level if level > 0 else 0
+            self._at_ns = now_ns
+        if self._marks:
+            mark = self._marks[-1]
+            mark.low = min(mark.low, self._level)
+
+    def wait_ns(self, units: int, limit: int, now_ns: int) -> int:
+        """Return how long until so many units fit in; 0 for now. They must not pass the limit."""
+        self._drain(limit, now_ns)
+        over = self._level + (units - limit) * MINUTE_NS
+        return -(-over // limit) if over > 0 else 0
+
+    def take(self, units: int) -> None:
+        """Use units, at the moment of the last `wait_ns`."""
+        self._level += units * MINUTE_NS
+
+    def reserve(self, units: int) -> Mark:
+        """Use units, at the moment of the last `wait_ns`, of which some may be given back."""
+        self._level += units * MINUTE_NS
+        mark = Mark(self._level)
+        self._marks.append(mark)
+        return mark
+
+    def settle(self, mark: Mark, unused: int, limit: int, now_ns: int) -> None:
+        """Give back the unused units of a reservation; fewer than none are used now. Once only."""
+        self._drain(limit, now_ns)
+        marks = self._marks
+        at = marks.index(mark)
+        if unused > 0:
+            back = unused * MINUTE_NS
+            for later in marks[at:]:
+                back = min(back, later.low)
+                later.low -= back
+            self._level -= back
+        else:
+            self._level -= unused * MINUTE_NS
+        del marks[at]
+        if at:
+            marks[at - 1].low = min(marks[at - 1].low, mark.low)
+
+    def left(self, limit: int, now_ns: int) -> int:
+        """Return the units that fit in now; a level that passed its limit leaves none."""
+        self._drain(limit, now_ns)
+        return max(0, (limit * MINUTE_NS - self._level) // MINUTE_NS)
+
+    def empty_ns(self, limit: int, now_ns: int) -> int:
+        """Return how long until all of it is free again if nothing more is taken."""
+        self._drain(limit, now_ns)
+        return -(-self._level // limit)
+
+
+class Day:
+    """Calls of one calendar day, which turns over as day budgets do."""
+
+    __slots__ = ("_end_ms", "_zone", "seeded", "used")
+
+    def __init__(self, zone: ZoneInfo, now_ms: int) -> None:
+        self._zone = zone
+        _, self._end_ms = periods.window("day", now_ms, zone)
+        self.used = 0
+        self.seeded = False  # whether what came before this daemon is counted too
+
+    def start_ms(self, now_ms: int) -> int:
+        """Return when the day began, in unix milliseconds."""
+        return periods.window("day", now_ms, self._zone)[0]
+
+    def end_ms(self, now_ms: int) -> int:
+        """Return when the day ends, in unix milliseconds; a day that is over begins anew."""
+        if now_ms >= self._end_ms:
+            _, self._end_ms = periods.window("day", now_ms, self._zone)
+            self.used = 0
+        return self._end_ms
+
+
+class Gauge:
+    """Calls under way."""
+
+    __slots__ = ("running",)
+
+    def __init__(self) -> None:
+        self.running = 0
+
+
+Place = tuple[str, str]  # what is limited: ("key", "ci"), ("box", "")
+
+
+class Rates:
+    """Every counter there is, by what it counts for; it lives as long as the daemon.
+
+    Args:
+        now_ms: The wall clock in unix milliseconds, which never goes back; days turn over by it.
+        clock_ns: A monotonic clock in nanoseconds; minutes pass by it.
+    """
+
+    def __init__(
+        self, now_ms: Callable[[], int], clock_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self.now_ms = now_ms
+        self.clock_ns = clock_ns
+        self._buckets: dict[tuple[Place, str], Bucket] = {}
+        self._days: dict[tuple[Place, str], Day] = {}
+        self._gauges: dict[Place, Gauge] = {}
+
+    def bucket(self, place: Place, what: str) -> Bucket:
+        """Return the bucket of a place's rpm or tpm."""
+        return self._buckets.setdefault((place, what), Bucket())
+
+    def gauge(self, place: Place) -> Gauge:
+        """Return the gauge of a place."""
+        return self._gauges.setdefault(place, Gauge())
+
+    def day(self, place: Place, zone: ZoneInfo) -> Day:
+        """Return the day of a place."""
+        found = self._days.get((place, zone.key))
+        if found is None:
+            found = self._days[place, zone.key] = Day(zone, self.now_ms())
+        return found
