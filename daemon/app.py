@@ -1,11 +1,12 @@
 """The aiohttp applications: which path is answered by what, and the role that it needs."""
 
+import asyncio
 from typing import Literal, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tollway.daemon import control, inference, listing
+from tollway.daemon import control, inference, listing, usage
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
@@ -55,6 +56,8 @@ ROUTES = (
     Route("POST", "/v1/embeddings", inference.handle, "caller"),
     Route("GET", "/v1/models", listing.models, "caller"),
     Route("GET", "/v1/models/{model:.+}", listing.model, "caller"),
+    Route("GET", "/v1/tollway/usage", usage.usage, "caller"),
+    Route("GET", "/v1/tollway/budgets", usage.budgets, "caller"),
     Route("GET", "/control/status", control.status, "owner"),
     Route("GET", "/control/models", control.models, "owner"),
     Route("POST", "/control/models/{name}/load", control.load, "owner"),
@@ -73,6 +76,7 @@ def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.A
     app[LOG] = log
     app[EDGE] = limits
     app[GUARD] = Guard()
+    app[usage.READS] = asyncio.Semaphore(usage.MOST_READS)
     app[ROLES] = {}
     for route in ROUTES:
         if route.role != "owner" or owner:

@@ -11,7 +11,7 @@ from tollway.daemon.state import DAEMON, OWNER
 
 async def models(request: web.Request) -> web.Response:
     """Return the list: routes, models on this box, and the targets that routes name."""
-    gate, caller = _caller(request)
+    gate, caller = caller_of(request)
     data = [_entry(gate, name) for name in gate.may_list(caller)]
     return web.json_response({"object": "list", "data": data})
 
@@ -22,13 +22,18 @@ async def model(request: web.Request) -> web.Response:
     Raises:
         ModelNotFound: There is none of that name for this caller.
     """
-    gate, caller = _caller(request)
+    gate, caller = caller_of(request)
     name = request.match_info["model"]
     gate.plan(caller, name)
     return web.json_response(_entry(gate, name))
 
 
-def _caller(request: web.Request) -> tuple[Gate, Caller]:
+def caller_of(request: web.Request) -> tuple[Gate, Caller]:
+    """Return the gate in force, and who asks.
+
+    Raises:
+        Unauthorized: It is nobody we know.
+    """
     gate = request.app[DAEMON].gate
     caller = gate.keyring.find(
         request.headers, request.rel_url.query, gate.now_s(), owner=request.app[OWNER]

@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from tollway.daemon import alerts
 from tollway.daemon import app as application
 from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import private_folder, state_paths
@@ -119,6 +120,7 @@ class Server:
         await daemon.local.configure(local_models(config))
         await self._listen(admin, public)
         self._tasks.start(self.reloader.watch(), name="watch")
+        self._tasks.start(alerts.watch(daemon), name="alerts")
         self._tasks.start(self.reloader.remember(), name="history")
         pidfile = PidFile(paths.pidfile)
         pidfile.write()
@@ -132,6 +134,9 @@ class Server:
         daemon = Daemon(
             ledger=ledger, books=Books(), transport=transport, local=local, prices=PriceSource()
         )
+        daemon.alerts = alerts.Alerts(ledger, transport)
+        daemon.alerts.configure(self._config)  # also while no gate can be built
+        self._stack.push_async_callback(daemon.alerts.close)
         self._stack.push_async_callback(daemon.tasks.close)
         daemon.config = self._config
         daemon.started_at = time.time()
@@ -163,6 +168,7 @@ class Server:
     def _applied(self, config: Config) -> None:
         self.output.mask.hide(self.daemon.gate.hidden)
         self.daemon.ledger.retain(_retention(config))
+        self.daemon.alerts.configure(config)
         self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:

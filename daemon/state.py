@@ -10,6 +10,7 @@ from tollway.daemon.gate.rates import Rates
 from tollway.daemon.tasks import Tasks
 
 if TYPE_CHECKING:
+    from tollway.daemon.alerts import Alerts
     from tollway.daemon.config.schema import Config
     from tollway.daemon.connection import EdgeLimits
     from tollway.daemon.control import Control
@@ -47,6 +48,7 @@ class Daemon:
         self.local = local
         self.prices = prices
         self.gate: Gate
+        self.alerts: Alerts
         self.config: Config  # the gate's; there before the first gate is
         # Why no call is taken though the daemon answers: None once there is a gate.
         self.refusing: GatewayError | None = None

@@ -151,7 +151,7 @@ def _server(config: Config, names: Names, wrong: Wrong) -> None:
 def _webhook_wrong(said: str | None) -> str | None:
     if said is None or values.is_secret_ref(said):
         return None
-    if shown.looks_secret(said):
+    if shown.looks_secret(said) or any(map(_is_token, re.split(r"[/?&=]", said))):
         # Whoever has the address of such a webhook can post to it: it is a key like any other.
         return (
             "holds a secret; keep the URL with `tollway secrets set alerts`, then write "
@@ -175,6 +175,11 @@ def _ledger(ledger: LedgerFile, wrong: Wrong) -> None:
         wrong(("ledger", "keep_bodies"), 'less than "1m", the least that a body stays')
     if ledger.max_size < _LEAST_SIZE:
         wrong(("ledger", "max_size"), 'less than "64MiB", the least that a ledger may hold')
+
+
+def _is_token(part: str) -> bool:
+    # Shorter than other secrets: those of chat services have 24 characters.
+    return len(part) >= 20 and bool(re.search(r"\d", part) and re.search(r"[A-Za-z]", part))
 
 
 def zone_wrong(name: str) -> str | None:

@@ -53,7 +53,7 @@ class Gate:
         self.mask.hide(self.hidden)
         self.keyring = Keyring(config)
         self.router = Router(config)
-        self.purse = Purse(config, daemon.books)
+        self.purse = Purse(config, daemon.books, daemon.alerts.refused)
         self.limits = Limits(config, daemon.rates)
         self._providers = {
             name: _target(name, provider, credentials[name])

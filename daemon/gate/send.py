@@ -317,6 +317,8 @@ class Exchange:
         ended = attempt.end(ending, mask=self.gate.mask, error=error)
         self.cost_nanousd += ended.cost_nanousd
         if ended.overrun_nanousd:
+            target = attempt.target.name
+            self.daemon.alerts.overrun(target, self.call_id, ended.overrun_nanousd)
             log.error(
                 "call %s: %s passed its own limit; %d nano-dollars over the hold are booked",
                 self.call_id,

@@ -16,6 +16,7 @@ from multidict import CIMultiDict, MultiDict
 from shell import Reply, Running, running
 from upstreams import reads, says
 
+from tollway.daemon.alerts import Alerts
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ModelNotFound, Unauthorized
@@ -361,6 +362,7 @@ def gate_of(setup: dict[str, Any], folder: Path) -> Gate:
         local=LocalModels(log_folder=folder),
         prices=PRICES,
     )
+    daemon.alerts = Alerts(daemon.ledger, daemon.transport)
     return Gate(read(text_of(setup)), daemon, {"p": None, "q": None})
 
 
