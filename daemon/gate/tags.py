@@ -11,8 +11,9 @@ from aiohttp import hdrs
 from tollway.daemon.config.check import tag_value_wrong, tag_wrong
 from tollway.providers.errors import RequestInvalid
 
+NAME = "x-tollway-tags"
 # Of aiohttp's own type, which is compared without folding its case each time.
-HEADER = type(hdrs.AUTHORIZATION)("x-tollway-tags")
+HEADER = type(hdrs.AUTHORIZATION)(NAME)
 _MOST = 16
 _LONGEST = 2048  # of the header
 
@@ -65,16 +66,16 @@ def demand(tags: Tags, required: tuple[str, ...]) -> None:
         if not any(pair.startswith(f"{name}=") for pair in tags.pairs):
             raise RequestInvalid(
                 f"This key's calls must have the tag `{name}`",
-                hint=f"Send the header `{HEADER}: {name}=VALUE`",
-                param=HEADER,
+                hint=f"Send the header `{NAME}: {name}=VALUE`",
+                param=NAME,
             )
 
 
 def _wrong(what: str) -> RequestInvalid:
     return RequestInvalid(
-        f"The header `{HEADER}` {what}",
-        hint=f"Write it as `{HEADER}: run=42,env=ci`",
-        param=HEADER,
+        f"The header `{NAME}` {what}",
+        hint=f"Write it as `{NAME}: run=42,env=ci`",
+        param=NAME,
     )
 
 
