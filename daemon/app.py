@@ -15,6 +15,9 @@ from tollway.daemon.state import DAEMON, EDGE, GUARD, LOG, OWNER, ROLES, Daemon
 # open: anyone who can connect. caller: the handler authenticates before it reads the body.
 # owner: whoever may open the admin socket; these paths exist in no other application.
 Role = Literal["open", "caller", "owner"]
+# metered: each request is a call, which limits and budgets hold back and the ledger records.
+# free: it reaches no model, so it costs nothing.
+Use = Literal["metered", "free"]
 
 
 class Route(NamedTuple):
@@ -24,6 +27,7 @@ class Route(NamedTuple):
     path: str
     handler: Handler
     role: Role
+    use: Use
 
 
 async def hello(_request: web.Request) -> web.Response:
@@ -48,23 +52,23 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Route("GET", "/", hello, "open"),
-    Route("GET", "/healthz", healthz, "open"),
-    Route("GET", "/readyz", readyz, "open"),
-    Route("POST", "/v1/chat/completions", inference.handle, "caller"),
-    Route("POST", "/v1/completions", inference.handle, "caller"),
-    Route("POST", "/v1/embeddings", inference.handle, "caller"),
-    Route("GET", "/v1/models", listing.models, "caller"),
-    Route("GET", "/v1/models/{model:.+}", listing.model, "caller"),
-    Route("GET", "/v1/tollway/usage", usage.usage, "caller"),
-    Route("GET", "/v1/tollway/budgets", usage.budgets, "caller"),
-    Route("GET", "/control/status", control.status, "owner"),
-    Route("GET", "/control/models", control.models, "owner"),
-    Route("POST", "/control/models/{name}/load", control.load, "owner"),
-    Route("POST", "/control/models/{name}/unload", control.unload, "owner"),
-    Route("POST", "/control/explain", control.explain, "owner"),
-    Route("POST", "/control/reload", control.reload, "owner"),
-    Route("POST", "/control/stop", control.stop, "owner"),
+    Route("GET", "/", hello, "open", "free"),
+    Route("GET", "/healthz", healthz, "open", "free"),
+    Route("GET", "/readyz", readyz, "open", "free"),
+    Route("POST", "/v1/chat/completions", inference.handle, "caller", "metered"),
+    Route("POST", "/v1/completions", inference.handle, "caller", "metered"),
+    Route("POST", "/v1/embeddings", inference.handle, "caller", "metered"),
+    Route("GET", "/v1/models", listing.models, "caller", "free"),
+    Route("GET", "/v1/models/{model:.+}", listing.model, "caller", "free"),
+    Route("GET", "/v1/tollway/usage", usage.usage, "caller", "free"),
+    Route("GET", "/v1/tollway/budgets", usage.budgets, "caller", "free"),
+    Route("GET", "/control/status", control.status, "owner", "free"),
+    Route("GET", "/control/models", control.models, "owner", "free"),
+    Route("POST", "/control/models/{name}/load", control.load, "owner", "free"),
+    Route("POST", "/control/models/{name}/unload", control.unload, "owner", "free"),
+    Route("POST", "/control/explain", control.explain, "owner", "free"),
+    Route("POST", "/control/reload", control.reload, "owner", "free"),
+    Route("POST", "/control/stop", control.stop, "owner", "free"),
 )
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
+from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.reload import ConfigState, Reloader
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
@@ -64,6 +65,7 @@ class Status(msgspec.Struct, frozen=True):
     calls: Calls
     models: list[ModelState]
     budgets: list[BudgetState]
+    limits: list[LimitState]
     spend_today_nanousd: int | None  # None: the ledger cannot tell now
     problems: list[str]
 
@@ -92,6 +94,7 @@ async def status(request: web.Request) -> web.Response:
             calls=Calls(active=daemon.active, served=daemon.served),
             models=list(daemon.local.states()),
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
+            limits=[] if daemon.refusing else daemon.gate.limits.states(),
             spend_today_nanousd=await _spend_today(daemon),
             problems=_problems(daemon, config),
         )

@@ -20,6 +20,7 @@ from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Team
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.gate.limits import lost as lost_limits
 from tollway.daemon.ledger.rows import Audited
 from tollway.daemon.state import Daemon
 from tollway.providers.errors import GatewayError
@@ -256,12 +257,12 @@ def changed(old: Config, new: Config) -> list[str]:
 
 
 def removed(old: Config, new: Config) -> list[str]:
-    """Return what held callers back and is gone: a caller, a budget, an `except`, an end date.
+    """Return what held callers back and is gone: a key, a budget, a limit, an `except`, a date.
 
     A budget with another amount is not gone: one of its period is still there. One that now only
     warns is.
     """
-    lost = set()
+    lost = lost_limits(old, new)
     for table in _GUARDED:
         now: dict[str, Holder] = getattr(new, table)
         entries: dict[str, Holder] = getattr(old, table)

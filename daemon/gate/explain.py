@@ -1,5 +1,7 @@
 """What would happen to a call, without sending it: `tollway routes explain`."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 from tollway.daemon.errors import ModelNotFound
@@ -8,6 +10,8 @@ from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.limit import LimitState
+from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Endpoint
 from tollway.providers.errors import GatewayError
@@ -36,10 +40,11 @@ class TargetAnswer(msgspec.Struct, frozen=True):
     output_usd: str = ""
     hold_nanousd: int | None = None
     output_limit: int | None = None  # that the gateway would write into the request
+    skips: bool = False  # it is full, and the next target would be tried
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Where a call would go, as whom, and which budgets it must fit into."""
+    """Where a call would go, as whom, and which budgets and rate limits it must fit into."""
 
     model: str
     how: str
@@ -51,6 +56,7 @@ class Explanation(msgspec.Struct, frozen=True):
     levels: tuple[str, ...]  # the levels with lists that must all allow it
     targets: tuple[TargetAnswer, ...]
     budgets: tuple[BudgetState, ...]
+    limits: tuple[LimitState, ...] = ()
     also: tuple[str, ...] = ()  # other providers that serve the bare name
     refused: str = ""  # the words the caller would get, "" where the call would be sent
 
@@ -86,7 +92,6 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         _target(gate, caller, plan, target, question, may=target.name in names)
         for target in plan.targets
     )
-    refused = next((target.why for target in targets if target.allowed), "")
     return Explanation(
         model=question.model,
         how=found.how,
@@ -100,9 +105,31 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         budgets=tuple(
             gate.purse.states(caller.who, found.route, [target.provider for target in plan.targets])
         ),
+        limits=tuple(_limits(gate, caller, plan)),
         also=found.also,
-        refused=refused if names else "This key may not use the model",
+        refused=_refused(targets) if names else "This key may not use the model",
     )
+
+
+def _limits(gate: Gate, caller: Caller, plan: Plan) -> Iterator[LimitState]:
+    every = (
+        limit
+        for target in plan.targets
+        for limit in gate.limits.applying(caller.who, plan.found.route, target).each()
+    )
+    for limit in dict.fromkeys(every):
+        yield limit.state()
+
+
+def _refused(targets: tuple[TargetAnswer, ...]) -> str:
+    """Return the first refusal that no later target makes up for, or "" where there is none."""
+    first = ""
+    for target in targets:
+        if target.allowed:
+            if not target.skips:
+                return target.why
+            first = first or target.why
+    return first
 
 
 def _target(
@@ -119,15 +146,16 @@ def _target(
         input_usd=f"{price.input.usd:f}" if price else "",
         output_usd=f"{price.output.usd:f}" if price else "",
     )
-    output = 0 if question.endpoint == "embeddings" else question.output
+    bound = Bound(question.tokens, 0 if question.endpoint == "embeddings" else question.output)
+    limits = gate.limits.applying(caller.who, plan.found.route, target)
     charge = gate.purse.charge(caller.who, plan.found.route, target.provider)
     try:
-        most = worst(
-            Bound(question.tokens, output), price, target, gate.terms(charge, plan, target)
-        )
-        most = gate.purse.check(charge, most, price)
+        terms = fitted(gate.terms(charge, plan, target), bound, price, limits)
+        most = gate.purse.check(charge, worst(bound, price, target, terms), price)
+        Passage().check(limits, needed(most, price))
     except GatewayError as error:
-        return msgspec.structs.replace(answer, why=answer.why or error.message)
+        skips = isinstance(error, Skipped) and error.skips
+        return msgspec.structs.replace(answer, why=answer.why or error.message, skips=skips)
     return msgspec.structs.replace(
         answer, hold_nanousd=most.nanousd, output_limit=most.write_output
     )
