@@ -46,11 +46,15 @@ user = "ann"
 PARALLEL = [
     found.id
     for found in recordings()
-    if found.status == 200 and {"parallel_tool_calls", "tool_call"} & found.features
+    if found.endpoint
+    and found.status == 200
+    and {"parallel_tool_calls", "tool_call"} & found.features
 ]
 # What the package cannot read from the provider itself either, asked for as it was asked.
 STREAMED_TOOLS = [
-    found.id for found in recordings() if found.streamed and "tool_call" in found.features
+    found.id
+    for found in recordings()
+    if found.endpoint and found.streamed and "tool_call" in found.features
 ]
 
 
