@@ -19,10 +19,12 @@ from tollway.daemon.ledger.operations import (
     Audit,
     Next,
     Operation,
+    Queue,
     Refuse,
     Settle,
     Spent,
     Spread,
+    Unqueue,
     Withdraw,
 )
 from tollway.daemon.ledger.rows import (
@@ -33,7 +35,7 @@ from tollway.daemon.ledger.rows import (
     CallRefused,
     Who,
 )
-from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, REFUSED, SETTLED
+from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, QUEUED, REFUSED, SETTLED
 from tollway.daemon.ledger.spend import spent, spread
 from tollway.daemon.ledger.statements import (
     CALL_CHANGES,
@@ -81,12 +83,14 @@ class Book:
         (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
         self._seq: int = last
         self._names = Names(db)
-        self._open = _open_calls(db)
+        self._open = _calls(db, OPEN)
+        self._queued = _calls(db, QUEUED)
         self._begin()
 
     def _begin(self) -> None:
         self._new_calls: list[tuple[object, ...]] = []
         self._changes: list[tuple[object, ...]] = []
+        self._waited: list[tuple[int, int]] = []
         self._new_attempts: list[tuple[object, ...]] = []
         self._ended_attempts: list[tuple[object, ...]] = []
         self._spend: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
@@ -104,6 +108,8 @@ class Book:
                     self._next(operation)
                 case Refuse(row=row):
                     self._refuse(row)
+                case Queue() | Unqueue():
+                    self._wait(operation)
                 case Withdraw():
                     self._withdraw(operation)
                 case Spent(queries=queries):
@@ -134,6 +140,8 @@ class Book:
         NEW_ATTEMPTS.write(self._db, self._new_attempts)
         ENDED_ATTEMPTS.write(self._db, self._ended_attempts)
         CALL_CHANGES.write(self._db, self._changes)
+        if self._waited:
+            self._db.executemany("UPDATE calls SET queue_ms = ? WHERE seq = ?", self._waited)
         SPEND.write(self._db, _summed(self._spend))
         SPEND_TAG.write(self._db, _summed(self._spend_tag))
         self._begin()
@@ -145,13 +153,33 @@ class Book:
         account = self._names.account(call.who, call.route, opened.provider, opened.model)
         if call.id in self._open:
             raise ValueError(f"call {call.id} is open already")
-        known = _OpenCall(
-            self._new_call(call, OPEN, account, opened.hold_nanousd),
-            *(call.id, call.who, call.route, account, call.admitted_ms),
-            *(tuple(map(self._names.word, set(call.budget_tags))), {}),
-        )
+        known = self._queued.pop(call.id, None)
+        if known:
+            known.account = account
+            self._waited.append((call.queue_ms or 0, known.seq))
+            self._change(known, (0, 1, opened.hold_nanousd, 0, 0, *NO_TOKENS))
+        else:
+            seq = self._new_call(call, OPEN, account, opened.hold_nanousd)
+            known = self._known(call, seq, account)
         self._open[call.id] = known
         self._start(known, opened, account)
+
+    def _known(self, call: CallOpened, seq: int, account: int) -> _OpenCall:
+        tags = tuple(map(self._names.word, set(call.budget_tags)))
+        return _OpenCall(seq, call.id, call.who, call.route, account, call.admitted_ms, tags, {})
+
+    def _wait(self, change: Queue | Unqueue) -> None:
+        """Begin a call's wait in a queue, or end one that came to nothing."""
+        call = change.call
+        if isinstance(change, Queue):
+            account = self._names.account(change.call.who, change.call.route, "", "")
+            seq = self._new_call(change.call, QUEUED, account)
+            self._queued[call.id] = self._known(change.call, seq, account)
+        elif known := self._queued.get(call.id):
+            self._waited.append((change.queue_ms, known.seq))
+            state = REFUSED if change.refused else SETTLED
+            self._end_call(known, change.call, _NO_CHANGE, state)
+        # Else its admission was written after all, and withdrawn.
 
     def _new_call(
         self, call: CallOpened | CallRefused, state: int, account: int, hold_nanousd: int = 0
@@ -161,7 +189,7 @@ class Book:
         if isinstance(call, CallOpened):
             tags = or_null(tag_list(call.budget_tags)) if call.budget_tags else None
             told = call.admitted_ms, or_null(call.tags), or_null(call.session), tags
-            rest = *told, call.queue_ms, 1, hold_nanousd, None, None
+            rest = *told, call.queue_ms, int(state == OPEN), hold_nanousd, None, None
         else:
             rest = call.refused_ms, None, None, None, None, 0, 0, 0, or_null(call.error)
         self._seq += 1
@@ -230,7 +258,7 @@ class Book:
             self._names.word_or_null(ended.dropped),
         )
         self._change(call, sums, state, end)
-        del self._open[call.id]
+        (self._open if call.id in self._open else self._queued).pop(call.id)
         self._roll_up(call, call.account, ONE_REFUSED if state == REFUSED else ONE_CALL)
 
     def _change(
@@ -322,12 +350,12 @@ def tag_list(tags: Sequence[str]) -> str:
     return msgspec.json.encode(sorted(set(tags))).decode()
 
 
-def _open_calls(db: Connection) -> dict[str, _OpenCall]:
+def _calls(db: Connection, state: int) -> dict[str, _OpenCall]:
     found: dict[str, _OpenCall] = {}
     calls = db.execute(
         "SELECT c.seq, c.id, c.account, c.admitted_ms, a.route, w.word,"  # noqa: S608
         " a.key, a.user, a.team, a.project FROM calls c JOIN accounts a ON a.id = c.account"
-        f" LEFT JOIN words w ON w.id = c.budget_tags WHERE c.state = {OPEN}"
+        f" LEFT JOIN words w ON w.id = c.budget_tags WHERE c.state = {state}"
     ).fetchall()
     for seq, call_id, account, admitted_ms, route, tags, *who in calls:
         attempts = db.execute(

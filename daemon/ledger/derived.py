@@ -5,7 +5,15 @@ The writer reaches the same by adding up; `verify` compares the two.
 
 from sqlite3 import Connection
 
-from tollway.daemon.ledger.schema import OPEN, QUARTER_MS, RECOVERED, REFUSED, SETTLED, TOKENS
+from tollway.daemon.ledger.schema import (
+    OPEN,
+    QUARTER_MS,
+    QUEUED,
+    RECOVERED,
+    REFUSED,
+    SETTLED,
+    TOKENS,
+)
 
 _SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS)
 ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", "unpriced", *_SUMS)
@@ -82,8 +90,10 @@ def recover(db: Connection) -> int:
     """Settle every open call at what its open attempts held; return how many there were.
 
     A daemon was killed while they ran, so nobody knows what they used: the hold is the most.
+    Those that waited in a queue held nothing and were not sent: they cost nothing.
     Runs in the caller's transaction, roll-ups included.
     """
+    db.execute(f"UPDATE calls SET state = {OPEN} WHERE state = {QUEUED}")  # noqa: S608
     (found,) = db.execute(f"SELECT count(*) FROM calls WHERE state = {OPEN}").fetchone()  # noqa: S608
     if not found:
         return 0

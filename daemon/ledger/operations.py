@@ -52,6 +52,22 @@ class Withdraw(msgspec.Struct):
     done: None = None
 
 
+class Queue(msgspec.Struct):
+    """A call that waits for its turn: nothing is held or sent."""
+
+    call: CallOpened
+    done: None = None
+
+
+class Unqueue(msgspec.Struct):
+    """The end of a call that waited and was never admitted; it had waited for `queue_ms`."""
+
+    call: CallEnded
+    queue_ms: int
+    refused: bool  # by us; else it left
+    done: None = None
+
+
 class Refuse(msgspec.Struct):
     """A call that was never sent."""
 
@@ -133,6 +149,8 @@ Operation = (
     | Next
     | Settle
     | Withdraw
+    | Queue
+    | Unqueue
     | Refuse
     | Audit
     | Alert

@@ -246,6 +246,8 @@ _TABLES_3 = (
         PRIMARY KEY (call, kind)
     ) STRICT""",
     "CREATE INDEX bodies_at ON bodies (at_ms)",
+    # As `calls_open`: what a killed daemon left waiting.
+    "CREATE INDEX calls_queued ON calls (seq) WHERE state = 4",
 )
 _CALLS_3 = (
     ", c.queue_ms, coalesce(session.word, '') AS session,"

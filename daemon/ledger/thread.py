@@ -21,12 +21,14 @@ from tollway.daemon.ledger.operations import (
     Keep,
     Next,
     Operation,
+    Queue,
     Refuse,
     Settle,
     Spent,
     Spread,
     Stop,
     Tend,
+    Unqueue,
 )
 from tollway.daemon.ledger.schema import migrate, transaction, version
 from tollway.daemon.ledger.upkeep import Upkeep
@@ -408,5 +410,7 @@ def _named(operation: Operation) -> str:
             return f"attempt {opened.number} of call {opened.call_id}"
         case Refuse(row=row):
             return f"the refused call {row.id}"
+        case Queue() | Unqueue():
+            return f"the wait of call {operation.call.id}"
         case _:
             return type(operation).__name__

@@ -24,6 +24,7 @@ from tollway.daemon.ledger.operations import (
     Audit,
     Next,
     Operation,
+    Queue,
     Ready,
     Refuse,
     Settle,
@@ -31,6 +32,7 @@ from tollway.daemon.ledger.operations import (
     Spread,
     Stop,
     Tend,
+    Unqueue,
     Withdraw,
 )
 from tollway.daemon.ledger.retention import Policy
@@ -173,6 +175,27 @@ class Ledger:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writer.put(Settle(call, attempt, done))
         return done
+
+    def queue(self, row: CallOpened) -> None:
+        """Write that a call waits for its turn; nobody waits for it, since nothing is sent.
+
+        `admit` takes the row up, or `unqueue` ends it.
+
+        Raises:
+            LedgerUnavailable: The ledger cannot be written now: nothing could be admitted.
+        """
+        self._check()
+        self._writer.put(Queue(row))
+
+    def unqueue(self, call: CallEnded, queue_ms: int, *, refused: bool) -> None:
+        """Write the end of a call that was queued and never admitted, at no cost.
+
+        Args:
+            call: How it ended.
+            queue_ms: How long it had waited.
+            refused: By us; else its client left.
+        """
+        self._writer.put(Unqueue(call, queue_ms, refused))
 
     def refuse(self, row: CallRefused) -> None:
         """Write a call that was never sent; nobody waits for it.
