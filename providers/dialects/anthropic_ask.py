@@ -1,0 +1,257 @@
+"""Writes the neutral form as an Anthropic Messages request."""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from tollway.providers.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Image,
+    Message,
+    Opaque,
+    Part,
+    Refusal,
+    Source,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
+from tollway.providers.dialects.anthropic_citations import entry
+from tollway.providers.dialects.anthropic_options import options
+from tollway.providers.dialects.anthropic_said import NAME
+from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.wire import fitting, object_text, wrapped
+from tollway.providers.errors import Untranslatable
+
+# The patterns that Anthropic names in its refusals.
+tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=128)
+tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=256)
+
+_PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_Block = dict[str, object]
+
+
+def write_request(said: Conversation, facts: Facts) -> Written:
+    """Return the request for a target.
+
+    Raises:
+        Untranslatable: The target cannot say it; `param` names the field.
+    """
+    writer = _Messages(said)
+    system, messages = writer.all()
+    body: dict[str, object] = {"model": facts.model}
+    more = options(said, facts, writer.dropped, tool_name)
+    body["max_tokens"] = more.pop("max_tokens")
+    if system:
+        body["system"] = system
+    body["messages"] = messages
+    body.update(more)
+    return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
+
+
+class _Messages:
+    """Writes the messages, and notes in `dropped` what could not be written."""
+
+    def __init__(self, said: Conversation) -> None:
+        self.dropped: list[str] = []
+        self._said = said
+
+    def all(self) -> tuple[list[_Block], list[_Block]]:
+        """Return the system prompt's blocks, and the turns.
+
+        Instructions before the first turn are the system prompt. Later ones stay where they
+        stood, marked as what they are, in a user's turn: put into the system prompt they would
+        change it, and with it all that is cached behind it.
+        """
+        system: list[_Block] = []
+        turns: list[_Block] = []
+        for message in self._said.messages:
+            if message.role in ("system", "developer"):
+                if turns:
+                    text = "\n\n".join(
+                        part.text for part in message.parts if isinstance(part, Text)
+                    )
+                    reminder = f"<system-reminder>\n{text}\n</system-reminder>"
+                    _add(turns, "user", [{"type": "text", "text": reminder}])
+                else:
+                    system += self._blocks(message.parts)
+                continue
+            if message.name:
+                self.dropped.append("messages.name")
+            if message.role == "assistant":
+                _add(turns, "assistant", self._assistant(message))
+            else:
+                _add(turns, "user", self._blocks(message.parts))
+        if turns and turns[0]["role"] != "user":
+            turns.insert(0, {"role": "user", "content": [{"type": "text", "text": "(continued)"}]})
+        for turn in turns:
+            turn["content"] = _plain(turn["content"])
+        return system, turns
+
+    def _assistant(self, message: Message) -> list[_Block]:
+        """Return an assistant's blocks; its thinking comes first, as it must."""
+        blocks = self._blocks(message.parts)
+        thoughts = [block for block in blocks if str(block["type"]).endswith("thinking")]
+        if thoughts and self._said.by != NAME:
+            blocks = thoughts + [block for block in blocks if block not in thoughts]
+        return blocks
+
+    def _blocks(self, parts: Iterable[Part]) -> list[_Block]:
+        return [block for part in parts for block in self._block(part)]
+
+    def _block(self, part: Part) -> Iterator[_Block]:
+        match part:
+            case Text() | Refusal():
+                yield from self._text(part)
+            case Image():
+                if part.detail not in ("", "auto"):
+                    self.dropped.append("image_url.detail")
+                yield {"type": "image", "source": _picture(part.source), **_mark(part)}
+            case File():
+                yield {**self._document(part), **_mark(part)}
+            case ToolCall():
+                yield self._call(part)
+            case ToolResult():
+                yield self._result(part)
+            case Thinking():
+                yield from self._thinking(part)
+            case Opaque() if part.by == NAME:
+                yield dict(msgspec.json.decode(part.payload, type=dict[str, object]))
+            case Audio() if part.source.kind == "id":
+                # An earlier spoken answer: what it said is all that is left of it.
+                self.dropped.append("audio")
+                if part.transcript:
+                    yield {"type": "text", "text": part.transcript}
+            case _:
+                kind = part.type if isinstance(part, Opaque) else "audio"
+                raise Untranslatable(
+                    f"The target has no content of the type `{kind}`", param="messages"
+                )
+
+    def _text(self, part: Text | Refusal) -> Iterator[_Block]:
+        if not part.text:
+            return  # Anthropic refuses empty texts
+        block: _Block = {"type": "text", "text": part.text, **_mark(part)}
+        if isinstance(part, Text) and part.citations:
+            entries = [one for cited in part.citations if (one := entry(cited)) is not None]
+            if self._said.by == NAME:
+                block["citations"] = entries
+            else:
+                self.dropped.append("annotations")
+        yield block
+
+    def _document(self, file: File) -> _Block:
+        block: _Block = {"type": "document", "source": _file(file)}
+        if file.name:
+            block["title"] = file.name
+        if file.context:
+            block["context"] = file.context
+        if file.cites is not None:
+            block["citations"] = {"enabled": file.cites}
+        return block
+
+    def _call(self, call: ToolCall) -> _Block:
+        arguments = call.arguments
+        if call.kind == "custom":
+            arguments = wrapped(arguments)
+        return {
+            "type": "tool_use",
+            "id": tool_id(call.id),
+            "name": tool_name(call.name),
+            "input": msgspec.Raw(object_text(arguments)),
+            **_mark(call),
+        }
+
+    def _result(self, result: ToolResult) -> _Block:
+        block: _Block = {"type": "tool_result", "tool_use_id": tool_id(result.id)}
+        if content := self._blocks(result.parts):
+            block["content"] = _plain(content)
+        if result.is_error:
+            block["is_error"] = True
+        return {**block, **_mark(result)}
+
+    def _thinking(self, part: Thinking) -> Iterator[_Block]:
+        """Yield thinking that Anthropic signed; it refuses any other."""
+        if part.by != NAME:
+            self.dropped.append("thinking")
+        elif part.encrypted:
+            yield {"type": "redacted_thinking", "data": part.encrypted}
+        else:
+            yield {"type": "thinking", "thinking": part.text, "signature": part.signature}
+
+
+def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
+    """Put blocks into the last turn if it is the same one's, else into a new one."""
+    if not blocks:
+        return
+    if turns and turns[-1]["role"] == role:
+        content: Any = turns[-1]["content"]
+        # The results of tools must come before anything else in a turn.
+        place = sum(1 for block in content if block["type"] == "tool_result")
+        results = [block for block in blocks if block["type"] == "tool_result"]
+        content[place:place] = results
+        content += [block for block in blocks if block["type"] != "tool_result"]
+    else:
+        turns.append({"role": role, "content": blocks})
+
+
+def _plain(content: Any) -> object:
+    """Return content that is one text and no more as that text."""
+    if len(content) == 1 and content[0].keys() == {"type", "text"}:
+        return content[0]["text"]
+    return content
+
+
+def _mark(part: Part) -> _Block:
+    lifetime = getattr(part, "cache", None)
+    if lifetime is None:
+        return {}
+    return {"cache_control": {"type": "ephemeral"} | ({"ttl": "1h"} if lifetime == "1h" else {})}
+
+
+def _picture(source: Source) -> _Block:
+    if source.kind == "url":
+        return {"type": "url", "url": source.value}
+    if source.kind == "id":
+        raise _stored("image", source)
+    if source.media_type not in _PICTURES:
+        raise Untranslatable(
+            f"The target takes no image of the type `{source.media_type or 'unknown'}`",
+            hint="Send it as JPEG, PNG, GIF or WebP",
+            param="messages",
+        )
+    return {"type": "base64", "media_type": source.media_type, "data": source.value}
+
+
+def _file(file: File) -> _Block:
+    source = file.source
+    kind = source.media_type or ("application/pdf" if file.name.endswith(".pdf") else "")
+    match source.kind:
+        case "url":
+            return {"type": "url", "url": source.value}
+        case "text":
+            return {"type": "text", "media_type": "text/plain", "data": source.value}
+        case "base64" if kind in ("application/pdf", ""):
+            return {"type": "base64", "media_type": "application/pdf", "data": source.value}
+        case "base64":
+            raise Untranslatable(
+                f"The target takes no file of the type `{kind}`",
+                hint="Send it as PDF or as text",
+                param="messages",
+            )
+        case _:
+            raise _stored("file", source)
+
+
+def _stored(what: str, source: Source) -> Untranslatable:
+    return Untranslatable(
+        f"The {what} `{source.value[:80]}` is stored at another provider",
+        hint=f"Send the {what} itself, as base64",
+        param="messages",
+    )

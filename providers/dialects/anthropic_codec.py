@@ -1,0 +1,46 @@
+"""How Messages are translated: the codec of Anthropic's dialect."""
+
+from typing import Final
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import Conversation
+from tollway.providers.dialects.anthropic_ask import write_request
+from tollway.providers.dialects.anthropic_events import Reader
+from tollway.providers.dialects.anthropic_said import NAME, read_request
+from tollway.providers.dialects.anthropic_writer import Writer as MessageWriter
+from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
+
+
+class AnthropicCodec:
+    """Messages from and to the neutral form; see `Codec` for what each method gives."""
+
+    name: Final = NAME
+    keepalive: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
+    content_type: Final = "text/event-stream; charset=utf-8"
+
+    def read_request(self, call: Call) -> Conversation:
+        """Return what a client's body says.
+
+        Raises:
+            RequestInvalid: A field has the wrong type; `param` names it.
+        """
+        return read_request(call)
+
+    def write_request(self, said: Conversation, facts: Facts) -> Written:
+        """Return the request for a target.
+
+        Raises:
+            Untranslatable: The target cannot say it; `param` names the field.
+        """
+        return write_request(said, facts)
+
+    def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
+        """Return a fresh reader for one attempt's answer."""
+        return Reader(said)
+
+    def writer(self, call: Call) -> Writer:
+        """Return a fresh writer for the answer to a client's call."""
+        return MessageWriter(call)
+
+
+CODEC: Final = AnthropicCodec()

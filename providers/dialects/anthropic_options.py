@@ -1,0 +1,220 @@
+"""The fields beside `messages` of an Anthropic Messages request, from the neutral form."""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tollway.providers.conversation import Conversation, HostedTool, Tool, ToolChoice
+from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
+from tollway.providers.dialects.anthropic_said import NAME
+from tollway.providers.dialects.dialect import Facts
+from tollway.providers.dialects.wire import PLAIN_TEXT
+from tollway.providers.effort import LEAST_BUDGET, budget_of, effort_of, nearest
+from tollway.providers.errors import Untranslatable
+
+_Fields = Iterator[tuple[str, object]]
+_NO_ARGUMENTS = b'{"type":"object","properties":{}}'
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+# What Anthropic does not have, in the words of the dialects that do.
+_NEVER = ("min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
+# A part of the answer is kept for what comes after the thinking.
+_SHARE_OF_THOUGHT = 4, 5
+
+
+def options(
+    said: Conversation, facts: Facts, dropped: list[str], tool_name: Callable[[str], str]
+) -> dict[str, object]:
+    """Return the fields beside the messages; what the target cannot say goes to `dropped`.
+
+    Raises:
+        Untranslatable: A tool, a schema or the kind of answer cannot be said.
+    """
+    if said.n > 1:
+        raise Untranslatable(
+            f"The target gives one answer, not {said.n}", hint="Ask again instead", param="n"
+        )
+    if said.modalities:
+        raise Untranslatable("The target answers in text alone", param="modalities")
+    limit = facts.output_limit if facts.output_limit is not None else said.output_limit
+    limit = limit if limit is not None else facts.default_output
+    fields: dict[str, object] = {"max_tokens": limit}
+    fields.update(_tools(said, dropped, tool_name))
+    thinking = dict(_thinking(said, facts, limit, dropped))
+    fields.update(thinking)
+    fields.update(_sampling(said, facts, dropped, thinks_on="thinking" in thinking))
+    if said.format is not None and said.format.kind != "text":
+        config = fields.get("output_config")
+        shaped = {"format": _format(said)}
+        fields["output_config"] = {**config, **shaped} if isinstance(config, dict) else shaped
+    fields.update(_labels(said, dropped))
+    if said.stream:
+        fields["stream"] = True
+    if said.by == NAME:
+        fields.update((name, msgspec.Raw(text)) for name, text in said.extras)
+    else:
+        dropped += [name for name, _ in said.extras]
+    return fields
+
+
+def _tools(said: Conversation, dropped: list[str], tool_name: Callable[[str], str]) -> _Fields:
+    choice = said.tool_choice
+    allowed = choice.names if choice and choice.mode in ("auto", "any") else ()
+    tools: list[object] = []
+    for tool in said.tools:
+        if isinstance(tool, HostedTool):
+            if tool.by == NAME and tool.type in ("mcp_servers", "container"):
+                yield tool.type, msgspec.Raw(tool.payload)
+            else:
+                tools.append(_hosted(tool))
+        elif not allowed or tool.name in allowed:
+            tools.append(_tool(tool, dropped, tool_name))
+    if not tools:
+        return
+    yield "tools", tools
+    if choice is not None or said.parallel is not None:
+        yield "tool_choice", _choice(choice or ToolChoice("auto"), said.parallel, tool_name)
+
+
+def _hosted(tool: HostedTool) -> object:
+    if tool.by == NAME:
+        return msgspec.Raw(tool.payload)
+    raise Untranslatable(
+        f"The target has no tool of the type `{tool.type}`",
+        hint="Leave the tool out, or call a model whose provider runs it",
+        param="tools",
+    )
+
+
+def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> dict[str, object]:
+    written: dict[str, object] = {"name": tool_name(tool.name)}
+    if tool.description:
+        written["description"] = tool.description
+    if tool.kind == "custom":
+        schema = PLAIN_TEXT
+        if tool.schema and b'"grammar"' in tool.schema:
+            dropped.append("tools.format")
+    else:
+        schema = tool.schema or _NO_ARGUMENTS
+        if tool.strict is not None:
+            written["strict"] = tool.strict
+    written["input_schema"] = msgspec.Raw(schema)
+    if tool.cache is not None:
+        ttl = {"ttl": "1h"} if tool.cache == "1h" else {}
+        written["cache_control"] = {"type": "ephemeral"} | ttl
+    for name, text in tool.extras:
+        written[name] = msgspec.Raw(text)
+    return written
+
+
+def _choice(
+    choice: ToolChoice, parallel: bool | None, tool_name: Callable[[str], str]
+) -> dict[str, object]:
+    if choice.hosted:
+        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+    written: dict[str, object] = {"type": choice.mode}
+    if choice.mode == "tool":
+        written["name"] = tool_name(choice.names[0])
+    if parallel is not None and choice.mode != "none":
+        written["disable_parallel_tool_use"] = not parallel
+    return written
+
+
+def _thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) -> _Fields:
+    asked = said.reasoning
+    if asked is None:
+        return
+    way = "never" if facts.thinks is False else thinks(facts.model)
+    forced = said.tool_choice is not None and said.tool_choice.mode in ("any", "tool")
+    if asked.mode == "off":
+        if way == "adaptive":
+            yield "thinking", {"type": "disabled"}
+        return
+    if way == "never" or (forced and way == "budget"):
+        dropped.append("reasoning")
+        return
+    display = {"display": "omitted"} if asked.summary == "none" else {}
+    if way == "budget":
+        budget = asked.budget if asked.budget is not None else budget_of(asked.effort)
+        share, whole = _SHARE_OF_THOUGHT
+        budget = budget if budget < limit else limit * share // whole
+        if budget < LEAST_BUDGET:
+            if limit <= LEAST_BUDGET or asked.mode is None:
+                dropped.append("reasoning")
+                return
+            budget = LEAST_BUDGET
+        yield "thinking", {"type": "enabled", "budget_tokens": budget, **display}
+        return
+    if asked.mode is not None and not forced:
+        shown = {"display": "summarized"} if asked.summary not in ("", "none") else display
+        yield "thinking", {"type": "adaptive", **shown}
+    effort = asked.effort or (effort_of(asked.budget) if asked.budget is not None else "")
+    if effort:
+        yield "output_config", {"effort": nearest(effort, _EFFORTS)}
+
+
+def _sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on: bool) -> _Fields:
+    asked = said.sampling
+    takes = takes_sampling(facts.model)
+    temperature, top_p, top_k = asked.temperature, asked.top_p, asked.top_k
+    if temperature is not None:
+        if temperature == 1.0:
+            temperature = None if not takes else 1.0  # what is the default need not be dropped
+        elif not takes or thinks_on:
+            dropped.append("temperature")
+            temperature = None
+        elif temperature > 1.0:
+            dropped.append("temperature above 1")
+            temperature = 1.0
+    if temperature is not None:
+        yield "temperature", temperature
+    if top_p is not None:
+        if (
+            takes
+            and (temperature is None or temperature == 1.0)
+            and (not thinks_on or top_p >= 0.95)
+        ):
+            yield "top_p", top_p
+        elif top_p != 1.0:
+            dropped.append("top_p")
+    if top_k is not None:
+        if takes and not thinks_on:
+            yield "top_k", top_k
+        else:
+            dropped.append("top_k")
+    dropped += [name for name in _NEVER if getattr(asked, name) not in (None, b"")]
+    if said.logprobs:
+        dropped.append("logprobs")
+
+
+def _format(said: Conversation) -> dict[str, object]:
+    asked = said.format
+    if asked is None or asked.kind != "json_schema" or not asked.schema:
+        raise Untranslatable(
+            "The target promises no JSON without a schema",
+            hint="Give the schema: `response_format` of the type `json_schema`",
+            param="response_format",
+        )
+    return {"type": "json_schema", "schema": msgspec.Raw(asked.schema)}
+
+
+def _labels(said: Conversation, dropped: list[str]) -> _Fields:
+    """Yield what changes little or nothing: stop sequences, for whom it is, tiers."""
+    stops = [stop for stop in said.stop if stop.strip()]
+    if stops:
+        yield "stop_sequences", stops
+    if len(stops) < len(said.stop):
+        dropped.append("stop")  # of white space alone, which Anthropic refuses
+    if said.user:
+        yield "metadata", {"user_id": said.user}
+    if said.service_tier:
+        if said.service_tier in _TIERS:
+            yield "service_tier", _TIERS[said.service_tier]
+        else:
+            dropped.append("service_tier")
+    if said.metadata:
+        dropped.append("metadata")
+    if said.cache_key:
+        dropped.append("prompt_cache_key")
+    if said.store:
+        dropped.append("store")

@@ -1,0 +1,360 @@
+"""Reads an Anthropic Messages request into the neutral form."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import (
+    Conversation,
+    File,
+    Format,
+    HostedTool,
+    Image,
+    Lifetime,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Role,
+    Sampling,
+    Source,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    carried,
+)
+from tollway.providers.dialects.anthropic_citations import citation
+from tollway.providers.dialects.wire import Body, decoded
+from tollway.providers.errors import RequestInvalid
+
+NAME = "anthropic_messages"
+
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
+# Fields of a tool that other dialects do not have.
+_OF_TOOL = frozenset({"name", "description", "input_schema", "strict", "cache_control", "type"})
+
+
+class _Cache(msgspec.Struct):
+    ttl: str | None = None
+
+
+class _Origin(msgspec.Struct):
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+    content: Any = None
+
+
+class _Cites(msgspec.Struct):
+    enabled: bool | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str
+    text: str | None = None
+    citations: Any = None
+    source: _Origin | str | None = None
+    title: str | None = None
+    context: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw()
+    tool_use_id: str | None = None
+    content: msgspec.Raw = msgspec.Raw()
+    is_error: bool | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    cache_control: _Cache | None = None
+
+
+class _MessageOf(msgspec.Struct):
+    role: str
+    content: str | list[msgspec.Raw]
+
+
+class _ToolOf(msgspec.Struct):
+    name: str = ""
+    type: str | None = None
+    description: str | None = None
+    input_schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+    cache_control: _Cache | None = None
+
+
+class _Choice(msgspec.Struct):
+    type: str
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class _ThinkingOf(msgspec.Struct):
+    type: str
+    budget_tokens: int | None = None
+    display: str | None = None
+
+
+class _FormatOf(msgspec.Struct):
+    type: str
+    schema: msgspec.Raw = msgspec.Raw()
+
+
+class _OutputConfig(msgspec.Struct):
+    effort: str | None = None
+    format: _FormatOf | None = None
+
+
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+_MESSAGES = msgspec.json.Decoder(list[_MessageOf])
+_CONTENT = msgspec.json.Decoder(str | list[msgspec.Raw])
+_BLOCK = msgspec.json.Decoder(_Block)
+_TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
+_TOOL = msgspec.json.Decoder(_ToolOf)
+_RAWS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CHOICE = msgspec.json.Decoder(_Choice)
+_THINKING = msgspec.json.Decoder(_ThinkingOf)
+_FORMAT = msgspec.json.Decoder(_FormatOf)
+_OUTPUT = msgspec.json.Decoder(_OutputConfig)
+_METADATA = msgspec.json.Decoder(_Metadata)
+_STR = msgspec.json.Decoder(str)
+_STRS = msgspec.json.Decoder(list[str])
+_BOOL = msgspec.json.Decoder(bool)
+_INT = msgspec.json.Decoder(int)
+_FLOAT = msgspec.json.Decoder(float)
+
+
+def read_request(call: Call) -> Conversation:
+    """Return what a body says.
+
+    Raises:
+        RequestInvalid: A field has the wrong type; `param` names it.
+    """
+    body = Body(call.body)
+    body.raw("model")
+    messages = tuple(_messages(body))
+    choice = body.take(_CHOICE, "tool_choice")
+    output = body.take(_OUTPUT, "output_config") or _OutputConfig()
+    asked = body.take(_FORMAT, "output_format") or output.format
+    metadata = body.take(_METADATA, "metadata")
+    serial = choice.disable_parallel_tool_use if choice else None
+    return Conversation(
+        by=NAME,
+        model=call.model,
+        messages=messages,
+        tools=tuple(_tools(body)),
+        tool_choice=_tool_choice(choice),
+        parallel=None if serial is None else not serial,
+        format=Format("json_schema", bytes(asked.schema)) if asked else None,
+        stop=tuple(body.take(_STRS, "stop_sequences") or ()),
+        sampling=Sampling(
+            temperature=body.take(_FLOAT, "temperature"),
+            top_p=body.take(_FLOAT, "top_p"),
+            top_k=body.take(_INT, "top_k"),
+        ),
+        reasoning=_reasoning(body.take(_THINKING, "thinking"), output.effort or ""),
+        output_limit=body.take(_INT, "max_tokens"),
+        user=(metadata.user_id if metadata else None) or "",
+        service_tier=body.take(_STR, "service_tier") or "",
+        stream=bool(body.take(_BOOL, "stream")),
+        wants_usage=True,
+        extras=body.extras,
+    )
+
+
+def _messages(body: Body) -> Iterator[Message]:
+    system = body.take(_CONTENT, "system")
+    if system:
+        yield Message("system", tuple(_content(system, "system")))
+    for place, message in enumerate(body.take(_MESSAGES, "messages") or ()):
+        where = f"messages[{place}]"
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise RequestInvalid(f"`{where}.role` is none that we know", param=f"{where}.role")
+        parts = _content(message.content, f"{where}.content")
+        if role == "assistant":
+            yield Message(role, tuple(_with_signatures(list(parts))))
+        else:
+            yield from _apart(role, parts)
+
+
+def _apart(role: Role, parts: Iterator[Part]) -> Iterator[Message]:
+    """Yield a user's turn as messages: the results of tools, and what the user says."""
+    run: list[Part] = []
+    kind: Role = role
+    for part in parts:
+        now: Role = "tool" if isinstance(part, ToolResult) else role
+        if now != kind and run:
+            yield Message(kind, tuple(run))
+            run = []
+        kind = now
+        run.append(part)
+    yield Message(kind, tuple(run))
+
+
+def _with_signatures(parts: list[Part]) -> Iterator[Part]:
+    """Yield an assistant's parts, with signatures of tool calls back where they belong.
+
+    A provider that signs its calls has the signature carried before the call in a block of its
+    own: the dialect has no other place that clients give back.
+    """
+    signed: dict[str, tuple[str, str]] = {}
+    for part in parts:
+        if isinstance(part, Thinking) and part.id.startswith("call:"):
+            signed[part.id.removeprefix("call:")] = (part.by, part.encrypted)
+        elif isinstance(part, ToolCall) and part.id in signed:
+            by, signature = signed[part.id]
+            yield msgspec.structs.replace(part, by=by, signature=signature)
+        else:
+            yield part
+
+
+def _content(content: str | list[msgspec.Raw], where: str) -> Iterator[Part]:
+    if isinstance(content, str):
+        yield Text(content)
+        return
+    for place, raw in enumerate(content):
+        yield _part(raw, f"{where}[{place}]")
+
+
+def _part(raw: msgspec.Raw, where: str) -> Part:
+    block = decoded(_BLOCK, raw, where)
+    cache = _lifetime(block.cache_control)
+    part: Part = Opaque(NAME, bytes(raw), block.type, cache)
+    match block.type:
+        case "text":
+            cited = block.citations if isinstance(block.citations, list) else ()
+            citations = tuple(citation(one) for one in cited if isinstance(one, dict))
+            part = Text(block.text or "", citations, cache)
+        case "image" if isinstance(block.source, _Origin):
+            part = Image(_source(block.source, "image/png", where), cache=cache)
+        case "document" if isinstance(block.source, _Origin) and block.source.type != "content":
+            part = _document(block, block.source, where)
+        case "tool_use":
+            arguments = bytes(block.input).decode() or "{}"
+            part = ToolCall(block.id or "", block.name or "", arguments, cache=cache)
+        case "tool_result":
+            part = _result(block, where, cache)
+        case "thinking":
+            part = _thinking(block.thinking or "", block.signature or "")
+        case "redacted_thinking":
+            part = _redacted(block.data or "")
+    return part
+
+
+def _result(block: _Block, where: str, cache: Lifetime | None) -> ToolResult:
+    said = bytes(block.content)
+    parts: tuple[Part, ...] = ()
+    if said and said != b"null":
+        where = f"{where}.content"
+        parts = tuple(_content(decoded(_CONTENT, said, where), where))
+    return ToolResult(block.tool_use_id or "", parts, bool(block.is_error), cache=cache)
+
+
+def _lifetime(cache: _Cache | None) -> Lifetime | None:
+    return None if cache is None else "1h" if cache.ttl == "1h" else "5m"
+
+
+def _source(origin: _Origin, media_type: str, where: str) -> Source:
+    kind = origin.media_type or media_type
+    if origin.type == "base64" and origin.data is not None:
+        return Source("base64", origin.data, kind)
+    if origin.type == "text" and origin.data is not None:
+        return Source("text", origin.data, kind)
+    if origin.type == "url" and origin.url is not None:
+        return Source("url", origin.url)
+    if origin.type == "file" and origin.file_id is not None:
+        return Source("id", origin.file_id)
+    raise RequestInvalid(f"`{where}.source` is none that we know", param=f"{where}.source")
+
+
+def _document(block: _Block, origin: _Origin, where: str) -> File:
+    cites = block.citations.get("enabled") if isinstance(block.citations, dict) else None
+    return File(
+        _source(origin, "application/pdf", where),
+        block.title or "",
+        cites if isinstance(cites, bool) else None,
+        block.context or "",
+        _lifetime(block.cache_control),
+    )
+
+
+def _thinking(text: str, signature: str) -> Thinking:
+    """Return a thinking block; one that we wrote for another dialect's is that one again."""
+    if not signature:
+        return Thinking(text)
+    if (other := carried(signature)) is None:
+        return Thinking(text, signature, by=NAME)
+    by, kind, said = other
+    if kind.startswith("enc"):
+        return Thinking(text, encrypted=said, by=by, id=kind[4:], summary=bool(text))
+    return Thinking(text, said, by=by)
+
+
+def _redacted(data: str) -> Thinking:
+    if (other := carried(data)) is None:
+        return Thinking(encrypted=data, by=NAME)
+    by, kind, said = other
+    if kind.startswith("call:"):
+        return Thinking(encrypted=said, by=by, id=kind)
+    return Thinking(encrypted=said, by=by, id=kind[4:])
+
+
+def _tools(body: Body) -> Iterator[Tool | HostedTool]:
+    for place, raw in enumerate(body.take(_TOOLS, "tools") or ()):
+        where = f"tools[{place}]"
+        tool = decoded(_TOOL, raw, where)
+        if tool.type not in (None, "custom"):
+            yield HostedTool(NAME, tool.type or "", bytes(raw))
+            continue
+        extras = tuple(
+            (name, bytes(value))
+            for name, value in decoded(_RAWS, raw, where).items()
+            if name not in _OF_TOOL
+        )
+        schema, cache = bytes(tool.input_schema), _lifetime(tool.cache_control)
+        yield Tool(
+            tool.name, tool.description or "", schema, tool.strict, cache=cache, extras=extras
+        )
+    for name in ("mcp_servers", "container"):
+        # What the provider reaches for the model: tools, whatever the field is called.
+        if (said := body.raw(name)) and said != b"[]":
+            yield HostedTool(NAME, name, said)
+
+
+def _tool_choice(choice: _Choice | None) -> ToolChoice | None:
+    match choice.type if choice else None:
+        case None:
+            return None
+        case "auto":
+            return ToolChoice("auto")
+        case "any":
+            return ToolChoice("any")
+        case "none":
+            return ToolChoice("none")
+        case "tool" if choice is not None and choice.name:
+            return ToolChoice("tool", (choice.name,))
+    raise RequestInvalid("`tool_choice` is none that we know", param="tool_choice")
+
+
+def _reasoning(thinking: _ThinkingOf | None, effort: str) -> Reasoning | None:
+    if thinking is None:
+        return Reasoning(effort=effort) if effort else None
+    summary = {"summarized": "auto", "omitted": "none"}.get(thinking.display or "", "")
+    match thinking.type:
+        case "enabled":
+            return Reasoning("on", effort, thinking.budget_tokens, summary)
+        case "adaptive":
+            return Reasoning("adaptive", effort, None, summary)
+        case "disabled":
+            return Reasoning("off")
+    raise RequestInvalid("`thinking.type` is none that we know", param="thinking.type")

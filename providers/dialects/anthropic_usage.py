@@ -1,0 +1,95 @@
+"""From Anthropic's `usage` objects to tokens in disjoint classes.
+
+Anthropic counts beside each other what OpenAI counts within: `input_tokens` are the fresh ones,
+cached ones stand beside them. Thinking is within `output_tokens`, and counted by newer models
+alone. A stream reports twice: `message_start` what went in, `message_delta` all of it anew; the
+later report wins class by class, and what only the first one tells (how long a cache entry is
+kept) stays.
+"""
+
+from typing import TypeAlias
+
+from tollway.providers.canon import Usage
+
+Counts: TypeAlias = dict[str, int]
+
+_MOST = 2**40
+_NAMES = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_WITHIN = (
+    ("cache_creation", "ephemeral_1h_input_tokens"),
+    ("output_tokens_details", "thinking_tokens"),
+    ("server_tool_use", "web_search_requests"),
+)
+
+
+def counts(report: object) -> Counts:
+    """Return what a `usage` object says; what is null, negative or no number says nothing."""
+    found: Counts = {}
+    if not isinstance(report, dict):
+        return found
+    for name in _NAMES:
+        _take(found, report, name)
+    for within, name in _WITHIN:
+        said = report.get(within)
+        if isinstance(said, dict):
+            _take(found, said, name)
+    _compactions(found, report.get("iterations"))
+    return found
+
+
+def _take(found: Counts, said: dict[str, object], name: str) -> None:
+    value = said.get(name)
+    if type(value) is int and 0 <= value <= _MOST:
+        found[name] = value
+
+
+def _compactions(found: Counts, iterations: object) -> None:
+    """Add what compacting the conversation used: it is billed, and not in the totals."""
+    for one in iterations if isinstance(iterations, list) else ():
+        if isinstance(one, dict) and one.get("type") == "compaction":
+            for name, count in counts({**one, "iterations": None}).items():
+                found[name] = found.get(name, 0) + count
+
+
+def disjoint(found: Counts) -> Usage | None:
+    """Return usage in disjoint classes, or None where input or output is not known."""
+    if "input_tokens" not in found or "output_tokens" not in found:
+        return None
+    written = found.get("cache_creation_input_tokens", 0)
+    hour = min(found.get("ephemeral_1h_input_tokens", 0), written)
+    output = found["output_tokens"]
+    thought = min(found.get("thinking_tokens", 0), output)
+    return Usage(
+        input=found["input_tokens"],
+        cache_read=found.get("cache_read_input_tokens", 0),
+        cache_write=written - hour,
+        cache_write_1h=hour,
+        output=output - thought,
+        reasoning=thought,
+        searches=found.get("web_search_requests", 0),
+    )
+
+
+def report(usage: Usage) -> dict[str, object]:
+    """Return usage as Anthropic reports it: cached tokens beside the input."""
+    said: dict[str, object] = {
+        "input_tokens": usage.input + usage.audio_input + usage.image_input,
+        "cache_creation_input_tokens": usage.cache_write + usage.cache_write_1h,
+        "cache_read_input_tokens": usage.cache_read,
+        "output_tokens": usage.output_total,
+    }
+    if usage.reasoning:
+        said["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    return said
+
+
+def full_report(usage: Usage) -> dict[str, object]:
+    """Return usage as it stands in a whole message: with how long cache entries are kept."""
+    return {
+        **report(usage),
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": usage.cache_write,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h,
+        },
+        "service_tier": "standard",
+    }

@@ -1,0 +1,105 @@
+"""What providers' errors say, in the many shapes that they give them: words for a person."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from tollway.providers.errors import UpstreamRefused
+
+# A message this long says all that a person will read; a provider's may hold the whole prompt.
+_MOST = 500
+
+_NO_JSON = object()
+_SECRET = re.compile(r"\b(?:sk|tw|gsk|xai|pplx|csk|fw|key)-[\w*.-]{6,}|\bBearer\s+\S+", re.ASCII)
+_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+_UNSEEN = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+
+
+def read_error(status: int, body: bytes) -> UpstreamRefused:
+    """Return a provider's error answer as an exception; unreadable bodies included.
+
+    Args:
+        status: Its HTTP status.
+        body: What it said.
+    """
+    text = _text(body)
+    message = f"The provider answered {status}"
+    return UpstreamRefused(f"{message}: {text}" if text else message, status=status, body=body)
+
+
+def error_within(body: bytes) -> UpstreamRefused:
+    """Return an error that came inside a 200 answer, with the status that it gives itself."""
+    message = f"The provider failed within its answer: {_text(body) or 'it does not say why'}"
+    return UpstreamRefused(message, status=_status(json_in(body)), body=body)
+
+
+def _text(body: bytes) -> str:
+    said = json_in(body)
+    return _tidy(_page(body) if said is _NO_JSON else _message(said))
+
+
+def json_in(body: bytes) -> Any:
+    """Return the JSON in a body; something that is no object, list or text where there is none."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _NO_JSON
+
+
+def _status(said: object) -> int:
+    """Return the status in an error: OpenRouter's `code`, Groq's `status_code`; else 502.
+
+    A refused credential is the gateway's own, so its status is not for the caller.
+    """
+    error = said.get("error", said) if isinstance(said, dict) else None
+    for name in ("status_code", "status", "code"):
+        value = error.get(name) if isinstance(error, dict) else None
+        if type(value) is int and 400 <= value <= 599 and value not in (401, 403, 407):
+            return value
+    return 502
+
+
+def _message(said: object, depth: int = 0) -> str:
+    """Return the words for a person in a decoded error, wherever they are; "" for none."""
+    if isinstance(said, str):
+        return said
+    if depth > 4:
+        return ""
+    if isinstance(said, list):
+        return "; ".join(filter(None, (_message(one, depth + 1) for one in said[:3])))
+    return _of_object(said, depth) if isinstance(said, dict) else ""
+
+
+def _of_object(said: dict[str, Any], depth: int) -> str:
+    if isinstance(where := said.get("loc"), list):  # FastAPI: which field, and what is wrong
+        return f"{'.'.join(map(str, where))}: {_message(said.get('msg'), depth + 1)}"
+    for name in ("error", "message", "detail", "details", "msg", "errors", "error_description"):
+        if text := _message(said.get(name), depth + 1):
+            return text + _behind(said)
+    return ""
+
+
+def _behind(said: dict[str, Any]) -> str:
+    """Return what OpenRouter's own provider said: its message is only "Provider returned error"."""
+    metadata = said.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if not isinstance(raw, str) or not raw:
+        return ""
+    return f": {_message(json_in(raw.encode())) or raw}"
+
+
+def _page(body: bytes) -> str:
+    """Return what a body that is no JSON says: a page's title, or the text itself."""
+    text = body[:20_000].decode("utf-8", "replace").strip()
+    if not text.startswith("<"):
+        return text
+    title = _TITLE.search(text)
+    return re.sub(r"<[^>]*>", " ", title[2]) if title else "a page of HTML"
+
+
+def _tidy(text: str) -> str:
+    """Return a text on one line, without what looks like a key, and not too long."""
+    text = _UNSEEN.sub(" ", text[: 4 * _MOST]).strip().rstrip(".")
+    text = _SECRET.sub("[key]", text)
+    return text if len(text) <= _MOST - 40 else text[: _MOST - 43] + "..."
