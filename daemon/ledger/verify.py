@@ -5,9 +5,7 @@ log grows until it is done; with the daemon down it costs nothing but time.
 """
 
 import sqlite3
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -24,12 +22,12 @@ from tollway.daemon.ledger.derived import (
     rebuild_roll_ups,
     recover,
 )
-from tollway.daemon.ledger.lock import LedgerLock, holder
+from tollway.daemon.ledger.lock import holder
+from tollway.daemon.ledger.owning import owned
 from tollway.daemon.ledger.reading import reading
-from tollway.daemon.ledger.schema import ID_HEAD, OPEN, transaction
+from tollway.daemon.ledger.schema import ID_HEAD, OPEN, QUEUED, transaction
 
 _MOST = 100  # of one kind: a damaged file has millions
-_BUSY_S = 5.0
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -74,14 +72,8 @@ def repair(path: Path) -> list[Difference]:
         LedgerHeld: The daemon runs.
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read or written.
     """
-    lock = LedgerLock(path)
-    with reading(path):  # it is a ledger, and of this version
-        lock.acquire(time.time_ns() // 1_000_000)
-        try:
-            with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S)) as db:
-                _repair(db)
-        finally:
-            lock.release()
+    with owned(path) as db:
+        _repair(db)
     return verify(path)
 
 
@@ -193,7 +185,8 @@ def _unequal(names: tuple[str, ...], found: list[int], wanted: list[int]) -> str
 def _open(db: sqlite3.Connection, since_ms: int | None) -> Iterator[Difference]:
     """Yield open calls that no daemon can be serving: none runs, or it began after them."""
     for call_id, admitted_ms in db.execute(
-        f"SELECT id, admitted_ms FROM calls WHERE state = {OPEN} LIMIT {_MOST}"  # noqa: S608
+        "SELECT id, admitted_ms FROM calls"  # noqa: S608
+        f" WHERE state = {OPEN} OR state = {QUEUED} LIMIT {_MOST}"
     ):
         if since_ms is None or admitted_ms < since_ms:
             message = "the call is open, but no daemon serves it"
@@ -212,7 +205,8 @@ def _unended(db: sqlite3.Connection) -> Iterator[Difference]:
 def _unpriced(db: sqlite3.Connection) -> Iterator[Difference]:
     for call_id, number in db.execute(
         "SELECT c.id, t.number FROM attempts t JOIN calls c ON c.seq = t.call"  # noqa: S608
-        f" WHERE t.price IS NULL AND t.cost_nanousd > 0 LIMIT {_MOST}"
+        " WHERE t.price IS NULL AND t.reported_nanousd IS NULL AND t.cost_nanousd > 0"
+        f" LIMIT {_MOST}"
     ):
         message = f"attempt {number} has a cost, but no price"
         yield Difference("price", call_id, message, repairable=False)

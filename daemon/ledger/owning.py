@@ -1,0 +1,37 @@
+"""How commands write to the ledger: with its lock, so never beside the daemon."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tollway.daemon.errors import LedgerUnavailable
+from tollway.daemon.ledger.faults import reason
+from tollway.daemon.ledger.lock import LedgerLock
+from tollway.daemon.ledger.reading import reading
+
+_BUSY_S = 5.0
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection that may write, as the ledger's only owner.
+
+    Raises:
+        LedgerHeld: The daemon runs.
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read or written.
+    """
+    lock = LedgerLock(path)
+    with reading(path):  # it is a ledger, and of this version
+        pass
+    lock.acquire(time.time_ns() // 1_000_000)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S)) as db:
+            yield db
+    except sqlite3.Error as fault:
+        raise LedgerUnavailable(
+            f"The ledger `{path}` cannot be written: {reason(fault).what}", hint=reason(fault).fix
+        ) from fault
+    finally:
+        lock.release()
