@@ -29,6 +29,7 @@ class SecretRef(str):
 
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+Share = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Calendar = Literal["hour", "day", "week", "month", "total"]
 Period = str  # a word of `Calendar`, or a rolling span as it is written: "30m", "24h", "7d"
 Mode = Literal["hard", "clamp", "warn"]
@@ -99,6 +100,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain: Seconds = Seconds(30)
     keepalive: Seconds = Seconds(10)
     max_wait: Seconds = Seconds(120)
+    max_queue: Count = 1000
     timezone: str = "UTC"
     budget: tuple[Budget, ...] = ()
     limits: Limits = Limits()
@@ -142,6 +144,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy: str | None = None
     ca_file: Path | None = None
     timeout: ProviderTimeouts = ProviderTimeouts()
+    slots: Count | None = None  # calls at once; more wait for their turn
     limits: Limits = Limits()
     budget: tuple[Budget, ...] = ()
 
@@ -174,6 +177,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     gguf: Path
     context: Count = 8192
+    slots: Count = 1
     gpu_layers: Layers = "auto"
     idle_unload: Seconds = Seconds(15 * 60)
     pinned: bool = False
@@ -206,6 +210,7 @@ class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[teams.NAME]."""
 
     groups: tuple[str, ...] = ()
+    share: Share = 1
     budget: tuple[Budget, ...] = ()
     limits: Limits = Limits()
 

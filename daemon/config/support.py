@@ -36,7 +36,6 @@ LATER = (
     ),
     Later("providers.*.api_keys", "rotate a pool of keys; today one api_key works"),
     Later("providers.*.auth", "pass on the caller's own credential", live=("key",)),
-    Later("providers.*.slots", "queue what is over this many calls at once"),
     Later("models.*.slots", "answer this many calls at once", live=(1,)),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("models.*.price.gpu_hour", "charge a local model by its time"),
@@ -53,7 +52,6 @@ LATER = (
     Later("routes.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("routes.*.on_loss", "refuse what a target's dialect cannot say", live=("warn",)),
     Later("routes.*.affinity", "keep a conversation at the target it began at", live=(False,)),
-    Later("teams.*.share", "weigh teams in the queue for local models", live=(1,)),
 )
 
 

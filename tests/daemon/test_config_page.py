@@ -110,7 +110,6 @@ def test_values_that_say_what_happens_today_are_taken() -> None:
     [
         ("retries = 0", "retries = false"),
         ("slots = 1", "slots = true"),
-        ("share = 1", "share = 2"),
         ("weight = 1", "weight = 2"),
         ('api_keys = ["env:KEY"]', 'api_keys = ["env:KEY", "env:KEY2"]'),
     ],
