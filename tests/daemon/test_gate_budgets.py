@@ -11,42 +11,47 @@ from upstreams import reads, says, waits
 from tollway.daemon.ledger.calls import recent
 from tollway.daemon.ledger.verify import verify
 
-CALLERS = 60
-ADMITTED = 9
+CALLERS = 200
+CENT = 10**7
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_racing_callers_never_pass_a_budget(stream: bool) -> None:
-    """Sixty callers at once race for room for nine: nine are sent, the others get 402."""
+@pytest.mark.parametrize("period", ["day", "24h"])
+async def test_two_hundred_racing_callers_never_pass_a_cent(stream: bool, period: str) -> None:
+    """Two hundred callers at once race for one cent: what fits is sent, the others get 402.
+
+    A reload in the middle, which replaces every budget, loses none of the holds.
+    """
     go = asyncio.Event()
     answers = says(HEAD + chunk("Hi", "stop") + USED + DONE if stream else whole())
     script = [reads(), waits(go), answers]
-    async with gateway([script], budget="1/day") as gate:
+    async with gateway([script], budget=f"1/{period}") as gate:
         daemon = gate.daemon.server.daemon
         purse = daemon.gate.purse
         said = body(stream)
         one = asyncio.create_task(gate.ask(said))
         await until(lambda: len(gate.ups[0].requests) == 1)
         hold = gate.held()
-        cap = hold * ADMITTED + hold // 2
-        text = gate.daemon.config.read_text().replace('["1/day"]', f'["{cap / 10**9:.9f}/day"]')
+        fit = CENT // hold
+        assert 2 <= fit <= 100
+        text = gate.daemon.config.read_text().replace(f'"1/{period}"', f'"0.01/{period}"')
         gate.daemon.config.write_text(text)
         await gate.daemon.server.reloader.reload()
         asking = [one, *(asyncio.create_task(gate.ask(said)) for _ in range(CALLERS - 1))]
-        await until(lambda: sum(task.done() for task in asking) >= CALLERS - ADMITTED)
-        (state,) = [state for state in daemon.gate.purse.states() if state.scope == "user"]
-        assert state.held_nanousd == ADMITTED * hold <= state.limit_nanousd
+        await until(lambda: sum(task.done() for task in asking) >= CALLERS - fit)
+        (state,) = daemon.gate.purse.states()
+        assert state.held_nanousd == fit * hold <= state.limit_nanousd == CENT
         assert purse is not daemon.gate.purse  # the reload took: the holds outlived it
         go.set()
         replies = await asyncio.gather(*asking)
         statuses = [reply.status for reply in replies]
-        assert (statuses.count(200), statuses.count(402)) == (ADMITTED, CALLERS - ADMITTED)
-        assert len(gate.ups[0].requests) == ADMITTED
+        assert (statuses.count(200), statuses.count(402)) == (fit, CALLERS - fit)
+        assert len(gate.ups[0].requests) == fit
         await until(lambda: gate.held() == 0)
         path = daemon.ledger.path
         await until(lambda: verify(path) == [])
-        rows = recent(path, limit=100)
-        assert sum(row.cost_nanousd for row in rows) == ADMITTED * 13_000
+        rows = recent(path, limit=CALLERS + 1)
+        assert sum(row.cost_nanousd for row in rows) == fit * 13_000 <= CENT
 
 
 def _refusal(reply: Reply) -> tuple[int, str]:
