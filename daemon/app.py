@@ -8,9 +8,11 @@ from aiohttp.typedefs import Handler
 
 from tollway.daemon import control, inference, listing, usage
 from tollway.daemon.connection import EdgeLimits
+from tollway.daemon.direct import Serve
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
-from tollway.daemon.state import DAEMON, EDGE, GUARD, LOG, OWNER, ROLES, Daemon
+from tollway.daemon.state import CALLS, DAEMON, EDGE, GUARD, LOG, OWNER, ROLES, Daemon
+from tollway.providers.errors import GatewayError
 
 # open: anyone who can connect. caller: the handler authenticates before it reads the body.
 # owner: whoever may open the admin socket; these paths exist in no other application.
@@ -28,6 +30,21 @@ class Route(NamedTuple):
     handler: Handler
     role: Role
     use: Use
+
+
+class CallRoute(NamedTuple):
+    """A path of model calls, whose callers the gate authenticates."""
+
+    path: str
+    serve: Serve
+    method: Literal["POST"] = "POST"
+    role: Role = "caller"
+    use: Use = "metered"
+
+
+async def _by_its_connection(_request: web.Request) -> web.StreamResponse:
+    """Stand in aiohttp's table for a model call, which its connection answers before that."""
+    raise GatewayError("The gateway took a model call for something else")
 
 
 async def hello(_request: web.Request) -> web.Response:
@@ -51,13 +68,13 @@ async def readyz(request: web.Request) -> web.Response:
     return web.Response(text="ready\n")
 
 
-ROUTES = (
+ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/", hello, "open", "free"),
     Route("GET", "/healthz", healthz, "open", "free"),
     Route("GET", "/readyz", readyz, "open", "free"),
-    Route("POST", "/v1/chat/completions", inference.handle, "caller", "metered"),
-    Route("POST", "/v1/completions", inference.handle, "caller", "metered"),
-    Route("POST", "/v1/embeddings", inference.handle, "caller", "metered"),
+    CallRoute("/v1/chat/completions", inference.handle),
+    CallRoute("/v1/completions", inference.handle),
+    CallRoute("/v1/embeddings", inference.handle),
     Route("GET", "/v1/models", listing.models, "caller", "free"),
     Route("GET", "/v1/models/{model:.+}", listing.model, "caller", "free"),
     Route("GET", "/v1/tollway/usage", usage.usage, "caller", "free"),
@@ -82,11 +99,13 @@ def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.A
     app[GUARD] = Guard()
     app[usage.READS] = asyncio.Semaphore(usage.MOST_READS)
     app[ROLES] = {}
+    app[CALLS] = {route.path: route.serve for route in ROUTES if isinstance(route, CallRoute)}
     for route in ROUTES:
         if route.role != "owner" or owner:
             resource = app.router.add_resource(route.path)
+            handler = route.handler if isinstance(route, Route) else _by_its_connection
             for method in ("GET", "HEAD") if route.method == "GET" else ("POST",):
-                resource.add_route(method, route.handler)
+                resource.add_route(method, handler)
             app[ROLES][resource.canonical] = route.role
     app.on_response_prepare.append(stamp)
     return app

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
+from multidict import MultiMapping
 
 from tollway.daemon.errors import BodyStalled
 from tollway.daemon.state import DAEMON, EDGE
@@ -16,31 +17,45 @@ class Request(web.Request):
     async def read(self) -> bytes:
         """Return the whole body, decompressed; later calls return the same bytes.
 
-        The limit is `server.max_body` of the configuration in force now. Decompression runs at
-        most a buffer ahead of the reading, so a small body that swells is cut off early.
-
-        Raises:
-            RequestTooLarge: More than the limit, by its Content-Length or once counted.
-            BodyStalled: Nothing came for too long.
-            RequestInvalid: The body is broken: chunks, compression, or its end is missing.
+        Its limits and errors are those of `read` below.
         """
         if self._read_bytes is None:
-            limit = self.app[DAEMON].config.server.max_body
-            if (self.content_length or 0) > limit:
-                raise _too_large(limit)
-            idle_s = self.app[EDGE].body_idle_s
-            if self.headers.get("Content-Encoding"):
-                self.protocol._lingering_time = self.app[EDGE].linger_s
-            try:
-                self._read_bytes = await _read(self.content, limit, idle_s)
-            except TimeoutError:
-                raise BodyStalled(f"The request's body stalled for {idle_s:g} s") from None
-            except RequestPayloadError:
-                # Its text may quote the body.
-                raise RequestInvalid(
-                    "The request's body is broken: its chunks, its compression or its end",
-                ) from None
+            self._read_bytes = await read(self.app, self.headers, self.content, self.protocol)
         return self._read_bytes
+
+
+async def read(
+    app: web.Application,
+    headers: MultiMapping[str],
+    content: StreamReader,
+    protocol: web.RequestHandler,
+) -> bytes:
+    """Return a whole body, decompressed.
+
+    The limit is `server.max_body` of the configuration in force now. Decompression runs at
+    most a buffer ahead of the reading, so a small body that swells is cut off early.
+
+    Raises:
+        RequestTooLarge: More than the limit, by its Content-Length or once counted.
+        BodyStalled: Nothing came for too long.
+        RequestInvalid: The body is broken: chunks, compression, or its end is missing.
+    """
+    limit = app[DAEMON].config.server.max_body
+    length = headers.get(hdrs.CONTENT_LENGTH)
+    if length and int(length) > limit:
+        raise _too_large(limit)
+    idle_s = app[EDGE].body_idle_s
+    if hdrs.CONTENT_ENCODING in headers:
+        protocol._lingering_time = app[EDGE].linger_s
+    try:
+        return await _read(content, limit, idle_s)
+    except TimeoutError:
+        raise BodyStalled(f"The request's body stalled for {idle_s:g} s") from None
+    except RequestPayloadError:
+        # Its text may quote the body.
+        raise RequestInvalid(
+            "The request's body is broken: its chunks, its compression or its end",
+        ) from None
 
 
 async def _read(content: StreamReader, limit: int, idle_s: float) -> bytes:

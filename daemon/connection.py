@@ -7,18 +7,24 @@ would cost more than it saves.
 
 import asyncio
 import logging
+from contextlib import suppress
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import StreamWriter
+from aiohttp.web_protocol import ERROR
 from aiohttp.web_server import Server
 
 from tollway.daemon.body import Request
+from tollway.daemon.direct import Direct, Serve
 from tollway.daemon.ids import new_id
+from tollway.daemon.middleware import direct
+from tollway.daemon.state import CALLS
 from tollway.daemon.tasks import Tasks
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
@@ -29,6 +35,8 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
     b"Connection: close\r\nContent-Length: 0\r\n\r\n"
 )
+_UNREAD = 256 * 1024  # bytes that a client has not read before what is written waits for it
+_ANSWERED = ConnectionError("the request was answered")
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -57,10 +65,10 @@ class Connections:
         self.open: set[Connection] = set()
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 
-    def factory(self, server: Server) -> "partial[Connection]":
-        """Return what asyncio calls for each connection to one application's server."""
+    def factory(self, app: web.Application, server: Server) -> "partial[Connection]":
+        """Return what asyncio calls for each connection to an application, run by `server`."""
         server.request_factory = _request
-        return partial(Connection, self, server)
+        return partial(Connection, self, app, server)
 
     def close(self) -> None:
         """End the sweep."""
@@ -75,11 +83,11 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's protocol for one connection, watched for slowness."""
+    """aiohttp's protocol for one connection, watched for slowness, with a way past it for calls."""
 
-    __slots__ = ("_all", "_head_since", "_refused", "_unread_since")
+    __slots__ = ("_all", "_app", "_call", "_head_since", "_refused", "_unread_since")
 
-    def __init__(self, every: Connections, server: Server) -> None:
+    def __init__(self, every: Connections, app: web.Application, server: Server) -> None:
         limits = every.limits
         super().__init__(
             server,
@@ -90,6 +98,8 @@ class Connection(web.RequestHandler):
             tcp_keepalive=True,
         )
         self._all = every
+        self._app = app
+        self._call: Direct | None = None  # the one that is being answered
         self._head_since = 0.0  # when the head that is not whole yet began; 0 for none
         self._unread_since = 0.0
         self._refused = False
@@ -104,6 +114,7 @@ class Connection(web.RequestHandler):
             return
         self._all.open.add(self)
         self._head_since = self._loop.time()
+        transport.set_write_buffer_limits(_UNREAD)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -126,6 +137,8 @@ class Connection(web.RequestHandler):
         """Note that it reads again."""
         super().resume_writing()
         self._unread_since = 0.0
+        if self._call is not None and self._call.drained is not None:
+            self._call.drained()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End; the handler, if one runs, is cancelled."""
@@ -144,6 +157,97 @@ class Connection(web.RequestHandler):
         elif self._unread_since and now - self._unread_since > limits.unread_s:
             # Not close(): that waits for the client to read what is buffered.
             transport.abort()
+
+    def send(self, data: bytes) -> None:
+        """Write; nothing happens where the client has left."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    async def start(self) -> None:
+        """Answer one request after the other: calls right here, all else by aiohttp.
+
+        As in aiohttp's own, which this replaces, but for the task that it runs each request in.
+        """
+        try:
+            while not self._force_close and await self._one():
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                if self._keepalive_handle is None:
+                    self._keepalive_handle = self._loop.call_at(
+                        self._next_keepalive_close_time, self._process_keepalive
+                    )
+        except ConnectionError:
+            pass  # the client left, or must be told that its answer has no end
+        except BaseException:  # a cancel too: nobody will read what the client sends further
+            self.force_close()
+            raise
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _one(self) -> bool:
+        """Wait for a request and answer it; return whether there may be another.
+
+        Raises:
+            ConnectionError: There may not, and the answer is not whole.
+        """
+        if not self._messages:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message, payload = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        self._keepalive = await self._answer(message, payload)
+        if not payload.is_eof():
+            await self._pass_over(payload)
+        payload.set_exception(_ANSWERED)
+        return self._keepalive and not self._close
+
+    async def _answer(self, message: Any, payload: StreamReader) -> bool:
+        """Answer one request; return whether the connection may be used again."""
+        if isinstance(message, RawRequestMessage) and message.method == "POST":
+            serve = self._app[CALLS].get(message.path.partition("?")[0])
+            if serve is not None:
+                return await self._serve(serve, message, payload)
+        handler, make, task = self._request_handler, self._request_factory, self._task_handler
+        if handler is None or make is None or task is None:
+            raise ConnectionResetError  # it was lost meanwhile
+        if not isinstance(message, RawRequestMessage):
+            handler, message = self._make_error_handler(message), ERROR
+        request = make(message, payload, self, StreamWriter(self, self._loop), task)
+        answer, left = await self._handle_request(request, None, handler)
+        if left:
+            raise ConnectionResetError
+        return bool(answer.keep_alive)
+
+    async def _serve(self, serve: Serve, message: RawRequestMessage, payload: StreamReader) -> bool:
+        if message.compression:
+            self._lingering_time = 0.0  # as for `_request` below
+        self._request_in_progress = True
+        call = self._call = Direct(self, self._app, message, payload)
+        try:
+            await direct(call, serve)
+        finally:
+            self._call = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        return call.keep_alive
+
+    async def _pass_over(self, payload: StreamReader) -> None:
+        """Read and drop what is left of a refused body, for a while; else hang up behind it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof():
+                    await payload.readany()
+        if not payload.is_eof():
+            self.close()
 
     def handle_error(
         self,

@@ -1,7 +1,6 @@
 """The handler behind every inference path: which dialect and endpoint a path stands for."""
 
-from aiohttp import web
-
+from tollway.daemon.direct import Direct
 from tollway.daemon.gate.pipeline import serve
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects import openai_chat
@@ -13,10 +12,10 @@ _ENDPOINTS: dict[str, Endpoint] = {
 }
 
 
-async def handle(request: web.Request) -> web.StreamResponse:
+async def handle(call: Direct) -> None:
     """Serve a call in OpenAI's dialect; the path says which endpoint.
 
     Raises:
         GatewayError: It was refused, or failed before the client was sent anything.
     """
-    return await serve(request, _ENDPOINTS[request.path], openai_chat.DIALECT)
+    await serve(call, _ENDPOINTS[call.path], openai_chat.DIALECT)

@@ -3,17 +3,23 @@
 `edge` is all of it, and `stamp`, which aiohttp calls before an answer's head.
 """
 
+import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from typing import Protocol
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from multidict import MultiMapping
 
 from tollway.daemon.config.schema import Config
 from tollway.daemon.control import write_control_error
+from tollway.daemon.direct import Direct, Serve
 from tollway.daemon.errors import (
     ContentTypeRefused,
     Forbidden,
@@ -44,6 +50,74 @@ _FETCH_SITE = istr("Sec-Fetch-Site")
 _CALL_ID = istr("x-tollway-request-id")
 _REQUEST_ID = istr("x-request-id")
 _JSON_ONLY = "Send JSON, with `Content-Type: application/json`"
+
+
+class Asked(Protocol):
+    """A request, aiohttp's or a call's own, as far as the guard looks at it."""
+
+    @property
+    def headers(self) -> MultiMapping[str]:
+        """Its headers."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Its method."""
+        ...
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The connection, None once that is lost."""
+        ...
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The answer that stands for an error."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def direct(call: Direct, serve: Serve) -> None:
+    """Guard a model call, let `serve` answer it, turn errors into answers, and log one line.
+
+    What `edge` does for all other paths.
+
+    Raises:
+        ConnectionError: The client left, or its answer broke off: hang up.
+    """
+    began = time.monotonic()
+    left = False
+    try:
+        try:
+            if not call.app[OWNER]:
+                call.app[GUARD].check(call, call.app[DAEMON].config)
+        except GatewayError as error:
+            call.keep_alive = False
+            _answer(call, error)
+            return
+        if refusing := call.app[DAEMON].refusing:
+            raise refusing
+        await serve(call)
+    except GatewayError as error:
+        _answer(call, error)
+    except (ConnectionError, asyncio.CancelledError):
+        left = True
+        raise
+    except Exception as fault:  # noqa: BLE001 - `_unforeseen` logs it
+        _answer(call, _unforeseen(call.trace.call_id, fault))
+    finally:
+        # The path alone: a query can hold a key, headers and bodies hold keys and prompts.
+        status = CLIENT_LEFT if left else call.status
+        call.app[LOG].access("POST", call.path, status, time.monotonic() - began, call.trace)
+
+
+def _answer(call: Direct, error: GatewayError) -> None:
+    if call.status:
+        raise _broken_off(call.trace.call_id, error)
+    refusal = _refusal(call.app, call.trace.call_id, error, openai_chat.DIALECT.write_error)
+    call.whole(refusal.status, tuple(refusal.headers.items()), refusal.body)
 
 
 @web.middleware
@@ -79,9 +153,14 @@ def _in_dialect(request: web.Request, fault: Exception) -> web.StreamResponse:
         return _refuse(request, fault)
     if isinstance(fault, web.HTTPException):
         return _refuse(request, _in_words(request, fault), allow=fault.headers.get("Allow"))
-    log.error("call %s crashed", request[TRACE].call_id, exc_info=fault)
-    hint = f"The daemon's log says more, under {request[TRACE].call_id}"
-    return _refuse(request, GatewayError("Something went wrong in the gateway", hint=hint))
+    return _refuse(request, _unforeseen(request[TRACE].call_id, fault))
+
+
+def _unforeseen(call_id: str, fault: Exception) -> GatewayError:
+    """Log what nobody foresaw, and return what a client may hear of it."""
+    log.error("call %s crashed", call_id, exc_info=fault)
+    hint = f"The daemon's log says more, under {call_id}"
+    return GatewayError("Something went wrong in the gateway", hint=hint)
 
 
 def _guard(request: web.Request, app: web.Application) -> web.StreamResponse | None:
@@ -128,7 +207,7 @@ class Guard:
         self._names: frozenset[str] = frozenset()
         self._welcome: set[str] = set()  # whole Host headers that have passed
 
-    def check(self, request: web.Request, config: Config) -> None:
+    def check(self, request: Asked, config: Config) -> None:
         """Return if the request may go on.
 
         Raises:
@@ -157,7 +236,7 @@ class Guard:
         )
         self._welcome = set()
 
-    def _admit(self, host: str, request: web.Request) -> None:
+    def _admit(self, host: str, request: Asked) -> None:
         if not (
             host.lower() in self._names
             or (name := _name_of(host)) in self._names
@@ -179,7 +258,7 @@ def _name_of(host: str) -> str:
     return (name if name and port.isdecimal() else host).lower()
 
 
-def _is_ours(name: str, request: web.Request) -> bool:
+def _is_ours(name: str, request: Asked) -> bool:
     """Say whether a host is an address of loopback, or the one that was connected to."""
     try:
         address = ip_address(name)
@@ -192,7 +271,7 @@ def _is_ours(name: str, request: web.Request) -> bool:
         return False
 
 
-def _check_origin(request: web.Request, host: str) -> None:
+def _check_origin(request: Asked, host: str) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
     # A page of ours would come from this very host and port; `null` and foreign ones do not.
     same = origin is None or origin.partition("://")[2].lower() == host.lower()
@@ -240,37 +319,52 @@ def _refuse(
     hang_up: bool = False,
 ) -> web.StreamResponse:
     """Return the answer that stands for an error, or cut off an answer that has begun."""
+    call_id = request[TRACE].call_id
     if request.writer.output_size > 0:
-        log.error("call %s failed within its answer: %s", request[TRACE].call_id, error.code)
-        raise ConnectionAbortedError("an answer had begun")
+        raise _broken_off(call_id, error)
     control = request.app[OWNER] and request.rel_url.raw_path.startswith("/control/")
     write = write_control_error if control else openai_chat.DIALECT.write_error
-    said = write(error, request[TRACE].call_id)
-    if isinstance(error, UpstreamError):
-        # In the provider's words; some repeat the credential that they were sent.
-        said = request.app[LOG].mask(said.decode()).encode()
-    answer = web.Response(
-        status=error.status,
-        body=said,
-        content_type="application/json",
-    )
-    if error.retry_after_s is not None:
-        answer.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if error.status == 402 or not error.again:
-        answer.headers["x-should-retry"] = "false"
-    if isinstance(error, RateLimited) and error.standing:
-        now = datetime.now(UTC)
-        answer.headers.update(rate_headers(openai_chat.DIALECT.name, error.standing, now))
-    if isinstance(error, UpstreamRefused):
-        # What the provider said beside its body: its limits, when to come again, its own id.
-        for name, value in error.headers:
-            if name != "content-type":
-                answer.headers[name] = value
+    refusal = _refusal(request.app, call_id, error, write)
+    answer = web.Response(status=refusal.status, body=refusal.body, headers=refusal.headers)
     if allow is not None:
         answer.headers["Allow"] = allow
     if hang_up:
         answer.force_close()
     return answer
+
+
+def _broken_off(call_id: str, error: GatewayError) -> ConnectionError:
+    """Return what ends the connection where an error can no more be said."""
+    log.error("call %s failed within its answer: %s", call_id, error.code)
+    return ConnectionAbortedError("an answer had begun")
+
+
+def _refusal(
+    app: web.Application,
+    call_id: str,
+    error: GatewayError,
+    write: Callable[[GatewayError, str], bytes],
+) -> Refusal:
+    said = write(error, call_id)
+    if isinstance(error, UpstreamError):
+        # In the provider's words; some repeat the credential that they were sent.
+        said = app[LOG].mask(said.decode()).encode()
+    headers = {"Content-Type": "application/json"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.status == 402 or not error.again:
+        headers["x-should-retry"] = "false"
+    if isinstance(error, RateLimited) and error.standing:
+        now = datetime.now(UTC)
+        headers.update(rate_headers(openai_chat.DIALECT.name, error.standing, now))
+    if isinstance(error, UpstreamRefused):
+        # What the provider said beside its body: its limits, when to come again, its own id.
+        for name, value in error.headers:
+            if name == "retry-after":
+                headers.pop("Retry-After", None)
+            if name != "content-type":
+                headers[name] = value
+    return Refusal(error.status, headers, said)
 
 
 async def stamp(request: web.Request, answer: web.StreamResponse) -> None:

@@ -157,7 +157,7 @@ class Server:
             self._stack.push_async_callback(runner.cleanup)
             self._runners.append(runner)
             assert runner.server is not None  # noqa: S101 - made by setup
-            factory = connections.factory(runner.server)
+            factory = connections.factory(app, runner.server)
             for one in sockets:
                 make = loop.create_unix_server if owner else loop.create_server
                 server = await make(factory, sock=one)

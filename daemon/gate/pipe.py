@@ -1,140 +1,188 @@
-"""Hands an answer from the upstream's task to the client's, with a bounded buffer between.
+"""Hands an answer from the upstream's task to the client: a stream's pieces as they come.
 
-The exchange outlives the handler, so neither may wait for ever on the other: a handler that
-leaves closes the pipe, and what is put into a closed pipe is dropped.
+The exchange outlives the client, so what is put into a closed pipe is dropped. Nothing wakes the
+client's own task but the end: what streams is written right where it was read.
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
-from tollway.providers.errors import GatewayError
+from tollway.providers.errors import GatewayError, UpstreamBroke
 
-# A client that reads slowly stops the provider after so many bytes, not the memory.
-_HIGH = 256 * 1024
-_NEVER = float("inf")
+_KEEP_ALIVE = b": keep-alive\n\n"
+_STREAM = (
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-cache"),
+)
 _TICK_S = 0.001  # uvloop's clock has whole milliseconds
+
+
+Headers = tuple[tuple[str, str], ...]
 
 
 class Head(msgspec.Struct, frozen=True):
     """Status and headers of the answer, known once a target is committed to."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: Headers
     streamed: bool
 
 
+class Client(Protocol):
+    """Where an answer is written to; it drops what comes after the client has left.
+
+    `full` says that the client reads more slowly than it is written to; `drained` is called
+    when that has ended.
+    """
+
+    drained: Callable[[], None] | None
+
+    @property
+    def full(self) -> bool: ...  # noqa: D102 - see above
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write an answer in one piece."""
+        ...
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Write the head of a stream."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the stream."""
+        ...
+
+    def end(self) -> None:
+        """Write the stream's end."""
+        ...
+
+
 class Pipe:
-    """One producer, one consumer; all of the consumer's time-outs are of the same length."""
+    """One producer, the exchange, and one client: who that is, `join` says before all else."""
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self._pieces: list[bytes] = []
-        self._size = 0
         self.was_full = False  # some of the answer waited for a slow client
+        self._client: Client
+        self._loop: asyncio.AbstractEventLoop
+        self._pieces: list[bytes] = []  # of a whole answer
+        self._begun = False  # the client has the head of a stream
         self._ended = False
         self._closed = False
         self._error: GatewayError | None = None
-        self._reader: asyncio.Future[bool] | None = None  # its result: whether something came
-        self._writer: asyncio.Future[bool] | None = None
-        # One timer for all waits, moved on when it fires: one for each cost 2 us an event.
+        self._end: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._keepalive_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._due = _NEVER
+        self._said_s = 0.0  # the loop's time at which the client last heard something
+
+    # -- the exchange's side -----------------------------------------------------------------
 
     def open(self, head: Head) -> None:
         """Say which answer it will be. Only now may the client see anything of it."""
         self.head = head
-        self._wake(self._reader)
+        if self._closed or not (head.streamed or self._begun):
+            return
+        if not head.streamed:
+            self.fail(UpstreamBroke("The provider answered whole where a stream was asked for"))
+        elif not self._begun:
+            self._begin(head.status, head.headers)
 
     async def put(self, data: bytes) -> None:
         """Hand on some bytes; wait while the client has too many unread."""
-        if self._closed or not data:
+        if self._closed or self._ended or not data:
             return
-        self._pieces.append(data)
-        self._size += len(data)
-        self._wake(self._reader)
-        while self._size > _HIGH and not self._closed:
+        if not self._begun:
+            self._pieces.append(data)
+            return
+        client = self._client
+        client.write(data)
+        self._said_s = self._loop.time()
+        while client.full and not self._closed:
             self.was_full = True
-            self._writer = asyncio.get_running_loop().create_future()
-            await self._writer
+            self._room = self._loop.create_future()
+            await self._room
 
     def finish(self) -> None:
         """Say that the answer is whole."""
+        if self._ended:
+            return
         self._ended = True
-        self._wake(self._reader)
+        if self._closed or self.head is None:
+            pass
+        elif self._begun:
+            self._client.end()
+        else:
+            body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._client.whole(self.head.status, self.head.headers, body)
+        _wake(self._end)
 
     def fail(self, error: GatewayError) -> None:
         """Say that the answer ends here, and why."""
-        self._error = error
-        self.finish()
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            _wake(self._end)
+
+    # -- the client's side -------------------------------------------------------------------
+
+    def join(self, client: Client, keepalive_s: float) -> None:
+        """Say who gets the answer.
+
+        After `keepalive_s` seconds of silence, where that is not 0, it is told so by an SSE
+        comment, and in front of that, if need be, by a head of our own.
+        """
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._keepalive_s = keepalive_s
+        client.drained = self._drained
+        if keepalive_s:
+            self._said_s = self._loop.time()
+            self._timer = self._loop.call_later(keepalive_s, self._look)
+
+    async def ended(self) -> GatewayError | None:
+        """Return once the answer has ended: with the error that ended it early, if one did."""
+        if not self._ended:
+            self._end = self._loop.create_future()
+            await self._end
+        return self._error
 
     def close(self) -> None:
         """Drop what is left, since the client is gone, and let no producer wait."""
         self._closed = True
         self._pieces.clear()
-        self._size = 0
-        self._wake(self._writer)
+        _wake(self._room)
         if self._timer:
             self._timer.cancel()
             self._timer = None
 
-    async def opened(self, timeout_s: float | None) -> Head | None:
-        """Wait for the head; None when it has not come within `timeout_s`.
+    def _begin(self, status: int, headers: Headers) -> None:
+        self._begun = True
+        self._client.begin(status, headers)
+        self._said_s = self._loop.time()
 
-        Raises:
-            GatewayError: There will be none: the call failed.
-        """
-        while self.head is None:
-            if self._error:
-                raise self._error
-            if not await self._wait(timeout_s):
-                return None
-        return self.head
+    def _drained(self) -> None:
+        _wake(self._room)
 
-    async def get(self, timeout_s: float | None) -> bytes | None:
-        """Return all that has come, None at the end, b"" after `timeout_s` of silence.
-
-        Raises:
-            GatewayError: The answer ended early.
-        """
-        while not self._pieces:
-            if self._error:
-                raise self._error
-            if self._ended:
-                return None
-            if not await self._wait(timeout_s):
-                return b""
-        data = b"".join(self._pieces) if len(self._pieces) > 1 else self._pieces[0]
-        self._pieces.clear()
-        self._size = 0
-        self._wake(self._writer)
-        return data
-
-    async def _wait(self, timeout_s: float | None) -> bool:
-        loop = asyncio.get_running_loop()
-        reader: asyncio.Future[bool] = loop.create_future()
-        self._reader = reader
-        self._due = loop.time() + timeout_s if timeout_s else _NEVER
-        if timeout_s and self._timer is None:
-            self._timer = loop.call_later(timeout_s, self._look, loop)
-        try:
-            return await reader
-        finally:
-            self._reader = None
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the reader's wait if it is over; the next one that begins sets the timer anew."""
+    def _look(self) -> None:
+        # One timer for all silences, moved on when it fires.
         self._timer = None
-        reader = self._reader
-        if reader is None or reader.done() or self._due == _NEVER:
+        if self._ended or self._closed:
             return
-        left = self._due - loop.time()
-        if left > _TICK_S:
-            self._timer = loop.call_later(left, self._look, loop)
-        else:
-            reader.set_result(False)
+        left = self._said_s + self._keepalive_s - self._loop.time()
+        if left <= _TICK_S:
+            if not self._begun:
+                self._begin(200, _STREAM)
+            if not self._client.full:
+                self._client.write(_KEEP_ALIVE)
+            self._said_s = self._loop.time()
+            left = self._keepalive_s
+        self._timer = self._loop.call_later(left, self._look)
 
-    @staticmethod
-    def _wake(waiter: asyncio.Future[bool] | None) -> None:
-        if waiter and not waiter.done():
-            waiter.set_result(True)
+
+def _wake(waiter: "asyncio.Future[None] | None") -> None:
+    if waiter and not waiter.done():
+        waiter.set_result(None)

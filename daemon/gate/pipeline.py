@@ -1,14 +1,13 @@
 """The path of a call, on one screen: each line is a step with a file of its own."""
 
-from aiohttp import web
-
+from tollway.daemon.direct import Direct
 from tollway.daemon.errors import Draining
 from tollway.daemon.gate import tags
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange, Origin
-from tollway.daemon.state import DAEMON, OWNER, TRACE
+from tollway.daemon.state import DAEMON, OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import Dialect
 from tollway.providers.headers import to_provider
@@ -16,8 +15,8 @@ from tollway.providers.headers import to_provider
 _MOST_CLIENT = 200
 
 
-async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> web.StreamResponse:
-    """Take one call all the way, and return its answer.
+async def serve(request: Direct, endpoint: Endpoint, dialect: Dialect) -> None:
+    """Take one call all the way, and answer it.
 
     Hold, admit, send, meter and settle are the exchange's: a task of its own, so that they
     happen in order though the client leaves. Nothing here outlives the client.
@@ -26,7 +25,7 @@ async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> w
         GatewayError: The call was refused, or failed before the client was sent anything.
     """
     daemon = request.app[DAEMON]
-    trace = request[TRACE]
+    trace = request.trace
     gate, caller = _enter(request)
     trace.key = caller.who.key or caller.who.user
     body = await request.read()
@@ -47,24 +46,25 @@ async def serve(request: web.Request, endpoint: Endpoint, dialect: Dialect) -> w
     )
     exchange.start()
     try:
-        return await relay(request, exchange, gate.config.server.keepalive)
+        await relay(request, exchange, gate.config.server.keepalive)
     finally:
         trace.cost_nanousd = exchange.cost_nanousd
         exchange.leave()
 
 
-def _enter(request: web.Request) -> tuple[Gate, Caller]:
+def _enter(request: Direct) -> tuple[Gate, Caller]:
     """Return the gate in force, and who is calling by it."""
     daemon = request.app[DAEMON]
     gate = daemon.gate
     if daemon.draining:
         raise Draining("The gateway is stopping and takes no new calls")
-    query = request.rel_url.query if "?" in request.raw_path else None
-    caller = gate.keyring.find(request.headers, query, gate.now_s(), owner=request.app[OWNER])
+    caller = gate.keyring.find(
+        request.headers, request.query, gate.now_s(), owner=request.app[OWNER]
+    )
     return gate, caller
 
 
-def _origin(request: web.Request, call_id: str) -> Origin:
+def _origin(request: Direct, call_id: str) -> Origin:
     return Origin(
         call_id,
         # Bytes that are no UTF-8 come as surrogates, which no database takes.

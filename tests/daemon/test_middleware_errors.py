@@ -114,7 +114,7 @@ async def test_a_crash_is_a_500_with_the_id_and_its_traceback_is_in_the_log_alon
     async def crash(_request: web.Request) -> web.Response:
         raise RuntimeError(f"with {secret} in it")
 
-    routes = (*application.ROUTES, Route("GET", "/crash", crash, "open"))
+    routes = (*application.ROUTES, Route("GET", "/crash", crash, "open", "free"))
     monkeypatch.setattr(application, "ROUTES", routes)
     async with running() as daemon:
         answer = await daemon.ask("GET", "/crash")
@@ -138,7 +138,7 @@ async def test_a_crash_within_an_answer_cuts_it_off(monkeypatch: pytest.MonkeyPa
         await answer.write(b"half")
         raise RuntimeError("too late")
 
-    routes = (*application.ROUTES, Route("GET", "/crash", crash, "open"))
+    routes = (*application.ROUTES, Route("GET", "/crash", crash, "open", "free"))
     monkeypatch.setattr(application, "ROUTES", routes)
     async with running() as daemon:
         answer = await daemon.raw(b"GET /crash HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -151,7 +151,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(
         finally:
             ended.set()
 
-    routes = (*application.ROUTES, Route("GET", "/flood", flood, "open"))
+    routes = (*application.ROUTES, Route("GET", "/flood", flood, "open", "free"))
     monkeypatch.setattr(application, "ROUTES", routes)
     async with running(limits=EdgeLimits(unread_s=0.05, sweep_s=0.01)) as daemon:
         client = await daemon.connect()

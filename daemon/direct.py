@@ -1,0 +1,150 @@
+"""A model call on its connection: the request as the gate reads it, the answer as it writes it.
+
+Calls do not pass through aiohttp's request, router and response, which together took more time
+than all that the gate does; aiohttp parses, and answers every other path.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp.http_parser import RawRequestMessage
+from multidict import MultiMapping
+
+from tollway.daemon.body import read
+from tollway.daemon.ids import new_id
+from tollway.daemon.state import DAEMON, Trace
+from tollway.providers.errors import GatewayError
+
+if TYPE_CHECKING:
+    from tollway.daemon.connection import Connection
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+_NO_TYPE = "Content-Type: application/octet-stream\r\n"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Direct:
+    """One call. It is answered by `whole`, or by `begin`, `write` as often as needed, and `end`."""
+
+    method = "POST"
+
+    def __init__(
+        self,
+        connection: "Connection",
+        app: web.Application,
+        message: RawRequestMessage,
+        payload: StreamReader,
+    ) -> None:
+        self.app = app
+        self.trace = Trace(new_id())
+        self.headers: MultiMapping[str] = message.headers
+        self.raw_path: str = message.path
+        self.path = self.raw_path.partition("?")[0]
+        self.transport = connection.transport
+        self.status = 0  # of the answer, once it has begun
+        self.drained: Callable[[], None] | None = None  # called when `full` has ended
+        self.keep_alive = not message.should_close and not message.upgrade
+        self._connection = connection
+        self._message = message
+        self._payload = payload
+        self._new = message.version >= HttpVersion11
+        self._chunked = False
+
+    @property
+    def query(self) -> MultiMapping[str] | None:
+        """What stands behind the path's `?`, or None where nothing does."""
+        return self._message.url.query if "?" in self.raw_path else None
+
+    @property
+    def full(self) -> bool:
+        """Whether the client reads more slowly than it is written to."""
+        return self._connection.writing_paused
+
+    async def read(self) -> bytes:
+        """Return the whole body; limits and errors are those of `body.read`."""
+        if expected := self.headers.get(hdrs.EXPECT):
+            if expected.lower() != "100-continue":
+                refused = GatewayError("The request expects what the gateway does not do")
+                refused.status, refused.code = 417, "expectation_failed"
+                raise refused
+            if self._new and not self._payload.is_eof():
+                self._connection.send(_CONTINUE)
+        return await read(self.app, self.headers, self._payload, self._connection)
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write an answer in one piece."""
+        self._connection.send(
+            self._head(status, headers, f"Content-Length: {len(body)}\r\n") + body
+        )
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Write the head of an answer whose length is not known."""
+        self._chunked = self._new
+        if not self._new:
+            self.keep_alive = False  # its end is the connection's
+        how = "Transfer-Encoding: chunked\r\n" if self._new else ""
+        self._connection.send(self._head(status, headers, how))
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the body. An empty one is none: it would be the end."""
+        if data:
+            self._connection.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self) -> None:
+        """Write the end of the body."""
+        if self._chunked:
+            self._connection.send(_LAST_CHUNK)
+
+    def _head(self, status: int, headers: Headers, how: str) -> bytes:
+        """Return the head; a value with a line end in it would be a header more.
+
+        Raises:
+            ValueError: There is one.
+        """
+        if self.app[DAEMON].draining:
+            self.keep_alive = False
+        lines = [_status_line(status)]
+        typed = False
+        for name, value in headers:
+            lines.append(f"{name}: {value}\r\n")
+            typed = typed or name.lower() == "content-type"
+        call_id = self.trace.call_id
+        lines.append(
+            f"{'' if typed else _NO_TYPE}{how}Date: {_date(int(time.time()))}\r\n"
+            f"Server: tollway\r\nx-tollway-request-id: {call_id}\r\nx-request-id: {call_id}\r\n"
+        )
+        text = "".join(lines)
+        ours = len(headers) + 5 + (not typed) + bool(how)
+        if text.count("\n") != ours or text.count("\r") != ours or "\0" in text:
+            raise ValueError("a header's value holds a line break or NUL")
+        if not self.keep_alive:
+            text += "Connection: close\r\n"
+        elif not self._new:
+            text += "Connection: keep-alive\r\n"
+        self.status = status
+        # Headers come as latin-1 and go as the bytes that they came as.
+        return f"{text}\r\n".encode("latin-1", "replace")
+
+
+Serve = Callable[[Direct], Awaitable[None]]
+
+
+@lru_cache(maxsize=256)  # bounded: providers choose the status
+def _status_line(status: int) -> str:
+    try:
+        return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+    except ValueError:
+        return f"HTTP/1.1 {status} \r\n"
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
