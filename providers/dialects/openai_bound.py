@@ -261,12 +261,12 @@ def _part(tally: Tally, part: object, *, result: bool) -> int:
     # Not text: its bytes say nothing of its tokens.
     tally.text(part)
     tally.by_window = True
-    if _is_elsewhere(part):
+    if is_elsewhere(part):
         tally.unbounded.append(f"messages[].content[].{str(kind)[:40]}")
     return 0
 
 
-def _is_elsewhere(part: object) -> bool:
+def is_elsewhere(part: object) -> bool:
     """Whether a part holds a URL or an id, so that even its size is not known here."""
     stack = [part]
     while stack:

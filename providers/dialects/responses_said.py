@@ -1,0 +1,422 @@
+"""Reads a Responses request into the neutral form.
+
+Input items stand one after the other; the neutral form has turns. Items of the model's (its
+text, its thinking, its calls) that stand together are one assistant's turn, and results of
+tools that stand together are one turn of tools.
+
+Tools within a namespace are called by both names there; elsewhere they have one, `NS__TOOL`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import (
+    Audio,
+    Citation,
+    Conversation,
+    File,
+    Format,
+    HostedTool,
+    Image,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Sampling,
+    Source,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    carried,
+)
+from tollway.providers.dialects.responses_request import NAME
+from tollway.providers.dialects.wire import Body, data_url, decoded, text_of
+from tollway.providers.errors import RequestInvalid, Untranslatable
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "assistant": "assistant",
+}
+_WITHIN: Final = "__"
+# What the provider keeps or does beside answering: without it the answer is another one.
+_STATE = ("previous_response_id", "conversation", "prompt", "background", "context_management")
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+
+
+class _Item(msgspec.Struct):
+    type: str = "message"
+    role: str = ""
+    content: Any = None
+    id: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    arguments: Any = None
+    input: str | None = None
+    output: Any = None
+    status: str | None = None
+    summary: Any = None
+    encrypted_content: str | None = None
+
+
+class _ToolOf(msgspec.Struct):
+    type: str = "function"
+    name: str | None = None
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+    format: msgspec.Raw = msgspec.Raw()
+    tools: list[msgspec.Raw] | None = None
+
+
+class _Named(msgspec.Struct):
+    type: str = "function"
+    name: str | None = None
+    namespace: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    type: str
+    name: str | None = None
+    namespace: str | None = None
+    mode: str = "auto"
+    tools: list[_Named] = []
+
+
+class _FormatOf(msgspec.Struct):
+    type: str
+    name: str = ""
+    description: str | None = None
+    schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+
+
+class _TextOf(msgspec.Struct):
+    format: _FormatOf | None = None
+    verbosity: str | None = None
+
+
+class _ReasoningOf(msgspec.Struct):
+    effort: str | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+_ITEM = msgspec.json.Decoder(_Item)
+_INPUT = msgspec.json.Decoder(str | list[msgspec.Raw])
+_TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
+_TOOL = msgspec.json.Decoder(_ToolOf)
+_CHOICE = msgspec.json.Decoder(str | _Choice)
+_TEXT = msgspec.json.Decoder(_TextOf)
+_REASONING = msgspec.json.Decoder(_ReasoningOf)
+_STR = msgspec.json.Decoder(str)
+_STRS = msgspec.json.Decoder(list[str])
+_BOOL = msgspec.json.Decoder(bool)
+_INT = msgspec.json.Decoder(int)
+_FLOAT = msgspec.json.Decoder(float)
+
+
+def joined_name(namespace: str | None, name: str) -> str:
+    """Return the one name of a tool within a namespace, or of one without."""
+    return f"{namespace}{_WITHIN}{name}" if namespace else name
+
+
+def namespaces(call: Call) -> dict[str, tuple[str, str]]:
+    """Return namespace and name of each tool within a namespace, by the one name it has here."""
+    found: dict[str, tuple[str, str]] = {}
+    for raw in Body(call.body).take(_TOOLS, "tools") or ():
+        tool = decoded(_TOOL, raw, "tools")
+        if tool.type == "namespace" and tool.name:
+            for inner in tool.tools or ():
+                name = decoded(_TOOL, inner, "tools").name or ""
+                found[joined_name(tool.name, name)] = (tool.name, name)
+    return found
+
+
+def read_request(call: Call) -> Conversation:
+    """Return what a body says.
+
+    Raises:
+        RequestInvalid: A field has the wrong type; `param` names it.
+        Untranslatable: It builds on what its provider keeps.
+    """
+    body = Body(call.body)
+    for name in _STATE:
+        if body.raw(name) not in (b"", b"false", b"[]", b"{}"):
+            raise Untranslatable(
+                f"`{name}` builds on what OpenAI keeps, and the target keeps nothing",
+                hint="Send the whole conversation in `input`, or call a model that speaks the"
+                " Responses API",
+                param=name,
+            )
+    body.raw("model")
+    body.raw("stream_options")  # of obfuscation alone
+    messages: list[Message] = []
+    if instructions := body.take(_STR, "instructions"):
+        messages.append(Message("system", (Text(instructions),)))
+    messages += _turns(body.take(_INPUT, "input") or ())
+    text = body.take(_TEXT, "text")
+    top = body.take(_INT, "top_logprobs")
+    include = body.take(_STRS, "include") or ()
+    user = body.take(_STR, "user")
+    tools = tuple(_tools(body.take(_TOOLS, "tools") or ()))
+    return Conversation(
+        by=NAME,
+        model=call.model,
+        messages=tuple(messages),
+        tools=tools,
+        tool_choice=_tool_choice(body),
+        parallel=body.take(_BOOL, "parallel_tool_calls"),
+        format=_format(text),
+        sampling=Sampling(
+            temperature=body.take(_FLOAT, "temperature"), top_p=body.take(_FLOAT, "top_p")
+        ),
+        logprobs="message.output_text.logprobs" in include or bool(top),
+        top_logprobs=top,
+        reasoning=_reasoning(body),
+        output_limit=body.take(_INT, "max_output_tokens"),
+        user=body.take(_STR, "safety_identifier") or user or "",
+        metadata=body.raw("metadata"),
+        service_tier=body.take(_STR, "service_tier") or "",
+        cache_key=body.take(_STR, "prompt_cache_key") or "",
+        store=body.take(_BOOL, "store"),
+        stream=bool(body.take(_BOOL, "stream")),
+        wants_usage=True,
+        extras=(*_verbosity(text), *_included(include), *body.extras),
+    )
+
+
+def _verbosity(text: _TextOf | None) -> Iterator[tuple[str, bytes]]:
+    if text is not None and text.verbosity:
+        yield "text.verbosity", msgspec.json.encode(text.verbosity)
+
+
+def _included(include: tuple[str, ...] | list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield what else is asked for beside the answer; encrypted reasoning comes where there is."""
+    ours = ("message.output_text.logprobs", "reasoning.encrypted_content")
+    if others := [name for name in include if name not in ours]:
+        yield "include", msgspec.json.encode(others)
+
+
+def _turns(said: str | list[msgspec.Raw] | tuple[()]) -> Iterator[Message]:
+    """Yield the turns that items make."""
+    if isinstance(said, str):
+        yield Message("user", (Text(said),))
+        return
+    role: Role | None = None
+    parts: list[Part] = []
+    for place, raw in enumerate(said):
+        for speaker, found in _item(raw, f"input[{place}]"):
+            if parts and (speaker != role or speaker not in ("assistant", "tool")):
+                yield Message(role or "user", tuple(parts))
+                parts = []
+            role = speaker
+            for part in found:
+                _join(parts, part)
+    if parts:
+        yield Message(role or "user", tuple(parts))
+
+
+def _join(parts: list[Part], part: Part) -> None:
+    """Add a part; what was carried for a call (see `responses_items`) goes back into it."""
+    last = parts[-1] if parts else None
+    bare = isinstance(last, Thinking) and last.signature and not (last.text or last.encrypted)
+    if isinstance(part, ToolCall) and isinstance(last, Thinking) and bare:
+        parts.pop()
+        part = msgspec.structs.replace(part, signature=last.signature, by=last.by)
+    parts.append(part)
+
+
+def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
+    item = decoded(_ITEM, raw, where)
+    if item.type == "message":
+        role = _ROLES.get(item.role)
+        if role is None:
+            raise RequestInvalid(f"`{where}.role` is none that we know", param=f"{where}.role")
+        yield role, list(_content(item.content, f"{where}.content"))
+    elif item.type == "function_call":
+        name = joined_name(item.namespace, item.name or "")
+        arguments = item.arguments
+        if not isinstance(arguments, str):
+            arguments = msgspec.json.encode(arguments).decode() if arguments is not None else ""
+        yield "assistant", [ToolCall(item.call_id or item.id or "", name, arguments)]
+    elif item.type == "custom_tool_call":
+        name = joined_name(item.namespace, item.name or "")
+        yield "assistant", [ToolCall(item.call_id or "", name, item.input or "", "custom")]
+    elif item.type in _OUTPUTS:
+        output = tuple(_content(item.output, f"{where}.output"))
+        yield "tool", [ToolResult(item.call_id or "", output, name=item.name or "")]
+    elif item.type == "reasoning":
+        yield "assistant", list(_thinking(item))
+    elif item.type == "item_reference":
+        raise Untranslatable(
+            "An item is referred to by its id, which only OpenAI can look up",
+            hint="Send the item itself",
+            param=where,
+        )
+    else:
+        yield "assistant", [Opaque(NAME, bytes(raw), item.type)]
+
+
+def _content(said: object, where: str) -> Iterator[Part]:
+    if said is None:
+        return
+    if isinstance(said, str):
+        yield Text(said)
+        return
+    if not isinstance(said, list):
+        raise RequestInvalid(f"`{where}` must be a string or an array", param=where)
+    for place, part in enumerate(said):
+        if not isinstance(part, dict):
+            raise RequestInvalid(f"`{where}[{place}]` must be an object", param=f"{where}[{place}]")
+        yield _part(part)
+
+
+def _part(part: dict[str, Any]) -> Part:
+    kind = text_of(part, "type")
+    if kind in ("input_text", "output_text", "text", "summary_text"):
+        return Text(text_of(part, "text"), tuple(map(citation, part.get("annotations") or ())))
+    if kind == "refusal":
+        return Refusal(text_of(part, "refusal"))
+    if kind == "input_image":
+        id_ = text_of(part, "file_id")
+        source = Source("id", id_) if id_ else data_url(text_of(part, "image_url"))
+        return Image(source, text_of(part, "detail"))
+    if kind == "input_file":
+        return _file(part)
+    return _sound(part) if kind == "input_audio" else Opaque(NAME, msgspec.json.encode(part), kind)
+
+
+def _sound(part: dict[str, Any]) -> Audio:
+    said = part.get("input_audio")
+    sound = said if isinstance(said, dict) else {}
+    media = f"audio/{text_of(sound, 'format') or 'wav'}"
+    return Audio(Source("base64", text_of(sound, "data"), media))
+
+
+def _file(part: dict[str, Any]) -> File:
+    name = text_of(part, "filename")
+    if id_ := text_of(part, "file_id"):
+        return File(Source("id", id_), name)
+    if url := text_of(part, "file_url"):
+        return File(Source("url", url), name)
+    source = data_url(text_of(part, "file_data"))
+    if source.kind == "url":
+        source = Source("base64", source.value)  # some clients leave out the URL's head
+    return File(source, name)
+
+
+def citation(said: object) -> Citation:
+    """Return what an annotation of a text says."""
+    note = said if isinstance(said, dict) else {}
+    start, end = note.get("start_index"), note.get("end_index")
+    return Citation(
+        url=text_of(note, "url"),
+        title=text_of(note, "title") or text_of(note, "filename"),
+        start=start if isinstance(start, int) else None,
+        end=end if isinstance(end, int) else None,
+        by=NAME,
+        payload=msgspec.json.encode(said),
+    )
+
+
+def _thinking(item: _Item) -> Iterator[Thinking]:
+    """Yield what was thought; what another dialect's provider signed comes back as it was."""
+    summary = "\n\n".join(_texts(item.summary))
+    text = "".join(_texts(item.content))
+    encrypted = item.encrypted_content or ""
+    if (found := carried(encrypted)) is not None:
+        by, kind, value = found
+        plain = text or summary
+        if kind in ("signature", "call"):
+            yield Thinking(plain, value, by=by)
+        else:
+            yield Thinking(plain, encrypted=value, by=by)
+        return
+    if summary or text or encrypted:
+        yield Thinking(
+            text or summary,
+            encrypted=encrypted,
+            by=NAME if encrypted else "",
+            id=item.id or "" if encrypted else "",
+            summary=not text and bool(summary),
+        )
+
+
+def _texts(parts: object) -> list[str]:
+    if isinstance(parts, str):
+        return [parts]
+    return [
+        text_of(part, "text")
+        for part in (parts if isinstance(parts, list) else ())
+        if isinstance(part, dict)
+    ]
+
+
+def _tools(said: list[msgspec.Raw] | tuple[()], within: str = "") -> Iterator[Tool | HostedTool]:
+    for place, raw in enumerate(said):
+        tool = decoded(_TOOL, raw, f"tools[{place}]")
+        name = joined_name(within, tool.name or "")
+        if tool.type == "function":
+            schema = bytes(tool.parameters)
+            yield Tool(
+                name,
+                tool.description or "",
+                b"" if schema == b"null" else schema,
+                tool.strict,
+            )
+        elif tool.type == "custom":
+            yield Tool(name, tool.description or "", bytes(tool.format), kind="custom")
+        elif tool.type == "namespace":
+            yield from _tools(tool.tools or (), tool.name or "")
+        else:
+            yield HostedTool(NAME, tool.type, bytes(raw))
+
+
+def _tool_choice(body: Body) -> ToolChoice | None:
+    choice = body.take(_CHOICE, "tool_choice")
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        if choice not in ("auto", "none", "required"):
+            raise RequestInvalid("`tool_choice` is none that we know", param="tool_choice")
+        return ToolChoice({"auto": "auto", "none": "none"}.get(choice, "any"))  # type: ignore[arg-type]
+    if choice.type == "allowed_tools":
+        names = tuple(joined_name(tool.namespace, tool.name or "") for tool in choice.tools)
+        return ToolChoice("any" if choice.mode == "required" else "auto", names)
+    if choice.type in ("function", "custom") and choice.name:
+        name = joined_name(choice.namespace, choice.name)
+        return ToolChoice("tool", (name,), "custom" if choice.type == "custom" else "function")
+    return ToolChoice("tool", hosted=msgspec.json.encode(choice))
+
+
+def _format(text: _TextOf | None) -> Format | None:
+    said = text.format if text is not None else None
+    if said is None or said.type == "text":
+        return None
+    if said.type == "json_object":
+        return Format("json_object")
+    if said.type != "json_schema":
+        raise RequestInvalid("`text.format` is none that we know", param="text.format")
+    return Format("json_schema", bytes(said.schema), said.name, said.description or "", said.strict)
+
+
+def _reasoning(body: Body) -> Reasoning | None:
+    said = body.take(_REASONING, "reasoning")
+    if said is None or not (said.effort or said.summary or said.generate_summary):
+        return None
+    effort = said.effort or ""
+    summary = said.summary or said.generate_summary or ""
+    if effort == "none":
+        return Reasoning("off", summary=summary)
+    return Reasoning("on" if effort else None, effort, summary=summary)
