@@ -45,8 +45,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PriceSource:
     return PriceSource(tmp_path_factory.mktemp("prices"))
 
 
-def in_their_words(usage: Usage) -> types.Usage:
-    """Return a usage as genai-prices counts: classes overlap, totals hold everything."""
+def in_their_words(usage: Usage, price: types.ModelPrice) -> types.Usage:
+    """Return a usage as genai-prices counts: classes overlap, totals hold everything.
+
+    We count video among images; it is video where a price has a rate for that.
+    """
+    films = price.output_video_mtok is not None
     return types.Usage(
         input_tokens=usage.input_total,
         output_tokens=usage.output_total,
@@ -57,9 +61,9 @@ def in_their_words(usage: Usage) -> types.Usage:
         cache_audio_read_tokens=0,
         cache_image_read_tokens=0,
         input_image_tokens=usage.image_input,
-        output_image_tokens=usage.image_output,
+        output_image_tokens=0 if films else usage.image_output,
         input_video_tokens=0,
-        output_video_tokens=0,
+        output_video_tokens=usage.image_output if films else 0,
         web_searches=usage.searches,
         output_reasoning_tokens=usage.reasoning,
         output_audio_tokens=usage.audio_output,
@@ -73,7 +77,7 @@ def their_costs(price: types.ModelPrice) -> list[int]:
     """Return what genai-prices asks for each of USAGES, in whole nano-dollars."""
     known = _known.get(id(price))  # its arithmetic is slow, and a price is in force on many days
     if known is None or known[0] is not price:
-        usd = [price.calc_price(in_their_words(usage))["total_price"] for usage in USAGES]
+        usd = [price.calc_price(in_their_words(usage, price))["total_price"] for usage in USAGES]
         nanousd = [int((each * 10**9).to_integral_value(ROUND_HALF_EVEN)) for each in usd]
         known = _known[id(price)] = (price, nanousd)
     return known[1]
