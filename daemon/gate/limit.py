@@ -14,11 +14,11 @@ from tollway.daemon.gate import periods
 from tollway.daemon.gate.rates import Bucket, Day, Gauge, Mark, Place, Rates
 
 What = Literal["rpm", "tpm", "rpd", "concurrent"]
-WORDS: Final[Mapping[What, str]] = {
-    "rpm": "calls a minute",
-    "tpm": "tokens a minute",
-    "rpd": "calls a day",
-    "concurrent": "calls at once",
+_WORDS: Final[Mapping[What, tuple[str, str]]] = {
+    "rpm": ("call", "a minute"),
+    "tpm": ("token", "a minute"),
+    "rpd": ("call", "a day"),
+    "concurrent": ("call", "at once"),
 }
 # A full limit of these lets the next target be tried; any other refuses the caller.
 _OF_TARGETS: Final = frozenset({"provider", "model", "route"})
@@ -51,6 +51,12 @@ class Limit:
     def whose(self) -> str:
         """What is limited, to begin a sentence with: "Key `ci`"."""
         return f"{self.scope.capitalize()} `{self.name}`" if self.name else "The whole box"
+
+    @property
+    def said(self) -> str:
+        """What it allows, for messages: "60 calls a minute (`rpm`)"."""
+        unit, span = _WORDS[self.what]
+        return f"{self.most:,} {unit}{'s' if self.most > 1 else ''} {span} (`{self.what}`)"
 
     def wait_s(self, units: int) -> float:
         """Return the seconds until so many units have room; 0 for now."""

@@ -14,10 +14,9 @@ import msgspec
 
 from tollway.daemon.config import schema
 from tollway.daemon.config.schema import Config, Key, Member, Model, Provider, Route, Team
-from tollway.daemon.errors import BudgetSpent, OverLimit, RateLimited
+from tollway.daemon.errors import BudgetSpent, NoTurn, OverLimit, RateLimited
 from tollway.daemon.gate.budget import Terms, Worst
 from tollway.daemon.gate.limit import (
-    WORDS,
     CallRate,
     Concurrent,
     DayLimit,
@@ -44,7 +43,7 @@ _SCOPES: Final[Mapping[str, str]] = {
     "projects": "project",
     "keys": "key",
 }
-Skipped = BudgetSpent | RateLimited | OverLimit  # what may let another target be tried
+Skipped = BudgetSpent | RateLimited | OverLimit | NoTurn  # what may let another target be tried
 _LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
@@ -87,7 +86,7 @@ class Applying:
 def _tightest(limits: list[Limit], full: Limit | None) -> Rate | None:
     if not limits:
         return None
-    one = full if full in limits else min(limits, key=Limit.left)
+    one = full if full in limits else min(limits, key=lambda one: one.left())
     return Rate(one.most, one.left(), one.whole_s() or 0.0) if one else None
 
 
@@ -184,8 +183,7 @@ def _refusal(limit: Limit, wait_s: float, units: int, applying: Applying) -> Rat
     left = limit.left()
     need = f", and this call may need {units:,}" if limit.what == "tpm" else ""
     return RateLimited(
-        f"{limit.whose} is at its limit of {limit.most:,} {WORDS[limit.what]}"
-        f" (`{limit.what}`): {left:,} left{need}",
+        f"{limit.whose} is at its limit of {limit.said}: {left:,} left{need}",
         hint=limit.advice(wait_s),
         retry_after_s=wait_s,
         skips=limit.skips,
