@@ -17,13 +17,15 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
 from tollway.providers.dialects.wire import PLAIN_TEXT
-from tollway.providers.effort import effort_of
+from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
 _Fields = Iterator[tuple[str, object]]
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
 _TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
           "priority": "priority"}  # fmt: skip
+# The words that every reasoning model knows; some know "minimal", "xhigh" or "max" too.
+_COMMON = ("low", "medium", "high")
 # OpenAI takes no longer one.
 _LONGEST_USER = 64
 
@@ -221,7 +223,11 @@ def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) ->
 def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
     quirks = facts.quirks
     off = asked.mode == "off"
-    effort = asked.effort or (effort_of(asked.budget) if asked.budget is not None else "")
+    effort = asked.effort
+    if not effort and asked.budget is not None:
+        effort = nearest(effort_of(asked.budget), _COMMON)
+    elif effort and quirk.ALL_OF_OPENAI not in quirks:
+        effort = nearest(effort, _COMMON)
     if asked.summary:
         dropped.append("reasoning.summary")
     if quirk.NO_REASONING in quirks or facts.thinks is False:

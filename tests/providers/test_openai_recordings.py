@@ -125,7 +125,7 @@ def test_a_recorded_refusal_gives_its_own_words(recording: Recording) -> None:
     )
     assert error.message.startswith(f"The provider answered {recording.status}: ")
     assert not {"{", "}", "\n"} & set(error.message)
-    assert 40 < len(error.message) <= 500
+    assert 30 < len(error.message) <= 500
     said = json.loads(recording.body)
     inner = said["detail"] if "detail" in said else said["error"]["message"]
     assert inner[:60].rstrip(".") in error.message or "<not-a-r" in inner

@@ -26,6 +26,7 @@ class Recording:
 
     id: str  # "openai/chat_gpt-4o"
     provider: str
+    api: str  # "openai.chat", "anthropic.messages"
     path: str  # of the request, with its query
     features: frozenset[str]
     endpoint: Endpoint | None  # None for lists of models
@@ -81,6 +82,7 @@ def _read(path: Path) -> Recording:
     return Recording(
         id=f"{path.parent.name}/{path.stem}",
         provider=said["provider"],
+        api=said["api"],
         path=said["request"]["path"],
         features=frozenset(said["features"]),
         endpoint=_ENDPOINTS.get(said["api"].rpartition(".")[2]),

@@ -1,0 +1,119 @@
+"""What the gate must know of a Messages request, and the few edits on its way to a provider."""
+
+from typing import Annotated, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from tollway.providers.canon import Call, Endpoint
+from tollway.providers.dialects.anthropic_said import NAME
+from tollway.providers.dialects.dialect import Edits
+from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.errors import RequestInvalid
+
+# What the gate reads. A key that differs from one of these in nothing but case is refused: Go's
+# JSON reader, behind some servers, would take it for the real one.
+READ = frozenset(
+    {
+        *("model", "messages", "system", "tools", "tool_choice", "stream", "max_tokens"),
+        *("thinking", "service_tier", "speed", "inference_geo", "mcp_servers", "container"),
+        *("context_management", "output_config", "output_format"),
+    }
+)
+# More than any honest request holds; they take time to read before anything is refused.
+MOST_VALUES = 100_000
+_MOST = 2**31 - 1
+_ARRAY = ord("[")
+
+_MODEL = msgspec.json.Decoder(str)
+_FLAG = msgspec.json.Decoder(bool | None)
+# 0 fills the cache and answers nothing.
+_LIMIT = msgspec.json.Decoder(Annotated[int, Meta(ge=0, le=_MOST)] | None)
+_WORDS = {
+    "model": "a string",
+    "messages": "an array of messages",
+    "stream": "true or false",
+    "max_tokens": "a whole number of at least 0",
+}
+_T = TypeVar("_T")
+
+
+class _Scan(NamedTuple):
+    """The fields of a body; a call that was given another body has another scan."""
+
+    body: bytes
+    fields: dict[str, Field]
+
+
+def peek(endpoint: Endpoint, body: bytes) -> Call:
+    """Return what the gate must know of a body.
+
+    `max_tokens` may be missing here, though Anthropic demands it: the gate then writes its own
+    default where a budget applies, and else the provider says what it thinks of it.
+
+    Raises:
+        RequestInvalid: It is not a JSON object, a key stands twice, it holds too many values, or
+            a field that the gate needs is missing or has the wrong type; `param` names it.
+    """
+    # Commas within texts count too, so only a body that may be too large is looked at closely.
+    if len(body) > MOST_VALUES and _values(body) > 20 * MOST_VALUES:
+        raise RequestInvalid(f"The request holds more than {MOST_VALUES:,} values")
+    known = fields(body)
+    for name in known:
+        if name not in READ and (meant := name.casefold()) in READ:
+            raise RequestInvalid(
+                f"`{name}` is not a field", hint=f"Write it as `{meant}`", param=name
+            )
+    if "model" not in known:
+        raise RequestInvalid("`model` is missing; it must be a string", param="model")
+    model = _decode(_MODEL, known["model"], "model")
+    if not model:
+        raise RequestInvalid("`model` must not be empty", param="model")
+    if "messages" not in known or body[known["messages"].start] != _ARRAY:
+        missing = "" if "messages" in known else "is missing; it "
+        raise RequestInvalid(f"`messages` {missing}must be an array of messages", param="messages")
+    counts = endpoint == "count_tokens"
+    limit = _take(_LIMIT, known, "max_tokens")
+    return Call(
+        endpoint=endpoint,
+        dialect=NAME,
+        model=model,
+        body=body,
+        stream=not counts and bool(_take(_FLAG, known, "stream")),
+        wants_usage=True,
+        # Nobody bills for less than a token of output.
+        output_limit=None if limit is None else max(limit, 1),
+        scan=_Scan(body, known),
+    )
+
+
+def _values(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _take(decoder: msgspec.json.Decoder[_T], known: dict[str, Field], name: str) -> _T | None:
+    field = known.get(name)
+    return None if field is None else _decode(decoder, field, name)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], field: Field, name: str) -> _T:
+    try:
+        return decoder.decode(field.raw)
+    except (msgspec.ValidationError, ValueError):
+        raise RequestInvalid(f"`{name}` must be {_WORDS[name]}", param=name) from None
+
+
+def edited(call: Call, edits: Edits) -> bytes:
+    """Return the body for a provider: the same bytes but for what `edits` names.
+
+    Usage needs no asking: every stream ends with it. The bytes of `system`, `messages` and
+    `tools` never change, so that thinking stays signed and prompts stay cached.
+    """
+    scan = call.scan
+    known = scan.fields if isinstance(scan, _Scan) and scan.body is call.body else fields(call.body)
+    values: dict[str, bytes] = {}
+    if edits.model != call.model:
+        values["model"] = msgspec.json.encode(edits.model)
+    if edits.output_limit is not None and call.endpoint == "chat":
+        values["max_tokens"] = str(edits.output_limit).encode()
+    return edit(call.body, known, values)
