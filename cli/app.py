@@ -93,6 +93,11 @@ COMMANDS = (
     Row("bench", "bench:bench", "Measure what the gateway adds to a call on this machine", USE),
     Row("ledger", "", "The ledger's file", USE),
     Row("ledger verify", "ledger:verify", "Check that the ledger agrees with itself"),
+    Row("ledger reprice", "ledger_bills:reprice", "Price past calls anew; looks first"),
+    Row("ledger settle", "ledger_bills:settle", "Say what a call really cost"),
+    Row("ledger export", "ledger_files:export", "Write calls or sums as CSV or JSON Lines"),
+    Row("ledger backup", "ledger_files:backup", "Copy the ledger, and check the copy"),
+    Row("ledger vacuum", "ledger_files:vacuum", "Give room of deleted rows back to the disk"),
 )
 
 

@@ -9,7 +9,7 @@ import csv
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -276,6 +276,20 @@ def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
         # Rich keeps bold under NO_COLOR; what was asked for is text.
         color_system="auto" if has_colour(True) else None,
     ).print(drawn)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what takes `done, of`, and show it as a bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - for terminals alone: 0.1 s
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(printable(text), total=None)
+        yield lambda done, of: bars.update(task, completed=done, total=of)
 
 
 @contextmanager

@@ -170,3 +170,16 @@ def _body(row: tuple[int, int, int, int, bytes]) -> Body:
         ) from fault
     cut = size > len(whole) and len(whole) >= MOST_BYTES - 4
     return Body(KINDS[kind], at_ms, size, whole.decode("utf-8", "replace"), cut)
+
+
+def read_page(db: Connection, first: int, end: int) -> dict[str, dict[str, object]]:
+    """Return what was kept of the calls with these numbers, by their ids, for an export."""
+    found: dict[str, dict[str, object]] = {}
+    for call_id, *row in db.execute(
+        "SELECT c.id, b.kind, b.at_ms, b.encoding, b.size, b.body FROM bodies b"
+        " JOIN calls c ON c.seq = b.call WHERE b.call >= ? AND b.call < ?",
+        (first, end),
+    ):
+        body = _body((row[0], row[1], row[2], row[3], row[4]))
+        found.setdefault(call_id, {})[body.kind] = body.text
+    return found

@@ -1,0 +1,39 @@
+"""What today's configuration says of a target's price, for those who have no gate."""
+
+from datetime import UTC, datetime
+
+from tollway.daemon.config.schema import Config, PriceSaid
+from tollway.daemon.ledger.reprice import InForce, Terms
+from tollway.providers.canon import Price
+from tollway.providers.catalog import KINDS
+from tollway.providers.prices import FREE, PriceSource, PriceTable, override
+
+_LOCAL = "local"
+
+
+def in_force(config: Config) -> InForce:
+    """Return who tells the terms of a provider's model at a moment, as the gate would have them.
+
+    A provider that is not in the file has no terms, nor has a local model that is not.
+    """
+    table = PriceTable(PriceSource(), {name: _price(said) for name, said in config.prices.items()})
+
+    def terms(provider: str, model: str, at_ms: int) -> Terms:
+        if provider == _LOCAL:
+            found = config.models.get(model)
+            price = _price(found.price) if found and found.price is not None else None
+            kind = KINDS[_LOCAL]
+            return Terms(price, kind.dialect, kind.quirks)
+        said = config.providers.get(provider)
+        if said is None:
+            return Terms(None)
+        kind = KINDS[said.kind]
+        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+        price = table.price(provider, kind.prices, model, at)
+        return Terms(price, kind.dialect, kind.quirks)
+
+    return terms
+
+
+def _price(said: PriceSaid) -> Price:
+    return FREE if isinstance(said, str) else override(said)
