@@ -14,7 +14,7 @@ import msgspec
 
 from tollway.providers.canon import Price, Rate
 
-FORMAT = 2  # to be raised with every change of these shapes or of what `distil` puts in them
+FORMAT = 3  # to be raised with every change of these shapes or of what `distil` puts in them
 
 
 class StartsWith(msgspec.Struct, frozen=True, tag="starts_with", array_like=True):
@@ -141,6 +141,7 @@ class Provider(msgspec.Struct, frozen=True, array_like=True):
 class PriceData(msgspec.Struct, frozen=True):
     """Everything, with each provider still packed: few are ever asked for."""
 
+    source: str
     names: tuple[tuple[str, Clause | None], ...]  # ids, and what else may stand for them
     providers: dict[str, msgspec.Raw]
 

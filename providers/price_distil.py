@@ -6,16 +6,19 @@ process of its own and prints the distillate, which `prices.py` keeps in a file.
 touches the network: the data are those of the installed package.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 from genai_prices import types as genai
-from genai_prices.data import providers
+from genai_prices.data import providers as bundled
 
 from tollway.providers.canon import Price, Rate, Tier
 from tollway.providers.price_data import (
@@ -70,9 +73,22 @@ _SEARCHES = "web_searches_kcount"
 _BESIDE = re.compile(r"(social|storage)_searches_kcount|code_executions_kcount|cache_audio_.*")
 
 
-def distil() -> PriceData:
-    """Return the installed package's data."""
+def distil(file: Path | None = None) -> PriceData:
+    """Return the installed package's data, or those of a `data.json` that it publishes.
+
+    Raises:
+        ValueError, OSError: The file is something else, or cannot be read.
+    """
+    providers: list[genai.Provider] = bundled
     source = f"genai-prices {version('genai-prices')}"
+    if file is not None:
+        raw = file.read_bytes()
+        # A version is not in the file: what is in it tells it from any other.
+        source = f"genai-prices data {sha256(raw).hexdigest()[:12]}"
+        listed = json.loads(raw, parse_float=Decimal)
+        if not isinstance(listed, list) or not listed:
+            raise ValueError("expected a list of providers")
+        providers = genai._providers_from_raw(listed)
     packed = {}
     for each in providers:
         models = tuple(_model(model, source) for model in each.models)
@@ -82,7 +98,7 @@ def distil() -> PriceData:
         (each.id, _clause(each.provider_match) if each.provider_match else None)
         for each in providers
     )
-    return PriceData(names, packed)
+    return PriceData(source, names, packed)
 
 
 def _model(model: genai.ModelInfo, source: str) -> Model:
@@ -233,4 +249,5 @@ def _part(
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.msgpack.encode(distil()))
+    named = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    sys.stdout.buffer.write(msgspec.msgpack.encode(distil(named)))

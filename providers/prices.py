@@ -4,28 +4,21 @@ Its one rule: a price comes from gateway.toml or from the installed package's da
 the network, and what is unknown is None, never $0.
 """
 
-import importlib.util
 import logging
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from tollway.providers import price_file
 from tollway.providers.canon import Price, Rate
 from tollway.providers.money import times
 from tollway.providers.price_data import (
-    FORMAT,
     Model,
     PriceData,
     Provider,
@@ -40,7 +33,6 @@ FREE = Price(id="free", source="free", input=Rate(Decimal(0)), output=Rate(Decim
 
 _EVER = datetime.max.replace(tzinfo=UTC)
 _KEPT_NAMES = 10_000  # a bound, because callers choose the names
-_BUILD_S = 60
 
 
 class Override(Protocol):
@@ -152,16 +144,41 @@ class InForce(msgspec.Struct, frozen=True):
 class PriceSource:
     """The bundled data. Made once for each daemon; reading it takes milliseconds.
 
-    The first one after an install or an upgrade runs `price_distil.py` for half a second and
-    keeps what it prints in `cache_folder` (default: $XDG_CACHE_HOME/tollway). Where that cannot
-    be written, every start pays the half second; where no process can be started, genai_prices
-    is imported here and its memory kept.
+    They are what `tollway prices update` put in use, else those of the installed package. The
+    first one after an install or an upgrade runs `price_distil.py` for half a second and keeps
+    what it prints in `cache_folder` (default: $XDG_CACHE_HOME/tollway). Where that cannot be
+    written, every start pays the half second; where no process can be started, genai_prices is
+    imported here and its memory kept.
     """
 
-    def __init__(self, cache_folder: Path | None = None) -> None:
-        folder = _default_folder() if cache_folder is None else cache_folder
-        self._data = _load(folder / f"prices-{_installed()}.bin")
+    def __init__(self, cache_folder: Path | None = None, *, data: PriceData | None = None) -> None:
+        """Read the data in use, or take `data`; with a `cache_folder` the installed ones."""
+        if data is None and cache_folder is None:
+            applied = price_file.applied_file()
+            data = price_file.read(applied)
+            if data is None and applied.exists():
+                log.error("%s is damaged or not ours alone: the installed prices hold", applied)
+        self._data = data or price_file.installed(cache_folder or price_file.cache_folder())
         self._unpacked: dict[str, Provider] = {}
+
+    @property
+    def source(self) -> str:
+        """Which data they are, as each price says it: "genai-prices 0.2.3"."""
+        return self._data.source
+
+    def providers(self) -> tuple[str, ...]:
+        """Return the providers that there are prices for, as genai-prices names them."""
+        return tuple(self._data.providers)
+
+    def models(self, prices_id: str) -> tuple[Model, ...]:
+        """Return a provider's own models, () for one that is not known."""
+        provider = self._provider(prices_id)
+        return provider.models if provider else ()
+
+    def model(self, prices_id: str, name: str) -> Model | None:
+        """Return the model that a name means at a provider, or None."""
+        provider = self._provider(prices_id)
+        return self._model(provider, name) if provider else None
 
     def find(self, prices_id: str, model: str, at: datetime) -> Price | None:
         """Return a model's price at a moment, or None where it is unknown.
@@ -287,75 +304,3 @@ def _with_dashes(found: re.Match[str]) -> str:
         return f"-{date(year, month, day)}"
     except ValueError:  # February 30: part of a name, no date
         return found.group()
-
-
-def _default_folder() -> Path:
-    # A relative $XDG_CACHE_HOME is to be ignored, says the XDG specification.
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "tollway"
-
-
-def _installed() -> str:
-    """Return what tells one state of the data from another: version, size, our own format."""
-    package = importlib.util.find_spec("genai_prices")
-    origin = package.origin if package else None
-    size = Path(origin).with_name("data.py").stat().st_size if origin else 0
-    return f"{version('genai-prices')}-{size}-{FORMAT}"
-
-
-def _load(file: Path) -> PriceData:
-    kept = _read(file)
-    if kept is not None:
-        return kept
-    try:
-        packed = _distilled()
-        data = msgspec.msgpack.decode(packed, type=PriceData)
-    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as fault:
-        log.warning("no process can read the price data (%s), so this one does", fault)
-        from tollway.providers.price_distil import distil  # noqa: PLC0415 - heavy, see its docstring
-
-        return distil()
-    try:
-        _write(file, packed)
-    except OSError as fault:
-        log.warning("cannot keep the price data in %s: %s", file.parent, fault.strerror)
-    return data
-
-
-def _distilled() -> bytes:
-    # -P: a folder `genai_prices` where the daemon happens to stand is not the package.
-    command = [sys.executable, "-P", "-m", "tollway.providers.price_distil"]
-    done = subprocess.run(  # noqa: S603 - our own module
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_BUILD_S, check=True
-    )
-    return done.stdout
-
-
-def _read(file: Path) -> PriceData | None:
-    """Return what a file holds, or None where it is missing, broken, or someone else's."""
-    try:
-        with file.open("rb") as opened:
-            state = os.fstat(opened.fileno())
-            # Who may write it may set prices.
-            if state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022:
-                return None
-            kept = opened.read()
-        digest, packed = kept[:32], kept[32:]
-        if sha256(packed).digest() != digest:
-            return None
-        return msgspec.msgpack.decode(packed, type=PriceData)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def _write(file: Path, packed: bytes) -> None:
-    """Write a file whole or not at all, readable to its owner."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=".prices-")
-    try:
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(sha256(packed).digest() + packed)
-        Path(partial).replace(file)
-    except OSError:
-        Path(partial).unlink(missing_ok=True)
-        raise
