@@ -49,8 +49,8 @@ class Limit:
 
     @property
     def whose(self) -> str:
-        """What is limited, to begin a sentence with: "Key `ci`"."""
-        return f"{self.scope.capitalize()} `{self.name}`" if self.name else "The whole box"
+        """What is limited, for messages: "key `ci`"."""
+        return f"{self.scope} `{self.name}`" if self.name else "the whole box"
 
     @property
     def said(self) -> str:

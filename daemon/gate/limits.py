@@ -180,10 +180,10 @@ class Passage:
 
 
 def _refusal(limit: Limit, wait_s: float, units: int, applying: Applying) -> RateLimited:
-    left = limit.left()
+    left, whose = limit.left(), limit.whose
     need = f", and this call may need {units:,}" if limit.what == "tpm" else ""
     return RateLimited(
-        f"{limit.whose} is at its limit of {limit.said}: {left:,} left{need}",
+        f"{whose[0].upper()}{whose[1:]} is at its limit of {limit.said}: {left:,} left{need}",
         hint=limit.advice(wait_s),
         retry_after_s=wait_s,
         skips=limit.skips,
@@ -193,7 +193,7 @@ def _refusal(limit: Limit, wait_s: float, units: int, applying: Applying) -> Rat
 
 def _over(rate: TokenRate, tokens: int) -> OverLimit:
     return OverLimit(
-        f"This call may need {tokens:,} tokens, more than {rate.whose.lower()} may ever use in a"
+        f"This call may need {tokens:,} tokens, more than {rate.whose} may ever use in a"
         f" minute: {rate.most:,} (`tpm`)",
         hint="A smaller `max_tokens` or a shorter prompt needs less",
         skips=rate.skips,

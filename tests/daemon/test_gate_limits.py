@@ -37,6 +37,7 @@ class Clock:
         self.ns = 10**15
 
     def __call__(self) -> int:
+        """Return the time in nanoseconds."""
         return self.ns
 
     def passes(self, seconds: float) -> None:
