@@ -120,6 +120,25 @@ class OverLimit(RequestInvalid):
         self.skips = skips
 
 
+class NoTurn(GatewayError):
+    """A call did not get a slot of its target; another target may still take it."""
+
+    status = 503
+    code = "queue_timeout"
+    skips = True
+
+
+class QueueTimeout(NoTurn):
+    """Its turn did not come within `server.max_wait`."""
+
+
+class QueueFull(NoTurn):
+    """As many calls wait as may, and its caller has the most of them."""
+
+    status = 429
+    code = "queue_full"
+
+
 class ProviderSpent(BudgetSpent):
     """A provider's own budget has no room: another target may still be tried."""
 

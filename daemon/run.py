@@ -27,7 +27,7 @@ from tollway.daemon.config.paths import private_folder, state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.connection import Connections, EdgeLimits
 from tollway.daemon.control import Control
-from tollway.daemon.errors import ConfigError, LedgerUnavailable
+from tollway.daemon.errors import ConfigError, Draining, LedgerUnavailable
 from tollway.daemon.gate.books import Books
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.ledger.retention import Policy
@@ -169,6 +169,7 @@ class Server:
         self.output.mask.hide(self.daemon.gate.hidden)
         self.daemon.ledger.retain(_retention(config))
         self.daemon.alerts.configure(config)
+        self.daemon.queue.configure(config)
         self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:
@@ -196,6 +197,7 @@ class Server:
         """
         daemon = self.daemon
         daemon.draining = True
+        daemon.queue.drain(_stopping)
         for server in self._public:
             server.close()
         log.info("draining: %d calls under way", daemon.active)
@@ -232,6 +234,10 @@ def _retention(config: Config) -> Policy:
         keep_bodies_ms=int(kept.keep_bodies * 1000),
         most_bytes=int(kept.max_size),
     )
+
+
+def _stopping() -> Draining:
+    return Draining("The gateway is stopping, and this call's turn had not come")
 
 
 def _close_all(sockets: list[socket.socket]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
 from tollway.daemon.tasks import Tasks
 
@@ -47,6 +48,7 @@ class Daemon:
         self.rates = Rates(books.now_ms)
         self.transport = transport
         self.local = local
+        self.queue = Queue(local)
         self.prices = prices
         self.gate: Gate
         self.alerts: Alerts

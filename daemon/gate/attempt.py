@@ -12,6 +12,7 @@ import msgspec
 from tollway.daemon.gate.books import Hold
 from tollway.daemon.gate.budget import Worst
 from tollway.daemon.gate.limits import NOTHING
+from tollway.daemon.gate.queue import Slot
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
@@ -54,6 +55,7 @@ class Attempt:
         self.worst = worst
         self.hold = hold
         self.taken = NOTHING  # of the rate limits
+        self.slot: Slot | None = None  # of its target, where that has slots
         self.reader = reader
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
         self.binding = False
@@ -69,6 +71,13 @@ class Attempt:
     def sent(self) -> bool:
         """Whether some of the request has left: the provider may have begun to work."""
         return self.progress.sent
+
+    def withdraw(self) -> None:
+        """Give back all that it took: it was not written, so it was not sent."""
+        self.hold.settle(0)
+        self.taken.settle(0)
+        if self.slot:
+            self.slot.release()
 
     def saw_first(self) -> None:
         """Note the moment of the first valid event."""
@@ -109,6 +118,8 @@ class Attempt:
             cost, price, told = self._billed(usage)
         self.hold.settle(cost)
         self.taken.settle(usage.input_total + usage.output_total)
+        if self.slot:
+            self.slot.release(usage)
         return AttemptEnded(
             call_id=self.opened.call_id,
             number=self.opened.number,

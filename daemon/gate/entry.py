@@ -33,6 +33,7 @@ def opened(exchange: "Exchange", plan: Plan) -> CallOpened:
         client=mask(origin.client),
         tags=mask(origin.tags.json),
         budget_tags=exchange.budget_tags,
+        queue_ms=exchange.turn.waited_ms,
     )
 
 
@@ -68,6 +69,8 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
         ours.append(("x-tollway-output-limit", str(worst.write_output)))
     if worst.clamped:
         ours.append(("x-tollway-clamped", quote(worst.clamped, safe=_IN_HEADER + " ")))
+    if (waited_ms := exchange.turn.waited_ms) is not None:
+        ours.append(("x-tollway-queue-ms", str(waited_ms)))
     if whole:
         ours.append(("x-tollway-cost-usd", plain_usd(exchange.cost_nanousd)))
     if exchange.charge and (left := exchange.gate.purse.left(exchange.charge)) is not None:

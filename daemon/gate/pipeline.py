@@ -10,6 +10,7 @@ from tollway.daemon.gate.send import Exchange, Origin
 from tollway.daemon.state import DAEMON, OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import Dialect
+from tollway.providers.errors import RequestInvalid
 from tollway.providers.headers import to_provider
 
 _MOST_CLIENT = 200
@@ -73,5 +74,16 @@ def _origin(request: Direct, call_id: str) -> Origin:
         .decode()[:_MOST_CLIENT],
         headers=to_provider(request.headers.items()),
         report_cost=request.headers.get("x-tollway-report") == "cost",
+        batch=_is_batch(request.headers.get("x-tollway-priority")),
         tags=tags.read(request.headers.getall(tags.HEADER, ())),
+    )
+
+
+def _is_batch(priority: str | None) -> bool:
+    if priority in {None, "interactive"}:
+        return False
+    if priority == "batch":
+        return True
+    raise RequestInvalid(
+        "`x-tollway-priority` is neither `interactive` nor `batch`", hint="Leave it out, or say one"
     )

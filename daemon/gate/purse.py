@@ -162,6 +162,20 @@ class Purse:
         hold.settle(0)
         return less
 
+    def hopeless(self, charge: Charge, most: Worst, price: Price | None) -> None:
+        """Return unless an attempt could not be admitted though all that is held came to nothing.
+
+        Raises:
+            BudgetSpent: What is spent already leaves no room for it: to wait would not help.
+        """
+        now = self._now_ms()
+        for limit in charge.caps if most.nanousd else ():
+            room = max(0, limit.nanousd - limit.account.now(now).settled)
+            shorter = charge.clamps and price and clamped(most, room, price, by="")
+            if most.nanousd > room and not shorter:
+                self._tell(limit)
+                raise self._refusal(limit, most)
+
     def _tell(self, limit: Limit) -> None:
         if self._refused:
             self._refused(self._books.state([limit])[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tollway.daemon.errors import BudgetSpent, LedgerUnavailable, OverLimit, RateLimited
+from tollway.daemon.errors import BudgetSpent, LedgerUnavailable, NoTurn, OverLimit, RateLimited
 from tollway.daemon.gate import entry
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
@@ -20,11 +20,12 @@ from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.gate import Gate, Plan
 from tollway.daemon.gate.keep import keep, pipe_for
-from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed, sooner
+from tollway.daemon.gate.limits import Passage, Skipped, fitted, sooner
 from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.receive import Failure, receive
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.tags import NO_TAGS, Tags
+from tollway.daemon.gate.turn import Turn, Wanted
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
 from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.dialect import Dialect, Edits
@@ -50,7 +51,7 @@ _DRAIN_S = 60.0
 class Origin:
     """What the request said beside its body, as far as the call's path needs it."""
 
-    __slots__ = ("call_id", "client", "headers", "report_cost", "tags")
+    __slots__ = ("batch", "call_id", "client", "headers", "report_cost", "tags")
 
     def __init__(
         self,
@@ -59,9 +60,11 @@ class Origin:
         headers: tuple[tuple[str, str], ...],
         *,
         report_cost: bool,
+        batch: bool = False,
         tags: Tags = NO_TAGS,
     ) -> None:
         self.tags = tags
+        self.batch = batch  # it lets interactive calls go first
         self.call_id = call_id
         self.client = client
         self.headers = headers  # those that go on to the provider
@@ -90,6 +93,7 @@ class Exchange:
         self.origin = origin
         self.pipe = pipe_for(gate)
         self.passage = Passage()
+        self.turn = Turn(self)
         self.cost_nanousd = 0  # of all attempts that have ended
         self.target: Target | None = None  # of the attempt under way, or the last
         self.attempts = 0
@@ -185,7 +189,7 @@ class Exchange:
                 break
             try:
                 attempt = await self._open(target, plan, bound)
-            except (BudgetSpent, RateLimited, OverLimit) as refusal:
+            except (BudgetSpent, RateLimited, OverLimit, NoTurn) as refusal:
                 if not refusal.skips:
                     raise
                 full = sooner(full, refusal)
@@ -207,9 +211,9 @@ class Exchange:
         Raises:
             BudgetSpent, Unpriced, Unbounded: Its worst case has no room or no bound.
             RateLimited, OverLimit: A rate limit has no room for it, now or ever.
+            NoTurn: It did not get a slot of its target.
             LedgerUnavailable: The row cannot be written.
         """
-        now = max(now_ms(), self._at_ms)
         price = self.gate.price(target, self._at_ms)
         limits = self.gate.limits.applying(self.caller.who, plan.found.route, target)
         purse = self.gate.purse
@@ -222,13 +226,8 @@ class Exchange:
                 bound = msgspec.structs.replace(bound, input=exact)
         most = worst(bound, price, target, terms)
         self.target, self.charge = target, charge
-        # Budgets first: a call that would be refused anyway is told what no waiting mends.
-        most, hold = purse.take(charge, most, price, self._at_ms)
-        try:
-            taken = self.passage.take(limits, needed(most, price))
-        except GatewayError:
-            hold.settle(0)
-            raise
+        reader = self.dialect.reader(self.call, target.kind.quirks)
+        had = await self.turn.take(Wanted(target, charge, most, price, limits), plan)
         self.attempts += 1
         self._attempt = Attempt(
             opened=AttemptOpened(
@@ -236,17 +235,17 @@ class Exchange:
                 number=self.attempts,
                 provider=target.provider,
                 model=target.model,
-                started_ms=now,
-                hold_nanousd=most.nanousd,
+                started_ms=max(now_ms(), self._at_ms),
+                hold_nanousd=had.most.nanousd,
                 price=price,
             ),
             target=target,
             price=price,
-            worst=most,
-            hold=hold,
-            reader=self.dialect.reader(self.call, target.kind.quirks),
+            worst=had.most,
+            hold=had.hold,
+            reader=reader,
         )
-        self._attempt.taken = taken
+        self._attempt.taken, self._attempt.slot = had.taken, had.slot
         self._attempt.binding = terms.budgets and not terms.allow_unbounded
         await self._write(self._attempt, plan)
         return self._attempt
@@ -262,8 +261,7 @@ class Exchange:
         except GatewayError:
             # Not written, so not sent: nothing is held, and an unadmitted call has no row.
             self._attempt = None
-            attempt.hold.settle(0)
-            attempt.taken.settle(0)
+            attempt.withdraw()
             self._admitted = ended is not None
             raise
 
@@ -369,6 +367,8 @@ class Exchange:
             first_ms = self._ended.first_ms if self._ended else None
             last = self._ended.ending if self._ended and ending == "failed" else ending
             self._finish(self._ended, last, error, first_ms)
+        elif self.turn.end(ending, error, now_ms()):
+            pass  # it had waited, and its row with it
         elif ending == "failed" and error not in _ROWLESS:
             self.daemon.ledger.refuse(entry.refused(self, error))
 

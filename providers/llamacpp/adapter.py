@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -139,6 +139,20 @@ class LocalModels:
         """
         await self._named(name).unload()
 
+    def fits(self, names: Collection[str]) -> bool:
+        """Return whether these models can be in memory at the same time, all others unloaded.
+
+        True too where that cannot be known: then the load itself tells.
+        """
+        wanted = [self._residents[name] for name in names if name in self._residents]
+        need = sum(one.still_needs for one in wanted)
+        free = self._free(None) if need else None
+        if free is None:
+            return True
+        others = (one for name, one in self._residents.items() if name not in names)
+        spare = sum(one.memory[0] for one in others if one.loaded and not one.model.pinned)
+        return need <= free + spare
+
     def states(self) -> list[ModelState]:
         """Return the state of every model, in the configuration's order."""
         return [resident.tell() for resident in self._residents.values()]
@@ -227,7 +241,7 @@ class LocalModels:
                 raise
             resident.reserved = need
 
-    def _free(self, but: Resident) -> int | None:
+    def _free(self, but: Resident | None) -> int | None:
         free = self._memory()
         if free is None:
             return None

@@ -15,10 +15,10 @@ import msgspec
 
 from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamTimeout
 from tollway.providers.llamacpp.answer import LocalAnswer
-from tollway.providers.llamacpp.fit import offload, resident_bytes, usable_context
+from tollway.providers.llamacpp.fit import estimate, offload, resident_bytes, usable_context
 from tollway.providers.llamacpp.frames import Load, Submit
 from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe
-from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, install_line, installed
+from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, gpu, install_line, installed
 from tollway.providers.llamacpp.openai import Asked, writer
 from tollway.providers.llamacpp.state import Limits, LocalModel, ModelState, State
 from tollway.providers.llamacpp.worker import Call, CannotLoad, Log, Worker, WorkerEnded
@@ -211,6 +211,15 @@ class Resident:
     def memory(self) -> tuple[int, int]:
         """Bytes in RAM, and how many of them are the mapped file."""
         return resident_bytes(self._worker.pid) if self._worker else (0, 0)
+
+    @property
+    def still_needs(self) -> int:
+        """Bytes that it would take more than it has; 0 where only a worker can tell."""
+        if self.loaded or self.reserved or self.info is None:
+            return 0
+        if self.model.gpu_layers != 0 and gpu():
+            return 0
+        return estimate(self.info, self.context).total
 
     @property
     def idle_s(self) -> float:

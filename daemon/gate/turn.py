@@ -1,0 +1,133 @@
+"""One call's turn at its target: the slot, the hold and the limits' share, all of it or nothing."""
+
+import time
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from tollway.daemon.gate import entry
+from tollway.daemon.gate.books import Charge, Hold
+from tollway.daemon.gate.budget import Worst
+from tollway.daemon.gate.limits import Applying, Taken, needed
+from tollway.daemon.gate.queue import Entry, Place, Slot, asks_for
+from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.rows import CallEnded, Ending
+from tollway.providers.canon import Price
+from tollway.providers.errors import GatewayError
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.gate import Plan
+    from tollway.daemon.gate.send import Exchange
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What an attempt needs before it may be sent."""
+
+    target: Target
+    charge: Charge
+    most: Worst
+    price: Price | None
+    limits: Applying
+
+
+class Had(msgspec.Struct, frozen=True):
+    """What it got; `slot` is None where its target has none to give."""
+
+    most: Worst
+    hold: Hold
+    taken: Taken
+    slot: Slot | None = None
+
+    def give_back(self) -> None:
+        """Undo it, at no cost."""
+        self.hold.settle(0)
+        self.taken.settle(0)
+        if self.slot:
+            self.slot.release()
+
+
+class Turn:
+    """The turns of one call: it waits `server.max_wait` at most for all of them together."""
+
+    __slots__ = ("_exchange", "_queued", "waited_s")
+
+    def __init__(self, exchange: "Exchange") -> None:
+        self._exchange = exchange
+        self._queued = False  # its row stands in the ledger, as one that waits
+        self.waited_s: float | None = None  # None: no target of its had slots
+
+    @property
+    def waited_ms(self) -> int | None:
+        """How long it waited, None where there was no line."""
+        return None if self.waited_s is None else round(self.waited_s * 1000)
+
+    async def take(self, wanted: Wanted, plan: "Plan") -> Had:
+        """Return what an attempt needs, after its turn where its target has slots.
+
+        Raises:
+            BudgetSpent, RateLimited, OverLimit: There is no room for it, at its turn or ever.
+            QueueTimeout, QueueFull: It did not get a slot.
+            LedgerUnavailable: It would have to wait, and that cannot be written.
+        """
+        queue = self._exchange.daemon.queue
+        pool = queue.pool(wanted.target)
+        if pool is None:
+            return self._take(wanted)
+        exchange, bound = self._exchange, wanted.most.bound
+        asks = asks_for(
+            wanted.target,
+            exchange.caller.who,
+            bound.input,
+            None if bound.output is None else wanted.most.output_tokens,
+            batch=exchange.origin.batch,
+        )
+        place = queue.enter(
+            pool, Entry(asks, lambda: self._take(wanted), lambda had: cast(Had, had).give_back())
+        )
+        before_s = self.waited_s or 0.0
+        self.waited_s = before_s
+        if not place.done.done():
+            await self._wait(place, wanted, plan)
+        had = cast(Had, place.done.result())
+        return msgspec.structs.replace(had, slot=queue.slot(place))
+
+    async def _wait(self, place: Place, wanted: Wanted, plan: "Plan") -> None:
+        exchange, queue = self._exchange, self._exchange.daemon.queue
+        before_s, began = self.waited_s or 0.0, time.monotonic()
+        try:
+            # Refused before it waits: what no wait can mend, and what could not be written.
+            exchange.gate.purse.hopeless(wanted.charge, wanted.most, wanted.price)
+            exchange.passage.check(wanted.limits, needed(wanted.most, wanted.price))
+            if not self._queued and not exchange.attempts:
+                exchange.daemon.ledger.queue(entry.opened(exchange, plan))
+                self._queued = True
+        except GatewayError:
+            queue.leave(place)
+            raise
+        try:
+            await queue.wait(place, waited_s=before_s)
+        finally:
+            self.waited_s = before_s + time.monotonic() - began
+
+    def _take(self, wanted: Wanted) -> Had:
+        """Take the hold and the limits' share, or nothing. Nothing here waits."""
+        exchange = self._exchange
+        # Budgets first: a call that would be refused anyway is told what no waiting mends.
+        most, hold = exchange.gate.purse.take(
+            wanted.charge, wanted.most, wanted.price, exchange.at_ms
+        )
+        try:
+            taken = exchange.passage.take(wanted.limits, needed(most, wanted.price))
+        except GatewayError:
+            hold.settle(0)
+            raise
+        return Had(most, hold, taken)
+
+    def end(self, ending: Ending, error: str, at_ms: int) -> bool:
+        """End the row of a call that waited and was never admitted; False where it has none."""
+        if self._queued:
+            ended = CallEnded(self._exchange.call_id, at_ms, ending, error=error)
+            self._exchange.daemon.ledger.unqueue(
+                ended, self.waited_ms or 0, refused=ending == "failed"
+            )
+        return self._queued
