@@ -19,5 +19,8 @@ def new_id() -> str:
     now = (time.time_ns() << 12) // 1_000_000
     _last = max(now, _last + 1)
     millis, count = _last >> 12, _last & 0xFFF
-    text = f"{millis:012x}7{count:03x}{_bits(62) | 0x8000_0000_0000_0000:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    bits = _bits(62) | 0x8000_0000_0000_0000
+    return (
+        f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{count:03x}"
+        f"-{bits >> 48:04x}-{bits & 0xFFFF_FFFF_FFFF:012x}"
+    )

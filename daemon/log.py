@@ -102,13 +102,10 @@ class Log:
                     "cost_nanousd": cost}  # fmt: skip
             self.put("info", "call", said)
             return
-        text = f"{method} {path} {status} {seconds * 1000:.1f}ms"
-        if trace.key:
-            text += f" key={trace.key}"
-        if trace.model:
-            text += f" model={trace.model}"
-        if cost is not None:
-            text += f" cost=${cost // 10**9}.{cost % 10**9:09d}"
+        key = f" key={trace.key}" if trace.key else ""
+        model = f" model={trace.model}" if trace.model else ""
+        paid = f" cost=${cost // 10**9}.{cost % 10**9:09d}" if cost is not None else ""
+        text = f"{method} {path} {status} {seconds * 1000:.1f}ms{key}{model}{paid}"
         self.put("info", f"{text} {trace.call_id}", {})
 
     def put(self, level: str, text: str, fields: dict[str, Any]) -> None:
@@ -116,7 +113,7 @@ class Log:
         if len(self._lines) >= _MOST_LINES:
             self._lost += 1
             return
-        second, millis = divmod(int(time.time() * 1000), 1000)
+        second, millis = divmod(time.time_ns() // 1_000_000, 1000)
         if second != self._second:
             self._second = second
             self._time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

@@ -5,7 +5,8 @@ untrue on the other side (a length, an encoding, a host).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -48,6 +49,9 @@ _DOWN_PREFIXES = ("x-tollway-", "access-control-", "cross-origin-", "proxy-")
 _RENAMED = {"x-request-id": "x-upstream-request-id"}
 _LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 
+# What `Connection` says of itself, and no header's name.
+_USUAL = frozenset({"keep-alive", "close"})
+
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
 
@@ -57,7 +61,7 @@ def to_provider(headers: Iterable[tuple[str, str]]) -> Headers:
 
     Credentials never do, and no header that a line end could turn into two.
     """
-    return tuple(_passing(headers, _NOT_UP, _UP_PREFIXES))
+    return _passing(headers, _name_up)
 
 
 def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
@@ -66,31 +70,52 @@ def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
     Its rate limits and its request id get names that cannot be taken for the gateway's own:
     `x-ratelimit-*` is then `x-upstream-ratelimit-*`, `anthropic-ratelimit-*` likewise.
     """
-    return tuple(
-        (_upstream_name(name), value)
-        for name, value in _passing(headers, _NOT_DOWN, _DOWN_PREFIXES)
-    )
+    return _passing(headers, _name_down)
 
 
-def _upstream_name(name: str) -> str:
-    if name.startswith(_LIMITS):
-        return f"x-upstream-{name.removeprefix('x-')}"
-    return _RENAMED.get(name, name)
+@lru_cache(maxsize=1024)  # bounded, as below: clients and providers choose the names
+def _name_up(name: str) -> str | None:
+    """Return the name under which a client's header goes on, None where it does not."""
+    lower = name.lower()
+    passes = lower not in _NOT_UP and not lower.startswith(_UP_PREFIXES) and _NAME.match(lower)
+    return lower if passes else None
 
 
-def _passing(
-    headers: Iterable[tuple[str, str]], kept: frozenset[str], prefixes: tuple[str, ...]
-) -> Iterable[tuple[str, str]]:
-    pairs = [(name.lower(), value) for name, value in headers]
-    # A header that `Connection` names belongs to the connection, too.
+@lru_cache(maxsize=1024)
+def _name_down(name: str) -> str | None:
+    lower = name.lower()
+    if lower in _NOT_DOWN or lower.startswith(_DOWN_PREFIXES) or not _NAME.match(lower):
+        return None
+    if lower.startswith(_LIMITS):
+        return f"x-upstream-{lower.removeprefix('x-')}"
+    return _RENAMED.get(lower, lower)
+
+
+@lru_cache(maxsize=1024)
+def _is_connection(name: str) -> bool:
+    return name.lower() == "connection"
+
+
+def _passing(headers: Iterable[tuple[str, str]], passed: Callable[[str], str | None]) -> Headers:
+    pairs = list(headers)
+    found = [
+        (new, value)
+        for name, value in pairs
+        if (new := passed(name)) is not None and _VALUE.match(value)
+    ]
+    for name, value in pairs:
+        if _is_connection(name) and value.lower() not in _USUAL:
+            return _unnamed(pairs, passed)
+    return tuple(found)
+
+
+def _unnamed(pairs: list[tuple[str, str]], passed: Callable[[str], str | None]) -> Headers:
+    """Return what passes of headers of which `Connection` names some: those are the link's own."""
     named = {
         word.strip().lower()
         for name, value in pairs
-        if name == "connection"
+        if _is_connection(name)
         for word in value.split(",")
     }
-    for name, value in pairs:
-        if name in kept or name in named or name.startswith(prefixes):
-            continue
-        if _NAME.match(name) and _VALUE.match(value):
-            yield name, value
+    rest = [(name, value) for name, value in pairs if name.lower() not in named]
+    return _passing([pair for pair in rest if not _is_connection(pair[0])], passed)

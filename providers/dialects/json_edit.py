@@ -55,7 +55,10 @@ def fields(body: bytes, *, where: str = "") -> dict[str, Field]:
     at = 0
     for name, raw in _members(body, where).items():
         key = _KEY.match(body, at)
-        if key is None or not _says(key[1], name):
+        if key is None:
+            raise _twice(body, at, where, found)
+        begin, end = key.span(1)
+        if body[begin + 1 : end - 1] != name.encode() and _STRING.decode(key[1]) != name:
             raise _twice(body, at, where, found)
         start = key.end()
         # A JSON value is no other value's beginning (but a number: then no comma follows), so
@@ -63,14 +66,10 @@ def fields(body: bytes, *, where: str = "") -> dict[str, Field]:
         if not body.startswith(raw, start):
             raise _twice(body, at, where, found)
         at = start + memoryview(raw).nbytes
-        found[name] = Field(key.start(1), start, at, raw)
+        found[name] = Field(begin, start, at, raw)
     if found and not _CLOSE.match(body, at):
         raise _twice(body, at, where, found)
     return found
-
-
-def _says(key: bytes, name: str) -> bool:
-    return key[1:-1] == name.encode() or _STRING.decode(key) == name
 
 
 def _members(body: bytes, where: str) -> dict[str, msgspec.Raw]:

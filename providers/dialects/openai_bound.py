@@ -48,6 +48,9 @@ UNBOUNDED = (
     "search_parameters",
     "web_search_options",
 )
+# What `_raises_the_bill` looks at.
+_DEAR = frozenset({*UNBOUNDED, "service_tier", "modalities", "tools"})
+_PROMPTS = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 
 
 def bound(call: Call) -> Bound:
@@ -60,14 +63,16 @@ def bound(call: Call) -> Bound:
     body = _decode(call.body)
     tally = Tally()
     tokens = CALL if call.endpoint == "chat" else PART
-    prompt = {"chat": "messages", "completions": "prompt", "embeddings": "input"}[call.endpoint]
+    prompt = _PROMPTS[call.endpoint]
     tally.strings += len(body)
     for key, value in body.items():
-        tokens += tally.text_bytes(key)
+        tokens += len(key) if key.isascii() else tally.text_bytes(key)
         if key == prompt:
             tokens += _messages(tally, value) if key == "messages" else _texts(tally, value)
         elif key in _UNPRINTED:
             tally.text(value)
+        elif type(value) is int or type(value) is bool:
+            tokens += _number(value)
         else:
             tokens += tally.printed(value)
             if key in ("tools", "functions") and value:
@@ -83,7 +88,9 @@ def bound(call: Call) -> Bound:
         by_window=tally.by_window or body.get("chat_template") is not None,
         media=tally.by_window,
         service=_service(body),
-        unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body))),
+        unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body)))
+        if tally.unbounded or not _DEAR.isdisjoint(body)
+        else (),
     )
 
 
@@ -230,15 +237,17 @@ def _messages(tally: Tally, messages: list[object]) -> int:
         result = message.get("role") in ("tool", "function")
         tally.strings += len(message)
         for key, value in message.items():
-            total += tally.text_bytes(key)
-            if key == "content":
+            total += len(key) if key.isascii() else tally.text_bytes(key)
+            if type(value) is str and (key == "role" or (key == "content" and not result)):
+                total += tally.text(value)
+            elif key == "content":
                 total += _content(tally, value, result=result)
             elif key in ("tool_calls", "function_call"):
                 total += _tool_calls(tally, value)
             elif value is not None:
                 total += tally.text(value) if type(value) is str else tally.printed(value)
-        # An earlier spoken answer, by its id.
-        tally.by_window |= message.get("audio") is not None
+        if message.get("audio") is not None:  # an earlier spoken answer, by its id
+            tally.by_window = True
     return total
 
 

@@ -57,6 +57,21 @@ _WORDS = {
     "max_completion_tokens": "a whole number of at least 1",
 }
 
+
+class _Chat(msgspec.Struct):
+    """The fields that decide most chats, read in one go; where one is wrong, one by one."""
+
+    model: str
+    messages: msgspec.Raw
+    stream: bool | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Meta(ge=0, le=128)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
+
+
+_CHAT = msgspec.json.Decoder(_Chat)
+
 _T = TypeVar("_T")
 
 
@@ -81,6 +96,8 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
             raise RequestInvalid(
                 f"`{name}` is not a field", hint=f"Write it as `{meant}`", param=name
             )
+    if endpoint == "chat" and (chat := _chat(body, known)) is not None:
+        return chat
     model = _need(_MODEL, known, "model")
     if not model:
         raise RequestInvalid("`model` must not be empty", param="model")
@@ -100,6 +117,28 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         wants_usage=stream and _wants_usage(known),
         output_limit=_output_limit(endpoint, known),
         choices=_choices(endpoint, known),
+        scan=_Scan(body, known),
+    )
+
+
+def _chat(body: bytes, known: dict[str, Field]) -> Call | None:
+    """Return a chat as `peek` does, or None where a field is missing or wrong."""
+    try:
+        said = _CHAT.decode(body)
+    except (msgspec.ValidationError, ValueError):
+        return None
+    if not said.model or body[known["messages"].start] != _ARRAY:
+        return None
+    limit, older = said.max_completion_tokens, said.max_tokens
+    return Call(
+        endpoint="chat",
+        dialect=NAME,
+        model=said.model,
+        body=body,
+        stream=bool(said.stream),
+        wants_usage=bool(said.stream) and _wants_usage(known),
+        output_limit=max(limit, older) if limit and older else limit or older,
+        choices=said.n or 1,
         scan=_Scan(body, known),
     )
 

@@ -57,16 +57,19 @@ def counts(report: object) -> Counts:
         if not isinstance(said, dict):
             continue
         for key, name in places:
-            if key in said and name not in found and (count := _count(said[key])) is not None:
+            value = said.get(key)
+            if value is not None and name not in found and (count := _count(value)) is not None:
                 found[name] = count
     return found
 
 
 def _count(value: object) -> int | None:
+    if type(value) is int:
+        return value if 0 <= value <= _MOST else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
-    return value if whole and isinstance(value, int) else None
+        return value if 0 <= value <= _MOST else None
+    return None
 
 
 def merged(before: Counts, later: Counts) -> Counts:

@@ -45,6 +45,7 @@ class Route(NamedTuple):
     proxy_auth: str  # a header line, or empty
     ca_file: str | None
     prefix: str
+    lines: int  # of the prefix
     head_only: bool
     idempotent: bool
     length_always: bool
@@ -80,6 +81,7 @@ def route(method: str, url: str, proxy: str | None, ca_file: str | None) -> Rout
         proxy_auth=auth,
         ca_file=ca_file,
         prefix=prefix,
+        lines=prefix.count("\n"),
         head_only=method == "HEAD",
         idempotent=method in _IDEMPOTENT,
         length_always=method in _BODY_EXPECTED,
@@ -96,19 +98,18 @@ def head(to: Route, headers: tuple[tuple[str, str], ...], length: int) -> bytes:
         UpstreamUnreachable: A name is no header name or not the caller's to set; a value holds a
             line break or NUL. Neither value nor an odd name is quoted.
     """
-    lines = [to.prefix]
+    text = to.prefix
     compressible = False
     for name, value in headers:
         if _is_accept_encoding(name):
             compressible = True
-        lines.append(f"{name}: {value}\r\n")
+        text += f"{name}: {value}\r\n"
     if not compressible:
-        lines.append("Accept-Encoding: identity\r\n")
+        text += "Accept-Encoding: identity\r\n"
     if length or to.length_always:
-        lines.append(f"Content-Length: {length}\r\n")
-    text = "".join(lines)
+        text += f"Content-Length: {length}\r\n"
     # The prefix is clean (see `_URL`), so each line break is one of ours or an intruder.
-    ours = to.prefix.count("\n") + len(lines) - 1
+    ours = to.lines + len(headers) + (not compressible) + bool(length or to.length_always)
     if text.count("\n") != ours or text.count("\r") != ours or "\0" in text:
         raise UpstreamUnreachable("A header's value holds a line break or NUL and cannot be sent")
     try:
