@@ -1,10 +1,11 @@
 """One call's whole story, in words: who asked, what was tried, what it took and what it cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from tollway.cli import show
+from tollway.daemon.ledger.bodies import Body
 from tollway.daemon.ledger.calls import AttemptRow, CallDetail, CallRow
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.providers.canon import Price
@@ -32,6 +33,9 @@ STATES = {
     "refused": "refused: it was never sent, and cost nothing",
     "queued": "waiting for its turn",
 }
+
+
+_EXCERPT = 1000  # characters of a body that a story shows
 
 
 def plain(row: CallRow | AttemptRow) -> dict[str, object]:
@@ -63,6 +67,20 @@ def _priced(attempt: AttemptRow) -> bool:
     return attempt.price is not None or attempt.reported_nanousd is not None
 
 
+def tell_bodies(bodies: Sequence[Body], *, whole: bool) -> None:
+    """Print what was kept of the prompt and the reply, or how each begins."""
+    for one in bodies:
+        show.say()
+        head = f"{one.kind}, {show.size(one.size)}"
+        left = one.text if whole else one.text[:_EXCERPT]
+        if one.cut:
+            head += f", of which the first {show.size(len(one.text.encode()))} were kept"
+        show.say(show.Painted(head, "bold"))
+        show.say(left)
+        if len(left) < len(one.text):
+            show.note(f"{len(one.text) - len(left):,} characters more; `--body` shows them")
+
+
 def tell(found: CallDetail) -> None:
     """Print the story: the call, then each attempt."""
     show.pairs([(name, value) for name, value in _call(found) if value])
@@ -87,7 +105,10 @@ def _call(found: CallDetail) -> Iterator[tuple[str, str]]:
     yield "by", ", ".join(who)
     yield "client", call.client
     yield "tags", call.tags
+    yield "session", call.session
+    yield "left out", call.dropped
     yield "admitted", show.when(call.admitted_ms / 1000)
+    yield "waited", "" if not call.queue_ms else f"{show.duration(call.queue_ms / 1000)} in line"
     yield "took", _times(call)
     yield "tokens", _tokens(call)
     yield "cost", _money(call)
@@ -101,6 +122,7 @@ def _attempt(attempt: AttemptRow) -> Iterator[tuple[str, str]]:
     yield "error", attempt.error
     yield "started", show.when(attempt.started_ms / 1000)
     yield "took", _times(attempt)
+    yield "GPU", "" if not attempt.gpu_ms else show.duration(attempt.gpu_ms / 1000)
     yield "tokens", _tokens(attempt)
     yield "price", _price(attempt.price)
     yield "cost", _money(attempt) if _priced(attempt) else "not known"

@@ -11,10 +11,10 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem
-from tollway.cli.call_story import cost, plain, tell
+from tollway.cli.call_story import cost, plain, tell, tell_bodies
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.daemon.ledger import calls
+from tollway.daemon.ledger import bodies, calls
 from tollway.daemon.ledger.calls import CallFilter, CallRow
 from tollway.daemon.ledger.schema import STATES
 
@@ -50,12 +50,17 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")
     ] = None,
     error: Annotated[str | None, typer.Option(metavar="CODE", help="With this error.")] = None,
+    body: Annotated[
+        bool, typer.Option("--body", help="With ID: its whole prompt and reply, where kept.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the latest calls, or all there is to know about one.
 
     The latest call stands last. `-f` goes on until Ctrl-C, and prints each call when it has
     ended; with `--json` it prints one object a line.
+
+    With `ledger.bodies` in gateway.toml a call's story ends with its prompt and reply.
 
     Examples:
         tollway logs -f --team ml
@@ -67,22 +72,35 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     )
     if state is not None and state not in STATES:
         raise UsageProblem(f"There is no state `{state}`", hint=f"Choose of {', '.join(STATES)}")
+    if body and call is None:
+        raise UsageProblem("`--body` is of one call", hint="Give its id")
     if call is not None:
-        _one(path, call, where, follow=follow, as_json=as_json)
+        if follow or where != calls.ANY:
+            raise UsageProblem(
+                "One call is neither followed nor filtered", hint="Give its id alone"
+            )
+        _one(path, call, body=body, as_json=as_json)
     elif follow:
         _follow(path, number, where, as_json=as_json)
     else:
         _latest(path, number, where, as_json=as_json)
 
 
-def _one(path: Path, prefix: str, where: CallFilter, *, follow: bool, as_json: bool) -> None:
-    if follow or where != calls.ANY:
-        raise UsageProblem("One call is neither followed nor filtered", hint="Give its id alone")
+def _one(path: Path, prefix: str, *, body: bool, as_json: bool) -> None:
     found = calls.one(path, prefix.lower())
+    kept = bodies.of_call(path, found.call.id)
     if as_json:
-        show.emit({"call": plain(found.call), "attempts": [plain(one) for one in found.attempts]})
-    else:
-        tell(found)
+        story = {"call": plain(found.call), "attempts": [plain(one) for one in found.attempts]}
+        told = [msgspec.structs.asdict(one) for one in kept]
+        if not body:
+            for one in told:
+                del one["text"]
+        show.emit({**story, "bodies": told})
+        return
+    tell(found)
+    tell_bodies(kept, whole=body)
+    if body and not kept:
+        show.note("Nothing of what it said is kept: `ledger.bodies` in gateway.toml is for that")
 
 
 def _latest(path: Path, number: int, where: CallFilter, *, as_json: bool) -> None:

@@ -86,6 +86,9 @@ class CallRow(_Tokens, frozen=True, kw_only=True):
     error: str
     client: str
     tags: str
+    queue_ms: int | None = None  # how long it waited for its turn
+    session: str = ""
+    dropped: str = ""  # what its translation left out
     unpriced: bool = False  # some of its tokens had no price
 
 
@@ -110,6 +113,7 @@ class AttemptRow(_Tokens, frozen=True, kw_only=True):
     usage: str
     price: Price | None
     reported_nanousd: int | None = None  # what the provider said it cost
+    gpu_ms: int | None = None  # of a local model's GPU
 
 
 class CallDetail(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """`logs`: the latest calls, the story of one, and those that end while one looks on."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from program import Home
 
 from tollway.cli.call_story import ENDINGS, STATES
 from tollway.daemon.ledger import schema
+from tollway.daemon.ledger.bodies import Kept, of_call
 from tollway.daemon.ledger.rows import Ending, Who
 from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.canon import Usage
@@ -204,3 +206,34 @@ def test_every_ending_and_state_has_words() -> None:
     """A new one without words would leave its calls unexplained."""
     assert set(ENDINGS) == set(get_args(Ending))
     assert set(STATES) == set(schema.STATES)
+
+
+async def test_a_call_shows_what_was_said_where_it_is_kept(home: Home, ledger: Ledger) -> None:
+    """How prompt and reply begin, or all of them; a terminal is not written over."""
+    asked = '{"messages":[{"role":"user","content":"\\u001b[2J' + "x" * 2000 + 'END"}]}'
+    ledger.keep(Kept(call_id(1, AT_MS + 1), AT_MS, asked.encode(), len(asked), b"Hello", 5, str))
+    while not of_call(ledger.path, call_id(1, AT_MS + 1)):  # noqa: ASYNC110 - a thread makes it so
+        await asyncio.sleep(0.01)
+    done = home.tollway("logs", call_id(1, AT_MS + 1))
+    assert "request, " in done.stdout
+    assert "answer, 5 B\nHello\n" in done.stdout
+    assert "END" not in done.stdout
+    assert "`--body` shows them" in done.stderr
+    assert asked in home.tollway("logs", "--body", call_id(1, AT_MS + 1)).stdout
+    data = json.loads(home.tollway("logs", "--json", call_id(1, AT_MS + 1)).stdout)
+    assert [(one["kind"], one["size"]) for one in data["bodies"]] == [
+        ("request", len(asked)),
+        ("answer", 5),
+    ]
+    assert "text" not in data["bodies"][0]
+    data = json.loads(home.tollway("logs", "--json", "--body", call_id(1, AT_MS + 1)).stdout)
+    assert data["bodies"][0]["text"] == asked
+
+
+async def test_a_call_of_which_nothing_is_kept_says_so_when_asked(
+    home: Home, ledger: Ledger
+) -> None:
+    """With `--body` alone: most people keep nothing, and need not be told each time."""
+    assert "ledger.bodies" not in home.tollway("logs", call_id(1, AT_MS + 1)).stderr
+    assert "`ledger.bodies`" in home.tollway("logs", "--body", call_id(1, AT_MS + 1)).stderr
+    assert home.tollway("logs", "--body").returncode == 2
