@@ -119,14 +119,14 @@ def put(section: str, name: str, values: Mapping[str, object], *, new: bool = Fa
     """
 
     def alter(document: TOMLDocument) -> None:
-        from tollway.daemon.config.document import table  # noqa: PLC0415 - 40 ms
+        from tollway.daemon.config.document import in_line, table  # noqa: PLC0415 - 40 ms
 
         if new and name in document.get(section, {}):
             raise taken(section, name)
         found = table(document, section, name)
         for key, value in values.items():
             if value is not None:
-                found[key] = value
+                found[key] = in_line(value) if isinstance(value, dict) else value
             elif key in found:
                 del found[key]
 

@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import edits, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
+from tollway.cli.limits import Concurrent, Limit, Rpd, Rpm, Tpm
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Globs, Yes
 from tollway.cli.standing import COLUMNS, Standing, block, cells
 from tollway.cli.standing import Budgets as Books
@@ -40,6 +41,7 @@ class Shown(msgspec.Struct, frozen=True):
     grace_until: float | None  # until when an older secret works too
     models: tuple[str, ...]
     budgets: list[Standing]
+    limits: list[Limit]
 
 
 def create(  # noqa: PLR0913 - an argument is an option
@@ -52,6 +54,10 @@ def create(  # noqa: PLR0913 - an argument is an option
         str | None, typer.Option("--project", metavar="NAME", help="The project, or that too.")
     ] = None,
     budget: Budgets = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    concurrent: Concurrent = None,
     expires: Annotated[
         str | None,
         typer.Option("--expires", metavar="DATE", help="The last day it works: 2027-01-31."),
@@ -68,7 +74,7 @@ def create(  # noqa: PLR0913 - an argument is an option
     ends that: from then on every call needs one.
 
     Examples:
-        tollway keys create ci --user ada --budget 5/day
+        tollway keys create ci --user ada --budget 5/day --rpm 60
         KEY=$(tollway keys create bot --project chatbot --models 'local/*')
     """
     loaded = load_config(config)
@@ -82,6 +88,7 @@ def create(  # noqa: PLR0913 - an argument is an option
     secret, fields = _new_secret()
     values = {**fields, "user": user, "project": project, "expires": last}
     values |= {"budget": budget or None, "models": models or None}
+    values["limits"] = limits.said(rpm, tpm, rpd, concurrent) or None
     alter = edits.put("keys", name, values, new=True)
     if loaded.server.single_user:
         alter = edits.both(edits.put_in("server", {"single_user": False}), alter)
@@ -213,6 +220,7 @@ def _shown(config: Config, name: str, books: Books) -> Shown:
         grace_until=max((old.until for old in key.previous if old.until > now), default=None),
         models=key.models,
         budgets=books.of("key", name, key.budget),
+        limits=books.limits("key", name, key.limits),
     )
 
 
@@ -251,6 +259,7 @@ def show_(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> Non
             ("old secret", f"works until {show.when(one.grace_until)}" if one.grace_until else ""),
             ("models", ", ".join(one.models) or "what the levels above it allow"),
             ("budget", block(one.budgets)),
+            ("limits", limits.block(one.limits)),
         ]
     )
 

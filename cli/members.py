@@ -10,6 +10,8 @@ import typer
 from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
+from tollway.cli.limits import Limit, plain, with_others
+from tollway.cli.limits import block as limits_block
 from tollway.cli.standing import COLUMNS, Budgets, Standing, block, cells
 from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config, Member, Team
@@ -34,6 +36,7 @@ class Entry(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
     members: list[str]
     budgets: list[Standing]
+    limits: list[Limit] = []
 
 
 def chosen(said: object, none: bool, option: str) -> dict[str, object]:
@@ -87,6 +90,7 @@ def set_(
             "Nothing to change was named", hint=f"`tollway {section} set --help` lists what can be"
         )
     _require_named(loaded, values)
+    values = with_others(values, _table(loaded, section)[name].limits)
     done = edits.apply(loaded.path, edits.put(section, name, values), what=f"{section} set {name}")
     if not as_json:
         show.note(
@@ -114,6 +118,7 @@ def _facts(section: Section, name: str, config: Config) -> dict[str, object]:
         "team": one.team if isinstance(one, Member) else None,
         "groups": one.groups,
         "budgets": [budget.text for budget in one.budget],
+        "limits": plain(one.limits),
     }
 
 
@@ -168,6 +173,7 @@ def show_(section: Section, name: str, config: Path | None, *, as_json: bool) ->
             *team,
             ("groups", ", ".join(one.groups)),
             ("budget", block(one.budgets)),
+            ("limits", limits_block(one.limits)),
             ("members" if section == "teams" else "keys", "\n".join(one.members)),
         ]
     )
@@ -181,6 +187,7 @@ def _entry(config: Config, section: Section, name: str, books: Budgets) -> Entry
         groups=one.groups,
         members=needed_by(config, section, name),
         budgets=books.of(edits.word(section), name, one.budget),
+        limits=books.limits(edits.word(section), name, one.limits),
     )
 
 

@@ -5,17 +5,23 @@ from typing import Annotated
 import typer
 
 from tollway.cli import members
+from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm, chosen, said
 from tollway.cli.members import NoBudget, NoGroups, NoTeam, TeamOf
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Groups
 
 Name = Annotated[str, typer.Argument(help="The project's name.")]
 
 
-def create(
+def create(  # noqa: PLR0913 - an argument is an option
     name: Name,
+    *,
     team: TeamOf = None,
     group: Groups = None,
     budget: Budgets = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    concurrent: Concurrent = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -26,7 +32,8 @@ def create(
     Example:
         tollway projects create chatbot --team ml --budget 5/day
     """
-    values = {"team": team, "groups": group, "budget": budget}
+    values: dict[str, object] = {"team": team, "groups": group, "budget": budget}
+    values["limits"] = said(rpm, tpm, rpd, concurrent)
     members.create("projects", name, values, config, as_json=as_json)
 
 
@@ -59,6 +66,11 @@ def set_(  # noqa: PLR0913 - an argument is an option
     no_groups: NoGroups = False,
     budget: Budgets = None,
     no_budget: NoBudget = False,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    concurrent: Concurrent = None,
+    no_limits: NoLimits = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,6 +85,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
         **members.chosen(team, no_team, "team"),
         **members.chosen(group, no_groups, "group"),
         **members.chosen(budget, no_budget, "budget"),
+        **chosen(said(rpm, tpm, rpd, concurrent), no_limits),
     }
     members.set_("projects", name, values, config, as_json=as_json)
 

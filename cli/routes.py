@@ -7,9 +7,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import edits, limits, show
 from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import load_config, reach
+from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.status import Budget
 from tollway.daemon.config import shown
@@ -54,6 +55,7 @@ class Explanation(msgspec.Struct):
     how: str
     targets: list[Target]
     budgets: list[Budget]
+    limits: list[Limit] = []
     key: str = ""
     user: str = ""
     team: str = ""
@@ -103,8 +105,8 @@ def explain(  # noqa: PLR0913 - an argument is an option
     """Say what would become of a call, without sending it.
 
     How the name resolves, which targets would be tried in which order and what each would hold,
-    and how the budgets stand that the call must fit into. Exits with 1 where it would be
-    refused. Needs the running daemon.
+    and how the budgets and rate limits stand that the call must fit into. Exits with 1 where it
+    would be refused. Needs the running daemon.
 
     Example:
         tollway routes explain --model fast --as ci --tokens 2000
@@ -156,6 +158,7 @@ def _print(said: Explanation) -> None:
         ],
     )
     _budgets(said.budgets)
+    limits.table(said.limits)
 
 
 def _nobody(said: Explanation) -> str:

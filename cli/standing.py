@@ -1,4 +1,4 @@
-"""How budgets stand, beside those who have them."""
+"""How budgets and rate limits stand, beside those who have them."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import msgspec
 
 from tollway.cli import show
 from tollway.cli.control import Control
+from tollway.cli.limits import Limit, plain
 from tollway.cli.status import Budget
 from tollway.daemon.config import schema
 from tollway.daemon.config.schema import Config
@@ -29,17 +30,20 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Budgets:
-    """All budgets of a configuration as the daemon has them, or as the file alone does."""
+    """All budgets and limits of a configuration as the daemon, or else the file, has them."""
 
     def __init__(self, config: Config) -> None:
         """Ask the daemon, if one runs."""
         self._known: dict[tuple[str, str, str], Budget] = {}
+        self._limits: dict[tuple[str, str, str], Limit] = {}
         try:
-            said = Control(config.admin_socket).get("/control/status").get("budgets", [])
+            said = Control(config.admin_socket).get("/control/status")
         except DaemonUnreachable:
             return
-        for one in msgspec.convert(said, list[Budget]):
+        for one in msgspec.convert(said.get("budgets", []), list[Budget]):
             self._known[one.scope, one.name, one.budget] = one
+        for limit in msgspec.convert(said.get("limits", []), list[Limit]):
+            self._limits[limit.scope, limit.name, limit.limit] = limit
 
     def of(self, scope: str, name: str, budgets: Sequence[schema.Budget]) -> list[Standing]:
         """Return how a scope's budgets stand."""
@@ -52,6 +56,13 @@ class Budgets:
                 else Standing(budget.text)
             )
         return found
+
+    def limits(self, scope: str, name: str, limits: schema.Limits) -> list[Limit]:
+        """Return how a scope's rate limits stand."""
+        return [
+            self._limits.get((scope, name, what)) or Limit(scope, name, what, most)
+            for what, most in plain(limits).items()
+        ]
 
 
 def cells(budgets: Sequence[Standing]) -> tuple[str, str, str]:

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from tollway.cli import show
+from tollway.cli import limits, show
 from tollway.cli.control import reach
+from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.start import url_of
 
@@ -75,6 +76,7 @@ class Status(msgspec.Struct):
     draining: bool = False
     models: list[Model] = []
     budgets: list[Budget] = []
+    limits: list[Limit] = []
     spend_today_nanousd: int | None = None
     problems: list[str] = []
 
@@ -114,6 +116,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
     _models(now.models)
     _budgets(now.budgets)
+    limits.table([one for one in now.limits if one.left != one.most])
     for problem in now.problems:
         for line in problem.splitlines():
             show.say([show.Painted("problem", "red"), f": {line}"])

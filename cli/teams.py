@@ -5,16 +5,22 @@ from typing import Annotated
 import typer
 
 from tollway.cli import members
+from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm, chosen, said
 from tollway.cli.members import NoBudget, NoGroups
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Groups
 
 Name = Annotated[str, typer.Argument(help="The team's name.")]
 
 
-def create(
+def create(  # noqa: PLR0913 - an argument is an option
     name: Name,
+    *,
     group: Groups = None,
     budget: Budgets = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    concurrent: Concurrent = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -25,7 +31,8 @@ def create(
     Example:
         tollway teams create ml --group builders --budget 200/month
     """
-    values = {"groups": group, "budget": budget}
+    values: dict[str, object] = {"groups": group, "budget": budget}
+    values["limits"] = said(rpm, tpm, rpd, concurrent)
     members.create("teams", name, values, config, as_json=as_json)
 
 
@@ -56,6 +63,11 @@ def set_(  # noqa: PLR0913 - an argument is an option
     no_groups: NoGroups = False,
     budget: Budgets = None,
     no_budget: NoBudget = False,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    concurrent: Concurrent = None,
+    no_limits: NoLimits = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,6 +81,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
     values = {
         **members.chosen(group, no_groups, "group"),
         **members.chosen(budget, no_budget, "budget"),
+        **chosen(said(rpm, tpm, rpd, concurrent), no_limits),
     }
     members.set_("teams", name, values, config, as_json=as_json)
 

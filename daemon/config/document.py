@@ -5,7 +5,7 @@ between the comment and its table, and removing that table would remove the comm
 comments move to the tables that they stand above, where nothing comes between.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tomlkit
 from tomlkit import TOMLDocument
@@ -36,6 +36,13 @@ def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
         found = inner
     assert not isinstance(found, TOMLDocument | OutOfOrderTableProxy)  # noqa: S101
     return found
+
+
+def in_line(values: Mapping[str, object]) -> InlineTable:
+    """Return values as a table in one line: { rpm = 60 }."""
+    made = tomlkit.inline_table()
+    made.update(values)
+    return made
 
 
 def attach_comments(document: TOMLDocument) -> Above:
