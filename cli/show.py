@@ -109,6 +109,11 @@ def when(then: float | None) -> str:
     return f"{datetime.fromtimestamp(then, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def iso(then: float | None) -> str:
+    """Return a moment (unix seconds) for programs: "2026-11-22T14:04:05+00:00"; "" for None."""
+    return "" if then is None else datetime.fromtimestamp(then, UTC).isoformat()
+
+
 def size(count: int | None) -> str:
     """Return bytes in binary units: "512 B", "1.5 KiB", "105 MiB"."""
     if count is None:

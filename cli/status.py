@@ -10,6 +10,8 @@ from tollway.cli.start import url_of
 
 _STATES: dict[str, show.Colour] = {"ok": "green", "broken": "red", "pending": "yellow"}
 
+_ALERTS = 5  # of the latest; `--json` has more
+
 
 class Configuration(msgspec.Struct):
     """How the file on disk stands to what is served."""
@@ -63,6 +65,13 @@ class Budget(msgspec.Struct):
     ends_ms: int
 
 
+class Alert(msgspec.Struct):
+    """Something that the owner was told; `at` is unix seconds."""
+
+    at: float
+    text: str
+
+
 class Status(msgspec.Struct):
     """What this command shows of the daemon's answer; `--json` prints the answer itself."""
 
@@ -78,6 +87,7 @@ class Status(msgspec.Struct):
     budgets: list[Budget] = []
     limits: list[Limit] = []
     spend_today_nanousd: int | None = None
+    alerts: list[Alert] = []
     problems: list[str] = []
 
 
@@ -117,6 +127,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     _models(now.models)
     _budgets(now.budgets)
     limits.table([one for one in now.limits if one.left != one.most])
+    for alert in now.alerts[-_ALERTS:]:
+        show.say([show.Painted("alert", "yellow"), f": {show.when(alert.at)}  {alert.text}"])
     for problem in now.problems:
         for line in problem.splitlines():
             show.say([show.Painted("problem", "red"), f": {line}"])

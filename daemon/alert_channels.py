@@ -8,11 +8,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -64,7 +64,7 @@ def as_json(notice: Notice) -> bytes:
 
 
 # Tells one notice; returns what went wrong, "" for nothing.
-Tell = Callable[[Notice], Awaitable[str]]
+Tell = Callable[[Notice], Coroutine[Any, Any, str]]
 
 
 class Channels:
@@ -101,7 +101,7 @@ class Channels:
 
     def _worker(self, name: str, tell: Tell) -> "_Worker":
         if name not in self._workers:
-            worker = self._workers[name] = _Worker(name, tell)
+            worker = self._workers[name] = _Worker(name, tell, self._tasks)
             self._tasks.start(worker.work(), name=f"alerts: {name}")
         return self._workers[name]
 
@@ -224,8 +224,9 @@ class Channels:
 class _Worker:
     """Tells one channel's notices, one after the other."""
 
-    def __init__(self, name: str, tell: Tell) -> None:
+    def __init__(self, name: str, tell: Tell, tasks: Tasks) -> None:
         self._name = name
+        self._tasks = tasks
         self._tell = tell
         self.waiting: asyncio.Queue[Notice] = asyncio.Queue(_MOST_WAITING)
         self.problem = ""
@@ -249,12 +250,12 @@ class _Worker:
         while True:
             notice = await self.waiting.get()
             self._busy = True
-            try:
-                self.problem = await self._tell(notice)
-                if self.problem:
-                    log.error("an alert was not told: %s", self.problem)
-            except Exception:  # a bug in one channel must not end it
-                log.exception("an alert was not told")
-                self.problem = f"the {self._name} failed; the daemon's log says how"
+            # A task of its own: a crash in one telling is logged there, and ends that one alone.
+            telling = self._tasks.start(self._tell(notice), name=f"alerts: {self._name}: tell")
+            await asyncio.wait([telling])
+            crashed = telling.cancelled() or telling.exception() is not None
+            self.problem = f"the {self._name} failed" if crashed else telling.result()
+            if self.problem:
+                log.error("an alert was not told: %s", self.problem)
             self._busy = False
             self.waiting.task_done()

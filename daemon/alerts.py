@@ -177,16 +177,21 @@ class Alerts:
         self.channels.put(notice)
 
 
-async def watch(daemon: "Daemon", *, every_s: float = 1.0) -> None:
-    """Look at the ledger and at every budget again and again; never returns."""
+async def watch(daemon: "Daemon", tasks: Tasks, *, every_s: float = 1.0) -> None:
+    """Look at the ledger and at every budget again and again; never returns.
+
+    Each look is a task of `tasks`: a crash in one is logged, and the next comes all the same.
+    """
     while True:
-        try:
-            daemon.alerts.ledger(daemon.ledger.problem)
-            if not daemon.refusing:
-                daemon.alerts.look(daemon.gate.purse.states())
-        except Exception:  # a bug in what is told must not end the telling
-            log.exception("the budgets cannot be looked at")
+        look = tasks.start(_look(daemon), name="alerts: look")
+        await asyncio.wait([look])
         await asyncio.sleep(every_s)
+
+
+async def _look(daemon: "Daemon") -> None:
+    daemon.alerts.ledger(daemon.ledger.problem)
+    if not daemon.refusing:
+        daemon.alerts.look(daemon.gate.purse.states())
 
 
 def _name(state: BudgetState, part: Decimal, at_ms: int) -> str:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from aiohttp import web
 
+from tollway.daemon.alert_channels import Notice
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.limit import LimitState
@@ -67,6 +68,7 @@ class Status(msgspec.Struct, frozen=True):
     budgets: list[BudgetState]
     limits: list[LimitState]
     spend_today_nanousd: int | None  # None: the ledger cannot tell now
+    alerts: list[Notice]  # the latest, newest last
     problems: list[str]
 
 
@@ -96,6 +98,7 @@ async def status(request: web.Request) -> web.Response:
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
             limits=[] if daemon.refusing else daemon.gate.limits.states(),
             spend_today_nanousd=await _spend_today(daemon),
+            alerts=list(daemon.alerts.recent),
             problems=_problems(daemon, config),
         )
     )
@@ -173,6 +176,7 @@ def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
     elif daemon.refusing:
         found.append(daemon.refusing.message)
     found += daemon.ledger.warnings
+    found += [f"alerts: {problem}" for problem in daemon.alerts.channels.problems]
     if config.state != "ok":
         found.append(config.problem)
     if config.needs_restart:

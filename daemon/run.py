@@ -120,7 +120,7 @@ class Server:
         await daemon.local.configure(local_models(config))
         await self._listen(admin, public)
         self._tasks.start(self.reloader.watch(), name="watch")
-        self._tasks.start(alerts.watch(daemon), name="alerts")
+        self._tasks.start(alerts.watch(daemon, self._tasks), name="alerts")
         self._tasks.start(self.reloader.remember(), name="history")
         pidfile = PidFile(paths.pidfile)
         pidfile.write()
