@@ -1,0 +1,100 @@
+"""The table of routes, driven: each is authenticated, metered and limited, or marked as free."""
+
+import msgspec
+import pytest
+from gateway import KEY, Gateway, body, error, gateway, whole
+from shell import Reply
+from upstreams import Step, reads, says
+
+from tollway.daemon.app import ROUTES, CallRoute, Route
+from tollway.daemon.ledger.calls import recent
+
+LIMITS = '[keys.laptop.limits]\nrpm = 1\n[models.none]\ngguf = "none.gguf"\n'
+TEXT = (
+    b'{"id":"c","object":"text_completion","choices":[{"index":0,"text":"Hi","finish_reason":"stop"'
+    b'}],"usage":{"prompt_tokens":7,"completion_tokens":3}}'
+)
+VECTOR = (
+    b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1]}],"model":"m",'
+    b'"usage":{"prompt_tokens":7,"total_tokens":7}}'
+)
+# What a call of each metered path sends, and what its upstream answers. A metered path that is
+# not here fails: nothing has shown that it is metered.
+CALLS: dict[str, tuple[bytes, bytes]] = {
+    "/v1/chat/completions": (body(), whole()),
+    "/v1/completions": (
+        msgspec.json.encode({"model": "up/m", "prompt": "Hi", "max_tokens": 10}),
+        whole(TEXT),
+    ),
+    "/v1/embeddings": (msgspec.json.encode({"model": "up/m", "input": "Hi"}), whole(VECTOR)),
+}
+METERED = [route for route in ROUTES if route.use == "metered"]
+FREE = [route for route in ROUTES if route.use == "free"]
+
+
+def _name(route: Route | CallRoute) -> str:
+    return f"{route.method} {route.path}"
+
+
+async def _ask(gate: Gateway, route: Route | CallRoute, said: bytes, *, key: bool = True) -> Reply:
+    path = route.path.replace("{name}", "none").replace("{model:.+}", "up/m")
+    headers = {"authorization": f"Bearer {KEY}"} if key and route.role == "caller" else {}
+    admin = route.role == "owner"
+    return await gate.daemon.ask(route.method, path, said, admin=admin, **headers)
+
+
+def _used(gate: Gateway) -> tuple[int, int, int]:
+    """Return what is used of the key's limit, what is spent or held, and the rows there are."""
+    daemon = gate.daemon.server.daemon
+    (limit,) = daemon.gate.limits.states()
+    spent = sum(one.settled_nanousd + one.held_nanousd for one in daemon.gate.purse.states())
+    return limit.most - limit.left, spent, len(recent(daemon.ledger.path, limit=5))
+
+
+@pytest.mark.parametrize("route", METERED, ids=_name)
+async def test_a_metered_route_asks_who_calls_counts_it_bills_it_and_holds_it_back(
+    route: Route | CallRoute,
+) -> None:
+    """No endpoint is a way round the limits, the budgets or the ledger."""
+    assert route.path in CALLS, f"show how {route.path} is metered: add a call to CALLS"
+    assert route.role == "caller"
+    said, answered = CALLS[route.path]
+    script: list[Step] = [reads(), says(answered)]
+    async with gateway([script], more=LIMITS) as gate:
+        assert (await _ask(gate, route, said, key=False)).status == 401
+        assert _used(gate) == (0, 0, 0)
+        reply = await _ask(gate, route, said)
+        assert reply.status == 200
+        row = await gate.row(reply)
+        assert row.call.cost_nanousd > 0
+        assert _used(gate) == (1, row.call.cost_nanousd, 1)
+        reply = await _ask(gate, route, said)
+        assert (reply.status, error(reply)["code"]) == (429, "rate_limit_exceeded")
+        row = await gate.row(reply)
+        assert (row.call.state, row.call.cost_nanousd) == ("refused", 0)
+        assert len(gate.ups[0].requests) == 1
+
+
+@pytest.mark.parametrize("route", FREE, ids=_name)
+async def test_a_free_route_reaches_no_provider_and_uses_nothing_up(
+    route: Route | CallRoute,
+) -> None:
+    """What is not metered may cost nobody anything."""
+    async with gateway([[reads(), says(whole())]], more=LIMITS) as gate:
+        reply = await _ask(gate, route, b"{}" if route.method == "POST" else b"")
+        assert reply.status in {200, 400, 404, 503}, reply.body
+        assert (route.role, reply.status) != ("caller", 401)
+        assert _used(gate) == (0, 0, 0)
+        assert not gate.ups[0].requests
+
+
+async def test_a_refusal_is_the_same_on_the_admin_socket() -> None:
+    """The owner's calls are calls too: those of the local user, and of the whole box."""
+    limits = "[server.limits]\nrpm = 1\n"
+    async with gateway([[reads(), says(whole())]], more=limits) as gate:
+        path = METERED[0].path
+        statuses = [
+            (await gate.daemon.ask("POST", path, CALLS[path][0], admin=True)).status
+            for _ in range(2)
+        ]
+        assert statuses == [200, 429]
