@@ -192,6 +192,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: tuple[str, ...]
     fallback: tuple[str, ...] = ()  # routes to go on with when every target failed
     allow_unbounded: bool = False
+    on_loss: Literal["warn", "refuse"] = "warn"  # what a target's dialect cannot say
     default_output: Count | None = None
     deadline: Seconds = Seconds(600)
     limits: Limits = Limits()

@@ -32,7 +32,7 @@ LATER = (
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",
-        values="anthropic|azure|bedrock|cohere|gemini|vertex",
+        values="azure|bedrock|cohere|gemini|vertex",
     ),
     Later("providers.*.api_keys", "rotate a pool of keys; today one api_key works"),
     Later("providers.*.auth", "pass on the caller's own credential", live=("key",)),
@@ -50,7 +50,6 @@ LATER = (
     Later("routes.*.retries", "try a target again before the next one", live=(0,)),
     Later("routes.*.when", "choose targets by what a call says", live=([],)),
     Later("routes.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
-    Later("routes.*.on_loss", "refuse what a target's dialect cannot say", live=("warn",)),
     Later("routes.*.affinity", "keep a conversation at the target it began at", live=(False,)),
 )
 

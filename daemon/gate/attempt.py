@@ -14,6 +14,7 @@ from tollway.daemon.gate.budget import Worst
 from tollway.daemon.gate.limits import NOTHING
 from tollway.daemon.gate.queue import Slot
 from tollway.daemon.gate.route import Target
+from tollway.daemon.gate.translate import Version
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects.dialect import AnswerReader
@@ -44,19 +45,20 @@ class Attempt:
         *,
         opened: AttemptOpened,
         target: Target,
+        version: Version,
         price: Price | None,
         worst: Worst,
         hold: Hold,
-        reader: AnswerReader,
     ) -> None:
         self.opened = opened
         self.target = target
+        self.version = version
         self.price = price
         self.worst = worst
         self.hold = hold
         self.taken = NOTHING  # of the rate limits
         self.slot: Slot | None = None  # of its target, where that has slots
-        self.reader = reader
+        self.reader: AnswerReader = version.dialect.reader(version.call, target.kind.quirks)
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
         self.binding = False
         self._most_bytes = worst.output_tokens * _LONGEST_TOKEN

@@ -6,7 +6,7 @@ is only a cache of the ledger's rows: it starts from them and moves with each se
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -115,9 +115,10 @@ class BudgetState(msgspec.Struct, frozen=True):
 
 
 class Books:
-    """Every account there is, and every hold that is live."""
+    """Every account there is, and every hold that is live. `clock` tells unix nanoseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        self._clock = clock
         self.accounts: dict[Scope, list[Account]] = {}
         self.live: set[Hold] = set()
         self.version = 0  # grows with each account
@@ -125,7 +126,7 @@ class Books:
 
     def now_ms(self) -> int:
         """Return the time in unix milliseconds; it never goes back, so no period reopens."""
-        self._latest_ms = max(self._latest_ms, time.time_ns() // 1_000_000)
+        self._latest_ms = max(self._latest_ms, self._clock() // 1_000_000)
         return self._latest_ms
 
     async def open(

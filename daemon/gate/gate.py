@@ -18,8 +18,9 @@ from tollway.daemon.gate.budget import Terms
 from tollway.daemon.gate.limits import Limits
 from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, Router, Target
+from tollway.daemon.gate.translate import Translator
 from tollway.daemon.log import Mask
-from tollway.providers.canon import Price
+from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.headers import Headers
 from tollway.providers.prices import FREE, PriceTable, override
@@ -160,6 +161,13 @@ class Gate:
             allow_unbounded=bool(route and route.allow_unbounded),
             context=local.context if local else None,
         )
+
+    def translator(self, call: Call, plan: Plan) -> Translator:
+        """Return what gives a call in the dialect of each of its targets."""
+        route = self.config.routes.get(plan.found.route)
+        limit = (route and route.default_output) or self.config.server.default_output
+        strict = bool(route and route.on_loss == "refuse")
+        return Translator(call, strict=strict, default_output=limit)
 
 
 def _price(said: PriceOverride | Literal["free"]) -> Price:

@@ -12,7 +12,6 @@ import msgspec
 
 from tollway.providers.errors import GatewayError, UpstreamBroke
 
-_KEEP_ALIVE = b": keep-alive\n\n"
 _STREAM = (
     ("Content-Type", "text/event-stream; charset=utf-8"),
     ("Cache-Control", "no-cache"),
@@ -76,6 +75,7 @@ class Pipe:
         self._end: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._keepalive_s = 0.0
+        self._keepalive = b""
         self._timer: asyncio.TimerHandle | None = None
         self._said_s = 0.0  # the loop's time at which the client last heard something
 
@@ -129,13 +129,14 @@ class Pipe:
 
     # -- the client's side -------------------------------------------------------------------
 
-    def join(self, client: Client, keepalive_s: float) -> None:
+    def join(self, client: Client, keepalive_s: float, keepalive: bytes = b"") -> None:
         """Say who gets the answer.
 
-        After `keepalive_s` seconds of silence, where that is not 0, it is told so by an SSE
-        comment, and in front of that, if need be, by a head of our own.
+        After `keepalive_s` seconds of silence, where that is not 0, it is sent `keepalive`, and
+        in front of that, if need be, a head of our own.
         """
         self._client = client
+        self._keepalive = keepalive
         self._loop = asyncio.get_running_loop()
         self._keepalive_s = keepalive_s
         client.drained = self._drained
@@ -177,7 +178,7 @@ class Pipe:
             if not self._begun:
                 self._begin(200, _STREAM)
             if not self._client.full:
-                self._client.write(_KEEP_ALIVE)
+                self._client.write(self._keepalive)
             self._said_s = self._loop.time()
             left = self._keepalive_s
         self._timer = self._loop.call_later(left, self._look)

@@ -5,15 +5,17 @@ be replaced unseen; nothing last reaches it before the call is settled on disk.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from tollway.daemon.gate.attempt import Attempt
+from tollway.daemon.gate.translate import Interpreter
 from tollway.daemon.ledger.rows import Ending
 from tollway.providers.errors import UpstreamBroke, UpstreamError, UpstreamRefused
 from tollway.providers.headers import to_client
-from tollway.providers.sse import Splitter
+from tollway.providers.sse import Event, Splitter
 from tollway.providers.transport import Answer
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
             status=502,
         )
     else:
-        error = exchange.dialect.read_error(status, bytes(body))
+        error = attempt.version.dialect.read_error(status, bytes(body))
         error.headers = exchange.gate.masked(to_client(answer.headers))
     again = status in _TRY_NEXT or status >= 500 or status < 400
     return Failure(error, again, "upstream_refused")
@@ -129,12 +131,28 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
             f"`{attempt.target.provider}` answered 200 with something that is not an answer"
         )
         return Failure(garbage, again=True)
+    headers = to_client(answer.headers)
+    interpreter = _interpreter(exchange, attempt)
+    if interpreter:
+        try:
+            body, headers = interpreter.whole(body), interpreter.headers(headers)
+        except UpstreamError as error:
+            return Failure(error, again=False, ending="garbage")
     attempt.saw_first()
     await exchange.settle(attempt)
-    exchange.pipe.open(exchange.head(attempt, to_client(answer.headers), whole=True))
+    # Who asked for a stream, and speaks another dialect, gets a stream of the whole answer.
+    whole = interpreter is None or not exchange.call.stream
+    exchange.pipe.open(exchange.head(attempt, headers, whole=whole))
     await exchange.pipe.put(body)
     exchange.pipe.finish()
     return None
+
+
+def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
+    """Return what turns an answer into the client's dialect, where that is another one."""
+    if attempt.version.said is None:
+        return None
+    return Interpreter(exchange.call, attempt.version, attempt.target.kind.quirks)
 
 
 async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
@@ -147,6 +165,8 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
                 break
         else:
             await relay.end_of_body()
+        if relay.last and not relay.done:
+            relay.last += await _tail(chunks)
     except UpstreamError as error:
         if not relay.shown:
             return Failure(error, again=True)
@@ -158,13 +178,20 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
     await relay.finish()
     if not relay.failed and not relay.capped:
         # Read the few bytes behind the end, so that the connection can be used again.
-        try:
-            async with asyncio.timeout(_TAIL_S):
-                async for _ in chunks:
-                    pass
-        except (UpstreamError, TimeoutError):
-            pass
+        await _tail(chunks)
     return None
+
+
+async def _tail(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return what comes behind the end of a stream, if it comes at once."""
+    found = bytearray()
+    try:
+        async with asyncio.timeout(_TAIL_S):
+            async for chunk in chunks:
+                found += chunk
+    except (UpstreamError, TimeoutError):
+        pass
+    return bytes(found)
 
 
 class _Relay:
@@ -175,22 +202,29 @@ class _Relay:
         self._attempt = attempt
         self._answer = answer
         self._splitter = Splitter()
+        self._interpreter = _interpreter(exchange, attempt)
+        self._turned_end = b""  # what `last` means to the client
         self._waiting: list[bytes] = []  # what came before the first valid event
         self.shown = False
-        self.last = b""  # the end marker, kept back until the call is settled
+        self.last = b""  # the end and what is behind it, kept back until the call is settled
+        self.done = False  # the end is [DONE], behind which nothing ever is
         self.failed: UpstreamRefused | None = None
         self.capped = False  # it has passed its hold, so that its client gets no more of it
 
     async def feed(self, chunk: bytes) -> None:
         """Take one piece of the body."""
         reader = self._attempt.reader
+        turned = self._interpreter
         out = self._waiting if not self.shown else []
         for event in self._splitter.feed(chunk):
             passes = reader.event(event)
-            if event.data is not None and event.data.strip() == _DONE:
-                self.last = event.raw
-                break
-            if passes:
+            if reader.last:
+                self._keep_back(event)
+                continue
+            if turned is not None:
+                if not reader.failed:  # else the client is told in its own dialect
+                    out.append(turned.event(event))
+            elif passes:
                 out.append(self._masked(event.raw) if reader.failed else event.raw)
             if reader.failed:
                 self.failed = reader.failed
@@ -204,6 +238,13 @@ class _Relay:
             await self._exchange.pipe.put(b"".join(out))
             self._waiting = []
 
+    def _keep_back(self, event: Event) -> None:
+        """Take the stream's last event, or what comes behind it."""
+        self.last += event.raw
+        self.done = self.done or (event.data is not None and event.data.strip() == _DONE)
+        if self._interpreter is not None:
+            self._turned_end += self._interpreter.event(event)
+
     def _masked(self, raw: bytes) -> bytes:
         """Return an error event without a secret that the provider echoes in it."""
         text = raw.decode("utf-8", "surrogateescape")
@@ -214,6 +255,8 @@ class _Relay:
         self.shown = True
         self._attempt.saw_first()
         headers = to_client(self._answer.headers)
+        if self._interpreter is not None:
+            headers = self._interpreter.headers(headers)
         self._exchange.pipe.open(self._exchange.head(self._attempt, headers, whole=False))
 
     async def end_of_body(self) -> None:
@@ -238,10 +281,11 @@ class _Relay:
     async def finish(self) -> None:
         """Settle, then let the last piece go."""
         exchange = self._exchange
+        turned = self._interpreter
         if self.failed:
-            # The client has the provider's own error event; what was made is billed.
+            # What was made is billed. A client of the same dialect has the provider's own event.
             exchange.break_off(self._attempt, self.failed)
-            exchange.pipe.finish()
+            exchange.pipe.finish() if turned is None else exchange.pipe.fail(self.failed)
             return
         if not self.shown:  # an end marker and nothing else
             self._show()
@@ -250,6 +294,8 @@ class _Relay:
             self.last = self._attempt.reader.end_early()
         else:
             await exchange.settle(self._attempt)
+        if turned is not None:
+            self.last = self._turned_end + turned.end(early=self.capped)
         if exchange.origin.report_cost:
             await exchange.pipe.put(exchange.cost_comment())
         await exchange.pipe.put(self.last)

@@ -5,19 +5,21 @@ A client that reads nothing for too long is cut off by its connection (`EdgeLimi
 
 from tollway.daemon.direct import Direct
 from tollway.daemon.gate.send import Exchange
+from tollway.providers.dialects.table import DIALECTS
 
 
 async def relay(client: Direct, exchange: Exchange, keepalive_s: float) -> None:
     """Give the client its answer, and return once it has all of it.
 
-    A stream whose first event is late gets its headers after `keepalive_s` seconds, and an SSE
-    comment after each further silence of that length; errors are then events of the stream.
+    A stream whose first event is late gets its headers after `keepalive_s` seconds, and what its
+    dialect fills silences with after each further one; errors are then events of the stream.
 
     Raises:
         GatewayError: The call failed before the client was sent anything.
     """
     pipe = exchange.pipe
-    pipe.join(client, keepalive_s if exchange.call.stream else 0.0)
+    filler = DIALECTS[exchange.call.dialect].codec.keepalive
+    pipe.join(client, keepalive_s if exchange.call.stream else 0.0, filler)
     error = await pipe.ended()
     if error is None:
         return

@@ -25,13 +25,15 @@ from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.receive import Failure, receive
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.tags import NO_TAGS, Tags
+from tollway.daemon.gate.translate import Version, request_headers
 from tollway.daemon.gate.turn import Turn, Wanted
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
-from tollway.providers.canon import Bound, Call
-from tollway.providers.dialects.dialect import Dialect, Edits
-from tollway.providers.errors import GatewayError, UpstreamError
+from tollway.providers.canon import Call
+from tollway.providers.dialects.dialect import Dialect
+from tollway.providers.errors import GatewayError, Untranslatable, UpstreamError
 from tollway.providers.headers import Headers
 from tollway.providers.money import plain_usd
+from tollway.providers.prices import FREE
 from tollway.providers.transport import Answer, Request
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class Exchange:
         self._at_ms = daemon.books.now_ms()
         self._tags = gate.purse.declared(origin.tags.pairs)
         self.charge: Charge | None = None  # of the attempt under way, or the last
+        self.dropped = ""  # what the last translation left out, for the ledger
 
     @property
     def admitted_ms(self) -> int:
@@ -179,16 +182,20 @@ class Exchange:
     async def _targets(self) -> None:
         """Try the targets in order until one has answered."""
         plan = self.plan = self.gate.plan(self.caller, self.call.model)
-        bound = self.dialect.bound(self.call)
         route = self.gate.config.routes.get(plan.found.route)
         until = time.monotonic() + (route.deadline if route else float("inf"))
+        translator = self.gate.translator(self.call, plan)
         failure: Failure | None = None
         full: Skipped | None = None
+        unsaid: Untranslatable | None = None
         for target in plan.targets:
             if failure and time.monotonic() >= until:
                 break
             try:
-                attempt = await self._open(target, plan, bound)
+                attempt = await self._open(target, plan, translator.version(target))
+            except Untranslatable as refusal:
+                unsaid = unsaid or refusal  # another target's dialect may be able to say it
+                continue
             except (BudgetSpent, RateLimited, OverLimit, NoTurn) as refusal:
                 if not refusal.skips:
                     raise
@@ -200,12 +207,11 @@ class Exchange:
             log.info("call %s: %s failed: %s", self.call_id, target.name, failure.error.code)
             if not failure.again or self._left:
                 break
-        if failure:
-            raise failure.error
-        if full:
-            raise full
+        for reason in (failure and failure.error, full, unsaid):
+            if reason:
+                raise reason
 
-    async def _open(self, target: Target, plan: Plan, bound: Bound) -> Attempt:
+    async def _open(self, target: Target, plan: Plan, version: Version) -> Attempt:
         """Hold the attempt's worst case and write its row, committed, before anything is sent.
 
         Raises:
@@ -214,19 +220,22 @@ class Exchange:
             NoTurn: It did not get a slot of its target.
             LedgerUnavailable: The row cannot be written.
         """
-        price = self.gate.price(target, self._at_ms)
+        bound = version.bound
+        counts = self.call.endpoint == "count_tokens"
+        price = FREE if counts else self.gate.price(target, self._at_ms)
         limits = self.gate.limits.applying(self.caller.who, plan.found.route, target)
         purse = self.gate.purse
         charge = purse.charge(self.caller.who, plan.found.route, target.provider, self._tags)
         terms = fitted(self.gate.terms(charge, plan, target), bound, price, limits)
         if target.local and price and not price.free and terms.budgets and not self._ended:
             # Not behind an ended attempt: its row is still here, and nothing may wait for it.
-            exact = await self.daemon.local.count(target.model, self.call.endpoint, self.call.body)
+            exact = await self.daemon.local.count(
+                target.model, self.call.endpoint, version.call.body
+            )
             if exact is not None:
                 bound = msgspec.structs.replace(bound, input=exact)
         most = worst(bound, price, target, terms)
         self.target, self.charge = target, charge
-        reader = self.dialect.reader(self.call, target.kind.quirks)
         had = await self.turn.take(Wanted(target, charge, most, price, limits), plan)
         self.attempts += 1
         self._attempt = Attempt(
@@ -240,11 +249,12 @@ class Exchange:
                 price=price,
             ),
             target=target,
+            version=version,
             price=price,
             worst=had.most,
             hold=had.hold,
-            reader=reader,
         )
+        self.dropped = ",".join(version.dropped)
         self._attempt.taken, self._attempt.slot = had.taken, had.slot
         self._attempt.binding = terms.budgets and not terms.allow_unbounded
         await self._write(self._attempt, plan)
@@ -280,14 +290,8 @@ class Exchange:
 
     async def _send(self, attempt: Attempt) -> Answer:
         target = attempt.target
-        edits = Edits(
-            model=target.model,
-            output_limit=attempt.worst.write_output,
-            # A model on this box tells its usage without being asked.
-            ask_usage=self.call.stream and not target.local,
-            quirks=target.kind.quirks,
-        )
-        body = self.dialect.edit(self.call, edits)
+        version = attempt.version
+        body = version.body(target, attempt.worst.write_output)
         if target.local:
             attempt.progress.sent = True
             return await self.daemon.local.send(
@@ -295,8 +299,8 @@ class Exchange:
             )
         return await self.daemon.transport.send(
             Request(
-                url=target.base_url + self.dialect.path(self.call.endpoint),
-                headers=self.origin.headers + target.headers,
+                url=target.base_url + version.dialect.path(self.call.endpoint),
+                headers=request_headers(self.origin.headers, version, target),
                 body=body,
                 timeouts=target.timeouts,
                 proxy=target.proxy,
@@ -353,7 +357,7 @@ class Exchange:
         self._settled = True
         self.ending = ending
         return self.daemon.ledger.settle(
-            CallEnded(self.call_id, now_ms(), ending, first_ms, error), ended
+            CallEnded(self.call_id, now_ms(), ending, first_ms, error, self.dropped), ended
         )
 
     def _abandon(self, ending: Ending, error: str) -> None:

@@ -14,9 +14,9 @@ from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Writt
 class AnthropicCodec:
     """Messages from and to the neutral form; see `Codec` for what each method gives."""
 
-    name: Final = NAME
-    keepalive: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
-    content_type: Final = "text/event-stream; charset=utf-8"
+    name = NAME
+    keepalive = b'event: ping\ndata: {"type": "ping"}\n\n'
+    content_type = "text/event-stream; charset=utf-8"
 
     def read_request(self, call: Call) -> Conversation:
         """Return what a client's body says.

@@ -34,6 +34,7 @@ class AnswerReader(Protocol):
     produced: int  # an upper bound of the visible output, in tokens: its UTF-8 bytes
     begun: bool  # a valid first event (or whole answer) has been seen
     ended: bool  # the dialect's own end was seen, so that a clean close is a whole answer
+    last: bool  # the event just read, or an earlier one, is the stream's own last one
     failed: UpstreamRefused | None  # an error inside a 200 answer
     raw_usage: str  # the provider's last report as JSON, what we do not read included; or ""
     upstream_id: str  # the provider's name for the answer; or ""
@@ -184,9 +185,20 @@ class Codec(Protocol):
     and named.
     """
 
-    name: str  # of the dialect
-    keepalive: bytes  # what fills a silence in a stream; b"" where client libraries bear nothing
-    content_type: str  # of a stream
+    @property
+    def name(self) -> str:
+        """The dialect's."""
+        ...
+
+    @property
+    def keepalive(self) -> bytes:
+        """What fills a silence in a stream; b"" where client libraries bear nothing."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """The media type of a stream."""
+        ...
 
     def read_request(self, call: Call) -> Conversation:
         """Return what a client's body says.

@@ -65,6 +65,7 @@ class Reader:
         self.produced = 0
         self.begun = False
         self.ended = False
+        self.last = False
         self.failed: UpstreamRefused | None = None
         self.raw_usage = ""
         self.upstream_id = ""
@@ -88,6 +89,7 @@ class Reader:
             self.produced += len(event.raw) if event.cut else 0
             return True
         if data.strip() == b"[DONE]":
+            self.last = True
             if self.failed is None:
                 self.begun = self.ended = True
             return True

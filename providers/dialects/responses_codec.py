@@ -15,9 +15,9 @@ from tollway.providers.dialects.responses_writer import Writer as ResponsesWrite
 class ResponsesCodec:
     """Responses from and to the neutral form; see `Codec` for what each method gives."""
 
-    name: Final = NAME
-    keepalive: Final = b": keep-alive\n\n"
-    content_type: Final = "text/event-stream; charset=utf-8"
+    name = NAME
+    keepalive = b": keep-alive\n\n"
+    content_type = "text/event-stream; charset=utf-8"
 
     def read_request(self, call: Call) -> Conversation:
         """Return what a client's body says.

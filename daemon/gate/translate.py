@@ -1,0 +1,197 @@
+"""A call as one target is sent it, and that target's answer as the client reads it.
+
+Where client and target speak the same dialect the call is the client's own bytes and nothing
+here runs. Else it goes through the neutral form: a `Version` is the call as the target gets it,
+bounded, priced and metered as if the client had spoken that dialect itself; an `Interpreter`
+turns the answer back.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from tollway.daemon.gate.route import Target
+from tollway.providers.canon import Bound, Call
+from tollway.providers.conversation import Conversation
+from tollway.providers.dialects.dialect import Dialect, Edits, Facts, Written
+from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.errors import Untranslatable
+from tollway.providers.events import Stopped
+from tollway.providers.fold import unfold
+from tollway.providers.headers import Headers
+from tollway.providers.sse import Event
+
+# What a client's library says of itself to its own provider; another one has no use for it.
+_DIALECTS_OWN = ("anthropic-", "openai-", "x-stainless-", "x-goog-", "x-codex-", "x-openai-")
+# Of a provider's answer: true of its bytes, which the client does not get.
+_OF_ITS_BYTES = frozenset({"content-type", "etag", "content-md5", "digest", "last-modified"})
+_JSON = "application/json"
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A call in the dialect of one target. `said` is None where that is the client's own."""
+
+    dialect: Dialect
+    call: Call
+    bound: Bound
+    said: Conversation | None = None
+    default_output: int = 0
+    dropped: tuple[str, ...] = ()  # of the request, what the target's dialect cannot say
+
+    def body(self, target: Target, limit: int | None) -> bytes:
+        """Return the bytes to send, with another output limit than the client's where one is given.
+
+        A conversation is written anew for that: what else depends on the limit (a budget for
+        thinking must be below it) then fits it.
+        """
+        if self.said is not None and limit is not None:
+            return _written(self.said, self.dialect, target, self.default_output, limit).body
+        edits = Edits(
+            model=target.model,
+            output_limit=limit,
+            # A model on this box tells its usage without being asked.
+            ask_usage=self.call.stream and not target.local,
+            quirks=target.kind.quirks,
+        )
+        return self.dialect.edit(self.call, edits)
+
+
+class Translator:
+    """One client's call, in whatever dialect a target wants it. Each is written once."""
+
+    def __init__(self, call: Call, *, strict: bool, default_output: int) -> None:
+        """Take a call.
+
+        Args:
+            call: The client's.
+            strict: Refuse, rather than drop, what a target cannot say (`on_loss = "refuse"`).
+            default_output: The output limit for dialects that demand one, in tokens.
+        """
+        self._call = call
+        self._own: Version | None = None
+        self._strict = strict
+        self._default_output = default_output
+        self._said: Conversation | None = None
+
+    def version(self, target: Target) -> Version:
+        """Return the call as a target is to be sent it.
+
+        Raises:
+            Untranslatable: Its dialect cannot say it.
+            RequestInvalid: A part of the request that only a translation reads is wrong.
+        """
+        call = self._call
+        if target.kind.speaks(call.dialect):
+            if self._own is None:
+                own = DIALECTS[call.dialect].dialect
+                self._own = Version(own, call, own.bound(call))
+            return self._own
+        if call.endpoint not in ("chat", "count_tokens"):
+            raise Untranslatable(
+                f"`{target.name}` has no endpoint for {call.endpoint} in this API's form",
+                hint="Call a model whose provider speaks it",
+            )
+        if self._said is None:
+            self._said = DIALECTS[call.dialect].codec.read_request(call)
+        dialect = DIALECTS[target.kind.dialect].dialect
+        written = _written(self._said, dialect, target, self._default_output, None)
+        dropped = written.dropped
+        if dropped and self._strict:
+            raise Untranslatable(
+                f"`{target.name}` cannot be asked for {', '.join(dropped)}, and this route's"
+                ' `on_loss` is "refuse"',
+                hint='Leave it out, or set `on_loss` to "warn" on the route',
+                param=dropped[0],
+            )
+        there = dialect.peek(call.endpoint, written.body)
+        return Version(
+            dialect, there, dialect.bound(there), self._said, self._default_output, dropped
+        )
+
+
+def _written(
+    said: Conversation,
+    dialect: Dialect,
+    target: Target,
+    default_output: int,
+    limit: int | None,
+) -> Written:
+    facts = Facts(
+        model=target.model,
+        output_limit=limit,
+        default_output=default_output,
+        quirks=target.kind.quirks,
+    )
+    return DIALECTS[dialect.name].codec.write_request(said, facts)
+
+
+class Interpreter:
+    """Turns one attempt's answer from the target's dialect into the client's."""
+
+    def __init__(self, client: Call, version: Version, quirks: frozenset[str]) -> None:
+        assert version.said is not None  # noqa: S101 - else there is nothing to turn
+        own = DIALECTS[client.dialect].codec
+        self._stream = client.stream
+        self._content_type = own.content_type if client.stream else _JSON
+        self._reader = DIALECTS[version.dialect.name].codec.events(version.said, quirks)
+        self._writer = own.writer(client)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What of the answer so far the client's dialect cannot say."""
+        return tuple(sorted(self._writer.dropped))
+
+    def event(self, event: Event) -> bytes:
+        """Return what the client is to see of one event of a stream; often nothing.
+
+        Raises:
+            UpstreamBroke: It is no event of the target's dialect.
+        """
+        write = self._writer.event
+        return b"".join([write(one) for one in self._reader.event(event)])
+
+    def end(self, *, early: bool = False) -> bytes:
+        """Return what ends the client's stream; to be sent once the call is settled.
+
+        With `early` it ends as if the output limit had been reached.
+        """
+        write = self._writer.event
+        rest = b"".join([write(one) for one in self._reader.end()])
+        if early:
+            rest += write(Stopped("length"))
+        return rest + self._writer.end()
+
+    def whole(self, body: bytes) -> bytes:
+        """Return a whole answer as the client reads it: as a stream, where it asked for one.
+
+        Raises:
+            UpstreamBroke: It is no answer of the target's dialect.
+        """
+        answer = self._reader.whole(body)
+        if not self._stream:
+            return self._writer.whole(answer)
+        return b"".join(map(self._writer.event, unfold(answer))) + self._writer.end()
+
+    def headers(self, headers: Headers) -> Headers:
+        """Return an answer's headers, the content type being the client's dialect's."""
+        kept = [pair for pair in headers if pair[0] not in _OF_ITS_BYTES]
+        return (("content-type", self._content_type), *kept)
+
+
+def request_headers(headers: Headers, version: Version, target: Target) -> Headers:
+    """Return the headers of a request: the client's that concern the target, and the target's.
+
+    What the target's kind always says, a client of the same dialect may say otherwise.
+    """
+    if version.said is not None:
+        return (*_foreign(headers), *target.headers)
+    if not target.kind.headers:
+        return headers + target.headers
+    said = {name for name, _ in headers}
+    return headers + tuple(pair for pair in target.headers if pair[0] not in said)
+
+
+def _foreign(headers: Headers) -> Iterator[tuple[str, str]]:
+    for name, value in headers:
+        if not name.startswith(_DIALECTS_OWN) and name not in ("accept", "user-agent"):
+            yield name, value

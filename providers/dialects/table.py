@@ -1,0 +1,34 @@
+"""The dialects there are: how each is passed through, and how it is translated."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from tollway.providers.dialects import (
+    anthropic_codec,
+    anthropic_messages,
+    openai_chat,
+    openai_chat_codec,
+    openai_responses,
+    responses_codec,
+)
+from tollway.providers.dialects.dialect import Codec, Dialect
+
+
+class Spoken(NamedTuple):
+    """One dialect."""
+
+    dialect: Dialect
+    codec: Codec
+
+
+DIALECTS: Final[Mapping[str, Spoken]] = MappingProxyType(
+    {
+        spoken.dialect.name: spoken
+        for spoken in (
+            Spoken(openai_chat.DIALECT, openai_chat_codec.CODEC),
+            Spoken(anthropic_messages.DIALECT, anthropic_codec.CODEC),
+            Spoken(openai_responses.DIALECT, responses_codec.CODEC),
+        )
+    }
+)
