@@ -24,14 +24,23 @@ from tollway.cli.upstreams import reach_all
 from tollway.daemon import secrets
 from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config
-from tollway.daemon.errors import ConfigError, DaemonUnreachable, SecretError
+from tollway.daemon.errors import (
+    ConfigError,
+    DaemonUnreachable,
+    LedgerInvalid,
+    LedgerUnavailable,
+    SecretError,
+)
 from tollway.daemon.ledger.lock import holder
+from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.retention import Policy, size, size_warning
 from tollway.daemon.process import listener
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp.install import install_help
 
 State = Literal["ok", "warn", "fail"]
 _COLOURS: dict[State, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
+_MUCH_FREE = 256 * 2**20  # within the ledger, before it is worth a word
 _LEAST_BYTES = 100 * 2**20  # below it the ledger's write-ahead file alone may not fit
 _FEW_BYTES = 2**30
 _OLDEST = 1_767_225_600  # 2026-01-01: a clock before it has never been set
@@ -207,9 +216,21 @@ def _ledger(config: Config) -> Check:
             f"`{path}` cannot be written",
             "Give it to this user, or set `ledger.path`: no call is admitted without a ledger",
         )
-    if path.exists():
-        return Check("ledger", "ok", f"{path}, {show.size(path.stat().st_size)}")
-    return Check("ledger", "ok", f"{path}, made at the first start")
+    if not path.exists():
+        return Check("ledger", "ok", f"{path}, made at the first start")
+    try:
+        with reading(path) as db:
+            now = size(db)
+    except (LedgerInvalid, LedgerUnavailable) as error:
+        return Check("ledger", "fail", error.message, error.hint)
+    most = config.ledger.max_size
+    told = f"{path}, {show.size(now.used)} of at most {show.size(most)}"
+    if near := size_warning(Policy(most_bytes=most), now):
+        return Check("ledger", "warn", told, near.partition(": ")[2])
+    if now.free > now.used and now.free > _MUCH_FREE:
+        told += f", and {show.size(now.free)} free"
+        return Check("ledger", "ok", told, "`tollway ledger vacuum` gives that back to the disk")
+    return Check("ledger", "ok", told)
 
 
 def _disk(config: Config) -> Check:

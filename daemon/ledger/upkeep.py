@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tollway.daemon.ledger import bodies
-from tollway.daemon.ledger.faults import reason
+from tollway.daemon.ledger.faults import code, reason
 from tollway.daemon.ledger.operations import Keep
 from tollway.daemon.ledger.retention import (
     Policy,
@@ -31,7 +31,8 @@ _REST_S = 0.02
 _STEP_S = 0.002  # how long a step may take
 _FEWEST, _MOST = 5, 1000  # rows in one
 _MOST_BODY_BYTES = 512 * 1024  # written in one
-_AGAIN_S = 30.0  # after a step that failed
+_AGAIN_S = 5.0  # after a step that failed
+_AGAIN_BUSY_S = 0.5  # after one that met another program's lock
 _STEP_BACK_S = 3600.0  # a clock that jumped by more than this is not believed for as long
 
 
@@ -110,7 +111,8 @@ class Upkeep:
             f"Old rows and kept prompts of the ledger wait: {reason(fault).what};"
             f" {reason(fault).fix}"
         )
-        self._rest_until = time.monotonic() + _AGAIN_S
+        pause = _AGAIN_BUSY_S if code(fault) == sqlite3.SQLITE_BUSY else _AGAIN_S
+        self._rest_until = time.monotonic() + pause
 
     def give_up(self) -> int:
         """Drop the bodies that wait, since the ledger is closing; return how many calls'."""
