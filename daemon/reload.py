@@ -25,6 +25,7 @@ from tollway.daemon.ledger.rows import Audited
 from tollway.daemon.state import Daemon
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp.adapter import LocalModel
+from tollway.providers.prices import PriceSource
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,8 @@ class Reloader:
     async def _apply(self, config: Config) -> Reloaded:
         daemon = self._daemon
         before = daemon.config
+        # `tollway prices update` may have put others in use.
+        daemon.prices = await asyncio.to_thread(PriceSource)
         gate = await Gate.build(config, daemon)
         daemon.gate = gate
         daemon.config = config

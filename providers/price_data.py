@@ -130,6 +130,11 @@ class Model(msgspec.Struct, frozen=True, array_like=True):
     prices: tuple[Conditional, ...]
     variants: tuple[Variant, ...] = ()
 
+    def days(self) -> set[date]:
+        """Return the days on which one of its prices begins to hold."""
+        whens = [one.when for one in self.prices] + [one.when for one in self.variants]
+        return {when.day for when in whens if isinstance(when, FromDay)}
+
 
 class Provider(msgspec.Struct, frozen=True, array_like=True):
     """The models of one provider, tried in order, then those of the providers it resells."""

@@ -79,6 +79,11 @@ _READERS = {
 }
 
 
+def states_cost(quirks: frozenset[str]) -> bool:
+    """Whether a provider says in each answer what it charged."""
+    return any(word in quirks for word in _READERS)
+
+
 def is_believed(price: Price | None) -> bool:
     """Whether what a provider says it charged is what is billed.
 

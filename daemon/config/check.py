@@ -314,13 +314,23 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
         if not _is_file(model.gguf):
             yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"
     for name in config.prices:
-        if target_wrong(name, names):
+        if _prices_nothing(name, names):
             yield ("prices", name), "prices a target that there is not"
     periods = {scope: {one.period for one in budgets} for scope, budgets in budgets_of(config)}
     for number, one in enumerate(config.raises):
         there = periods.get(one.scope, set())
         if not there or (one.period and one.period not in there):
             yield ("raises", number), f"there is no budget of {shown.value(one.text)} to raise"
+
+
+def _prices_nothing(name: str, names: Names) -> bool:
+    provider, _, model = name.lower().partition("/")
+    if "*" in name or "?" in name:
+        known = (*names["providers"], LOCAL)
+        return not any(fnmatchcase(one.lower(), provider.replace("[", "[[]")) for one in known)
+    if provider == LOCAL:
+        return model not in {one.lower() for one in names["models"]}
+    return provider not in {one.lower() for one in names["providers"]}
 
 
 def budgets_of(config: Config) -> Iterator[tuple[Scope, tuple[Budget, ...]]]:
