@@ -223,11 +223,7 @@ def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) ->
 def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
     quirks = facts.quirks
     off = asked.mode == "off"
-    effort = asked.effort
-    if not effort and asked.budget is not None:
-        effort = nearest(effort_of(asked.budget), _COMMON)
-    elif effort and quirk.ALL_OF_OPENAI not in quirks:
-        effort = nearest(effort, _COMMON)
+    effort = _effort(asked, quirks)
     if asked.summary:
         dropped.append("reasoning.summary")
     if quirk.NO_REASONING in quirks or facts.thinks is False:
@@ -248,6 +244,13 @@ def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
         dropped.append("reasoning.off")
     elif effort:
         yield "reasoning_effort", effort
+
+
+def _effort(asked: Reasoning, quirks: frozenset[str]) -> str:
+    """Return the word for how long to think, as the target knows it; "" where none is said."""
+    if not asked.effort:
+        return nearest(effort_of(asked.budget), _COMMON) if asked.budget is not None else ""
+    return asked.effort if quirk.ALL_OF_OPENAI in quirks else nearest(asked.effort, _COMMON)
 
 
 def _object(asked: Reasoning, effort: str) -> dict[str, object]:

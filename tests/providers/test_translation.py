@@ -1,0 +1,269 @@
+"""Every recorded answer, in the other dialect: what the official clients make of it, and ours."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestServer
+from anthropic.types import Message, RawMessageStreamEvent
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import TypeAdapter
+from translated import (
+    ANTHROPIC,
+    CODECS,
+    OPENAI,
+    answered,
+    asked,
+    client_call,
+    codec_of,
+    events,
+    fold_of,
+    gist,
+    no_request,
+    recorded,
+    spoken,
+    streamed,
+)
+from wire.recordings import Recording
+
+from tollway.providers.canon import Call
+from tollway.providers.dialects.dialect import Codec, Facts
+from tollway.providers.errors import Untranslatable
+from tollway.providers.events import Answer, Event
+from tollway.providers.fold import unfold
+from tollway.providers.sse import Splitter
+
+ANSWERS = answered()
+ANTHROPIC_EVENTS: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
+HELLO: Any = [{"role": "user", "content": "Hi"}]
+
+both = pytest.mark.parametrize("codec", CODECS.values(), ids=list(CODECS))
+every_answer = pytest.mark.parametrize("recording", ANSWERS, ids=lambda one: one.id)
+
+
+def of(recording: Recording) -> tuple[list[Event], Answer]:
+    """Return an answer's events, made of the whole where it was not streamed, and the whole."""
+    found, answer = recorded(recording)
+    return found or list(unfold(answer)), answer
+
+
+@every_answer
+@both
+def test_a_streamed_answer_says_the_same_in_every_dialect(
+    recording: Recording, codec: Codec
+) -> None:
+    """What a stream says survives: text, thoughts, calls, why it stopped, each class of usage."""
+    found, answer = of(recording)
+    written = streamed(codec, found)
+    again = fold_of(events(codec, no_request(codec), frozenset(), written))
+    assert gist(again, codec) == gist(answer, codec)
+
+
+@every_answer
+@both
+def test_a_whole_answer_says_the_same_in_every_dialect(recording: Recording, codec: Codec) -> None:
+    """So does what a client gets that asked for no stream."""
+    _, answer = of(recording)
+    written = codec.writer(client_call(codec, stream=False)).whole(answer)
+    again = codec.events(no_request(codec), frozenset()).whole(written)
+    assert loose(gist(again, codec)) == loose(gist(answer, codec))
+
+
+def loose(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a gist in which arguments that were cut short stand as whole answers show them."""
+    for choice in said["choices"]:
+        choice["calls"] = [
+            (id_, name, {"input": text} if isinstance(text, str) else text)
+            for id_, name, text in choice["calls"]
+        ]
+    return said
+
+
+@every_answer
+def test_anthropics_types_take_every_event(recording: Recording) -> None:
+    """Each event is one of the dialect's, and blocks begin and end in order, one at a time."""
+    found, answer = of(recording)
+    written = streamed(ANTHROPIC, found)
+    last, opened = -1, False
+    for event in Splitter().feed(written):
+        assert event.data is not None and event.name is not None
+        said = json.loads(event.data)
+        assert event.name.decode() == said["type"]
+        if "content_block" in said and said["content_block"]["type"].startswith("mcp_"):
+            last += 1  # of a beta, whose blocks the types do not have
+            opened = True
+            continue
+        ANTHROPIC_EVENTS.validate_python(said)
+        match said["type"]:
+            case "content_block_start":
+                assert not opened and said["index"] == last + 1
+                last, opened = said["index"], True
+            case "content_block_delta":
+                assert opened and said["index"] == last
+            case "content_block_stop":
+                assert opened and said["index"] == last
+                opened = False
+            case "message_delta" | "message_stop":
+                assert not opened
+    body = json.loads(ANTHROPIC.writer(client_call(ANTHROPIC)).whole(answer))
+    if not any(block["type"].startswith("mcp_") for block in body["content"]):
+        Message.model_validate(body)
+
+
+@every_answer
+def test_openais_types_take_every_chunk(recording: Recording) -> None:
+    """Each chunk is one of the dialect's, and all belong to one answer."""
+    found, answer = of(recording)
+    ids = set()
+    written = Splitter().feed(streamed(OPENAI, found))
+    for event in written[:-1]:
+        if b'"type":"custom"' in (event.data or b""):
+            continue  # the types of streams do not have plain-text tools, though OpenAI does
+        chunk = ChatCompletionChunk.model_validate_json(event.data or b"")
+        ids.add(chunk.id)
+    assert len(ids) == 1
+    assert written[-1].data == b"[DONE]"
+    body = json.loads(OPENAI.writer(client_call(OPENAI)).whole(answer))
+    if answer.usage is None:
+        assert "usage" not in body
+    ChatCompletion.model_validate(body)
+
+
+@pytest.fixture(scope="module")
+def written_streams() -> dict[str, bytes]:
+    """Every recorded answer in each dialect, by the path to ask for it at."""
+    return {
+        f"/{name}/{place}": streamed(codec, of(recording)[0])
+        for name, codec in CODECS.items()
+        for place, recording in enumerate(ANSWERS)
+    }
+
+
+@pytest.fixture
+async def server(written_streams: dict[str, bytes]) -> AsyncIterator[BaseTestServer]:
+    """Serve every answer in each dialect."""
+
+    async def answer(request: web.Request) -> web.Response:
+        path = "/" + "/".join(request.path.split("/")[1:3])
+        return web.Response(body=written_streams[path], content_type="text/event-stream")
+
+    app = web.Application()
+    app.router.add_post("/{tail:.*}", answer)
+    async with TestServer(app) as started:
+        yield started
+
+
+async def test_anthropics_client_makes_the_same_of_every_stream(
+    server: BaseTestServer,
+) -> None:
+    """The official library, over a socket: its final message has the text and calls recorded."""
+    client = anthropic.AsyncAnthropic(api_key="none", max_retries=0)
+    for place, recording in enumerate(ANSWERS):
+        url = str(server.make_url(f"/{ANTHROPIC.name}/{place}"))
+        asking = client.with_options(base_url=url).messages
+        async with asking.stream(model="m", max_tokens=9, messages=HELLO) as stream:
+            message = await stream.get_final_message()
+        meant = gist(of(recording)[1], ANTHROPIC)
+        choice = meant["choices"][0] if meant["choices"] else None
+        if choice is None:
+            continue
+        texts = [block.text for block in message.content if block.type == "text"]
+        calls = [block for block in message.content if block.type == "tool_use"]
+        assert "".join(texts) == choice["text"], recording.id
+        assert [call.name for call in calls] == [name for _, name, _ in choice["calls"]]
+        if message.stop_reason == "tool_use":
+            assert [call.input for call in calls] == [said for _, _, said in choice["calls"]]
+        if meant["usage"]:
+            assert message.usage.output_tokens == meant["usage"]["output"], recording.id
+            assert message.usage.cache_read_input_tokens == meant["usage"]["cached"]
+    await client.close()
+
+
+async def test_openais_client_makes_the_same_of_every_stream(server: BaseTestServer) -> None:
+    """The official library, over a socket: its chunks add up to the text and calls recorded."""
+    client = openai.AsyncOpenAI(api_key="none", max_retries=0)
+    for place, recording in enumerate(ANSWERS):
+        url = str(server.make_url(f"/{OPENAI.name}/{place}"))
+        asking = client.with_options(base_url=url).chat.completions
+        stream = await asking.create(model="m", messages=HELLO, stream=True)
+        chunks = [chunk async for chunk in stream]
+        meant = gist(of(recording)[1], OPENAI)
+        for index, said in enumerate(meant["choices"]):
+            choices = [one for chunk in chunks for one in chunk.choices if one.index == index]
+            assert "".join(one.delta.content or "" for one in choices) == said["text"]
+            assert "".join(one.delta.refusal or "" for one in choices) == said["refusal"]
+            begun = [call.id for one in choices for call in one.delta.tool_calls or () if call.id]
+            assert len(begun) == len(said["calls"]), recording.id
+            assert [one.finish_reason for one in choices if one.finish_reason]
+        if meant["usage"]:
+            used = chunks[-1].usage
+            assert used is not None
+            assert used.prompt_tokens == meant["usage"]["input"]
+            assert used.completion_tokens == meant["usage"]["output"]
+    await client.close()
+
+
+CHUNKED = [one for one in spoken() if one.streamed]
+
+
+@pytest.mark.parametrize("recording", CHUNKED, ids=lambda one: one.id)
+def test_events_do_not_depend_on_where_a_stream_is_cut(recording: Recording) -> None:
+    """Byte by byte, within characters and between CR and LF, a stream means the same."""
+    codec = codec_of(recording)
+    assert codec is not None
+    said, body = asked(recording), recording.body
+    if len(body) > 20_000 and (end := body.find(b"\n\n", 10_000)) > 0:
+        body = body[: end + 2]
+    meant = events(codec, said, recording.quirks, body)
+    single = [body[at : at + 1] for at in range(len(body))]
+    assert events(codec, said, recording.quirks, *single) == meant
+    for at in range(1, len(body), max(1, len(body) // 10)):
+        assert events(codec, said, recording.quirks, body[:at], body[at:]) == meant
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recording", CHUNKED, ids=lambda one: one.id)
+def test_events_do_not_depend_on_any_cut(recording: Recording) -> None:
+    """The same for a cut at every byte; slow, so not in every run."""
+    codec = codec_of(recording)
+    assert codec is not None
+    said = asked(recording)
+    body = b"\n\n".join(recording.body.replace(b"\r\n", b"\n").split(b"\n\n")[:60]) + b"\n\n"
+    meant = events(codec, said, recording.quirks, body)
+    for at in range(1, len(body)):
+        assert events(codec, said, recording.quirks, body[:at], body[at:]) == meant
+
+
+@pytest.mark.parametrize("recording", CHUNKED, ids=lambda one: one.id)
+def test_line_ends_do_not_matter(recording: Recording) -> None:
+    """A stream with CRLF means what it means with LF."""
+    codec = codec_of(recording)
+    assert codec is not None
+    plain = recording.body.replace(b"\r\n", b"\n")
+    said = asked(recording)
+    meant = events(codec, said, recording.quirks, plain)
+    assert events(codec, said, recording.quirks, plain.replace(b"\n", b"\r\n")) == meant
+
+
+@pytest.mark.parametrize("recording", spoken(), ids=lambda one: one.id)
+@both
+def test_a_recorded_request_is_said_in_every_dialect_or_refused(
+    recording: Recording, codec: Codec
+) -> None:
+    """What one dialect writes, it reads as the same conversation, but for what it names."""
+    said = asked(recording)
+    try:
+        written = codec.write_request(said, Facts("claude-sonnet-4-5"))
+    except Untranslatable as refusal:
+        assert refusal.param in ("tools", "n", "messages", "response_format", "modalities")
+        return
+    again = codec.read_request(Call("chat", codec.name, "claude-sonnet-4-5", written.body))
+    assert [tool.name for tool in again.tools if hasattr(tool, "name")] == [
+        tool.name for tool in said.tools if hasattr(tool, "name")
+    ]
+    once = codec.write_request(again, Facts("claude-sonnet-4-5"))
+    assert json.loads(once.body) == json.loads(written.body)
