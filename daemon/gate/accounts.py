@@ -77,11 +77,17 @@ class Calendar:
             current = Window(*periods.window(self.period, at_ms, self.zone))
             self.current = current
         elif at_ms < current.start_ms:
-            for window in reversed(self.past):
-                current = window
-                if at_ms >= window.start_ms:
-                    break
+            return self._before(at_ms)
         return current
+
+    def _before(self, at_ms: int) -> Window:
+        for window in reversed(self.past):
+            if window.start_ms <= at_ms < window.end_ms:
+                return window
+        # From before this account was opened: what else that period had spent is not known.
+        window = Window(*periods.window(self.period, at_ms, self.zone))
+        self.past.append(window)
+        return window
 
     def now(self, at_ms: int) -> Window:
         """Return the current period."""

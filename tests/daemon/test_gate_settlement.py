@@ -12,6 +12,7 @@ from gateway import (
     SSE,
     USED,
     WHOLE,
+    Gateway,
     body,
     chunk,
     error,
@@ -22,7 +23,10 @@ from gateway import (
 from shell import until
 from upstreams import answer, reads, resets, says, stalls, waits
 
+from tollway.daemon.gate import send
 from tollway.daemon.gate.attempt import _FRAME_TOKENS
+from tollway.daemon.ledger.calls import one as one_call
+from tollway.daemon.ledger.calls import recent
 
 # What a model that shows all its output is billed beyond the text that was seen.
 FRAME = _FRAME_TOKENS
@@ -203,19 +207,22 @@ async def test_an_error_inside_a_stream_reaches_the_client_as_it_came() -> None:
         assert row.call.cost_nanousd > 0
 
 
-async def _leave_after(gate: object, start: bytes) -> None:
-    client = await gate.daemon.connect()  # type: ignore[attr-defined]
-    said = body(stream=bool(start))
-    await client.send(
+def _request(said: bytes) -> bytes:
+    return (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         b"Authorization: Bearer tw-" + b"k" * 40 + b"\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(said) + said
     )
+
+
+async def _leave_after(gate: Gateway, start: bytes) -> None:
+    client = await gate.daemon.connect()
+    await client.send(_request(body(stream=bool(start))))
     if start:
         async with asyncio.timeout(30):
             await client.reader.readuntil(start)
     else:
-        await until(lambda: bool(gate.ups[0].requests))  # type: ignore[attr-defined]
+        await until(lambda: bool(gate.ups[0].requests))
     client.close()
 
 
@@ -252,6 +259,116 @@ async def test_a_drained_stream_is_billed_by_its_true_usage() -> None:
         row = await gate.only_row()
         assert (row.call.ending, row.call.estimated) == ("answered", False)
         assert row.call.cost_nanousd == USED_COST
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_drain_reads_on_for_a_client_that_left_before_the_first_byte(stream: bool) -> None:
+    """Client left while it waited, `drain`: the provider bills on anyway, so its report counts."""
+    go = asyncio.Event()
+    said = HEAD + chunk("Hi", "stop") + USED + DONE if stream else whole()
+    script = [reads(), waits(go), says(said)]
+    async with gateway([script], provider='on_disconnect = "drain"') as gate:
+        client = await gate.daemon.connect()
+        await client.send(_request(body(stream)))
+        await until(lambda: bool(gate.ups[0].requests))
+        client.close()
+        await until(lambda: all(one._left for one in gate.daemon.server.daemon.exchanges))
+        assert gate.held() > 0  # it is read to the end under the same hold
+        go.set()
+        row = await gate.only_row()
+        assert (row.call.ending, row.call.cost_nanousd) == ("answered", USED_COST)
+        assert gate.held() == 0
+
+
+async def test_drain_does_not_read_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its time the connection is closed all the same, and the upper estimate billed."""
+    monkeypatch.setattr(send, "_DRAIN_S", 0.05)
+    script = [reads(), says(HEAD + chunk("Hello")), stalls()]
+    async with gateway([script], provider='on_disconnect = "drain"') as gate:
+        await _leave_after(gate, b"Hello")
+        await asyncio.wait_for(gate.ups[0].hung_up.wait(), 30)
+        row = await gate.only_row()
+        assert (row.call.ending, row.call.estimated) == ("client_left", True)
+        assert 0 < row.call.cost_nanousd <= row.attempts[0].hold_nanousd
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_call_that_shutdown_ends_is_billed_at_an_upper_bound(stream: bool) -> None:
+    """Ended by drain at shutdown: the client is told, and what was produced is billed."""
+    said = HEAD + chunk("Hel") if stream else b""
+    async with gateway([[reads(), says(said), stalls()]]) as gate:
+        asking = asyncio.create_task(gate.ask(body(stream, model=f"up/{SHOWN}", max_tokens=5000)))
+        daemon = gate.daemon.server.daemon
+        await until(lambda: bool(gate.ups[0].requests))
+        if stream:
+            await until(lambda: any(one.pipe.head for one in daemon.exchanges))
+        path = daemon.ledger.path
+        gate.daemon.server.stop()
+        gate.daemon.server.stop()  # a second time: hurry
+        await gate.daemon.server.drain()
+        reply = await asking
+        await until(lambda: [row.state for row in recent(path, limit=2)] == ["settled"])
+        (row,) = recent(path, limit=2)
+        assert (row.ending, row.estimated) == ("drained", True)
+        detail = one_call(path, row.id)
+        hold = detail.attempts[0].hold_nanousd
+        if stream:
+            assert detail.attempts[0].output_tokens == len("Hel") + FRAME
+            assert 0 < row.cost_nanousd < hold
+            assert b"draining" in events(reply)[-1]
+        else:
+            assert row.cost_nanousd == hold
+            assert (reply.status, error(reply)["code"]) == (503, "draining")
+
+
+@pytest.mark.parametrize(
+    "status", ["400 Bad", "404 None", "408 Late", "429 Slow", "500 Oh", "503 Busy", "529 Full"]
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_no_refusal_costs_anything(status: str, stream: bool) -> None:
+    """4xx, 429 and 5xx before any output: $0, and the attempt is still a row."""
+    refusal = whole(b'{"error":{"message":"no"}}', status=status)
+    async with gateway([[reads(), says(refusal)]]) as gate:
+        row = await gate.row(await gate.ask(body(stream)))
+        (tried,) = row.attempts
+        assert (tried.ending, tried.status) == ("upstream_refused", int(status[:3]))
+        assert (row.call.cost_nanousd, tried.cost_nanousd, row.call.estimated) == (0, 0, False)
+        assert gate.held() == 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_each_class_of_tokens_has_its_own_price(stream: bool) -> None:
+    """Cached input and reasoning are told apart from the rest, and never billed twice."""
+    used = (
+        b'"usage":{"prompt_tokens":100,"completion_tokens":50,"prompt_tokens_details":'
+        b'{"cached_tokens":60},"completion_tokens_details":{"reasoning_tokens":20}}'
+    )
+    prices = '[prices."up/classes"]\ninput = 1\noutput = 2\ncached_input = 0.1\nreasoning = 3\n'
+    event = b'data: {"id":"1","choices":[],' + used + b"}\n\n"
+    said = (
+        HEAD + chunk("Hi", "stop") + event + DONE
+        if stream
+        else whole(WHOLE.split(b'"usage"')[0] + used + b"}")
+    )
+    async with gateway([[reads(), says(said)]], more=prices) as gate:
+        row = await gate.row(await gate.ask(body(stream, model="up/classes")))
+        (tried,) = row.attempts
+        assert (tried.input_tokens, tried.cache_read_tokens) == (40, 60)
+        assert (tried.output_tokens, tried.reasoning_tokens) == (30, 20)
+        assert row.call.cost_nanousd == 40 * 1000 + 60 * 100 + 30 * 2000 + 20 * 3000
+
+
+async def test_the_price_is_that_of_the_moment_of_admission() -> None:
+    """A reload that changes prices while a call runs does not change what it costs."""
+    go = asyncio.Event()
+    async with gateway([[reads(), waits(go), says(whole())]]) as gate:
+        asking = asyncio.create_task(gate.ask())
+        await until(lambda: bool(gate.ups[0].requests))
+        config = gate.daemon.config
+        config.write_text(config.read_text().replace("output = 2", "output = 200"))
+        await gate.daemon.server.reloader.reload()
+        go.set()
+        assert (await gate.row(await asking)).call.cost_nanousd == USED_COST
 
 
 async def test_every_attempt_is_a_row_with_a_price_of_its_own() -> None:
