@@ -75,14 +75,23 @@ async def usage(request: web.Request) -> web.Response:
 
 
 async def budgets(request: web.Request) -> web.Response:
-    """Answer GET /v1/tollway/budgets: every budget that the caller's calls must fit into.
+    """Answer GET /v1/tollway/budgets: the budgets and rate limits that the caller's calls meet.
+
+    Those of a provider, a route or a model are not told: where one is full, another target may do.
 
     Raises:
         Unauthorized: No key that works was sent.
     """
     gate, caller = caller_of(request)
     found = [_left(one) for one in gate.purse.states(caller.who)]
-    return _json({"caller": caller.who, "timezone": gate.config.server.timezone, "budgets": found})
+    return _json(
+        {
+            "caller": caller.who,
+            "timezone": gate.config.server.timezone,
+            "budgets": found,
+            "limits": gate.limits.states(caller.who),
+        }
+    )
 
 
 def own_scope(who: Who) -> tuple[By, str]:

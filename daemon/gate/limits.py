@@ -247,6 +247,7 @@ class Limits:
         self._rates = rates
         self._zone = ZoneInfo(config.server.timezone)
         self._limits: dict[Place, list[Limit]] = {}
+        rates.keep_days({(_SCOPES[at], name) for at, name, said in limits_of(config) if said.rpd})
         for section, name, said in limits_of(config):
             place = (_SCOPES[section], name)
             self._limits[place] = list(self._read(place, said))

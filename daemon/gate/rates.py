@@ -5,7 +5,7 @@ that a limit counts are not here: each function is told the limit that it is ask
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -157,6 +157,10 @@ class Rates:
     def gauge(self, place: Place) -> Gauge:
         """Return the gauge of a place."""
         return self._gauges.setdefault(place, Gauge())
+
+    def keep_days(self, places: Set[Place]) -> None:
+        """Forget the days of all but these: nobody counts there, and the ledger will know."""
+        self._days = {key: day for key, day in self._days.items() if key[0] in places}
 
     def day(self, place: Place, zone: ZoneInfo) -> Day:
         """Return the day of a place."""

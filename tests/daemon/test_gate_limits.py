@@ -451,6 +451,19 @@ async def test_a_caller_without_limits_is_told_of_none() -> None:
         assert not [name for name in reply.headers if "ratelimit" in name]
 
 
+async def test_a_member_sees_its_own_limits() -> None:
+    """`GET /v1/tollway/budgets` says what is left, of those limits that would refuse the caller."""
+    limits = "\n".join([on("keys.laptop", rpm=2), on("providers.up", rpm=1), on("server", rpd=9)])
+    async with limited(limits=limits) as (gate, _):
+        await gate.ask()
+        headers = {"authorization": "Bearer tw-" + "k" * 40}
+        said = (await gate.daemon.ask("GET", "/v1/tollway/budgets", **headers)).json()["limits"]
+        assert [(one["scope"], one["limit"], one["most"], one["left"]) for one in said] == [
+            ("key", "rpm", 2, 1),
+            ("box", "rpd", 9, 8),
+        ]
+
+
 async def test_explain_tells_which_limits_apply_and_what_is_left() -> None:
     """`routes explain` takes nothing, and says what a call would meet."""
     limits = "\n".join([ROUTE, on("keys.laptop", rpm=2), on("providers.up", rpm=1)])
@@ -512,6 +525,18 @@ async def test_a_restart_does_not_begin_the_day_anew() -> None:
         assert (await gate.daemon.ask("POST", "/control/reload", admin=True)).status == 200
         assert list((await left(gate)).values()) == [30, 31, 33, 29, 28, 1]
         assert [(await gate.ask()).status for _ in range(2)] == [200, 429]
+
+
+async def test_a_day_that_nobody_counted_is_read_from_the_ledger() -> None:
+    """A limit that comes back knows of the calls that were made while it was gone."""
+    limit = on("keys.laptop", rpd=5)
+    async with limited(limits=limit) as (gate, _):
+        await gate.row(await gate.ask())
+        await _change(gate, limit, "")
+        await gate.row(await gate.ask())
+        await gate.daemon.server.daemon.ledger.ready()
+        await _change(gate, "[ledger]", f"{limit}\n[ledger]")
+        assert await left(gate) == {"key laptop rpd": 3}
 
 
 async def test_a_reload_grants_no_fresh_burst() -> None:
