@@ -180,7 +180,8 @@ def _service(body: dict[str, Any]) -> str:
     if body.get("speed") not in (None, "standard"):
         return str(body["speed"])
     tier = body.get("service_tier")
-    return tier if type(tier) is str and tier else "auto"
+    # "auto" may use capacity that was bought beforehand, at no other price; it is never fast.
+    return tier if type(tier) is str and tier not in ("", "auto") else "standard"
 
 
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
