@@ -16,6 +16,7 @@ from tollway.daemon.alert_channels import Notice
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.limit import LimitState
+from tollway.daemon.gate.queue import QueueState
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.reload import ConfigState, Reloader
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
@@ -65,6 +66,7 @@ class Status(msgspec.Struct, frozen=True):
     ledger: LedgerState
     calls: Calls
     models: list[ModelState]
+    queues: list[QueueState]  # of the targets that have slots
     budgets: list[BudgetState]
     limits: list[LimitState]
     spend_today_nanousd: int | None  # None: the ledger cannot tell now
@@ -95,6 +97,7 @@ async def status(request: web.Request) -> web.Response:
             ),
             calls=Calls(active=daemon.active, served=daemon.served),
             models=list(daemon.local.states()),
+            queues=daemon.queue.states(),
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
             limits=[] if daemon.refusing else daemon.gate.limits.states(),
             spend_today_nanousd=await _spend_today(daemon),

@@ -41,6 +41,9 @@ class TargetAnswer(msgspec.Struct, frozen=True):
     hold_nanousd: int | None = None
     output_limit: int | None = None  # that the gateway would write into the request
     skips: bool = False  # it is full, and the next target would be tried
+    slots: int | None = None  # calls that it takes at once, None for any number
+    running: int | None = None  # of them now, None where it has no slots
+    waiting: int | None = None  # for one of them, None where it has none
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -136,7 +139,11 @@ def _target(
     gate: Gate, caller: Caller, plan: Plan, target: Target, question: Question, *, may: bool
 ) -> TargetAnswer:
     price = gate.price(target, gate.daemon.books.now_ms())
+    line = gate.daemon.queue.state(target)
     answer = TargetAnswer(
+        slots=line.slots if line else None,
+        running=line.running if line else None,
+        waiting=line.waiting if line else None,
         target=target.name,
         kind=target.kind.name,
         allowed=may,
