@@ -86,7 +86,10 @@ def models(names: Iterable[str]) -> bytes:
     demand a date.
     """
     listed = [
-        {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+        {
+            **{"type": "model", "id": name, "display_name": name, "lifecycle": "active"},
+            "created_at": "1970-01-01T00:00:00Z",
+        }
         for name in names
     ]
     return msgspec.json.encode(
