@@ -1,4 +1,6 @@
-"""`GET /v1/models`: exactly what the caller may ask for by name."""
+"""`GET /v1/models`: exactly what the caller may ask for by name, as its library lists them."""
+
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -12,6 +14,12 @@ from tollway.daemon.state import DAEMON, OWNER
 async def models(request: web.Request) -> web.Response:
     """Return the list: routes, models on this box, and the targets that routes name."""
     gate, caller = caller_of(request)
+    if _is_anthropic(request):
+        # All on one page: `limit` is at least 1, and nobody has a thousand routes.
+        data = [_anthropic_entry(gate, name) for name in gate.may_list(caller)]
+        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        page = {"data": data, "has_more": False, "first_id": first, "last_id": last}
+        return web.json_response(page)
     data = [_entry(gate, name) for name in gate.may_list(caller)]
     return web.json_response({"object": "list", "data": data})
 
@@ -25,7 +33,19 @@ async def model(request: web.Request) -> web.Response:
     gate, caller = caller_of(request)
     name = request.match_info["model"]
     gate.plan(caller, name)
-    return web.json_response(_entry(gate, name))
+    entry = _anthropic_entry if _is_anthropic(request) else _entry
+    return web.json_response(entry(gate, name))
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    return "anthropic-version" in request.headers
+
+
+def _anthropic_entry(gate: Gate, name: str) -> dict[str, object]:
+    entry = _entry(gate, name)
+    # When a model was made is not known; the moment this configuration was loaded is a true one.
+    loaded = datetime.fromtimestamp(int(gate.built_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": entry["id"], "display_name": name, "created_at": loaded}
 
 
 def caller_of(request: web.Request) -> tuple[Gate, Caller]:

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Protocol
@@ -28,8 +27,8 @@ from tollway.daemon.errors import (
     RateLimited,
 )
 from tollway.daemon.ids import new_id
+from tollway.daemon.spoken import dialect_of
 from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
-from tollway.providers.dialects import openai_chat
 from tollway.providers.dialects.rate_headers import rate_headers
 from tollway.providers.errors import (
     GatewayError,
@@ -116,7 +115,9 @@ async def direct(call: Direct, serve: Serve) -> None:
 def _answer(call: Direct, error: GatewayError) -> None:
     if call.status:
         raise _broken_off(call.trace.call_id, error)
-    refusal = _refusal(call.app, call.trace.call_id, error, openai_chat.DIALECT.write_error)
+    dialect = dialect_of(call.path, call.headers)
+    said = dialect.write_error(error, call.trace.call_id)
+    refusal = _refusal(call.app, error, said, dialect.name)
     call.whole(refusal.status, tuple(refusal.headers.items()), refusal.body)
 
 
@@ -323,8 +324,9 @@ def _refuse(
     if request.writer.output_size > 0:
         raise _broken_off(call_id, error)
     control = request.app[OWNER] and request.rel_url.raw_path.startswith("/control/")
-    write = write_control_error if control else openai_chat.DIALECT.write_error
-    refusal = _refusal(request.app, call_id, error, write)
+    dialect = dialect_of(request.rel_url.raw_path, request.headers)
+    write = write_control_error if control else dialect.write_error
+    refusal = _refusal(request.app, error, write(error, call_id), dialect.name)
     answer = web.Response(status=refusal.status, body=refusal.body, headers=refusal.headers)
     if allow is not None:
         answer.headers["Allow"] = allow
@@ -339,13 +341,7 @@ def _broken_off(call_id: str, error: GatewayError) -> ConnectionError:
     return ConnectionAbortedError("an answer had begun")
 
 
-def _refusal(
-    app: web.Application,
-    call_id: str,
-    error: GatewayError,
-    write: Callable[[GatewayError, str], bytes],
-) -> Refusal:
-    said = write(error, call_id)
+def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: str) -> Refusal:
     if isinstance(error, UpstreamError):
         # In the provider's words; some repeat the credential that they were sent.
         said = app[LOG].mask(said.decode()).encode()
@@ -356,7 +352,7 @@ def _refusal(
         headers["x-should-retry"] = "false"
     if isinstance(error, RateLimited) and error.standing:
         now = datetime.now(UTC)
-        headers.update(rate_headers(openai_chat.DIALECT.name, error.standing, now))
+        headers.update(rate_headers(dialect, error.standing, now))
     if isinstance(error, UpstreamRefused):
         # What the provider said beside its body: its limits, when to come again, its own id.
         for name, value in error.headers:

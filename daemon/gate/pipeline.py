@@ -4,6 +4,7 @@ from tollway.daemon.direct import Direct
 from tollway.daemon.errors import Draining
 from tollway.daemon.gate import tags
 from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange, Origin
@@ -37,6 +38,12 @@ async def serve(request: Direct, endpoint: Endpoint, dialect: Dialect) -> None:
     tags.demand(origin.tags, caller.require_tags)
     call = dialect.peek(endpoint, body)
     trace.model = call.model[:200]
+    if endpoint == "count_tokens":
+        plan = gate.plan(caller, call.model)
+        if not is_asked_there(call, plan):
+            headers, counted = await count(gate, call, plan)
+            request.whole(200, headers, counted)
+            return
     exchange = Exchange(
         daemon=daemon,
         gate=gate,

@@ -14,7 +14,7 @@ from tollway.providers.dialects.responses_read import Reader
 from tollway.providers.dialects.responses_request import NAME, edited, peek
 from tollway.providers.errors import GatewayError, UpstreamRefused
 
-__all__ = ["DIALECT", "OpenAIResponses"]
+__all__ = ["DIALECT", "OpenAIResponses", "token_count"]
 
 _PATHS: dict[Endpoint, str] = {
     "chat": "/responses",
@@ -86,6 +86,11 @@ class OpenAIResponses:
     def read_error(self, status: int, body: bytes) -> UpstreamRefused:
         """Return a provider's error answer as an exception; unreadable bodies included."""
         return read_error(status, body)
+
+
+def token_count(tokens: int) -> bytes:
+    """Return the answer to a count of tokens."""
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 DIALECT = OpenAIResponses()
