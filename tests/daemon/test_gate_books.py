@@ -1,180 +1,254 @@
-"""Holds and settlements against a model: no cap passed, no hold left, no period reopened."""
+"""Holds and settlements: all budgets or none, each in its period, and no window past its cap."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from tollway.daemon.config.schema import Budget, Period
-from tollway.daemon.gate import periods
-from tollway.daemon.gate.books import Account, Books, Full, Hold, Limit, Scope
+from tollway.daemon.config.schema import Budget, Scope
+from tollway.daemon.gate.accounts import Calendar, Rolling, account
+from tollway.daemon.gate.books import Books, Charge, Full, Limit
 
 ZONE = ZoneInfo("Europe/Berlin")
-DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 START_MS = 1_800_000_000_000
 BOX: Scope = ("box", "")
-SCOPES: list[tuple[Scope, ...]] = [
-    (BOX,),
-    (BOX, ("team", "ml")),
-    (BOX, ("team", "ml"), ("user", "ann")),
-    (BOX, ("user", "ben"), ("key", "ci")),
-]
-BUDGETS: list[tuple[Scope, Budget]] = [
-    (BOX, Budget(100, "day")),
-    (BOX, Budget(400, "total")),
-    (("team", "ml"), Budget(60, "day")),
-    (("user", "ann"), Budget(90, "month")),
-    (("key", "ci"), Budget(30, "week")),
-]
+ML: Scope = ("team", "ml")
+ANN: Scope = ("user", "ann")
 
 
-def _limits(books: Books, budgets: Sequence[tuple[Scope, Budget]], now_ms: int) -> list[Limit]:
+def limits_of(
+    books: Books, budgets: Sequence[tuple[Scope, Budget]], now_ms: int = START_MS
+) -> list[Limit]:
+    """Return budgets at work, each with an account of its own."""
     return [
-        (books._add(Account(scope, budget.period, ZONE, now_ms)), budget)
+        Limit(books.add(account(scope, budget.period, ZONE, now_ms)), budget)
         for scope, budget in budgets
     ]
 
 
-class Racing(RuleBasedStateMachine):
-    """Calls that hold, settle and overrun in any order while the clock goes on."""
-
-    holds = Bundle("holds")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.books = Books()
-        self.now_ms = START_MS
-        self.limits = _limits(self.books, BUDGETS, START_MS)
-        # What really happened: (scopes, admitted, cost or None while it runs, held).
-        self.calls: dict[int, tuple[tuple[Scope, ...], int, int | None, int]] = {}
-        self.overruns = 0
-
-    @rule(target=holds, scopes=st.sampled_from(SCOPES), amount=st.integers(0, 50))
-    def hold(self, scopes: tuple[Scope, ...], amount: int) -> tuple[int, Hold] | None:
-        """Admit a call exactly where every budget that applies has room."""
-        limits = [(account, budget) for account, budget in self.limits if account.scope in scopes]
-        fits = all(
-            self._used(account.scope, budget.period, self.now_ms) + amount <= budget.nanousd
-            for account, budget in limits
-        )
-        try:
-            hold = self.books.hold(amount, self.now_ms, scopes, limits)
-        except Full:
-            assert not fits
-            return None
-        assert fits
-        number = len(self.calls)
-        self.calls[number] = (scopes, self.now_ms, None, amount)
-        return number, hold
-
-    @rule(held=consumes(holds), part=st.fractions(0, 1))
-    def settle(self, held: tuple[int, Hold] | None, part: Fraction) -> None:
-        """Settle a call at no more than its hold."""
-        if held:
-            self._settle(held, int(held[1].amount * part))
-
-    @rule(held=consumes(holds), more=st.integers(1, 20))
-    def overrun(self, held: tuple[int, Hold] | None, more: int) -> None:
-        """Settle one whose upstream broke its own limit: the true cost is booked all the same."""
-        if held:
-            self.overruns += more
-            self._settle(held, held[1].amount + more)
-
-    def _settle(self, held: tuple[int, Hold], cost: int) -> None:
-        number, hold = held
-        scopes, admitted, _, amount = self.calls[number]
-        self.calls[number] = (scopes, admitted, cost, amount)
-        hold.settle(cost)
-
-    @rule(step=st.integers(0, 3 * DAY_MS))
-    def wait(self, step: int) -> None:
-        """Let time go on, over the ends of periods."""
-        self.now_ms += step
-
-    def _used(self, scope: Scope, period: Period, at_ms: int) -> int:
-        """Return what the model says is settled and held in the period of a moment."""
-        start, end = periods.window(period, at_ms, ZONE)
-        return sum(
-            amount if cost is None else cost
-            for scopes, admitted, cost, amount in self.calls.values()
-            if scope in scopes and start <= admitted < end
-        )
-
-    @invariant()
-    def counters_are_what_happened(self) -> None:
-        """Settled and held are the sums of the calls of this period, never past the cap."""
-        for account, budget in self.limits:
-            window = account.window(self.now_ms)
-            assert window.settled + window.held == self._used(
-                account.scope, budget.period, self.now_ms
-            )
-            assert window.settled + window.held <= budget.nanousd + self.overruns
-
-    def teardown(self) -> None:
-        """Once every call has ended, nothing is held."""
-        for hold in list(self.books.live):
-            hold.settle(0)
-        for account, _ in self.limits:
-            assert account.window(self.now_ms).held == 0
-            assert account.previous is None or account.previous.held == 0
+def charge_of(limits: Sequence[Limit], *scopes: Scope) -> Charge:
+    """Return a charge of the scopes of some limits, and of others."""
+    own = dict.fromkeys((*(limit.account.scope for limit in limits), *scopes))
+    return Charge(tuple(own), limits)
 
 
-TestRacing = Racing.TestCase
-TestRacing.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def one(text: str, nanousd: int = 100) -> tuple[Books, Charge, Calendar | Rolling]:
+    """Return the books of one budget of the box."""
+    books = Books()
+    (limit,) = limits_of(books, [(BOX, Budget(nanousd, text))])
+    return books, charge_of([limit]), limit.account
 
 
-def test_a_refused_hold_books_nothing() -> None:
+def counted(who: Calendar | Rolling, at_ms: int) -> tuple[int, int]:
+    """Return what is settled and held as it stands."""
+    window = who.now(at_ms)
+    return window.settled, window.held
+
+
+@pytest.mark.parametrize("period", ["day", "24h"])
+def test_a_refused_hold_books_nothing(period: str) -> None:
     """All budgets or none: the one that had room is not charged for the one that had not."""
     books = Books()
-    limits = _limits(books, BUDGETS[:3], START_MS)
-    with pytest.raises(Full):
-        books.hold(61, START_MS, SCOPES[1], limits)
-    assert [account.current.held for account, _ in limits] == [0, 0, 0]
+    budgets = [(BOX, Budget(100, period)), (BOX, Budget(400, "total")), (ML, Budget(60, period))]
+    limits = limits_of(books, budgets)
+    with pytest.raises(Full) as full:
+        books.hold(61, START_MS, charge_of(limits))
+    assert full.value.limit is limits[2]
+    assert [counted(limit.account, START_MS) for limit in limits] == [(0, 0)] * 3
     assert not books.live
+
+
+def test_a_hold_counts_in_every_account_of_its_scopes() -> None:
+    """Those of a configuration that the call does not know too: a reload may have added them."""
+    books = Books()
+    mine = limits_of(books, [(BOX, Budget(100, "day"))])
+    charge = charge_of(mine, ML, ANN)
+    others = limits_of(books, [(ML, Budget(1, "week")), (("user", "ben"), Budget(1, "day"))])
+    hold = books.hold(80, START_MS, charge)
+    assert counted(others[0].account, START_MS) == (0, 80)
+    assert counted(others[1].account, START_MS) == (0, 0)
+    hold.settle(30)
+    assert [counted(one.account, START_MS) for one in (*mine, *others)] == [
+        (30, 0),
+        (30, 0),
+        (0, 0),
+    ]
+
+
+@pytest.mark.parametrize("period", ["day", "24h"])
+def test_what_costs_nothing_is_never_refused(period: str) -> None:
+    """Not even where an overrun has passed the cap."""
+    books, charge, _ = one(period)
+    books.hold(50, START_MS, charge).settle(500)
+    with pytest.raises(Full):
+        books.hold(1, START_MS, charge)
+    books.hold(0, START_MS, charge).settle(0)
 
 
 def test_a_call_stays_in_the_period_of_its_admission() -> None:
     """A call that ends after midnight is booked on the day on which it was admitted."""
-    books = Books()
-    ((account, budget),) = _limits(books, [(BOX, Budget(100, "day"))], START_MS)
-    hold = books.hold(80, START_MS, (BOX,), [(account, budget)])
-    late = account.current.end_ms
-    books.hold(100, late, (BOX,), [(account, budget)]).settle(10)
+    books, charge, day = one("day")
+    assert isinstance(day, Calendar)
+    hold = books.hold(80, START_MS, charge)
+    old, late = day.current, day.current.end_ms
+    books.hold(100, late, charge).settle(10)
     hold.settle(70)
-    assert (account.current.settled, account.current.held) == (10, 0)
-    assert account.previous is not None
-    assert (account.previous.settled, account.previous.held) == (70, 0)
+    assert (day.current.settled, day.current.held) == (10, 0)
+    assert (old.settled, old.held) == (70, 0)
 
 
 def test_a_later_attempt_is_held_in_the_first_ones_period() -> None:
     """A fallback after midnight may not spend more than the old day had left."""
-    books = Books()
-    ((account, budget),) = _limits(books, [(BOX, Budget(100, "day"))], START_MS)
-    limits = [(account, budget)]
-    books.hold(80, START_MS, (BOX,), limits).settle(80)
-    account.window(account.current.end_ms)  # the day turns over
-    with pytest.raises(Full):
-        books.hold(30, START_MS, (BOX,), limits)
+    books, charge, day = one("day")
+    books.hold(80, START_MS, charge).settle(80)
+    for days in (1, 2, 3):
+        day.window(START_MS + days * DAY_MS)  # the day turns over
+        with pytest.raises(Full):
+            books.hold(30, START_MS, charge)
+    books.hold(20, START_MS, charge).settle(20)
+    assert counted(day, START_MS + 3 * DAY_MS) == (0, 0)
 
 
-def test_an_account_that_a_reload_adds_sees_the_holds_that_live() -> None:
+@pytest.mark.parametrize("period", ["day", "24h"])
+def test_an_account_that_a_reload_adds_sees_the_holds_that_live(period: str) -> None:
     """A new budget counts the calls that are under way, and what they come to."""
     books = Books()
-    hold = books.hold(40, START_MS, SCOPES[2], [])
-    ((account, budget),) = _limits(books, [(("user", "ann"), Budget(50, "day"))], START_MS)
+    hold = books.hold(40, START_MS, Charge((BOX, ANN), []))
+    limits = limits_of(books, [(ANN, Budget(50, period))])
     with pytest.raises(Full):
-        books.hold(11, START_MS, SCOPES[2], [(account, budget)])
+        books.hold(11, START_MS, charge_of(limits))
     hold.settle(25)
-    assert (account.current.settled, account.current.held) == (25, 0)
+    assert counted(limits[0].account, START_MS) == (25, 0)
 
 
-def test_the_books_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_books_clock_never_goes_back() -> None:
     """A clock that steps back does not reopen a period that is over."""
-    books = Books()
-    ahead = books.now_ms()
-    monkeypatch.setattr("time.time_ns", lambda: (ahead - DAY_MS) * 1_000_000)
-    assert books.now_ms() == ahead
+    now = START_MS * 1_000_000
+    books = Books(clock=lambda: now)
+    assert books.now_ms() == START_MS
+    now -= DAY_MS * 1_000_000
+    assert books.now_ms() == START_MS
+    now += 2 * DAY_MS * 1_000_000
+    assert books.now_ms() == START_MS + DAY_MS
+
+
+# --- rolling spans ---------------------------------------------------------------------------
+
+
+def test_a_rolling_budget_frees_what_is_older_than_its_span() -> None:
+    """Never before the span is over, and at most a bucket later."""
+    books, charge, day = one("24h")
+    assert isinstance(day, Rolling)
+    at_ms = START_MS // day.width_ms * day.width_ms
+    books.hold(60, at_ms, charge).settle(60)
+    books.hold(40, at_ms + HOUR_MS, charge).settle(40)
+    free_ms = at_ms + day.width_ms + DAY_MS
+    with pytest.raises(Full):
+        books.hold(60, free_ms - 1, charge)
+    books.hold(60, free_ms, charge).settle(60)
+    with pytest.raises(Full):
+        books.hold(1, free_ms, charge)
+    assert counted(day, free_ms + DAY_MS + HOUR_MS) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("span", "width_ms"),
+    [("1m", 1000), ("4m", 5000), ("30m", 15_000), ("1h", MINUTE_MS), ("5h", 5 * MINUTE_MS),
+     ("12h", 15 * MINUTE_MS), ("24h", 15 * MINUTE_MS), ("30d", 15 * MINUTE_MS)],
+)  # fmt: skip
+def test_a_span_is_kept_to_a_forty_eighth(span: str, width_ms: int) -> None:
+    """Buckets are fine against the span, and fill quarters of an hour as the roll-ups do."""
+    _, _, who = one(span)
+    assert isinstance(who, Rolling)
+    assert who.width_ms == width_ms
+    assert (15 * MINUTE_MS) % width_ms == 0
+    assert width_ms * 48 <= who.span_ms
+
+
+def test_a_hold_that_outlives_the_span_leaves_with_its_bucket() -> None:
+    """What counts is when a call was admitted; a late settlement does not come back."""
+    books, charge, who = one("1m")
+    hold = books.hold(90, START_MS, charge)
+    later = START_MS + 2 * MINUTE_MS
+    books.hold(90, later, charge).settle(5)
+    hold.settle(70)
+    assert counted(who, later) == (5, 0)
+    assert not books.live
+
+
+def test_a_later_attempt_counts_all_windows_that_hold_its_call() -> None:
+    """What has left the span since the call was admitted still counts against it."""
+    books, charge, _ = one("1m")
+    books.hold(60, START_MS, charge).settle(60)
+    late = START_MS + 50_000
+    books.hold(40, late, charge).settle(0)
+    now = START_MS + 70_000
+    books.hold(100, now, charge).settle(0)  # by now the first one counts no more
+    with pytest.raises(Full):
+        books.hold(41, late, charge)
+    books.hold(40, late, charge).settle(40)
+    books.hold(60, now, charge).settle(60)
+    with pytest.raises(Full):
+        books.hold(1, now, charge)
+
+
+def test_a_later_attempt_of_long_ago_is_refused_where_nobody_knows() -> None:
+    """More than an hour later what counted then has been let go: no proof, no admission."""
+    books, charge, who = one("1m")
+    books.hold(10, START_MS, charge).settle(10)
+    later = START_MS + 3 * HOUR_MS
+    books.hold(10, later, charge).settle(10)
+    who.now(later)
+    with pytest.raises(Full):
+        books.hold(1, START_MS, charge)
+    books.hold(0, START_MS, charge).settle(0)
+
+
+def test_a_seed_of_the_ledger_counts_as_if_spent_at_the_end_of_its_quarter() -> None:
+    """The roll-ups do not say when within it, so it counts for longer, never for less long."""
+    books, charge, hour = one("1h")
+    assert isinstance(hour, Rolling)
+    quarter = START_MS // (15 * MINUTE_MS) * (15 * MINUTE_MS)
+    hour.seed(100, quarter + 15 * MINUTE_MS - 1)
+    spent_at_the_earliest = quarter + HOUR_MS
+    with pytest.raises(Full):
+        books.hold(1, spent_at_the_earliest + 14 * MINUTE_MS, charge)
+    books.hold(100, spent_at_the_earliest + 16 * MINUTE_MS, charge)
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 40_000),  # milliseconds since the step before
+        st.integers(1, 60),  # what it holds
+        st.integers(0, 60),  # what it then costs, at most its hold
+        st.integers(0, 50_000),  # how long before now it was admitted
+    ),
+    max_size=30,
+)
+
+
+@given(steps)
+@settings(max_examples=50)
+def test_no_minute_has_more_in_it_than_the_cap(steps: list[tuple[int, int, int, int]]) -> None:
+    """Wherever the minute begins; later attempts of older calls included."""
+    books, charge, _ = one("1m")
+    now, known = START_MS, START_MS
+    admitted: list[tuple[int, int]] = []
+    for wait, amount, cost, age in steps:
+        now += wait
+        at_ms = max(now - age, known)
+        try:
+            hold = books.hold(amount, at_ms, charge)
+        except Full:
+            near = [spent for at, spent in admitted if at > at_ms - 63_000]
+            assert sum(near) + amount > 100, "refused though there was room"
+            continue
+        hold.settle(min(cost, amount))
+        admitted.append((at_ms, min(cost, amount)))
+        for end, _ in admitted:
+            assert sum(spent for at, spent in admitted if end - MINUTE_MS < at <= end) <= 100
