@@ -31,6 +31,7 @@ COMMANDS = (
     Row("config show", "config:show_", "Show the file, or what is in force with --effective"),
     Row("config history", "config:history", "List the versions that were in force, newest first"),
     Row("config rollback", "config:rollback", "Bring an earlier version back"),
+    Row("config audit", "audit:audit", "Say who changed what, and when"),
     Row("secrets", "", "Keep provider keys out of gateway.toml", FILE),
     Row("secrets set", "secrets:set_", "Store a secret, read from a hidden prompt or stdin"),
     Row("secrets list", "secrets:list_", "List the secrets' names and where each is kept"),

@@ -15,13 +15,13 @@ from typing import Literal
 
 import msgspec
 
+from tollway.daemon import audit
 from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Team
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.limits import lost as lost_limits
-from tollway.daemon.ledger.rows import Audited
 from tollway.daemon.state import Daemon
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp.adapter import LocalModel
@@ -36,15 +36,11 @@ _NEEDS_RESTART: dict[str, Callable[[Config], object]] = {
     "ledger.path": lambda config: config.ledger.path,
     "ledger.sync": lambda config: config.ledger.sync,
 }
-_NAMES = {"server.host": "server.listen", "server.port": "server.listen"}
 # Tables whose entries hold callers back: what goes missing here opens or frees something.
 _GUARDED = ("keys", "users", "teams", "projects")
 # Scopes whose budgets are guarded beside those, and where they stand in the file.
 _SECTIONS = {"box": "server", "provider": "providers.", "route": "routes.", "tag": "tags."}
 _NOTHING = (None, ())
-_UNTOLD = frozenset({"hash", "previous"})
-_LONGEST_TOLD = 2000
-_NOT_SETTINGS = ("path", "warnings")
 
 Holder = Key | Member | Team
 
@@ -94,6 +90,7 @@ class Reloader:
         self._path = daemon.config.path
         self._stamp = stamp_of(self._path)
         self._turn = asyncio.Lock()
+        self._audited: str | None = None  # the digest of the text that the audit has last
         self.state = ConfigState(path=str(self._path), loaded_at=time.time())
 
     async def reload(self) -> Reloaded:
@@ -139,6 +136,13 @@ class Reloader:
                 except LedgerUnavailable as error:
                     self._daemon.refusing = error
 
+    async def begin(self) -> None:
+        """Write into the audit what changed while no daemon ran, and keep this version."""
+        await self._daemon.ledger.ready()
+        async with self._turn:
+            await self._audit(self._daemon.config, self._daemon.config)
+        await self.remember()
+
     async def remember(self) -> None:
         """Keep the file that is served in the history, so that a later mistake can be undone."""
         try:
@@ -179,8 +183,8 @@ class Reloader:
             if value(config) != value(self._started_with)
         ]
         self.state = ConfigState(path=str(self._path), loaded_at=time.time(), needs_restart=waiting)
-        done = Reloaded(changed(before, config), waiting)
-        self._audit(done.changed, before, config)
+        done = Reloaded(audit.changed(before, config), waiting)
+        await self._audit(before, config)
         log.info("reloaded: %s", ", ".join(done.changed) or "nothing changed")
         if waiting:
             log.warning("these need a restart: %s", ", ".join(waiting))
@@ -188,15 +192,20 @@ class Reloader:
             await self.remember()
         return done
 
-    def _audit(self, keys: list[str], old: Config, new: Config) -> None:
-        before, after = _flat(old), _flat(new)
-        at_ms = time.time_ns() // 1_000_000
-        for key in keys:
-            row = Audited(
-                at_ms, "owner", "configuration", key, _told(key, before), _told(key, after)
-            )
-            # A broken ledger keeps it until it heals; nobody waits for it here.
-            self._daemon.ledger.audit(row).add_done_callback(_looked_at)
+    async def _audit(self, before: Config, now: Config) -> None:
+        """Write what changed since the audit's last row, while no daemon ran too."""
+        daemon = self._daemon
+        served = self._audited
+        old: Config | None = before
+        if served is None:
+            last = await asyncio.to_thread(audit.last_served, daemon.ledger.path, now)
+            served = last[0]
+            old = last[1] if served else before
+        for step in await asyncio.to_thread(audit.steps, old, served, now):
+            self._audited = step.digest_after
+            for row in audit.rows(step):
+                # A broken ledger keeps it until it heals; nobody waits for it here.
+                daemon.ledger.audit(row).add_done_callback(_looked_at)
 
     def _broken(self, error: GatewayError) -> None:
         log.error("the old configuration stays: %s", error.message)
@@ -249,16 +258,6 @@ def stamp_of(path: Path) -> Stamp | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def changed(old: Config, new: Config) -> list[str]:
-    """Return the keys whose values differ, as they stand in the file, in alphabetical order."""
-    before, after = _flat(old), _flat(new)
-    for key in _NOT_SETTINGS:
-        before.pop(key)
-        after.pop(key)
-    keys = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    return sorted({_NAMES.get(key, key) for key in keys})
-
-
 def removed(old: Config, new: Config) -> list[str]:
     """Return what held callers back and is gone: a key, a budget, a limit, an `except`, a date.
 
@@ -302,31 +301,6 @@ def _fewer(old: tuple[Budget, ...], new: tuple[Budget, ...]) -> bool:
     return bool(Counter(b.period for b in old if b.caps) - Counter(b.period for b in new if b.caps))
 
 
-def _told(key: str, settings: dict[str, object]) -> str:
-    """Return a setting as JSON for the audit, "" where it is unset or could hold a secret."""
-    if key not in settings or key.rpartition(".")[2] in _UNTOLD:
-        return ""
-    told = msgspec.json.encode(settings[key], enc_hook=str).decode()
-    return told[:_LONGEST_TOLD]
-
-
 def _looked_at(done: asyncio.Future[None]) -> None:
     if not done.cancelled() and (fault := done.exception()):
         log.error("a change of configuration is not in the audit: %s", fault)
-
-
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    """Return every setting under its dotted key; lists are settings as a whole."""
-    if isinstance(value, msgspec.Struct):
-        pairs = [
-            (field.encode_name, getattr(value, field.name))
-            for field in msgspec.structs.fields(value)
-        ]
-    elif isinstance(value, dict):
-        pairs = list(value.items())
-    else:
-        return {key: value}
-    found: dict[str, object] = {}
-    for name, inner in pairs:
-        found |= _flat(inner, f"{key}.{name}" if key else name)
-    return found

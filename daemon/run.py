@@ -121,7 +121,7 @@ class Server:
         await self._listen(admin, public)
         self._tasks.start(self.reloader.watch(), name="watch")
         self._tasks.start(alerts.watch(daemon, self._tasks), name="alerts")
-        self._tasks.start(self.reloader.remember(), name="history")
+        self._tasks.start(self.reloader.begin(), name="history")
         pidfile = PidFile(paths.pidfile)
         pidfile.write()
         self._stack.callback(pidfile.remove)

@@ -225,6 +225,17 @@ def test_a_running_daemon_takes_a_change_up_and_is_asked(home: Home) -> None:
     assert said["reloaded"]["changed"]
     assert [one["limit_usd"] for one in said["budgets"]] == ["15", "30"]
     fine(home.tollway("budgets", "set", "box", "3/day"))
+    rows = json.loads(fine(home.tollway("config", "audit", "--json")))
+    (box,) = [row for row in rows if row["subject"] == "server.budget"]
+    assert (box["what"], box["before"], box["after"]) == (
+        "budgets set box 3/day",
+        "[]",
+        '["3/day"]',
+    )
+    (more,) = [row for row in rows if row["subject"] == "raises"]
+    assert more["what"].startswith("budgets raise team ml +10 until ")
+    assert more["who"]
+    assert "budgets set box 3/day" in fine(home.tollway("config", "audit"))
     found = json.loads(fine(home.tollway("budgets", "list", "--json")))
     assert found["live"] is True
     assert {one["scope"] for one in found["budgets"]} == {"box", "team"}
