@@ -23,14 +23,14 @@ def in_force(config: Config) -> InForce:
             found = config.models.get(model)
             price = _price(found.price) if found and found.price is not None else None
             kind = KINDS[_LOCAL]
-            return Terms(price, kind.dialect, kind.quirks)
+            return Terms(price, kind.dialect, kind.also, kind.quirks)
         said = config.providers.get(provider)
         if said is None:
             return Terms(None)
         kind = KINDS[said.kind]
         at = datetime.fromtimestamp(at_ms / 1000, UTC)
         price = table.price(provider, kind.prices, model, at)
-        return Terms(price, kind.dialect, kind.quirks)
+        return Terms(price, kind.dialect, kind.also, kind.quirks)
 
     return terms
 

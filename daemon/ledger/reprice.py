@@ -33,6 +33,7 @@ class Terms(msgspec.Struct, frozen=True):
 
     price: Price | None
     dialect: str = ""  # that its provider speaks, "" where there is no such provider any more
+    also: tuple[str, ...] = ()  # what it speaks besides, so that such calls are not translated
     quirks: frozenset[str] = frozenset()
 
 
@@ -159,7 +160,10 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
     price = _of_the_tier(terms.price, old.price)
     if price is None:
         return None  # a price that was known once is better than none
-    usage = usage_of(terms.dialect, attempt.endpoint, raw, terms.quirks) or old.usage
+    spoken = attempt.dialect if attempt.dialect in terms.also else terms.dialect
+    usage = usage_of(spoken, attempt.endpoint, raw, terms.quirks) or old.usage
+    if usage.searches < old.usage.searches:
+        usage = msgspec.structs.replace(usage, searches=old.usage.searches)
     told = old.reported_nanousd
     if not is_believed(price):
         told = None

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 _EVERY_S = 60.0  # between two looks at what is too old
 _FIRST_S = 5.0  # the start has more urgent things to write
-_REST_S = 0.02
-_STEP_S = 0.002  # how long a step may take
+_REST_S = 0.03
+_STEP_S = 0.001  # how long a step may take
 _FEWEST, _MOST = 5, 1000  # rows in one
 _MOST_BODY_BYTES = 512 * 1024  # written in one
 _AGAIN_S = 5.0  # after a step that failed

@@ -8,14 +8,16 @@ import json
 from collections.abc import Callable, Mapping
 
 from tollway.providers.canon import Usage
+from tollway.providers.dialects import anthropic_usage, openai_usage, responses_read
 from tollway.providers.dialects import openai_quirks as quirk
-from tollway.providers.dialects import openai_usage
 
 _Read = Callable[[object, str, frozenset[str]], Usage | None]
 
 
 def usage_of(dialect: str, endpoint: str, raw_usage: str, quirks: frozenset[str]) -> Usage | None:
     """Return the tokens of a kept report, or None where it alone does not tell them.
+
+    Paid searches may be told elsewhere in an answer, and then are none here.
 
     Args:
         dialect: What the provider speaks.
@@ -43,4 +45,10 @@ def _openai(report: object, endpoint: str, quirks: frozenset[str]) -> Usage | No
 
 
 # By `Kind.dialect`: those whose last report says all that the answer used.
-_READ: Mapping[str, _Read] = {"openai_chat": _openai}
+_READ: Mapping[str, _Read] = {
+    "openai_chat": _openai,
+    "openai_responses": lambda report, _endpoint, _quirks: responses_read.usage_of(report),
+    "anthropic_messages": lambda report, _endpoint, _quirks: anthropic_usage.disjoint(
+        anthropic_usage.counts(report)
+    ),
+}
