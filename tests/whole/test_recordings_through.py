@@ -38,6 +38,9 @@ RATES = {
     "output": 2000,
     "reasoning": 5000,
     "audio_output": 11000,
+    "image_input": 13000,
+    "image_output": 17000,
+    "searches": 1_000_000,  # each
 }
 PRICES = """
 input = 1
@@ -47,6 +50,9 @@ audio_input = 7
 output = 2
 reasoning = 5
 audio_output = 11
+image_input = 13
+image_output = 17
+search = 0.001
 """
 
 
@@ -159,7 +165,8 @@ def up_to_its_end(body: bytes) -> bytes:
 def check_row(recording: Recording, row: CallDetail) -> None:
     """Compare a call's row with what stands beside the recording."""
     meant = MEANT[recording.id]["usage"]
-    found = {field: getattr(row.call, f"{field}_tokens") for field in RATES}
+    columns = {field: f"{field}_tokens" for field in RATES} | {"searches": "searches"}
+    found = {field: getattr(row.call, column) for field, column in columns.items()}
     if meant is None:
         assert (row.call.ending, row.call.estimated) == ("no_usage", True)
         assert row.call.cost_nanousd > 0
