@@ -44,6 +44,7 @@ _SCOPES: Final[Mapping[str, str]] = {
     "keys": "key",
 }
 Skipped = BudgetSpent | RateLimited | OverLimit | NoTurn  # what may let another target be tried
+_OF_CALLS = ("rpm", "rpd")
 _LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
@@ -52,22 +53,22 @@ _MOST_KNOWN = 10_000
 class Applying:
     """The limits of one caller's attempts at one target."""
 
-    __slots__ = ("_shown", "by_attempt", "by_call", "least_tpm", "tokens")
+    __slots__ = ("_calls", "_tokens", "any", "by_attempt", "by_call", "least_tpm", "tokens")
 
     def __init__(
         self, callers: Iterable[Limit] = (), route: Iterable[Limit] = (), to: Iterable[Limit] = ()
     ) -> None:
         """`callers` refuse the call, whatever the target; those of the route and of `to` skip."""
-        self._shown = tuple(callers)
-        every = (*self._shown, *route, *to)
+        shown = tuple(callers)
+        self._calls = tuple(one for one in shown if one.what in _OF_CALLS)
+        self._tokens = tuple(one for one in shown if isinstance(one, TokenRate))
+        every = (*shown, *route, *to)
+        self.any = bool(every)
         self.tokens = tuple(one for one in every if isinstance(one, TokenRate))
         # A call is one call to whom it belongs and to its route, however many targets it tries.
-        self.by_call = tuple(one for one in (*self._shown, *route) if one not in self.tokens)
+        self.by_call = tuple(one for one in (*shown, *route) if one not in self.tokens)
         self.by_attempt = tuple(one for one in to if one not in self.tokens)
         self.least_tpm = min((one.most for one in self.tokens), default=None)
-
-    def __bool__(self) -> bool:
-        return bool(self.tokens or self.by_call or self.by_attempt)
 
     def each(self) -> tuple[Limit, ...]:
         """Return every limit, the caller's first."""
@@ -75,19 +76,26 @@ class Applying:
 
     def standing(self, full: Limit | None = None) -> Standing | None:
         """Return what the reply's headers say: the caller's tightest limits, or the full one."""
-        shown = (*self._shown, full) if full else self._shown
-        calls = [one for one in shown if one.what in ("rpm", "rpd")]
-        tokens = [one for one in shown if one.what == "tpm"]
-        if not calls and not tokens:
-            return None
-        return Standing(_tightest(calls, full), _tightest(tokens, full))
+        calls, tokens = _tightest(self._calls), _tightest(self._tokens)
+        if full and full.what in _OF_CALLS:
+            calls = _rate(full, full.left())
+        elif isinstance(full, TokenRate):
+            tokens = _rate(full, full.left())
+        return Standing(calls, tokens) if calls or tokens else None
 
 
-def _tightest(limits: list[Limit], full: Limit | None) -> Rate | None:
-    if not limits:
-        return None
-    one = full if full in limits else min(limits, key=lambda one: one.left())
-    return Rate(one.most, one.left(), one.whole_s() or 0.0) if one else None
+def _tightest(limits: tuple[Limit, ...]) -> Rate | None:
+    """Return the limit of which least is left, None for none."""
+    least, tightest = 0, None
+    for one in limits:
+        left = one.left()
+        if tightest is None or left < least:
+            least, tightest = left, one
+    return _rate(tightest, least) if tightest else None
+
+
+def _rate(limit: Limit, left: int) -> Rate:
+    return Rate(limit.most, left, limit.whole_s() or 0.0)
 
 
 _NONE: Final = Applying()
@@ -151,7 +159,7 @@ class Passage:
         Raises:
             OverLimit, RateLimited: As `check`.
         """
-        if not applying:
+        if not applying.any:
             return NOTHING
         self.check(applying, tokens)
         fresh = self._fresh(applying)
@@ -176,7 +184,7 @@ class Passage:
 
     def standing(self) -> Standing | None:
         """Return how the caller's own limits stand, for the reply's headers; None without any."""
-        return self._applying.standing() if self._applying else None
+        return self._applying.standing() if self._applying.any else None
 
 
 def _refusal(limit: Limit, wait_s: float, units: int, applying: Applying) -> RateLimited:
@@ -297,7 +305,7 @@ class Limits:
     def _applying(self, who: Who, route: str, target: Target) -> Applying:
         way = self._of("route", self._by_way_of(route, target.name))
         place = ("model", target.model) if target.local else ("provider", target.provider)
-        return Applying(self._callers(who), way, self._of(*place)) or _NONE
+        return Applying(self._callers(who), way, self._of(*place))
 
     def _callers(self, who: Who) -> list[Limit]:
         return [

@@ -15,12 +15,16 @@ MINUTE_NS: Final = 60_000_000_000
 
 
 class Mark:
-    """A reservation in a `Bucket`; `low` is the lowest level from then until the next one."""
+    """A reservation in a `Bucket`: a layer of its level, and the marks whose layers are gone."""
 
-    __slots__ = ("low",)
+    __slots__ = ("above", "below", "count", "into", "layer")
 
-    def __init__(self, low: int) -> None:
-        self.low = low
+    def __init__(self, layer: int, below: "Mark | None") -> None:
+        self.layer = layer
+        self.below = below
+        self.above: Mark | None = None
+        self.into: Mark | None = None  # where its marks are counted since its layer is empty
+        self.count = 1
 
 
 class Bucket:
@@ -30,71 +34,115 @@ class Bucket:
     the bucket is full. This is the generic cell rate algorithm in its leaky-bucket form: the
     level is its theoretical arrival time less the present one.
 
-    What was reserved and not used is given back as if it had never been reserved. A bucket that
-    was empty since then has forgotten it, so it gives back the lowest level since at most:
-    `RATES.md` shows why more would let a caller pass the limit.
+    What was reserved and not used is given back as if it had never been reserved: `RATES.md`
+    shows why that is the reservation's own layer of the level and what lies below it, while
+    time takes from the top.
     """
 
     # Levels are in units times nanoseconds of a minute, so that nothing is ever rounded.
-    __slots__ = ("_at_ns", "_level", "_marks")
+    __slots__ = ("_at_ns", "_level", "_loose", "_top")
 
     def __init__(self) -> None:
         self._level = 0
         self._at_ns = 0
-        self._marks: list[Mark] = []
-
-    def _drain(self, limit: int, now_ns: int) -> None:
-        passed = now_ns - self._at_ns
-        if passed > 0:
-            level = self._level - passed * limit
-            self._level = level if level > 0 else 0
-            self._at_ns = now_ns
-        if self._marks:
-            mark = self._marks[-1]
-            mark.low = min(mark.low, self._level)
+        self._loose = 0  # the part of the level that lies above every reservation
+        self._top: Mark | None = None
 
     def wait_ns(self, units: int, limit: int, now_ns: int) -> int:
         """Return how long until so many units fit in; 0 for now. They must not pass the limit."""
-        self._drain(limit, now_ns)
+        passed = now_ns - self._at_ns
+        if passed > 0:
+            self._at_ns = now_ns
+            if self._level:
+                self._drain(passed * limit)
         over = self._level + (units - limit) * MINUTE_NS
         return -(-over // limit) if over > 0 else 0
+
+    def _drain(self, amount: int) -> None:
+        amount = min(amount, self._level)
+        self._level -= amount
+        self._loose -= amount
+        while self._loose < 0 and (top := self._top):
+            top.layer += self._loose
+            self._loose = 0
+            if top.layer < 0:
+                self._loose = top.layer
+                top.layer = 0
+                if top.below:
+                    self._unite(top, top.below)
+
+    def _unite(self, mark: Mark, below: Mark) -> None:
+        """Let an empty layer go; its marks are counted with the layer below it."""
+        mark.into = below
+        below.count += mark.count
+        below.above = mark.above
+        if mark.above:
+            mark.above.below = below
+        else:
+            self._top = below
 
     def take(self, units: int) -> None:
         """Use units, at the moment of the last `wait_ns`."""
         self._level += units * MINUTE_NS
+        self._loose += units * MINUTE_NS
 
     def reserve(self, units: int) -> Mark:
         """Use units, at the moment of the last `wait_ns`, of which some may be given back."""
         self._level += units * MINUTE_NS
-        mark = Mark(self._level)
-        self._marks.append(mark)
+        mark = Mark(self._loose + units * MINUTE_NS, self._top)
+        if self._top:
+            self._top.above = mark
+        self._loose = 0
+        self._top = mark
         return mark
 
     def settle(self, mark: Mark, unused: int, limit: int, now_ns: int) -> None:
         """Give back the unused units of a reservation; fewer than none are used now. Once only."""
-        self._drain(limit, now_ns)
-        marks = self._marks
-        at = marks.index(mark)
+        self.wait_ns(0, limit, now_ns)
+        at = mark
+        while into := at.into:
+            at.into = into.into or into  # so that the next one has half the way
+            at = into
         if unused > 0:
-            back = unused * MINUTE_NS
-            for later in marks[at:]:
-                back = min(back, later.low)
-                later.low -= back
-            self._level -= back
+            at = self._give_back(at, unused * MINUTE_NS)
         else:
-            self._level -= unused * MINUTE_NS
-        del marks[at]
-        if at:
-            marks[at - 1].low = min(marks[at - 1].low, mark.low)
+            self.take(-unused)
+        at.count -= 1
+        if not at.count:
+            self._forget(at)
+
+    def _give_back(self, at: Mark, amount: int) -> Mark:
+        """Take units out of a layer and those below it; return the layer that has its marks now."""
+        while amount:
+            part = min(amount, at.layer)
+            at.layer -= part
+            self._level -= part
+            amount -= part
+            if at.layer or not at.below:
+                break
+            self._unite(at, at.below)
+            at = at.below
+        return at
+
+    def _forget(self, mark: Mark) -> None:
+        """Take a mark out of the pile; its layer lies with the one above it from now on."""
+        if mark.above:
+            mark.above.layer += mark.layer
+            mark.above.below = mark.below
+        else:
+            self._loose += mark.layer
+            self._top = mark.below
+        if mark.below:
+            mark.below.above = mark.above
 
     def left(self, limit: int, now_ns: int) -> int:
         """Return the units that fit in now; a level that passed its limit leaves none."""
-        self._drain(limit, now_ns)
+        self.wait_ns(0, limit, now_ns)
         return max(0, (limit * MINUTE_NS - self._level) // MINUTE_NS)
 
     def empty_ns(self, limit: int, now_ns: int) -> int:
         """Return how long until all of it is free again if nothing more is taken."""
-        self._drain(limit, now_ns)
+        self.wait_ns(0, limit, now_ns)
         return -(-self._level // limit)
 
 
