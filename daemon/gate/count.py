@@ -7,9 +7,8 @@ and marked: agents go by it when they decide to shorten a conversation.
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.translate import without_offers
 from tollway.providers.canon import Call
 from tollway.providers.dialects import anthropic_messages, openai_chat_codec, openai_responses
 from tollway.providers.dialects.dialect import Facts
@@ -37,7 +36,7 @@ async def count(gate: Gate, call: Call, plan: Plan) -> tuple[Headers, bytes]:
         Untranslatable, RequestInvalid: The request is none that the target could be sent.
     """
     target = plan.targets[0]
-    said = DIALECTS[call.dialect].codec.read_request(msgspec.structs.replace(call, stream=False))
+    said = without_offers(DIALECTS[call.dialect].codec.read_request(call))[0]
     facts = Facts(model=target.model, quirks=target.kind.quirks)
     body = openai_chat_codec.CODEC.write_request(said, facts).body
     exact = await gate.daemon.local.count(target.model, "chat", body) if target.local else None

@@ -12,7 +12,7 @@ import msgspec
 
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call
-from tollway.providers.conversation import Conversation
+from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects.dialect import Dialect, Edits, Facts, Written
 from tollway.providers.dialects.table import DIALECTS
 from tollway.providers.errors import Untranslatable
@@ -26,6 +26,8 @@ _DIALECTS_OWN = ("anthropic-", "openai-", "x-stainless-", "x-goog-", "x-codex-",
 # Of a provider's answer: true of its bytes, which the client does not get.
 _OF_ITS_BYTES = frozenset({"content-type", "etag", "content-md5", "digest", "last-modified"})
 _JSON = "application/json"
+# "web_search", "web_search_preview", "web_search_20250305", ...
+_SEARCH = "web_search"
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -72,6 +74,7 @@ class Translator:
         self._strict = strict
         self._default_output = default_output
         self._said: Conversation | None = None
+        self._offers: tuple[str, ...] = ()
 
     def version(self, target: Target) -> Version:
         """Return the call as a target is to be sent it.
@@ -92,10 +95,11 @@ class Translator:
                 hint="Call a model whose provider speaks it",
             )
         if self._said is None:
-            self._said = DIALECTS[call.dialect].codec.read_request(call)
+            said = DIALECTS[call.dialect].codec.read_request(call)
+            self._said, self._offers = without_offers(said)
         dialect = DIALECTS[target.kind.dialect].dialect
         written = _written(self._said, dialect, target, self._default_output, None)
-        dropped = written.dropped
+        dropped = self._offers + written.dropped
         if dropped and self._strict:
             raise Untranslatable(
                 f"`{target.name}` cannot be asked for {', '.join(dropped)}, and this route's"
@@ -107,6 +111,28 @@ class Translator:
         return Version(
             dialect, there, dialect.bound(there), self._said, self._default_output, dropped
         )
+
+
+def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
+    """Return a conversation without the offer to search the web, and what was left out.
+
+    Agents make it with every call, and only their own provider could take it up: what is asked
+    for is not changed by it. A search that must be made, and any other tool of the provider's,
+    is for the codec to refuse.
+    """
+    choice = said.tool_choice
+    if choice is not None and (choice.hosted or choice.mode in ("any", "tool")):
+        return said, ()
+    offers = [
+        tool
+        for tool in said.tools
+        if isinstance(tool, HostedTool) and tool.type.startswith(_SEARCH)
+    ]
+    if not offers:
+        return said, ()
+    kept = tuple(tool for tool in said.tools if tool not in offers)
+    names = tuple(dict.fromkeys(f"tools.{tool.type}" for tool in offers))
+    return msgspec.structs.replace(said, tools=kept), names
 
 
 def _written(
