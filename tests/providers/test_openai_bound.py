@@ -83,6 +83,18 @@ def test_a_seam_costs_less_than_its_room_for_every_character() -> None:
     assert worst <= openai_bound.PART
 
 
+def test_no_character_comes_apart_into_more_than_its_bytes() -> None:
+    """Tokenizers that decompose, in lower case, drop the marks and cut characters, not bytes."""
+    for code in range(0x110000):
+        if 0xD800 <= code < 0xE000:
+            continue
+        text = chr(code)
+        most = Tally().text_bytes(text)
+        for said in {text, text.lower(), text.casefold()}:
+            apart = unicodedata.normalize("NFKD", said)
+            assert sum(unicodedata.category(one) != "Mn" for one in apart) <= most
+
+
 def test_a_long_text_is_normalised_in_pieces() -> None:
     """Hundreds of megabytes at once, or seconds, would stop every other call."""
     text = "\ufdfa" * 200_000
