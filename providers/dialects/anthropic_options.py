@@ -96,8 +96,8 @@ def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> di
             dropped.append("tools.format")
     else:
         schema = tool.schema or _NO_ARGUMENTS
-        if tool.strict is not None:
-            written["strict"] = tool.strict
+        if tool.strict:
+            written["strict"] = True
     written["input_schema"] = msgspec.Raw(schema)
     if tool.cache is not None:
         ttl = {"ttl": "1h"} if tool.cache == "1h" else {}

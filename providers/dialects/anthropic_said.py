@@ -35,6 +35,9 @@ from tollway.providers.errors import RequestInvalid
 NAME = "anthropic_messages"
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
+# How Claude Code signs its requests, in a block of the system prompt that changes from one to the
+# next: to Anthropic it is no part of the prompt, to anyone else it would spoil the prompt's cache.
+_BILLING = "x-anthropic-billing-header"
 # Fields of a tool that other dialects do not have.
 _OF_TOOL = frozenset({"name", "description", "input_schema", "strict", "cache_control", "type"})
 
@@ -142,6 +145,7 @@ def read_request(call: Call) -> Conversation:
     body = Body(call.body)
     body.raw("model")
     messages = tuple(_messages(body))
+    signed, messages = _unsigned(messages)
     choice = body.take(_CHOICE, "tool_choice")
     output = body.take(_OUTPUT, "output_config") or _OutputConfig()
     asked = body.take(_FORMAT, "output_format") or output.format
@@ -167,7 +171,7 @@ def read_request(call: Call) -> Conversation:
         service_tier=body.take(_STR, "service_tier") or "",
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=True,
-        extras=body.extras,
+        extras=body.extras + signed,
     )
 
 
@@ -185,6 +189,22 @@ def _messages(body: Body) -> Iterator[Message]:
             yield Message(role, tuple(_with_signatures(list(parts))))
         else:
             yield from _apart(role, parts)
+
+
+_Extras = tuple[tuple[str, bytes], ...]
+
+
+def _unsigned(messages: tuple[Message, ...]) -> tuple[_Extras, tuple[Message, ...]]:
+    """Return what an agent put into the system prompt for Anthropic alone, and the rest."""
+    if not messages or messages[0].role != "system":
+        return (), messages
+    system = messages[0]
+    noise = [p for p in system.parts if isinstance(p, Text) and p.text.startswith(_BILLING)]
+    if not noise:
+        return (), messages
+    kept = tuple(part for part in system.parts if part not in noise)
+    text = msgspec.json.encode(noise[0].text)
+    return ((_BILLING, text),), (Message("system", kept), *messages[1:])
 
 
 def _apart(role: Role, parts: Iterator[Part]) -> Iterator[Message]:

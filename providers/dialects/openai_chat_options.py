@@ -16,7 +16,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
-from tollway.providers.dialects.wire import PLAIN_TEXT
+from tollway.providers.dialects.wire import PLAIN_TEXT, object_in
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -24,6 +24,13 @@ _Fields = Iterator[tuple[str, object]]
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
 _TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
           "priority": "priority"}  # fmt: skip
+_NOT_WITH_REASONING = (
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+)
 # The words that every reasoning model knows; some know "minimal", "xhigh" or "max" too.
 _COMMON = ("low", "medium", "high")
 # OpenAI takes no longer one.
@@ -41,9 +48,12 @@ def options(
     fields: dict[str, object] = {}
     fields.update(_tools(said, facts.quirks, dropped, tool_name))
     fields.update(_answer(said, facts, dropped))
-    fields.update(_sampling(said, facts.quirks, dropped))
+    sampling = dict(_sampling(said, facts.quirks, dropped))
+    if facts.thinks and quirk.ALL_OF_OPENAI in facts.quirks:
+        _leave_out(sampling, fields, dropped)
+    fields.update(sampling)
     if said.reasoning is not None:
-        fields.update(_reasoning(said.reasoning, facts, dropped))
+        fields.update(_reasoning(said, said.reasoning, facts, dropped))
     fields.update(_labels(said, facts.quirks, dropped))
     if said.stream:
         fields["stream"] = True
@@ -54,6 +64,16 @@ def options(
     else:
         dropped += [name for name, _ in said.extras]
     return fields
+
+
+def _leave_out(sampling: dict[str, object], fields: dict[str, object], dropped: list[str]) -> None:
+    """Take out what OpenAI's reasoning models refuse, if it is not the default anyway."""
+    for name in _NOT_WITH_REASONING:
+        default = 0.0 if name.endswith("penalty") else 1.0
+        if sampling.pop(name, default) != default:
+            dropped.append(name)
+    if fields.pop("stop", None):
+        dropped.append("stop")
 
 
 def _tools(
@@ -124,10 +144,21 @@ def _tool(
             "function": {**function, "parameters": msgspec.Raw(PLAIN_TEXT)},
             **mark,
         }
-    function["parameters"] = msgspec.Raw(tool.schema or _NO_ARGUMENTS)
+    function["parameters"] = msgspec.Raw(_with_properties(tool.schema))
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function, **mark}
+
+
+def _with_properties(schema: bytes) -> bytes:
+    """Return a schema that OpenAI takes: it refuses an object that lists no properties."""
+    if not schema:
+        return _NO_ARGUMENTS
+    if b'"properties"' in schema or (said := object_in(schema)) is None:
+        return schema
+    return (
+        msgspec.json.encode({**said, "properties": {}}) if said.get("type") == "object" else schema
+    )
 
 
 def _choice(choice: ToolChoice, *, own: bool, tool_name: Callable[[str], str]) -> object:
@@ -220,10 +251,13 @@ def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) ->
         yield "logit_bias", msgspec.Raw(asked.logit_bias)
 
 
-def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
+def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
     quirks = facts.quirks
     off = asked.mode == "off"
-    effort = _effort(asked, quirks)
+    own = quirk.ALL_OF_OPENAI in quirks and said.by.startswith("openai")
+    effort = _effort(asked, own=own)
+    if asked.effort not in ("", effort) and not off:
+        dropped.append("reasoning.effort")
     if asked.summary:
         dropped.append("reasoning.summary")
     if quirk.NO_REASONING in quirks or facts.thinks is False:
@@ -246,11 +280,14 @@ def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
         yield "reasoning_effort", effort
 
 
-def _effort(asked: Reasoning, quirks: frozenset[str]) -> str:
-    """Return the word for how long to think, as the target knows it; "" where none is said."""
+def _effort(asked: Reasoning, *, own: bool) -> str:
+    """Return the word for how long to think, as the target knows it; "" where none is said.
+
+    `own` words are OpenAI's, for OpenAI: which of its models knows which, the caller knows.
+    """
     if not asked.effort:
         return nearest(effort_of(asked.budget), _COMMON) if asked.budget is not None else ""
-    return asked.effort if quirk.ALL_OF_OPENAI in quirks else nearest(asked.effort, _COMMON)
+    return asked.effort if own else nearest(asked.effort, _COMMON)
 
 
 def _object(asked: Reasoning, effort: str) -> dict[str, object]:
