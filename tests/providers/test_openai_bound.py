@@ -89,10 +89,11 @@ def test_no_character_comes_apart_into_more_than_its_bytes() -> None:
         if 0xD800 <= code < 0xE000:
             continue
         text = chr(code)
-        most = Tally().text_bytes(text)
         for said in {text, text.lower(), text.casefold()}:
             apart = unicodedata.normalize("NFKD", said)
-            assert sum(unicodedata.category(one) != "Mn" for one in apart) <= most
+            if len(apart) > len(text.encode()):
+                left = sum(unicodedata.category(one) != "Mn" for one in apart)
+                assert left <= Tally().text_bytes(text)
 
 
 def test_a_long_text_is_normalised_in_pieces() -> None:
