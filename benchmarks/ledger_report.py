@@ -104,12 +104,12 @@ def generate(path: Path, count: int, now_ms: int) -> None:
                 "step": YEAR_MS * 1000 // count,
             }
         for first in range(1, count + 1, STEP):
-            span = {**fixed, "first": first, "end": min(first + STEP, count + 1)}
+            end = min(first + STEP, count + 1)
+            span = {**fixed, "first": first, "end": end}
             with transaction(db):
                 db.execute(CALLS, span)
                 db.execute(ATTEMPTS, span)
-            told = f"{span['end'] - 1:,} calls made"
-            print(f"\r{told}", end="", file=sys.stderr, flush=True)
+            print(f"\r{end - 1:,} calls made", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         with transaction(db):
             rebuild_roll_ups(db)
@@ -143,9 +143,7 @@ def report(folder: Path, path: Path, *, again: int) -> tuple[list[float], list[f
         subprocess.run(command, check=True, capture_output=True)
         whole.append(time.perf_counter() - began)
         cold(path)
-        done = subprocess.run(
-            [sys.executable, "-c", inner], check=True, capture_output=True
-        )
+        done = subprocess.run([sys.executable, "-c", inner], check=True, capture_output=True)
         alone.append(float(done.stdout))
     return whole, alone
 

@@ -20,6 +20,8 @@ from tollway.cli.periods import period, zone
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import backup as backups
 from tollway.daemon.ledger.export import Row, What, rows, titles
+from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.retention import pruned_before_ms
 
 _EVER = "1970-01-01"
 
@@ -74,10 +76,21 @@ def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
     with _target(out) as file, show.progress("Writing") as progress:
         found: Iterable[Row] = ()
         if path.exists():
+            if what is not What.SPEND:
+                _tell_gone(path, at.since_ms)
             between = (at.since_ms, at.until_ms)
             found = rows(path, what, between, bodies=bodies, progress=progress)
         count = _csv(file, what, found) if form is Format.CSV else _jsonl(file, found)
     show.note(f"{count:,} rows" + (f" in `{out}`" if out else ""))
+
+
+def _tell_gone(path: Path, since_ms: int) -> None:
+    """Say from when on the calls are there, where retention has deleted some that are meant."""
+    with reading(path) as db:
+        gone_ms = pruned_before_ms(db)
+    if gone_ms > since_ms:
+        day = show.when(gone_ms / 1000)
+        show.note(f"Calls before {day} are deleted; `--what spend` has their sums")
 
 
 def _csv(file: TextIO, what: What, found: Iterable[Row]) -> int:

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,15 @@ def test_calls_go_to_a_pipe_as_csv(home: Home) -> None:
         ("a, b", "0.0000003", "True")
     }
     assert home.tollway("ledger", "export", "--since", "1h").stderr == "0 rows\n"
+
+
+def test_calls_that_are_deleted_are_missed_aloud(home: Home) -> None:
+    """A spreadsheet that lacks a month must not look like a month without calls."""
+    with closing(sqlite3.connect(home.data / "ledger.db", isolation_level=None)) as db:
+        db.execute("UPDATE meta SET value = 1780000000000 WHERE name = 'pruned_before_ms'")
+    assert "are deleted; `--what spend` has their sums" in home.tollway("ledger", "export").stderr
+    for words in (("--since", "2026-06-01"), ("--what", "spend")):
+        assert "deleted" not in home.tollway("ledger", "export", *words).stderr
 
 
 def test_attempts_and_sums_go_to_a_file_as_json_lines(home: Home) -> None:
