@@ -23,9 +23,9 @@ from tollway.cli.discover import (
     model_folders,
     provider_keys,
 )
-from tollway.cli.options import AsJson, ConfigFile, Yes
+from tollway.cli.options import AsJson, Budgets, ConfigFile, Yes
 from tollway.daemon import secrets
-from tollway.daemon.config import edit
+from tollway.daemon.config import edit, units
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.paths import NAME, config_folder
 from tollway.daemon.config.schema import Config
@@ -63,6 +63,7 @@ class Choices(msgspec.Struct, frozen=True):
     servers: bool
     models: bool
     keys: bool
+    budgets: tuple[str, ...] = ()  # of the box, as "20/month"
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -81,6 +82,7 @@ def init(
     config: ConfigFile = None,
     yes: Yes = False,
     keys: Keys = False,
+    budget: Budgets = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,10 +90,13 @@ def init(
 
     It looks for provider keys in the environment, for Ollama, vLLM, LM Studio and llama-server
     on loopback, for GGUF files in the usual folders, and for a GPU. It asks at most four
-    questions, none with --yes. A key is never written into the file.
+    questions, none with --yes. A key is never written into the file. With --budget all calls
+    together cost at most that: answers get shorter near the cap, then calls are refused; servers
+    and models of this box then have the price "free".
 
     Examples:
         tollway init
+        tollway init --budget 20/month
         tollway init --yes --config ./gateway.toml
     """
     path = _place(config)
@@ -104,12 +109,24 @@ def init(
         found = look(os.environ)
         store = secrets.backend().kind
     chosen = _taken(found, store, keys) if yes or as_json else _asked(found, store, keys)
+    chosen = msgspec.structs.replace(chosen, budgets=_budgets(budget))
     references = _references(found, chosen)
     tables = document(found, chosen, references)
     parse(tomli_w.dumps(tables), path=path)  # before anything is moved out of the way
     replaced = _set_aside(path) if path.exists() else None
     written = edit.write_new(path, tables, heading=_HEADING)
     _report(_summary(written, found, replaced, explicit=config is not None), found, as_json=as_json)
+
+
+def _budgets(said: Sequence[str] | None) -> tuple[str, ...]:
+    for text in said or ():
+        try:
+            amount, period = units.budget_parts(text)
+            units.nanousd(amount)
+            units.period(period)
+        except units.WrongUnit as fault:
+            raise UsageProblem(f"`--budget`: {fault}") from None
+    return tuple(said or ())
 
 
 def _place(config: Path | None) -> Path:
@@ -146,14 +163,26 @@ def document(found: Found, chosen: Choices, references: Mapping[str, str]) -> di
         for server in found.servers:
             name = _free(server.kind, providers)
             providers[name] = {"kind": server.kind, "base_url": server.base_url}
-    tables: dict[str, object] = {
+    tables: dict[str, dict[str, object]] = {
         "server": {"listen": "127.0.0.1:4141"} | ({} if chosen.keys else {"single_user": True})
     }
     if providers:
-        tables["providers"] = providers
+        tables["providers"] = dict(providers)
+    free = {"price": "free"} if chosen.budgets else {}
     if chosen.models and found.models:
-        tables["models"] = {model.name: {"gguf": str(model.path)} for model in found.models}
-    return tables
+        tables["models"] = {model.name: {"gguf": str(model.path)} | free for model in found.models}
+    if chosen.budgets:
+        tables["server"] |= {"budget": [_clamping(text) for text in chosen.budgets]}
+        own = [name for name, table in providers.items() if "base_url" in table]
+        # What has no price is refused where a budget applies, and these cost nothing by the token.
+        tables |= {"prices": {f"{name}/*": "free" for name in own}} if own else {}
+    return dict(tables)
+
+
+def _clamping(text: str) -> dict[str, object]:
+    amount, period = units.budget_parts(text)
+    usd = int(amount) if amount == int(amount) else amount
+    return {"usd": usd, "per": period, "at": "clamp"}
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:

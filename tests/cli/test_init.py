@@ -61,6 +61,18 @@ def test_answers_decide(home: Home) -> None:
     assert config.providers["groq"].api_key == "keyring:groq"
 
 
+def test_a_budget_shortens_answers_before_it_refuses(home: Home) -> None:
+    """`--budget` writes what people want of a first budget; a wrong one is a usage error."""
+    wrong = home.tollway("init", "--yes", "--budget", "20/mont")
+    assert wrong.returncode == 2
+    assert "did you mean month?" in wrong.stderr
+    assert not home.config.exists()
+    ended = home.tollway("init", "--yes", "--budget", "20/month", GROQ_API_KEY=CANARY)
+    assert ended.returncode == 0, ended.stderr
+    (budget,) = load(home.config).server.budget
+    assert (budget.text, budget.at) == ("20/month", "clamp")
+
+
 def test_nobody_to_ask_is_a_usage_error(home: Home) -> None:
     """A script without --yes is told so, and nothing is written."""
     ended = home.tollway("init", GROQ_API_KEY=CANARY)
@@ -97,9 +109,14 @@ def test_the_place_can_be_chosen(home: Home) -> None:
     kinds=st.lists(st.sampled_from(sorted(SERVER_PORTS.values())), max_size=4),
     names=st.sets(st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True), max_size=3),
     bits=st.lists(st.booleans(), min_size=3, max_size=3),
+    budgets=st.sampled_from([(), ("20/month",), ("0.5/day", "5/24h")]),
 )
 def test_whatever_is_found_makes_a_valid_file(
-    variables: set[str], kinds: list[str], names: set[str], bits: list[bool]
+    variables: set[str],
+    kinds: list[str],
+    names: set[str],
+    bits: list[bool],
+    budgets: tuple[str, ...],
 ) -> None:
     """Two servers of one kind have two names; the daemon's own reading accepts every mix."""
     servers = [
@@ -114,10 +131,17 @@ def test_whatever_is_found_makes_a_valid_file(
         gpus=[],
         llama_cpp=True,
     )
-    chosen = Choices(move="no", servers=bits[0], models=bits[1], keys=bits[2])
+    chosen = Choices(
+        move="no", servers=bits[0], models=bits[1], keys=bits[2], budgets=budgets
+    )
     references = {PROVIDER_KEYS[name]: f"env:{name}" for name in variables}
     text = tomli_w.dumps(document(found, chosen, references))
     config = parse(text, path=Path("gateway.toml"))
     assert len(config.providers) == len(variables) + (len(servers) if bits[0] else 0)
     assert len(config.models) == (len({one.name for one in models}) if bits[1] else 0)
     assert config.server.single_user is not bits[2]
+    assert tuple(one.text for one in config.server.budget) == budgets
+    assert all(one.at == "clamp" for one in config.server.budget)
+    if budgets:  # nothing that is found may then be refused for want of a price
+        assert all(one.price == "free" for one in config.models.values())
+        assert len(config.prices) == (len(servers) if bits[0] else 0)
