@@ -1,0 +1,171 @@
+"""Coding agents as people run them, each through Tollway on an upstream of another dialect.
+
+They are given a task of two turns: call a tool that makes a file, then say that it is done.
+Each has a home of its own, and nothing to reach but the gateway.
+"""
+
+import asyncio
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brains import Chat, Messages
+from gateway import KEY
+from shell import Running, running
+from upstreams import upstream
+
+from tollway.daemon.ledger.calls import recent
+
+PINNED = Path(__file__).parents[2] / ".ci/agents/package-lock.json"
+PATIENCE_S = 120
+
+
+def agents() -> Path:
+    """Return the folder of the installed agents, or skip; CI has them."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("TOLLWAY_AGENTS") or Path(cache) / "tollway/agents")
+    found = folder / sha256(PINNED.read_bytes()).hexdigest()[:16] / "node_modules"
+    if not found.is_dir():
+        assert not os.environ.get("CI"), "CI must have the agents"
+        pytest.skip("the agents are not installed: run .ci/agents/install")
+    return found
+
+
+def claude() -> Path:
+    """Return Claude Code's program for this machine."""
+    (found,) = agents().glob("@anthropic-ai/claude-code-linux-*/claude")
+    return found
+
+
+def codex() -> Path:
+    """Return Codex's program for this machine."""
+    (found,) = agents().glob("@openai/codex-linux-*/vendor/*/bin/codex")
+    return found
+
+
+def config(port: int, kind: str) -> str:
+    """Return a configuration whose route `smart` leads to an upstream of a kind."""
+    base = f'base_url = "http://127.0.0.1:{port}/v1"'
+    return f"""
+[providers.up]
+kind = "{kind}"
+{'api_key = "env:UP_KEY"' if kind == "anthropic" else ""}
+{base}
+[prices."up/*"]
+input = 1
+output = 2
+[routes.smart]
+to = ["up/m"]
+[groups.all]
+models = ["smart"]
+[users.ann]
+groups = ["all"]
+budget = ["1/day"]
+[keys.laptop]
+hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
+user = "ann"
+"""
+
+
+async def run(home: Path, *command: str | Path, **env: str) -> str:
+    """Run an agent in a folder of its own below a home; return what it said."""
+    work = home / "work"
+    work.mkdir()
+    agent = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        cwd=work,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), **env},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            said, _ = await agent.communicate()
+    except TimeoutError:
+        agent.kill()
+        said, _ = await agent.communicate()
+        pytest.fail(f"the agent did not end: {said.decode()[-2000:]}")
+    assert agent.returncode == 0, said.decode()[-2000:]
+    return said.decode()
+
+
+def check(daemon: Running, home: Path, said: str, asked: list[dict[str, Any]]) -> None:
+    """Check the file that the agent made, its last words, and the ledger's rows."""
+    assert (home / "work/hello.txt").read_text() == "hi\n"
+    assert "It is done." in said
+    rows = recent(daemon.server.daemon.ledger.path, limit=50)
+    answered = [row for row in rows if row.ending == "answered"]
+    assert len(answered) == len(rows) == len(asked) >= 2
+    for row in answered:
+        assert (row.key, row.user, row.route, row.provider) == ("laptop", "ann", "smart", "up")
+        assert (row.input_total, row.output_total) == (100, 20)
+        assert row.cost_nanousd == 100 * 1_000 + 20 * 2_000
+        assert not row.estimated
+
+
+@pytest.mark.whole
+async def test_claude_code_works_on_a_chat_completions_server(tmp_path: Path) -> None:
+    """`claude -p` against a server that knows nothing of Anthropic's API."""
+    brain = Chat("Write", {"file_path": str(tmp_path / "work/hello.txt"), "content": "hi\n"})
+    async with (
+        upstream([brain.answer]) as up,
+        running(config(up.port, "openai-compatible"), server="") as daemon,
+    ):
+        said = await run(
+            tmp_path,
+            *(claude(), "-p", "Create hello.txt", "--permission-mode", "acceptEdits"),
+            ANTHROPIC_BASE_URL=f"http://127.0.0.1:{daemon.port}",
+            ANTHROPIC_AUTH_TOKEN=KEY,
+            ANTHROPIC_MODEL="smart",
+            ANTHROPIC_SMALL_FAST_MODEL="smart",
+            CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+            DISABLE_AUTOUPDATER="1",
+            DISABLE_TELEMETRY="1",
+        )
+        check(daemon, tmp_path, said, brain.asked)
+
+
+def codex_home(home: Path, port: int) -> None:
+    """Write the configuration that makes Tollway Codex's provider."""
+    folder = home / ".codex"
+    folder.mkdir()
+    (folder / "config.toml").write_text(f"""
+model = "smart"
+model_provider = "tollway"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[model_providers.tollway]
+name = "Tollway"
+base_url = "http://127.0.0.1:{port}/v1"
+wire_api = "responses"
+env_key = "TOLLWAY_KEY"
+""")
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("kind", "brain"), [("anthropic", Messages), ("openai-compatible", Chat)])
+async def test_codex_works_on_servers_without_the_responses_api(
+    tmp_path: Path,
+    kind: str,
+    brain: type[Messages] | type[Chat],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`codex exec` against Anthropic's API, and against chat completions."""
+    monkeypatch.setenv("UP_KEY", "sk-upstream")
+    model = brain("exec_command", {"cmd": "echo hi > hello.txt"})
+    async with (
+        upstream([model.answer]) as up,
+        running(config(up.port, kind), server="") as daemon,
+    ):
+        codex_home(tmp_path, daemon.port)
+        said = await run(
+            tmp_path,
+            *(codex(), "exec", "--skip-git-repo-check"),
+            *("--dangerously-bypass-approvals-and-sandbox", "Create hello.txt"),
+            TOLLWAY_KEY=KEY,
+        )
+        check(daemon, tmp_path, said, model.asked)
