@@ -110,7 +110,7 @@ class Writer:
             + _json(event.model or self._call.model)
             + b',"choices":['
         )
-        self._choices[0] = _Choice()
+        self._choice(0)
         return self._chunk(0, b'"role":"assistant","content":""', b"null")
 
     def _begun(self) -> None:
