@@ -131,9 +131,7 @@ def test_whatever_is_found_makes_a_valid_file(
         gpus=[],
         llama_cpp=True,
     )
-    chosen = Choices(
-        move="no", servers=bits[0], models=bits[1], keys=bits[2], budgets=budgets
-    )
+    chosen = Choices(move="no", servers=bits[0], models=bits[1], keys=bits[2], budgets=budgets)
     references = {PROVIDER_KEYS[name]: f"env:{name}" for name in variables}
     text = tomli_w.dumps(document(found, chosen, references))
     config = parse(text, path=Path("gateway.toml"))
