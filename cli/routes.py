@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import edits, limits, show
+from tollway.cli import edits, limits, queues, show
 from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import load_config, reach
 from tollway.cli.limits import Limit
@@ -46,6 +46,9 @@ class Target(msgspec.Struct):
     output_usd: str = ""
     hold_nanousd: int | None = None
     output_limit: int | None = None
+    slots: int | None = None
+    running: int | None = None
+    waiting: int | None = None
 
 
 class Explanation(msgspec.Struct):
@@ -141,7 +144,15 @@ def _print(said: Explanation) -> None:
     numbers = ("in $/M", "out $/M", "hold", "output limit")
     columns = [show.Column(title, number=True) for title in numbers]
     show.table(
-        [show.Column("", number=True), "target", "allowed", *columns, "price from", "why not"],
+        [
+            show.Column("", number=True),
+            "target",
+            "allowed",
+            *columns,
+            "price from",
+            "slots",
+            "why not",
+        ],
         [
             (
                 str(number),
@@ -152,6 +163,7 @@ def _print(said: Explanation) -> None:
                 show.money(one.hold_nanousd),
                 str(one.output_limit or ""),
                 one.price,
+                queues.line(one.slots, one.running, one.waiting),
                 one.why,
             )
             for number, one in enumerate(said.targets, start=1)

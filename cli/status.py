@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tollway.cli import limits, show
+from tollway.cli import limits, queues, show
 from tollway.cli.control import reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
@@ -84,6 +84,7 @@ class Status(msgspec.Struct):
     calls: Calls
     draining: bool = False
     models: list[Model] = []
+    queues: list[queues.Queue] = []
     budgets: list[Budget] = []
     limits: list[Limit] = []
     spend_today_nanousd: int | None = None
@@ -101,8 +102,8 @@ class Reloaded(msgspec.Struct):
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show what runs.
 
-    Uptime, configuration, calls, models, budgets, what was spent today, and problems. Exits
-    with 3 where no daemon answers.
+    Uptime, configuration, calls, models, who waits for a slot, budgets, what was spent today,
+    and problems. Exits with 3 where no daemon answers.
 
     Example:
         tollway status --json
@@ -125,6 +126,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         ]
     )
     _models(now.models)
+    queues.table(now.queues)
     _budgets(now.budgets)
     limits.table([one for one in now.limits if one.left != one.most])
     for alert in now.alerts[-_ALERTS:]:

@@ -17,6 +17,7 @@ from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.queue import QueueState
+from tollway.daemon.gate.route import LOCAL
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.reload import ConfigState, Reloader
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
@@ -96,7 +97,7 @@ async def status(request: web.Request) -> web.Response:
                 recovered=ledger.recovered,
             ),
             calls=Calls(active=daemon.active, served=daemon.served),
-            models=list(daemon.local.states()),
+            models=_models(daemon),
             queues=daemon.queue.states(),
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
             limits=[] if daemon.refusing else daemon.gate.limits.states(),
@@ -109,7 +110,16 @@ async def status(request: web.Request) -> web.Response:
 
 async def models(request: web.Request) -> web.Response:
     """Answer GET /control/models: the local models and what each is doing."""
-    return _json({"models": list(request.app[DAEMON].local.states())})
+    return _json({"models": _models(request.app[DAEMON])})
+
+
+def _models(daemon: Daemon) -> list[ModelState]:
+    """Return the local models; who waits for a slot of one waits for it too."""
+    lines = {state.target: state.waiting for state in daemon.queue.states()}
+    return [
+        msgspec.structs.replace(one, waiting=one.waiting + lines.get(f"{LOCAL}/{one.name}", 0))
+        for one in daemon.local.states()
+    ]
 
 
 async def load(request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from gateway import (
     HEAD,
     KEY,
     USED,
+    WHOLE,
     Gateway,
     body,
     chunk,
@@ -291,7 +292,7 @@ async def test_a_call_that_no_wait_can_admit_is_refused_before_it_waits() -> Non
 
 async def test_slot_and_hold_are_taken_together_or_the_slot_passes_on() -> None:
     """At its turn the budget has no room any more: 402, and the next one is served at once."""
-    spends = whole().replace(b'"completion_tokens":3', b'"completion_tokens":4000')
+    spends = whole(WHOLE.replace(b'"completion_tokens":3', b'"completion_tokens":4000'))
     turns = Turns()
 
     async def expensive(peer: Peer) -> None:
