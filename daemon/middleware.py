@@ -118,7 +118,8 @@ def _answer(call: Direct, error: GatewayError) -> None:
     dialect = dialect_of(call.path, call.headers)
     said = dialect.write_error(error, call.trace.call_id)
     refusal = _refusal(call.app, error, said, dialect.name)
-    call.whole(refusal.status, tuple(refusal.headers.items()), refusal.body)
+    headers = (*refusal.headers.items(), *call.trace.refusal)
+    call.whole(refusal.status, headers, refusal.body)
 
 
 @web.middleware

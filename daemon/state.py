@@ -67,13 +67,14 @@ class Daemon:
 class Trace:
     """What the log line of one call says. The edge makes it; the gate fills in the rest."""
 
-    __slots__ = ("call_id", "cost_nanousd", "key", "model")
+    __slots__ = ("call_id", "cost_nanousd", "key", "model", "refusal")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id  # UUIDv7, also in the reply's headers and in the ledger
         self.key = ""  # the key's name, never the key
         self.model = ""  # the name that the client asked for
         self.cost_nanousd: int | None = None  # None until it is known
+        self.refusal: tuple[tuple[str, str], ...] = ()  # headers for an answer that is an error
 
 
 TRACE: web.RequestKey[Trace] = web.RequestKey("trace")

@@ -54,6 +54,19 @@ def refused(exchange: "Exchange", error: str) -> CallRefused:
     )
 
 
+def refusal_headers(exchange: "Exchange") -> tuple[tuple[str, str], ...]:
+    """Return what the head of an error says of a call: its cost so far, and what is left."""
+    purse = exchange.gate.purse
+    ours = [("x-tollway-cost-usd", plain_usd(exchange.cost_nanousd))]
+    if exchange.attempts and exchange.target:
+        ours.append(("x-tollway-target", quote(exchange.target.name, safe=_IN_HEADER)))
+        ours.append(("x-tollway-attempts", str(exchange.attempts)))
+    left = purse.left(exchange.charge or purse.charge(exchange.caller.who))
+    if left is not None:
+        ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
+    return tuple(ours)
+
+
 def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tuple[str, str]]:
     """Return what the answer's head says besides the provider's own headers.
 

@@ -2,7 +2,7 @@
 
 from tollway.daemon.direct import Direct
 from tollway.daemon.errors import Draining
-from tollway.daemon.gate import tags
+from tollway.daemon.gate import entry, tags
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
@@ -57,6 +57,8 @@ async def serve(request: Direct, endpoint: Endpoint, dialect: Dialect) -> None:
         await relay(request, exchange, gate.config.server.keepalive)
     finally:
         trace.cost_nanousd = exchange.cost_nanousd
+        if not request.status:
+            trace.refusal = entry.refusal_headers(exchange)
         exchange.leave()
 
 

@@ -285,6 +285,8 @@ class _Relay:
         if self.failed:
             # What was made is billed. A client of the same dialect has the provider's own event.
             exchange.break_off(self._attempt, self.failed)
+            if turned is None and exchange.origin.report_cost:
+                await exchange.pipe.put(exchange.cost_comment())
             exchange.pipe.finish() if turned is None else exchange.pipe.fail(self.failed)
             return
         if not self.shown:  # an end marker and nothing else

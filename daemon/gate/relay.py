@@ -25,6 +25,8 @@ async def relay(client: Direct, exchange: Exchange, keepalive_s: float) -> None:
         return
     if not client.status:
         raise error
+    if exchange.origin.report_cost:
+        client.write(exchange.cost_comment())
     event = exchange.dialect.error_event(error, exchange.call_id)
     client.write(exchange.gate.mask(event.decode()).encode())
     client.end()
