@@ -18,7 +18,8 @@ from tollway.providers.errors import GatewayError
 # owner: whoever may open the admin socket; these paths exist in no other application.
 Role = Literal["open", "caller", "owner"]
 # metered: each request is a call, which limits and budgets hold back and the ledger records.
-# free: it reaches no model, so it costs nothing.
+# free: no model says anything, so it costs nothing; a count of tokens that a provider makes is
+# a call of the limits all the same, but for those of tokens.
 Use = Literal["metered", "free"]
 
 
@@ -72,7 +73,10 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/", hello, "open", "free"),
     Route("GET", "/healthz", healthz, "open", "free"),
     Route("GET", "/readyz", readyz, "open", "free"),
-    *(CallRoute(path, inference.handle) for path in inference.PATHS),
+    *(
+        CallRoute(path, inference.handle, use="free" if endpoint == "count_tokens" else "metered")
+        for path, (endpoint, _) in inference.PATHS.items()
+    ),
     Route("GET", "/v1/models", listing.models, "caller", "free"),
     Route("GET", "/v1/models/{model:.+}", listing.model, "caller", "free"),
     Route("GET", "/v1/tollway/usage", usage.usage, "caller", "free"),

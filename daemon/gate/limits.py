@@ -5,6 +5,7 @@ step takes the budgets' hold (`send.py`). `RATES.md` says what the limits mean.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from math import inf
 from pathlib import Path
 from typing import Final
@@ -73,6 +74,12 @@ class Applying:
     def each(self) -> tuple[Limit, ...]:
         """Return every limit, the caller's first."""
         return (*self.by_call, *self.by_attempt, *self.tokens)
+
+    def without_tokens(self) -> "Applying":
+        """Return the limits of a call that makes a model say nothing."""
+        found = copy(self)
+        found.tokens, found.least_tpm = (), None
+        return found
 
     def standing(self, full: Limit | None = None) -> Standing | None:
         """Return what the reply's headers say: the caller's tightest limits, or the full one."""

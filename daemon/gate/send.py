@@ -224,6 +224,8 @@ class Exchange:
         counts = self.call.endpoint == "count_tokens"
         price = FREE if counts else self.gate.price(target, self._at_ms)
         limits = self.gate.limits.applying(self.caller.who, plan.found.route, target)
+        if counts:
+            limits = limits.without_tokens()
         purse = self.gate.purse
         charge = purse.charge(self.caller.who, plan.found.route, target.provider, self._tags)
         terms = fitted(self.gate.terms(charge, plan, target), bound, price, limits)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 from gateway import KEY, Gateway, body, error, gateway, whole
-from shell import Reply
+from shell import Reply, until
 from upstreams import Step, reads, says
 
 from tollway.daemon.app import ROUTES, CallRoute, Route
@@ -18,6 +18,11 @@ VECTOR = (
     b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1]}],"model":"m",'
     b'"usage":{"prompt_tokens":7,"total_tokens":7}}'
 )
+RESPONSE = (
+    b'{"id":"r","object":"response","status":"completed","model":"m","output":[{"type":"message",'
+    b'"id":"m","role":"assistant","status":"completed","content":[{"type":"output_text","text":'
+    b'"Hi","annotations":[]}]}],"usage":{"input_tokens":7,"output_tokens":3,"total_tokens":10}}'
+)
 # What a call of each metered path sends, and what its upstream answers. A metered path that is
 # not here fails: nothing has shown that it is metered.
 CALLS: dict[str, tuple[bytes, bytes]] = {
@@ -27,7 +32,16 @@ CALLS: dict[str, tuple[bytes, bytes]] = {
         whole(TEXT),
     ),
     "/v1/embeddings": (msgspec.json.encode({"model": "up/m", "input": "Hi"}), whole(VECTOR)),
+    "/v1/responses": (
+        msgspec.json.encode({"model": "up/m", "input": "Hi", "max_output_tokens": 16}),
+        whole(RESPONSE),
+    ),
+    "/v1/messages": (body(), whole()),
 }
+COUNTED = (
+    msgspec.json.encode({"model": "up/m", "input": "Hi"}),
+    whole(b'{"object":"response.input_tokens","input_tokens":7}'),
+)
 METERED = [route for route in ROUTES if route.use == "metered"]
 FREE = [route for route in ROUTES if route.use == "free"]
 
@@ -70,6 +84,8 @@ async def test_a_metered_route_asks_who_calls_counts_it_bills_it_and_holds_it_ba
         assert _used(gate) == (1, row.call.cost_nanousd, 1)
         reply = await _ask(gate, route, said)
         assert (reply.status, error(reply)["code"]) == (429, "rate_limit_exceeded")
+        # Nobody waits for the row of a refusal.
+        await until(lambda: _used(gate)[2] == 2)
         row = await gate.row(reply)
         assert (row.call.state, row.call.cost_nanousd) == ("refused", 0)
         assert len(gate.ups[0].requests) == 1
@@ -86,6 +102,23 @@ async def test_a_free_route_reaches_no_provider_and_uses_nothing_up(
         assert (route.role, reply.status) != ("caller", 401)
         assert _used(gate) == (0, 0, 0)
         assert not gate.ups[0].requests
+
+
+async def test_a_count_of_tokens_costs_nothing_and_meets_the_limits_where_a_provider_makes_it() -> (
+    None
+):
+    """No token of it counts, and no money; but a provider takes only so many requests."""
+    limits = "[keys.laptop.limits]\nrpm = 1\ntpm = 2000\n"
+    said, answered = COUNTED
+    async with gateway([[reads(), says(answered)]], more=limits) as gate:
+        path = "/v1/responses/input_tokens"
+        assert (await gate.daemon.ask("POST", path, said)).status == 401
+        reply = await gate.ask(said, path)
+        assert (reply.status, reply.json()["input_tokens"]) == (200, 7)
+        assert (await gate.row(reply)).call.cost_nanousd == 0
+        left = {one.limit: one.left for one in gate.daemon.server.daemon.gate.limits.states()}
+        assert left == {"rpm": 0, "tpm": 2000}
+        assert (await gate.ask(said, path)).status == 429
 
 
 async def test_a_refusal_is_the_same_on_the_admin_socket() -> None:

@@ -22,6 +22,8 @@ from gateway import (
 from shell import Reply, until
 from upstreams import Step, floods, reads, resets, says, stalls, waits
 
+from tollway.daemon.ledger.calls import recent
+
 S = 1_000_000_000
 SERVES = [reads(), says(whole())]
 USAGE = 10  # tokens that WHOLE reports
@@ -121,7 +123,10 @@ async def test_a_refused_call_is_a_row_that_cost_nothing() -> None:
     """The ledger says who was turned away, and why."""
     async with limited(limits=on("keys.laptop", rpm=1)) as (gate, _):
         await gate.ask()
-        row = await gate.row(await gate.ask())
+        reply = await gate.ask()
+        # Nobody waits for the row of a refusal.
+        await until(lambda: len(recent(gate.daemon.server.daemon.ledger.path, limit=5)) == 2)
+        row = await gate.row(reply)
         assert (row.call.state, row.call.error) == ("refused", "rate_limit_exceeded")
         assert row.call.cost_nanousd == 0
 
@@ -429,6 +434,21 @@ async def test_a_stream_says_so_too() -> None:
     async with limited([script], limits=on("keys.laptop", tpm=5000)) as (gate, _):
         reply = await gate.ask(body(True, max_tokens=500))
         assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 5000 - 500
+
+
+async def test_a_client_of_anthropic_reads_it_in_its_own_words() -> None:
+    """Other names, moments instead of spans, and its own type of error."""
+    async with limited(limits=on("keys.laptop", rpm=1, tpm=5000)) as (gate, _):
+        reply = await gate.ask(body(), "/v1/messages")
+        assert reply.status == 200
+        assert not [name for name in reply.headers if name.startswith("x-ratelimit")]
+        assert reply.headers["anthropic-ratelimit-tokens-remaining"] == str(5000 - USAGE)
+        reply = await gate.ask(body(), "/v1/messages")
+        assert (reply.status, reply.headers["retry-after"]) == (429, "60")
+        assert error(reply)["type"] == "rate_limit_error"
+        assert reply.headers["anthropic-ratelimit-requests-limit"] == "1"
+        assert reply.headers["anthropic-ratelimit-requests-remaining"] == "0"
+        assert reply.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
 
 
 async def test_a_refusal_says_how_the_full_limit_stands() -> None:
