@@ -97,7 +97,7 @@ class Bodies:
         while (kept := self._queue.get()) is not None:
             try:
                 self._put(packed(kept))
-            except Exception:  # one body that cannot be packed must not cost all later ones
+            except (ValueError, MemoryError, zlib.error):  # it must not cost all later ones
                 log.exception("what call %s said is not kept", kept.call_id)
                 self.written(len(kept.request) + len(kept.answer))
 
