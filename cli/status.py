@@ -6,6 +6,7 @@ from tollway.cli import limits, queues, show
 from tollway.cli.control import reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.queues import Queue
 from tollway.cli.start import url_of
 
 _STATES: dict[str, show.Colour] = {"ok": "green", "broken": "red", "pending": "yellow"}
@@ -84,7 +85,7 @@ class Status(msgspec.Struct):
     calls: Calls
     draining: bool = False
     models: list[Model] = []
-    queues: list[queues.Queue] = []
+    queues: list[Queue] = []
     budgets: list[Budget] = []
     limits: list[Limit] = []
     spend_today_nanousd: int | None = None
