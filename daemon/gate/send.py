@@ -174,10 +174,10 @@ class Exchange:
             self.pipe.fail(GatewayError("The gateway failed while it served this call"))
         finally:
             self.passage.leave()
-            keep(self)
             self.daemon.active -= 1
             self.daemon.served += 1
             self.daemon.exchanges.discard(self)
+            keep(self)
 
     async def _targets(self) -> None:
         """Try the targets in order until one has answered."""
