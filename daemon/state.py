@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
+from tollway.daemon.gate.learned import Learned
 from tollway.daemon.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Daemon:
     ) -> None:
         self.ledger = ledger
         self.books = books
+        self.learned = Learned()
         self.rates = Rates(books.now_ms)
         self.transport = transport
         self.local = local

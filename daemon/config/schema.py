@@ -33,6 +33,8 @@ Share = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Calendar = Literal["hour", "day", "week", "month", "total"]
 Period = str  # a word of `Calendar`, or a rolling span as it is written: "30m", "24h", "7d"
 Mode = Literal["hard", "clamp", "warn"]
+# What an attempt's input is held by: its bound, or what learned figures expect of it.
+HoldBy = Literal["strict", "expected"]
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -106,6 +108,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
     default_output: Count = 16_384
+    hold: HoldBy = "strict"
     admin_socket: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     watch: bool = True
@@ -195,6 +198,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_loss: Literal["warn", "refuse"] = "warn"  # what a target's dialect cannot say
     default_output: Count | None = None
     deadline: Seconds = Seconds(600)
+    hold: HoldBy | None = None
     limits: Limits = Limits()
     budget: tuple[Budget, ...] = ()
 

@@ -27,7 +27,6 @@ class Later(NamedTuple):
 LATER = (
     Later("server.tls", "serve HTTPS; until then a proxy in front does, with behind_proxy = true"),
     Later("server.cors_origins", "let pages of these origins call the gateway", live=([],)),
-    Later("server.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("server.metrics_key", "name the key that may read /metrics"),
     Later(
         "providers.*.kind",
@@ -49,7 +48,6 @@ LATER = (
     Later("routes.*.to.*.weight", "share calls out by weight", live=(1,)),
     Later("routes.*.retries", "try a target again before the next one", live=(0,)),
     Later("routes.*.when", "choose targets by what a call says", live=([],)),
-    Later("routes.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("routes.*.affinity", "keep a conversation at the target it began at", live=(False,)),
 )
 

@@ -25,8 +25,9 @@ from tollway.providers.transport import Answer, Progress
 # Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
 _FRAME_TOKENS = 64
 
-# Bytes. The longest in the vocabularies of today are runs of 128 spaces or dashes.
-_LONGEST_TOKEN = 256
+# Bytes. The longest in the vocabularies of today are runs of 128 spaces or dashes; the rest is for
+# events that could not be read, which count with all of their JSON.
+_LONGEST_TOKEN = 1024
 
 # Endings before which nothing can have been produced, whatever was sent.
 _FREE: frozenset[Ending] = frozenset({"upstream_refused", "upstream_unreachable"})
@@ -129,7 +130,8 @@ class Attempt:
             ending=ending,
             usage=usage,
             cost_nanousd=cost,
-            overrun_nanousd=max(0, cost - self.opened.hold_nanousd) if self.price else 0,
+            # Where the hold was an estimate, nobody broke a limit.
+            overrun_nanousd=max(0, cost - self.opened.hold_nanousd) if self.binding else 0,
             status=self.answer.status if self.answer else None,
             first_ms=self.first_ms,
             error=error,

@@ -43,6 +43,7 @@ class Terms(msgspec.Struct, frozen=True):
     default_output: int
     allow_unbounded: bool = False
     context: int | None = None  # tokens, of a model on this box
+    share: int | None = None  # thousandths of the input's bound to hold; None: all of it
     writes: bool = False  # whether a token limit needs an output limit written, budgets or not
 
 
@@ -78,6 +79,8 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
     if window:
         most = window * bound.prompts
         tokens = most if bound.by_window else min(tokens, most)
+    if terms.share is not None and not bound.by_window:
+        tokens = min(tokens, -(-bound.input * terms.share // 1000))
     written = None
     output = bound.output
     if output is None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from tollway.daemon.config.schema import HoldBy
 from tollway.daemon.errors import ModelNotFound
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.authorise import allowed
@@ -40,6 +41,7 @@ class TargetAnswer(msgspec.Struct, frozen=True):
     output_usd: str = ""
     hold_nanousd: int | None = None
     output_limit: int | None = None  # that the gateway would write into the request
+    hold: HoldBy = "strict"  # "expected" once enough calls have told what to expect
     skips: bool = False  # it is full, and the next target would be tried
     slots: int | None = None  # calls that it takes at once, None for any number
     running: int | None = None  # of them now, None where it has no slots
@@ -158,11 +160,13 @@ def _target(
     charge = gate.purse.charge(caller.who, plan.found.route, target.provider)
     try:
         terms = fitted(gate.terms(charge, plan, target), bound, price, limits)
+        held_by = "strict" if terms.share is None else "expected"
+        terms = msgspec.structs.replace(terms, share=None)  # the question is in tokens already
         most = gate.purse.check(charge, worst(bound, price, target, terms), price)
         Passage().check(limits, needed(most, price))
     except GatewayError as error:
         skips = isinstance(error, Skipped) and error.skips
         return msgspec.structs.replace(answer, why=answer.why or error.message, skips=skips)
     return msgspec.structs.replace(
-        answer, hold_nanousd=most.nanousd, output_limit=most.write_output
+        answer, hold_nanousd=most.nanousd, output_limit=most.write_output, hold=held_by
     )

@@ -155,7 +155,10 @@ class Gate:
             or (local and local.default_output)
             or self.config.server.default_output
         )
+        expected = ((route and route.hold) or self.config.server.hold) == "expected"
         return Terms(
+            # A local model counts its prompts: nothing need be learned of them.
+            share=self.daemon.learned.share(target.name) if expected and not local else None,
             budgets=bool(charge.caps),
             default_output=default,
             allow_unbounded=bool(route and route.allow_unbounded),

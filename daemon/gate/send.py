@@ -258,7 +258,9 @@ class Exchange:
         )
         self.dropped = ",".join(version.dropped)
         self._attempt.taken, self._attempt.slot = had.taken, had.slot
-        self._attempt.binding = terms.budgets and not terms.allow_unbounded
+        self._attempt.binding = (
+            terms.budgets and not terms.allow_unbounded and terms.share is None
+        )
         await self._write(self._attempt, plan)
         return self._attempt
 
@@ -320,6 +322,9 @@ class Exchange:
         self._attempt = None
         ended = attempt.end(ending, mask=self.gate.mask, error=error)
         self.cost_nanousd += ended.cost_nanousd
+        bound = attempt.worst.bound
+        if ended.usage.input_total and not ended.usage.estimated and not bound.by_window:
+            self.daemon.learned.record(attempt.target.name, bound.input, ended.usage.input_total)
         if ended.overrun_nanousd:
             target = attempt.target.name
             self.daemon.alerts.overrun(target, self.call_id, ended.overrun_nanousd)
