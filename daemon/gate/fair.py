@@ -4,11 +4,23 @@ QUEUE.md beside this file says which rules these are, what they promise, and why
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
+
+from tollway.daemon.gate.lanes import (
+    UNLIMITED,
+    Account,
+    Asks,
+    Lane,
+    Line,
+    Team,
+    Ticket,
+    fairest,
+    least,
+    names,
+    since,
+)
 
 # What somebody used counts half after so long. Far longer than any round of all who wait: a
 # short memory turns shares into turns.
@@ -20,149 +32,8 @@ OVERDUE_PART = 1 / 8
 TURN_S = 30.0
 # Output tokens of a call, until some have told how many there are.
 _FIRST_OUTPUT = 256.0
-_FIRST_SECONDS = 5.0
 _LEARN = 0.1  # how much the last call counts in what is expected of the next
 _MOST_ACCOUNTS = 10_000
-_UNLIMITED = 2**62
-
-
-class Asks(msgspec.Struct, frozen=True):
-    """A call that wants a slot: of which lane, for whom, and about how many tokens.
-
-    `output` is the most it may generate, None where it set no limit.
-    """
-
-    lane: str
-    team: str
-    user: str
-    batch: bool = False
-    prompt: int = 0
-    output: int | None = None
-
-
-class Ticket:
-    """One call's place: in the line, then at work. The pool that made it moves it on."""
-
-    __slots__ = ("account", "asks", "charged", "granted", "late", "since", "state", "weight")
-
-    def __init__(self, asks: Asks, account: "Account", since: float) -> None:
-        self.asks = asks
-        self.account = account
-        self.since = since
-        self.granted = 0.0
-        self.charged = 0.0  # tokens, guessed when it was granted
-        self.weight = 1.0  # what a token counted for at that moment
-        self.late = False  # granted because it was overdue
-        self.state: Literal["waiting", "running", "ended"] = "waiting"
-
-
-class Party:
-    """A team or a user: how much it had, for its share, and whether it waits.
-
-    `service` and `clock` are in tokens that count the more the later they were served, so that
-    decay needs no step of its own and changes no order.
-    """
-
-    __slots__ = ("clock", "name", "recent", "running", "service", "share", "waiting")
-
-    def __init__(self, name: str, share: float = 1.0) -> None:
-        self.name = name
-        self.share = share
-        self.service = 0.0  # tokens for one share; its next call's start tag
-        self.recent = 0.0  # tokens, whatever the share
-        self.clock = 0.0  # the start tag that those below it have come to
-        self.waiting = 0
-        self.running = 0
-
-    def charge(self, tokens: float) -> None:
-        """Count weighted tokens; negative ones give back what was guessed too high."""
-        self.service += tokens / self.share
-        self.recent += tokens
-
-    def scale(self, by: float) -> None:
-        """Take another unit for what is counted."""
-        self.service *= by
-        self.recent *= by
-        self.clock *= by
-
-    @property
-    def at_hand(self) -> bool:
-        """Whether a call of it waits or runs."""
-        return bool(self.waiting or self.running)
-
-    @property
-    def order(self) -> tuple[float, float]:
-        """Whom to serve first: the least served for its share, then the least of late."""
-        return self.service, self.recent
-
-
-class Team(Party):
-    """A team and its users."""
-
-    __slots__ = ("users",)
-
-    def __init__(self, name: str, share: float) -> None:
-        super().__init__(name, share)
-        self.users: dict[str, Account] = {}
-
-
-class Account(Party):
-    """A user of a team."""
-
-    __slots__ = ("team",)
-
-    def __init__(self, name: str, team: Team) -> None:
-        super().__init__(name)
-        self.team = team
-
-
-class _Line:
-    """Calls of one account, lane and class, in the order they came."""
-
-    __slots__ = ("account", "served", "tickets")
-
-    def __init__(self, account: Account) -> None:
-        self.account = account
-        self.tickets: deque[Ticket] = deque()
-        self.served = 0.0  # when one of them was last granted
-
-    @property
-    def since(self) -> float:
-        """Since when it has gone without: its head came, or the one before was granted."""
-        return max(self.served, self.tickets[0].since)
-
-
-class Lane:
-    """One target's slots and who waits for them."""
-
-    __slots__ = ("began", "credit", "lines", "name", "running", "seconds", "slots", "waiting")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.slots = _UNLIMITED
-        self.running = 0
-        self.waiting = 0
-        # Since when it is its turn to be in memory: from its first call until nobody calls it
-        # any more, or another has taken its place.
-        self.began: float | None = None
-        self.credit = 0.0  # tokens that the overdue may have; below 0 others go first
-        self.seconds = _FIRST_SECONDS  # that a call takes
-        self.lines: dict[tuple[Account, bool], _Line] = {}
-
-    @property
-    def free(self) -> bool:
-        """Whether a slot is free."""
-        return self.running < self.slots
-
-    def rest(self) -> None:
-        """End its turn if nobody calls it any more."""
-        if not self.running and not self.waiting:
-            self.began = None
-
-    @property
-    def oldest(self) -> float:
-        """When the call that has waited longest came."""
-        return min(line.tickets[0].since for line in self.lines.values())
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -225,7 +96,7 @@ class Pool:
             if name not in self.lanes:
                 self.lanes[name] = Lane(name)
         for name, lane in tuple(self.lanes.items()):
-            lane.slots = slots.get(name, _UNLIMITED)
+            lane.slots = slots.get(name, UNLIMITED)
             if name not in slots and not lane.running and not lane.waiting:
                 del self.lanes[name]
 
@@ -245,7 +116,7 @@ class Pool:
         key = account, asks.batch
         line = lane.lines.get(key)
         if line is None:
-            line = lane.lines[key] = _Line(account)
+            line = lane.lines[key] = Line(account)
         line.tickets.append(ticket)
         self._count(ticket, +1)
         return ticket
@@ -342,7 +213,7 @@ class Pool:
         )
         return LaneState(
             name=lane.name,
-            slots=None if lane.slots == _UNLIMITED else lane.slots,
+            slots=None if lane.slots == UNLIMITED else lane.slots,
             running=lane.running,
             waiting=lane.waiting,
             longest_wait_s=round(now - lane.oldest, 3) if lane.waiting else 0.0,
@@ -363,7 +234,7 @@ class Pool:
         ticket.account.team.waiting += by
         self.lanes[ticket.asks.lane].waiting += by
 
-    def _take_out(self, ticket: Ticket) -> _Line:
+    def _take_out(self, ticket: Ticket) -> Line:
         lane = self.lanes[ticket.asks.lane]
         key = ticket.account, ticket.asks.batch
         line = lane.lines[key]
@@ -385,14 +256,14 @@ class Pool:
                 ticket.late = True
                 return ticket
         prompt = [line for (_, batch), line in lane.lines.items() if not batch]
-        return _fairest(prompt or lane.lines.values()).tickets[0]
+        return fairest(prompt or lane.lines.values()).tickets[0]
 
     def _grant(self, ticket: Ticket, lane: Lane, now: float) -> None:
         account, team = ticket.account, ticket.account.team
         line = self._take_out(ticket)
         line.served = now
-        team.clock = max(team.clock, _least(team.users.values(), account))
-        self._virtual = max(self._virtual, _least(self.teams.values(), team))
+        team.clock = max(team.clock, least(team.users.values(), account))
+        self._virtual = max(self._virtual, least(self.teams.values(), team))
         ticket.state, ticket.granted, ticket.weight = "running", now, self._weight(now)
         expected = self._output
         if ticket.asks.output is not None:
@@ -414,23 +285,23 @@ class Pool:
         lane.began = now
         busy = [one for one in self.lanes.values() if one.running]
         for one in self._on_turn(but=lane):
-            if not one.running and not self._fits([one.name, *_names(busy)]):
+            if not one.running and not self._fits([one.name, *names(busy)]):
                 one.began = None
 
     def _on_turn(self, but: Lane) -> list[Lane]:
         """Return the other lanes whose turn it is, that which has had it for longest first."""
         found = [one for one in self.lanes.values() if one.began is not None and one is not but]
-        return sorted(found, key=_since)
+        return sorted(found, key=since)
 
     def _in_the_way(self, lane: Lane) -> list[Lane]:
         """Return the lanes whose turn must end before this one's can begin."""
         others = self._on_turn(but=lane)
-        if lane.began is not None or not others or self._fits([lane.name, *_names(others)]):
+        if lane.began is not None or not others or self._fits([lane.name, *names(others)]):
             return []
         if not self._fits([lane.name]):
             return []  # not even alone: its own call will be told so
         out: list[Lane] = []
-        while others and not self._fits([lane.name, *_names(others)]):
+        while others and not self._fits([lane.name, *names(others)]):
             out.append(others.pop(0))
         return out
 
@@ -445,7 +316,7 @@ class Pool:
             return self._in_the_way(self._due)
         for lane in busy:
             way = self._in_the_way(lane)
-            if way and now >= max(lane.oldest, *map(_since, way)) + TURN_S:
+            if way and now >= max(lane.oldest, *map(since, way)) + TURN_S:
                 self._due = lane
                 return way
         return []
@@ -459,7 +330,7 @@ class Pool:
             return True
         # What is being made room for must not lose it to a third that begins meanwhile.
         stay = [one for one in self._on_turn(but=lane) if one not in back]
-        return self._fits([lane.name, self._due.name, *_names(stay)])
+        return self._fits([lane.name, self._due.name, *names(stay)])
 
     # What was used, and how it fades.
 
@@ -487,29 +358,3 @@ class Pool:
             if not team.at_hand:
                 del self.teams[name]
         self.most = max(self.most, 2 * sum(len(t.users) for t in self.teams.values()))
-
-
-def _since(lane: Lane) -> float:
-    return lane.began or 0.0
-
-
-def _names(lanes: Iterable[Lane]) -> list[str]:
-    return [lane.name for lane in lanes]
-
-
-def _least(parties: Iterable[Party], granted: Party) -> float:
-    """Return the least service among a party that is granted a slot and those that wait."""
-    return min([granted.service, *(one.service for one in parties if one.waiting)])
-
-
-def _fairest(lines: Iterable[_Line]) -> _Line:
-    """Return the line of the user who is next, of the team that is next."""
-    best: _Line | None = None
-    order: tuple[float, ...] = ()
-    for line in lines:
-        account = line.account
-        mine = (*account.team.order, *account.order, line.tickets[0].since)
-        if best is None or mine < order:
-            best, order = line, mine
-    assert best is not None  # noqa: S101 - only lanes with somebody waiting are asked
-    return best

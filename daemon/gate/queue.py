@@ -13,7 +13,8 @@ import msgspec
 
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import QueueFull, QueueTimeout
-from tollway.daemon.gate.fair import Asks, LaneState, Pool, Ticket
+from tollway.daemon.gate.fair import LaneState, Pool
+from tollway.daemon.gate.lanes import Asks, Ticket
 from tollway.daemon.gate.route import LOCAL, Target
 from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Usage
@@ -170,13 +171,14 @@ class Queue:
         """
         left_s = max(0.0, self._max_wait_s - waited_s)
         timer = asyncio.get_running_loop().call_later(left_s, self._too_long, place)
+        stays = False
         try:
             await asyncio.wait([place.done])
-        except BaseException:  # a cancel too: a slot that nobody uses would be lost
-            self.leave(place)
-            raise
+            stays = True
         finally:
             timer.cancel()
+            if not stays:
+                self.leave(place)
 
     def leave(self, place: Place) -> None:
         """Take a call out, whether it waits or has a slot that it will not use."""
