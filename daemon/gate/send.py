@@ -258,9 +258,7 @@ class Exchange:
         )
         self.dropped = ",".join(version.dropped)
         self._attempt.taken, self._attempt.slot = had.taken, had.slot
-        self._attempt.binding = (
-            terms.budgets and not terms.allow_unbounded and terms.share is None
-        )
+        self._attempt.binding = terms.budgets and not terms.allow_unbounded and terms.share is None
         await self._write(self._attempt, plan)
         return self._attempt
 
