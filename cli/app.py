@@ -41,6 +41,7 @@ COMMANDS = (
     Row("keys create", "keys:create", "Make a key, and show its secret once"),
     Row("keys list", "keys:list_", "List the keys: whose, until when, for how much"),
     Row("keys show", "keys:show_", "Show one key, all but its secret, which nobody has"),
+    Row("keys set", "keys_set:set_", "Change a key: what is named is replaced"),
     Row("keys rotate", "keys:rotate", "Give a key another secret, and show that once"),
     Row("keys revoke", "keys:revoke", "End a key now, confirmed by the running daemon"),
     Row("teams", "", "Teams: shared groups and budgets", ACCESS),

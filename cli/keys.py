@@ -81,8 +81,8 @@ def create(  # noqa: PLR0913 - an argument is an option
     edits.require_new(
         loaded, "keys", name, hint=f"`tollway keys rotate {name}` gives it another secret"
     )
-    _require_owner(loaded, name, user, project)
-    last = _last_day(expires, loaded)
+    require_owner(loaded, name, user, project)
+    last = last_day(expires, loaded)
     if loaded.server.single_user:
         edits.agreed("Keys end `server.single_user`: every call will need one. Go on?", yes=yes)
     secret, fields = _new_secret()
@@ -103,7 +103,13 @@ def create(  # noqa: PLR0913 - an argument is an option
     edits.report(done, facts, ("keys", name), as_json=as_json)
 
 
-def _require_owner(config: Config, name: str, user: str | None, project: str | None) -> None:
+def require_owner(config: Config, name: str, user: str | None, project: str | None) -> None:
+    """Return when a key may be billed to these.
+
+    Raises:
+        UsageProblem: To nobody.
+        Unknown: There is no such user or project.
+    """
     if user is None and project is None:
         raise UsageProblem(
             "A key needs a user or a project, to which its calls are billed",
@@ -114,7 +120,12 @@ def _require_owner(config: Config, name: str, user: str | None, project: str | N
             edits.require_known(config, section, said, create=f"tollway {section} create {said}")
 
 
-def _last_day(said: str | None, config: Config) -> date | None:
+def last_day(said: str | None, config: Config) -> date | None:
+    """Return a key's last day as it was typed, None for none.
+
+    Raises:
+        UsageProblem: It is no date, or over.
+    """
     if said is None:
         return None
     try:

@@ -278,3 +278,26 @@ def test_a_file_that_was_wrong_before_is_reported_with_its_lines(home: Home) -> 
     ended = home.tollway("keys", "revoke", "ci")
     assert ended.returncode == 2
     assert f"error: {home.config}:" in ended.stderr
+
+
+def test_set_changes_what_is_named_and_never_the_secret(home: Home) -> None:
+    """Budget, limits, models and end, one by one; the hash and the comments stay."""
+    assert home.tollway("keys", "create", "ci", "--user", "ada", "--rpm", "5").returncode == 0
+    before = load(home.config).keys["ci"]
+    words = ["--budget", "5/day", "--tpm", "900", "--models", "local/*", "--expires", "2099-01-31"]
+    assert home.tollway("keys", "set", "ci", *words).returncode == 0
+    key = load(home.config).keys["ci"]
+    assert (key.hash, key.hint, key.user) == (before.hash, before.hint, "ada")
+    assert ([one.text for one in key.budget], key.models) == (["5/day"], ("local/*",))
+    assert (key.limits.rpm, key.limits.tpm) == (5, 900)
+    assert str(key.expires) == "2099-01-31"
+    none = ["--no-budget", "--no-limits", "--no-models", "--no-expires", "--project", "bot"]
+    done = home.tollway("keys", "set", "ci", *none, "--json")
+    assert json.loads(done.stdout)["limits"] == {}
+    key = load(home.config).keys["ci"]
+    assert (key.budget, key.models, key.expires, key.project) == ((), (), None, "bot")
+    assert key.limits == type(key.limits)()
+    assert "# who works here" in home.config.read_text()
+    for wrong in (["nobody"], ["ci", "--user", "nobody"]):
+        assert home.tollway("keys", "set", *wrong, "--budget", "1/day").returncode == 1
+    assert home.tollway("keys", "set", "ci").returncode == 2

@@ -37,7 +37,7 @@ async def client(name: str, kind: str, gate: Gateway) -> AsyncIterator[Ask]:
     url = f"http://127.0.0.1:{gate.daemon.port}"
     said: dict[str, Any] = {"model": "up/m", "messages": HELLO, "max_tokens": 10}
     async with contextlib.AsyncExitStack() as stack:
-        create: Callable[..., Any]
+        create: Any
         if (name, kind) == ("openai", "async"):
             one = await stack.enter_async_context(
                 openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY)
@@ -58,7 +58,7 @@ async def client(name: str, kind: str, gate: Gateway) -> AsyncIterator[Ask]:
         async def ask(stream: bool) -> object:
             if kind == "sync":
                 return await asyncio.to_thread(_sync, create, {**said, "stream": stream})
-            found = await create(**said, stream=stream)
+            found: Any = await create(**said, stream=stream)
             return await _drained(found) if stream else found
 
         yield ask
@@ -82,8 +82,8 @@ async def test_a_spent_budget_raises_at_once_and_is_not_tried_again(
     ):
         with pytest.raises(ERRORS[name][0]) as refused:
             await ask(stream)
+        assert type(refused.value) is ERRORS[name][0]
         error: Any = refused.value
-        assert type(error) is ERRORS[name][0]
         assert error.status_code == 402
         kind_of = error.body["error"]["type"] if name == "anthropic" else error.code
         assert kind_of == {"openai": "insufficient_quota", "anthropic": "billing_error"}[name]
@@ -117,8 +117,8 @@ async def test_a_day_s_limit_raises_at_once_and_is_not_tried_again(
         assert (await gate.ask()).status == 200
         with pytest.raises(ERRORS[name][1]) as refused:
             await ask(stream)
+        assert type(refused.value) is ERRORS[name][1]
         error: Any = refused.value
-        assert type(error) is ERRORS[name][1]
         assert error.status_code == 429
         assert error.response.headers["x-should-retry"] == "false"
         assert int(error.response.headers["retry-after"]) > 3600
