@@ -34,6 +34,8 @@ tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=128)
 tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=256)
 
 _PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+# What is part of the prompt; the endpoint that counts it refuses all else.
+_COUNTED = frozenset({"tools", "tool_choice", "thinking", "output_config"})
 _Block = dict[str, object]
 
 
@@ -47,7 +49,10 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     system, messages = writer.all()
     body: dict[str, object] = {"model": facts.model}
     more = options(said, facts, writer.dropped, tool_name)
-    body["max_tokens"] = more.pop("max_tokens")
+    if facts.counts:
+        more = {name: value for name, value in more.items() if name in _COUNTED}
+    else:
+        body["max_tokens"] = more.pop("max_tokens")
     if system:
         body["system"] = system
     body["messages"] = messages

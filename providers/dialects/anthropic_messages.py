@@ -16,9 +16,10 @@ from tollway.providers.dialects.anthropic_read import Reader
 from tollway.providers.dialects.anthropic_request import edited, peek
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import AnswerReader, Edits
+from tollway.providers.dialects.wire import object_in
 from tollway.providers.errors import GatewayError, UpstreamRefused
 
-__all__ = ["DIALECT", "VERSION", "Anthropic", "models", "token_count"]
+__all__ = ["DIALECT", "VERSION", "Anthropic", "counted", "models", "token_count"]
 
 # What every request to a provider of the dialect says in `anthropic-version`.
 VERSION: Final = "2023-06-01"
@@ -77,6 +78,13 @@ class Anthropic:
 def token_count(tokens: int) -> bytes:
     """Return the answer to a count of tokens."""
     return msgspec.json.encode({"input_tokens": tokens})
+
+
+def counted(body: bytes) -> int | None:
+    """Return what a provider's answer to a count says; None where it is no such answer."""
+    said = object_in(body) or {}
+    tokens = said.get("input_tokens")
+    return tokens if type(tokens) is int and tokens >= 0 else None
 
 
 def models(names: Iterable[str]) -> bytes:

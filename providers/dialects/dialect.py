@@ -101,8 +101,9 @@ class Facts(msgspec.Struct, frozen=True):
 
     `output_limit` is the limit that the gate's hold counts on and wins over the client's;
     `default_output` is for dialects that demand a limit, where neither gives one. `quirks` are
-    the words of the target's catalog row. `thinks` is whether the model reasons before it answers,
-    None where that is not known: a model that does not may refuse to be asked for it.
+    the words of the target's catalog row. `thinks` is whether the model reasons before it
+    answers, None where that is not known: one that does not may refuse to be asked for it.
+    `counts`: the request is to count the prompt's tokens alone, where there is an endpoint for it.
     """
 
     model: str
@@ -110,6 +111,7 @@ class Facts(msgspec.Struct, frozen=True):
     default_output: int = 16_384
     quirks: frozenset[str] = frozenset()
     thinks: bool | None = None
+    counts: bool = False
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -130,6 +130,34 @@ def test_a_conversation_survives_the_way_there_and_back(said: Conversation) -> N
     assert bare(there(over, OPENAI)) == bare(said)
 
 
+LOSSES: dict[str, dict[str, Any]] = {
+    "seed": {"sampling": Sampling(seed=1)},
+    "logprobs": {"logprobs": True, "top_logprobs": 2},
+    "metadata": {"metadata": b'{"a":"b"}'},
+    "prompt_cache_key": {"cache_key": "k"},
+    "service_tier": {"service_tier": "flex"},
+    "store": {"store": True},
+    "verbosity": {"extras": (("verbosity", b'"low"'),)},
+    "thinking": {"messages": (Message("assistant", (Thinking("Hm."), Text("So."))),)},
+}
+
+
+@settings(max_examples=50, deadline=None)
+@given(names=st.sets(st.sampled_from(sorted(LOSSES))), said=conversations())
+def test_what_is_lost_is_named_and_nothing_else(names: set[str], said: Conversation) -> None:
+    """Each field that Anthropic does not have is dropped by its name; the rest stays."""
+    more = {field: value for name in names for field, value in LOSSES[name].items()}
+    messages = said.messages + more.pop("messages", ())
+    if "sampling" in more:
+        more["sampling"] = msgspec.structs.replace(said.sampling, seed=1)
+    lossy = msgspec.structs.replace(said, messages=messages, **more)
+    written = ANTHROPIC.write_request(lossy, ALL)
+    assert set(written.dropped) == names
+    kept = ANTHROPIC.read_request(Call("chat", ANTHROPIC.name, "asked", written.body))
+    if "thinking" not in names:
+        assert bare(kept) == bare(said)
+
+
 SIGNED = st.builds(Thinking, WORDS, WORDS, by=st.just("anthropic_messages"))
 ENCRYPTED = st.builds(Thinking, encrypted=WORDS, by=st.just("anthropic_messages"))
 STOPS: st.SearchStrategy[StopReason] = st.sampled_from(("end", "length", "tools"))
