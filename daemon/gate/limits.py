@@ -265,7 +265,8 @@ class Limits:
         rates.keep_days({(_SCOPES[at], name) for at, name, said in limits_of(config) if said.rpd})
         for section, name, said in limits_of(config):
             place = (_SCOPES[section], name)
-            self._limits[place] = list(self._read(place, said))
+            if limits := list(self._read(place, said)):
+                self._limits[place] = limits
         self._known: dict[tuple[str, str, str, str], Applying] = {}
 
     def _read(self, place: Place, said: schema.Limits) -> Iterator[Limit]:
@@ -286,8 +287,7 @@ class Limits:
         Raises:
             LedgerUnavailable: It cannot be read.
         """
-        limits = [one for many in self._limits.values() for one in many]
-        days = [one for one in limits if isinstance(one, DayLimit) and not one.day.seeded]
+        days = [one for one in self.every() if isinstance(one, DayLimit) and not one.day.seeded]
         if not days:
             return
         now = self._rates.now_ms()
@@ -335,10 +335,13 @@ class Limits:
             routes += [one for one in self._routes[name].fallback if one not in routes]
         return ""
 
+    def every(self) -> list[Limit]:
+        """Return every limit there is."""
+        return [one for many in self._limits.values() for one in many]
+
     def states(self, who: Who | None = None) -> list[LimitState]:
         """Return how the limits of a caller stand, or all there are."""
-        every = (one for many in self._limits.values() for one in many)
-        limits = every if who is None else self._callers(who)
+        limits = self.every() if who is None else self._callers(who)
         return [one.state() for one in limits]
 
 
