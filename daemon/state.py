@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tollway.daemon.gate.learned import Learned
 from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
-from tollway.daemon.gate.learned import Learned
 from tollway.daemon.tasks import Tasks
 
 if TYPE_CHECKING:
