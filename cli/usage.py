@@ -11,9 +11,10 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import edits, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, load_config, refusal
+from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.start import url_of
 from tollway.daemon.config.units import nanousd
@@ -101,6 +102,7 @@ class Left(msgspec.Struct):
     """The answer of GET /v1/tollway/budgets."""
 
     budgets: list[Budget]
+    limits: list[Limit] = []
 
 
 def usage(
@@ -121,9 +123,9 @@ def usage(
 ) -> None:
     """Show your own use and what is left, over HTTP with your key.
 
-    Today and this month by model, and every budget that your calls must fit into. Works from any
-    machine that reaches the gateway; without --url it asks the gateway of this box. The key is
-    best in $TOLLWAY_KEY: what is typed can be seen by others on the machine.
+    Today and this month by model, and the budgets and limits that your calls must keep. Works
+    from any machine that reaches the gateway; without --url it asks the gateway of this box. The
+    key is best in $TOLLWAY_KEY: what is typed can be seen by others on the machine.
 
     Example:
         tollway usage --url https://gateway.example
@@ -131,7 +133,7 @@ def usage(
     asked = _Asked(_base(url) if url else _here(config), key)
     used, left = asked.get("/v1/tollway/usage"), asked.get("/v1/tollway/budgets")
     if as_json:
-        show.emit({"usage": used, "budgets": left.get("budgets")})
+        show.emit({"usage": used, **{name: left.get(name) for name in ("budgets", "limits")}})
         return
     try:
         _tell(msgspec.convert(used, Used), msgspec.convert(left, Left))
@@ -247,6 +249,7 @@ def _tell(used: Used, left: Left) -> None:
     if left.budgets:
         show.say()
         _budgets(left.budgets)
+    limits.table(left.limits)
 
 
 def _row(word: str, model: Model) -> list[show.Cell]:

@@ -292,7 +292,8 @@ async def usage(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProce
 
 async def test_a_member_sees_its_use_from_any_machine(tmp_path: Path) -> None:
     """With a URL and a key alone: there is no gateway.toml where it runs."""
-    async with gateway([[reads(), says(whole())]], budget="0.5/day") as gate:
+    limit = "limits = { rpm = 77 }"
+    async with gateway([[reads(), says(whole())]], budget="0.5/day", server=limit) as gate:
         assert (await gate.ask()).status == 200
         url = f"http://127.0.0.1:{gate.daemon.port}"
         done = await usage("--url", f"{url}/v1", cwd=tmp_path, TOLLWAY_KEY=KEY)
@@ -300,6 +301,8 @@ async def test_a_member_sees_its_use_from_any_machine(tmp_path: Path) -> None:
         assert "up/m" in out
         assert "user ann" in out
         assert "0.5/day" in out
+        assert "rpm" in out
+        assert " 77 " in out
         assert KEY not in out + done.stderr
         as_json = await usage("--json", cwd=tmp_path, TOLLWAY_KEY=KEY, TOLLWAY_URL=url)
         said: dict[str, Any] = json.loads(fine(as_json))

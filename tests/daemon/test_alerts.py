@@ -428,6 +428,8 @@ async def test_no_call_waits_for_a_webhook_that_hangs() -> None:
         told = gate.daemon.server.daemon.alerts.recent
         assert [one.facts["part"] for one in told] == ["0.01"]
         assert posted(hook)[0]["scope"] == "user"
+        status = (await gate.daemon.ask("GET", "/control/status", admin=True)).json()
+        assert [one["text"] for one in status["alerts"]] == [posted(hook)[0]["text"]]
 
 
 async def test_a_budget_that_refuses_is_told_once_and_one_that_warns_lets_pass() -> None:
