@@ -33,6 +33,7 @@ from tollway.providers.errors import Untranslatable
 tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=128)
 tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=256)
 
+_ALIASES = {"image/jpg": "image/jpeg"}
 _PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 # What is part of the prompt; the endpoint that counts it refuses all else.
 _COUNTED = frozenset({"tools", "tool_choice", "thinking", "output_config"})
@@ -95,6 +96,11 @@ class _Messages:
                 _add(turns, "user", self._blocks(message.parts))
         if turns and turns[0]["role"] != "user":
             turns.insert(0, {"role": "user", "content": [{"type": "text", "text": "(continued)"}]})
+        if system and not turns:
+            # OpenAI answers to instructions alone, Anthropic to a user.
+            system, turns = [], [{"role": "user", "content": system}]
+        if turns and turns[-1]["role"] == "assistant":
+            _trim(turns[-1]["content"])
         for turn in turns:
             turn["content"] = _plain(turn["content"])
         return system, turns
@@ -206,6 +212,12 @@ def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
         turns.append({"role": role, "content": blocks})
 
 
+def _trim(content: Any) -> None:
+    """Take white space from the end of an answer that the model is to go on with: it is refused."""
+    if content[-1]["type"] == "text" and (text := content[-1]["text"].rstrip()):
+        content[-1]["text"] = text
+
+
 def _plain(content: Any) -> object:
     """Return content that is one text and no more as that text."""
     if len(content) == 1 and content[0].keys() == {"type", "text"}:
@@ -225,13 +237,14 @@ def _picture(source: Source) -> _Block:
         return {"type": "url", "url": source.value}
     if source.kind == "id":
         raise _stored("image", source)
-    if source.media_type not in _PICTURES:
+    media_type = _ALIASES.get(source.media_type, source.media_type)
+    if media_type not in _PICTURES:
         raise Untranslatable(
             f"The target takes no image of the type `{source.media_type or 'unknown'}`",
             hint="Send it as JPEG, PNG, GIF or WebP",
             param="messages",
         )
-    return {"type": "base64", "media_type": source.media_type, "data": source.value}
+    return {"type": "base64", "media_type": media_type, "data": source.value}
 
 
 def _file(file: File) -> _Block:

@@ -70,6 +70,7 @@ class _Block(msgspec.Struct):
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw()
     tool_use_id: str | None = None
+    tool_name: str | None = None
     content: msgspec.Raw = msgspec.Raw()
     is_error: bool | None = None
     thinking: str | None = None
@@ -121,6 +122,7 @@ class _Metadata(msgspec.Struct):
 _MESSAGES = msgspec.json.Decoder(list[_MessageOf])
 _CONTENT = msgspec.json.Decoder(str | list[msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(_Block)
+_TEXTS = msgspec.json.Decoder(list[_Block])
 _TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
 _TOOL = msgspec.json.Decoder(_ToolOf)
 _RAWS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -268,7 +270,24 @@ def _part(raw: msgspec.Raw, where: str) -> Part:
             part = _thinking(block.thinking or "", block.signature or "")
         case "redacted_thinking":
             part = _redacted(block.data or "")
+        case "search_result":
+            part = _found(block, part)
+        case "tool_reference" if block.tool_name:
+            # Of a search among the client's own tools: the model may call this one from now on.
+            part = Text(f"The tool `{block.tool_name}` is available")
     return part
+
+
+def _found(block: _Block, part: Part) -> Part:
+    """Return a search result of the client's own as a document of its text."""
+    texts = decoded(_TEXTS, block.content, "content") if bytes(block.content) else []
+    if not isinstance(block.source, str) or any(text.type != "text" for text in texts):
+        return part
+    source = Source("text", "\n".join(text.text or "" for text in texts), "text/plain")
+    cites = block.citations.get("enabled") if isinstance(block.citations, dict) else None
+    known = cites if isinstance(cites, bool) else None
+    cache = _lifetime(block.cache_control)
+    return File(source, block.title or "", known, block.source, cache)
 
 
 def _result(block: _Block, where: str, cache: Lifetime | None) -> ToolResult:

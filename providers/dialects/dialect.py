@@ -102,7 +102,7 @@ class Facts(msgspec.Struct, frozen=True):
     `output_limit` is the limit that the gate's hold counts on and wins over the client's;
     `default_output` is for dialects that demand a limit, where neither gives one. `quirks` are
     the words of the target's catalog row. `thinks` is whether the model reasons before it
-    answers, None where that is not known: one that does not may refuse to be asked for it.
+    answers, since one that does not may refuse to be asked for it; None: go by its name.
     `counts`: the request is to count the prompt's tokens alone, where there is an endpoint for it.
     """
 

@@ -16,6 +16,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
+from tollway.providers.dialects.openai_models import reasons, takes_sampling
 from tollway.providers.dialects.wire import PLAIN_TEXT, object_in
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
@@ -49,7 +50,10 @@ def options(
     fields.update(_tools(said, facts.quirks, dropped, tool_name))
     fields.update(_answer(said, facts, dropped))
     sampling = dict(_sampling(said, facts.quirks, dropped))
-    if facts.thinks and quirk.ALL_OF_OPENAI in facts.quirks:
+    asked = said.reasoning is not None and said.reasoning.mode != "off"
+    if quirk.ALL_OF_OPENAI in facts.quirks and not takes_sampling(
+        facts.model, asked_to_reason=asked
+    ):
         _leave_out(sampling, fields, dropped)
     fields.update(sampling)
     if said.reasoning is not None:
@@ -260,7 +264,7 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
         dropped.append("reasoning.effort")
     if asked.summary:
         dropped.append("reasoning.summary")
-    if quirk.NO_REASONING in quirks or facts.thinks is False:
+    if not _may_think(facts):
         if not off:
             dropped.append("reasoning")
     elif quirk.REASONING_OBJECT in quirks:
@@ -278,6 +282,13 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
         dropped.append("reasoning.off")
     elif effort:
         yield "reasoning_effort", effort
+
+
+def _may_think(facts: Facts) -> bool:
+    """Whether a target can be asked to think; one of which nothing is known can."""
+    if facts.thinks is None and quirk.ALL_OF_OPENAI in facts.quirks:
+        return reasons(facts.model)
+    return facts.thinks is not False and quirk.NO_REASONING not in facts.quirks
 
 
 def _effort(asked: Reasoning, *, own: bool) -> str:

@@ -129,6 +129,30 @@ def test_a_conversation_begins_with_a_user() -> None:
     assert body["messages"][1]["content"] == "Hi."
 
 
+def test_requests_that_anthropic_would_refuse_are_mended() -> None:
+    """Instructions alone, an answer to go on with that ends in a space, a name for JPEG."""
+    alone = ask(messages=(Message("system", (Text("Say hi."),)),))
+    assert alone["messages"] == [{"role": "user", "content": "Say hi."}] and "system" not in alone
+    begun = ask(messages=(*HELLO, Message("assistant", (Text("So \n"),))))
+    assert begun["messages"][-1]["content"] == "So"
+    picture = ask(messages=(Message("user", (Image(Source("base64", "x", "image/jpg")),)),))
+    assert picture["messages"][0]["content"][0]["source"]["media_type"] == "image/jpeg"
+
+
+def test_what_a_client_found_by_itself_is_said_in_words_elsewhere() -> None:
+    """Search results of its own, and tools that it looked up."""
+    found = {
+        **{"type": "search_result", "source": "https://x.example", "title": "X"},
+        "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}],
+    }
+    tool = {"type": "tool_reference", "tool_name": "get_weather"}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [tool]}
+    asked = read(messages=[{"role": "user", "content": [result, found]}])
+    written = json.loads(OPENAI.write_request(asked, Facts("m")).body)["messages"]
+    assert written[0]["content"] == "The tool `get_weather` is available"
+    assert written[1]["content"][0]["text"] == "X https://x.example\n\nOne.\nTwo."
+
+
 def test_thinking_goes_back_as_it_came_and_nobody_elses() -> None:
     """Signed and redacted blocks in their order before the calls; others it would refuse."""
     turn = [

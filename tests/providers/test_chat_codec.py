@@ -286,21 +286,51 @@ def test_each_kind_is_asked_to_think_in_its_own_words(
     kind: str, asked: Reasoning, fields: dict[str, Any]
 ) -> None:
     """By effort, by budget, by a switch, or not at all."""
-    body = ask(KINDS[kind].quirks, reasoning=asked)
+    body = ask(facts=Facts("gpt-5.2", quirks=KINDS[kind].quirks), reasoning=asked)
     names = ("reasoning_effort", "reasoning", "thinking", "chat_template_kwargs")
     assert {name: body[name] for name in names if name in body} == fields
 
 
-def test_a_model_that_does_not_reason_is_not_asked_to() -> None:
-    """It would refuse; a reasoning model of OpenAI's refuses temperatures instead."""
+@pytest.mark.parametrize(
+    ("model", "there", "dropped"),
+    [
+        ("gpt-4o", ["temperature"], ["reasoning"]),
+        ("gpt-5-chat-latest", ["temperature"], ["reasoning"]),
+        ("gpt-5", ["reasoning_effort"], ["temperature"]),
+        ("gpt-5.2", ["reasoning_effort"], ["temperature"]),
+        ("o4-mini", ["reasoning_effort"], ["temperature"]),
+        ("gpt-6", ["reasoning_effort"], ["temperature"]),
+    ],
+)
+def test_openais_models_get_either_an_effort_or_a_temperature(
+    model: str, there: list[str], dropped: list[str]
+) -> None:
+    """Those that do not reason refuse the one, those that do the other."""
+    facts = Facts(model, quirks=KINDS["openai"].quirks)
+    body = ask(facts=facts, reasoning=Reasoning("on", "high"), sampling=Sampling(temperature=0.2))
+    assert [name for name in ("reasoning_effort", "temperature") if name in body] == there
+    assert body["dropped"] == dropped
+
+
+def test_a_newer_model_that_is_not_asked_to_reason_takes_a_temperature() -> None:
+    """And a stop sequence; the first of them take neither, but for what is the default anyway."""
+    more: Any = {"sampling": Sampling(temperature=0.2, top_p=1.0), "stop": ("x",)}
+    newer = ask(facts=Facts("gpt-5.2", quirks=KINDS["openai"].quirks), **more)
+    assert (newer["temperature"], newer["stop"], newer["dropped"]) == (0.2, ["x"], [])
+    first = ask(facts=Facts("gpt-5-mini", quirks=KINDS["openai"].quirks), **more)
+    assert not {"temperature", "top_p", "stop"} & first.keys()
+    assert first["dropped"] == ["temperature", "stop"]
+
+
+def test_what_the_gate_knows_of_a_model_wins() -> None:
+    """A name may say too little."""
     quirks = KINDS["openai"].quirks
-    asked: Any = {"reasoning": Reasoning("on", "high"), "sampling": Sampling(temperature=0.2)}
-    chat = ask(facts=Facts("gpt-4o", quirks=quirks, thinks=False), **asked)
-    assert "reasoning_effort" not in chat and chat["temperature"] == 0.2
-    assert chat["dropped"] == ["reasoning"]
-    reasons = ask(facts=Facts("gpt-5", quirks=quirks, thinks=True), **asked)
-    assert reasons["reasoning_effort"] == "high" and "temperature" not in reasons
-    assert reasons["dropped"] == ["temperature"]
+    asked = Reasoning("on", "high")
+    assert "reasoning_effort" in ask(
+        facts=Facts("mine", quirks=quirks, thinks=True), reasoning=asked
+    )
+    never = ask(facts=Facts("mine", thinks=False), reasoning=asked)
+    assert "reasoning_effort" not in never and never["dropped"] == ["reasoning"]
 
 
 def test_the_holds_limit_wins_and_stands_where_the_target_reads_it() -> None:
