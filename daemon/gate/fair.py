@@ -129,17 +129,19 @@ class Pool:
 
     def next(self) -> Ticket | None:
         """Give a slot to whose turn it is and return the call, None where nobody can go now."""
-        busy = [lane for lane in self.lanes.values() if lane.waiting]
+        # One that is due to be swapped in has all its slots free.
+        busy = [lane for lane in self.lanes.values() if lane.waiting and lane.free]
         if not busy:
             return None
         now = self._clock()
         self._rebase(now)
-        busy.sort(key=lambda lane: lane.oldest)
+        if len(busy) > 1:
+            busy.sort(key=lambda lane: lane.oldest)
         back = self._held_back(busy, now)
         if self._due in busy:
             busy.insert(0, busy.pop(busy.index(self._due)))
         for lane in busy:
-            if lane.free and self._may_run(lane, back):
+            if self._may_run(lane, back):
                 ticket = self._choose(lane, now)
                 self._grant(ticket, lane, now)
                 return ticket

@@ -170,6 +170,8 @@ def fairest(lines: Iterable[Line]) -> Line:
     order: tuple[float, ...] = ()
     for line in lines:
         account = line.account
+        if best and account.team.service > order[0]:
+            continue  # as most are, where many teams wait
         mine = (*account.team.order, *account.order, line.tickets[0].since)
         if best is None or mine < order:
             best, order = line, mine

@@ -354,7 +354,8 @@ class Exchange:
 
     def cost_comment(self) -> bytes:
         """Return the cost as an SSE comment, which client libraries pass over."""
-        return f": tollway cost_usd={plain_usd(self.cost_nanousd)}\n\n".encode()
+        waited = "" if self.turn.waited_ms is None else f" queue_ms={self.turn.waited_ms}"
+        return f": tollway cost_usd={plain_usd(self.cost_nanousd)}{waited}\n\n".encode()
 
     def _finish(
         self, ended: AttemptEnded | None, ending: Ending, error: str, first_ms: int | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from hashlib import sha256
@@ -370,7 +371,7 @@ async def test_a_stream_is_kept_alive_while_it_waits() -> None:
             said = body(stream=True)
             head = (
                 f"POST /v1/chat/completions HTTP/1.1\r\nhost: {gate.daemon.host.decode()}\r\n"
-                f"authorization: Bearer {KEY}\r\nconnection: close\r\n"
+                f"authorization: Bearer {KEY}\r\nconnection: close\r\nx-tollway-report: cost\r\n"
                 f"content-type: application/json\r\ncontent-length: {len(said)}\r\n\r\n"
             )
             await client.send(head.encode() + said)
@@ -382,6 +383,8 @@ async def test_a_stream_is_kept_alive_while_it_waits() -> None:
             assert (await one).status == 200
         assert b"data:" not in seen
         assert b"Hi" in rest and b"[DONE]" in rest
+        # Its head left before anybody knew, so what it waited is told before the end.
+        assert re.search(rb": tollway cost_usd=[0-9.]+ queue_ms=[1-9][0-9]*\n\n", rest)
         clean(gate)
 
 
