@@ -2,10 +2,15 @@
 
 Money is nano-dollars, times are unix milliseconds. A call counts at the moment of its admission,
 settlement and later attempts included.
+
+The ledger may know of calls that are still to come: the clock was ahead once, or it is behind
+now, as where a machine wakes up in 1970. Such spending counts at once, and again when its own
+time has come, so that no step of the clock grants anything, whichever of the two was wrong.
 """
 
 from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import Mapping
 from zoneinfo import ZoneInfo
 
 from tollway.daemon.config.schema import Period, Scope
@@ -55,7 +60,7 @@ class Calendar:
     its later attempts are held there though the period has turned over.
     """
 
-    __slots__ = ("current", "past", "period", "scope", "zone")
+    __slots__ = ("_later", "current", "past", "period", "scope", "zone")
 
     def __init__(self, scope: Scope, period: Period, zone: ZoneInfo, now_ms: int) -> None:
         self.scope = scope
@@ -63,6 +68,7 @@ class Calendar:
         self.zone = zone
         self.current = Window(*periods.window(period, now_ms, zone))
         self.past: deque[Window] = deque(maxlen=_MOST_PAST)
+        self._later: Mapping[int, int] = {}
 
     def used(self, at_ms: int) -> int:
         """Return what is settled and held in the period of a moment."""
@@ -76,6 +82,9 @@ class Calendar:
             self.past.append(current)
             current = Window(*periods.window(self.period, at_ms, self.zone))
             self.current = current
+            for quarter_ms, settled in self._later.items():
+                if current.start_ms <= quarter_ms < current.end_ms:
+                    current.settled += settled
         elif at_ms < current.start_ms:
             return self._before(at_ms)
         return current
@@ -93,9 +102,16 @@ class Calendar:
         """Return the current period."""
         return self.window(at_ms)
 
-    def seed(self, settled: int) -> None:
-        """Add what had been spent in the current period before this account was opened."""
-        self.current.settled += settled
+    def seed(self, window: Window, settled: int, later: Mapping[int, int]) -> None:
+        """Add what had been spent before this account was opened.
+
+        Args:
+            window: The period in which it was opened.
+            settled: What the ledger has from its beginning on.
+            later: What it has of quarters of an hour that are still to come.
+        """
+        window.settled += settled
+        self._later = later
 
 
 class Rolling:
@@ -109,7 +125,7 @@ class Rolling:
     """
 
     __slots__ = (
-        *("_gone_ms", "_left_ms", "_live", "_past"),
+        *("_gone_ms", "_later", "_later_ms", "_left_ms", "_live", "_past"),
         *("period", "scope", "span_ms", "whole", "width_ms"),
     )
 
@@ -125,12 +141,16 @@ class Rolling:
         self._past: deque[Window] = deque()
         self._left_ms = 0  # the last moment at which a bucket left the span
         self._gone_ms = 0  # and the last of those that are not kept any more
+        self._later: dict[int, int] = {}  # quarters of an hour still to come
+        self._later_ms = NEVER  # the first of them
 
     def used(self, at_ms: int) -> int:
         """Return what is settled and held in all windows of the span that hold a moment.
 
         A moment so long ago that this is not known any more gives `NEVER`.
         """
+        if at_ms >= self._later_ms:
+            self._arrive(at_ms)
         live = self._live
         if live and live[0].end_ms + self.span_ms <= at_ms:
             self._leave(at_ms)
@@ -155,14 +175,28 @@ class Rolling:
 
     def now(self, at_ms: int) -> Window:
         """Return the sum of what counts; it ends when the next of it stops counting."""
+        self._arrive(at_ms)
         self._leave(at_ms)
         whole = self.whole
         whole.start_ms = at_ms - self.span_ms
         whole.end_ms = (self._live[0].end_ms if self._live else at_ms) + self.span_ms
         return whole
 
-    def seed(self, settled: int, at_ms: int) -> None:
-        """Add what had been spent, as if all of it at `at_ms`."""
+    def seed(self, quarters: Mapping[int, int], now_ms: int) -> None:
+        """Add what had been spent in each quarter of an hour before this account was opened."""
+        for quarter_ms, settled in quarters.items():
+            self._spent(settled, min(quarter_ms + QUARTER_MS - 1, now_ms))
+        self._later = {at: settled for at, settled in quarters.items() if at > now_ms}
+        self._later_ms = min(self._later, default=NEVER)
+
+    def _arrive(self, at_ms: int) -> None:
+        """Count what the ledger had for a time that has come."""
+        while self._later_ms <= at_ms:
+            settled = self._later.pop(self._later_ms)
+            self._spent(settled, self._later_ms + QUARTER_MS - 1)
+            self._later_ms = min(self._later, default=NEVER)
+
+    def _spent(self, settled: int, at_ms: int) -> None:
         bucket = self.window(at_ms)
         bucket.settled += settled
         if bucket.whole:

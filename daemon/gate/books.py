@@ -163,14 +163,15 @@ class Books:
         rolling = [one for one in fresh if isinstance(one, Rolling)]
         # Kept by reference: an account may turn over while the ledger answers.
         windows = [one.current for one in dated]
-        sums = ledger.spent([_query(one.scope, one.current.start_ms) for one in dated])
-        spreads = ledger.spread([_query(one.scope, now_ms - one.span_ms) for one in rolling])
-        spent, quarters = await asyncio.gather(sums, spreads)
-        for window, settled in zip(windows, spent, strict=True):
-            window.settled += settled
-        for one, by_quarter in zip(rolling, quarters, strict=True):
-            for quarter_ms, settled in by_quarter.items():
-                one.seed(settled, min(quarter_ms + QUARTER_MS - 1, now_ms))
+        spent, later, spread = await asyncio.gather(
+            ledger.spent([_query(one.scope, one.current.start_ms) for one in dated]),
+            ledger.spread([_query(one.scope, now_ms + QUARTER_MS) for one in dated]),
+            ledger.spread([_query(one.scope, now_ms - one.span_ms) for one in rolling]),
+        )
+        for one, window, settled, quarters in zip(dated, windows, spent, later, strict=True):
+            one.seed(window, settled, quarters)
+        for one, quarters in zip(rolling, spread, strict=True):
+            one.seed(quarters, now_ms)
 
     def _find(self, scope: Scope, period: Period, zone: ZoneInfo) -> Account | None:
         for one in self.accounts.get(scope, ()):

@@ -214,11 +214,40 @@ def test_a_seed_of_the_ledger_counts_as_if_spent_at_the_end_of_its_quarter() -> 
     books, charge, hour = one("1h")
     assert isinstance(hour, Rolling)
     quarter = START_MS // (15 * MINUTE_MS) * (15 * MINUTE_MS)
-    hour.seed(100, quarter + 15 * MINUTE_MS - 1)
+    hour.seed({quarter: 100}, quarter + 20 * MINUTE_MS)
     spent_at_the_earliest = quarter + HOUR_MS
     with pytest.raises(Full):
         books.hold(1, spent_at_the_earliest + 14 * MINUTE_MS, charge)
     books.hold(100, spent_at_the_earliest + 16 * MINUTE_MS, charge)
+
+
+def test_a_quarter_that_is_under_way_counts_from_now() -> None:
+    """What was spent before a restart was not spent after it."""
+    _, _, hour = one("1h")
+    assert isinstance(hour, Rolling)
+    quarter = START_MS // (15 * MINUTE_MS) * (15 * MINUTE_MS)
+    hour.seed({quarter: 100}, quarter + 2 * MINUTE_MS)
+    assert counted(hour, quarter + HOUR_MS + 2 * MINUTE_MS) == (100, 0)
+    assert counted(hour, quarter + HOUR_MS + 3 * MINUTE_MS) == (0, 0)
+
+
+@pytest.mark.parametrize("period", ["day", "24h"])
+def test_a_clock_that_was_wrong_at_the_start_grants_nothing(period: str) -> None:
+    """Started in 1970, set right later: what the ledger has of today counts then, as it should."""
+    early = 3 * DAY_MS
+    quarter = START_MS // (15 * MINUTE_MS) * (15 * MINUTE_MS)
+    books = Books()
+    (limit,) = limits_of(books, [(BOX, Budget(100, period))], early)
+    who, charge = limit.account, charge_of([limit])
+    if isinstance(who, Rolling):
+        who.seed({quarter: 90}, early)
+    else:
+        who.seed(who.current, 90, {quarter: 90})
+    for at_ms in (early, quarter, START_MS):
+        with pytest.raises(Full):
+            books.hold(11, at_ms, charge)
+    books.hold(10, START_MS, charge)
+    books.hold(100, START_MS + 2 * DAY_MS, charge)
 
 
 steps = st.lists(

@@ -222,15 +222,17 @@ class Machine(RuleBasedStateMachine):
         """Return the most that the books may count there: buckets and roll-ups are rounded up."""
         span = rolling_ms(limit.budget.period)
         for_ever = periods.FOR_EVER
+        if self.gone_back:
+            # What the ledger knows of later counts at once, and again when its time has come.
+            return 2 * self._counts(limit, 0, for_ever)
         if span is not None:
             if at_ms + HOUR_MS <= self.books.now_ms():
                 return for_ever  # what counted so long ago is not known any more
             return self._counts(limit, at_ms - span - 2 * WIDEST_MS, for_ever)
         start, end = periods.window(limit.budget.period, at_ms, zone)
         opened = self.opened[limit.account.scope, limit.budget.period, zone.key]
-        if self.gone_back or opened > at_ms:
-            # What the ledger knows of later counts too; so does a call from before the account.
-            return self._counts(limit, 0, for_ever)
+        if opened > at_ms:
+            return self._counts(limit, 0, for_ever)  # the call is older than the account
         return self._counts(limit, start, end)
 
     def _cap(self, gate: Gate, limit: Limit, at_ms: int) -> int:
