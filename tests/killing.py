@@ -134,6 +134,7 @@ drain = "20s"
 budget = ["1000/total", "900/day"]
 [ledger]
 path = "{ledger}"
+bodies = "all"
 {providers}
 {route}
 [groups.all]
