@@ -93,15 +93,23 @@ class Pipe:
 
     async def put(self, data: bytes) -> None:
         """Hand on some bytes; wait while the client has too many unread."""
+        if self.write(data):
+            await self.room()
+
+    def write(self, data: bytes) -> bool:
+        """Hand on some bytes; return whether the client has so many unread that it needs `room`."""
         if self._closed or self._ended or not data:
-            return
+            return False
         if not self._begun:
             self._pieces.append(data)
-            return
-        client = self._client
-        client.write(data)
+            return False
+        self._client.write(data)
         self._said_s = self._loop.time()
-        while client.full and not self._closed:
+        return self._client.full
+
+    async def room(self) -> None:
+        """Return when the client has read most of what it was sent, or is gone."""
+        while self._begun and self._client.full and not self._closed:
             self.was_full = True
             self._room = self._loop.create_future()
             await self._room

@@ -5,7 +5,7 @@ be replaced unseen; nothing last reaches it before the call is settled on disk.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -15,6 +15,7 @@ from tollway.daemon.gate.translate import Interpreter
 from tollway.daemon.ledger.rows import Ending
 from tollway.providers.errors import UpstreamBroke, UpstreamError, UpstreamRefused
 from tollway.providers.headers import to_client
+from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.sse import Event, Splitter
 from tollway.providers.transport import Answer
 
@@ -159,12 +160,12 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
     relay = _Relay(exchange, attempt, answer)
     chunks = answer.chunks()
     try:
-        async for chunk in chunks:
-            await relay.feed(chunk)
-            if relay.failed or relay.last or relay.capped:
+        while not await _each(chunks, relay.feed):
+            if relay.over:
                 break
+            await exchange.pipe.room()
         else:
-            await relay.end_of_body()
+            relay.end_of_body()
         if relay.last and not relay.done:
             relay.last += await _tail(chunks)
     except UpstreamError as error:
@@ -180,6 +181,16 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
         # Read the few bytes behind the end, so that the connection can be used again.
         await _tail(chunks)
     return None
+
+
+async def _each(chunks: AsyncIterator[bytes], take: Callable[[bytes], bool]) -> bool:
+    """Give pieces to `take` until it returns False; return whether that was all of them."""
+    if isinstance(chunks, HttpAnswer):
+        return await chunks.each(take)
+    async for chunk in chunks:
+        if not take(chunk):
+            return False
+    return True
 
 
 async def _tail(chunks: AsyncIterator[bytes]) -> bytes:
@@ -211,8 +222,13 @@ class _Relay:
         self.failed: UpstreamRefused | None = None
         self.capped = False  # it has passed its hold, so that its client gets no more of it
 
-    async def feed(self, chunk: bytes) -> None:
-        """Take one piece of the body."""
+    @property
+    def over(self) -> bool:
+        """Whether the rest of the body is no event of this answer."""
+        return bool(self.failed or self.last or self.capped)
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take one piece of the body; return whether the next one may come."""
         reader = self._attempt.reader
         turned = self._interpreter
         out = self._waiting if not self.shown else []
@@ -234,9 +250,11 @@ class _Relay:
                 break
         if not self.shown and reader.begun and not (self.failed and not reader.produced):
             self._show()
+        full = False
         if self.shown and out:
-            await self._exchange.pipe.put(b"".join(out))
+            full = self._exchange.pipe.write(out[0] if len(out) == 1 else b"".join(out))
             self._waiting = []
+        return not (full or self.over)
 
     def _keep_back(self, event: Event) -> None:
         """Take the stream's last event, or what comes behind it."""
@@ -259,14 +277,14 @@ class _Relay:
             headers = self._interpreter.headers(headers)
         self._exchange.pipe.open(self._exchange.head(self._attempt, headers, whole=False))
 
-    async def end_of_body(self) -> None:
+    def end_of_body(self) -> None:
         """Take the end of a body that had no end marker of the dialect.
 
         Raises:
             UpstreamBroke: The answer was not complete.
         """
         if self._splitter.rest():
-            await self.feed(b"\n\n")  # an event that lacks its blank line is an event
+            self.feed(b"\n\n")  # an event that lacks its blank line is an event
         if self.failed or self.last:
             return
         if not self._attempt.reader.begun:

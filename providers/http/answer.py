@@ -1,7 +1,7 @@
 """A provider's answer as the gate reads it, filled by the connection that it comes from."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from tollway.providers.errors import UpstreamBroke, UpstreamError
@@ -41,6 +41,8 @@ class HttpAnswer(AsyncIterator[bytes]):
         self._loop = loop
         self._place = place
         self._waiter: asyncio.Future[None] | None = None
+        self._taker: Callable[[bytes], bool] | None = None  # of `each`, while it waits
+        self._enough = False  # it wants no more for now
 
     @property
     def awaited(self) -> bool:
@@ -50,6 +52,19 @@ class HttpAnswer(AsyncIterator[bytes]):
     def wake(self) -> None:
         """Let the reader look again: bytes, the end or an error have come."""
         waiter = self._waiter
+        if self._taker is not None and self.pieces and self.inflater is None:
+            # The reader need not wake for a piece: that would cost more than all that it does.
+            take, self._taker = self._taker, None
+            try:
+                self._enough = not take(self._raw())
+            except Exception as fault:  # noqa: BLE001 - the reader's own, and raised there
+                if waiter is not None and not waiter.done():
+                    waiter.set_exception(fault)
+                return
+            if not self._enough and self.link is not None:
+                self._taker = take
+                self.link.watch(self.idle_s)
+                return
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -78,6 +93,30 @@ class HttpAnswer(AsyncIterator[bytes]):
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body in pieces as they arrive, decompressed; see `transport.Answer`."""
         return self
+
+    async def each(self, take: Callable[[bytes], bool]) -> bool:
+        """Give the body's pieces to `take` as they arrive, until it returns False.
+
+        Returns:
+            Whether the body has ended; if not, `chunks` or `each` go on behind the last piece.
+
+        Raises:
+            UpstreamError: As `chunks` does; or whatever `take` raises.
+        """
+        async for data in self:
+            if not take(data):
+                return False
+            if self.link is None or self.pieces or self.inflater is not None:
+                continue
+            self.link.watch(self.idle_s)
+            self._taker, self._enough = take, False
+            try:
+                await self._wait()
+            finally:
+                self._taker = None
+            if self._enough:
+                return False
+        return True
 
     async def __anext__(self) -> bytes:
         """Return all that has come since the last piece, waiting where nothing has."""
