@@ -69,6 +69,7 @@ class _Event(msgspec.Struct):
     usage: Any = None
 
 
+_KNOWN = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 _EVENT = msgspec.json.Decoder(_Event)
 _MESSAGE = msgspec.json.Decoder(_Message)
 _BLOCK = msgspec.json.Decoder(_Block)
@@ -178,6 +179,10 @@ class Reader:
             self._end_block(out)
         try:
             block = _BLOCK.decode(raw)
+            known = block.type in _KNOWN
+            # What stands in it was skipped until now, so that it may be no text at all.
+            self._block = {} if known else _OBJECT.decode(raw)
+            arguments = bytes(block.input).decode()
         except UNREADABLE as fault:
             raise _unreadable(fault) from None
         self._open = block.type
@@ -195,18 +200,15 @@ class Reader:
             case "redacted_thinking":
                 out.append(ev.PartWhole(Thinking(encrypted=block.data or "", by=NAME)))
             case "tool_use":
-                self._call(block, out)
-            case _:
-                self._block = _OBJECT.decode(raw)
+                self._call(block, arguments, out)
 
-    def _call(self, block: _Block, out: list[ev.Event]) -> None:
+    def _call(self, block: _Block, arguments: str, out: list[ev.Event]) -> None:
         name = self._names.ours(block.name or "")
         self._plain = name in self._wrapped
         self._empty = True
         kind = "custom" if self._plain else "function"
         out.append(ev.ToolStart(block.id or made_id(self._id, self._calls), name, kind))  # type: ignore[arg-type]
         self._calls += 1
-        arguments = bytes(block.input).decode()
         if arguments.strip("{} \n") and arguments != "null":
             self._json(arguments, out)
 

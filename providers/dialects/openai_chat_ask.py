@@ -78,6 +78,9 @@ class _Messages:
                 written.append(self._assistant(message))
             elif message.parts:
                 written.append(self._spoken(message))
+        turns = [message.role for message in self._said.messages if message.parts]
+        if self._said.by != NAME and turns[-1:] == ["assistant"]:
+            self.dropped.append("prefill")  # to go on with; here it is a turn that is over
         return written
 
     def _spoken(self, message: Message) -> dict[str, object]:

@@ -38,6 +38,8 @@ class Body:
         """
         try:
             self._left = _BODY.decode(body)
+            if not body.isascii():
+                body.decode()  # the decoder skips strings without looking into them
         except UNREADABLE:
             raise RequestInvalid("The request's body must be a JSON object") from None
 

@@ -259,7 +259,7 @@ def test_thoughts_go_back_to_who_takes_them() -> None:
     thought = Thinking("Hm.", "sig", by="anthropic_messages")
     turns = (Message("assistant", (thought, Text("So."))),)
     plain = ask(messages=turns)
-    assert plain["dropped"] == ["thinking"]
+    assert plain["dropped"] == ["thinking", "prefill"]
     assert plain["messages"][0] == {"role": "assistant", "content": "So."}
     texts = ask(KINDS["deepseek"].quirks, messages=turns)
     assert texts["messages"][0]["reasoning_content"] == "Hm."

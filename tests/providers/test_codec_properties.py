@@ -7,7 +7,20 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from translated import ANTHROPIC, CODECS, OPENAI, client_call, events, fold_of, no_request, streamed
+from translated import (
+    ANTHROPIC,
+    CODECS,
+    OPENAI,
+    asked,
+    client_call,
+    codec_of,
+    events,
+    fold_of,
+    no_request,
+    spoken,
+    streamed,
+)
+from wire.recordings import Recording
 
 from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import (
@@ -252,6 +265,33 @@ def test_a_reader_raises_nothing_but_its_own_errors(
         except GatewayError as error:
             assert error.message
     fold_of(reader.end())
+
+
+RECORDED = [one for one in spoken() if len(one.body) < 30_000 and one.status == 200]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    recording=st.sampled_from(RECORDED),
+    places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=3),
+)
+def test_a_spoilt_answer_raises_nothing_but_our_own_errors(
+    recording: Recording, places: list[tuple[float, int]]
+) -> None:
+    """Bytes of recorded answers changed: half characters, broken JSON, fields of other types."""
+    codec = codec_of(recording)
+    assert codec is not None
+    body = bytearray(recording.body)
+    for place, byte in places:
+        body[int(place * len(body))] = byte
+    said = asked(recording)
+    try:
+        if recording.streamed:
+            fold_of(events(codec, said, recording.quirks, bytes(body)))
+        else:
+            codec.events(said, recording.quirks).whole(bytes(body))
+    except GatewayError as error:
+        assert error.message
 
 
 @both
