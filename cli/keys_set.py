@@ -11,6 +11,7 @@ from tollway.cli.keys import Name, last_day, require_owner
 from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm
 from tollway.cli.members import NoBudget, chosen
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Globs
+from tollway.daemon.config.schema import Key
 
 
 def set_(  # noqa: PLR0913 - an argument is an option
@@ -69,14 +70,16 @@ def set_(  # noqa: PLR0913 - an argument is an option
     if not as_json:
         state = "Changed the key `{}`" if done.changed else "The key `{}` is so already"
         show.note(state.format(name))
-    now = done.config.keys[name]
-    facts = {
+    edits.report(done, _facts(name, done.config.keys[name]), ("keys", name), as_json=as_json)
+
+
+def _facts(name: str, key: Key) -> dict[str, object]:
+    return {
         "name": name,
-        "user": now.user,
-        "project": now.project,
-        "expires": now.expires,
-        "models": now.models,
-        "budgets": [one.text for one in now.budget],
-        "limits": limits.plain(now.limits),
+        "user": key.user,
+        "project": key.project,
+        "expires": key.expires,
+        "models": key.models,
+        "budgets": [one.text for one in key.budget],
+        "limits": limits.plain(key.limits),
     }
-    edits.report(done, facts, ("keys", name), as_json=as_json)

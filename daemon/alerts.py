@@ -67,6 +67,11 @@ class Alerts:
         self._zone = ZoneInfo(config.server.timezone)
         self.channels.configure(config.server.alerts, Path(config.path).parent)
 
+    @property
+    def least_per_mille(self) -> int:
+        """From how much of a budget on there may be something to tell."""
+        return int(min((*self._at, Decimal(1))) * 1000)
+
     async def close(self) -> None:
         """Stop telling; what could not be told is counted in the log."""
         await self._tasks.close()
@@ -191,7 +196,7 @@ async def watch(daemon: "Daemon", tasks: Tasks, *, every_s: float = 1.0) -> None
 async def _look(daemon: "Daemon") -> None:
     daemon.alerts.ledger(daemon.ledger.problem)
     if not daemon.refusing:
-        daemon.alerts.look(daemon.gate.purse.states())
+        daemon.alerts.look(daemon.gate.purse.filling(daemon.alerts.least_per_mille))
 
 
 def _name(state: BudgetState, part: Decimal, at_ms: int) -> str:

@@ -231,6 +231,20 @@ class Purse:
             found += self._limits.get(("provider", provider), ())
         return self._books.state(found)
 
+    def filling(self, per_mille: int) -> list[BudgetState]:
+        """Return the budgets of which so much is spent or more, as they stand now.
+
+        Looked at each second: of a thousand budgets that are far from it, none is put into words.
+        """
+        now = self._now_ms()
+        found = []
+        for limits in self._limits.values():
+            for limit in limits:
+                settled = limit.account.now(now).settled
+                if settled and settled * 1000 >= limit.nanousd * per_mille:
+                    found.append(limit)
+        return self._books.state(found)
+
     def _now_ms(self) -> int:
         """Return the books' time, with every cap as it is then."""
         now = self._books.now_ms()
