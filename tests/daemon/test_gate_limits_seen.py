@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from gateway import DONE, HEAD, USED, WHOLE, Gateway, body, chunk, error, whole
 from limited import SERVES, USAGE, left, limited, on
-from shell import until
+from shell import running, until
 from upstreams import reads, says, waits
 
 ROUTE = '[routes.both]\nto = ["up/m", "up1/m"]\n'
@@ -298,3 +298,11 @@ async def _change(gate: Gateway, old: str, new: str) -> None:
     assert old in text
     gate.daemon.config.write_text(text.replace(old, new))
     assert (await gate.daemon.ask("POST", "/control/reload", admin=True)).status == 200
+
+
+async def test_a_daily_limit_needs_no_ledger_that_is_there_already() -> None:
+    """The first start ever has no calls to count, and no budget whose account it waits for."""
+    async with running("[server.limits]\nrpd = 5") as daemon:
+        assert (await daemon.ask("GET", "/readyz")).status == 200
+        (limit,) = daemon.server.daemon.gate.limits.states()
+        assert (limit.left, limit.whole_s) == (5, 0.0)
