@@ -103,6 +103,7 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
         self._ended: AttemptEnded | None = None  # an attempt that ended, its row not yet written
+        self._last: AttemptEnded | None = None  # or written, and no other has begun since
         self._admitted = False
         self._settled = False
         self._begun = False
@@ -229,8 +230,8 @@ class Exchange:
         purse = self.gate.purse
         charge = purse.charge(self.caller.who, plan.found.route, target.provider, self._tags)
         terms = fitted(self.gate.terms(charge, plan, target), bound, price, limits)
-        if target.local and price and not price.free and terms.budgets and not self._ended:
-            # Not behind an ended attempt: its row is still here, and nothing may wait for it.
+        if target.local and price and not price.free and terms.budgets:
+            self.write_ended()
             exact = await self.daemon.local.count(
                 target.model, self.call.endpoint, version.call.body
             )
@@ -263,9 +264,10 @@ class Exchange:
         return self._attempt
 
     async def _write(self, attempt: Attempt, plan: Plan) -> None:
-        ended, self._ended = self._ended, None
+        ended, self._ended, self._last = self._ended, None, None
+        first = not self._admitted
         try:
-            if ended is None:
+            if first:
                 self._admitted = True
                 await self.daemon.ledger.admit(entry.opened(self, plan), attempt.opened)
             else:
@@ -274,8 +276,17 @@ class Exchange:
             # Not written, so not sent: nothing is held, and an unadmitted call has no row.
             self._attempt = None
             attempt.withdraw()
-            self._admitted = ended is not None
+            self._admitted = not first
             raise
+
+    def write_ended(self) -> None:
+        """Write the end of the last attempt now: the next one has to wait.
+
+        Meanwhile a reload may ask the ledger what was spent, and a kill must not bill its hold.
+        """
+        if self._ended:
+            self.daemon.ledger.end_attempt(self._ended)
+            self._last, self._ended = self._ended, None
 
     async def _try(self, attempt: Attempt) -> Failure | None:
         """Send one attempt; return None when it has answered, else why it failed."""
@@ -374,8 +385,9 @@ class Exchange:
             attempt.unseen = self.pipe.was_full
             self._ended = self._end(attempt, ending, error)
         if self._admitted:
-            first_ms = self._ended.first_ms if self._ended else None
-            last = self._ended.ending if self._ended and ending == "failed" else ending
+            known = self._ended or self._last
+            first_ms = known.first_ms if known else None
+            last = known.ending if known and ending == "failed" else ending
             self._finish(self._ended, last, error, first_ms)
         elif self.turn.end(ending, error, now_ms()):
             pass  # it had waited, and its row with it

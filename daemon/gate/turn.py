@@ -94,6 +94,7 @@ class Turn:
     async def _wait(self, place: Place, wanted: Wanted, plan: "Plan") -> None:
         exchange, queue = self._exchange, self._exchange.daemon.queue
         before_s, began = self.waited_s or 0.0, time.monotonic()
+        exchange.write_ended()
         try:
             # Refused before it waits: what no wait can mend, and what could not be written.
             exchange.gate.purse.hopeless(wanted.charge, wanted.most, wanted.price)

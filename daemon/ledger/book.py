@@ -211,10 +211,10 @@ class Book:
         )
 
     def _next(self, change: Next) -> None:
-        call = self._open.get(change.ended.call_id)
+        call = self._open.get(change.opened.call_id)
         if call is None:
-            raise ValueError(f"call {change.ended.call_id} is not open")
-        sums = self._end_attempt(call, change.ended)
+            raise ValueError(f"call {change.opened.call_id} is not open")
+        sums = self._end_attempt(call, change.ended) if change.ended else _NO_CHANGE
         if change.withdrawn:
             self._change(call, sums)
             return

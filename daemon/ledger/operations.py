@@ -30,7 +30,7 @@ class Admit(msgspec.Struct):
 class Next(msgspec.Struct):
     """The end of one attempt and the start of the next; `withdrawn` is of the start alone."""
 
-    ended: AttemptEnded
+    ended: AttemptEnded | None  # None where that was written before
     opened: AttemptOpened
     done: asyncio.Future[None]
     withdrawn: bool = False

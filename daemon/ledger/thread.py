@@ -240,7 +240,7 @@ class Writer:
                     raise
                 log.exception("cannot be written: %s", _named(operation))
                 done.append((operation, LedgerUnavailable("The call cannot be written down")))
-                if isinstance(operation, Next):  # whatever is wrong with the next attempt
+                if isinstance(operation, Next) and operation.ended:  # whatever the next one has
                     self.put(Settle(None, operation.ended))
         return done
 
@@ -299,7 +299,8 @@ class Writer:
                     refused.append((operation, problem.refusal()))
                 case Next(ended=ended):
                     refused.append((operation, problem.refusal()))
-                    kept.append(Settle(None, ended))
+                    if ended:
+                        kept.append(Settle(None, ended))
                 case _:
                     kept.append(operation)
         self._pending = kept

@@ -152,8 +152,14 @@ class Ledger:
         done = asyncio.get_running_loop().create_future()
         await self._committed(Admit(call, attempt, done))
 
-    async def next_attempt(self, ended: AttemptEnded, opened: AttemptOpened) -> None:
+    def end_attempt(self, ended: AttemptEnded) -> None:
+        """Write one attempt's end where the next one's start is not known yet."""
+        self._writer.put(Settle(None, ended))
+
+    async def next_attempt(self, ended: AttemptEnded | None, opened: AttemptOpened) -> None:
         """Write one attempt's end and the next one's start; return when they are committed.
+
+        `ended` is None where `end_attempt` has told it.
 
         Raises:
             LedgerUnavailable: The next one is not written. The end of the last one is kept.
@@ -161,7 +167,8 @@ class Ledger:
         try:
             self._check()
         except LedgerUnavailable:
-            self._writer.put(Settle(None, ended))
+            if ended:
+                self.end_attempt(ended)
             raise
         done = asyncio.get_running_loop().create_future()
         await self._committed(Next(ended, opened, done))
