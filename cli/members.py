@@ -37,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True):
     members: list[str]
     budgets: list[Standing]
     limits: list[Limit] = []
+    share: int | None = None  # of a team, in the lines for slots
 
 
 def chosen(said: object, none: bool, option: str) -> dict[str, object]:
@@ -171,6 +172,7 @@ def show_(section: Section, name: str, config: Path | None, *, as_json: bool) ->
         [
             (edits.word(section), one.name),
             *team,
+            *([] if one.share is None else [("share", str(one.share))]),
             ("groups", ", ".join(one.groups)),
             ("budget", block(one.budgets)),
             ("limits", limits_block(one.limits)),
@@ -188,6 +190,7 @@ def _entry(config: Config, section: Section, name: str, books: Budgets) -> Entry
         members=needed_by(config, section, name),
         budgets=books.of(edits.word(section), name, one.budget),
         limits=books.limits(edits.word(section), name, one.limits),
+        share=one.share if isinstance(one, Team) else None,
     )
 
 

@@ -10,6 +10,10 @@ from tollway.cli.members import NoBudget, NoGroups
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Groups
 
 Name = Annotated[str, typer.Argument(help="The team's name.")]
+Share = Annotated[
+    int | None,
+    typer.Option("--share", metavar="N", min=1, max=1000, help="Weight in the lines for slots."),
+]
 
 
 def create(  # noqa: PLR0913 - an argument is an option
@@ -21,6 +25,7 @@ def create(  # noqa: PLR0913 - an argument is an option
     tpm: Tpm = None,
     rpd: Rpd = None,
     concurrent: Concurrent = None,
+    share: Share = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +36,7 @@ def create(  # noqa: PLR0913 - an argument is an option
     Example:
         tollway teams create ml --group builders --budget 200/month
     """
-    values: dict[str, object] = {"groups": group, "budget": budget}
+    values: dict[str, object] = {"groups": group, "budget": budget, "share": share}
     values["limits"] = said(rpm, tpm, rpd, concurrent)
     members.create("teams", name, values, config, as_json=as_json)
 
@@ -68,6 +73,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
     rpd: Rpd = None,
     concurrent: Concurrent = None,
     no_limits: NoLimits = False,
+    share: Share = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,6 +88,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
         **members.chosen(group, no_groups, "group"),
         **members.chosen(budget, no_budget, "budget"),
         **chosen(said(rpm, tpm, rpd, concurrent), no_limits),
+        **({} if share is None else {"share": share}),
     }
     members.set_("teams", name, values, config, as_json=as_json)
 

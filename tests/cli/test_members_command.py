@@ -41,6 +41,14 @@ def refused(home: Home, *words: str, code: int = 1) -> str:
     return ended.stderr
 
 
+def test_a_teams_share_is_said_and_changed(home: Home) -> None:
+    """Its weight among those who wait for a slot; what is not named stays."""
+    assert done(home, "teams", "create", "ml", "--share", "4").teams["ml"].share == 4
+    assert done(home, "teams", "set", "ml", "--share", "2").teams["ml"].share == 2
+    assert done(home, "teams", "set", "ml", "--rpm", "5").teams["ml"].share == 2
+    assert "share    2" in " ".join(home.tollway("teams", "show", "ml").stdout.splitlines())
+
+
 def test_a_team_from_nothing_to_gone(home: Home) -> None:
     """Made, used, changed, refused while needed, removed: the file begins and ends the same."""
     done(home, "groups", "create", "all", "--models", "*", "--except", "openai/o1-pro")
