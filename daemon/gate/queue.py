@@ -212,6 +212,7 @@ class Queue:
             _told(f"{LOCAL}/{lane.name}" if name == LOCAL else name, lane)
             for name, pool in self._pools.items()
             for lane in pool.states()
+            if lane.slots or lane.running or lane.waiting
         ]
 
     def state(self, target: Target) -> QueueState | None:

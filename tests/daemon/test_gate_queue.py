@@ -424,8 +424,7 @@ async def test_a_reload_changes_the_slots_for_those_who_wait() -> None:
             await until(lambda: len(turns.begun) == 5)
             turns.go(5)
             assert {(await call).status for call in calls} == {200}
-        await gate.daemon.server.reloader.reload()
-        assert gate.daemon.server.daemon.queue.states() == []
+        await until(lambda: gate.daemon.server.daemon.queue.states() == [])
 
 
 async def test_status_and_explain_say_who_waits() -> None:
