@@ -8,7 +8,6 @@ from aiohttp.typedefs import Handler
 
 from tollway.daemon import control, inference, listing, usage
 from tollway.daemon.connection import EdgeLimits
-from tollway.daemon.direct import Serve
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
 from tollway.daemon.state import CALLS, DAEMON, EDGE, GUARD, LOG, OWNER, ROLES, Daemon
@@ -37,7 +36,6 @@ class CallRoute(NamedTuple):
     """A path of model calls, whose callers the gate authenticates."""
 
     path: str
-    serve: Serve
     method: Literal["POST"] = "POST"
     role: Role = "caller"
     use: Use = "metered"
@@ -74,11 +72,13 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/healthz", healthz, "open", "free"),
     Route("GET", "/readyz", readyz, "open", "free"),
     *(
-        CallRoute(path, inference.handle, use="free" if endpoint == "count_tokens" else "metered")
-        for path, (endpoint, _) in inference.PATHS.items()
+        CallRoute(path, use="free" if endpoint == "count_tokens" else "metered")
+        for path, endpoint in inference.PATHS.items()
     ),
     Route("GET", "/v1/models", listing.models, "caller", "free"),
     Route("GET", "/v1/models/{model:.+}", listing.model, "caller", "free"),
+    Route("GET", "/v1beta/models", listing.models, "caller", "free"),
+    Route("GET", "/v1beta/models/{model:.+}", listing.model, "caller", "free"),
     Route("GET", "/v1/tollway/usage", usage.usage, "caller", "free"),
     Route("GET", "/v1/tollway/budgets", usage.budgets, "caller", "free"),
     Route("GET", "/control/status", control.status, "owner", "free"),
@@ -101,7 +101,7 @@ def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.A
     app[GUARD] = Guard()
     app[usage.READS] = asyncio.Semaphore(usage.MOST_READS)
     app[ROLES] = {}
-    app[CALLS] = {route.path: route.serve for route in ROUTES if isinstance(route, CallRoute)}
+    app[CALLS] = inference.Calls()
     for route in ROUTES:
         if route.role != "owner" or owner:
             resource = app.router.add_resource(route.path)

@@ -1,13 +1,15 @@
 """The handler behind every inference path: which dialect and endpoint a path stands for."""
 
 from typing import Final
+from urllib.parse import unquote
 
-from tollway.daemon.direct import Direct
+from tollway.daemon.direct import Direct, Serve
 from tollway.daemon.gate.pipeline import serve
 from tollway.providers.canon import Endpoint
+from tollway.providers.dialects.dialect import InUrl
 from tollway.providers.dialects.table import DIALECTS
 
-PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
+_PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
     "/v1/chat/completions": ("chat", "openai_chat"),
     "/v1/completions": ("completions", "openai_chat"),
     "/v1/embeddings": ("embeddings", "openai_chat"),
@@ -16,6 +18,31 @@ PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
     "/v1/messages": ("chat", "anthropic_messages"),
     "/v1/messages/count_tokens": ("count_tokens", "anthropic_messages"),
 }
+_MODELS: Final = "/v1beta/models/"
+_METHODS: Final[dict[str, Endpoint]] = {
+    "generateContent": "chat",
+    "streamGenerateContent": "chat",
+    "countTokens": "count_tokens",
+}
+# The endpoint behind every path of model calls, written as aiohttp writes patterns.
+PATHS: Final[dict[str, Endpoint]] = {
+    **{path: endpoint for path, (endpoint, _) in _PATHS.items()},
+    **{f"{_MODELS}{{model:.+}}:{method}": endpoint for method, endpoint in _METHODS.items()},
+}
+
+
+class Calls:
+    """Which paths are model calls."""
+
+    def get(self, path: str) -> Serve | None:
+        """Return what serves a path, None where it is no model call."""
+        if path in _PATHS:
+            return handle
+        if path.startswith(_MODELS):
+            model, _, method = path.removeprefix(_MODELS).rpartition(":")
+            if model and method in _METHODS:
+                return handle_by_name
+        return None
 
 
 async def handle(call: Direct) -> None:
@@ -24,5 +51,18 @@ async def handle(call: Direct) -> None:
     Raises:
         GatewayError: It was refused, or failed before the client was sent anything.
     """
-    endpoint, name = PATHS[call.path]
+    endpoint, name = _PATHS[call.path]
     await serve(call, endpoint, DIALECTS[name].dialect)
+
+
+async def handle_by_name(call: Direct) -> None:
+    """Serve a call of Gemini's, whose path names the model and what is asked of it.
+
+    Raises:
+        GatewayError: It was refused, or failed before the client was sent anything.
+    """
+    model, _, method = call.path.removeprefix(_MODELS).rpartition(":")
+    stream = method == "streamGenerateContent"
+    as_events = call.query is not None and call.query.get("alt") == "sse"
+    url = InUrl(unquote(model), stream, one_array=stream and not as_events)
+    await serve(call, _METHODS[method], DIALECTS["gemini"].dialect, url)

@@ -14,6 +14,10 @@ from tollway.daemon.state import DAEMON, OWNER
 async def models(request: web.Request) -> web.Response:
     """Return the list: routes, models on this box, and the targets that routes name."""
     gate, caller = caller_of(request)
+    if _is_gemini(request):
+        return web.json_response(
+            {"models": [_gemini_entry(gate, name) for name in gate.may_list(caller)]}
+        )
     if _is_anthropic(request):
         # All on one page: `limit` is at least 1, and nobody has a thousand routes.
         data = [_anthropic_entry(gate, name) for name in gate.may_list(caller)]
@@ -34,11 +38,29 @@ async def model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
     gate.plan(caller, name)
     entry = _anthropic_entry if _is_anthropic(request) else _entry
+    if _is_gemini(request):
+        entry = _gemini_entry
     return web.json_response(entry(gate, name))
 
 
 def _is_anthropic(request: web.Request) -> bool:
     return "anthropic-version" in request.headers
+
+
+def _is_gemini(request: web.Request) -> bool:
+    return request.path.startswith("/v1beta/")
+
+
+def _gemini_entry(gate: Gate, name: str) -> dict[str, object]:
+    entry = _entry(gate, name)
+    said: dict[str, object] = {
+        "name": f"models/{name}",
+        "displayName": name,
+        "supportedGenerationMethods": ["generateContent", "countTokens"],
+    }
+    if "context_window" in entry:
+        said["inputTokenLimit"] = entry["context_window"]
+    return said
 
 
 def _anthropic_entry(gate: Gate, name: str) -> dict[str, object]:

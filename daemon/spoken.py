@@ -8,8 +8,9 @@ from tollway.providers.dialects.table import DIALECTS
 _BY_PATH = (
     ("/v1/messages", "anthropic_messages"),
     ("/v1/responses", "openai_responses"),
+    ("/v1beta", "gemini"),
 )
-_BY_HEADER = (("anthropic-version", "anthropic_messages"),)
+_BY_HEADER = (("anthropic-version", "anthropic_messages"), ("x-goog-api-key", "gemini"))
 _ELSE = "openai_chat"
 
 

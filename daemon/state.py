@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from tollway.daemon.config.schema import Config
     from tollway.daemon.connection import EdgeLimits
     from tollway.daemon.control import Control
-    from tollway.daemon.direct import Serve
     from tollway.daemon.gate.books import Books
     from tollway.daemon.gate.gate import Gate
     from tollway.daemon.gate.send import Exchange
+    from tollway.daemon.inference import Calls
     from tollway.daemon.ledger.writer import Ledger
     from tollway.daemon.log import Log
     from tollway.daemon.middleware import Guard
@@ -86,7 +86,7 @@ OWNER: web.AppKey[bool] = web.AppKey("owner")
 # The role that each path needs, by its route's canonical form.
 ROLES: web.AppKey[dict[str, str]] = web.AppKey("roles")
 # The model calls, by their path: what `Connection` answers without aiohttp.
-CALLS: web.AppKey[dict[str, Serve]] = web.AppKey("calls")
+CALLS: web.AppKey[Calls] = web.AppKey("calls")
 LOG: web.AppKey[Log] = web.AppKey("log")
 GUARD: web.AppKey[Guard] = web.AppKey("guard")
 EDGE: web.AppKey[EdgeLimits] = web.AppKey("edge")

@@ -13,7 +13,6 @@ import msgspec
 
 from tollway.providers.errors import GatewayError
 
-
 Name = Literal["openai_chat", "openai_responses", "anthropic_messages", "gemini"]
 
 

@@ -31,7 +31,7 @@ LATER = (
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",
-        values="azure|bedrock|cohere|gemini|vertex",
+        values="azure|bedrock|cohere|vertex",
     ),
     Later("providers.*.api_keys", "rotate a pool of keys; today one api_key works"),
     Later("providers.*.auth", "pass on the caller's own credential", live=("key",)),

@@ -10,7 +10,12 @@ from typing import Final
 from tollway.daemon.gate.gate import Gate, Plan
 from tollway.daemon.gate.translate import without_offers
 from tollway.providers.canon import Call
-from tollway.providers.dialects import anthropic_messages, openai_chat_codec, openai_responses
+from tollway.providers.dialects import (
+    anthropic_messages,
+    gemini,
+    openai_chat_codec,
+    openai_responses,
+)
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.table import DIALECTS
 from tollway.providers.headers import Headers
@@ -21,6 +26,7 @@ _JSON = ("content-type", "application/json")
 _SAID: Final[dict[str, Callable[[int], bytes]]] = {
     anthropic_messages.DIALECT.name: anthropic_messages.token_count,
     openai_responses.DIALECT.name: openai_responses.token_count,
+    gemini.DIALECT.name: gemini.token_count,
 }
 
 

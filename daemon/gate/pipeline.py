@@ -10,14 +10,16 @@ from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange, Origin
 from tollway.daemon.state import DAEMON, OWNER
 from tollway.providers.canon import Endpoint
-from tollway.providers.dialects.dialect import Dialect
+from tollway.providers.dialects.dialect import NOTHING_IN_URL, Dialect, InUrl
 from tollway.providers.errors import RequestInvalid
 from tollway.providers.headers import to_provider
 
 _MOST_CLIENT = 200
 
 
-async def serve(request: Direct, endpoint: Endpoint, dialect: Dialect) -> None:
+async def serve(
+    request: Direct, endpoint: Endpoint, dialect: Dialect, url: InUrl = NOTHING_IN_URL
+) -> None:
     """Take one call all the way, and answer it.
 
     Hold, admit, send, meter and settle are the exchange's: a task of its own, so that they
@@ -36,7 +38,7 @@ async def serve(request: Direct, endpoint: Endpoint, dialect: Dialect) -> None:
         gate, caller = _enter(request)
     origin = _origin(request, trace.call_id)
     tags.demand(origin.tags, caller.require_tags)
-    call = dialect.peek(endpoint, body)
+    call = dialect.peek(endpoint, body, url)
     trace.model = call.model[:200]
     if endpoint == "count_tokens":
         plan = gate.plan(caller, call.model)

@@ -312,7 +312,7 @@ class Exchange:
             )
         return await self.daemon.transport.send(
             Request(
-                url=target.base_url + version.dialect.path(self.call.endpoint),
+                url=target.base_url + version.path(target),
                 headers=request_headers(self.origin.headers, version, target),
                 body=body,
                 timeouts=target.timeouts,

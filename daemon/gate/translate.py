@@ -13,7 +13,7 @@ import msgspec
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call
 from tollway.providers.conversation import Conversation, HostedTool
-from tollway.providers.dialects.dialect import Dialect, Edits, Facts, Written
+from tollway.providers.dialects.dialect import Dialect, Edits, Facts, InUrl, Written
 from tollway.providers.dialects.table import DIALECTS
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Stopped
@@ -39,6 +39,10 @@ class Version(msgspec.Struct, frozen=True):
     said: Conversation | None = None
     default_output: int = 0
     dropped: tuple[str, ...] = ()  # of the request, what the target's dialect cannot say
+
+    def path(self, target: Target) -> str:
+        """Return the path and query behind a target's base URL."""
+        return self.dialect.path(self.call.endpoint, InUrl(target.model, self.call.stream))
 
     def body(self, target: Target, limit: int | None) -> bytes:
         """Return the bytes to send, with another output limit than the client's where one is given.
@@ -107,7 +111,7 @@ class Translator:
                 hint='Leave it out, or set `on_loss` to "warn" on the route',
                 param=dropped[0],
             )
-        there = dialect.peek(call.endpoint, written.body)
+        there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
         return Version(
             dialect, there, dialect.bound(there), self._said, self._default_output, dropped
         )

@@ -15,7 +15,7 @@ from tollway.providers.dialects.anthropic_errors import error_event, read_error,
 from tollway.providers.dialects.anthropic_read import Reader
 from tollway.providers.dialects.anthropic_request import edited, peek
 from tollway.providers.dialects.anthropic_said import NAME
-from tollway.providers.dialects.dialect import AnswerReader, Edits
+from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
 from tollway.providers.dialects.wire import object_in
 from tollway.providers.errors import GatewayError, UpstreamRefused
 
@@ -32,7 +32,7 @@ class Anthropic:
 
     name = NAME
 
-    def peek(self, endpoint: Endpoint, body: bytes) -> Call:
+    def peek(self, endpoint: Endpoint, body: bytes, url: InUrl = NOTHING_IN_URL) -> Call:
         """Return what the gate must know of a body.
 
         Raises:
@@ -54,7 +54,7 @@ class Anthropic:
         """Return the body for a provider: the same bytes but for what `edits` names."""
         return edited(call, edits)
 
-    def path(self, endpoint: Endpoint) -> str:
+    def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
         """Return the endpoint's path; base URLs end in `/v1` or what stands for it."""
         return _PATHS[endpoint]
 

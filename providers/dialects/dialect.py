@@ -53,13 +53,24 @@ class AnswerReader(Protocol):
         ...
 
 
+class InUrl(msgspec.Struct, frozen=True):
+    """What a request's URL says where it is not said in the body: Gemini's way."""
+
+    model: str = ""
+    stream: bool = False
+    one_array: bool = False  # the stream is wanted as one JSON array, not as events
+
+
+NOTHING_IN_URL = InUrl()
+
+
 class Dialect(Protocol):
     """How one wire format is read and written."""
 
     name: str
 
-    def peek(self, endpoint: Endpoint, body: bytes) -> Call:
-        """Return what the gate must know of a body.
+    def peek(self, endpoint: Endpoint, body: bytes, url: InUrl = NOTHING_IN_URL) -> Call:
+        """Return what the gate must know of a request.
 
         Raises:
             RequestInvalid: It is not JSON, not an object, or a field the gate needs has the
@@ -75,8 +86,8 @@ class Dialect(Protocol):
         """Return the body for a provider: the same bytes but for what `edits` names."""
         ...
 
-    def path(self, endpoint: Endpoint) -> str:
-        """Return the endpoint's path, to be put behind a provider's base URL."""
+    def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
+        """Return the endpoint's path and query, to be put behind a provider's base URL."""
         ...
 
     def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:

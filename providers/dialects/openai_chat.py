@@ -5,7 +5,7 @@ name. The parts stand in the `openai_*.py` files beside this one.
 """
 
 from tollway.providers.canon import Bound, Call, Endpoint
-from tollway.providers.dialects.dialect import AnswerReader, Edits
+from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
 from tollway.providers.dialects.openai_bound import bound
 from tollway.providers.dialects.openai_errors import error_event, read_error, write_error
 from tollway.providers.dialects.openai_read import Reader
@@ -26,7 +26,7 @@ class OpenAIChat:
 
     name = NAME
 
-    def peek(self, endpoint: Endpoint, body: bytes) -> Call:
+    def peek(self, endpoint: Endpoint, body: bytes, url: InUrl = NOTHING_IN_URL) -> Call:
         """Return what the gate must know of a body.
 
         Raises:
@@ -48,7 +48,7 @@ class OpenAIChat:
         """Return the body for a provider: the same bytes but for what `edits` names."""
         return edited(call, edits)
 
-    def path(self, endpoint: Endpoint) -> str:
+    def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
         """Return the endpoint's path; base URLs end in `/v1` or what stands for it."""
         return _PATHS[endpoint]
 

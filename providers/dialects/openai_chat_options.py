@@ -138,10 +138,7 @@ def _tool(
             if tool.schema:
                 function["format"] = msgspec.Raw(tool.schema)
             return {"type": "custom", "custom": function, **mark}
-        if (
-            tool.schema
-            and msgspec.json.decode(tool.schema, type=dict[str, Any]).get("type") != "text"
-        ):
+        if tool.schema and (object_in(tool.schema) or {}).get("type") != "text":
             dropped.append("tools.format")
         return {
             "type": "function",
@@ -227,14 +224,22 @@ def _is_strict(schema: object) -> bool:
         if isinstance(one, list):
             stack += one
         elif isinstance(one, dict):
-            members = one.get("properties")
-            if one.get("type") == "object" or isinstance(members, dict):
-                named = set(members) if isinstance(members, dict) else set()
-                needed = one.get("required")
-                if one.get("additionalProperties") is not False or named != set(needed or ()):
-                    return False
+            if not _is_closed(one):
+                return False
             stack += one.values()
     return True
+
+
+def _is_closed(said: dict[str, Any]) -> bool:
+    members = said.get("properties")
+    if said.get("type") != "object" and not isinstance(members, dict):
+        return True
+    named = sorted(members) if isinstance(members, dict) else []
+    required = said.get("required")
+    needed = (
+        [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    )
+    return said.get("additionalProperties") is False and sorted(needed) == named
 
 
 def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _Fields:

@@ -7,7 +7,7 @@ stand in the `responses_*.py` files beside this one.
 import msgspec
 
 from tollway.providers.canon import Bound, Call, Endpoint
-from tollway.providers.dialects.dialect import AnswerReader, Edits
+from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
 from tollway.providers.dialects.openai_errors import error_of, read_error, write_error
 from tollway.providers.dialects.responses_bound import bound
 from tollway.providers.dialects.responses_read import Reader
@@ -27,7 +27,7 @@ class OpenAIResponses:
 
     name = NAME
 
-    def peek(self, endpoint: Endpoint, body: bytes) -> Call:
+    def peek(self, endpoint: Endpoint, body: bytes, url: InUrl = NOTHING_IN_URL) -> Call:
         """Return what the gate must know of a body.
 
         Raises:
@@ -49,7 +49,7 @@ class OpenAIResponses:
         """Return the body for a provider: the same bytes but for what `edits` names."""
         return edited(call, edits)
 
-    def path(self, endpoint: Endpoint) -> str:
+    def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
         """Return the endpoint's path; base URLs end in `/v1` or what stands for it."""
         return _PATHS[endpoint]
 

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 from tollway.providers.dialects import (
     anthropic_codec,
     anthropic_messages,
+    gemini,
+    gemini_codec,
     openai_chat,
     openai_chat_codec,
     openai_responses,
@@ -29,6 +31,7 @@ DIALECTS: Final[Mapping[str, Spoken]] = MappingProxyType(
             Spoken(openai_chat.DIALECT, openai_chat_codec.CODEC),
             Spoken(anthropic_messages.DIALECT, anthropic_codec.CODEC),
             Spoken(openai_responses.DIALECT, responses_codec.CODEC),
+            Spoken(gemini.DIALECT, gemini_codec.CODEC),
         )
     }
 )

@@ -15,6 +15,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PATH = re.compile(r" - at `\$(.*)`$")
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -38,8 +39,9 @@ class Body:
         """
         try:
             self._left = _BODY.decode(body)
-            if not body.isascii():
-                body.decode()  # the decoder skips strings without looking into them
+            # What stays JSON text is skipped by that: schemas, payloads. Nothing later may find
+            # that it is none.
+            _ANY.decode(body)
         except UNREADABLE:
             raise RequestInvalid("The request's body must be a JSON object") from None
 

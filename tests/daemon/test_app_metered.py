@@ -69,13 +69,6 @@ async def _ask(gate: Gateway, route: Route | CallRoute, said: bytes, *, key: boo
     return await gate.daemon.ask(route.method, path, said, admin=admin, **headers)
 
 
-def _code(reply: Reply) -> str:
-    """Return an error's code; Google's has the status there, and ours in its details."""
-    said = error(reply)
-    found = said["details"][0]["reason"].lower() if "details" in said else said["code"]
-    return str(found)
-
-
 def _used(gate: Gateway) -> tuple[int, int, int]:
     """Return what is used of the key's limit, what is spent or held, and the rows there are."""
     daemon = gate.daemon.server.daemon

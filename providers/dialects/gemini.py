@@ -1,0 +1,85 @@
+"""Gemini's API, passed through: `generateContent`, streamed or not, and `countTokens`.
+
+The bytes of a request and of its answer stay as they are but for the output limit. Model and
+streaming stand in the URL. The parts stand in the `gemini_*.py` files beside this one; how it is
+translated, in `gemini_codec.py`.
+"""
+
+from urllib.parse import quote
+
+import msgspec
+
+from tollway.providers.canon import Bound, Call, Endpoint
+from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
+from tollway.providers.dialects.gemini_bound import bound
+from tollway.providers.dialects.gemini_errors import error_event, read_error, write_error
+from tollway.providers.dialects.gemini_read import Reader
+from tollway.providers.dialects.gemini_request import NAME, edited, peek
+from tollway.providers.errors import GatewayError, RequestInvalid, UpstreamRefused
+
+__all__ = ["DIALECT", "Gemini", "token_count"]
+
+
+class Gemini:
+    """How Gemini's API is read and written; see `Dialect` for what each method gives."""
+
+    name = NAME
+
+    def peek(self, endpoint: Endpoint, body: bytes, url: InUrl = NOTHING_IN_URL) -> Call:
+        """Return what the gate must know of a request.
+
+        Raises:
+            RequestInvalid: It is not a JSON object, a key stands twice, or a field that the gate
+                needs has the wrong type; `param` names it.
+        """
+        if url.one_array:
+            raise RequestInvalid(
+                "A stream is given as server-sent events alone",
+                hint="Put `?alt=sse` behind the path, as Google's own libraries do",
+                param="alt",
+            )
+        return peek(endpoint, body, url.model, stream=url.stream)
+
+    def bound(self, call: Call) -> Bound:
+        """Return the most that one attempt at the call can use.
+
+        Raises:
+            RequestInvalid: It is nested too deeply, a number is out of range, or a nested key
+                stands twice.
+        """
+        return bound(call)
+
+    def edit(self, call: Call, edits: Edits) -> bytes:
+        """Return the body for a provider: the same bytes but for what `edits` names."""
+        return edited(call, edits)
+
+    def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
+        """Return the path of a model's method; base URLs end in `/v1beta` or what stands for it."""
+        method = "countTokens" if endpoint == "count_tokens" else "generateContent"
+        if url.stream and endpoint == "chat":
+            method = "streamGenerateContent?alt=sse"
+        return f"/models/{quote(url.model, safe='')}:{method}"
+
+    def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:
+        """Return a fresh reader for one attempt's answer."""
+        return Reader(call, quirks)
+
+    def write_error(self, error: GatewayError, call_id: str) -> bytes:
+        """Return an error body that Google's client libraries read."""
+        return write_error(error, call_id)
+
+    def error_event(self, error: GatewayError, call_id: str) -> bytes:
+        """Return the event that ends a broken stream so that client libraries raise."""
+        return error_event(error, call_id)
+
+    def read_error(self, status: int, body: bytes) -> UpstreamRefused:
+        """Return a provider's error answer as an exception; unreadable bodies included."""
+        return read_error(status, body)
+
+
+def token_count(tokens: int) -> bytes:
+    """Return the answer to a count of tokens."""
+    return msgspec.json.encode({"totalTokens": tokens})
+
+
+DIALECT = Gemini()

@@ -1,0 +1,317 @@
+"""Writes the neutral form as a Gemini request."""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from tollway.providers.conversation import (
+    Audio,
+    Conversation,
+    File,
+    HostedTool,
+    Image,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Source,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.gemini_request import NAME
+from tollway.providers.dialects.wire import fitting
+from tollway.providers.effort import budget_of, nearest
+from tollway.providers.errors import Untranslatable
+
+tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
+
+# What Gemini 3 takes in place of the signature of a call that it did not make itself
+# (documentation of thought signatures).
+_UNSIGNED = "skip_thought_signature_validator"
+_LEVELS = ("minimal", "low", "medium", "high")
+_Fields = Iterator[tuple[str, object]]
+
+
+def write_request(said: Conversation, facts: Facts) -> Written:
+    """Return the request for a target; which model it is for stands in the URL.
+
+    Raises:
+        Untranslatable: The target cannot say it; `param` names the field.
+    """
+    writer = _Contents(said, facts)
+    body: dict[str, object] = {"contents": writer.contents()}
+    if writer.system:
+        body["systemInstruction"] = {"parts": writer.system}
+    body.update(_tools(said, writer.dropped))
+    if config := dict(_config(said, facts, writer.dropped)):
+        body["generationConfig"] = config
+    writer.dropped += [name for name in _labels(said)]
+    return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
+
+
+class _Contents:
+    """Writes the turns, and notes in `dropped` what could not be written."""
+
+    def __init__(self, said: Conversation, facts: Facts) -> None:
+        self.dropped: list[str] = []
+        self.system: list[dict[str, object]] = []
+        self._said = said
+        self._signs = "gemini-3" in facts.model
+        self._names: dict[str, str] = {
+            part.id: part.name
+            for message in said.messages
+            for part in message.parts
+            if isinstance(part, ToolCall)
+        }
+
+    def contents(self) -> list[dict[str, object]]:
+        """Return the turns; instructions before all else become the system's own."""
+        written: list[dict[str, object]] = []
+        for message in self._said.messages:
+            if message.name:
+                self.dropped.append("messages.name")
+            instructs = message.role in ("system", "developer")
+            parts = list(self._turn(message))
+            if instructs and not written:
+                self.system += parts
+            elif parts:
+                # An instruction in between is said by the user: there is no other place for it.
+                role = "model" if message.role == "assistant" else "user"
+                if written and written[-1]["role"] == role:
+                    written[-1]["parts"] = [*_list(written[-1]["parts"]), *parts]
+                else:
+                    written.append({"role": role, "parts": parts})
+        return written
+
+    def _turn(self, message: Message) -> Iterator[dict[str, object]]:
+        first = True
+        for part in message.parts:
+            if getattr(part, "cache", None) is not None:
+                self.dropped.append("cache_control")
+            if isinstance(part, ToolResult):
+                yield self._result(part)
+            elif isinstance(part, ToolCall):
+                yield self._call(part, first=first)
+                first = False
+            elif (written := self._part(part)) is not None:
+                yield written
+
+    def _call(self, call: ToolCall, *, first: bool) -> dict[str, object]:
+        arguments: object = {}
+        if call.kind == "custom":
+            arguments = {"input": call.arguments}
+        elif call.arguments:
+            arguments = _json(call.arguments, {})
+        called: dict[str, object] = {"name": tool_name(call.name), "args": arguments}
+        if call.id:
+            called["id"] = call.id
+        written: dict[str, object] = {"functionCall": called}
+        if call.by == NAME and call.signature:
+            written["thoughtSignature"] = call.signature
+        elif self._signs and first:
+            written["thoughtSignature"] = _UNSIGNED
+        return written
+
+    def _result(self, result: ToolResult) -> dict[str, object]:
+        texts = [part.text for part in result.parts if isinstance(part, Text | Refusal)]
+        others = [part for part in result.parts if not isinstance(part, Text | Refusal)]
+        text = "\n".join(texts)
+        value = _json(text, None)
+        response = value if isinstance(value, dict) else {"result": text}
+        if result.is_error:
+            response = {"error": text}
+        name = result.name or self._names.get(result.id, "")
+        said: dict[str, object] = {"name": tool_name(name or "tool"), "response": response}
+        if result.id:
+            said["id"] = result.id
+        if others:
+            said["parts"] = [one for part in others if (one := self._part(part)) is not None]
+        return {"functionResponse": said}
+
+    def _part(self, part: Part) -> dict[str, object] | None:
+        written: dict[str, object] | None = None
+        match part:
+            case Text() | Refusal():
+                written = {"text": part.text}
+                if isinstance(part, Text) and part.by == NAME and part.signature:
+                    written["thoughtSignature"] = part.signature
+            case Thinking(by="gemini", signature=signature) if signature:
+                written = {"text": part.text, "thought": True, "thoughtSignature": signature}
+            case Image():
+                written = self._media(part.source, "image/png")
+            case Audio():
+                written = self._media(part.source, "audio/wav")
+            case File():
+                written = self._file(part)
+            case Opaque(by="gemini"):
+                written = msgspec.json.decode(part.payload, type=dict[str, object])
+            case _:
+                self._lost(part)
+        return written
+
+    def _file(self, file: File) -> dict[str, object]:
+        if file.cites:
+            self.dropped.append("citations")
+        if file.source.kind == "text":
+            head = " ".join(filter(None, (file.name, file.context)))
+            text = file.source.value
+            return {"text": f"{head}\n\n{text}" if head else text}
+        return self._media(file.source, "application/pdf")
+
+    def _media(self, source: Source, otherwise: str) -> dict[str, object]:
+        kind = source.media_type or otherwise
+        if source.kind == "base64":
+            return {"inlineData": {"mimeType": kind, "data": source.value}}
+        if source.kind == "url" and self._said.by == NAME:
+            return {"fileData": {"mimeType": kind, "fileUri": source.value}}
+        raise Untranslatable(
+            "The target takes no picture, sound or file by a URL or an id",
+            hint="Send it as base64",
+            param="messages",
+        )
+
+    def _lost(self, part: Part) -> None:
+        """Note what an assistant's turn loses; refuse what a user's would."""
+        kind = part.type if isinstance(part, Opaque) else type(part).__name__.lower()
+        if isinstance(part, Opaque) and not part.type.endswith(("_call", "_tool_use", "_result")):
+            raise Untranslatable(
+                f"The target has no content of the type `{kind}`", param="messages"
+            )
+        self.dropped.append(kind)
+
+
+def _list(parts: object) -> list[object]:
+    return parts if isinstance(parts, list) else []
+
+
+def _json(text: str, otherwise: object) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return otherwise
+
+
+def _tools(said: Conversation, dropped: list[str]) -> _Fields:
+    if not said.tools:
+        return
+    declared = [_tool(tool, dropped) for tool in said.tools]
+    yield "tools", [{"functionDeclarations": declared}]
+    if said.tool_choice is not None:
+        yield "toolConfig", {"functionCallingConfig": _choice(said.tool_choice)}
+    if said.parallel is False:
+        dropped.append("parallel_tool_calls")
+
+
+def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
+    if isinstance(tool, HostedTool):
+        raise Untranslatable(
+            f"The target has no tool of the type `{tool.type}`",
+            hint="Leave the tool out, or call a model whose provider runs it",
+            param="tools",
+        )
+    dropped += [f"tools.{name}" for name, _ in tool.extras]
+    if tool.cache is not None:
+        dropped.append("cache_control")
+    if tool.strict:
+        dropped.append("tools.strict")
+    written: dict[str, object] = {"name": tool_name(tool.name), "description": tool.description}
+    if tool.kind == "custom":
+        text = {"type": "object", "properties": {"input": {"type": "string"}}}
+        written["parametersJsonSchema"] = {**text, "required": ["input"]}
+    elif tool.schema:
+        written["parametersJsonSchema"] = msgspec.Raw(tool.schema)
+    return written
+
+
+def _choice(choice: ToolChoice) -> dict[str, object]:
+    if choice.hosted:
+        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+    mode = {"auto": "AUTO", "any": "ANY", "tool": "ANY", "none": "NONE"}[choice.mode]
+    if not choice.names:
+        return {"mode": mode}
+    # Names go with ANY and VALIDATED alone.
+    mode = "VALIDATED" if mode == "AUTO" else mode
+    return {"mode": mode, "allowedFunctionNames": [tool_name(name) for name in choice.names]}
+
+
+def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
+    limit = facts.output_limit if facts.output_limit is not None else said.output_limit
+    if limit is not None:
+        yield "maxOutputTokens", limit
+    if said.n != 1:
+        yield "candidateCount", said.n
+    if said.stop:
+        yield "stopSequences", list(said.stop)
+    yield from _sampling(said, dropped)
+    if said.modalities:
+        raise Untranslatable("The target answers in text alone", param="modalities")
+    if said.format is not None and said.format.kind != "text":
+        yield "responseMimeType", "application/json"
+        if said.format.schema:
+            yield "responseJsonSchema", msgspec.Raw(said.format.schema)
+    if said.reasoning is not None and (config := _thinking(said.reasoning, facts, dropped)):
+        yield "thinkingConfig", config
+
+
+def _sampling(said: Conversation, dropped: list[str]) -> _Fields:
+    asked = said.sampling
+    for name, value in (
+        ("temperature", asked.temperature),
+        ("topP", asked.top_p),
+        ("topK", asked.top_k),
+        ("seed", asked.seed),
+        ("frequencyPenalty", asked.frequency_penalty),
+        ("presencePenalty", asked.presence_penalty),
+        ("responseLogprobs", said.logprobs or None),
+        ("logprobs", said.top_logprobs if said.logprobs else None),
+    ):
+        if value is not None:
+            yield name, value
+    if asked.min_p is not None:
+        dropped.append("min_p")
+    if asked.logit_bias:
+        dropped.append("logit_bias")
+
+
+def _thinking(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    by_level = "gemini-3" in facts.model
+    if asked.mode == "off":
+        # A model of the third generation always thinks.
+        config = {"thinkingLevel": "minimal"} if by_level else {"thinkingBudget": 0}
+    elif asked.budget is not None:
+        config = {"thinkingBudget": asked.budget}
+    elif asked.effort and by_level:
+        config = {"thinkingLevel": nearest(asked.effort, _LEVELS)}
+    elif asked.effort:
+        config = {"thinkingBudget": budget_of(asked.effort)}
+    elif asked.mode == "adaptive":
+        config = {} if by_level else {"thinkingBudget": -1}
+    if asked.mode != "off" and asked.summary != "none":
+        config["includeThoughts"] = True
+    if asked.summary not in ("", "none", "auto"):
+        dropped.append("reasoning.summary")
+    return config
+
+
+def _labels(said: Conversation) -> Iterator[str]:
+    """Yield what there is no place for: for whom it is, labels, tiers, cache keys."""
+    for name, value in (
+        ("user", said.user),
+        ("metadata", said.metadata),
+        ("service_tier", said.service_tier not in ("", "auto", "default", "standard_only")),
+        ("prompt_cache_key", said.cache_key),
+        ("store", said.store),
+    ):
+        if value:
+            yield name
+    yield from (name for name, _ in said.extras)

@@ -1,0 +1,206 @@
+"""Reads a Gemini answer, streamed or whole, into the events of the neutral form.
+
+A chunk is a whole answer of its own with less in it, so both are read alike.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tollway.providers import events as ev
+from tollway.providers.conversation import Citation, Conversation, Image, Opaque, Source, Tool
+from tollway.providers.dialects.gemini_ask import tool_name
+from tollway.providers.dialects.gemini_errors import error_within
+from tollway.providers.dialects.gemini_read import usage_of
+from tollway.providers.dialects.gemini_request import NAME
+from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of
+from tollway.providers.errors import UpstreamBroke
+from tollway.providers.fold import fold
+from tollway.providers.sse import Event
+
+_REASONS: dict[str, ev.StopReason] = {
+    "STOP": "end",
+    "MAX_TOKENS": "length",
+    **dict.fromkeys(
+        (
+            *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
+            *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
+        ),
+        "filtered",
+    ),
+}
+
+
+class _Chunk(msgspec.Struct):
+    candidates: list[Any] | None = None
+    usageMetadata: Any = None  # noqa: N815 - Google's name
+    promptFeedback: Any = None  # noqa: N815 - Google's name
+    modelVersion: Any = None  # noqa: N815 - Google's name
+    responseId: Any = None  # noqa: N815 - Google's name
+    error: Any = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+
+class Reader:
+    """Reads one attempt's answer; see `EventReader` for what its methods give."""
+
+    def __init__(self, said: Conversation) -> None:
+        self.ended = False
+        self._n = said.n
+        self._names = Names(
+            tool_name, tuple(tool.name for tool in said.tools if isinstance(tool, Tool))
+        )
+        self._custom = frozenset(
+            tool.name for tool in said.tools if isinstance(tool, Tool) and tool.kind == "custom"
+        )
+        self._id = ""
+        self._started = False
+        self._calls = 0
+        self._called: set[int] = set()
+        self._stopped: dict[int, ev.Stopped] = {}
+
+    def event(self, event: Event) -> list[ev.Event]:
+        """Return what one event of a stream means.
+
+        Raises:
+            UpstreamBroke: It is no event of this dialect.
+        """
+        return [] if event.data is None else self._read(event.data)
+
+    def end(self) -> list[ev.Event]:
+        """Return how each choice stopped: early models say it in every chunk, so it waits."""
+        stopped, self._stopped = self._stopped, {}
+        return [stopped[index] for index in sorted(stopped)]
+
+    def whole(self, body: bytes) -> ev.Answer:
+        """Return a whole, unstreamed answer.
+
+        Raises:
+            UpstreamBroke: It is no answer of this dialect.
+        """
+        found = self._read(body)
+        self.ended = True
+        return fold([*found, *self.end()])
+
+    def _read(self, data: bytes) -> list[ev.Event]:
+        try:
+            said = _CHUNK.decode(data)
+        except UNREADABLE:
+            raise UpstreamBroke("The provider sent an event that cannot be read") from None
+        if said.error is not None:
+            failed = error_within(data)
+            return [ev.Failed(failed.status, failed.message, data)]
+        found: list[ev.Event] = []
+        if not self._started:
+            self._started = True
+            self._id = said.responseId if isinstance(said.responseId, str) else ""
+            model = said.modelVersion if isinstance(said.modelVersion, str) else ""
+            found.append(ev.Start(self._id, model))
+        for place, candidate in enumerate(said.candidates or ()):
+            if isinstance(candidate, dict):
+                found += self._candidate(candidate, place)
+        if said.candidates is None and isinstance(said.promptFeedback, dict):
+            self._stop(0, "filtered")
+        if isinstance(said.usageMetadata, dict):
+            usage = usage_of(said.usageMetadata)
+            if usage is not None:
+                found.append(ev.UsageReport(usage))
+        return found
+
+    def _candidate(self, said: dict[str, Any], place: int) -> list[ev.Event]:
+        index = said.get("index")
+        choice = index if type(index) is int else place
+        content = said.get("content")
+        parts = content.get("parts") if isinstance(content, dict) else None
+        found: list[ev.Event] = []
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                found += self._part(part, choice)
+        found += _citations(said, choice)
+        found += _logprobs(said.get("logprobsResult"), choice)
+        if (reason := said.get("finishReason")) is not None:
+            self._stop(choice, _REASONS.get(str(reason), "other"))
+        return found
+
+    def _stop(self, choice: int, reason: ev.StopReason) -> None:
+        if reason == "end" and choice in self._called:
+            reason = "tools"
+        self._stopped[choice] = ev.Stopped(reason, choice=choice)
+        self.ended = len(self._stopped) >= self._n
+
+    def _part(self, part: dict[str, Any], choice: int) -> list[ev.Event]:
+        signature = text_of(part, "thoughtSignature")
+        signed: list[ev.Event] = [ev.Signed(NAME, signature, choice=choice)] if signature else []
+        found: list[ev.Event]
+        if isinstance(call := part.get("functionCall"), dict):
+            found = self._call(call, signature, choice)
+        elif isinstance(data := part.get("inlineData"), dict):
+            source = Source("base64", text_of(data, "data"), text_of(data, "mimeType"))
+            found = [ev.PartWhole(Image(source), choice)]
+        elif part.get("thought"):
+            found = [ev.ThinkingDelta(text_of(part, "text"), choice, summary=True), *signed]
+            found += [ev.PartEnd(choice)] if signed else []
+        elif isinstance(text := part.get("text"), str):
+            found = [ev.TextDelta(text, choice), *signed]
+            found += [ev.PartEnd(choice)] if signed else []
+        else:
+            kind = next((name for name in part if name != "thoughtSignature"), "")
+            found = [ev.PartWhole(Opaque(NAME, msgspec.json.encode(part), kind), choice)]
+        return found
+
+    def _call(self, call: dict[str, Any], signature: str, choice: int) -> list[ev.Event]:
+        self._called.add(choice)
+        id_ = text_of(call, "id") or made_id(self._id, self._calls)
+        self._calls += 1
+        name = self._names.ours(text_of(call, "name"))
+        given = call.get("args")
+        arguments = msgspec.json.encode(given if given is not None else {}).decode()
+        kind: Any = "function"
+        if name in self._custom:
+            kind = "custom"
+            arguments = text_of(given, "input") if isinstance(given, dict) else arguments
+        by = NAME if signature else ""
+        return [
+            ev.ToolStart(id_, name, kind, choice, signature, by),
+            ev.ToolDelta(arguments, choice),
+            ev.PartEnd(choice),
+        ]
+
+
+def _citations(said: dict[str, Any], choice: int) -> list[ev.Event]:
+    """Return the sources that an answer names: those it quotes, and those it found on the web."""
+    found: list[ev.Event] = []
+    quoted = said.get("citationMetadata")
+    sources = quoted.get("citationSources") or quoted.get("citations") if quoted else None
+    for source in sources if isinstance(sources, list) else ():
+        if isinstance(source, dict) and source.get("uri"):
+            citation = Citation(url=text_of(source, "uri"), title=text_of(source, "title"))
+            found.append(ev.CitationAdded(citation, choice))
+    grounded = said.get("groundingMetadata")
+    chunks = grounded.get("groundingChunks") if isinstance(grounded, dict) else None
+    for chunk in chunks if isinstance(chunks, list) else ():
+        web = chunk.get("web") if isinstance(chunk, dict) else None
+        if isinstance(web, dict) and web.get("uri"):
+            citation = Citation(url=text_of(web, "uri"), title=text_of(web, "title"))
+            found.append(ev.CitationAdded(citation, choice))
+    return found
+
+
+def _logprobs(said: object, choice: int) -> list[ev.Event]:
+    chosen = said.get("chosenCandidates") if isinstance(said, dict) else None
+    tops = said.get("topCandidates") if isinstance(said, dict) else None
+    tokens: list[ev.Logprob] = []
+    for place, one in enumerate(chosen if isinstance(chosen, list) else ()):
+        top = tops[place] if isinstance(tops, list) and place < len(tops) else {}
+        listed = top.get("candidates") if isinstance(top, dict) else None
+        tokens.append(_token(one, tuple(_token(other) for other in listed or ())))
+    return [ev.LogprobsDelta(tuple(tokens), choice)] if tokens else []
+
+
+def _token(said: object, top: tuple[ev.Logprob, ...] = ()) -> ev.Logprob:
+    one = said if isinstance(said, dict) else {}
+    number = one.get("logProbability")
+    likely = float(number) if isinstance(number, int | float) else 0.0
+    return ev.Logprob(text_of(one, "token"), likely, top=top)

@@ -1,0 +1,370 @@
+"""Reads a Gemini request into the neutral form.
+
+Google's calls of functions often have no id. Each gets one, and the results that follow find
+theirs by name and order.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Format,
+    HostedTool,
+    Image,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Sampling,
+    Source,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    carried,
+)
+from tollway.providers.dialects.gemini_request import NAME, camel
+from tollway.providers.dialects.gemini_schema import as_json_schema
+from tollway.providers.dialects.wire import text_of
+from tollway.providers.errors import RequestInvalid, Untranslatable
+
+_MODES: Final[dict[str, Any]] = {"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"}
+_Object = dict[str, Any]
+
+
+def read_request(call: Call) -> Conversation:
+    """Return what a body says.
+
+    Raises:
+        RequestInvalid: A field has the wrong type; `param` names it.
+        Untranslatable: It builds on what Google keeps.
+    """
+    body = {camel(name): value for name, value in _object(call.body).items()}
+    if body.pop("cachedContent", None):
+        raise Untranslatable(
+            "`cachedContent` is kept at Google, and the target cannot read it",
+            hint="Send the content itself",
+            param="cachedContent",
+        )
+    config = _camel(body.pop("generationConfig", None), "generationConfig")
+    messages: list[Message] = []
+    if system := body.pop("systemInstruction", None):
+        parts = system.get("parts") if isinstance(system, dict) else system
+        found = tuple(_parts(parts, "systemInstruction", _Ids()))
+        messages.append(Message("system", found))
+    messages += _contents(body.pop("contents", None))
+    return Conversation(
+        by=NAME,
+        model=call.model,
+        messages=tuple(messages),
+        tools=tuple(_tools(body.pop("tools", None))),
+        tool_choice=_tool_choice(body.pop("toolConfig", None)),
+        format=_format(config),
+        stop=tuple(_strings(config.pop("stopSequences", None))),
+        sampling=Sampling(
+            temperature=_number(config, "temperature"),
+            top_p=_number(config, "topP"),
+            top_k=_whole(config, "topK"),
+            seed=_whole(config, "seed"),
+            frequency_penalty=_number(config, "frequencyPenalty"),
+            presence_penalty=_number(config, "presencePenalty"),
+        ),
+        n=_whole(config, "candidateCount") or 1,
+        logprobs=bool(config.pop("responseLogprobs", False)),
+        top_logprobs=_whole(config, "logprobs"),
+        reasoning=_reasoning(config),
+        output_limit=_whole(config, "maxOutputTokens"),
+        metadata=msgspec.json.encode(labels) if (labels := body.pop("labels", None)) else b"",
+        modalities=_modalities(config),
+        stream=call.stream,
+        wants_usage=True,
+        extras=tuple(
+            (name, msgspec.json.encode(value))
+            for name, value in (*config.items(), *body.items())
+            if value is not None
+        ),
+    )
+
+
+def _object(text: bytes) -> _Object:
+    try:
+        said = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise RequestInvalid("The request's body must be a JSON object")
+    return said
+
+
+def _camel(said: object, where: str) -> _Object:
+    if said is None:
+        return {}
+    if not isinstance(said, dict):
+        raise RequestInvalid(f"`{where}` must be an object", param=where)
+    return {camel(name): value for name, value in said.items()}
+
+
+class _Ids:
+    """The ids of function calls, and which of them wait for a result."""
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._open: list[tuple[str, str]] = []  # name and id, in order
+
+    def called(self, name: str, id_: str) -> str:
+        if not id_:
+            self._made += 1
+            id_ = f"call_{self._made}"
+        self._open.append((name, id_))
+        return id_
+
+    def answered(self, name: str, id_: str) -> str:
+        for place, (called, known) in enumerate(self._open):
+            if known == id_ or (not id_ and called == name):
+                del self._open[place]
+                return known
+        return id_ or f"call_of_{name}"
+
+
+def _contents(said: object) -> Iterator[Message]:
+    if said is None:
+        return
+    if isinstance(said, str | dict):
+        said = [said]  # the libraries take one for many
+    if not isinstance(said, list):
+        raise RequestInvalid("`contents` must be an array", param="contents")
+    ids = _Ids()
+    for place, content in enumerate(said):
+        where = f"contents[{place}]"
+        if isinstance(content, str):
+            yield Message("user", (Text(content),))
+            continue
+        if not isinstance(content, dict):
+            raise RequestInvalid(f"`{where}` must be an object", param=where)
+        parts = tuple(_parts(content.get("parts"), where, ids))
+        results = tuple(part for part in parts if isinstance(part, ToolResult))
+        others = tuple(part for part in parts if not isinstance(part, ToolResult))
+        if results:
+            yield Message("tool", results)
+        if others:
+            yield Message("assistant" if content.get("role") == "model" else "user", others)
+
+
+def _parts(said: object, where: str, ids: _Ids) -> Iterator[Part]:
+    if isinstance(said, str):
+        yield Text(said)
+        return
+    for place, part in enumerate(said if isinstance(said, list) else [said]):
+        if isinstance(part, str):
+            yield Text(part)
+        elif isinstance(part, dict):
+            yield _part({camel(name): value for name, value in part.items()}, part, ids)
+        elif part is not None:
+            param = f"{where}.parts[{place}]"
+            raise RequestInvalid(f"`{param}` must be an object", param=param)
+
+
+def _part(part: _Object, raw: _Object, ids: _Ids) -> Part:
+    signature = text_of(part, "thoughtSignature")
+    if part.get("thought"):
+        return _thought(text_of(part, "text"), signature)
+    found: Part
+    if isinstance(call := part.get("functionCall"), dict):
+        found = _call(call, signature, ids)
+    elif isinstance(result := part.get("functionResponse"), dict):
+        found = _result(result, ids)
+    elif isinstance(data := part.get("inlineData"), dict):
+        data = _camel(data, "inlineData")
+        found = _media(Source("base64", text_of(data, "data"), text_of(data, "mimeType")))
+    elif isinstance(data := part.get("fileData"), dict):
+        data = _camel(data, "fileData")
+        found = _media(Source("url", text_of(data, "fileUri"), text_of(data, "mimeType")))
+    elif "text" in part:
+        found = Text(text_of(part, "text"), signature=signature, by=NAME if signature else "")
+    else:
+        kind = next((name for name in part if name != "thoughtSignature"), "")
+        found = Opaque(NAME, msgspec.json.encode(raw), kind)
+    return found
+
+
+def _thought(text: str, signature: str) -> Thinking:
+    """Return a thought; what another provider signed comes back as it was (`unpacked`)."""
+    foreign = unpacked(signature)
+    if foreign is None:
+        return Thinking(text, signature, by=NAME if signature else "")
+    by, kind, value = foreign
+    if kind == "encrypted":
+        return Thinking(text, encrypted=value, by=by)
+    return Thinking(text, value, by=by)
+
+
+def packed(carried_text: str) -> str:
+    """Return what `carry` made as a signature here: libraries take nothing but base64."""
+    return base64.b64encode(carried_text.encode()).decode()
+
+
+def unpacked(signature: str) -> tuple[str, str, str] | None:
+    """Return dialect, kind and text of what `packed` made; None for Google's own signatures."""
+    try:
+        text = base64.urlsafe_b64decode(signature.replace("+", "-").replace("/", "_"))
+        return carried(text.decode())
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _call(call: _Object, signature: str, ids: _Ids) -> ToolCall:
+    name = text_of(call, "name")
+    arguments = call.get("args")
+    foreign = unpacked(signature)
+    by, proof = (foreign[0], foreign[2]) if foreign else (NAME if signature else "", signature)
+    return ToolCall(
+        ids.called(name, text_of(call, "id")),
+        name,
+        msgspec.json.encode(arguments if arguments is not None else {}).decode(),
+        signature=proof,
+        by=by,
+    )
+
+
+def _result(result: _Object, ids: _Ids) -> ToolResult:
+    name = text_of(result, "name")
+    said = result.get("response")
+    is_error = False
+    parts: list[Part] = []
+    if isinstance(said, dict) and len(said) == 1:
+        (key, value) = next(iter(said.items()))
+        if key in ("result", "output", "error") and isinstance(value, str):
+            parts.append(Text(value))
+            is_error = key == "error"
+    if not parts and said is not None:
+        parts.append(Text(msgspec.json.encode(said).decode()))
+    for part in result.get("parts") or ():
+        if isinstance(part, dict):
+            parts.append(_part({camel(name): value for name, value in part.items()}, part, ids))
+    return ToolResult(ids.answered(name, text_of(result, "id")), tuple(parts), is_error, name)
+
+
+def _media(source: Source) -> Part:
+    kind = source.media_type.partition("/")[0]
+    if kind == "image":
+        return Image(source)
+    return Audio(source) if kind == "audio" else File(source)
+
+
+def _tools(said: object) -> Iterator[Tool | HostedTool]:
+    for tool in said if isinstance(said, list) else [said] if isinstance(said, dict) else ():
+        if not isinstance(tool, dict):
+            raise RequestInvalid("`tools` must be an array of objects", param="tools")
+        for key, value in tool.items():
+            if camel(key) != "functionDeclarations":
+                payload = msgspec.json.encode({key: value})
+                yield HostedTool(NAME, camel(key), payload)
+                continue
+            for declared in value if isinstance(value, list) else [value]:
+                yield _function(_camel(declared, "tools.functionDeclarations"))
+
+
+def _function(declared: _Object) -> Tool:
+    schema = declared.get("parametersJsonSchema")
+    if schema is None and (loose := declared.get("parameters")) is not None:
+        schema = as_json_schema(loose)
+    return Tool(
+        text_of(declared, "name"),
+        text_of(declared, "description"),
+        b"" if schema is None else msgspec.json.encode(schema),
+        extras=tuple(
+            (name, msgspec.json.encode(declared[name]))
+            for name in ("response", "responseJsonSchema", "behavior")
+            if declared.get(name) is not None
+        ),
+    )
+
+
+def _tool_choice(said: object) -> ToolChoice | None:
+    config = _camel(said, "toolConfig").get("functionCallingConfig")
+    if config is None:
+        return None
+    config = _camel(config, "toolConfig.functionCallingConfig")
+    names = tuple(_strings(config.get("allowedFunctionNames")))
+    mode = _MODES.get(text_of(config, "mode").upper() or "AUTO")
+    if mode is None:
+        param = "toolConfig.functionCallingConfig.mode"
+        raise RequestInvalid(f"`{param}` is none that we know", param=param)
+    if mode == "any" and len(names) == 1:
+        return ToolChoice("tool", names)
+    return ToolChoice(mode, names)
+
+
+def _format(config: _Object) -> Format | None:
+    kind = config.pop("responseMimeType", None)
+    schema = config.pop("responseJsonSchema", None)
+    loose = config.pop("responseSchema", None)
+    if schema is None and loose is not None:
+        schema = as_json_schema(loose)
+    if kind != "application/json":
+        if kind not in (None, "text/plain"):
+            raise Untranslatable(
+                f"The target cannot be held to `{str(kind)[:80]}`",
+                param="generationConfig.responseMimeType",
+            )
+        return None
+    if schema is None:
+        return Format("json_object")
+    return Format("json_schema", msgspec.json.encode(schema))
+
+
+def _reasoning(config: _Object) -> Reasoning | None:
+    said = config.pop("thinkingConfig", None)
+    if said is None:
+        return None
+    said = _camel(said, "generationConfig.thinkingConfig")
+    budget = said.get("thinkingBudget")
+    level = text_of(said, "thinkingLevel").lower()
+    summary = "auto" if said.get("includeThoughts") else ""
+    if budget == 0:
+        return Reasoning("off", summary=summary)
+    if type(budget) is int and budget > 0:
+        return Reasoning("on", budget=budget, summary=summary)
+    if budget == -1:
+        return Reasoning("adaptive", summary=summary)
+    known = level if level != "thinking_level_unspecified" else ""
+    return Reasoning("on" if known or summary else None, known, summary=summary)
+
+
+def _modalities(config: _Object) -> tuple[str, ...]:
+    asked = tuple(one.lower() for one in _strings(config.pop("responseModalities", None)))
+    return () if asked == ("text",) else asked
+
+
+def _strings(said: object) -> list[str]:
+    return [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
+
+
+def _number(config: _Object, name: str) -> float | None:
+    value = config.pop(name, None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        param = f"generationConfig.{name}"
+        raise RequestInvalid(f"`{param}` must be a number", param=param)
+    return float(value)
+
+
+def _whole(config: _Object, name: str) -> int | None:
+    value = _number(config, name)
+    if value is None:
+        return None
+    if not value.is_integer():
+        param = f"generationConfig.{name}"
+        raise RequestInvalid(f"`{param}` must be a whole number", param=param)
+    return int(value)
