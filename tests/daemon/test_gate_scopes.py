@@ -1,16 +1,18 @@
 """Budgets of the box, providers, teams, users, projects, keys, routes and tags; raises."""
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from gateway import INPUT, OUTPUT, Gateway, body, error, gateway, whole
 from shell import Reply, running, short_folder, until
-from upstreams import reads, resets, says
+from upstreams import reads, resets, says, waits
 
 from tollway.daemon.config.load import load
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.ledger.calls import recent
+from tollway.daemon.ledger.verify import verify
 from tollway.daemon.reload import removed
 
 COST = 7 * INPUT + 3 * OUTPUT
@@ -157,6 +159,40 @@ async def test_a_failure_before_a_full_provider_is_what_the_caller_hears() -> No
         row = await gate.row(reply)
         assert (row.call.state, len(row.attempts)) == ("settled", 1)
         assert gate.held() == 0
+
+
+async def test_what_an_attempt_cost_counts_while_the_next_one_waits() -> None:
+    """Its end is written before the wait, so a budget that a reload adds meanwhile has it."""
+    go = asyncio.Event()
+    busy = [[reads(), waits(go), says(whole())], [reads(), says(whole())]]
+    async with gateway([[reads(), resets()]], busy, more=ROUTE) as gate:
+        slots = f'slots = 1\nbase_url = "http://127.0.0.1:{gate.ups[1].port}'
+        await change(gate, f'base_url = "http://127.0.0.1:{gate.ups[1].port}', slots)
+        first = asyncio.create_task(gate.ask(body(model="up1/b")))
+        await until(lambda: bool(gate.ups[1].requests))
+        second = asyncio.create_task(gate.ask(body(model="r")))
+        daemon = gate.daemon.server.daemon
+        await until(lambda: sum(one.waiting for one in daemon.queue.states()) == 1)
+        await change(gate, "[teams.ml]", '[teams.ml]\nbudget = ["2/day", "2/24h"]')
+        spent = [state_of_all(gate, text).settled_nanousd for text in ("2/day", "2/24h")]
+        go.set()
+        await first
+        row = await gate.row(await second)
+        broke, answered = row.attempts
+        assert (broke.ending, answered.ending) == ("upstream_broke", "answered")
+        assert spent == [broke.cost_nanousd] * 2
+        assert broke.cost_nanousd == broke.hold_nanousd > 0
+        total = broke.cost_nanousd + 2 * COST
+        await until(lambda: state_of_all(gate, "2/day").held_nanousd == 0)
+        assert state_of_all(gate, "2/day").settled_nanousd == total
+        assert verify(daemon.ledger.path) == []
+
+
+def state_of_all(gate: Gateway, budget: str) -> BudgetState:
+    """Return how the only budget of this text stands."""
+    states = gate.daemon.server.daemon.gate.purse.states()
+    (found,) = [one for one in states if one.budget == budget]
+    return found
 
 
 async def test_all_tags_are_written_down() -> None:
