@@ -61,12 +61,14 @@ async def read(
 async def _read(content: StreamReader, limit: int, idle_s: float) -> bytes:
     parts: list[bytes] = []
     size = 0
+    if content.is_eof() and content.exception() is None:  # all of it has come, as with most calls
+        parts.append(content.read_nowait())
+        size = len(parts[0])
+        if size > limit:
+            raise _too_large(limit)
     while not content.at_eof():
-        if content.is_eof():  # all of it is here already, as with most calls: no timer
+        async with asyncio.timeout(idle_s):
             part = await content.readany()
-        else:
-            async with asyncio.timeout(idle_s):
-                part = await content.readany()
         size += len(part)
         if size > limit:
             raise _too_large(limit)

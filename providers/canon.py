@@ -129,6 +129,8 @@ class Price(msgspec.Struct, frozen=True):
     @property
     def free(self) -> bool:
         """Whether no use of the model can cost anything."""
+        if self.input.usd or self.output.usd:  # as with most: every call asks
+            return False
         rates = (
             self.input,
             self.output,

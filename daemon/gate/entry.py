@@ -1,6 +1,7 @@
 """What a call says of itself: to the ledger, when it opens or is refused, and to its client."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -59,7 +60,7 @@ def refusal_headers(exchange: "Exchange") -> tuple[tuple[str, str], ...]:
     purse = exchange.gate.purse
     ours = [("x-tollway-cost-usd", plain_usd(exchange.cost_nanousd))]
     if exchange.attempts and exchange.target:
-        ours.append(("x-tollway-target", quote(exchange.target.name, safe=_IN_HEADER)))
+        ours.append(("x-tollway-target", _in_header(exchange.target.name)))
         ours.append(("x-tollway-attempts", str(exchange.attempts)))
     left = purse.left(exchange.charge or purse.charge(exchange.caller.who))
     if left is not None:
@@ -75,7 +76,7 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
     worst = attempt.worst
     ours = [
         # A client chooses the model's name, and no character of it may end the header.
-        ("x-tollway-target", quote(attempt.target.name, safe=_IN_HEADER)),
+        ("x-tollway-target", _in_header(attempt.target.name)),
         ("x-tollway-attempts", str(exchange.attempts)),
     ]
     if worst.write_output is not None:
@@ -93,3 +94,8 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
     if standing := exchange.passage.standing():
         ours.extend(rate_headers(exchange.call.dialect, standing, datetime.now(UTC)))
     return ours
+
+
+@lru_cache(maxsize=1024)  # bounded: clients choose the names of models
+def _in_header(name: str) -> str:
+    return quote(name, safe=_IN_HEADER)

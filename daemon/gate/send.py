@@ -349,7 +349,7 @@ class Exchange:
         """End an answered call; return when that is on disk, or the disk has stalled too long."""
         ended = self._end(attempt, ending)
         done = self._finish(ended, ended.ending, "", attempt.first_ms)
-        # As `asyncio.wait` would, which took 20 us a call.
+        # As `asyncio.wait` would, which makes a future and two callbacks more.
         timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT_S, _let_go, done)
         try:
             await done
