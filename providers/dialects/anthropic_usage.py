@@ -80,16 +80,23 @@ def report(usage: Usage) -> dict[str, object]:
     }
     if usage.reasoning:
         said["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    if usage.searches:
+        said["server_tool_use"] = {
+            "web_search_requests": usage.searches,
+            "web_fetch_requests": 0,
+        }
+    if usage.cache_write_1h:
+        said["cache_creation"] = _creation(usage)
     return said
+
+
+def _creation(usage: Usage) -> dict[str, int]:
+    return {
+        "ephemeral_5m_input_tokens": usage.cache_write,
+        "ephemeral_1h_input_tokens": usage.cache_write_1h,
+    }
 
 
 def full_report(usage: Usage) -> dict[str, object]:
     """Return usage as it stands in a whole message: with how long cache entries are kept."""
-    return {
-        **report(usage),
-        "cache_creation": {
-            "ephemeral_5m_input_tokens": usage.cache_write,
-            "ephemeral_1h_input_tokens": usage.cache_write_1h,
-        },
-        "service_tier": "standard",
-    }
+    return {**report(usage), "cache_creation": _creation(usage), "service_tier": "standard"}

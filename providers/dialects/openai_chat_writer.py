@@ -356,6 +356,7 @@ def _logprobs_of(choice: ev.Choice) -> dict[str, object] | None:
 
 def usage(used: Usage) -> dict[str, object]:
     """Return usage as OpenAI reports it: cached tokens within the prompt, reasoning within."""
+    searched = {"server_tool_use_details": {"web_search_requests": used.searches}}
     return {
         "prompt_tokens": used.input_total,
         "completion_tokens": used.output_total,
@@ -369,4 +370,5 @@ def usage(used: Usage) -> dict[str, object]:
             "reasoning_tokens": used.reasoning,
             "audio_tokens": used.audio_output,
         },
+        **(searched if used.searches else {}),  # as OpenRouter says it
     }

@@ -129,6 +129,27 @@ def test_a_conversation_begins_with_a_user() -> None:
     assert body["messages"][1]["content"] == "Hi."
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [b'{"type":"object","required":[{}]}', b'{"required":7}', b"7", b'{"a":[{"type":"object"}]}'],
+)
+def test_a_schema_is_the_targets_to_judge(schema: bytes) -> None:
+    """However odd, it passes as it came; only what is strict by OpenAI's rules is called so."""
+    body = b'{"messages":[],"output_config":{"format":{"type":"json_schema","schema":%b}}}' % schema
+    asked = ANTHROPIC.read_request(Call("chat", NAME, "m", body))
+    written = json.loads(OPENAI.write_request(asked, Facts("m")).body)["response_format"]
+    assert written["json_schema"]["schema"] == json.loads(schema)
+    assert ("strict" in written["json_schema"]) == (schema in (b"7", b'{"required":7}'))
+
+
+def test_what_no_other_parser_may_read_is_refused() -> None:
+    """Numbers past any type, within what is passed on as it came."""
+    schema = b'{"type":"object","properties":{"a":1e400}}'
+    body = b'{"messages":[],"tools":[{"name":"f","input_schema":%b}]}' % schema
+    with pytest.raises(RequestInvalid):
+        ANTHROPIC.read_request(Call("chat", NAME, "m", body))
+
+
 def test_requests_that_anthropic_would_refuse_are_mended() -> None:
     """Instructions alone, an answer to go on with that ends in a space, a name for JPEG."""
     alone = ask(messages=(Message("system", (Text("Say hi."),)),))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
+import msgspec
 import openai
 import pytest
 from aiohttp import web
@@ -71,6 +72,37 @@ def test_a_whole_answer_says_the_same_in_every_dialect(recording: Recording, cod
     written = codec.writer(client_call(codec, stream=False)).whole(answer)
     again = codec.events(no_request(codec), frozenset()).whole(written)
     assert loose(gist(again, codec)) == loose(gist(answer, codec))
+
+
+@pytest.mark.parametrize(
+    "recording", [one for one in ANSWERS if codec_of(one) is ANTHROPIC], ids=lambda one: one.id
+)
+def test_in_its_own_words_nothing_at_all_is_lost(recording: Recording) -> None:
+    """Hosted tools and their results, citations, redacted thoughts, the life of cache entries."""
+    found, answer = of(recording)
+    written = streamed(ANTHROPIC, found)
+    again = fold_of(events(ANTHROPIC, no_request(ANTHROPIC), frozenset(), written))
+    assert again == answer
+    whole = ANTHROPIC.writer(client_call(ANTHROPIC)).whole(answer)
+    assert ANTHROPIC.events(no_request(ANTHROPIC), frozenset()).whole(whole) == answer
+
+
+@every_answer
+@both
+def test_each_class_of_usage_stays_its_own(recording: Recording, codec: Codec) -> None:
+    """Cached, written, reasoned, searched for: each has a price of its own."""
+    found, answer = of(recording)
+    again = fold_of(events(codec, no_request(codec), frozenset(), streamed(codec, found)))
+    used = answer.usage
+    if used is not None and codec is OPENAI:
+        # It has one word for what is written to a cache.
+        total = used.cache_write + used.cache_write_1h
+        used = msgspec.structs.replace(used, cache_write=total, cache_write_1h=0)
+    elif used is not None:
+        # It hears nothing, so that it has no word for sounds.
+        heard = used.input + used.audio_input
+        used = msgspec.structs.replace(used, input=heard, audio_input=0)
+    assert again.usage == used
 
 
 def loose(said: dict[str, Any]) -> dict[str, Any]:
