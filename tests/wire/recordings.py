@@ -77,6 +77,8 @@ def _read(path: Path) -> Recording:
         body = answer["sse"].encode()
     elif "base64" in answer:
         body = base64.b64decode(answer["base64"])
+    elif "text" in answer:
+        body = answer["text"].encode()
     else:
         body = json.dumps(answer["body"], ensure_ascii=False).encode()
     return Recording(
