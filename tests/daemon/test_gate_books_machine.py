@@ -8,12 +8,24 @@ would have been.
 import asyncio
 import shutil
 import tempfile
-from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
+from budget_world import (
+    HOUR_MS,
+    PRICE,
+    PROVIDERS,
+    ROUTES,
+    START_MS,
+    TAGS,
+    WHO,
+    WIDEST_MS,
+    Gate,
+    Running,
+    Try,
+    configs,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,18 +42,8 @@ from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.schema import (
     Budget,
     Config,
-    Key,
-    LedgerFile,
-    Member,
     Period,
-    PriceOverride,
-    Provider,
-    Raise,
-    Route,
     Scope,
-    Server,
-    Tag,
-    Team,
 )
 from tollway.daemon.config.units import rolling_ms
 from tollway.daemon.errors import BudgetSpent
@@ -55,107 +57,6 @@ from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, C
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.canon import Usage
-from tollway.providers.prices import override
-
-START_MS = 1_792_800_000_000  # the morning of 2026-10-24: the clocks go back in the night after
-HOUR_MS = 3_600_000
-WIDEST_MS = QUARTER_MS  # of a bucket, and of what the ledger's roll-ups do not tell apart
-# One nano-dollar for a token of output, nothing for input.
-PRICE = override(PriceOverride(input=Decimal(0), output=Decimal("0.001")))
-WHO = [
-    Who(key="a", user="ann", team="ml", project=""),
-    Who(key="b", user="ben", team="ml", project="bot"),
-    Who(key="c", user="", team="", project="bot"),
-]
-PROVIDERS = ["up", "other"]
-ROUTES = ["", "r"]
-TAGS: list[tuple[str, ...]] = [(), ("run=1",), ("run=1", "env=ci"), ("env=dev",)]
-
-budgets = st.lists(
-    st.builds(
-        Budget,
-        nanousd=st.integers(20, 300),
-        period=st.sampled_from(
-            ["hour", "day", "week", "month", "total", "1m", "30m", "5h", "24h", "7d"]
-        ),
-        at=st.sampled_from(["hard", "hard", "clamp", "warn"]),
-    ),
-    max_size=2,
-).map(tuple)
-scopes = st.sampled_from(
-    [
-        ("box", ""),
-        ("team", "ml"),
-        ("user", "ann"),
-        ("provider", "up"),
-        ("tag", "run=1"),
-    ]
-)
-
-
-@st.composite
-def configs(draw: st.DrawFn, now_ms: int = START_MS) -> Config:
-    """Return a configuration with budgets anywhere, some of them raised for a time."""
-    lifts = draw(
-        st.lists(
-            st.builds(
-                Raise,
-                scope=scopes,
-                nanousd=st.integers(1, 100),
-                until=st.integers(-1, 30).map(lambda hours: now_ms / 1000 + hours * 3600),
-                period=st.none() | st.sampled_from(["day", "24h"]),
-            ),
-            max_size=2,
-        )
-    )
-    return Config(
-        path=Path("/gateway.toml"),
-        ledger=LedgerFile(path=Path("/ledger.db")),
-        server=Server(
-            budget=draw(budgets), timezone=draw(st.sampled_from(["UTC", "Europe/Berlin"]))
-        ),
-        providers={name: Provider(kind="openai", budget=draw(budgets)) for name in PROVIDERS},
-        routes={"r": Route(to=("up/m", "other/m"), budget=draw(budgets))},
-        teams={"ml": Team(budget=draw(budgets))},
-        users={"ann": Member(budget=draw(budgets)), "ben": Member()},
-        projects={"bot": Member(budget=draw(budgets))},
-        keys={"b": Key(hash="", budget=draw(budgets))},
-        tags={"run": {"1": Tag(draw(budgets))}} if draw(st.booleans()) else {},
-        raises=tuple(lifts),
-    )
-
-
-class Try(msgspec.Struct, eq=False):
-    """What the model knows of an attempt: `counts` is its hold, and then its cost."""
-
-    scopes: frozenset[Scope]
-    at_ms: int
-    counts: int
-    held: bool = True
-
-
-class Running(msgspec.Struct, eq=False):
-    """A call under way, with its last attempt."""
-
-    id: str
-    at_ms: int
-    who: Who
-    route: str
-    tags: tuple[str, ...]
-    gate: "Gate"
-    life: int  # of the daemon that it runs in
-    number: int = 1
-    attempt: Try | None = None
-    hold: Hold | None = None
-
-
-class Gate(msgspec.Struct, eq=False):
-    """One configuration at work: a call keeps the one that it began with."""
-
-    config: Config
-    purse: Purse
-    zone: ZoneInfo
-    seen_ms: int = 0  # the latest moment it was asked about: a raise that ended stays ended
 
 
 class Machine(RuleBasedStateMachine):
@@ -222,12 +123,12 @@ class Machine(RuleBasedStateMachine):
         """Return the most that the books may count there: buckets and roll-ups are rounded up."""
         span = rolling_ms(limit.budget.period)
         for_ever = periods.FOR_EVER
+        if span is not None and at_ms + HOUR_MS <= self.books.now_ms():
+            return for_ever  # what counted so long ago is not known any more
         if self.gone_back:
             # What the ledger knows of later counts at once, and again when its time has come.
             return 2 * self._counts(limit, 0, for_ever)
         if span is not None:
-            if at_ms + HOUR_MS <= self.books.now_ms():
-                return for_ever  # what counted so long ago is not known any more
             return self._counts(limit, at_ms - span - 2 * WIDEST_MS, for_ever)
         start, end = periods.window(limit.budget.period, at_ms, zone)
         opened = self.opened[limit.account.scope, limit.budget.period, zone.key]
