@@ -170,8 +170,8 @@ class Books:
         )
         for one, window, settled, quarters in zip(dated, windows, spent, later, strict=True):
             one.seed(window, settled, quarters)
-        for one, quarters in zip(rolling, spread, strict=True):
-            one.seed(quarters, now_ms)
+        for span, quarters in zip(rolling, spread, strict=True):
+            span.seed(quarters, now_ms)
 
     def _find(self, scope: Scope, period: Period, zone: ZoneInfo) -> Account | None:
         for one in self.accounts.get(scope, ()):
