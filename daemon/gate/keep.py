@@ -28,14 +28,14 @@ class KeepingPipe(Pipe):
         self.kept_size = 0  # of all that went in, kept or not
         self.error: GatewayError | None = None
 
-    async def put(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         """Hand on some bytes, as a plain pipe does."""
-        if not self._closed:
+        if not (self._closed or self._ended):
             room = _MOST - self.kept_size
             if room > 0:
                 self.kept.append(data if len(data) <= room else data[:room])
             self.kept_size += len(data)
-        await super().put(data)
+        return super().write(data)
 
     def fail(self, error: GatewayError) -> None:
         """Say that the answer ends here, and why."""
