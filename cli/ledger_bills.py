@@ -63,7 +63,9 @@ def reprice(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Price past calls anew, from what their providers reported.
+    """Price past calls anew; looks first.
+
+    Usage is what their providers reported.
 
     At the prices in force on each call's day, as gateway.toml and the price data have them now.
     Nothing changes where nothing was wrong. Estimates, calls settled by hand and models that have
@@ -143,7 +145,9 @@ def settle(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a call really cost, where the ledger has an estimate.
+    """Say what a call really cost.
+
+    For calls of which the ledger has an estimate.
 
     A call that a kill cut short is booked at its hold, one whose provider reported nothing at an
     upper bound; the provider's own page may know better. With --usage alone the price in the

@@ -54,7 +54,7 @@ def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the ledger's rows for other programs: CSV or JSON Lines.
+    """Write calls or sums as CSV or JSON Lines.
 
     Times are UTC, amounts exact dollars, tokens by class. Calls that retention has deleted are in
     `--what spend` alone. Works beside the daemon.
@@ -139,7 +139,9 @@ def backup(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the ledger, and check the copy; the daemon may go on writing.
+    """Copy the ledger, and check the copy.
+
+    The daemon may go on writing.
 
     The copy is one moment's state in one file, which takes the ledger's place as it is. Exits
     with 1 where the copy does not agree with itself: then neither does the ledger.
@@ -161,7 +163,9 @@ def backup(
 
 
 def vacuum(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Give the room of deleted rows back to the disk; with the daemon down.
+    """Give room of deleted rows back to the disk.
+
+    With the daemon down.
 
     New rows take that room by themselves, so this pays only after much was deleted. It needs as
     much free disk as the ledger has, and a crash in between leaves it as it was.

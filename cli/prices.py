@@ -51,7 +51,9 @@ def list_(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what models cost, in dollars for a million tokens.
+    """List what models cost.
+
+    Prices are in dollars for a million tokens.
 
     Those of the providers in gateway.toml; without one, all that there are prices for. `+` stands
     where long prompts cost more, and `prices show` tells what.
@@ -113,7 +115,9 @@ def show_(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show all that is known of a target's price. Exits with 1 where it has none.
+    """Show all that is known of a target's price.
+
+    Exits with 1 where it has none.
 
     Every class of tokens with its tiers, fees, service tiers, from when until when it holds, and
     the line of gateway.toml that says it.
@@ -270,7 +274,9 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Say what is amiss with prices. Exits with 1 where a route leads to a target without one.
+    """Say which targets have no price, and which differ.
+
+    Exits with 1 where a route leads to a target without one.
 
     Targets and local models without a price, models in the ledger that were called without one,
     and prices of gateway.toml that differ from the bundled ones or match nothing.
@@ -359,7 +365,7 @@ def update(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what new price data would change, and put them in use.
+    """Show what new price data change, and put them in use.
 
     With --from those of a file, without it those of the installed genai-prices: they are in use
     unless a file was put in use before. Nothing is fetched. Shown are the models of the providers

@@ -22,7 +22,8 @@ KIND_NAMES = {
     "OpenAI": "openai", "Mistral": "mistral", "Groq": "groq", "DeepSeek": "deepseek", "xAI": "xai",
     "OpenRouter": "openrouter", "Together": "together", "Fireworks": "fireworks",
     "Cerebras": "cerebras", "Perplexity": "perplexity", "vLLM": "vllm", "Ollama": "ollama",
-    "LM Studio": "lmstudio", "llama-server": "llama-server",
+    "LM Studio": "lmstudio", "llama-server": "llama-server", "Anthropic": "anthropic",
+    "Gemini": "gemini",
 }  # fmt: skip
 
 
@@ -71,9 +72,12 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_the_readme_lists_the_endpoints_there_are() -> None:
     """Each path that callers may use is named, and no other."""
-    said = set(re.findall(r"(?<=[`\s])/v1/[a-z/]+", README))
+    said = set(re.findall(r"(?<=[`\s])/v1/[a-z_/]+", README))
     real = {route.path.partition("/{")[0] for route in ROUTES if route.path.startswith("/v1/")}
     assert said == real
+    for route in ROUTES:
+        if route.path.startswith("/v1beta/"):
+            assert route.path.partition("{model:.+}")[2].partition("?")[0] in README
 
 
 def test_the_readme_lists_the_kinds_there_are() -> None:

@@ -16,11 +16,11 @@ HOSTED = {name for name, kind in KINDS.items() if kind.auth == "bearer"}
 
 
 def test_every_kind_of_the_documentation_is_there() -> None:
-    """The design's list of kinds that speak OpenAI's dialect."""
+    """The list of the documentation, but for those that the configuration says come later."""
     assert set(KINDS) == {
         *("openai", "openai-compatible", "vllm", "ollama", "lmstudio", "llama-server", "local"),
         *("mistral", "groq", "deepseek", "xai", "openrouter", "together", "fireworks"),
-        *("cerebras", "perplexity"),
+        *("cerebras", "perplexity", "anthropic", "gemini"),
     }
 
 
@@ -48,6 +48,8 @@ def test_prices_exist_under_the_names_that_rows_give(tmp_path: Path) -> None:
     source = PriceSource(tmp_path)
     known = {
         "openai": "gpt-4o",
+        "anthropic": "claude-sonnet-4-5",
+        "gemini": "gemini-2.5-flash",
         "mistral": "mistral-large-latest",
         "groq": "llama-3.3-70b-versatile",
         "deepseek": "deepseek-chat",
@@ -68,6 +70,7 @@ def test_no_two_kinds_serve_one_name_by_default() -> None:
     for name in (
         *("gpt-4o", "gpt-5-mini", "o3", "o4-mini", "chatgpt-4o-latest", "text-embedding-3-small"),
         *("mistral-large-latest", "codestral-2508", "deepseek-chat", "deepseek-v4-flash"),
+        *("claude-sonnet-4-5", "gemini-2.5-flash", "gemma-3-27b-it"),
         *("grok-4", "sonar", "sonar-pro", "accounts/fireworks/models/glm-5p2"),
     ):
         serving = [
