@@ -29,6 +29,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str | None = None
     dialect: Name = "openai_chat"
     also: tuple[Name, ...] = ()  # what it speaks at the same base URL besides
+    reasons_in: Name | None = None  # what a call to a reasoning model is translated to instead
     key_header: str = "authorization"  # there behind "Bearer "; elsewhere the key alone
     headers: dict[str, str] = {}  # which every request carries, unless the client says otherwise
     serves: tuple[str, ...] = ()

@@ -62,6 +62,11 @@ class Splitter:
         """Return what stands at the end without its blank line."""
         return bytes(self._rest)
 
+    @property
+    def in_comment(self) -> bool:
+        """Whether the last of what came belongs to a comment, or to nothing at all."""
+        return not self._rest or self._rest.startswith(b":")
+
     def _split(self) -> list[Event]:
         events: list[Event] = []
         begin, look, text = 0, self._seen, self._rest

@@ -14,7 +14,7 @@ class Timeouts(msgspec.Struct, frozen=True):
 
     connect_s: float = 10.0
     first_s: float = 120.0
-    idle_s: float = 120.0
+    idle_s: float = 300.0
 
 
 class Progress:

@@ -133,7 +133,7 @@ class ProviderTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     connect: Seconds = Seconds(10)
     first: Seconds = Seconds(120)
-    idle: Seconds = Seconds(120)
+    idle: Seconds = Seconds(300)
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ be replaced unseen; nothing last reaches it before the call is settled on disk.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +14,12 @@ import msgspec
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.translate import Interpreter
 from tollway.daemon.ledger.rows import Ending
-from tollway.providers.errors import UpstreamBroke, UpstreamError, UpstreamRefused
+from tollway.providers.errors import (
+    UpstreamBroke,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from tollway.providers.headers import to_client
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.sse import Event, Splitter
@@ -31,6 +37,8 @@ _TAIL_S = 0.5
 # A refusal by one target that another may not share.
 _TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 425, 429})
 _DONE = b"[DONE]"
+# Events that fill a silence: Anthropic's, and OpenAI's in Responses.
+_FILLERS = frozenset({b"ping", b"keepalive"})
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -139,6 +147,7 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
             body, headers = interpreter.whole(body), interpreter.headers(headers)
         except UpstreamError as error:
             return Failure(error, again=False, ending="garbage")
+        exchange.lost(interpreter.dropped)
     attempt.saw_first()
     await exchange.settle(attempt)
     # Who asked for a stream, and speaks another dialect, gets a stream of the whole answer.
@@ -216,6 +225,7 @@ class _Relay:
         self._interpreter = _interpreter(exchange, attempt)
         self._turned_end = b""  # what `last` means to the client
         self._waiting: list[bytes] = []  # what came before the first valid event
+        self._heard_s = time.monotonic()  # when some of the answer last came
         self.shown = False
         self.last = b""  # the end and what is behind it, kept back until the call is settled
         self.done = False  # the end is [DONE], behind which nothing ever is
@@ -232,7 +242,9 @@ class _Relay:
         reader = self._attempt.reader
         turned = self._interpreter
         out = self._waiting if not self.shown else []
-        for event in self._splitter.feed(chunk):
+        events = self._splitter.feed(chunk)
+        self._listen(events)
+        for event in events:
             passes = reader.event(event)
             if reader.last:
                 self._keep_back(event)
@@ -255,6 +267,29 @@ class _Relay:
             full = self._exchange.pipe.write(out[0] if len(out) == 1 else b"".join(out))
             self._waiting = []
         return not (full or self.over)
+
+    def _listen(self, events: list[Event]) -> None:
+        """Take note of what came: comments and pings are no part of an answer.
+
+        Raises:
+            UpstreamTimeout: Nothing else has come for as long as bytes may stay away.
+        """
+        now_s = time.monotonic()
+        silent = bool(events) or self._splitter.in_comment
+        for event in events:
+            if event.cut or (event.data is not None and event.name not in _FILLERS):
+                silent = False
+                break
+        if not silent:
+            self._heard_s = now_s
+            return
+        target = self._attempt.target
+        if now_s - self._heard_s > target.timeouts.idle_s:
+            raise UpstreamTimeout(
+                f"`{target.provider}` has sent nothing but signs of life for"
+                f" {target.timeouts.idle_s:g} s",
+                phase="idle",
+            )
 
     def _keep_back(self, event: Event) -> None:
         """Take the stream's last event, or what comes behind it."""
@@ -309,13 +344,16 @@ class _Relay:
             return
         if not self.shown:  # an end marker and nothing else
             self._show()
+        if turned is not None:
+            turned_end = self._turned_end + turned.end(early=self.capped)
+            exchange.lost(turned.dropped)
         if self.capped:
             await exchange.settle(self._attempt, "at_cap")
             self.last = self._attempt.reader.end_early()
         else:
             await exchange.settle(self._attempt)
         if turned is not None:
-            self.last = self._turned_end + turned.end(early=self.capped)
+            self.last = turned_end
         if exchange.origin.report_cost:
             await exchange.pipe.put(exchange.cost_comment())
         await exchange.pipe.put(self.last)

@@ -358,6 +358,12 @@ class Exchange:
         finally:
             timer.cancel()
 
+    def lost(self, names: tuple[str, ...]) -> None:
+        """Take note of what of an answer its client's dialect cannot say."""
+        if names:
+            said = [name for name in self.dropped.split(",") if name]
+            self.dropped = ",".join(dict.fromkeys((*said, *names)))
+
     def break_off(self, attempt: Attempt, error: UpstreamError) -> None:
         """End a call whose provider reported an error after the client had seen some output."""
         ended = self._end(attempt, "upstream_broke", error.code)

@@ -14,6 +14,7 @@ from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call
 from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects.dialect import Dialect, Edits, Facts, InUrl, Written
+from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.table import DIALECTS
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Stopped
@@ -26,6 +27,8 @@ _DIALECTS_OWN = ("anthropic-", "openai-", "x-stainless-", "x-goog-", "x-codex-",
 # Of a provider's answer: true of its bytes, which the client does not get.
 _OF_ITS_BYTES = frozenset({"content-type", "etag", "content-md5", "digest", "last-modified"})
 _JSON = "application/json"
+# Of what is left out, in `x-tollway-dropped` and the ledger.
+_LONGEST_NAME, _MOST_NAMES = 64, 30
 # "web_search", "web_search_preview", "web_search_20250305", ...
 _SEARCH = "web_search"
 
@@ -101,9 +104,8 @@ class Translator:
         if self._said is None:
             said = DIALECTS[call.dialect].codec.read_request(call)
             self._said, self._offers = without_offers(said)
-        dialect = DIALECTS[target.kind.dialect].dialect
-        written = _written(self._said, dialect, target, self._default_output, None)
-        dropped = self._offers + written.dropped
+        dialect, written = self._in_words_of(target, self._said)
+        dropped = _few(self._offers + written.dropped)
         if dropped and self._strict:
             raise Untranslatable(
                 f"`{target.name}` cannot be asked for {', '.join(dropped)}, and this route's"
@@ -115,6 +117,27 @@ class Translator:
         return Version(
             dialect, there, dialect.bound(there), self._said, self._default_output, dropped
         )
+
+    def _in_words_of(self, target: Target, said: Conversation) -> tuple[Dialect, Written]:
+        """Return the dialect that a target is asked in, and the request.
+
+        OpenAI's reasoning models refuse tools in chat completions, and show no thoughts there.
+        """
+        spoken = DIALECTS[target.kind.dialect].dialect
+        if target.kind.reasons_in is not None and reasons(target.model):
+            better = DIALECTS[target.kind.reasons_in].dialect
+            try:
+                return better, _written(said, better, target, self._default_output, None)
+            except Untranslatable:
+                pass  # what it cannot say, the other one may
+        return spoken, _written(said, spoken, target, self._default_output, None)
+
+
+def _few(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names as a header and the ledger bear them: a client may send any, and many."""
+    short = tuple(name[:_LONGEST_NAME].replace(",", "_") for name in names)
+    rest = len(short) - _MOST_NAMES
+    return short if rest <= 0 else (*short[:_MOST_NAMES], f"and {rest} more")
 
 
 def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:

@@ -287,9 +287,7 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.modalities:
         raise Untranslatable("The target answers in text alone", param="modalities")
     if said.stop:
-        raise Untranslatable(
-            "The target has no stop sequences, and its answer would not end there", param="stop"
-        )
+        dropped.append("stop")  # no model that is called by this API takes any
     asked = said.sampling
     for name in ("temperature", "top_p"):
         if (value := getattr(asked, name)) is not None:
