@@ -86,7 +86,8 @@ async def test_a_status_without_a_name_is_passed_on() -> None:
 async def test_a_stream_larger_than_what_a_slow_client_leaves_unread_comes_whole() -> None:
     """The provider waits for the client, and nothing is lost or doubled when that reads again."""
     piece = chunk("x" * 65_536)
-    said = HEAD + piece * 64 + chunk(finish="stop") + USED + DONE
+    many = 400  # 26 MB: more than the kernel keeps for both of them
+    said = HEAD + piece * many + chunk(finish="stop") + USED + DONE
     async with gateway([[reads(), says(said)]]) as gate:
         client = await gate.daemon.connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -95,7 +96,7 @@ async def test_a_stream_larger_than_what_a_slow_client_leaves_unread_comes_whole
         await until(lambda: any(one.pipe.was_full for one in exchanges))
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         answer = await client.all()
-        assert answer.partition(b"\r\n\r\n")[2] == piece * 64 + chunk(finish="stop") + DONE
+        assert answer.partition(b"\r\n\r\n")[2] == piece * many + chunk(finish="stop") + DONE
 
 
 async def test_a_key_in_the_query_opens_and_is_no_part_of_the_path() -> None:
