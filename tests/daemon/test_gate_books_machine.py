@@ -402,16 +402,20 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once every call has ended nothing is held, and the ledger's own sums agree."""
-        if not hasattr(self, "gate"):
-            return
+        try:
+            if hasattr(self, "gate"):
+                self._end_all()
+        finally:
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    def _end_all(self) -> None:
         for call in list(self.running):
             self._ended(call, self._end_attempt(call, 1.0))
         assert not self.books.live
         assert all(state.held_nanousd == 0 for state in self.gate.purse.states())
         self.loop.run_until_complete(self.ledger.close())
         assert verify(self.folder / "ledger.db") == []
-        self.loop.close()
-        shutil.rmtree(self.folder)
 
 
 class Soak(Machine):
