@@ -15,6 +15,7 @@ _PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
     "/v1/embeddings": ("embeddings", "openai_chat"),
     "/v1/responses": ("chat", "openai_responses"),
     "/v1/responses/input_tokens": ("count_tokens", "openai_responses"),
+    "/v1/responses/compact": ("compact", "openai_responses"),
     "/v1/messages": ("chat", "anthropic_messages"),
     "/v1/messages/count_tokens": ("count_tokens", "anthropic_messages"),
 }

@@ -306,11 +306,20 @@ def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
     return refused
 
 
+# What others serve there is paid for by the picture, the second or the search, which no hold of
+# tokens bounds; or stands for a conversation that a provider keeps, and nothing is kept here.
+_BY_ANOTHER_UNIT = ("/v1/rerank", "/v1/audio/", "/v1/images/", "/v1/moderations", "/v1/videos")
+_KEPT = ("/v1/responses/", "/v1/conversations", "/v1/files", "/v1/batches", "/v1/assistants")
+
+
 def _no_path(request: web.Request) -> NotFound:
-    return NotFound(
-        f"There is no `{request.method} {request.rel_url.raw_path[:200]}` here",
-        hint="Base URLs of OpenAI clients end in `/v1`",
-    )
+    path = request.rel_url.raw_path
+    hint = "Base URLs of OpenAI clients end in `/v1`"
+    if path.startswith(_BY_ANOTHER_UNIT):
+        hint = "It is not billed by tokens, so no price here has its unit: call the provider"
+    elif path.startswith(_KEPT):
+        hint = "The gateway keeps no conversations, files or batches: send all with each call"
+    return NotFound(f"There is no `{request.method} {path[:200]}` here", hint=hint)
 
 
 def _refuse(

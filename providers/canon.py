@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-# "chat" is a conversation in any dialect, "count_tokens" how long one is.
-Endpoint = Literal["chat", "completions", "embeddings", "count_tokens"]
+# "chat" is a conversation in any dialect, "count_tokens" how long one is, "compact" its short form.
+Endpoint = Literal["chat", "completions", "embeddings", "count_tokens", "compact"]
 
 
 class Usage(msgspec.Struct, frozen=True):

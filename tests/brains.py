@@ -24,14 +24,20 @@ class Chat:
         self.asked.append(asked)
         tools = [tool["function"]["name"] for tool in asked.get("tools", ())]
         if not asked.get("stream"):
-            choice = {"index": 0, "message": {"role": "assistant", "content": "Fine."}}
+            choice: dict[str, Any] = {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Fine."},
+            }
             said = self._chunk("chat.completion", [{**choice, "finish_reason": "stop"}])
             await peer.say(
                 whole(json.dumps({**said, "usage": USAGE}).encode(), "Connection: close")
             )
             return
         if self._tool in tools and asked["messages"][-1]["role"] != "tool":
-            call = {"id": "call_1", "function": {"name": self._tool, "arguments": ""}}
+            call: dict[str, Any] = {
+                "id": "call_1",
+                "function": {"name": self._tool, "arguments": ""},
+            }
             pieces = [self._arguments[at : at + 7] for at in range(0, len(self._arguments), 7)]
             deltas: list[dict[str, Any]] = [
                 {"role": "assistant", "content": "Let me do that."},
@@ -41,7 +47,9 @@ class Chat:
             reason = "tool_calls"
         else:
             deltas, reason = [{"role": "assistant", "content": "It is done."}], "stop"
-        chunks = [{"index": 0, "delta": one, "finish_reason": None} for one in deltas]
+        chunks: list[dict[str, Any]] = [
+            {"index": 0, "delta": one, "finish_reason": None} for one in deltas
+        ]
         chunks.append({"index": 0, "delta": {}, "finish_reason": reason})
         events = [self._chunk("chat.completion.chunk", [one]) for one in chunks]
         events.append({**self._chunk("chat.completion.chunk", []), "usage": USAGE})
@@ -82,7 +90,8 @@ class Messages:
                     [{"type": "input_json_delta", "partial_json": one} for one in pieces],
                 )
             )
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [],
+        message: dict[str, Any] = {
+                   "id": "msg_1", "type": "message", "role": "assistant", "content": [],
                    "model": "m", "stop_reason": None, "stop_sequence": None,
                    "usage": {"input_tokens": 100, "output_tokens": 1}}  # fmt: skip
         events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
@@ -108,4 +117,4 @@ def event(said: dict[str, Any]) -> bytes:
 
 def named(said: dict[str, Any]) -> bytes:
     """Return an event whose name is its type."""
-    return b"event: " + said["type"].encode() + b"\n" + event(said)
+    return f"event: {said['type']}\n".encode() + event(said)

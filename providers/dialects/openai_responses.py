@@ -19,6 +19,7 @@ __all__ = ["DIALECT", "OpenAIResponses", "token_count"]
 _PATHS: dict[Endpoint, str] = {
     "chat": "/responses",
     "count_tokens": "/responses/input_tokens",
+    "compact": "/responses/compact",
 }
 
 

@@ -72,12 +72,14 @@ def bound(call: Call) -> Bound:
     if tally.strings != strings(call.body):
         raise RequestInvalid("A key stands twice in an object within the request")
     counts = call.endpoint == "count_tokens"
+    # The short form of a conversation has no limit that a request could set.
+    without_end = ["compact"] if call.endpoint == "compact" else []
     return Bound(
         input=tokens,
         output=0 if counts else call.output_limit,
         by_window=tally.by_window or any(body.get(name) is not None for name in _KEPT),
         service=_service(body),
-        unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body))),
+        unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body) + without_end)),
     )
 
 

@@ -68,13 +68,13 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         raise RequestInvalid("`model` must not be empty", param="model")
     if "input" in known and body[known["input"].start] not in _TEXT_LIST_OR_NULL:
         raise RequestInvalid(f"`input` must be {_WORDS['input']}", param="input")
-    counts = endpoint == "count_tokens"
+    streams = endpoint == "chat"
     return Call(
         endpoint=endpoint,
         dialect=NAME,
         model=model,
         body=body,
-        stream=not counts and bool(_take(_FLAG, known, "stream")),
+        stream=streams and bool(_take(_FLAG, known, "stream")),
         wants_usage=True,
         output_limit=_take(_LIMIT, known, "max_output_tokens"),
         scan=_Scan(body, known),

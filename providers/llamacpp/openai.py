@@ -96,8 +96,9 @@ def read_request(endpoint: Endpoint, body: bytes) -> Asked:
     model = _typed(fields, "model", str, "")
     if endpoint == "embeddings":
         return _embeddings(model, fields)
-    if endpoint == "count_tokens":
-        raise RequestInvalid("A local model is asked for a chat's tokens as for a chat")
+    if endpoint in ("count_tokens", "compact"):
+        raise RequestInvalid(f"A local model has no endpoint for `{endpoint}`")
+    assert endpoint in ("chat", "completions")  # noqa: S101 - what is left; for the types
     prompts = _messages(fields) if endpoint == "chat" else _prompts(fields, "prompt")
     choices = _number(fields, "n", 1, 1, MAX_CHOICES)
     if choices * len(prompts) > MAX_CHOICES:

@@ -9,7 +9,15 @@ from upstreams import Step, reads, says
 from tollway.daemon.app import ROUTES, CallRoute, Route
 from tollway.daemon.ledger.calls import recent
 
-LIMITS = '[keys.laptop.limits]\nrpm = 1\n[models.none]\ngguf = "none.gguf"\n'
+LIMITS = """
+[keys.laptop.limits]
+rpm = 1
+[models.none]
+gguf = "none.gguf"
+[routes.open]
+to = ["up/m"]
+allow_unbounded = true
+"""
 TEXT = (
     b'{"id":"c","object":"text_completion","choices":[{"index":0,"text":"Hi","finish_reason":"stop"'
     b'}],"usage":{"prompt_tokens":7,"completion_tokens":3}}'
@@ -40,6 +48,11 @@ CALLS: dict[str, tuple[bytes, bytes]] = {
     "/v1/responses": (
         msgspec.json.encode({"model": "up/m", "input": "Hi", "max_output_tokens": 16}),
         whole(RESPONSE),
+    ),
+    # Nothing bounds what it makes, so that a route must allow it while a budget applies.
+    "/v1/responses/compact": (
+        msgspec.json.encode({"model": "open", "input": "Hi"}),
+        whole(RESPONSE.replace(b'"response"', b'"response.compaction"')),
     ),
     "/v1/messages": (body(), whole()),
     "/v1beta/models/{model:.+}:generateContent": (GEMINI, whole()),

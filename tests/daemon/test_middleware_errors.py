@@ -153,3 +153,43 @@ async def test_secrets_of_providers_are_masked_wherever_they_turn_up() -> None:
         daemon.server.output.put("error", "it said sk-provider-secret", {})
         said = await lines(daemon)
         assert "it said ***" in said
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "why"),
+    [
+        ("POST", "/v1/images/generations", "not billed by tokens"),
+        ("POST", "/v1/audio/speech", "not billed by tokens"),
+        ("POST", "/v1/rerank", "not billed by tokens"),
+        ("POST", "/v1/moderations", "not billed by tokens"),
+        ("GET", "/v1/responses/resp_1", "keeps no conversations"),
+        ("POST", "/v1/files", "keeps no conversations"),
+        ("POST", "/chat/completions", "end in `/v1`"),
+    ],
+)
+async def test_what_is_not_served_says_why(method: str, path: str, why: str) -> None:
+    """A bare 404 would be taken for a wrong address."""
+    async with running() as daemon:
+        answer = await daemon.ask(method, path, b"" if method == "GET" else b"{}")
+        assert answer.status == 404
+        assert why in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/messages", {"type", "error", "request_id"}),
+        ("/v1/responses", {"error"}),
+        ("/v1beta/models/m:generateContent", {"error"}),
+    ],
+)
+async def test_a_refusal_is_in_the_words_of_the_path_s_own_api(path: str, shape: set[str]) -> None:
+    """A client library of one API reads no other's errors."""
+    async with running("[teams.ml]", server="") as daemon:
+        answer = await daemon.ask("POST", path, b"{}")
+        assert answer.status == 401
+        assert set(answer.json()) == shape
+        if path.startswith("/v1beta"):
+            assert answer.json()["error"]["status"] == "UNAUTHENTICATED"
+        if path == "/v1/messages":
+            assert answer.json()["error"]["type"] == "authentication_error"
