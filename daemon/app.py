@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tollway.daemon import control, inference, listing, usage
+from tollway.daemon import control, control_runs, inference, listing, usage
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
@@ -87,6 +87,8 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("POST", "/control/models/{name}/unload", control.unload, "owner", "free"),
     Route("POST", "/control/explain", control.explain, "owner", "free"),
     Route("POST", "/control/reload", control.reload, "owner", "free"),
+    Route("POST", "/control/runs", control_runs.keep, "owner", "free"),
+    Route("POST", "/control/runs/{id}/end", control_runs.end, "owner", "free"),
     Route("POST", "/control/stop", control.stop, "owner", "free"),
 )
 

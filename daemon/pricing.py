@@ -6,7 +6,7 @@ from tollway.daemon.config.schema import Config, PriceSaid
 from tollway.daemon.ledger.reprice import InForce, Terms
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
-from tollway.providers.prices import FREE, PriceSource, PriceTable, override
+from tollway.providers.prices import CALLERS, FREE, PriceSource, PriceTable, override
 
 _LOCAL = "local"
 
@@ -30,6 +30,8 @@ def in_force(config: Config) -> InForce:
         kind = KINDS[said.kind]
         at = datetime.fromtimestamp(at_ms / 1000, UTC)
         price = table.price(provider, kind.prices, model, at)
+        if said.auth == "caller":
+            price = CALLERS
         return Terms(price, kind.dialect, kind.also, kind.quirks)
 
     return terms

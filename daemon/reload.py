@@ -111,6 +111,16 @@ class Reloader:
                 self._broken(mistake)
                 raise mistake from fault
 
+    async def declare(self, tag: str, budgets: tuple[Budget, ...]) -> None:
+        """Have the gate take one more tag, "name=value", with its budgets.
+
+        Raises:
+            LedgerUnavailable: What was spent before cannot be read.
+        """
+        async with self._turn:  # a gate that is being built might not know of it
+            if not self._daemon.refusing:
+                await self._daemon.gate.purse.declare(tag, budgets, self._daemon.ledger)
+
     async def watch(self) -> None:
         """Reload whenever the file has changed and been still for a second; never returns."""
         seen, since = self._stamp, 0.0

@@ -16,12 +16,14 @@ _HOP = frozenset(
         *("transfer-encoding", "upgrade", "http2-settings", "alt-svc", "expect"),
     }
 )
+_KEYS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+_ACCOUNTS = frozenset({"openai-organization", "openai-project", "chatgpt-account-id"})
 _CREDENTIALS = frozenset(
     {
-        *("authorization", "proxy-authorization", "proxy-authenticate", "www-authenticate"),
-        *("proxy-authentication-info", "x-api-key", "api-key", "x-goog-api-key"),
+        *("proxy-authorization", "proxy-authenticate", "www-authenticate"),
+        *("proxy-authentication-info", *_KEYS),
         # These choose whose account is billed, and tell whose it is.
-        *("openai-organization", "openai-project"),
+        *_ACCOUNTS,
         *("x-amz-security-token", "cookie", "cookie2", "set-cookie", "set-cookie2"),
     }
 )
@@ -40,6 +42,7 @@ _OURS_DOWN = frozenset(
         *("public-key-pins", "expect-ct", "clear-site-data", "location", "refresh"),
     }
 )
+_OWN = _KEYS | _ACCOUNTS
 _NOT_UP = _HOP | _CREDENTIALS | _OURS_UP
 _NOT_DOWN = _HOP | _CREDENTIALS | _OURS_DOWN
 
@@ -64,13 +67,28 @@ def to_provider(headers: Iterable[tuple[str, str]]) -> Headers:
     return _passing(headers, _name_up)
 
 
-def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
+def own_credential(headers: Iterable[tuple[str, str]], ours: str) -> Headers:
+    """Return the headers that say whose account a client has at a provider, names in lower case.
+
+    None where it sent no credential but the gateway's, which begins with `ours`.
+    """
+    found = [(lower, value) for name, value in headers if (lower := name.lower()) in _OWN]
+    kept = tuple(
+        (name, value)
+        for name, value in found
+        if _VALUE.match(value) and not value.removeprefix("Bearer ").lstrip().startswith(ours)
+    )
+    return kept if any(name in _KEYS for name, _ in kept) else ()
+
+
+def to_client(headers: Iterable[tuple[str, str]], *, callers: bool = False) -> Headers:
     """Return a provider's headers that go on to the client, names in lower case.
 
     Its rate limits and its request id get names that cannot be taken for the gateway's own:
-    `x-ratelimit-*` is then `x-upstream-ratelimit-*`, `anthropic-ratelimit-*` likewise.
+    `x-ratelimit-*` is then `x-upstream-ratelimit-*`, `anthropic-ratelimit-*` likewise. With
+    `callers` the account there is the caller's own, and so are its limits.
     """
-    return _passing(headers, _name_down)
+    return _passing(headers, _name_down_to_its_own if callers else _name_down)
 
 
 @lru_cache(maxsize=1024)  # bounded, as below: clients and providers choose the names
@@ -89,6 +107,11 @@ def _name_down(name: str) -> str | None:
     if lower.startswith(_LIMITS):
         return f"x-upstream-{lower.removeprefix('x-')}"
     return _RENAMED.get(lower, lower)
+
+
+def _name_down_to_its_own(name: str) -> str | None:
+    lower = name.lower()
+    return lower if lower.startswith(_LIMITS) and _NAME.match(lower) else _name_down(name)
 
 
 @lru_cache(maxsize=1024)

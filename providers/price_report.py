@@ -90,7 +90,7 @@ def is_believed(price: Price | None) -> bool:
     Not where gateway.toml has a price for the target: a person's word is above the provider's,
     so that a team can be charged at a price of one's own.
     """
-    return price is None or price.source not in ("gateway.toml", "free")
+    return price is None or price.source not in ("gateway.toml", "free", "caller")
 
 
 def billed(usage: Usage, price: Price, *, asked: str, answered: str) -> tuple[int, Price]:

@@ -30,6 +30,8 @@ from tollway.providers.price_data import (
 log = logging.getLogger("tollway.prices")
 
 FREE = Price(id="free", source="free", input=Rate(Decimal(0)), output=Rate(Decimal(0)))
+# Of calls that the caller's own account at the provider pays for.
+CALLERS = msgspec.structs.replace(FREE, id="caller", source="caller")
 
 _EVER = datetime.max.replace(tzinfo=UTC)
 _KEPT_NAMES = 10_000  # a bound, because callers choose the names

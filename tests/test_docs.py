@@ -23,7 +23,7 @@ KIND_NAMES = {
     "OpenRouter": "openrouter", "Together": "together", "Fireworks": "fireworks",
     "Cerebras": "cerebras", "Perplexity": "perplexity", "vLLM": "vllm", "Ollama": "ollama",
     "LM Studio": "lmstudio", "llama-server": "llama-server", "Anthropic": "anthropic",
-    "Gemini": "gemini",
+    "Gemini": "gemini", "Azure": "azure", "SGLang": "sglang",
 }  # fmt: skip
 
 

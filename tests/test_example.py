@@ -99,7 +99,10 @@ def test_the_default_beside_a_key_is_the_structs(section: str) -> None:
         elif fields[name].required or said[1]:
             assert fields[name].required and said[1], f"{section}.{name}"
         else:
-            assert read(said[2], fields[name].type) == fields[name].default, f"{section}.{name}"
+            field = fields[name]
+            made = field.default_factory
+            default = field.default if made is msgspec.NODEFAULT else made()
+            assert read(said[2], field.type) == default, f"{section}.{name}"
 
 
 def read(text: str, kind: object) -> object:

@@ -206,6 +206,8 @@ def _provider(provider: Provider, at: At, wrong: Wrong) -> None:
         wrong((*at, "kind"), f"unknown kind{near}")
     elif provider.base_url is None and kind.base_url is None:
         wrong(at, f"base_url is missing; the kind {provider.kind} has no address of its own")
+    if provider.auth == "caller" and provider.api_key is not None:
+        wrong((*at, "auth"), '"caller" passes on the caller\'s own credential; remove api_key')
     for field in ("base_url", "proxy"):
         url: str | None = getattr(provider, field)
         if url is not None and (why := _url_wrong(url)):
@@ -276,6 +278,9 @@ def _keys(config: Config, names: Names, wrong: Wrong) -> None:
         for number, tag in enumerate(key.require_tags):
             if why := tag_wrong(tag):
                 wrong((*at, "require_tags", number), why)
+        for tag, value in key.tags.items():
+            if why := tag_wrong(tag) or tag_value_wrong(value):
+                wrong((*at, "tags", tag), why)
         _owner(config, key, at, names, wrong)
 
 
@@ -305,7 +310,8 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
     """Yield what is allowed and yet may not be meant: names and files that miss their aim."""
     yield from _overlaps(config)
     for name, provider in config.providers.items():
-        if provider.api_key is None and KINDS[provider.kind].auth == "bearer":
+        needs = KINDS[provider.kind].auth == "bearer" and provider.auth == "key"
+        if provider.api_key is None and needs:
             yield ("providers", name), "has no api_key, without which this kind refuses all calls"
     for name in config.routes:
         if "/" in name and target_wrong(name, names) is None:

@@ -142,6 +142,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     base_url: str | None = None
     api_key: SecretRef | None = None
+    auth: Literal["key", "caller"] = "key"  # whose credential the provider gets
     serves: tuple[str, ...] | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     proxy: str | None = None
@@ -250,6 +251,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     models: tuple[str, ...] = ()
     require_tags: tuple[str, ...] = ()
+    tags: dict[str, str] = {}  # that all its calls have
 
 
 class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

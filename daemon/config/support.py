@@ -31,10 +31,9 @@ LATER = (
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",
-        values="azure|bedrock|cohere|vertex",
+        values="bedrock|cohere|vertex",
     ),
     Later("providers.*.api_keys", "rotate a pool of keys; today one api_key works"),
-    Later("providers.*.auth", "pass on the caller's own credential", live=("key",)),
     Later("models.*.slots", "answer this many calls at once", live=(1,)),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("models.*.price.gpu_hour", "charge a local model by its time"),

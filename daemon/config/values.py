@@ -379,6 +379,12 @@ def _factors(reading: Reading, raw: object, at: At) -> dict[str, Decimal]:
     return found
 
 
+def _tags(reading: Reading, raw: object, at: At) -> dict[str, str]:
+    if not isinstance(raw, dict):
+        raise Wrong('expected tags, such as { project = "bot" }')
+    return {name: reading.text(value, (*at, name)) for name, value in raw.items()}
+
+
 def _day(reading: Reading, raw: object, at: At) -> date:
     if isinstance(raw, datetime) or not isinstance(raw, date):
         raise Wrong(f"expected a date without quotes, such as 2027-01-31, found {_found(raw)}")
@@ -438,6 +444,7 @@ _READERS: dict[object, _Reader] = {
     Bytes: lambda _, raw, __: units.size(raw),
     Decimal: _dollars,
     dict[str, Decimal]: _factors,
+    dict[str, str]: _tags,
     date: _day,
     datetime: _moment,
     Path: Reading.path,

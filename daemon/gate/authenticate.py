@@ -12,7 +12,10 @@ from tollway.daemon.config.schema import Config, Key
 from tollway.daemon.config.validity import hashes_of
 from tollway.daemon.errors import Unauthorized
 from tollway.daemon.gate.authorise import Level, levels_of
+from tollway.daemon.gate.tags import NO_TAGS, Tags
+from tollway.daemon.gate.tags import of as tags_of
 from tollway.daemon.ledger.rows import Who
+from tollway.daemon.runs import Run, Runs
 
 PREFIX = "tw-"
 # Where client libraries put their key; `authorization` carries it behind "Bearer ".
@@ -31,6 +34,8 @@ class Caller(msgspec.Struct, frozen=True):
     levels: tuple[Level, ...]
     everything: bool = False  # the owner: no list of models applies
     require_tags: tuple[str, ...] = ()  # names of tags that its calls must have
+    tags: Tags = NO_TAGS  # that all its calls have, whatever they say
+    run: str = ""  # the id of the run that calls, "" for none
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -40,18 +45,21 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class Keyring:
-    """The keys of one configuration, by the SHA-256 of their secret."""
+    """The keys of one configuration, and those of runs, by the SHA-256 of their secret."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, runs: Runs | None = None) -> None:
+        self._runs = Runs() if runs is None else runs
         zone = ZoneInfo(config.server.timezone)
         self._entries: dict[bytes, _Entry] = {}
         self._owner = Caller(_local(config), (), everything=True)
         self._open = config.server.single_user
         self.callers: dict[str, Caller] = {}
+        self._until_s: dict[str, float] = {}  # of each key that works
         for name, key in config.keys.items():
             caller = self.callers[name] = _caller(config, name, key)
             for text, until_s in hashes_of(key, zone):
                 self._add(caller, text, until_s)
+                self._until_s[name] = max(until_s, self._until_s.get(name, 0.0))
 
     def _add(self, caller: Caller, text: str, until_s: float) -> None:
         digest = bytes.fromhex(text.removeprefix("sha256:"))
@@ -79,7 +87,7 @@ class Keyring:
             Unauthorized: No such credential, two different ones, or one that does not work.
         """
         if self._open:
-            return self._owner
+            return self._on_a_run(headers, query, now_s) or self._owner
         secrets = _credentials(headers, query)
         if not secrets:
             if owner:
@@ -93,8 +101,9 @@ class Keyring:
             raise Unauthorized(
                 "Two different Tollway keys were sent", hint="Send one of them, in one header"
             )
-        # Bytes that are no text come as lone surrogates: such a key is unknown, not a fault.
-        digest = sha256(secrets.pop().encode("utf-8", "surrogatepass")).digest()
+        digest = _digest(secrets.pop())
+        if self._runs and (run := self._runs.find(digest)) and (found := self._of_run(run, now_s)):
+            return found
         entry = self._entries.get(digest)
         if entry is None or not hmac.compare_digest(entry.digest, digest) or now_s >= entry.until_s:
             # Unknown, revoked and expired look alike: whoever guesses learns nothing.
@@ -103,6 +112,34 @@ class Keyring:
                 hint="`tollway keys list` shows the keys and how long they last",
             )
         return entry.caller
+
+    def works(self, name: str, now_s: float) -> bool:
+        """Whether there is a key of this name that works now."""
+        return now_s < self._until_s.get(name, 0.0)
+
+    def _of_run(self, run: Run, now_s: float) -> Caller | None:
+        """Return the caller that a run's calls are billed to; None where its key has ended."""
+        if run.key is None:
+            return msgspec.structs.replace(self._owner, tags=run.tags, run=run.id)
+        if not self.works(run.key, now_s):
+            return None
+        own = self.callers[run.key]
+        return msgspec.structs.replace(own, tags=run.tags.over(own.tags), run=run.id)
+
+    def _on_a_run(
+        self, headers: MultiMapping[str], query: MultiMapping[str] | None, now_s: float
+    ) -> Caller | None:
+        if not self._runs:
+            return None
+        found = [
+            run for one in _credentials(headers, query) if (run := self._runs.find(_digest(one)))
+        ]
+        return self._of_run(found[0], now_s) if len(found) == 1 else None
+
+
+def _digest(secret: str) -> bytes:
+    # Bytes that are no text come as lone surrogates: such a key is unknown, not a fault.
+    return sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _credentials(headers: MultiMapping[str], query: MultiMapping[str] | None) -> set[str]:
@@ -134,4 +171,6 @@ def _caller(config: Config, name: str, key: Key) -> Caller:
     project = config.projects.get(key.project) if key.project else None
     team = (user and user.team) or (project and project.team) or ""
     who = Who(key=name, user=key.user or "", team=team, project=key.project or "")
-    return Caller(who, levels_of(config, key, who), require_tags=key.require_tags)
+    own = tags_of(f"{tag}={value}" for tag, value in key.tags.items())
+    levels = levels_of(config, key, who)
+    return Caller(who, levels, require_tags=key.require_tags, tags=own if key.tags else NO_TAGS)

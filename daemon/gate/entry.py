@@ -7,8 +7,12 @@ from urllib.parse import quote
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.gate import Plan
+from tollway.daemon.gate.route import Target
+from tollway.daemon.gate.translate import Version
 from tollway.daemon.ledger.rows import CallOpened, CallRefused
 from tollway.providers.dialects.rate_headers import rate_headers
+from tollway.providers.errors import Untranslatable
+from tollway.providers.headers import Headers
 from tollway.providers.money import plain_usd
 
 if TYPE_CHECKING:
@@ -17,6 +21,35 @@ if TYPE_CHECKING:
 # What stands as it is in a header; all else is percent-encoded.
 _IN_HEADER = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _LONGEST_NAME = 200
+
+
+class NoOwnCredential(Untranslatable):
+    """A provider that its callers pay cannot be asked with the credential that this call brings."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+def demand_own(own: Headers, version: Version, target: Target) -> None:
+    """Return where a target may be asked with the caller's own credential, or has the gateway's.
+
+    Raises:
+        NoOwnCredential: The call brings none, or one for another provider's API.
+    """
+    if not target.callers:
+        return
+    if version.said is not None:
+        raise NoOwnCredential(
+            f"`{target.name}` takes its caller's own credential, and a client of another API"
+            " has none for it",
+            hint="Call a model of your client's own provider",
+        )
+    if not own:
+        raise NoOwnCredential(
+            f"`{target.name}` takes its caller's own credential, and none was sent",
+            hint="Log in with your client as you would without the gateway, and send the Tollway"
+            " key in the header `x-tollway-key`",
+        )
 
 
 def opened(exchange: "Exchange", plan: Plan) -> CallOpened:
@@ -91,7 +124,8 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
         ours.append(("x-tollway-cost-usd", plain_usd(exchange.cost_nanousd)))
     if exchange.charge and (left := exchange.gate.purse.left(exchange.charge)) is not None:
         ours.append(("x-tollway-budget-remaining-usd", plain_usd(left)))
-    if standing := exchange.passage.standing():
+    # Where the account is the caller's own, its limits have these names.
+    if not attempt.target.callers and (standing := exchange.passage.standing()):
         ours.extend(rate_headers(exchange.call.dialect, standing, datetime.now(UTC)))
     return ours
 

@@ -23,7 +23,7 @@ from tollway.daemon.log import Mask
 from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.headers import Headers
-from tollway.providers.prices import FREE, PriceTable, override
+from tollway.providers.prices import CALLERS, FREE, PriceTable, override
 from tollway.providers.transport import Timeouts
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ class Gate:
         self.hidden = frozenset(filter(None, credentials.values()))  # what no log may say
         self.mask = Mask()
         self.mask.hide(self.hidden)
-        self.keyring = Keyring(config)
+        # Whether some provider takes its callers' own credentials.
+        self.callers_pay = any(one.auth == "caller" for one in config.providers.values())
+        self.keyring = Keyring(config, daemon.runs)
         self.router = Router(config)
-        self.purse = Purse(config, daemon.books, daemon.alerts.refused)
+        runs = daemon.runs.budgets()
+        self.purse = Purse(config, daemon.books, daemon.alerts.refused, runs)
         self.limits = Limits(config, daemon.rates)
         self._providers = {
             name: _target(name, provider, credentials[name])
@@ -143,7 +146,12 @@ class Gate:
         """Return the price in force for a target at a moment, or None for an unpriced one."""
         if target.local:
             return self._local_prices[target.model]
-        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+        if target.callers:
+            return CALLERS
+        return self.list_price(target, datetime.fromtimestamp(at_ms / 1000, UTC))
+
+    def list_price(self, target: Target, at: datetime) -> Price | None:
+        """Return what a provider's model costs at a moment, whoever pays; None for no price."""
         return self._prices.price(target.provider, target.kind.prices, target.model, at)
 
     def terms(self, charge: Charge, plan: Plan, target: Target) -> Terms:
@@ -193,6 +201,7 @@ def _target(name: str, provider: Provider, credential: str | None) -> Target:
         proxy=provider.proxy,
         ca_file=str(provider.ca_file) if provider.ca_file else None,
         on_disconnect=provider.on_disconnect,
+        callers=provider.auth == "caller",
     )
 
 

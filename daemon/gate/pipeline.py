@@ -3,7 +3,7 @@
 from tollway.daemon.direct import Direct
 from tollway.daemon.errors import Draining
 from tollway.daemon.gate import entry, tags
-from tollway.daemon.gate.authenticate import Caller
+from tollway.daemon.gate.authenticate import PREFIX, Caller
 from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.relay import relay
@@ -11,8 +11,8 @@ from tollway.daemon.gate.send import Exchange, Origin
 from tollway.daemon.state import DAEMON, OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, Dialect, InUrl
-from tollway.providers.errors import RequestInvalid
-from tollway.providers.headers import to_provider
+from tollway.providers.errors import GatewayError, RequestInvalid
+from tollway.providers.headers import own_credential, to_provider
 
 _MOST_CLIENT = 200
 
@@ -36,7 +36,9 @@ async def serve(
     if daemon.gate is not gate or daemon.draining:
         # A slow body must not carry a key or a budget past the reload that ended it.
         gate, caller = _enter(request)
-    origin = _origin(request, trace.call_id)
+    origin = _origin(request, trace.call_id, caller.tags)
+    if gate.callers_pay:
+        origin.own = own_credential(request.headers.items(), PREFIX)
     tags.demand(origin.tags, caller.require_tags)
     call = dialect.peek(endpoint, body, url)
     trace.model = call.model[:200]
@@ -57,6 +59,9 @@ async def serve(
     exchange.start()
     try:
         await relay(request, exchange, gate.config.server.keepalive)
+    except GatewayError as error:
+        daemon.runs.refused(caller.run, error.message)
+        raise
     finally:
         trace.cost_nanousd = exchange.cost_nanousd
         if not request.status:
@@ -76,7 +81,7 @@ def _enter(request: Direct) -> tuple[Gate, Caller]:
     return gate, caller
 
 
-def _origin(request: Direct, call_id: str) -> Origin:
+def _origin(request: Direct, call_id: str, own: tags.Tags) -> Origin:
     return Origin(
         call_id,
         # Bytes that are no UTF-8 come as surrogates, which no database takes.
@@ -86,7 +91,7 @@ def _origin(request: Direct, call_id: str) -> Origin:
         headers=to_provider(request.headers.items()),
         report_cost=request.headers.get("x-tollway-report") == "cost",
         batch=_is_batch(request.headers.get("x-tollway-priority")),
-        tags=tags.read(request.headers.getall(tags.HEADER, ())),
+        tags=own.over(tags.read(request.headers.getall(tags.HEADER, ()))),
     )
 
 

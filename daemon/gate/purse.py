@@ -1,11 +1,11 @@
 """The budgets of one configuration: which ones an attempt must fit into, and taking its hold."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from tollway.daemon.config.check import budgets_of
-from tollway.daemon.config.schema import Config, Scope
+from tollway.daemon.config.schema import Budget, Config, Scope
 from tollway.daemon.errors import BudgetSpent, ProviderSpent
 from tollway.daemon.gate import periods
 from tollway.daemon.gate.accounts import NEVER, Rolling
@@ -30,13 +30,18 @@ class Purse:
         config: Config,
         books: Books,
         refused: Callable[[BudgetState], None] | None = None,
+        runs: Mapping[str, tuple[Budget, ...]] | None = None,
     ) -> None:
+        """Take a configuration's budgets, and those of the tags of `runs`, "name=value"."""
         self._books = books
         self._refused = refused
         self._zone = ZoneInfo(config.server.timezone)
         self._budgets = dict(budgets_of(config))
         self._raises = config.raises
         self._tags = {f"{name}={value}" for name, all_ in config.tags.items() for value in all_}
+        for tag, budgets in (runs or {}).items():
+            self._tags.add(tag)
+            self._budgets["tag", tag] = budgets
         self._changes_ms = NEVER  # when the next raise ends
         self._limits: dict[Scope, list[Limit]] = {}
         self._known: dict[tuple[Who, str, str, tuple[str, ...]], Charge] = {}
@@ -68,6 +73,25 @@ class Purse:
                     for one, _ in live
                     if one.scope == scope and one.period in (None, budget.period)
                 )
+
+    async def declare(self, tag: str, budgets: tuple[Budget, ...], ledger: "Ledger") -> None:
+        """Take one more tag, "name=value", and its budgets.
+
+        Raises:
+            LedgerUnavailable: What was spent before cannot be read.
+        """
+        scope: Scope = ("tag", tag)
+        wanted = [(scope, budget.period) for budget in budgets]
+        accounts = await self._books.open(wanted, self._zone, ledger)
+        self._tags.add(tag)
+        self._limits[scope] = [Limit(accounts[scope, one.period], one) for one in budgets]
+        self._known.clear()
+
+    def withdraw(self, tag: str) -> None:
+        """Forget a tag that was declared by `declare`; what it spent stays."""
+        self._tags.discard(tag)
+        self._limits.pop(("tag", tag), None)
+        self._known.clear()
 
     def declared(self, tags: Iterable[str]) -> tuple[str, ...]:
         """Return those of a call's tags, "name=value", that the file declares, in their order."""

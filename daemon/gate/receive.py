@@ -20,7 +20,7 @@ from tollway.providers.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from tollway.providers.headers import to_client
+from tollway.providers.headers import Headers, to_client
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.sse import Event, Splitter
 from tollway.providers.transport import Answer
@@ -79,6 +79,10 @@ async def receive(exchange: "Exchange", attempt: Attempt) -> Failure | None:
     return await _whole(exchange, attempt, answer)
 
 
+def _to_client(attempt: Attempt, answer: Answer) -> Headers:
+    return to_client(answer.headers, callers=attempt.target.callers)
+
+
 def _content_type(answer: Answer) -> str:
     for name, value in answer.headers:
         if name.lower() == "content-type":
@@ -96,7 +100,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     except UpstreamError:
         pass  # the status says enough
     status = answer.status
-    if status in {401, 403}:
+    if status in {401, 403} and not attempt.target.callers:
         error: UpstreamRefused = UpstreamDenied(
             f"`{attempt.target.provider}` refused the gateway's credential (HTTP {status})",
             hint="The gateway's owner can check it with `tollway doctor`",
@@ -111,7 +115,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         )
     else:
         error = attempt.version.dialect.read_error(status, bytes(body))
-        error.headers = exchange.gate.masked(to_client(answer.headers))
+        error.headers = exchange.gate.masked(_to_client(attempt, answer))
     again = status in _TRY_NEXT or status >= 500 or status < 400
     return Failure(error, again, "upstream_refused")
 
@@ -140,7 +144,7 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
             f"`{attempt.target.provider}` answered 200 with something that is not an answer"
         )
         return Failure(garbage, again=True)
-    headers = to_client(answer.headers)
+    headers = _to_client(attempt, answer)
     interpreter = _interpreter(exchange, attempt)
     if interpreter:
         try:
@@ -307,7 +311,7 @@ class _Relay:
         """Commit to this target: from here on the client sees it."""
         self.shown = True
         self._attempt.saw_first()
-        headers = to_client(self._answer.headers)
+        headers = _to_client(self._attempt, self._answer)
         if self._interpreter is not None:
             headers = self._interpreter.headers(headers)
         self._exchange.pipe.open(self._exchange.head(self._attempt, headers, whole=False))

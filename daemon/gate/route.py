@@ -25,6 +25,7 @@ class Target(msgspec.Struct, frozen=True):
     proxy: str | None = None
     ca_file: str | None = None
     on_disconnect: str = "cancel"
+    callers: bool = False  # it gets its caller's own credential, and its caller pays
 
     @property
     def name(self) -> str:

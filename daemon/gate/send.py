@@ -53,7 +53,7 @@ _DRAIN_S = 60.0
 class Origin:
     """What the request said beside its body, as far as the call's path needs it."""
 
-    __slots__ = ("batch", "call_id", "client", "headers", "report_cost", "tags")
+    __slots__ = ("batch", "call_id", "client", "headers", "own", "report_cost", "tags")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Origin:
         tags: Tags = NO_TAGS,
     ) -> None:
         self.tags = tags
+        self.own: Headers = ()  # the caller's credential, for a provider that its callers pay
         self.batch = batch  # it lets interactive calls go first
         self.call_id = call_id
         self.client = client
@@ -193,7 +194,9 @@ class Exchange:
             if failure and time.monotonic() >= until:
                 break
             try:
-                attempt = await self._open(target, plan, translator.version(target))
+                version = translator.version(target)
+                entry.demand_own(self.origin.own, version, target)
+                attempt = await self._open(target, plan, version)
             except Untranslatable as refusal:
                 unsaid = unsaid or refusal  # another target's dialect may be able to say it
                 continue
@@ -313,7 +316,8 @@ class Exchange:
         return await self.daemon.transport.send(
             Request(
                 url=target.base_url + version.path(target),
-                headers=request_headers(self.origin.headers, version, target),
+                headers=request_headers(self.origin.headers, version, target)
+                + (self.origin.own if target.callers else ()),
                 body=body,
                 timeouts=target.timeouts,
                 proxy=target.proxy,

@@ -19,10 +19,18 @@ _LONGEST = 2048  # of the header
 
 
 class Tags(msgspec.Struct, frozen=True, gc=False):
-    """A call's tags as "name=value", in the order of the header, and as a JSON object."""
+    """A call's tags as "name=value", in their order, and as a JSON object."""
 
     pairs: tuple[str, ...] = ()
     json: str = ""
+
+    def over(self, others: "Tags") -> "Tags":
+        """Return these tags and, behind them, those of `others` that have other names."""
+        if not self.pairs or not others.pairs:
+            return self if self.pairs else others
+        names = {pair.partition("=")[0] for pair in self.pairs}
+        rest = [pair for pair in others.pairs if pair.partition("=")[0] not in names]
+        return of((*self.pairs, *rest))
 
 
 NO_TAGS = Tags()
@@ -52,8 +60,14 @@ def read(values: Iterable[str]) -> Tags:
         found[name] = value
     if len(found) > _MOST:
         raise _wrong(f"has more than {_MOST} tags")
-    pairs = tuple(f"{name}={value}" for name, value in found.items())
-    return Tags(pairs, msgspec.json.encode(found).decode())
+    return of(f"{name}={value}" for name, value in found.items())
+
+
+def of(pairs: Iterable[str]) -> Tags:
+    """Return tags that are known to be well-formed, each "name=value"."""
+    every = tuple(pairs)
+    named = dict(pair.split("=", 1) for pair in every)
+    return Tags(every, msgspec.json.encode(named).decode())
 
 
 def demand(tags: Tags, required: tuple[str, ...]) -> None:
