@@ -107,7 +107,9 @@ def hear(control: Control, ask: Ask, said: Said, write: Callable[[str], None]) -
         said.call = beside.headers.get("x-tollway-request-id", "")
         for comment in beside.comments:
             if comment.startswith(_COST):
-                said.cost_nanousd = int(Decimal(comment.removeprefix(_COST)) * 10**9)
+                # Behind the cost it may say how long the call had waited.
+                cost, _, _ = comment.removeprefix(_COST).partition(" ")
+                said.cost_nanousd = int(Decimal(cost) * 10**9)
     if not whole:
         raise GatewayError("The answer broke off", hint="`tollway logs` shows how the call ended")
 

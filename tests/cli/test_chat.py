@@ -22,6 +22,7 @@ budget = ["5/day"]
 [providers.up]
 kind = "openai-compatible"
 base_url = "http://127.0.0.1:{port}/v1"
+slots = 4
 [prices."up/*"]
 input = 1
 output = 2
