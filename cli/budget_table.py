@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -12,6 +13,7 @@ from tollway.cli.control import Control
 from tollway.daemon import standing
 from tollway.daemon.config.schema import Config, Raise, Scope
 from tollway.daemon.errors import DaemonUnreachable
+from tollway.daemon.gate import periods
 from tollway.daemon.standing import BudgetState, Forecast
 from tollway.providers.money import plain_usd
 
@@ -37,11 +39,15 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Lines(msgspec.Struct, frozen=True):
-    """All budgets; `live`: a daemon told, so that what is held is known."""
+    """All budgets; `live`: a daemon told, so that what is held is known.
+
+    `zone` is the one in whose days they turn over.
+    """
 
     lines: list[Line]
     raises: tuple[Raise, ...]
     live: bool
+    zone: ZoneInfo
 
 
 def lines(config: Config, scope: Scope | None = None) -> Lines:
@@ -69,6 +75,7 @@ def lines(config: Config, scope: Scope | None = None) -> Lines:
             one for one in config.raises if one.until * 1000 > now_ms and scope in (None, one.scope)
         ),
         live,
+        ZoneInfo(config.server.timezone),
     )
 
 
@@ -136,7 +143,7 @@ def as_table(found: Lines) -> None:
     bars: list[str | show.Column] = [show.Column("")] if wide else []
     show.table(
         ["budget of", "budget", *bars, *numbers, "turns over", "forecast", "notes"],
-        [_cells(line, wide=wide) for line in found.lines],
+        [_cells(line, found.zone, wide=wide) for line in found.lines],
     )
     method = "spent so far, and the pace of late until the period ends (`--json` says which)"
     show.note(f"forecast: {method}" + ("" if found.live else "; no daemon runs: nothing is held"))
@@ -146,14 +153,13 @@ def as_table(found: Lines) -> None:
         show.note(f"raised: {one.text} +{show.money(one.nanousd)} until {until}{by}")
 
 
-def _cells(line: Line, *, wide: bool) -> list[show.Cell]:
+def _cells(line: Line, zone: ZoneInfo, *, wide: bool) -> list[show.Cell]:
     state = line.state
     taken = state.settled_nanousd + state.held_nanousd
     colour = _colour(taken, state.limit_nanousd)
     bar: list[show.Cell] = []
     if wide:
         bar = [show.Painted(show.bar(taken, state.limit_nanousd, 12) or " ", colour)]
-    turns = line.turns_over_ms
     return [
         f"{state.scope} {state.name}".strip(),
         state.budget,
@@ -163,10 +169,18 @@ def _cells(line: Line, *, wide: bool) -> list[show.Cell]:
         show.money(state.held_nanousd),
         show.money(state.left_nanousd),
         show.Painted(show.percent(taken, state.limit_nanousd), colour),
-        "never" if turns is None else "rolls on" if state.rolling else show.when(turns / 1000),
+        _turns_over(line, zone),
         show.money(line.forecast.at_end_nanousd),
         _notes(line),
     ]
+
+
+def _turns_over(line: Line, zone: ZoneInfo) -> str:
+    """Return when it does, as refusals and alerts say it."""
+    at_ms = line.turns_over_ms
+    if at_ms is None:
+        return "never"
+    return "rolls on" if line.state.rolling else periods.text(at_ms, zone)
 
 
 def _colour(taken: int, limit: int) -> show.Colour:

@@ -96,7 +96,10 @@ def _call(found: CallDetail) -> Iterator[tuple[str, str]]:
     call = found.call
     yield "call", call.id
     yield "state", f"{call.state}: {STATES.get(call.state, '')}"
-    yield "ending", _ending(call)
+    if call.state == "recovered" and not found.attempts:
+        yield "ending", "the gateway was killed while it waited; it was never sent"
+    else:
+        yield "ending", _ending(call)
     yield "error", call.error
     yield "asked for", call.requested + (f" (route {call.route})" if call.route else "")
     yield "as", f"{call.dialect}, {call.endpoint}{', streamed' if call.stream else ''}"

@@ -88,7 +88,7 @@ def _tell_gone(path: Path, since_ms: int) -> None:
     """Say from when on the calls are there, where retention has deleted some that are meant."""
     with reading(path) as db:
         gone_ms = pruned_before_ms(db)
-    if gone_ms > since_ms:
+    if gone_ms > max(since_ms, 0):
         day = show.when(gone_ms / 1000)
         show.note(f"Calls before {day} are deleted; `--what spend` has their sums")
 

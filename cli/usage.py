@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 import typer
@@ -19,6 +20,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.start import url_of
 from tollway.daemon.config.units import nanousd
 from tollway.daemon.errors import ConfigError, DaemonUnreachable
+from tollway.daemon.gate import periods
 from tollway.providers.errors import GatewayError
 
 _WITHIN_S = 15.0
@@ -103,6 +105,7 @@ class Left(msgspec.Struct):
 
     budgets: list[Budget]
     limits: list[Limit] = []
+    timezone: str = "UTC"  # in which they turn over
 
 
 def usage(
@@ -248,7 +251,7 @@ def _tell(used: Used, left: Left) -> None:
     show.table(["when", "model", *numbers, "notes"], rows)
     if left.budgets:
         show.say()
-        _budgets(left.budgets)
+        _budgets(left.budgets, ZoneInfo(left.timezone))
     limits.table(left.limits)
 
 
@@ -266,7 +269,7 @@ def _row(word: str, model: Model) -> list[show.Cell]:
     ]
 
 
-def _budgets(budgets: list[Budget]) -> None:
+def _budgets(budgets: list[Budget], zone: ZoneInfo) -> None:
     numbers = [
         show.Column(name, number=True) for name in ("limit", "spent", "held", "left", "used")
     ]
@@ -281,18 +284,18 @@ def _budgets(budgets: list[Budget]) -> None:
                     for usd in (one.limit_usd, one.settled_usd, one.held_usd, one.left_usd)
                 ),
                 show.percent(_nano(one.settled_usd) + _nano(one.held_usd), _nano(one.limit_usd)),
-                _turns_over(one),
+                _turns_over(one, zone),
             )
             for one in budgets
         ],
     )
 
 
-def _turns_over(budget: Budget) -> str:
+def _turns_over(budget: Budget, zone: ZoneInfo) -> str:
     if budget.turns_over is None:
         return "never"
     at = datetime.fromisoformat(budget.turns_over).timestamp()
-    return "rolls on" if budget.rolling else show.when(at)
+    return "rolls on" if budget.rolling else periods.text(int(at * 1000), zone)
 
 
 def _nano(usd: str) -> int:

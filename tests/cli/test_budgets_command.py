@@ -215,6 +215,15 @@ def test_without_a_daemon_the_ledger_tells_what_is_spent(home: Home) -> None:
     assert "rolls on" in line
 
 
+def test_budgets_turn_over_in_the_time_of_the_gateway(home: Home) -> None:
+    """A refusal says "00:00 JST": a list in the time of some other machine would contradict it."""
+    text = home.config.read_text()
+    home.write(text.replace("[server]\n", '[server]\ntimezone = "Asia/Tokyo"\n', 1))
+    table = fine(home.tollway("budgets", "list"))
+    (line,) = [line for line in table.splitlines() if "5/day" in line]
+    assert " 00:00 JST " in line
+
+
 def test_a_running_daemon_takes_a_change_up_and_is_asked(home: Home) -> None:
     """Set, raise and list with a daemon: it has the new limits when the command returns."""
     fine(home.tollway("up"))

@@ -52,6 +52,11 @@ def test_calls_that_are_deleted_are_missed_aloud(home: Home) -> None:
         assert "deleted" not in home.tollway("ledger", "export", *words).stderr
 
 
+def test_nothing_is_said_to_be_deleted_where_nothing_was(home: Home) -> None:
+    """East of Greenwich the first day there is begins before the epoch."""
+    assert home.tollway("ledger", "export", "--tz", "Asia/Tokyo").stderr == "3 rows\n"
+
+
 def test_attempts_and_sums_go_to_a_file_as_json_lines(home: Home) -> None:
     """The file gets its name when it is whole, and is its owner's alone."""
     for what, count in (("attempts", 3), ("spend", 1)):

@@ -164,6 +164,21 @@ async def test_what_is_not_there_is_said(
     assert message in done.stderr
 
 
+async def test_a_call_that_was_killed_in_line_is_not_said_to_be_billed(home: Home) -> None:
+    """It was never sent, so nothing of it was held."""
+    path = home.data / "ledger.db"
+    for queues in (True, False):
+        ledger = Ledger(path)
+        ledger.start()
+        await ledger.ready()
+        if queues:
+            ledger.queue(opened(9))
+        await ledger.close()
+    story = home.tollway("logs", call_id(9)).stdout
+    assert "killed while it waited; it was never sent" in story
+    assert "billed at its hold" not in story
+
+
 async def test_no_ledger_is_no_error(home: Home) -> None:
     """A fresh box has no calls."""
     done = home.tollway("logs")
