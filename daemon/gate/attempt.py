@@ -105,24 +105,31 @@ class Attempt:
     def end(self, ending: Ending, *, mask: Callable[[str], str], error: str = "") -> AttemptEnded:
         """Settle the hold by the ending's rule and return the row. Once only.
 
+        Where a fault of the gateway's own comes in between, all that was taken is given back and
+        the hold is what it cost: so the ledger books an attempt whose end it never hears.
+
         Args:
             ending: How it ended; "answered" becomes "no_usage" where no usage was reported.
             mask: Takes secrets out of what the provider said.
             error: The error's code, if there was one.
         """
-        usage, price, told = self._reported(ending), None, None
-        if self._is_free(ending):
-            usage, cost = Usage(), 0  # no fee for the request either
-        elif usage is None:
-            usage, cost = self._upper(ending)
-            if ending == "answered":
-                ending = "no_usage"
-        else:
-            cost, price, told = self._billed(usage)
-        self.hold.settle(cost)
-        self.taken.settle(usage.input_total + usage.output_total)
-        if self.slot:
-            self.slot.release(usage)
+        usage: Usage | None = None
+        cost, price, told = self.opened.hold_nanousd, None, None
+        try:
+            usage = self._reported(ending)
+            if self._is_free(ending):
+                usage, cost = Usage(), 0  # no fee for the request either
+            elif usage is None:
+                usage, cost = self._upper(ending)
+                if ending == "answered":
+                    ending = "no_usage"
+            else:
+                cost, price, told = self._billed(usage)
+        finally:
+            self.hold.settle(cost)
+            self.taken.settle(usage.input_total + usage.output_total if usage else None)
+            if self.slot:
+                self.slot.release(usage)
         return AttemptEnded(
             call_id=self.opened.call_id,
             number=self.opened.number,

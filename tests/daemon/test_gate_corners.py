@@ -27,8 +27,10 @@ from upstreams import notes, reads, resets, says, stalls, waits
 
 from tollway.daemon.config.schema import Key
 from tollway.daemon.config.validity import _end
+from tollway.daemon.gate import attempt
 from tollway.daemon.gate.budget import Terms, worst
 from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.verify import verify
 from tollway.providers.canon import Bound
 from tollway.providers.catalog import KINDS
 
@@ -204,6 +206,25 @@ async def test_a_report_without_input_is_no_report() -> None:
         row = await gate.row(await gate.ask())
         assert row.call.estimated
         assert row.call.cost_nanousd == row.attempts[0].hold_nanousd
+
+
+async def test_a_fault_while_an_attempt_is_billed_leaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hold and slot are free again, and the counters say what the ledger does: the hold."""
+    async with gateway([[reads(), says(whole())]], provider="slots = 1") as gate:
+        daemon = gate.daemon.server.daemon
+        # The one thing here that is not real: no usage is known that cannot be priced.
+        monkeypatch.setattr(attempt, "billed", None)
+        reply = await gate.ask()
+        monkeypatch.undo()
+        assert (reply.status, error(reply)["code"]) == (500, "internal_error")
+        row = await gate.row(reply)
+        assert row.call.cost_nanousd == row.attempts[0].hold_nanousd > 0
+        (state,) = daemon.gate.purse.states()
+        assert (state.settled_nanousd, state.held_nanousd) == (row.call.cost_nanousd, 0)
+        assert (await gate.ask()).status == 200  # the only slot is free
+        await until(lambda: verify(daemon.ledger.path) == [])
 
 
 def _head(length: int) -> bytes:
