@@ -12,7 +12,7 @@ FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"
 TESTS = sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rglob("*.py"))
 # One home for each heavy import, by its top-level name; `tollway --help` imports none of them.
 HOMES = {
-    "llama_cpp": {"providers/llamacpp/child.py"},
+    "llama_cpp": {"providers/llamacpp/child.py", "providers/llamacpp/probe.py"},
     "keyring": {"daemon/secrets.py"},
     "genai_prices": {"providers/price_distil.py"},
 }

@@ -1,22 +1,45 @@
 """How much memory a model takes, and how much there is.
 
-An estimate from the header alone, made before a process is started. The weights and the cache
-of plain attention are exact; the working buffers are rough and on the safe side.
+An estimate from the header alone, made before a process is started. Weights and cache are exact
+for the architectures that `dimensions.py` knows; the working buffers follow rules that were fitted
+to what llama.cpp reserves. `probe.py` asks llama.cpp itself.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from tollway.providers.errors import LocalModelFailed
 from tollway.providers.llamacpp.gguf import ModelInfo
 
-STEP_TOKENS = 512  # the most that one engine step reads
-# A Python process with llama.cpp loaded, measured at 75 MB, and room for its allocator.
-PROCESS_BYTES = 128 * 2**20
+KvType = Literal["f16", "q8_0", "q4_0"]
+# Bytes of 32 numbers.
+_BLOCK_BYTES: dict[KvType, int] = {"f16": 64, "q8_0": 34, "q4_0": 18}
+
+STEP_TOKENS = 512  # the most that one engine step reads on a GPU, and what is reckoned with
+# A Python process with llama.cpp loaded, measured, and what it keeps of each word it knows.
+PROCESS_BYTES = 48 * 2**20
+WORD_BYTES = 256
 SMALLEST_CONTEXT = 512
+# Of a GPU's free memory: its driver's own context, and what a desktop takes meanwhile.
+GPU_RESERVE = 512 * 2**20
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """How a model's memory is laid out, beside its context, which each slot has."""
+
+    slots: int = 1
+    kv: Literal["split", "unified"] = "split"
+    kv_type: KvType = "f16"
+    chunk: int = STEP_TOKENS  # tokens read in one step
+    # Layers with a window keep the whole context all the same, so that a slot can go back.
+    whole_windows: bool = True
+
+
+PLAIN = Layout()
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -24,20 +47,29 @@ class Estimate(msgspec.Struct, frozen=True):
 
     weights: int
     cache: int
-    work: int
+    work: int  # llama.cpp's working buffers
+    process: int
 
     @property
     def total(self) -> int:
         """All of it, in bytes."""
-        return self.weights + self.cache + self.work
+        return self.weights + self.cache + self.work + self.process
 
 
 class Offload(msgspec.Struct, frozen=True):
-    """What the worker needs to choose how many layers go to a GPU; bytes."""
+    """What the worker needs to choose how many layers go to a GPU; bytes.
 
-    layers: int
-    layer_bytes: int
-    fixed_bytes: int
+    `each` are the layers in the order in which they go there: the output first, then from the
+    last to the first. `fixed` comes once, on top.
+    """
+
+    each: tuple[int, ...]
+    fixed: int
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are, the output counted as one."""
+        return len(self.each)
 
 
 def usable_context(info: ModelInfo, wanted: int) -> int:
@@ -45,69 +77,160 @@ def usable_context(info: ModelInfo, wanted: int) -> int:
     return min(wanted, info.context_trained) if info.context_trained else wanted
 
 
-def estimate(info: ModelInfo, context: int) -> Estimate:
-    """Return what the model takes with a context of so many tokens."""
-    cells = -(-context // 256) * 256
-    mask = cells * STEP_TOKENS * 4
-    activations = STEP_TOKENS * 4 * (6 * info.embedding + 2 * info.feed_forward)
-    output = info.vocabulary * 4
+def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
+    """Return what the model takes with a context of so many tokens for each slot."""
+    unified = layout.kv == "unified"
+    streams = 1 if unified else layout.slots
+    cells = _padded(context * layout.slots if unified else context)
+    chunk = min(layout.chunk, cells * streams)
+    outputs = layout.slots * info.vocabulary * 4
+    shared = layout.slots if unified else 1  # sequences in each stream's cells
+    cache, masks = info.dimensions.state_bytes * layout.slots, set()
+    for one in info.dimensions.attention:
+        own = cells
+        if one.window and not layout.whole_windows:
+            own = min(cells, _padded(one.window * shared + layout.chunk))
+        pair = _bytes(one.keys, layout.kv_type) + _bytes(one.values, layout.kv_type)
+        cache += one.layers * own * streams * pair
+        masks.add((one.window, own))
+    mask = 2 * sum(own for _, own in masks)
+    # The output of a step comes when the layers' buffers are free again.
+    step = max(chunk * 4 * info.dimensions.numbers, outputs + chunk * 12 * info.embedding)
     return Estimate(
         weights=info.weights_bytes,
-        cache=info.kv_bytes_per_token * cells,
-        work=(mask + activations) * 5 // 4 + output + PROCESS_BYTES,
+        cache=cache,
+        work=step + chunk * mask + outputs,
+        process=PROCESS_BYTES + info.vocabulary * WORD_BYTES,
     )
 
 
-def offload(info: ModelInfo, context: int) -> Offload:
+def _padded(cells: int) -> int:
+    return -(-cells // 256) * 256
+
+
+def _bytes(numbers: int, kv_type: KvType) -> int:
+    return -(-numbers * _BLOCK_BYTES[kv_type] // 32)
+
+
+def offload(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Offload:
     """Return what each layer, and the rest, would take on a GPU."""
-    need = estimate(info, context)
-    layers = max(info.layers, 1)
-    return Offload(layers + 1, (need.weights + need.cache) // (layers + 1), need.work)
+    need = estimate(info, context, layout)
+    layers = info.layer_bytes or (info.weights_bytes,)
+    cache = need.cache // len(layers)
+    each = (info.output_bytes, *(weights + cache for weights in reversed(layers)))
+    return Offload(each, need.work)
 
 
 def layers_that_fit(plan: Offload, free_bytes: int) -> int:
     """Return how many layers (the output counted as one) fit in so much GPU memory."""
-    room = free_bytes - plan.fixed_bytes
-    return max(0, min(plan.layers, room // max(plan.layer_bytes, 1)))
+    room = free_bytes - plan.fixed
+    count = 0
+    for layer in plan.each:
+        room -= layer
+        if room < 0:
+            break
+        count += 1
+    return count
 
 
-def require_room(name: str, info: ModelInfo, context: int, free: int) -> Estimate:
+class Placed(msgspec.Struct, frozen=True):
+    """Where a model's memory would be: `layers` of `of` on GPUs, bytes there and in RAM."""
+
+    layers: int
+    of: int
+    gpu: int
+    ram: int
+
+
+def place(
+    info: ModelInfo,
+    context: int,
+    layout: Layout = PLAIN,
+    *,
+    wanted: int | Literal["auto", "all"] = "auto",
+    free: Sequence[int] = (),
+) -> Placed:
+    """Return where a model would go with so many free bytes on each GPU, none for no GPU.
+
+    "auto" leaves GPU_RESERVE of each GPU alone; what is said as a number or "all" is believed.
+    """
+    need, plan = estimate(info, context, layout), offload(info, context, layout)
+    count = 0
+    if free:
+        room = sum(max(0, one - GPU_RESERVE) for one in free)
+        count = plan.layers if wanted == "all" else 0
+        count = layers_that_fit(plan, room) if wanted == "auto" else count
+        count = min(wanted, plan.layers) if isinstance(wanted, int) else count
+    if not count:
+        return Placed(0, plan.layers, 0, need.total)
+    moved = sum(plan.each[:count])
+    copied = info.output_bytes if plan.layers == count and _tied(info) else 0
+    held = need.weights + need.cache + copied - moved
+    return Placed(count, plan.layers, moved + plan.fixed, max(0, held) + need.process)
+
+
+def _tied(info: ModelInfo) -> bool:
+    """Whether the output's weights are the embedding's, which stay in RAM as well."""
+    return sum(info.layer_bytes) + info.output_bytes >= info.weights_bytes
+
+
+def require_room(
+    name: str, info: ModelInfo, context: int, free: int, layout: Layout = PLAIN
+) -> Estimate:
     """Return the model's estimate if it fits in `free` bytes.
 
     Raises:
         LocalModelFailed: It does not; the message has the numbers, the hint the way out.
     """
-    need = estimate(info, context)
+    need = estimate(info, context, layout)
     if need.total <= free:
         return need
+    slots = f" for each of {layout.slots} slots" if layout.slots > 1 else ""
     raise LocalModelFailed(
         f"`{name}` needs {size(need.total)} of memory (weights {size(need.weights)}, context of"
-        f" {context} tokens {size(need.cache)}, work {size(need.work)}) and {size(free)} are free",
-        hint=_way_out(name, info, context, free),
+        f" {context} tokens{slots} {size(need.cache)}, work {size(need.work + need.process)}) and"
+        f" {size(free)} are free",
+        hint=_way_out(name, info, context, free, layout),
         sent=False,
         again=False,
     )
 
 
-def smaller_context(info: ModelInfo, context: int, room: int) -> int | None:
+def smaller_context(info: ModelInfo, context: int, room: int, layout: Layout = PLAIN) -> int | None:
     """Return a half, a quarter ... of a context with which the model takes no more than `room`.
 
     In tokens, the room in bytes; None where no context is small enough.
     """
     while (context := context // 2) >= SMALLEST_CONTEXT:
-        if estimate(info, context).total <= room:
+        if estimate(info, context, layout).total <= room:
             return context
     return None
 
 
-def _way_out(name: str, info: ModelInfo, context: int, free: int) -> str:
-    if smaller := smaller_context(info, context, free):
-        need = size(estimate(info, smaller).total)
-        return f"`models.{name}.context = {smaller}` would need {need} and fit"
-    return (
-        f"No context is small enough, for the weights alone take {size(info.weights_bytes)}: use a"
-        " smaller quantisation of the model, or end what else uses the memory"
-    )
+def _way_out(name: str, info: ModelInfo, context: int, free: int, layout: Layout) -> str:
+    """Return which one setting closes the gap: fewer slots, a smaller context or cache."""
+    ways: list[tuple[str, int]] = []
+    slots = layout.slots
+    while (slots := slots // 2) >= 1:
+        fewer = msgspec.structs.replace(layout, slots=slots)
+        if (need := estimate(info, context, fewer).total) <= free:
+            ways.append((f"slots = {slots}", need))
+            break
+    if smaller := smaller_context(info, context, free, layout):
+        ways.append((f"context = {smaller}", estimate(info, smaller, layout).total))
+    if layout.kv_type == "f16":
+        tighter = msgspec.structs.replace(layout, kv_type="q8_0")
+        if (need := estimate(info, context, tighter).total) <= free:
+            ways.append(('kv_type = "q8_0"', need))
+    if not ways:
+        return (
+            "No context is small enough, for the weights alone take"
+            f" {size(info.weights_bytes)}: use a smaller quantisation of the model, or end what"
+            " else uses the memory"
+        )
+    first, need = ways[0]
+    also = "".join(f", or `models.{name}.{way}`" for way, _ in ways[1:])
+    return f"`models.{name}.{first}` would need {size(need)} and fit{also}"
 
 
 def available_memory() -> int | None:

@@ -6,13 +6,13 @@ left of the file before anything is allocated, and nothing is raised but `GgufEr
 
 import re
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeGuard
 
 import msgspec
 
 from tollway.providers.errors import GatewayError
+from tollway.providers.llamacpp.dimensions import MOST_LAYERS, Dimensions, Facts, dimensions_of
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 is older than any model that llama.cpp still loads
@@ -110,6 +110,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
     file_bytes: int
     chat_template: bool
     pooling: Pooling | None
+    dimensions: Dimensions = Dimensions()
+    layer_bytes: tuple[int, ...] = ()  # the weights of each layer
+    output_bytes: int = 0  # the weights that make a token of the last layer's output
 
     @property
     def embeds(self) -> bool:
@@ -300,15 +303,16 @@ def _info(metadata: dict[str, object], tensors: list[Tensor], file_bytes: int) -
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise GgufError("The file names no architecture, so it holds no model")
+    kind = metadata.get("general.type", "model")
+    if architecture == "clip" or kind not in {"model", ""}:
+        what = "a projector for images" if architecture == "clip" else f"of the type {kind!r}"
+        raise GgufError(f"The file is {what} and no model by itself")
     if not tensors:
         raise GgufError("The file holds no weights, only metadata")
 
-    def whole(key: str, otherwise: int = 0) -> int:
-        value = metadata.get(f"{architecture}.{key}")
-        if isinstance(value, Array):
-            value = max((item for item in value.items if _whole(item)), default=0)
-        return value if _whole(value) and 0 <= value < 2**40 else otherwise
-
+    facts = Facts(architecture, metadata)
+    dimensions = dimensions_of(architecture, metadata)
+    layers, output = _by_layer(tensors, min(facts.whole("block_count"), MOST_LAYERS))
     name = metadata.get("general.name")
     tokens = metadata.get("tokenizer.ggml.tokens")
     pooling = metadata.get(f"{architecture}.pooling_type")
@@ -317,34 +321,40 @@ def _info(metadata: dict[str, object], tensors: list[Tensor], file_bytes: int) -
         architecture=architecture,
         parameters=sum(_elements(tensor) for tensor in tensors),
         quantisation=_quantisation(metadata, tensors),
-        context_trained=whole("context_length"),
-        layers=whole("block_count"),
-        embedding=whole("embedding_length"),
-        heads=whole("attention.head_count"),
-        vocabulary=tokens.count if isinstance(tokens, Array) else whole("vocab_size"),
-        kv_bytes_per_token=_kv_bytes(
-            metadata.get(f"{architecture}.attention.head_count_kv"), whole
+        context_trained=facts.whole("context_length"),
+        layers=facts.whole("block_count"),
+        embedding=facts.whole("embedding_length"),
+        heads=facts.whole("attention.head_count"),
+        vocabulary=tokens.count if isinstance(tokens, Array) else facts.whole("vocab_size"),
+        kv_bytes_per_token=sum(
+            2 * one.layers * (one.keys + one.values) for one in dimensions.attention
         ),
-        feed_forward=whole("feed_forward_length"),
+        feed_forward=facts.whole("feed_forward_length"),
         weights_bytes=sum(tensor.size for tensor in tensors),
         file_bytes=file_bytes,
         chat_template=isinstance(metadata.get("tokenizer.chat_template"), str),
         pooling=POOLINGS[pooling] if _whole(pooling) and 0 <= pooling < len(POOLINGS) else None,
+        dimensions=dimensions,
+        layer_bytes=layers,
+        output_bytes=output,
     )
 
 
-def _kv_bytes(kv_heads: object, whole: Callable[..., int]) -> int:
-    """Return the bytes that one token takes in an f16 cache; exact for plain attention."""
-    layers, heads = whole("block_count"), whole("attention.head_count")
-    if not heads:
-        return 0
-    width = whole("embedding_length") // heads
-    pair = whole("attention.key_length", width) + whole("attention.value_length", width)
-    if isinstance(kv_heads, Array):  # a count for each layer
-        total = sum(count for count in kv_heads.items if _whole(count) and 0 <= count < 2**20)
-    else:
-        total = layers * (kv_heads if _whole(kv_heads) and 0 <= kv_heads < 2**20 else heads)
-    return total * pair * 2
+def _by_layer(tensors: list[Tensor], layers: int) -> tuple[tuple[int, ...], int]:
+    """Return the bytes of each layer's weights, and those of the output's."""
+    sizes = [0] * layers
+    output = embedded = 0
+    for tensor in tensors:
+        block = re.match(r"blk\.(\d{1,5})\.", tensor.name)
+        if block and int(block[1]) < layers:
+            sizes[int(block[1])] += tensor.size
+        elif tensor.name.startswith("output"):
+            output += tensor.size
+        elif tensor.name == "token_embd.weight":
+            embedded = tensor.size
+    if not any(tensor.name == "output.weight" for tensor in tensors):
+        output += embedded  # the same weights, and on a GPU a copy of them
+    return tuple(sizes), output
 
 
 def _quantisation(metadata: dict[str, object], tensors: list[Tensor]) -> str:

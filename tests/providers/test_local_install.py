@@ -79,7 +79,7 @@ def test_another_version_is_refused_before_it_is_used() -> None:
         ) as child,
     ):  # fmt: skip
         its.close()
-        ours.sendall(pack([Load(str(path), 512, 0, Offload(1, 1, 1), None, "0.0.1")]))
+        ours.sendall(pack([Load(str(path), 512, 0, Offload((1,), 1), None, "0.0.1")]))
         head = ours.recv(4, socket.MSG_WAITALL)
         (failed,) = read_up(ours.recv(frame_length(head), socket.MSG_WAITALL))
         assert isinstance(failed, LoadFailed)

@@ -1,0 +1,139 @@
+"""The estimate against llama.cpp itself: what it would take, and what it takes."""
+
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf_files import llama_gguf, real_model
+from gguf_shapes import SHAPES, shaped
+from local_models import NAME, model, serving, state_of
+
+from tollway.providers.llamacpp import probe
+from tollway.providers.llamacpp.fit import Layout, estimate, resident_bytes
+from tollway.providers.llamacpp.gguf import describe
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+
+MIB = 2**20
+LAYOUTS = {
+    "one slot": (8192, Layout()),
+    "eight slots, q8_0": (4096, Layout(slots=8, kv_type="q8_0")),
+    "unified, short windows": (8192, Layout(slots=4, kv="unified", whole_windows=False)),
+    "q4_0, small steps": (2048, Layout(slots=2, kv_type="q4_0", chunk=128)),
+}
+# Architectures whose memory follows other rules than plain attention; no weights are needed.
+STATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "windows by a list": (
+        "gemma3",
+        {"attention.sliding_window": 1024, "attention.sliding_window_pattern": [True, False] * 3},
+    ),
+    "windows of another period": (
+        "gemma3",
+        {"attention.sliding_window": 1024, "attention.sliding_window_pattern": 3},
+    ),
+    "no windows after all": ("gemma3", {"attention.sliding_window": 0}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _needs_llama_cpp() -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_estimate_is_what_llama_cpp_would_take(tmp_path: Path, shape: str, layout: str) -> None:
+    """Real shapes from 1 to 30 billion parameters: the cache exactly, the whole within 2 %."""
+    path = shaped(tmp_path / "model.gguf", **SHAPES[shape])
+    context, laid = LAYOUTS[layout]
+    need = estimate(describe(path), context, laid)
+    said = probe.ask(probe.Question(str(path), context, laid))
+    assert (said.fault, said.message) == ("", "")
+    assert need.cache == pytest.approx(said.cache, abs=0.02 * MIB)
+    work = sum(said.work.values())
+    assert need.work == pytest.approx(work, rel=0.15)
+    assert need.weights + need.cache + need.work == pytest.approx(
+        need.weights + said.cache + work, rel=0.02
+    )
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_windows_are_counted_by_the_files_own_pattern(tmp_path: Path, case: str) -> None:
+    """A file may say which layers see all of the context, as a list or as a period."""
+    architecture, more = STATES[case]
+    path = shaped(
+        tmp_path / "m.gguf", architecture, layers=6, norms="qk post", tied=True, more=more
+    )
+    layout = Layout(slots=2, whole_windows=False)
+    said = probe.ask(probe.Question(str(path), 8192, layout))
+    assert (said.fault, said.message) == ("", "")
+    assert estimate(describe(path), 8192, layout).cache == pytest.approx(said.cache, abs=0.02 * MIB)
+
+
+async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path) -> None:
+    """The real model, loaded: llama.cpp's own figures and the process's memory, within 10 %."""
+    path = real_model()
+    for context in (512, 4096):
+        need = estimate(describe(path), context, Layout(chunk=128))
+        folder = tmp_path / str(context)
+        async with serving(folder, model(path, context=context)) as local:
+            await local.load(NAME)
+            pid = state_of(local).pid
+            assert pid
+            held, _ = resident_bytes(pid)
+            (log,) = (folder / "logs").glob("*.log")
+            sizes = re.findall(r" buffer size = +([\d.]+) MiB", log.read_text())
+        buffers = sum(float(size) for size in sizes) * MIB
+        assert need.weights + need.cache + need.work == pytest.approx(buffers, rel=0.1)
+        if held:  # where the system tells
+            assert need.total == pytest.approx(held, rel=0.1)
+
+
+def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
+    """The header alone cannot tell; llama.cpp can, before anything is loaded."""
+    said = probe.ask(probe.Question(str(shaped(tmp_path / "m.gguf", "llamapus")), 512))
+    assert said.fault == "architecture"
+    assert "does not know the architecture `llamapus`" in said.message
+    assert [one.kind for one in said.devices][-1] == "cpu"
+
+
+def test_a_file_that_lacks_a_tensor_is_refused_with_its_name(tmp_path: Path) -> None:
+    """It is whole by its own account, and no model by llama.cpp's."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(llama_gguf())
+    said = probe.ask(probe.Question(str(path), 512))
+    assert said.fault == "file"
+    assert said.message.startswith("llama.cpp cannot load the file: ")
+
+
+def test_devices_are_told_without_a_model() -> None:
+    """What there is to compute with, and its memory."""
+    said = probe.ask(probe.Question())
+    assert said.fault == ""
+    cpu = next(one for one in said.devices if one.kind == "cpu")
+    assert 0 < cpu.free <= cpu.total
+
+
+def test_a_build_that_crashes_is_told_and_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library for another CPU ends its process with a signal, and only that."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -ILL $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    said = probe.ask(probe.Question())
+    assert said.fault == "crash"
+    assert f"signal {signal.SIGILL.value}" in said.message
+
+
+def test_a_build_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's driver may never answer; nobody waits for it for ever."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert probe.ask(probe.Question(), within_s=0.2).fault == "crash"
