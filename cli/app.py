@@ -106,6 +106,13 @@ COMMANDS = (
     Row("routes explain", "routes:explain", "Say what would become of a call, without sending it"),
     Row("routes add", "routes:add", "Add a route: a name for targets that are tried in order"),
     Row("routes remove", "routes:remove", "Remove a route that no other one falls back to"),
+    Row(
+        "run",
+        "run:run",
+        "Run an agent or a script through the gateway, and show what it cost",
+        USE,
+        rest=True,
+    ),
     Row("chat", "chat:chat", "Ask a model one question, or talk with it", USE),
     Row("prices", "", "What models cost, and where each price comes from", USE),
     Row("prices list", "prices:list_", "List what models cost"),

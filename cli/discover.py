@@ -18,6 +18,9 @@ import msgspec
 # Environment variable -> kind of provider. A kind's name is also its table's name.
 PROVIDER_KEYS = {
     "OPENAI_API_KEY": "openai",
+    "ANTHROPIC_API_KEY": "anthropic",
+    "GEMINI_API_KEY": "gemini",
+    "GOOGLE_API_KEY": "gemini",
     "MISTRAL_API_KEY": "mistral",
     "GROQ_API_KEY": "groq",
     "DEEPSEEK_API_KEY": "deepseek",
@@ -29,9 +32,15 @@ PROVIDER_KEYS = {
     "PERPLEXITY_API_KEY": "perplexity",
 }
 # Port on loopback -> kind of server that listens there when nobody changed it.
-SERVER_PORTS = {11434: "ollama", 8000: "vllm", 1234: "lmstudio", 8080: "llama-server"}
+SERVER_PORTS = {
+    11434: "ollama",
+    8000: "vllm",
+    30000: "sglang",
+    1234: "lmstudio",
+    8080: "llama-server",
+}
 # What a server calls itself in `owned_by`, where that is telling: 8000 and 8080 are popular.
-_OWNERS = {"vllm": "vllm", "llamacpp": "llama-server"}
+_OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama-server"}
 
 _MOST_ENTRIES = 5_000  # a search that a person does not notice, even on a slow disk
 _MOST_FILES = 20
@@ -63,8 +72,15 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 def provider_keys(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return {variable: kind} for every provider key that is set; the keys stay unread."""
-    return {name: kind for name, kind in PROVIDER_KEYS.items() if environ.get(name, "").strip()}
+    """Return {variable: kind} for every provider key that is set; the keys stay unread.
+
+    A kind whose key may stand in either of two variables is found in the first that is set.
+    """
+    found: dict[str, str] = {}
+    for name, kind in PROVIDER_KEYS.items():
+        if environ.get(name, "").strip() and kind not in found.values():
+            found[name] = kind
+    return found
 
 
 def local_servers(

@@ -39,6 +39,7 @@ class Row(NamedTuple):
     home: str
     help: str
     panel: str = ""
+    rest: bool = False  # from the first word on that is no option, all words are another program's
 
 
 class Leaf(TyperCommand):
@@ -98,7 +99,9 @@ class Table(TyperGroup):
             "Callable[..., object]", getattr(import_module(f"tollway.cli.{module}"), function)
         )
         one.command(name, cls=Leaf)(called)
-        return get_command(one)
+        command = get_command(one)
+        command.allow_interspersed_args = not row.rest
+        return command
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the rows under their panels, from the table alone."""

@@ -46,6 +46,7 @@ class Shown(msgspec.Struct, frozen=True):
     kind: str
     base_url: str
     api_key: str | None
+    auth: str
     key_found: bool | None
     problem: str
     serves: tuple[str, ...]
@@ -69,6 +70,10 @@ def add(  # noqa: PLR0913 - an argument is an option
         str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
     ] = None,
     api_key: Reference = None,
+    auth: Annotated[
+        str | None,
+        typer.Option("--auth", metavar="WHOSE", help="`caller`: callers bring their credential."),
+    ] = None,
     serves: Serves = None,
     proxy: Annotated[
         str | None, typer.Option("--proxy", metavar="URL", help="Through which it is reached.")
@@ -88,6 +93,7 @@ def add(  # noqa: PLR0913 - an argument is an option
         tollway providers add openai --kind openai
         tollway providers add box2 --kind vllm --base-url http://127.0.0.1:8000/v1
         tollway providers add groq --kind groq < key.txt
+        tollway providers add claude --kind anthropic --auth caller
     """
     loaded = load_config(config)
     edits.require_new(
@@ -97,6 +103,7 @@ def add(  # noqa: PLR0913 - an argument is an option
         "kind": kind,
         "base_url": base_url,
         "api_key": None if api_key == _ASK else api_key,
+        "auth": auth,
         "serves": serves or None,
         "proxy": proxy,
         "ca_file": str(ca_file.absolute()) if ca_file else None,
@@ -104,7 +111,8 @@ def add(  # noqa: PLR0913 - an argument is an option
     values = {key: value for key, value in said.items() if value is not None}
     _require_valid(loaded, name, values)
     kept = None
-    if api_key == _ASK or (api_key is None and KINDS[kind].auth == "bearer"):
+    needed = KINDS[kind].auth == "bearer" and auth != "caller"
+    if api_key == _ASK or (api_key is None and needed):
         if api_key == _ASK or name not in secrets.list_secrets():
             kept = take_secret(name)
         values["api_key"] = f"keyring:{name}"
@@ -177,7 +185,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
                 row.name,
                 row.kind,
                 row.base_url,
-                row.api_key or "",
+                row.api_key or ("the caller's own" if row.auth == "caller" else ""),
                 _found(row.key_found),
                 ", ".join(row.serves),
             )
@@ -209,6 +217,7 @@ def _shown(config: Config, name: str, one: Provider) -> Shown:
         kind=one.kind,
         base_url=one.base_url or row.base_url or "",
         api_key=one.api_key,
+        auth=one.auth,
         key_found=there,
         problem=problem,
         serves=row.serves if one.serves is None else one.serves,

@@ -77,8 +77,7 @@ def up(config: ConfigFile = None, wait: Wait = 60.0, as_json: AsJson = False) ->
         tollway up
     """
     loaded = load_config(config)
-    paths = state_paths(loaded.ledger.path)
-    started = _running(loaded, paths) or _start(loaded, paths, wait)
+    started = ensure_up(loaded, wait)
     if as_json:
         show.emit(started)
         return
@@ -92,6 +91,16 @@ def up(config: ConfigFile = None, wait: Wait = 60.0, as_json: AsJson = False) ->
             ("log", str(started.log)),
         ]
     )
+
+
+def ensure_up(config: Config, wait_s: float = 60.0) -> Started:
+    """Return where the daemon listens, having started one where none runs.
+
+    Raises:
+        GatewayError: It does not start, or serves another file.
+    """
+    paths = state_paths(config.ledger.path)
+    return _running(config, paths) or _start(config, paths, wait_s)
 
 
 def _running(config: Config, paths: StatePaths) -> Started | None:

@@ -34,7 +34,12 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 class _Listing(msgspec.Struct):
-    data: list[msgspec.Raw]
+    data: list[msgspec.Raw] = []
+    models: list[msgspec.Raw] = []  # Gemini's word
+
+
+# One page with all there are; who knows no such parameter has no pages.
+_PAGE = {"anthropic_messages": "?limit=1000", "gemini": "?pageSize=1000"}
 
 
 def reach_all(config: Config, *, timeout_s: float = 5.0) -> list[Reached]:
@@ -70,7 +75,7 @@ async def _ask(
         # A keyring may ask its owner to unlock it: in a thread, the others go on.
         credential = await asyncio.to_thread(_credential, config, provider)
         request = Request(
-            url=f"{base_url}/models",
+            url=f"{base_url}/models{_PAGE.get(kind.dialect, '')}",
             headers=request_headers(kind, credential),
             method="GET",
             timeouts=Timeouts(connect_s=timeout_s, first_s=timeout_s, idle_s=timeout_s),
@@ -84,6 +89,9 @@ async def _ask(
     except TimeoutError:
         return Reached(name, "fail", f"`{base_url}` answers too slowly", _look_at(name, base_url))
     judged = _judged(name, base_url, status, body, time.monotonic() - began)
+    if provider.auth == "caller" and status in (401, 403):
+        told = f"`{base_url}` is up; its callers bring their own credential"
+        judged = msgspec.structs.replace(judged, state="ok", detail=told, fix="")
     return msgspec.structs.replace(judged, status=status)
 
 
@@ -124,11 +132,24 @@ def _judged(name: str, base_url: str, status: int, body: bytes, seconds: float) 
             seconds=seconds,
         )
     try:
-        models = len(msgspec.json.decode(body, type=_Listing).data)
+        models = _listed(body)
     except msgspec.DecodeError:
         detail = f"`{base_url}/models` answers something that is no list of models"
         return Reached(name, "warn", detail, _look_at(name, base_url), seconds=seconds)
     return Reached(name, "ok", f"`{base_url}`, {models} models", models=models, seconds=seconds)
+
+
+def _listed(body: bytes) -> int:
+    """Return how many models a list has.
+
+    Raises:
+        msgspec.DecodeError: It is none.
+    """
+    said = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    if not said.keys() & {"data", "models"}:
+        raise msgspec.DecodeError("neither `data` nor `models` is there")
+    found = msgspec.json.decode(body, type=_Listing)
+    return len(found.data) or len(found.models)
 
 
 def _look_at(name: str, base_url: str) -> str:

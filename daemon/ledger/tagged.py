@@ -38,4 +38,7 @@ def used(path: Path, tag: str) -> list[Used]:
     """
     with reading(path) as db:
         rows = db.execute(_SQL, (tag,)).fetchall()
-    return [Used(*row[:6], Usage(*row[6:])) for row in rows]
+    return [
+        Used(provider, model, calls, cost, estimated, unpriced, Usage(*tokens))
+        for provider, model, calls, cost, estimated, unpriced, *tokens in rows
+    ]

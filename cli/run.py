@@ -1,0 +1,260 @@
+"""`run`: a program whose model calls go through the gateway, and what they cost."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import typer
+
+from tollway.cli import show
+from tollway.cli.boundary import UsageProblem
+from tollway.cli.control import Control, load_config
+from tollway.cli.edits import warn
+from tollway.cli.options import ConfigFile
+from tollway.cli.run_child import child, signals_held
+from tollway.cli.run_env import CLAUDE, CODEX, Gateway, agent_of, launch
+from tollway.cli.run_place import place
+from tollway.cli.start import ensure_up
+from tollway.daemon.config import units
+from tollway.daemon.config.check import tag_value_wrong, tag_wrong
+from tollway.daemon.config.schema import Config
+from tollway.providers.catalog import KINDS
+from tollway.providers.errors import GatewayError
+
+_BEAT_S = 5.0  # after a restart the daemon learns of the run that much later
+_DIALECTS = {CLAUDE: "anthropic_messages", CODEX: "openai_responses"}
+
+Command = Annotated[
+    list[str], typer.Argument(metavar="COMMAND...", help="The program and its own options.")
+]
+
+
+class Line(msgspec.Struct):
+    """What a run used at one target; money is nano-dollars."""
+
+    target: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_nanousd: int
+    estimated_nanousd: int
+    unpriced: int
+    notional_nanousd: int | None = None
+
+
+class Ended(msgspec.Struct):
+    """What the daemon says of a run that has ended."""
+
+    targets: list[Line]
+    cost_nanousd: int
+    running: int
+    refused: int
+    refusal: str
+    budget_nanousd: int | None
+    left_nanousd: int | None
+
+
+class Session:
+    """A run at the daemon. Its secret is known here and to the program alone."""
+
+    def __init__(
+        self, control: Control, key: str | None, tags: dict[str, str], budget: int | None
+    ) -> None:
+        self.id = f"{datetime.now(UTC):%y%m%d}-{secrets.token_hex(4)}"
+        self.secret = f"tw-{secrets.token_hex(32)}"
+        self._control = control
+        digest = sha256(self.secret.encode()).hexdigest()
+        said = {"id": self.id, "hash": f"sha256:{digest}", "key": key, "tags": tags}
+        self._asked = said | {"budget_nanousd": budget}
+
+    def keep(self) -> None:
+        """Have the daemon know of it for a while.
+
+        Raises:
+            GatewayError: The daemon refuses it, or does not answer.
+        """
+        self._control.post("/control/runs", self._asked)
+
+    def beat(self) -> None:
+        """Keep it, where the daemon answers; the next beat may find one that does."""
+        with contextlib.suppress(GatewayError):
+            self._control.post("/control/runs", self._asked, timeout_s=2)
+
+    def end(self) -> Ended:
+        """Revoke its secret and return what it came to.
+
+        Raises:
+            GatewayError: The daemon does not answer, or does not know of it.
+        """
+        answer = self._control.post(f"/control/runs/{self.id}/end", timeout_s=30)
+        return msgspec.convert(answer, Ended)
+
+
+def run(  # noqa: PLR0913 - an argument is an option
+    command: Command,
+    *,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="What the agent asks for.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="USD", help="The most that this run may cost: 2.50."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--as", metavar="KEY", help="A key's name; else as the owner.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="May be repeated.")
+    ] = None,
+    own_login: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-login/--no-own-login",
+            help="Keep the agent's own login: a subscription; else where a provider says so.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run an agent or a script through the gateway, and show what it cost.
+
+    Claude Code, Codex and Gemini CLI are led here by what each needs, anything else by the
+    variables of the OpenAI, Anthropic and Google libraries. The program gets a key of its own,
+    which ends with it; its calls have the tags `project`, `branch` and `run`. The daemon is
+    started where none runs. Signals and the exit code pass through.
+
+    Examples:
+        tollway run -- claude
+        tollway run --budget 2 --model smart -- codex exec "fix the tests"
+        tollway run -- python script.py
+    """
+    loaded = load_config(config)
+    program = shutil.which(command[0])
+    if program is None:
+        raise UsageProblem(
+            f"There is no program `{command[0]}`", hint="`tollway run -- COMMAND` starts one"
+        )
+    cap, tags = _cap(budget), {**place(Path.cwd()), **_tags(tag)}
+    own = _keeps_login(loaded, command) if own_login is None else own_login
+    started = ensure_up(loaded)
+    if not started.already_running:
+        show.note(f"Started the daemon, which listens at {started.url}")
+    session = Session(Control(loaded.admin_socket), key, tags, cap)
+    gateway = Gateway(_reached_at(started.url), session.secret, model, own)
+    made = launch(command, os.environ, gateway)
+    with signals_held():
+        session.keep()
+        try:
+            _begun(session, tags, cap)
+            code = child(program, made.words, made.env, session.beat, _BEAT_S)
+        finally:
+            _report(session)
+    raise typer.Exit(code)
+
+
+def _cap(said: str | None) -> int | None:
+    if said is None:
+        return None
+    try:
+        cap = units.nanousd(Decimal(said.removeprefix("$")))
+    except (InvalidOperation, units.WrongUnit) as fault:
+        raise UsageProblem(f"`--budget {said}` is no amount of dollars", hint="Such as 2.50") from (
+            fault
+        )
+    if not cap:
+        raise UsageProblem("`--budget 0` lets nothing be called", hint="Such as 2.50")
+    return cap
+
+
+def _tags(said: Sequence[str] | None) -> dict[str, str]:
+    found = {}
+    for text in said or ():
+        name, _, value = text.partition("=")
+        if why := tag_wrong(name) or tag_value_wrong(value):
+            raise UsageProblem(f"`--tag {text}`: {why}", hint="Such as `--tag ticket=OPS-12`")
+        found[name] = value
+    return found
+
+
+def _keeps_login(config: Config, command: Sequence[str]) -> bool:
+    """Whether the first provider that speaks an agent's dialect wants the caller's credential."""
+    dialect = _DIALECTS.get(agent_of(command), "")
+    for provider in config.providers.values():
+        if KINDS[provider.kind].speaks(dialect):
+            return provider.auth == "caller"
+    return False
+
+
+def _reached_at(url: str) -> str:
+    """Return the gateway's own URL, as this box reaches it."""
+    parts = urlsplit(url)
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to be replaced
+    host = anywhere.get(parts.hostname or "", "")
+    place = f"{host}:{parts.port}" if host else parts.netloc
+    return f"{parts.scheme}://{place}"
+
+
+# --- what is said of it -------------------------------------------------------------------------
+
+
+def _begun(session: Session, tags: dict[str, str], cap: int | None) -> None:
+    facts = [f"run {session.id}", *(f"{name} {value}" for name, value in tags.items())]
+    facts += [] if cap is None else [f"at most {show.money(cap)}"]
+    show.note(show.Painted(f"tollway: {' · '.join(facts)}", "dim"))
+
+
+def _report(session: Session) -> None:
+    """End the run and say what it came to; the program's exit code stands whatever happens."""
+    try:
+        ended = session.end()
+    except GatewayError as error:
+        warn(f"What run {session.id} cost is not known here: {error.message}")
+        show.note(f"`tollway logs` has its calls, with the tag run={session.id}")
+        return
+    for line in summary(ended):
+        show.note(line)
+
+
+def summary(ended: Ended) -> Iterator[show.Cell]:
+    """Yield the lines that say what a run came to."""
+    if not ended.targets and not ended.refused:
+        yield show.Painted("tollway: no calls", "dim")
+        return
+    calls = sum(one.calls for one in ended.targets)
+    tokens_in = sum(one.input_tokens for one in ended.targets)
+    tokens_out = sum(one.output_tokens for one in ended.targets)
+    facts = [show.money(ended.cost_nanousd), f"{calls} call{'' if calls == 1 else 's'}"]
+    facts.append(f"{show.tokens(tokens_in)} tokens in, {show.tokens(tokens_out)} out")
+    if ended.left_nanousd is not None:
+        facts.append(f"{show.money(ended.left_nanousd)} of {show.money(ended.budget_nanousd)} left")
+    yield f"tollway: {' · '.join(facts)}"
+    width = max((len(one.target) for one in ended.targets), default=0)
+    for one in ended.targets:
+        yield show.Painted(f"  {one.target.ljust(width)}  {_line(one)}", "dim")
+    if ended.running:
+        yield [show.Painted("warning", "yellow"), f": {ended.running} calls have not ended yet"]
+    if ended.refused:
+        plural = "call was" if ended.refused == 1 else "calls were"
+        what = f": {ended.refused} {plural} refused or failed; the last one: {ended.refusal}"
+        yield [show.Painted("warning", "yellow"), what]
+
+
+def _line(one: Line) -> str:
+    facts = [f"{one.calls} calls", f"{show.tokens(one.input_tokens)} in"]
+    facts.append(f"{show.tokens(one.output_tokens)} out")
+    cost = show.money(one.cost_nanousd)
+    if one.notional_nanousd is not None:
+        cost = f"your own account; {show.money(one.notional_nanousd)} at list price"
+    elif one.unpriced:
+        cost += ", some of it without a price"
+    elif one.estimated_nanousd:
+        cost += f", {show.money(one.estimated_nanousd)} of it estimated"
+    return ", ".join([*facts, cost])

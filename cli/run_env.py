@@ -1,0 +1,138 @@
+"""What a program needs so that its model calls go through the gateway: words and environment."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+import msgspec
+
+from tollway.cli.boundary import UsageProblem
+
+KEY = "TOLLWAY_KEY"
+URL = "TOLLWAY_URL"
+HEADER = "x-tollway-key"
+CLAUDE, CODEX, GEMINI = "claude", "codex", "gemini"
+
+# What would send a program elsewhere, or with another credential.
+_ELSEWHERE = (
+    *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"),
+    *("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"),
+    *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_API_BASE"),
+    *("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
+)
+# Claude Code asks for these by names of its own, in the background and for its parts.
+_CLAUDE_MODELS = (
+    *("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"),
+    *("ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL"),
+)
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """Where the calls go, and with what. `url` is the gateway's own, without a path."""
+
+    url: str
+    key: str
+    model: str | None = None
+    own_login: bool = False  # the program keeps its own credential, and its owner pays
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """A program as it is to be started."""
+
+    words: tuple[str, ...]
+    env: dict[str, str]
+
+
+def agent_of(words: Sequence[str]) -> str:
+    """Return which agent a command starts, "" for any other program."""
+    name = PurePath(words[0]).name
+    return name if name in (CLAUDE, CODEX, GEMINI) else ""
+
+
+def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -> Launch:
+    """Return a command with what leads its calls to the gateway.
+
+    Every program gets the variables of the OpenAI, Anthropic and Google libraries, also an agent:
+    what it starts calls models too.
+
+    Raises:
+        UsageProblem: The program keeps its own login, and no header can be added to its calls.
+    """
+    agent = agent_of(words)
+    if gateway.own_login and agent not in (CLAUDE, CODEX):
+        raise UsageProblem(
+            f"`{words[0]}` cannot be told to send the Tollway key beside its own login",
+            hint=f"In a script, send ${KEY} in the header `{HEADER}` yourself",
+        )
+    env = dict(environ) if gateway.own_login else _without_other_ways(environ)
+    env |= {URL: gateway.url, KEY: gateway.key}
+    env |= _past_proxies(environ)
+    if not gateway.own_login:
+        env |= _libraries(gateway)
+    if agent == CLAUDE:
+        env = _claude(env, gateway)
+    if agent == GEMINI and gateway.model:
+        env["GEMINI_MODEL"] = gateway.model
+    more = _codex(gateway) if agent == CODEX else ()
+    return Launch((words[0], *more, *words[1:]), env)
+
+
+def _without_other_ways(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name not in _ELSEWHERE}
+
+
+def _libraries(gateway: Gateway) -> dict[str, str]:
+    v1 = f"{gateway.url}/v1"
+    return {
+        **{"OPENAI_BASE_URL": v1, "OPENAI_API_KEY": gateway.key},
+        **{"ANTHROPIC_BASE_URL": gateway.url, "ANTHROPIC_API_KEY": gateway.key},
+        **{"GOOGLE_GEMINI_BASE_URL": gateway.url, "GEMINI_API_KEY": gateway.key},
+    }
+
+
+def _claude(env: Mapping[str, str], gateway: Gateway) -> dict[str, str]:
+    """Return the environment of Claude Code, which asks a person about an ANTHROPIC_API_KEY."""
+    made = {name: value for name, value in env.items() if name != "ANTHROPIC_API_KEY"}
+    made["ANTHROPIC_BASE_URL"] = gateway.url
+    if gateway.own_login:
+        said = env.get("ANTHROPIC_CUSTOM_HEADERS", "")
+        made["ANTHROPIC_CUSTOM_HEADERS"] = "\n".join(
+            line for line in (said, f"{HEADER}: {gateway.key}") if line
+        )
+        if "ANTHROPIC_API_KEY" in env:
+            made["ANTHROPIC_API_KEY"] = env["ANTHROPIC_API_KEY"]
+    else:
+        made["ANTHROPIC_AUTH_TOKEN"] = gateway.key
+    if gateway.model:
+        made |= dict.fromkeys(_CLAUDE_MODELS, gateway.model)
+    return made
+
+
+def _codex(gateway: Gateway) -> tuple[str, ...]:
+    """Return words that make Tollway Codex's provider; its files are left as they are.
+
+    The key is in the environment: words can be seen by everyone on the machine.
+    """
+    own: dict[str, object] = {"name": "Tollway", "base_url": f"{gateway.url}/v1"}
+    own["wire_api"] = "responses"
+    if gateway.own_login:
+        own["requires_openai_auth"] = True
+    else:
+        own["env_key"] = KEY
+    said = [f"model_providers.tollway.{name}={json.dumps(value)}" for name, value in own.items()]
+    if gateway.own_login:
+        said.append(f'model_providers.tollway.env_http_headers={{"{HEADER}"="{KEY}"}}')
+    said.append('model_provider="tollway"')
+    if gateway.model:
+        said.append(f"model={json.dumps(gateway.model)}")
+    return tuple(word for one in said for word in ("-c", one))
+
+
+def _past_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what keeps a company's proxy from being asked for this box."""
+    if not any(environ.get(name) for name in _PROXIES):
+        return {}
+    said = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    hosts = ",".join(part for part in (said, "127.0.0.1,localhost,::1") if part)
+    return {"no_proxy": hosts, "NO_PROXY": hosts}

@@ -1,0 +1,411 @@
+"""`tollway run`: a key for as long as a program lives, its tags, its budget, its end, its cost."""
+
+import asyncio
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gateway import KEY, WHOLE, gateway, whole
+from program import Home
+from shell import PATIENCE_S, Running
+from upstreams import reads, says
+
+from tollway.cli import show
+from tollway.cli.run_env import HEADER, launch
+from tollway.cli.run_env import Gateway as Goal
+from tollway.cli.run_place import place
+from tollway.daemon.ledger.calls import CallRow, recent
+
+WITH_LIBRARY = """
+from openai import OpenAI
+for _ in range(3):
+    asked = {"model": "up/m", "messages": [{"role": "user", "content": "Hi"}]}
+    print(OpenAI().chat.completions.create(**asked).choices[0].message.content)
+"""
+CALLS = """
+import json, os, sys, urllib.error, urllib.request
+asked = {"model": "up/m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1000}
+for number in range(int(sys.argv[1])):
+    url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
+    headers["content-type"] = "application/json"
+    request = urllib.request.Request(url, json.dumps(asked).encode(), headers)
+    try:
+        said = json.load(urllib.request.urlopen(request))
+    except urllib.error.HTTPError as error:
+        print("refused", error.code)
+        sys.exit(9)
+    print(said["choices"][0]["message"]["content"])
+print(os.environ["TOLLWAY_KEY"])
+"""
+ANSWERS = [[reads(), says(whole(WHOLE, "Connection: close"))]]
+
+
+class Run:
+    """`tollway run` as a process, in a folder of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def end(self) -> tuple[int, str, str]:
+        """Return its exit code and what it said on stdout and stderr."""
+        async with asyncio.timeout(PATIENCE_S):
+            out, err = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, out.decode(), err.decode()
+
+    async def line(self) -> str:
+        """Return the next line that the program says."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            return (await self.process.stdout.readline()).decode().strip()
+
+
+async def start(daemon: Running, folder: Path, *words: str, **env: str) -> Run:
+    """Start `tollway run` with some words."""
+    _make(folder)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tollway.cli", "--config", str(daemon.config), "run", *words),
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **env},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    return Run(process)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+
+
+def python(text: str, *more: str) -> tuple[str, ...]:
+    """Return the words that run a Python program."""
+    return ("--", sys.executable, "-c", text, *more)
+
+
+def calls(daemon: Running) -> list[CallRow]:
+    """Return the ledger's calls, newest first."""
+    return recent(daemon.server.daemon.ledger.path, limit=50)
+
+
+async def test_a_script_is_led_here_and_its_cost_is_told(tmp_path: Path) -> None:
+    """The OpenAI library needs no word in the script: two variables do it."""
+    async with gateway(ANSWERS * 3) as gate:
+        run = await start(gate.daemon, tmp_path / "shop", *python(WITH_LIBRARY))
+        code, out, err = await run.end()
+        assert (code, out.split()) == (0, ["Hello"] * 3), err
+        rows = calls(gate.daemon)
+        assert [row.cost_nanousd for row in rows] == [7 * 1000 + 3 * 2000] * 3
+        assert "$0.000039 · 3 calls · 21 tokens in, 9 out" in err
+        assert "up/m" in err
+        assert all('"project":"shop"' in row.tags and '"run":"' in row.tags for row in rows)
+
+
+async def test_the_owner_runs_as_the_owner_and_a_key_as_its_user(tmp_path: Path) -> None:
+    """`--as` bills the run to whom a key bills; without it whoever owns the daemon pays."""
+    async with gateway(ANSWERS * 2) as gate:
+        for words in ((), ("--as", "laptop")):
+            run = await start(gate.daemon, tmp_path, *words, *python(CALLS, "1"))
+            assert (await run.end())[0] == 0
+        by_key, by_owner = calls(gate.daemon)
+        assert (by_key.key, by_key.user, by_key.team) == ("laptop", "ann", "ml")
+        assert (by_owner.key, by_owner.user) == ("", "local")
+
+
+async def test_the_key_ends_with_the_program_and_is_never_on_disk(tmp_path: Path) -> None:
+    """What is left behind by a run opens nothing."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, *python(CALLS, "1"))
+        _, out, _ = await run.end()
+        secret = out.split()[-1]
+        assert secret.startswith("tw-") and secret != KEY
+        reply = await gate.ask(authorization=f"Bearer {secret}")
+        assert reply.status == 401
+        for file in gate.daemon.folder.rglob("*"):
+            if file.is_file():
+                assert secret.encode() not in file.read_bytes(), file
+
+
+async def test_an_unknown_key_is_refused_before_the_program_starts(tmp_path: Path) -> None:
+    """Nobody should wait for a program to fail for it."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, "--as", "nobody", *python("print('ran')"))
+        code, out, err = await run.end()
+        assert (code, out) == (1, "")
+        assert "error: There is no key `nobody` that works" in err
+
+
+async def test_a_spent_budget_is_a_clear_end(tmp_path: Path) -> None:
+    """The run's own budget refuses with 402, is told at the end, and leaves the key's alone."""
+    async with gateway(ANSWERS * 5) as gate:
+        # Not much more than what a call may cost before it is sent, so a few settled ones fill it.
+        run = await start(gate.daemon, tmp_path, "--budget", "0.0012", *python(CALLS, "50"))
+        code, out, err = await run.end()
+        assert (code, out.split()[-2:]) == (9, ["refused", "402"]), out
+        made = out.split().count("Hello")
+        assert 1 <= made < 10
+        cost = made * 13_000
+        assert len([row for row in calls(gate.daemon) if row.state == "settled"]) == made
+        assert f"{show.money(1_200_000 - cost)} of $0.0012 left" in err
+        assert "1 call was refused or failed; the last one: The budget 0.0012/total of" in err
+        assert "has no room for this call" in err
+        assert gate.held() == 0
+
+
+async def test_two_runs_have_budgets_of_their_own(tmp_path: Path) -> None:
+    """A budget is of one run, not of all."""
+    async with gateway(ANSWERS * 2) as gate:
+        made = []
+        for _ in range(2):
+            run = await start(gate.daemon, tmp_path, "--budget", "0.0012", *python(CALLS, "50"))
+            _, out, _ = await run.end()
+            made.append(out.split().count("Hello"))
+        assert made[0] == made[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("program", "wanted"),
+    [
+        ("import sys; sys.exit(7)", 7),
+        ("import os; os.kill(os.getpid(), 9)", 128 + 9),
+        ("import signal; assert signal.getsignal(signal.SIGPIPE) is not None", 0),
+    ],
+)
+async def test_the_exit_code_is_the_program_s(tmp_path: Path, program: str, wanted: int) -> None:
+    """A signal's is 128 and its number, as shells say it."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, *python(program))
+        code, _, err = await run.end()
+        assert code == wanted
+        assert "tollway: no calls" in err
+
+
+TRAPS = """
+import os, signal
+def took(number, frame):
+    os.write(1, b"took %d\\n" % number)
+    os._exit(3)
+for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(one, took)
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+os.write(1, b"ready\\n")
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+async def test_a_signal_goes_to_the_program(tmp_path: Path, number: int) -> None:
+    """A supervisor that stops `tollway run` means the program; its cost is told all the same."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, *python(TRAPS))
+        assert await run.line() == "ready"
+        run.process.send_signal(number)
+        code, out, err = await run.end()
+        assert (code, out) == (3, f"took {int(number)}\n"), err
+        assert "tollway: no calls" in err
+
+
+COUNTS = """
+import signal, sys, time
+count = 0
+def took(number, frame):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, took)
+print("ready", sys.stdin.isatty(), flush=True)
+sys.stdin.readline()
+print("count", count, flush=True)
+"""
+
+
+async def test_ctrl_c_at_a_terminal_reaches_the_program_once(tmp_path: Path) -> None:
+    """The terminal sends it to both; the run waits for the program, which may live on."""
+    async with gateway(ANSWERS) as gate:
+        said = await asyncio.to_thread(_at_a_terminal, gate.daemon.config, tmp_path)
+    assert b"ready True" in said
+    assert b"count 1" in said
+    assert b"tollway: no calls" in said
+
+
+def _at_a_terminal(config: Path, folder: Path) -> bytes:
+    main, other = pty.openpty()
+    words = [sys.executable, "-m", "tollway.cli", "--config", str(config), "run"]
+    process = subprocess.Popen(
+        # A shell of a session of its own, so that the terminal's signals go where they would.
+        [sys.executable, "-c", _LEAD, *words, *python(COUNTS)],
+        stdin=other, stdout=other, stderr=other, cwd=folder, start_new_session=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+    )  # fmt: skip
+    os.close(other)
+    said = b""
+    try:
+        said += _until(main, b"ready")
+        os.write(main, b"\x03")
+        said += _until(main, b"^C")
+        os.write(main, b"\n")
+        said += _until(main, b"tollway: no calls")
+        process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
+    return said
+
+
+_LEAD = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def _until(file: int, wanted: bytes) -> bytes:
+    said = b""
+    while wanted not in said:
+        said += os.read(file, 4096)
+    return said
+
+
+async def test_no_program_no_run(tmp_path: Path) -> None:
+    """A word typed wrong is told in our own voice."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, "--", "no-such-program")
+        code, _, err = await run.end()
+        assert code == 2
+        assert "error: There is no program `no-such-program`" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--budget", "two"),
+        ("--budget", "0"),
+        ("--budget", "-1"),
+        ("--tag", "a b=c"),
+        ("--tag", "x"),
+    ],
+)
+async def test_options_that_cannot_be_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
+    """Before anything is started."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, *words, *python("print('ran')"))
+        code, out, err = await run.end()
+        assert (code, out) == (2, "")
+        assert f"`{words[0]}" in err
+
+
+def test_a_single_user_s_run_starts_the_daemon_and_is_counted(tmp_path: Path) -> None:
+    """No key is asked for there, and the run's calls are told from others all the same."""
+    home = Home(tmp_path)
+    home.write('[server]\nlisten = "127.0.0.1:0"\nsingle_user = true\n')
+    try:
+        ended = home.tollway(*("run", "--budget", "1", *python(CALLS, "1")))
+        assert "Started the daemon" in ended.stderr
+        # There is no provider: the call is refused, and the script says so.
+        assert (ended.returncode, ended.stdout.split()) == (9, ["refused", "404"]), ended.stderr
+        assert "1 call was refused or failed; the last one: The model `up/m`" in ended.stderr
+    finally:
+        home.tollway("down", "--now")
+
+
+# --- what each program needs --------------------------------------------------------------------
+
+GOAL = Goal("http://127.0.0.1:4141", "tw-x", "smart")
+ENV = {"PATH": "/bin", "ANTHROPIC_API_KEY": "sk-ant-own", "OPENAI_API_KEY": "sk-own",
+       "GOOGLE_API_KEY": "own", "ANTHROPIC_CUSTOM_HEADERS": "x-team: ml"}  # fmt: skip
+
+
+def test_a_script_gets_the_variables_of_every_library() -> None:
+    """And none of the person's own keys, which would be charged elsewhere."""
+    made = launch(("python", "s.py"), ENV, GOAL)
+    assert made.words == ("python", "s.py")
+    assert {name: made.env[name] for name in made.env if name.endswith("_URL")} == {
+        "OPENAI_BASE_URL": "http://127.0.0.1:4141/v1",
+        "ANTHROPIC_BASE_URL": "http://127.0.0.1:4141",
+        "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:4141",
+        "TOLLWAY_URL": "http://127.0.0.1:4141",
+    }
+    keys = {name for name in made.env if name.endswith(("_KEY", "_TOKEN"))}
+    assert {made.env[name] for name in keys} == {"tw-x"}
+    assert keys == {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "TOLLWAY_KEY"}
+
+
+def test_claude_code_gets_a_token_and_the_model_under_all_its_names() -> None:
+    """An ANTHROPIC_API_KEY would make it ask whether to use that."""
+    made = launch(("/opt/claude", "-p", "hi"), ENV, GOAL)
+    assert made.words == ("/opt/claude", "-p", "hi")
+    assert made.env["ANTHROPIC_AUTH_TOKEN"] == "tw-x"
+    assert "ANTHROPIC_API_KEY" not in made.env
+    models = {name for name, value in made.env.items() if value == "smart"}
+    assert {"ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL"} < models
+
+
+def test_without_a_model_the_agent_asks_for_its_own() -> None:
+    """Bare names such as `claude-sonnet-4-5` go where a provider serves them."""
+    made = launch(("claude",), ENV, Goal("http://h", "tw-x"))
+    assert not [name for name in made.env if "MODEL" in name]
+    assert not [word for word in launch(("codex",), ENV, Goal("http://h", "tw-x")).words
+                if word.startswith("model=")]  # fmt: skip
+
+
+def test_codex_gets_words_before_its_own_and_no_key_in_them() -> None:
+    """Words can be read by everyone on the machine."""
+    made = launch(("codex", "exec", "hi"), ENV, GOAL)
+    assert made.words[0] == "codex" and made.words[-2:] == ("exec", "hi")
+    assert 'model_provider="tollway"' in made.words
+    assert 'model_providers.tollway.env_key="TOLLWAY_KEY"' in made.words
+    assert not [word for word in made.words if "tw-x" in word]
+
+
+def test_gemini_cli_gets_its_model_by_a_variable() -> None:
+    """Where Vertex or a login of Google's would go first, they do not."""
+    made = launch(("gemini",), ENV | {"GOOGLE_GENAI_USE_VERTEXAI": "true"}, GOAL)
+    assert made.env["GEMINI_MODEL"] == "smart"
+    assert made.env["GEMINI_API_KEY"] == "tw-x"
+    assert "GOOGLE_GENAI_USE_VERTEXAI" not in made.env and "GOOGLE_API_KEY" not in made.env
+
+
+def test_an_agent_that_keeps_its_login_gets_our_key_in_a_header() -> None:
+    """Its own credential stays where it was, and its own headers too."""
+    own = Goal("http://h", "tw-x", own_login=True)
+    made = launch(("claude",), ENV, own)
+    assert made.env["ANTHROPIC_CUSTOM_HEADERS"] == f"x-team: ml\n{HEADER}: tw-x"
+    assert made.env["ANTHROPIC_API_KEY"] == "sk-ant-own"
+    assert "ANTHROPIC_AUTH_TOKEN" not in made.env
+    words = launch(("codex",), ENV, own).words
+    assert "model_providers.tollway.requires_openai_auth=true" in words
+    assert f'model_providers.tollway.env_http_headers={{"{HEADER}"="TOLLWAY_KEY"}}' in words
+    assert not [word for word in words if "env_key" in word]
+
+
+def test_a_proxy_is_not_asked_for_this_box() -> None:
+    """A company's proxy cannot reach a loopback address."""
+    made = launch(("python",), ENV | {"HTTPS_PROXY": "http://p", "http_proxy": "http://p"}, GOAL)
+    assert "127.0.0.1" in made.env["no_proxy"] == made.env["NO_PROXY"]
+    assert "no_proxy" not in launch(("python",), ENV, GOAL).env
+
+
+# --- where it is started ------------------------------------------------------------------------
+
+
+def test_the_project_is_the_remote_s_name_and_the_branch_git_s(tmp_path: Path) -> None:
+    """A password in the remote's address is in no tag."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    assert place(folder) == {"project": "checkout"}
+    _git(folder, "init", "-q", "-b", "fix/tolls")
+    assert place(folder) == {"project": "checkout", "branch": "fix/tolls"}
+    _git(folder, "remote", "add", "origin", "https://ann:secret@git.example/team/toll booth.git")
+    assert place(folder) == {"project": "toll_booth", "branch": "fix/tolls"}
+    (folder / "deep").mkdir()
+    assert place(folder / "deep")["project"] == "toll_booth"
+
+
+def _git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
