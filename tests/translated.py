@@ -2,22 +2,34 @@
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
+from msgspec.structs import replace
 from wire.recordings import Recording, recordings
 
-from tollway.providers.canon import Call
+from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import Conversation, Refusal, Text, Thinking, ToolCall, carried
-from tollway.providers.dialects import anthropic_codec, openai_chat_codec
+from tollway.providers.dialects import (
+    anthropic_codec,
+    gemini_codec,
+    openai_chat_codec,
+    responses_codec,
+)
 from tollway.providers.dialects.dialect import Codec
+from tollway.providers.dialects.gemini_said import unpacked
+from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Answer, Choice, Event
 from tollway.providers.fold import Fold
 from tollway.providers.sse import Splitter
 
 ANTHROPIC: Codec = anthropic_codec.CODEC
 OPENAI: Codec = openai_chat_codec.CODEC
-CODECS = {codec.name: codec for codec in (ANTHROPIC, OPENAI)}
+RESPONSES: Codec = responses_codec.CODEC
+GEMINI: Codec = gemini_codec.CODEC
+CODECS = {codec.name: codec for codec in (ANTHROPIC, OPENAI, RESPONSES, GEMINI)}
 _CHAT = ("chat", "openai_chat")
 _MESSAGES = ("messages", "rawPredict")
+_GENERATE = ("generateContent", "streamGenerateContent")
 
 
 def codec_of(recording: Recording) -> Codec | None:
@@ -25,11 +37,15 @@ def codec_of(recording: Recording) -> Codec | None:
     surface = recording.api.rpartition(".")[2]
     if surface in _MESSAGES:
         return ANTHROPIC
+    if surface == "responses":
+        return RESPONSES
+    if surface in _GENERATE:
+        return GEMINI
     return OPENAI if surface in _CHAT and recording.endpoint == "chat" else None
 
 
 def spoken() -> list[Recording]:
-    """Return every recorded conversation of the two dialects."""
+    """Return every recorded conversation."""
     return [one for one in recordings() if codec_of(one) is not None]
 
 
@@ -39,6 +55,9 @@ def answered() -> list[Recording]:
 
 
 def _broke(recording: Recording) -> bool:
+    """Whether it failed, was put off (`background`), or came as an array, which nobody asks for."""
+    if recording.asked.get("background") or recording.body[:1] == b"[":
+        return True
     return "mid_stream_error" in recording.features
 
 
@@ -46,11 +65,15 @@ def call_of(recording: Recording) -> Call:
     """Return a recording's request as its dialect's client would have sent it."""
     codec = codec_of(recording)
     assert codec is not None
+    body, model = recording.request, recording.asked.get("model") or "recorded"
+    if codec is GEMINI:
+        body = json.dumps(recording.asked, ensure_ascii=False).encode()
+        model = unquote(recording.path.partition("/models/")[2].partition(":")[0])
     return Call(
         endpoint="chat",
         dialect=codec.name,
-        model=recording.asked.get("model") or "recorded",
-        body=recording.request,
+        model=model,
+        body=body,
         stream=recording.streamed,
         wants_usage=True,
         choices=recording.asked.get("n") or 1,
@@ -63,10 +86,13 @@ def client_call(codec: Codec, *, stream: bool = True) -> Call:
 
 
 def asked(recording: Recording) -> Conversation:
-    """Return what a recording's request says."""
+    """Return what a request says; nothing where it builds on what its provider keeps."""
     codec = codec_of(recording)
     assert codec is not None
-    return codec.read_request(call_of(recording))
+    try:
+        return codec.read_request(call_of(recording))
+    except Untranslatable:
+        return no_request(codec)
 
 
 def events(codec: Codec, said: Conversation, quirks: frozenset[str], *chunks: bytes) -> list[Event]:
@@ -112,9 +138,10 @@ def no_request(codec: Codec) -> Conversation:
 
 def gist(answer: Answer, codec: Codec) -> dict[str, Any]:
     """Return what of an answer a dialect can say, in words that compare."""
-    choices = answer.choices if codec is OPENAI else answer.choices[:1]
+    several = codec in (OPENAI, GEMINI)
+    choices = answer.choices if several else answer.choices[:1]
     usage = answer.usage
-    return {
+    found: dict[str, Any] = {
         "id": answer.id,
         "model": answer.model,
         "choices": [_choice(choice, codec) for choice in choices],
@@ -127,6 +154,11 @@ def gist(answer: Answer, codec: Codec) -> dict[str, Any]:
             "reasoning": usage.reasoning,
         },
     }
+    if codec is RESPONSES:
+        del found["id"]  # answers there have a pattern of their own
+    if codec is GEMINI and usage:
+        del found["usage"]["written"]
+    return found
 
 
 def _choice(choice: Choice, codec: Codec) -> dict[str, Any]:
@@ -135,26 +167,34 @@ def _choice(choice: Choice, codec: Codec) -> dict[str, Any]:
     thoughts = [part for part in choice.parts if isinstance(part, Thinking)]
     calls = [part for part in choice.parts if isinstance(part, ToolCall)]
     urls = [c.url for p in choice.parts if isinstance(p, Text) for c in p.citations if c.url]
-    stop: str = choice.stop or "end"
-    if codec is OPENAI:
-        stop = _OPENAI_STOPS[stop]
-    else:
-        texts, refusals, refused = texts + refusals, [], bool(refusals)
-        stop = "refusal" if stop == "filtered" or (refused and stop == "end") else stop
-        stop = "end" if stop == "other" else stop
+    signed = [_own(part.signature) for part in thoughts if part.signature]
+    encrypted = [_own(part.encrypted) for part in thoughts if part.encrypted]
+    stop = _STOPS[codec.name](choice.stop or "end", bool(calls), bool(refusals))
+    if codec in (ANTHROPIC, GEMINI):
+        texts, refusals = texts + refusals, []
+    if codec is not OPENAI:
+        # Proofs of thoughts, of calls and of texts stand in one place or the other.
+        proven = calls if codec is ANTHROPIC else [*calls, *texts_of(choice)]
+        others = [_own(part.signature) for part in proven if part.signature]
+        signed, encrypted = sorted({*signed, *encrypted, *others}), []
     return {
         "text": "".join(texts),
         "refusal": "".join(refusals),
         "thought": "".join(part.text for part in thoughts),
-        "signed": [_own(part.signature) for part in thoughts if part.signature],
-        "encrypted": [_own(part.encrypted) for part in thoughts if part.encrypted],
+        "signed": signed,
+        "encrypted": encrypted,
         "calls": [(_id(call.id), call.name, _arguments(call)) for call in calls],
         "urls": urls,
         "stop": stop,
     }
 
 
-_OPENAI_STOPS = {
+def texts_of(choice: Choice) -> list[Text]:
+    """Return the texts of a choice."""
+    return [part for part in choice.parts if isinstance(part, Text)]
+
+
+_CHAT_STOPS = {
     "end": "end",
     "length": "length",
     "window": "length",
@@ -167,10 +207,45 @@ _OPENAI_STOPS = {
 }
 
 
+def _in_chat(stop: str, calls: bool, _refused: bool) -> str:
+    stop = _CHAT_STOPS[stop]
+    return "tools" if calls and stop == "end" else stop
+
+
+def _in_messages(stop: str, _calls: bool, refused: bool) -> str:
+    stop = "refusal" if stop == "filtered" or (refused and stop == "end") else stop
+    return "end" if stop == "other" else stop
+
+
+def _in_responses(stop: str, calls: bool, refused: bool) -> str:
+    if stop in ("length", "window"):
+        return "length"
+    if stop == "filtered" or (stop == "refusal" and not refused):
+        return "filtered"
+    return "tools" if calls else "refusal" if refused else "end"
+
+
+def _in_gemini(stop: str, calls: bool, _refused: bool) -> str:
+    if stop in ("length", "window"):
+        return "length"
+    if stop in ("refusal", "filtered"):
+        return "filtered"
+    return "other" if stop == "other" else "tools" if calls else "end"
+
+
+_STOPS = {
+    OPENAI.name: _in_chat,
+    ANTHROPIC.name: _in_messages,
+    RESPONSES.name: _in_responses,
+    GEMINI.name: _in_gemini,
+}
+
+
 def _own(text: str) -> str:
     """Return what a provider encrypted, out of what carries it through another's dialect."""
-    other = carried(text)
-    return other[2] if other else text
+    while other := carried(text) or unpacked(text):
+        text = other[2]
+    return text
 
 
 def _id(name: str) -> str:
@@ -185,3 +260,31 @@ def _arguments(call: ToolCall) -> Any:
         return json.loads(call.arguments or "{}")
     except ValueError:
         return call.arguments  # cut short
+
+
+def loose(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a gist in which arguments that were cut short stand as whole answers show them."""
+    for choice in said["choices"]:
+        choice["calls"] = [
+            (id_, name, {"input": text} if isinstance(text, str) else text)
+            for id_, name, text in choice["calls"]
+        ]
+    return said
+
+
+def countable(used: Usage, codec: Codec) -> Usage:
+    """Return usage in the classes that a dialect has words for; the sums are the same."""
+    written = used.cache_write + used.cache_write_1h
+    if codec is GEMINI:
+        used = replace(used, input=used.input + written, cache_write=0, searches=0)
+    elif codec is not ANTHROPIC:
+        used = replace(used, cache_write=written)
+    if codec is not ANTHROPIC:
+        used = replace(used, cache_write_1h=0)
+    if codec is not GEMINI:
+        seen, shown = used.input + used.image_input, used.output + used.image_output
+        used = replace(used, input=seen, image_input=0, output=shown, image_output=0)
+    if codec in (ANTHROPIC, RESPONSES):
+        heard, spoke = used.input + used.audio_input, used.output + used.audio_output
+        used = replace(used, input=heard, audio_input=0, output=spoke, audio_output=0)
+    return used

@@ -31,7 +31,8 @@ from tollway.providers.errors import Untranslatable
 
 # The patterns that Anthropic names in its refusals.
 tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=128)
-tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=256)
+# Anthropic itself counts no id's characters; Claude on Bedrock takes 64.
+tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
 
 _ALIASES = {"image/jpg": "image/jpeg"}
 _PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tollway.providers.conversation import Conversation, HostedTool, Tool, ToolChoice
+from tollway.providers.conversation import Conversation, HostedTool, Thinking, Tool, ToolChoice
 from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
@@ -130,7 +130,7 @@ def _thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) 
         if way == "adaptive":
             yield "thinking", {"type": "disabled"}
         return
-    if way == "never" or (forced and way == "budget"):
+    if way == "never" or (way == "budget" and (forced or _is_unthought(said))):
         dropped.append("reasoning")
         return
     display = {"display": "omitted"} if asked.summary == "none" else {}
@@ -151,6 +151,24 @@ def _thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) 
     effort = asked.effort or (effort_of(asked.budget) if asked.budget is not None else "")
     if effort:
         yield "output_config", {"effort": nearest(effort, _EFFORTS)}
+
+
+def _is_unthought(said: Conversation) -> bool:
+    """Whether the turn to go on with has begun without thoughts that Anthropic knows.
+
+    It refuses to be asked for thoughts then: in the middle of calls whose client gave no thoughts
+    back, or behind the beginning of an answer.
+    """
+    turns = said.messages
+    if turns and turns[-1].role == "assistant":
+        return True
+    for place in range(len(turns) - 1, 0, -1):
+        message = turns[place]
+        if message.role == "user" and turns[place - 1].role != "tool":
+            return False
+        if message.role == "assistant":
+            return not any(isinstance(p, Thinking) and p.by == NAME for p in message.parts)
+    return False
 
 
 def _sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on: bool) -> _Fields:

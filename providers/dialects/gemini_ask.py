@@ -28,7 +28,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
-from tollway.providers.dialects.wire import fitting
+from tollway.providers.dialects.wire import fitting, object_text, wrapped
 from tollway.providers.effort import budget_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -38,6 +38,11 @@ tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
 # (documentation of thought signatures).
 _UNSIGNED = "skip_thought_signature_validator"
 _LEVELS = ("minimal", "low", "medium", "high")
+# Documentation of thinking: which models do, and the budgets that they take.
+_NO_THOUGHTS = re.compile(r"gemini-(?:1\.|2\.0)|gemma|.*-image|.*-tts")
+_BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_576),
+            "gemini-2.5-flash": (1, 24_576)}  # fmt: skip
+_MOST_STOPS = 5
 _Fields = Iterator[tuple[str, object]]
 
 
@@ -65,7 +70,8 @@ class _Contents:
         self.dropped: list[str] = []
         self.system: list[dict[str, object]] = []
         self._said = said
-        self._signs = "gemini-3" in facts.model
+        # The third generation signs its calls, and takes pictures within a function's result.
+        self._signs = self._sees_results = "gemini-3" in facts.model
         self._names: dict[str, str] = {
             part.id: part.name
             for message in said.messages
@@ -83,8 +89,11 @@ class _Contents:
             parts = list(self._turn(message))
             if instructs and not written:
                 self.system += parts
-            elif parts:
-                # An instruction in between is said by the user: there is no other place for it.
+                continue
+            if instructs:
+                # In between there is no other place for it than the user's turn, marked.
+                parts = _reminder(message)
+            if parts:
                 role = "model" if message.role == "assistant" else "user"
                 if written and written[-1]["role"] == role:
                     written[-1]["parts"] = [*_list(written[-1]["parts"]), *parts]
@@ -94,23 +103,22 @@ class _Contents:
 
     def _turn(self, message: Message) -> Iterator[dict[str, object]]:
         first = True
+        shown: list[dict[str, object]] = []
         for part in message.parts:
             if getattr(part, "cache", None) is not None:
                 self.dropped.append("cache_control")
             if isinstance(part, ToolResult):
-                yield self._result(part)
+                yield self._result(part, shown)
             elif isinstance(part, ToolCall):
                 yield self._call(part, first=first)
                 first = False
             elif (written := self._part(part)) is not None:
                 yield written
+        yield from shown
 
     def _call(self, call: ToolCall, *, first: bool) -> dict[str, object]:
-        arguments: object = {}
-        if call.kind == "custom":
-            arguments = {"input": call.arguments}
-        elif call.arguments:
-            arguments = _json(call.arguments, {})
+        text = wrapped(call.arguments) if call.kind == "custom" else call.arguments
+        arguments = msgspec.Raw(object_text(text))
         called: dict[str, object] = {"name": tool_name(call.name), "args": arguments}
         if call.id:
             called["id"] = call.id
@@ -121,7 +129,8 @@ class _Contents:
             written["thoughtSignature"] = _UNSIGNED
         return written
 
-    def _result(self, result: ToolResult) -> dict[str, object]:
+    def _result(self, result: ToolResult, shown: list[dict[str, object]]) -> dict[str, object]:
+        """Return a function's result; pictures that it cannot hold go to `shown`, behind all."""
         texts = [part.text for part in result.parts if isinstance(part, Text | Refusal)]
         others = [part for part in result.parts if not isinstance(part, Text | Refusal)]
         text = "\n".join(texts)
@@ -133,13 +142,19 @@ class _Contents:
         said: dict[str, object] = {"name": tool_name(name or "tool"), "response": response}
         if result.id:
             said["id"] = result.id
-        if others:
-            said["parts"] = [one for part in others if (one := self._part(part)) is not None]
+        seen = [one for part in others if (one := self._part(part)) is not None]
+        if seen and self._sees_results:
+            said["parts"] = seen
+        elif seen:
+            shown.append({"text": f"Attached to the result of {name or result.id}:"})
+            shown += seen
         return {"functionResponse": said}
 
     def _part(self, part: Part) -> dict[str, object] | None:
         written: dict[str, object] | None = None
         match part:
+            case Text(text="", signature="") | Refusal(text=""):
+                pass  # which Google refuses
             case Text() | Refusal():
                 written = {"text": part.text}
                 if isinstance(part, Text) and part.by == NAME and part.signature:
@@ -187,6 +202,11 @@ class _Contents:
                 f"The target has no content of the type `{kind}`", param="messages"
             )
         self.dropped.append(kind)
+
+
+def _reminder(message: Message) -> list[dict[str, object]]:
+    text = "\n\n".join(part.text for part in message.parts if isinstance(part, Text))
+    return [{"text": f"<system-reminder>\n{text}\n</system-reminder>"}] if text else []
 
 
 def _list(parts: object) -> list[object]:
@@ -250,7 +270,9 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.n != 1:
         yield "candidateCount", said.n
     if said.stop:
-        yield "stopSequences", list(said.stop)
+        yield "stopSequences", list(said.stop[:_MOST_STOPS])
+        if len(said.stop) > _MOST_STOPS:
+            dropped.append("stop")
     yield from _sampling(said, dropped)
     if said.modalities:
         raise Untranslatable("The target answers in text alone", param="modalities")
@@ -284,16 +306,22 @@ def _sampling(said: Conversation, dropped: list[str]) -> _Fields:
 
 def _thinking(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
+    if facts.thinks is False or _NO_THOUGHTS.match(facts.model):
+        if asked.mode != "off":
+            dropped.append("reasoning")
+        return config
     by_level = "gemini-3" in facts.model
     if asked.mode == "off":
         # A model of the third generation always thinks.
         config = {"thinkingLevel": "minimal"} if by_level else {"thinkingBudget": 0}
+        if facts.model.startswith("gemini-2.5-pro"):  # so does this one
+            config = {"thinkingBudget": _BUDGETS["gemini-2.5-pro"][0]}
     elif asked.budget is not None:
-        config = {"thinkingBudget": asked.budget}
+        config = {"thinkingBudget": _within(asked.budget, facts.model)}
     elif asked.effort and by_level:
         config = {"thinkingLevel": nearest(asked.effort, _LEVELS)}
     elif asked.effort:
-        config = {"thinkingBudget": budget_of(asked.effort)}
+        config = {"thinkingBudget": _within(budget_of(asked.effort), facts.model)}
     elif asked.mode == "adaptive":
         config = {} if by_level else {"thinkingBudget": -1}
     if asked.mode != "off" and asked.summary != "none":
@@ -301,6 +329,14 @@ def _thinking(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[str, A
     if asked.summary not in ("", "none", "auto"):
         dropped.append("reasoning.summary")
     return config
+
+
+def _within(budget: int, model: str) -> int:
+    """Return the budget that a model takes which is nearest."""
+    for name, (least, most) in _BUDGETS.items():
+        if model.startswith(name):
+            return min(max(budget, least), most)
+    return budget
 
 
 def _labels(said: Conversation) -> Iterator[str]:

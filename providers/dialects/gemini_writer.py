@@ -22,6 +22,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_said import packed
+from tollway.providers.dialects.wire import object_text, wrapped
 
 _REASONS: dict[ev.StopReason, str] = {
     "end": "STOP",
@@ -109,7 +110,7 @@ class Writer:
             parts = [one for part in choice.parts for one in self._whole(part, index)]
             if choice.logprobs:
                 self.dropped.add("logprobs")
-            written.append(self._candidate(index, parts, choice.stop or "other"))
+            written.append(self._candidate(index, parts, choice.stop or "end"))
         return msgspec.json.encode(self._answer({"candidates": written}))
 
     def _note(self, event: ev.Event, choice: int) -> None:
@@ -204,15 +205,9 @@ class Writer:
 
 
 def _call(call: ToolCall) -> _Object:
-    if call.kind == "custom":
-        arguments: object = {"input": call.arguments}
-    else:
-        try:
-            arguments = msgspec.json.decode(call.arguments) if call.arguments else {}
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            arguments = {}
-        if not isinstance(arguments, dict):
-            arguments = {"value": arguments}
+    text = wrapped(call.arguments) if call.kind == "custom" else call.arguments
+    # Read, since a model may break its lines, which would end an event's data.
+    arguments = msgspec.json.decode(object_text(text))
     written: _Object = {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
     if call.signature:
         signed = call.by == NAME

@@ -1,7 +1,6 @@
 """The fields beside `messages` of a chat completion request, from the neutral form."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
@@ -17,7 +16,7 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
-from tollway.providers.dialects.wire import PLAIN_TEXT, object_in
+from tollway.providers.dialects.wire import PLAIN_TEXT, is_strict, object_in
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -36,6 +35,7 @@ _NOT_WITH_REASONING = (
 _COMMON = ("low", "medium", "high")
 # OpenAI takes no longer one.
 _LONGEST_USER = 64
+_MOST_STOPS = 4
 
 
 def options(
@@ -183,7 +183,10 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.format is not None and said.format.kind != "text":
         yield "response_format", _format(said.format)
     if said.stop:
-        yield "stop", list(said.stop)
+        most = _MOST_STOPS if quirk.ALL_OF_OPENAI in facts.quirks else len(said.stop)
+        yield "stop", list(said.stop[:most])
+        if len(said.stop) > most:
+            dropped.append("stop")
     if said.n != 1:
         yield "n", said.n
     if said.logprobs:
@@ -205,41 +208,11 @@ def _format(asked: Format) -> dict[str, object]:
     if asked.schema:
         schema["schema"] = msgspec.Raw(asked.schema)
     strict = asked.strict
-    if strict is None and not asked.name and asked.schema and _is_strict(_json(asked.schema)):
+    if strict is None and not asked.name and asked.schema and is_strict(asked.schema):
         strict = True  # a dialect that has no such word always holds to the schema
     if strict is not None:
         schema["strict"] = strict
     return {"type": "json_schema", "json_schema": schema}
-
-
-def _json(text: bytes) -> Any:
-    return msgspec.json.decode(text)
-
-
-def _is_strict(schema: object) -> bool:
-    """Whether OpenAI takes a schema as strict: objects closed, and all their members required."""
-    stack = [schema]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, list):
-            stack += one
-        elif isinstance(one, dict):
-            if not _is_closed(one):
-                return False
-            stack += one.values()
-    return True
-
-
-def _is_closed(said: dict[str, Any]) -> bool:
-    members = said.get("properties")
-    if said.get("type") != "object" and not isinstance(members, dict):
-        return True
-    named = sorted(members) if isinstance(members, dict) else []
-    required = said.get("required")
-    needed = (
-        [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    )
-    return said.get("additionalProperties") is False and sorted(needed) == named
 
 
 def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _Fields:

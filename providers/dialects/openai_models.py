@@ -10,6 +10,12 @@ import re
 _REASONS = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d)|codex-)")
 _CHAT = re.compile(r"gpt-5(?:\.\d)?-chat")
 _FIRST = re.compile(r"(?:o\d|gpt-5(?!\.)|codex-mini)")
+_KNOWS_XHIGH = re.compile(r"gpt-(?:5\.[2-9]|[6-9]|\d\d)|.*codex-max")
+
+
+def efforts(model: str) -> tuple[str, ...]:
+    """Return the words for how long to think that a model surely knows, from least to most."""
+    return ("low", "medium", "high", *(("xhigh",) if _KNOWS_XHIGH.match(model) else ()))
 
 
 def reasons(model: str) -> bool:

@@ -27,9 +27,10 @@ from tollway.providers.conversation import (
     ToolResult,
 )
 from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.openai_models import efforts, takes_sampling
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.wire import as_url, fitting
-from tollway.providers.effort import effort_of
+from tollway.providers.dialects.wire import as_url, fitting, is_strict
+from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
 tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
@@ -39,6 +40,7 @@ _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
 _TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
           "priority": "priority"}  # fmt: skip
 _LONGEST_USER = 64
+_LEAST_LIMIT = 16  # OpenAI refuses to answer in less
 _Fields = Iterator[tuple[str, object]]
 
 
@@ -57,7 +59,7 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     body.update(_tools(said, writer.dropped))
     body.update(_answer(said, facts, writer.dropped))
     if said.reasoning is not None:
-        body.update(_reasoning(said.reasoning, facts, writer.dropped))
+        body.update(_reasoning(said, said.reasoning, facts, writer.dropped))
     body.update(_labels(said, writer.dropped))
     if said.stream:
         body["stream"] = True
@@ -91,6 +93,9 @@ class _Items:
                 content = [one for part in message.parts if (one := self._part(part)) is not None]
                 if content:
                     written.append({"type": "message", "role": message.role, "content": content})
+        turns = [message.role for message in self._said.messages if message.parts]
+        if turns[-1:] == ["assistant"] and not self._said.by.startswith("openai"):
+            self.dropped.append("prefill")  # to go on with; here it is a turn that is over
         return written
 
     def _assistant(self, message: Message) -> Iterator[dict[str, object]]:
@@ -277,7 +282,9 @@ def _choice(choice: ToolChoice) -> object:
 
 
 def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
-    limit = facts.output_limit if facts.output_limit is not None else said.output_limit
+    limit = facts.output_limit
+    if limit is None and said.output_limit is not None:
+        limit = max(said.output_limit, _LEAST_LIMIT)
     if limit is not None:
         yield "max_output_tokens", limit
     if said.format is not None and said.format.kind != "text":
@@ -289,9 +296,15 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.stop:
         dropped.append("stop")  # no model that is called by this API takes any
     asked = said.sampling
+    thinks = said.reasoning is not None and said.reasoning.mode != "off"
+    takes = takes_sampling(facts.model, asked_to_reason=thinks)
     for name in ("temperature", "top_p"):
-        if (value := getattr(asked, name)) is not None:
+        if (value := getattr(asked, name)) is None:
+            continue
+        if takes:
             yield name, value
+        elif value != 1.0:  # what is the default need not be dropped
+            dropped.append(name)
     others = ("top_k", "min_p", "seed", "frequency_penalty", "presence_penalty")
     dropped += [name for name in others if getattr(asked, name) is not None]
     if asked.logit_bias:
@@ -305,27 +318,33 @@ def _format(asked: Format) -> dict[str, object]:
     if asked.description:
         said["description"] = asked.description
     said["schema"] = msgspec.Raw(asked.schema or b"{}")
-    if asked.strict is not None:
-        said["strict"] = asked.strict
+    strict = asked.strict
+    if strict is None and not asked.name and asked.schema and is_strict(asked.schema):
+        strict = True  # a dialect that has no such word always holds to the schema
+    if strict is not None:
+        said["strict"] = strict
     return said
 
 
-def _reasoning(asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
+def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list[str]) -> _Fields:
     if facts.thinks is False:
         if asked.mode != "off":
             dropped.append("reasoning")
         return
     effort = asked.effort or (effort_of(asked.budget) if asked.budget is not None else "")
-    said: dict[str, object] = {}
+    if effort and not said.by.startswith("openai"):
+        # Which of OpenAI's words its models know, only its own clients can be trusted with.
+        effort = nearest(effort, efforts(facts.model))
+    wanted: dict[str, object] = {}
     if asked.mode == "off":
         # OpenAI's older models have no such word; that nothing is said is nearest to it.
         dropped.append("reasoning.off")
     elif effort:
-        said["effort"] = effort
+        wanted["effort"] = effort
     if asked.summary != "none" and asked.mode != "off":
-        said["summary"] = asked.summary or "auto"
-    if said:
-        yield "reasoning", said
+        wanted["summary"] = asked.summary or "auto"
+    if wanted:
+        yield "reasoning", wanted
 
 
 def _labels(said: Conversation, dropped: list[str]) -> _Fields:

@@ -76,6 +76,7 @@ class Reader:
         self._called = self._refused = False
         self._line = _Line()
         self._shown: dict[int, bool] = {}  # items of which some text or arguments have come
+        self._cited: set[int] = set()  # items of which annotations have come
 
     def event(self, event: Event) -> list[ev.Event]:
         """Return what one event of a stream means.
@@ -149,6 +150,7 @@ class Reader:
             found = [ev.PartEnd()] if said.part.get("type") != "reasoning_text" else []
         elif kind == "output_text.annotation.added":
             found = [ev.CitationAdded(citation(said.annotation))]
+            self._cited.add(place)
         elif kind == "reasoning_summary_part.added" and said.summary_index:
             found = [ev.ThinkingDelta("\n\n", summary=True)]
         return self._line.put(place, found) if found else []
@@ -191,7 +193,7 @@ class Reader:
         kind = text_of(item, "type")
         shown = self._shown.get(place)
         if kind == "message":
-            return [] if shown else self._message(item)
+            return [] if shown else self._message(item, cited=place in self._cited)
         if kind in _CALLS:
             started = [] if place in self._shown else self._added(item, place)
             arguments = text_of(item, "arguments") or text_of(item, "input")
@@ -206,7 +208,7 @@ class Reader:
             return [*self._added(item, place), *self._done(item, place)]
         return self._done(item, place)
 
-    def _message(self, item: dict[str, Any]) -> list[ev.Event]:
+    def _message(self, item: dict[str, Any], *, cited: bool) -> list[ev.Event]:
         found: list[ev.Event] = []
         content = item.get("content")
         for part in content if isinstance(content, list) else ():
@@ -218,7 +220,7 @@ class Reader:
             else:
                 found.append(ev.TextDelta(text_of(part, "text")))
                 notes = part.get("annotations")
-                for note in notes if isinstance(notes, list) else ():
+                for note in notes if isinstance(notes, list) and not cited else ():
                     found.append(ev.CitationAdded(citation(note)))
                 found += self._tokens(part.get("logprobs"))
             found.append(ev.PartEnd())

@@ -136,7 +136,10 @@ class Writer:
     def _response(self, status: str) -> dict[str, Any]:
         body = Body(self._call.body)
         repeated = {
-            name: msgspec.Raw(text) if (text := body.raw(name)) else value
+            # On one line: the client's may be any number, and they end an event's data.
+            name: msgspec.Raw(msgspec.json.format(text, indent=-1))
+            if (text := body.raw(name))
+            else value
             for name, value in _REPEATED.items()
         }
         now = int(time.time())

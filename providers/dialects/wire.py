@@ -183,3 +183,29 @@ def object_text(arguments: str) -> bytes:
     if object_in(arguments) is not None:
         return arguments.encode()
     return msgspec.json.encode({"input": arguments})
+
+
+def is_strict(schema: bytes) -> bool:
+    """Whether OpenAI takes a schema as strict: objects closed, and all their members required."""
+    stack: list[Any] = [_ANY.decode(schema)]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack += one
+        elif isinstance(one, dict):
+            if not _is_closed(one):
+                return False
+            stack += one.values()
+    return True
+
+
+def _is_closed(said: dict[str, Any]) -> bool:
+    members = said.get("properties")
+    if said.get("type") != "object" and not isinstance(members, dict):
+        return True
+    named = sorted(members) if isinstance(members, dict) else []
+    required = said.get("required")
+    needed = (
+        [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    )
+    return said.get("additionalProperties") is False and sorted(needed) == named

@@ -26,6 +26,8 @@ CASES = sorted(
 FACTS = {
     "openai_chat": Facts("gpt-5.2", quirks=KINDS["openai"].quirks),
     "anthropic_messages": Facts("claude-sonnet-4-5"),
+    "openai_responses": Facts("gpt-5.2", quirks=KINDS["openai"].quirks),
+    "gemini": Facts("gemini-2.5-pro"),
 }
 PAIRS = [
     pytest.param(path, target, id=f"{path.parent.name}-{path.stem}-{target.name}")

@@ -31,6 +31,7 @@ from tollway.providers.events import (
     ToolDelta,
     ToolStart,
 )
+from tollway.providers.sse import Splitter
 
 FUNCTION = {
     "type": "function",
@@ -259,3 +260,12 @@ def test_an_agents_request_is_written_for_a_chat_server() -> None:
     assert [one["id"] for one in calls] == ["call_1", "call_2"]
     assert json.loads(calls[1]["function"]["arguments"]) == {"input": "*** Begin"}
     assert "thinking" in out.dropped
+
+
+def test_what_an_answer_repeats_of_its_request_stays_on_one_line() -> None:
+    """A line's end in a client's own JSON would end an event's data."""
+    body = b'{"model":"m","input":"Hi","stream":true,"metadata":{\n  "a": "b\\nc"\n}}'
+    writer = CODEC.writer(Call("chat", CODEC.name, "m", body, stream=True))
+    for event in Splitter().feed(writer.event(Start()) + writer.end()):
+        assert event.data is not None
+        assert json.loads(event.data)["response"]["metadata"] == {"a": "b\nc"}
