@@ -235,6 +235,9 @@ class Connection(web.RequestHandler):
             await direct(call, serve)
         finally:
             self._call = None
+            # The answer's pipe and the call hold each other by it: the collector alone would
+            # free them, and every body of a call with them.
+            call.drained = None
             self._request_in_progress = False
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)

@@ -96,7 +96,7 @@ class Exchange:
         self.origin = origin
         self.pipe = pipe_for(gate)
         self.passage = Passage()
-        self.turn = Turn(self)
+        self.turn = Turn()
         self.cost_nanousd = 0  # of all attempts that have ended
         self.target: Target | None = None  # of the attempt under way, or the last
         self.attempts = 0
@@ -242,7 +242,7 @@ class Exchange:
                 bound = msgspec.structs.replace(bound, input=exact)
         most = worst(bound, price, target, terms)
         self.target, self.charge = target, charge
-        had = await self.turn.take(Wanted(target, charge, most, price, limits), plan)
+        had = await self.turn.take(self, Wanted(target, charge, most, price, limits), plan)
         self.attempts += 1
         self._attempt = Attempt(
             opened=AttemptOpened(
@@ -399,7 +399,7 @@ class Exchange:
             first_ms = known.first_ms if known else None
             last = known.ending if known and ending == "failed" else ending
             self._finish(self._ended, last, error, first_ms)
-        elif self.turn.end(ending, error, now_ms()):
+        elif self.turn.end(self, ending, error, now_ms()):
             pass  # it had waited, and its row with it
         elif ending == "failed" and error not in _ROWLESS:
             self.daemon.ledger.refuse(entry.refused(self, error))

@@ -8,7 +8,7 @@ import msgspec
 from tollway.daemon.gate import entry
 from tollway.daemon.gate.books import Charge, Hold
 from tollway.daemon.gate.budget import Worst
-from tollway.daemon.gate.limits import Applying, Taken, needed
+from tollway.daemon.gate.limits import NOTHING, Applying, Taken, needed
 from tollway.daemon.gate.queue import Entry, Place, Slot, asks_for
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import CallEnded, Ending
@@ -49,10 +49,11 @@ class Had(msgspec.Struct, frozen=True):
 class Turn:
     """The turns of one call: it waits `server.max_wait` at most for all of them together."""
 
-    __slots__ = ("_exchange", "_queued", "waited_s")
+    __slots__ = ("_queued", "waited_s")
 
-    def __init__(self, exchange: "Exchange") -> None:
-        self._exchange = exchange
+    # It is given its exchange, and does not hold it: two that hold each other, with the request's
+    # body and all else of a call, are freed by the collector alone.
+    def __init__(self) -> None:
         self._queued = False  # its row stands in the ledger, as one that waits
         self.waited_s: float | None = None  # None: no target of its had slots
 
@@ -61,7 +62,7 @@ class Turn:
         """How long it waited, None where there was no line."""
         return None if self.waited_s is None else round(self.waited_s * 1000)
 
-    async def take(self, wanted: Wanted, plan: "Plan") -> Had:
+    async def take(self, exchange: "Exchange", wanted: Wanted, plan: "Plan") -> Had:
         """Return what an attempt needs, after its turn where its target has slots.
 
         Raises:
@@ -69,11 +70,11 @@ class Turn:
             QueueTimeout, QueueFull: It did not get a slot.
             LedgerUnavailable: It would have to wait, and that cannot be written.
         """
-        queue = self._exchange.daemon.queue
+        queue = exchange.daemon.queue
         pool = queue.pool(wanted.target)
         if pool is None:
-            return self._take(wanted)
-        exchange, bound = self._exchange, wanted.most.bound
+            return _take(exchange, wanted)
+        bound = wanted.most.bound
         asks = asks_for(
             wanted.target,
             exchange.caller.who,
@@ -82,17 +83,18 @@ class Turn:
             batch=exchange.origin.batch,
         )
         place = queue.enter(
-            pool, Entry(asks, lambda: self._take(wanted), lambda had: cast(Had, had).give_back())
+            pool,
+            Entry(asks, lambda: _take(exchange, wanted), lambda had: cast(Had, had).give_back()),
         )
         before_s = self.waited_s or 0.0
         self.waited_s = before_s
         if not place.done.done():
-            await self._wait(place, wanted, plan)
+            await self._wait(exchange, place, wanted, plan)
         had = cast(Had, place.done.result())
         return msgspec.structs.replace(had, slot=queue.slot(place))
 
-    async def _wait(self, place: Place, wanted: Wanted, plan: "Plan") -> None:
-        exchange, queue = self._exchange, self._exchange.daemon.queue
+    async def _wait(self, exchange: "Exchange", place: Place, wanted: Wanted, plan: "Plan") -> None:
+        queue = exchange.daemon.queue
         before_s, began = self.waited_s or 0.0, time.monotonic()
         exchange.write_ended()
         try:
@@ -110,25 +112,23 @@ class Turn:
         finally:
             self.waited_s = before_s + time.monotonic() - began
 
-    def _take(self, wanted: Wanted) -> Had:
-        """Take the hold and the limits' share, or nothing. Nothing here waits."""
-        exchange = self._exchange
-        # Budgets first: a call that would be refused anyway is told what no waiting mends.
-        most, hold = exchange.gate.purse.take(
-            wanted.charge, wanted.most, wanted.price, exchange.at_ms
-        )
-        try:
-            taken = exchange.passage.take(wanted.limits, needed(most, wanted.price))
-        except GatewayError:
-            hold.settle(0)
-            raise
-        return Had(most, hold, taken)
-
-    def end(self, ending: Ending, error: str, at_ms: int) -> bool:
+    def end(self, exchange: "Exchange", ending: Ending, error: str, at_ms: int) -> bool:
         """End the row of a call that waited and was never admitted; False where it has none."""
         if self._queued:
-            ended = CallEnded(self._exchange.call_id, at_ms, ending, error=error)
-            self._exchange.daemon.ledger.unqueue(
-                ended, self.waited_ms or 0, refused=ending == "failed"
-            )
+            ended = CallEnded(exchange.call_id, at_ms, ending, error=error)
+            exchange.daemon.ledger.unqueue(ended, self.waited_ms or 0, refused=ending == "failed")
         return self._queued
+
+
+def _take(exchange: "Exchange", wanted: Wanted) -> Had:
+    """Take the hold and the limits' share, or nothing. Nothing here waits."""
+    # Budgets first: a call that would be refused anyway is told what no waiting mends.
+    most, hold = exchange.gate.purse.take(wanted.charge, wanted.most, wanted.price, exchange.at_ms)
+    if not wanted.limits.any:
+        return Had(most, hold, NOTHING)
+    try:
+        taken = exchange.passage.take(wanted.limits, needed(most, wanted.price))
+    except GatewayError:
+        hold.settle(0)
+        raise
+    return Had(most, hold, taken)

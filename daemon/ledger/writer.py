@@ -314,7 +314,12 @@ class Ledger:
             self._watching = True
             loop.call_later(_WATCH_S, self._watch, loop)
         self._writer.put(operation)
-        await operation.done
+        try:
+            await operation.done
+        finally:
+            waiting = self._waiting
+            while waiting and waiting[0][1].done.done():
+                waiting.popleft()
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         # One timer for all admissions: a time-out of its own for each would cost 5 us a call.

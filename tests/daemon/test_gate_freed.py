@@ -1,0 +1,39 @@
+"""What a call takes is given back when it ends, not when the collector comes by.
+
+A call holds its request's body and its answer: a cycle among its objects would keep them until
+ten thousand more were made, and the collector would stop every call to find them.
+"""
+
+import gc
+
+from gateway import CHAT, DONE, HEAD, USED, body, chunk, gateway, whole
+from shell import until
+from upstreams import reads, says
+
+from tollway.daemon.direct import Direct
+from tollway.daemon.gate.attempt import Attempt
+from tollway.daemon.gate.pipe import Pipe
+from tollway.daemon.gate.send import Exchange
+
+_PARTS = (Attempt, Direct, Exchange, Pipe)
+
+
+def _alive() -> list[str]:
+    return [type(one).__name__ for one in gc.get_objects() if isinstance(one, _PARTS)]
+
+
+async def test_a_call_that_has_ended_is_freed_without_the_collector() -> None:
+    """Nothing of a whole answer or of a stream is left in a cycle."""
+    stream = HEAD + chunk("Hello") + chunk(finish="stop") + USED + DONE
+    script = [[reads(), says(whole())], [reads(), says(stream)], [reads(), says(whole())]]
+    async with gateway(script) as gate:
+        gc.collect()
+        gc.disable()
+        try:
+            for said in (body(), body(True), body()):
+                reply = await gate.ask(said, CHAT)
+                assert reply.status == 200
+                assert (await gate.row(reply)).call.ending == "answered"
+            await until(lambda: not _alive())
+        finally:
+            gc.enable()
