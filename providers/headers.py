@@ -73,12 +73,12 @@ def own_credential(headers: Iterable[tuple[str, str]], ours: str) -> Headers:
     None where it sent no credential but the gateway's, which begins with `ours`.
     """
     found = [(lower, value) for name, value in headers if (lower := name.lower()) in _OWN]
-    kept = tuple(
-        (name, value)
-        for name, value in found
-        if _VALUE.match(value) and not value.removeprefix("Bearer ").lstrip().startswith(ours)
-    )
-    return kept if any(name in _KEYS for name, _ in kept) else ()
+    kept = []
+    for name, value in found:
+        said = value.removeprefix("Bearer").strip()
+        if said and not said.startswith(ours) and _VALUE.match(value):
+            kept.append((name, value))
+    return tuple(kept) if any(name in _KEYS for name, _ in kept) else ()
 
 
 def to_client(headers: Iterable[tuple[str, str]], *, callers: bool = False) -> Headers:
