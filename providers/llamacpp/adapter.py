@@ -10,19 +10,19 @@ from typing import Protocol
 
 from tollway.providers.canon import Endpoint, Usage
 from tollway.providers.errors import LocalModelFailed, RequestInvalid
-from tollway.providers.llamacpp import install
 from tollway.providers.llamacpp.answer import Refusal
-from tollway.providers.llamacpp.fit import available_memory, estimate, require_room
-from tollway.providers.llamacpp.gguf import ModelInfo
+from tollway.providers.llamacpp.fit import available_memory
+from tollway.providers.llamacpp.lifecycle import AnyResident, Surroundings
 from tollway.providers.llamacpp.openai import read_request, refusal
-from tollway.providers.llamacpp.pool import Loaded, make_room
-from tollway.providers.llamacpp.resident import Resident, Surroundings
-from tollway.providers.llamacpp.state import Limits, LocalModel, ModelState
-from tollway.providers.transport import Answer
+from tollway.providers.llamacpp.pool import Loaded, is_apart, may_meet, who_leaves
+from tollway.providers.llamacpp.resident import GgufResident
+from tollway.providers.llamacpp.served import CommandResident, ServedAnswer
+from tollway.providers.llamacpp.state import Command, Limits, LocalModel, ModelState, State
+from tollway.providers.transport import Answer, Request, Transport
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState"]
+__all__ = ["Command", "Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState"]
 
 
 class MeteredAnswer(Answer, Protocol):
@@ -33,6 +33,11 @@ class MeteredAnswer(Answer, Protocol):
         """The tokens read and made until now, final after `close` or the last chunk."""
         ...
 
+    @property
+    def gpu_ms(self) -> int:
+        """Its part of the model's time until now, in milliseconds."""
+        ...
+
 
 class LocalModels:
     """The local models of a configuration, each loaded by its first call."""
@@ -41,6 +46,7 @@ class LocalModels:
         self,
         *,
         log_folder: Path,
+        transport: Transport | None = None,
         on_change: Callable[[ModelState], None] | None = None,
         limits: Limits | None = None,
         memory: Callable[[], int | None] = available_memory,
@@ -50,13 +56,17 @@ class LocalModels:
 
         Args:
             log_folder: Each worker's standard error goes to NAME.log there.
+            transport: Asks the servers of models that are commands.
             on_change: Called with every change of a model's state, percents of a load included.
             limits: How patient to be; for tests mostly.
             memory: How many bytes are free, None where that can't be known.
             clock: Monotonic seconds.
         """
-        self._residents: dict[str, Resident] = {}
-        self._retiring: dict[Resident, asyncio.Task[None]] = {}
+        self._residents: dict[str, AnyResident] = {}
+        self._retiring: dict[AnyResident, asyncio.Task[None]] = {}
+        self._apart: dict[str, tuple[str, ...]] = {}
+        self._early: set[asyncio.Task[None]] = set()  # loads that nobody has called for yet
+        self._transport = transport
         self._on_change = on_change
         self._limits = limits or Limits()
         self._memory = memory
@@ -76,50 +86,102 @@ class LocalModels:
         New ones are registered, removed ones stop once their calls are done, changed ones are
         loaded again by their next call. Running calls finish as they began.
         """
-        for name in self._residents.keys() - models.keys():
-            resident = self._residents.pop(name)
-            task = asyncio.create_task(resident.retire(), name=f"retire {name}")
-            self._retiring[resident] = task
-            task.add_done_callback(self._retired)
-        fresh: list[Resident] = []
+        for name in tuple(self._residents):
+            if name not in models or _is_command(models[name]) != _is_command(
+                self._residents[name].model
+            ):
+                self._retire(name)
+        fresh: list[AnyResident] = []
         for name, model in models.items():
             known = self._residents.get(name)
             if known is None:
-                known = self._residents[name] = Resident(model, self._around)
+                known = self._residents[name] = self._resident(model)
                 fresh.append(known)
             elif known.model != model:
                 known.change(model)
                 fresh.append(known)
+        self._residents = {name: self._residents[name] for name in models}
+        self._apart = {name: model.apart_from for name, model in models.items()}
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="local models")
             self._sweeper.add_done_callback(_log_fault)
         for resident in fresh:
             await resident.look()
+        for resident in fresh:
+            if resident.model.load_at_start and not resident.present:
+                task = asyncio.create_task(self._load_early(resident))
+                self._early.add(task)
+                task.add_done_callback(self._early.discard)
+
+    def _resident(self, model: LocalModel) -> AnyResident:
+        if model.command is None:
+            return GgufResident(model, self._around)
+        if self._transport is None:
+            raise ValueError(f"{model.name} is a command, and there is no transport to ask it by")
+        return CommandResident(model, self._around, self._transport)
+
+    def _retire(self, name: str) -> None:
+        resident = self._residents.pop(name)
+        task = asyncio.create_task(resident.retire(), name=f"retire {name}")
+        self._retiring[resident] = task
+        task.add_done_callback(self._retired)
+
+    async def _load_early(self, resident: AnyResident) -> None:
+        try:
+            await resident.load()
+        except LocalModelFailed as fault:
+            log.error("%s is not loaded at the start: %s", resident.model.name, fault.message)
 
     async def send(
-        self, name: str, endpoint: Endpoint, body: bytes, *, first_s: float | None = None
+        self,
+        name: str,
+        endpoint: Endpoint,
+        body: bytes,
+        *,
+        first_s: float | None = None,
+        deadline_s: float | None = None,
     ) -> MeteredAnswer:
-        """Return a model's answer once it has begun.
+        """Return the answer of a model that our own worker serves, once it has begun.
 
         It is a 200 (events or one JSON body) or a 400 in OpenAI's shape, for a request that the
         model can't do. `first_s` is the time to the first token once the model is loaded, the
-        wait behind earlier calls included.
+        wait behind earlier calls included; after `deadline_s` at work it ends with what it has,
+        as one that has reached its longest answer.
 
         Raises:
             LocalModelFailed: No such model; it cannot be loaded; or it died before it answered.
             UpstreamTimeout: Nothing came for `first_s`.
         """
         resident = self._named(name)
+        if not isinstance(resident, GgufResident):
+            raise LocalModelFailed(f"`{name}` is now served by a command", sent=False)
         try:
             asked = read_request(endpoint, body)
         except RequestInvalid as fault:
             return Refusal(refusal(fault))
-        return await resident.ask(asked, first_s)
+        return await resident.ask(asked, first_s, deadline_s)
+
+    async def forward(
+        self, name: str, request: Request, *, deadline_s: float | None = None
+    ) -> ServedAnswer:
+        """Return the answer of a model that a command serves; `request.url` is a path there.
+
+        Raises:
+            LocalModelFailed: No such model, or it cannot be started.
+            UpstreamError: As `Transport.send`; UpstreamTimeout also after `deadline_s`.
+        """
+        resident = self._named(name)
+        if not isinstance(resident, CommandResident):
+            raise LocalModelFailed(f"`{name}` is not served by a command any more", sent=False)
+        return await resident.forward(request, deadline_s)
 
     async def count(self, name: str, endpoint: Endpoint, body: bytes) -> int | None:
-        """Return the exact tokens of a request's prompt; None unless the model is loaded."""
+        """Return the exact tokens of a request's prompt; None unless our own worker has it."""
+        resident = self._named(name)
+        if not isinstance(resident, GgufResident):
+            return None
         try:
-            return await self._named(name).count(read_request(endpoint, body).job)
+            return await resident.count(read_request(endpoint, body).job)
         except RequestInvalid:
             return None
 
@@ -144,6 +206,8 @@ class LocalModels:
 
         True too where that cannot be known: then the load itself tells.
         """
+        if not may_meet(names, self._apart):
+            return False
         wanted = [self._residents[name] for name in names if name in self._residents]
         need = sum(one.still_needs for one in wanted)
         free = self._free(None) if need else None
@@ -156,6 +220,24 @@ class LocalModels:
     def states(self) -> list[ModelState]:
         """Return the state of every model, in the configuration's order."""
         return [resident.tell() for resident in self._residents.values()]
+
+    def state(self, name: str) -> State | None:
+        """Return what a model is doing, None where there is none of that name."""
+        found = self._residents.get(name)
+        return found.state if found else None
+
+    def times(self) -> dict[str, tuple[int, int]]:
+        """Return each model's milliseconds at work and idle in memory, since this was last asked.
+
+        Models without either are left out; those that have just been removed are in it.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for resident in (*self._residents.values(), *self._retiring):
+            busy, idle = resident.shares.take()
+            before = found.get(resident.model.name, (0, 0))
+            if busy or idle:
+                found[resident.model.name] = (before[0] + busy, before[1] + idle)
+        return found
 
     def context_of(self, name: str) -> int:
         """Return how many tokens prompt and answer may have together.
@@ -181,6 +263,8 @@ class LocalModels:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeper
         residents = [*self._residents.values(), *self._retiring]
+        for task in self._early:
+            task.cancel()
         await asyncio.gather(*(resident.close() for resident in residents))
         retiring = list(self._retiring.values())
         if retiring:
@@ -190,7 +274,7 @@ class LocalModels:
         for resident in [one for one, theirs in self._retiring.items() if theirs is task]:
             del self._retiring[resident]
 
-    def _named(self, name: str) -> Resident:
+    def _named(self, name: str) -> AnyResident:
         if name not in self._residents:
             raise LocalModelFailed(
                 f"There is no local model `{name}`",
@@ -200,7 +284,7 @@ class LocalModels:
             )
         return self._residents[name]
 
-    def _changed(self, resident: Resident) -> None:
+    def _changed(self, resident: AnyResident) -> None:
         if self._on_change:
             self._on_change(resident.tell())
 
@@ -209,30 +293,32 @@ class LocalModels:
             await asyncio.sleep(self._limits.sweep_s)
             await self.sweep()
 
-    async def _make_room(self, resident: Resident, info: ModelInfo, context: int) -> None:
-        """Reserve what a model needs, unloading idle ones where that makes it fit.
+    async def _make_room(self, resident: AnyResident) -> None:
+        """Reserve what a model needs, unloading idle ones where that lets it come.
 
         Raises:
-            LocalModelFailed: It does not fit.
+            LocalModelFailed: It cannot.
         """
-        if resident.model.gpu_layers != 0 and install.gpu():
-            # Its memory is the GPU's, which only the worker can ask; it says so if that's full.
-            return
-        need = estimate(info, context).total
         async with self._admission:  # so that two loads don't both take the last of it
-            free = self._free(resident)
-            if free is None:
-                return
-            out = make_room(need, free, self._loaded())
+            need = resident.needs
+            free = self._free(resident) if need else None
+            out = who_leaves(
+                need if free is not None else 0, free or 0, self._loaded(resident.model.name)
+            )
+            if out is None:
+                self._refuse_beside(resident)
             for other in [self._residents[name] for name in out or ()]:
                 # While those before it ended, it may have died or been called. One that is
                 # being loaded again waits for this very lock: never wait for it here.
                 if _spare(other):
                     await other.unload()
+            self._refuse_beside(resident)
+            if free is None:
+                return
             if out:
                 free = self._free(resident) or 0
             try:
-                require_room(resident.model.name, info, context, free)
+                resident.require_room(free)
             except LocalModelFailed as fault:
                 # What runs here beside it may end and make room; nothing else of ours will.
                 fault.again = any(
@@ -241,7 +327,21 @@ class LocalModels:
                 raise
             resident.reserved = need
 
-    def _free(self, but: Resident | None) -> int | None:
+    def _refuse_beside(self, resident: AnyResident) -> None:
+        """Refuse where one is still there that the model may not run beside."""
+        name = resident.model.name
+        for beside, other in self._residents.items():
+            if not is_apart(name, beside, self._apart):
+                continue
+            if other.present and not other.waits_for_room:
+                why = "pinned" if other.model.pinned else "at work"
+                raise LocalModelFailed(
+                    f"`{name}` may not run beside `{beside}`, which is {why}",
+                    hint="Ask again later, or change `apart_from`",
+                    sent=False,
+                )
+
+    def _free(self, but: AnyResident | None) -> int | None:
         free = self._memory()
         if free is None:
             return None
@@ -252,7 +352,7 @@ class LocalModels:
                 free -= max(0, resident.reserved - held)
         return max(0, free)
 
-    def _loaded(self) -> list[Loaded]:
+    def _loaded(self, but: str) -> list[Loaded]:
         return [
             Loaded(
                 name,
@@ -260,13 +360,18 @@ class LocalModels:
                 idle_s=resident.idle_s,
                 busy=resident.busy,
                 pinned=resident.model.pinned,
+                apart=is_apart(name, but, self._apart),
             )
             for name, resident in self._residents.items()
-            if resident.loaded
+            if resident.loaded and name != but
         ]
 
 
-def _spare(resident: Resident) -> bool:
+def _is_command(model: LocalModel) -> bool:
+    return model.command is not None
+
+
+def _spare(resident: AnyResident) -> bool:
     """Return whether it is in memory and nobody would miss it now."""
     return resident.loaded and not resident.busy and not resident.model.pinned
 

@@ -7,6 +7,7 @@ from tollway.providers.canon import Usage
 from tollway.providers.errors import LocalModelFailed, UpstreamBroke
 from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
 from tollway.providers.llamacpp.openai import Writer, refusal
+from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
 
 # Longer than any one engine step should take; a hung worker is the watchdog's business.
@@ -21,6 +22,7 @@ class Refusal:
     def __init__(self, body: bytes) -> None:
         self.headers = [("content-type", "application/json")]
         self.usage_so_far = Usage()
+        self.gpu_ms = 0
         self._body = body
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -34,7 +36,8 @@ class Refusal:
 class LocalAnswer:
     """What a worker generates, as OpenAI events or as one body. See `transport.Answer`."""
 
-    def __init__(self, name: str, worker: Worker, call: Call, writer: Writer) -> None:
+    def __init__(self, name: str, worker: Worker, call: Call, writer: Writer, share: Share) -> None:
+        self._share = share
         self.status = 200
         self.headers = [("content-type", writer.content_type)]
         self._name = name
@@ -43,6 +46,11 @@ class LocalAnswer:
         self._writer = writer
         self._first = b""
         self._whole = False
+
+    @property
+    def gpu_ms(self) -> int:
+        """Its part of the model's time until now, in milliseconds."""
+        return self._share.ms
 
     @property
     def usage_so_far(self) -> Usage:

@@ -8,8 +8,23 @@ import msgspec
 State = Literal["registered", "starting", "loading", "ready", "draining", "stopped", "failed"]
 
 
+class Command(msgspec.Struct, frozen=True):
+    """A server of somebody else's that speaks OpenAI's API, and how it is run and asked.
+
+    `${PORT}` in the words, the environment and the address stands for a free port.
+    """
+
+    words: tuple[str, ...]  # the program and its arguments; no shell
+    base_url: str  # where calls go, "/v1" included
+    health: str  # a path that answers 200 once calls can come; "" where any connection will do
+    start_within_s: float
+    env: tuple[tuple[str, str], ...] = ()
+    model: str = ""  # what the server calls the model; "" for our own name
+    memory: int = 0  # bytes of RAM that it takes; 0: not known
+
+
 class LocalModel(msgspec.Struct, frozen=True):
-    """A model as the configuration has it."""
+    """A model as the configuration has it: a GGUF file for our own worker, or a command."""
 
     name: str
     path: Path
@@ -17,6 +32,15 @@ class LocalModel(msgspec.Struct, frozen=True):
     gpu_layers: int | Literal["auto", "all"]
     idle_unload_s: float
     pinned: bool = False  # never unloaded for being idle, nor to make room
+    slots: int = 1  # calls at once
+    apart_from: tuple[str, ...] = ()  # models that may not be in memory beside it
+    load_at_start: bool = False
+    command: Command | None = None
+
+    @property
+    def how(self) -> tuple[object, ...]:
+        """What a loaded model cannot change without being loaded again."""
+        return self.context, self.gpu_layers, self.slots, self.command
 
 
 class ModelState(msgspec.Struct, frozen=True):

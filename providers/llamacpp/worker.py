@@ -114,13 +114,17 @@ class Log:
 class Call:
     """One call at a worker: what comes up for it, in its order."""
 
-    def __init__(self, number: int, on_end: Callable[["Call"], None]) -> None:
+    def __init__(self, number: int, choices: int, on_end: Callable[["Call"], None]) -> None:
         self.number = number
         self.used = Used()  # so far; exact once ended
         self.ended = asyncio.Event()
         self.first_at: float | None = None
         self.last_at = 0.0
+        self.deadline: asyncio.TimerHandle | None = None
         self._on_end = on_end
+        self._choices = choices
+        self._finished: set[int] = set()
+        self._expired = False
         self._queue: asyncio.Queue[Up | WorkerEnded] = asyncio.Queue()
 
     async def next(self) -> Up:
@@ -139,9 +143,15 @@ class Call:
         """
         return None if self._queue.empty() else self._given(self._queue.get_nowait())
 
+    def expire(self) -> None:
+        """Take note that its time is over: what has not ended by itself ends as too long."""
+        self._expired = True
+
     def put(self, up: Up) -> None:
         """Take a message from the worker."""
         match up:
+            case ChoiceEnded(choice=choice):
+                self._finished.add(choice)
             case Reading(prompt=prompt, cached=cached):
                 self.used = msgspec.structs.replace(self.used, prompt=prompt, cached=cached)
             case Token():
@@ -151,6 +161,9 @@ class Call:
                 self.used = msgspec.structs.replace(self.used, completion=made)
             case Done(usage=used):
                 self.used = used
+                for choice in range(self._choices):
+                    if self._expired and choice not in self._finished:
+                        self._queue.put_nowait(ChoiceEnded(up.id, choice, "length", ""))
         self._queue.put_nowait(up)
         if isinstance(up, Done | Refused | Broken | Counted):
             self._end()
@@ -163,6 +176,8 @@ class Call:
     def _end(self) -> None:
         if not self.ended.is_set():
             self.ended.set()
+            if self.deadline:
+                self.deadline.cancel()
             self._on_end(self)
 
     @staticmethod
@@ -254,13 +269,21 @@ class Worker:
                 case WorkerEnded():
                     raise up
 
-    def submit(self, job: Submit, on_end: Callable[[Call], None]) -> Call:
+    def submit(
+        self, job: Submit, on_end: Callable[[Call], None], deadline_s: float | None = None
+    ) -> Call:
         """Return the call that answers `job`; `on_end` is called once, when nothing more comes.
+
+        What is not whole after `deadline_s` ends as an answer that is too long does.
 
         Raises:
             WorkerEnded: The process is gone.
         """
-        call = self._new_call(on_end)
+        choices = 0 if job.kind == "embeddings" else len(job.prompts) * job.n
+        call = self._new_call(on_end, choices)
+        if deadline_s is not None:
+            loop = asyncio.get_running_loop()
+            call.deadline = loop.call_later(deadline_s, self._expire, call)
         self._send(msgspec.structs.replace(job, id=call.number))
         return call
 
@@ -268,6 +291,11 @@ class Worker:
         """Make the worker drop a call. The call still ends: with the tokens that it made."""
         if not call.ended.is_set():
             self._send(Cancel(call.number))
+
+    def _expire(self, call: Call) -> None:
+        if not call.ended.is_set():
+            call.expire()
+            self.cancel(call)
 
     async def count(self, kind: Submit, on_end: Callable[[Call], None]) -> int | None:
         """Return how many tokens a job's prompts have, None if it would be refused.
@@ -308,7 +336,7 @@ class Worker:
             self.kill()
         await asyncio.shield(self._task)
 
-    def _new_call(self, on_end: Callable[[Call], None]) -> Call:
+    def _new_call(self, on_end: Callable[[Call], None], choices: int = 0) -> Call:
         if self.ended:
             raise self.ended
         self._number += 1
@@ -320,7 +348,7 @@ class Worker:
 
         if not self._calls:
             self.heard_at = self._clock()
-        call = self._calls[number] = Call(number, end)
+        call = self._calls[number] = Call(number, choices, end)
         return call
 
     def _send(self, message: Down) -> None:

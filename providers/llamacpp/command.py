@@ -1,0 +1,223 @@
+"""A command that serves a model: its process group, its port, its health, its log."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tollway.providers.llamacpp.state import Command
+from tollway.providers.llamacpp.worker import Log, WorkerEnded
+
+_KEEPER = str(Path(__file__).with_name("keeper.py"))
+_ASK_EVERY_S = 0.1
+_ANSWER_WITHIN_S = 5.0
+_MOST_WORDS = 65_536  # bytes of an answer's head
+_PORT = re.compile(r"\$\{(?:PORT|port)\}")
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
+# Not all of our environment: it may hold providers' keys. What servers of models look at, and
+# what any program needs; the rest is for `env` to say.
+_PASSED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHONPATH"
+    r"|XDG_\w+|(CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|ROCM|GPU|VK|MESA|GGML|LLAMA|OMP|VLLM|TORCH|SGLANG"
+    r"|DOCKER|PODMAN|CONTAINER)_\w+|HF_(HOME|HUB_\w+|XET_\w+)"
+)
+
+
+class Server:
+    """A running command, in a process group that ends with the daemon. See `lifecycle.Process`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        link: int,
+        base_url: str,
+        log: Log,
+        clock: Callable[[], float],
+    ) -> None:
+        self.pid = process.pid
+        self.ended: WorkerEnded | None = None
+        self.expected = False
+        self.heard_at = clock()
+        self.base_url = base_url
+        self.calls = 0  # under way
+        self.gone = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._clock = clock
+        self._process = process
+        self._link: int | None = link
+        self._log = log
+        self._why = ""
+        self._on_gone: Callable[[Server], None] = lambda _: None
+        self._task = asyncio.create_task(self._live(), name=f"command {self.pid}")
+
+    @classmethod
+    async def start(
+        cls, command: Command, grace_s: float, log: Log, clock: Callable[[], float]
+    ) -> "Server":
+        """Return a started command, which cannot take calls yet.
+
+        Raises:
+            OSError: No process can be started.
+        """
+        port = str(_free_port())
+        env = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
+        env |= {name: _PORT.sub(port, value) for name, value in command.env}
+        its, ours = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-S", "-E", _KEEPER,
+                str(its), str(grace_s), "--",
+                *(_PORT.sub(port, word) for word in command.words),
+                pass_fds=(its,),
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=env,
+            )  # fmt: skip
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(its)
+        log.open()
+        return cls(process, ours, _PORT.sub(port, command.base_url).rstrip("/"), log, clock)
+
+    def on_gone(self, tell: Callable[["Server"], None]) -> None:
+        """Have `tell` called when the process is gone."""
+        self._on_gone = tell
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are under way."""
+        return self.calls > 0
+
+    def enter(self) -> None:
+        """Take note of a call."""
+        if not self.calls:
+            self.heard()
+        self.calls += 1
+        self.idle.clear()
+
+    def leave(self) -> None:
+        """Take note of a call's end."""
+        self.calls -= 1
+        if not self.calls:
+            self.idle.set()
+
+    def heard(self) -> None:
+        """Take note of a sign of life."""
+        self.heard_at = self._clock()
+
+    async def until_healthy(self, path: str, within_s: float) -> None:
+        """Return once it answers, with 200 at `path` where that is one.
+
+        Raises:
+            WorkerEnded: It ended before.
+            TimeoutError: It did not in `within_s`.
+        """
+        async with asyncio.timeout(within_s):
+            while not await self.is_healthy(path):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.gone.wait(), _ASK_EVERY_S)
+                if self.ended:
+                    raise self.ended
+        self.heard()
+
+    async def is_healthy(self, path: str) -> bool:
+        """Return whether it answers now, with 200 at `path` where that is one."""
+        parts = urlsplit(self.base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                return await _is_ok(parts.hostname or "", port, parts.netloc, path)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return False
+
+    async def drain(self, within_s: float) -> None:
+        """See `lifecycle.Process`."""
+        self.expected = True
+        while self.calls and not self.gone.is_set():
+            await self.idle.wait()
+        await self.stop(within_s)
+
+    async def stop(self, within_s: float) -> None:
+        """See `lifecycle.Process`. Its keeper does it; it is killed where that does not."""
+        self.expected = True
+        self._close_link()
+        try:
+            await asyncio.wait_for(self.gone.wait(), within_s + 1)
+        except TimeoutError:
+            self.kill()
+        await asyncio.shield(self._task)
+
+    def kill(self, why: str = "") -> None:
+        """See `lifecycle.Process`: the whole group at once."""
+        self._why = self._why or why
+        if not self.gone.is_set():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def _live(self) -> None:
+        reading = asyncio.create_task(self._read_log(), name=f"log of command {self.pid}")
+        code = await self._process.wait()
+        self._close_link()
+        # What is left of the group would hold the pipe open, and the memory.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await asyncio.wait([reading], timeout=_ANSWER_WITHIN_S)
+        reading.cancel()
+        self._log.close()
+        self.ended = WorkerEnded(self._why or _how(code))
+        self.gone.set()
+        self.idle.set()
+        self._on_gone(self)
+
+    async def _read_log(self) -> None:
+        stream = self._process.stdout
+        while stream and (data := await stream.read(65_536)):
+            self._log.feed(data)
+
+    def _close_link(self) -> None:
+        if self._link is not None:
+            os.close(self._link)
+            self._link = None
+
+
+async def _is_ok(host: str, port: int, netloc: str, path: str) -> bool:
+    reader, writer = await asyncio.open_connection(host, port, limit=_MOST_WORDS)
+    try:
+        if not path:
+            return True
+        head = f"GET {path} HTTP/1.1\r\nHost: {netloc}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
+        found = _STATUS.match(await reader.readuntil(b"\r\n"))
+        return bool(found and found[1] == b"200")
+    finally:
+        writer.close()
+
+
+def _free_port() -> int:
+    # Free now: whoever takes it in the next moment makes the command fail, which is tried again.
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _how(code: int) -> str:
+    if code == 127:
+        return "cannot be started: there is no such program"
+    signalled = -code if code < 0 else code - 128 if code > 128 else 0
+    try:
+        if signalled:
+            return f"was killed by {signal.Signals(signalled).name}"
+    except ValueError:
+        pass
+    return f"ended with exit code {code}"

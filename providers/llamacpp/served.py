@@ -1,0 +1,197 @@
+"""A model that a command serves: the same life as our own workers', its calls over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from tollway.providers.dialects.json_edit import edit, fields
+from tollway.providers.errors import LocalModelFailed, UpstreamTimeout
+from tollway.providers.llamacpp.command import Server
+from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
+from tollway.providers.llamacpp.shares import Share
+from tollway.providers.llamacpp.state import Command, LocalModel
+from tollway.providers.llamacpp.worker import WorkerEnded
+from tollway.providers.transport import Answer, Request, Transport
+
+
+class CommandResident(Resident[Server]):
+    """A model whose server is a command; see `lifecycle.Resident`."""
+
+    word = "command"
+
+    def __init__(self, model: LocalModel, around: Surroundings, transport: Transport) -> None:
+        super().__init__(model, around)
+        self._transport = transport
+
+    @property
+    def _command(self) -> Command:
+        command = self.model.command
+        assert command is not None  # noqa: S101 - who makes one of these has looked
+        return command
+
+    async def forward(self, request: Request, deadline_s: float | None) -> "ServedAnswer":
+        """Send a request, whose URL is a path behind the server's base URL; return its answer.
+
+        Raises:
+            LocalModelFailed: It cannot be started.
+            UpstreamError: As `Transport.send`.
+        """
+        loop = asyncio.get_running_loop()
+        with self._present():
+            server = await self.ready()
+            until = None if deadline_s is None else loop.time() + deadline_s
+            server.enter()
+            self.running += 1
+            share = self.shares.enter()
+            call = _Call(self, server, share, until)
+            try:
+                async with asyncio.timeout_at(until):
+                    answer = await self._transport.send(
+                        msgspec.structs.replace(
+                            request,
+                            url=server.base_url + request.url,
+                            body=_named(request.body, self._command.model),
+                        )
+                    )
+            except TimeoutError as fault:
+                call.end()
+                raise _too_long(self.model.name) from fault
+            except BaseException:  # a cancel too: it runs no more
+                call.end()
+                raise
+            server.heard()
+        return ServedAnswer(answer, call)
+
+    def left(self, server: Server) -> None:
+        """Take note that a call has ended."""
+        server.leave()
+        self.running -= 1
+        self._maybe_quiet()
+
+    @property
+    def needs(self) -> int:
+        """See `Resident`: what the configuration says."""
+        return self._command.memory
+
+    def require_room(self, free: int) -> None:
+        """See `Resident`."""
+        if self.needs > free:
+            raise LocalModelFailed(
+                f"`{self.model.name}` needs {self.needs >> 20} MiB of memory by its `memory`, and"
+                f" {free >> 20} MiB are free",
+                sent=False,
+                again=False,
+            )
+
+    def _identity(self) -> tuple[int, ...]:
+        return (hash(self.model.how),)
+
+    def _is_other(self, old: LocalModel) -> bool:
+        return old.command != self.model.command
+
+    def _died_hint(self, fault: WorkerEnded) -> str:
+        return "`tollway models ps` shows its last words"
+
+    async def _bring_up(self) -> None:
+        command = self._command
+        limits = self._around.limits
+        await self._around.make_room(self)
+        self._admitted = True
+        try:
+            server = await Server.start(command, limits.stop_within_s, self.log, self._around.clock)
+        except OSError as fault:
+            raise LocalModelFailed(
+                f"The command of `{self.model.name}` cannot be started: {fault.strerror}",
+                sent=False,
+            ) from fault
+        server.on_gone(self._gone)
+        await self._started(server)
+        try:
+            await server.until_healthy(command.health, command.start_within_s)
+        except WorkerEnded as fault:
+            raise self._died(fault) from fault
+        except TimeoutError as fault:
+            server.kill(f"was not ready within {command.start_within_s:g} s and was killed")
+            await server.gone.wait()
+            raise LocalModelFailed(
+                f"The command of `{self.model.name}` was not ready within"
+                f" {command.start_within_s:g} s",
+                hint="`tollway models ps` shows its last words; `start_within` gives it more time",
+                sent=False,
+            ) from fault
+
+    def kill_if_hung(self) -> None:
+        """See `Resident`. While it starts, `start_within` is the limit; idle, nobody waits."""
+        if self._process and self._process.busy:
+            super().kill_if_hung()
+
+
+class _Call:
+    """One call under way at a server; `end` it once, a second time does nothing."""
+
+    def __init__(
+        self, resident: CommandResident, server: Server, share: Share, until: float | None
+    ) -> None:
+        self.server = server
+        self.share = share
+        self.until = until
+        self.name = resident.model.name
+        self._resident: CommandResident | None = resident
+
+    def end(self) -> None:
+        if resident := self._resident:
+            self._resident = None
+            self.share.end()
+            resident.left(self.server)
+
+
+class ServedAnswer:
+    """A server's answer, which counts as running until it is closed. See `transport.Answer`."""
+
+    def __init__(self, answer: Answer, call: _Call) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self._answer = answer
+        self._call = call
+
+    @property
+    def gpu_ms(self) -> int:
+        """Its part of the model's time until now, in milliseconds."""
+        return self._call.share.ms
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            UpstreamBroke, UpstreamTimeout: As `Answer.chunks`; and once the deadline is over.
+        """
+        pieces = aiter(self._answer.chunks())
+        while True:
+            try:
+                async with asyncio.timeout_at(self._call.until):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as fault:
+                raise _too_long(self._call.name) from fault
+            self._call.server.heard()
+            yield piece
+
+    async def close(self) -> None:
+        """Give the connection back, and the slot."""
+        try:
+            await self._answer.close()
+        finally:
+            self._call.end()
+
+
+def _too_long(name: str) -> UpstreamTimeout:
+    return UpstreamTimeout(f"`{name}` was still at work at its `deadline`", phase="idle")
+
+
+def _named(body: bytes, model: str) -> bytes:
+    """Return a request with the name that the server knows the model by."""
+    if not model or not body:
+        return body
+    return edit(body, fields(body), {"model": msgspec.json.encode(model)})
