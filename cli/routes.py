@@ -2,13 +2,14 @@
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
 from tollway.cli import edits, limits, queues, show
-from tollway.cli.boundary import ANSWER_IS_NO
+from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import load_config, reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
@@ -24,6 +25,23 @@ class Endpoint(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+
+
+class Dialect(StrEnum):
+    """What a client speaks."""
+
+    OPENAI = "openai"
+    RESPONSES = "responses"
+    ANTHROPIC = "anthropic"
+    GEMINI = "gemini"
+
+
+_NAMES = {
+    Dialect.OPENAI: "openai_chat",
+    Dialect.RESPONSES: "openai_responses",
+    Dialect.ANTHROPIC: "anthropic_messages",
+    Dialect.GEMINI: "gemini",
+}
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -49,6 +67,10 @@ class Target(msgspec.Struct):
     slots: int | None = None
     running: int | None = None
     waiting: int | None = None
+    dialect: str = ""
+    passes: bool = True
+    dropped: list[str] = []
+    callers: bool = False
 
 
 class Explanation(msgspec.Struct):
@@ -102,20 +124,31 @@ def explain(  # noqa: PLR0913 - an argument is an option
     endpoint: Annotated[Endpoint, typer.Option("--endpoint", help="What it asks for.")] = (
         Endpoint.CHAT
     ),
+    dialect: Annotated[Dialect, typer.Option("--dialect", help="What the client speaks.")] = (
+        Dialect.OPENAI
+    ),
+    body: Annotated[
+        Path | None,
+        typer.Option("--body", metavar="FILE", help="A request as JSON, instead of --tokens."),
+    ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what would become of a call, without sending it.
 
     How the name resolves, which targets would be tried in which order and what each would hold,
-    and how the budgets and rate limits stand that the call must fit into. Exits with 1 where it
-    would be refused. Needs the running daemon.
+    whether the request passes through or is translated, and how the budgets and rate limits stand
+    that the call must fit into. With --body it says what each target's dialect could not say.
+    Exits with 1 where it would be refused. Needs the running daemon.
 
-    Example:
+    Examples:
         tollway routes explain --model fast --as ci --tokens 2000
+        tollway routes explain --model fast --dialect anthropic --body request.json
     """
-    question = {"model": model, "key": key, "tokens": tokens, "output": output}
-    answer = reach(config).post("/control/explain", question | {"endpoint": endpoint.value})
+    question: dict[str, object] = {"model": model, "key": key, "tokens": tokens, "output": output}
+    question |= {"endpoint": endpoint.value, "dialect": _NAMES[dialect]}
+    question |= {"body": _request(body)} if body else {}
+    answer = reach(config).post("/control/explain", question)
     said = msgspec.convert(answer, Explanation)
     if as_json:
         show.emit(answer)
@@ -124,6 +157,15 @@ def explain(  # noqa: PLR0913 - an argument is an option
     sys.stdout.flush()
     if said.refused:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+def _request(file: Path) -> msgspec.Raw:
+    try:
+        text = file.read_bytes()
+        msgspec.json.decode(text)
+    except msgspec.DecodeError as fault:
+        raise UsageProblem(f"`{file}` is no JSON: {fault}") from fault
+    return msgspec.Raw(text)
 
 
 def _print(said: Explanation) -> None:
@@ -147,6 +189,7 @@ def _print(said: Explanation) -> None:
         [
             show.Column("", number=True),
             "target",
+            "reached by",
             "allowed",
             *columns,
             "price from",
@@ -157,6 +200,7 @@ def _print(said: Explanation) -> None:
             (
                 str(number),
                 one.target,
+                _reached(one),
                 "yes" if one.allowed else "no",
                 one.input_usd,
                 one.output_usd,
@@ -169,8 +213,17 @@ def _print(said: Explanation) -> None:
             for number, one in enumerate(said.targets, start=1)
         ],
     )
+    for one in said.targets:
+        if one.dropped:
+            show.say()
+            show.say(f"{one.target} would not be told: {', '.join(one.dropped)}")
     _budgets(said.budgets)
     limits.table(said.limits)
+
+
+def _reached(one: Target) -> str:
+    how = "passing through" if one.passes else f"translating to {one.dialect}"
+    return f"{how}, the caller's credential" if one.callers else how
 
 
 def _nobody(said: Explanation) -> str:

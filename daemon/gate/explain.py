@@ -14,8 +14,12 @@ from tollway.daemon.gate.gate import Gate, Plan
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed
 from tollway.daemon.gate.route import Target
+from tollway.daemon.gate.translate import Translator, asked_in
 from tollway.providers.canon import Bound, Endpoint
-from tollway.providers.errors import GatewayError
+from tollway.providers.catalog import Name
+from tollway.providers.dialects.dialect import InUrl
+from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.errors import GatewayError, Untranslatable
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -26,6 +30,8 @@ class Question(msgspec.Struct, frozen=True):
     tokens: int = 1000  # of input
     output: int | None = None  # the output limit the client would set
     endpoint: Endpoint = "chat"
+    dialect: Name = "openai_chat"  # what the client speaks
+    body: msgspec.Raw | None = None  # a request, whose tokens and fields then count
 
 
 class TargetAnswer(msgspec.Struct, frozen=True):
@@ -41,6 +47,10 @@ class TargetAnswer(msgspec.Struct, frozen=True):
     output_usd: str = ""
     hold_nanousd: int | None = None
     output_limit: int | None = None  # that the gateway would write into the request
+    dialect: str = ""  # in which it would be asked
+    passes: bool = True  # the client's own bytes would reach it: nothing is translated
+    dropped: tuple[str, ...] = ()  # of the request, what that dialect cannot say
+    callers: bool = False  # it is asked with the caller's own credential
     hold: HoldBy = "strict"  # "expected" once enough calls have told what to expect
     skips: bool = False  # it is full, and the next target would be tried
     slots: int | None = None  # calls that it takes at once, None for any number
@@ -93,8 +103,9 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         else allowed(caller.levels, found.name, found.targets)
     )
     plan = Plan(found, tuple(gate.target(name) for name in found.targets))
+    translator = _translator(gate, plan, question)
     targets = tuple(
-        _target(gate, caller, plan, target, question, may=target.name in names)
+        _target(gate, caller, plan, _way(target, question, translator), may=target.name in names)
         for target in plan.targets
     )
     return Explanation(
@@ -137,9 +148,56 @@ def _refused(targets: tuple[TargetAnswer, ...]) -> str:
     return first
 
 
-def _target(
-    gate: Gate, caller: Caller, plan: Plan, target: Target, question: Question, *, may: bool
-) -> TargetAnswer:
+class _Way(msgspec.Struct, frozen=True):
+    """How a call would reach a target: in which dialect, with what left out, of which size."""
+
+    target: Target
+    dialect: str
+    passes: bool
+    bound: Bound
+    dropped: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def _translator(gate: Gate, plan: Plan, question: Question) -> Translator | None:
+    """Return what gives the question's request in each target's dialect, None without one.
+
+    Raises:
+        RequestInvalid: It is no request of that dialect.
+    """
+    if question.body is None:
+        return None
+    dialect = DIALECTS[question.dialect].dialect
+    said = msgspec.json.decode(question.body)
+    stream = isinstance(said, dict) and said.get("stream") is True
+    if isinstance(said, dict) and question.dialect != "gemini":
+        said["model"] = question.model
+    body = msgspec.json.encode(said)
+    call = dialect.peek(question.endpoint, body, InUrl(question.model, stream))
+    return gate.translator(call, plan)
+
+
+def _way(target: Target, question: Question, translator: Translator | None) -> _Way:
+    passes = target.kind.speaks(question.dialect)
+    bound = Bound(question.tokens, 0 if question.endpoint == "embeddings" else question.output)
+    spoken = question.dialect if passes else asked_in(target)
+    way = _Way(target, spoken, passes, bound)
+    if translator is None:
+        refused = ""
+        if target.callers and not passes:
+            refused = "It takes its caller's own credential, which a client of another API lacks"
+        return msgspec.structs.replace(way, refused=refused)
+    try:
+        version = translator.version(target)
+    except Untranslatable as error:
+        return msgspec.structs.replace(way, refused=error.message)
+    return msgspec.structs.replace(
+        way, dialect=version.dialect.name, bound=version.bound, dropped=version.dropped
+    )
+
+
+def _target(gate: Gate, caller: Caller, plan: Plan, way: _Way, *, may: bool) -> TargetAnswer:
+    target, bound = way.target, way.bound
     price = gate.price(target, gate.daemon.books.now_ms())
     line = gate.daemon.queue.state(target)
     answer = TargetAnswer(
@@ -149,15 +207,21 @@ def _target(
         target=target.name,
         kind=target.kind.name,
         allowed=may,
-        why="" if may else "not allowed for this key",
+        why=way.refused if may else "not allowed for this key",
+        skips=bool(way.refused),
+        dialect=way.dialect,
+        passes=way.passes,
+        dropped=way.dropped,
+        callers=target.callers,
         url=target.base_url,
         price=price.source if price else "",
         input_usd=f"{price.input.usd:f}" if price else "",
         output_usd=f"{price.output.usd:f}" if price else "",
     )
-    bound = Bound(question.tokens, 0 if question.endpoint == "embeddings" else question.output)
     limits = gate.limits.applying(caller.who, plan.found.route, target)
     charge = gate.purse.charge(caller.who, plan.found.route, target.provider)
+    if way.refused:
+        return answer
     try:
         terms = fitted(gate.terms(charge, plan, target), bound, price, limits)
         held_by = "strict" if terms.share is None else "expected"

@@ -12,6 +12,7 @@ import msgspec
 
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call
+from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects.dialect import Dialect, Edits, Facts, InUrl, Written
 from tollway.providers.dialects.openai_models import reasons
@@ -124,13 +125,19 @@ class Translator:
         OpenAI's reasoning models refuse tools in chat completions, and show no thoughts there.
         """
         spoken = DIALECTS[target.kind.dialect].dialect
-        if target.kind.reasons_in is not None and reasons(target.model):
-            better = DIALECTS[target.kind.reasons_in].dialect
+        better = DIALECTS[asked_in(target)].dialect
+        if better is not spoken:
             try:
                 return better, _written(said, better, target, self._default_output, None)
             except Untranslatable:
                 pass  # what it cannot say, the other one may
         return spoken, _written(said, spoken, target, self._default_output, None)
+
+
+def asked_in(target: Target) -> Name:
+    """Return the dialect that a call is translated to for a target, if that can say it."""
+    kind = target.kind
+    return kind.reasons_in if kind.reasons_in and reasons(target.model) else kind.dialect
 
 
 def _few(names: tuple[str, ...]) -> tuple[str, ...]:

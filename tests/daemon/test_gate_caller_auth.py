@@ -77,7 +77,7 @@ async def callers(
             yield Gateway(daemon, [up, paid])
 
 
-async def ask(gate: Gateway, said: bytes = ASKED, path: str = MESSAGES, **headers: str) -> Reply:
+async def ask(gate: Gateway, said: bytes = ASKED, path: str = MESSAGES, /, **headers: str) -> Reply:
     """Send a call with no other headers than those given; `_` in a name stands for `-`."""
     return await gate.daemon.ask("POST", path, said, admin=False, **headers)
 
@@ -206,8 +206,7 @@ async def test_the_provider_s_refusal_of_a_credential_is_the_caller_s(
 async def test_codex_s_login_takes_its_account_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """With ChatGPT's login a header beside the token says whose subscription it is."""
     usage = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
-    answer = {"id": "resp_1", "object": "response", "status": "completed", "model": "m"}
-    answer |= {"output": [], "usage": usage}
+    answer = {"id": "r", "object": "response", "status": "completed", "output": [], "usage": usage}
     script = [reads(), says(whole(json.dumps(answer).encode(), "Connection: close"))]
     async with callers(monkeypatch, script, kind="openai") as gate:
         said = json.dumps({"model": "up/m", "input": "Hi"}).encode()
