@@ -1,0 +1,162 @@
+"""Claude Code and Codex started by `tollway run`, and on a login of their own."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from agents import PATIENCE_S, claude, codex, config
+from brains import Chat, Messages
+from gateway import KEY
+from shell import Running, running
+from upstreams import Peer, Upstream, upstream
+
+from tollway.daemon.ledger.calls import recent
+
+pytestmark = pytest.mark.whole
+
+QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
+         "DISABLE_TELEMETRY": "1"}  # fmt: skip
+CLAUDE = ("-p", "Create hello.txt", "--permission-mode", "acceptEdits")
+CODEX = ("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox",
+         "Create hello.txt")  # fmt: skip
+
+
+async def run(
+    daemon: Running, home: Path, options: tuple[str, ...], command: tuple[str, ...], **env: str
+) -> tuple[int, str, str]:
+    """Run an agent by `tollway run` in `home/shop`; return its exit code and what was said."""
+    words = ("--config", str(daemon.config), "run", *options, "--", *command)
+    agent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tollway.cli", *words),
+        cwd=_shop(home),
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), **QUIET, **env},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            out, err = await agent.communicate()
+    except TimeoutError:
+        agent.terminate()
+        out, err = await agent.communicate()
+        pytest.fail(f"the agent did not end: {(out + err).decode()[-2000:]}")
+    assert agent.returncode is not None
+    return agent.returncode, out.decode(), err.decode()
+
+
+def _shop(home: Path) -> Path:
+    folder = home / "shop"
+    folder.mkdir()
+    return folder
+
+
+def check(daemon: Running, home: Path, ended: tuple[int, str, str], calls: int) -> None:
+    """Check what the agent made, what the ledger has of it, and what was told of its cost."""
+    code, out, err = ended
+    assert code == 0, err[-2000:]
+    assert (home / "shop/hello.txt").read_text() == "hi\n"
+    assert "It is done." in out
+    rows = recent(daemon.server.daemon.ledger.path, limit=50)
+    assert len(rows) == calls >= 2
+    assert {json.loads(row.tags)["project"] for row in rows} == {"shop"}
+    assert len({json.loads(row.tags)["run"] for row in rows}) == 1
+    assert {(row.key, row.user, row.route) for row in rows} == {("laptop", "ann", "smart")}
+    assert f"· {calls} calls · {calls * 100} tokens in, {calls * 20} out" in err
+    assert "up/m" in err
+
+
+async def test_claude_code_runs_with_nothing_set(tmp_path: Path) -> None:
+    """`tollway run -- claude`: no variable, no file; the model is a route of chat completions."""
+    brain = Chat("Write", {"file_path": str(tmp_path / "shop/hello.txt"), "content": "hi\n"})
+    async with (
+        upstream([brain.answer]) as up,
+        running(config(up.port, "openai-compatible"), server="") as daemon,
+    ):
+        options = ("--as", "laptop", "--model", "smart", "--budget", "5")
+        # A person's own key is in the environment: it must not be what is sent.
+        own = {"ANTHROPIC_API_KEY": "sk-ant-own"}
+        ended = await run(daemon, tmp_path, options, (str(claude()), *CLAUDE), **own)
+        check(daemon, tmp_path, ended, len(brain.asked))
+        assert b"sk-ant-own" not in b"".join(up.requests)
+
+
+async def test_codex_runs_with_nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tollway run -- codex exec`: its own files are not touched, and not needed."""
+    monkeypatch.setenv("UP_KEY", "sk-upstream")
+    brain = Messages("exec_command", {"cmd": "echo hi > hello.txt"})
+    async with (
+        upstream([brain.answer]) as up,
+        running(config(up.port, "anthropic"), server="") as daemon,
+    ):
+        options = ("--as", "laptop", "--model", "smart", "--budget", "5")
+        ended = await run(daemon, tmp_path, options, (str(codex()), *CODEX))
+        check(daemon, tmp_path, ended, len(brain.asked))
+        assert not (tmp_path / ".codex/config.toml").exists()
+
+
+async def test_an_agent_that_reaches_its_budget_ends_and_says_why(tmp_path: Path) -> None:
+    """402 is no error to try again: Claude Code shows the gateway's words and stops."""
+    brain = Chat("Write", {"file_path": str(tmp_path / "shop/hello.txt"), "content": "hi\n"})
+    async with (
+        upstream([brain.answer]) as up,
+        running(config(up.port, "openai-compatible"), server="") as daemon,
+    ):
+        options = ("--as", "laptop", "--model", "smart", "--budget", "0.001")
+        code, out, err = await run(daemon, tmp_path, options, (str(claude()), *CLAUDE))
+        assert code != 0
+        assert "The budget 0.001/total of tag `run=" in out + err
+        assert "refused or failed; the last one: The budget 0.001/total of" in err
+        assert brain.asked == []
+
+
+def subscription(up: Upstream, kind: str) -> str:
+    """Return a configuration whose provider its callers pay."""
+    table = f'kind = "{kind}"\nauth = "caller"\nserves = ["*"]\nbase_url = '
+    text = config(up.port, kind).replace('api_key = "env:UP_KEY"\n', "")
+    begin, end = text.index("kind ="), text.index("[prices.")
+    return f'{text[:begin]}{table}"http://127.0.0.1:{up.port}/v1"\n{text[end:]}'
+
+
+async def test_claude_code_keeps_its_subscription(tmp_path: Path) -> None:
+    """Its login goes to the provider, the Tollway key in a header of its own to the gateway."""
+    brain = Messages("Write", {"file_path": str(tmp_path / "shop/hello.txt"), "content": "hi\n"})
+    async with (
+        upstream([brain.answer]) as up,
+        running(subscription(up, "anthropic"), server="") as daemon,
+    ):
+        options = ("--as", "laptop", "--model", "smart")
+        login = {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-subscription"}
+        ended = await run(daemon, tmp_path, options, (str(claude()), *CLAUDE), **login)
+        check(daemon, tmp_path, ended, len(brain.asked))
+        for request in up.requests:
+            assert b"Authorization: Bearer sk-ant-oat01-subscription".lower() in request.lower()
+            assert b"tw-" not in request
+        assert "your own account; $" in ended[2]
+        assert "tollway: $0.00 ·" in ended[2]
+
+
+async def test_codex_keeps_its_login(tmp_path: Path) -> None:
+    """What stands in its auth.json goes to the provider, under Codex's own headers."""
+    (tmp_path / ".codex").mkdir()
+    (tmp_path / ".codex/auth.json").write_text('{"OPENAI_API_KEY": "sk-own-login"}')
+    async with (
+        upstream([_refuses_the_model]) as up,
+        running(subscription(up, "openai"), server="") as daemon,
+    ):
+        options = ("--as", "laptop", "--model", "smart")
+        _, _, err = await run(daemon, tmp_path, options, (str(codex()), *CODEX))
+        asked = [one for one in up.requests if one.startswith(b"POST /v1/responses")]
+        assert asked, err[-2000:]
+        assert all(b"bearer sk-own-login" in one.lower() for one in asked)
+        assert not [one for one in asked if KEY.encode() in one or b"tw-" in one]
+
+
+async def _refuses_the_model(peer: Peer) -> None:
+    await peer.read_request()
+    body = b'{"error":{"message":"no such model","type":"invalid_request_error","code":null}}'
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    await peer.say(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
