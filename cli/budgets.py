@@ -27,10 +27,6 @@ _SCOPES = (
 )
 _MORE = re.compile(r"\+?(\d{1,9}(?:\.\d{1,9})?)")
 
-ScopeWords = Annotated[
-    list[str], typer.Argument(metavar="SCOPE...", help="As `team ml`, `user ann`, `box`.")
-]
-
 
 def list_(
     scope: Annotated[

@@ -106,7 +106,7 @@ async def caller(
         if chance is None:
             await call(port, mark, body(bool(count % 2)))
         else:
-            said = body(chance.random() < 0.5, model=chance.choice(["up/m", "either"]))
+            said = body(chance.random() < 0.5, model=chance.choice(["up/m", "either", "line/m"]))
             leave = chance.randrange(600) if chance.randrange(4) == 0 else None
             await call(port, mark, said, leave_after=leave)
         count += 1
@@ -120,11 +120,17 @@ def config(folder: Path, ledger: Path, up: Upstream, flaky: Upstream | None = No
         f"""[providers.{name}]
 kind = "openai"
 base_url = "http://127.0.0.1:{one.port}/v1"
+{more}
 [prices."{name}/*"]
 input = 1
 output = 2
 """
-        for name, one in (("up", up), ("flaky", flaky))
+        # At `line` one call runs and the others wait, so that a kill finds some in line.
+        for name, one, more in (
+            ("up", up, ""),
+            ("flaky", flaky, ""),
+            ("line", flaky and up, "slots = 1"),
+        )
         if one
     )
     path.write_text(f"""

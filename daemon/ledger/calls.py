@@ -11,6 +11,7 @@ from tollway.daemon.ledger.derived import UNPRICED
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.retention import head_of, pruned_before_ms
 from tollway.daemon.ledger.schema import ID_HEAD, STATES
+from tollway.daemon.ledger.tokens import Tokens
 from tollway.providers.canon import Price
 from tollway.providers.errors import GatewayError
 
@@ -26,34 +27,7 @@ class CallUnknown(GatewayError):
     code = "call_unknown"
 
 
-class _Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    input_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    cache_write_1h_tokens: int
-    audio_input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    searches: int
-
-    @property
-    def input_total(self) -> int:
-        """All tokens that went in, of every class."""
-        written = self.cache_write_tokens + self.cache_write_1h_tokens
-        seen = self.audio_input_tokens + self.image_input_tokens
-        return self.input_tokens + seen + self.cache_read_tokens + written
-
-    @property
-    def output_total(self) -> int:
-        """All tokens that came out, of every class."""
-        shown = self.audio_output_tokens + self.image_output_tokens
-        return self.output_tokens + self.reasoning_tokens + shown
-
-
-class CallRow(_Tokens, frozen=True, kw_only=True):
+class CallRow(Tokens, frozen=True, kw_only=True):
     """A call, as in `calls_readable`; provider and model are its latest attempt's, "" if none.
 
     Times are unix milliseconds, or `_ms` after the call's admission; None where it has not
@@ -92,7 +66,7 @@ class CallRow(_Tokens, frozen=True, kw_only=True):
     unpriced: bool = False  # some of its tokens had no price
 
 
-class AttemptRow(_Tokens, frozen=True, kw_only=True):
+class AttemptRow(Tokens, frozen=True, kw_only=True):
     """One try at an upstream; `usage` is the provider's own JSON, "" where it gave none."""
 
     number: int

@@ -8,11 +8,10 @@ from operator import add
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import msgspec
-
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.schema import QUARTER_MS, TOKENS
+from tollway.daemon.ledger.tokens import Tokens
 
 
 class By(StrEnum):
@@ -28,7 +27,7 @@ class By(StrEnum):
     DAY = "day"
 
 
-class SpendRow(msgspec.Struct, frozen=True):
+class SpendRow(Tokens, frozen=True):
     """What one group spent. `group` has a name for each `By`, "" for none; days are ISO 8601.
 
     `calls` are those that were sent, counted with their last target; `refused` those that were
@@ -45,30 +44,6 @@ class SpendRow(msgspec.Struct, frozen=True):
     overrun_nanousd: int
     estimated_nanousd: int
     unpriced: int
-    input_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    cache_write_1h_tokens: int
-    audio_input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    searches: int
-
-    @property
-    def input_total(self) -> int:
-        """All tokens that went in, of every class."""
-        written = self.cache_write_tokens + self.cache_write_1h_tokens
-        seen = self.audio_input_tokens + self.image_input_tokens
-        return self.input_tokens + seen + self.cache_read_tokens + written
-
-    @property
-    def output_total(self) -> int:
-        """All tokens that came out, of every class."""
-        shown = self.audio_output_tokens + self.image_output_tokens
-        return self.output_tokens + self.reasoning_tokens + shown
 
 
 _NAMES = ("team", "user", "project", "key", "route", "provider", "model")
@@ -105,7 +80,7 @@ def report(
                 _add_up(db, by, (begin_ms, end_ms), day, groups)
         else:
             _add_up(db, by, (since_ms, until_ms), "", groups)
-    rows = [SpendRow(group, *sums) for group, sums in groups.items()]
+    rows = [_row(group, sums) for group, sums in groups.items()]
     at = by.index(By.DAY) if By.DAY in by else None
     rows.sort(key=lambda row: ("" if at is None else row.group[at], -row.cost_nanousd, row.group))
     return rows
@@ -118,7 +93,11 @@ def totals(path: Path, *, since_ms: int, until_ms: int) -> SpendRow:
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
     found = report(path, by=(), since_ms=since_ms, until_ms=until_ms, tz=ZoneInfo("UTC"))
-    return found[0] if found else SpendRow((), *_NOTHING)
+    return found[0] if found else _row((), _NOTHING)
+
+
+def _row(group: tuple[str, ...], sums: tuple[int, ...]) -> SpendRow:
+    return SpendRow(group=group, **dict(zip(_SUMS, sums, strict=True)))
 
 
 def _add_up(

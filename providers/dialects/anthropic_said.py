@@ -55,10 +55,6 @@ class _Origin(msgspec.Struct):
     content: Any = None
 
 
-class _Cites(msgspec.Struct):
-    enabled: bool | None = None
-
-
 class _Block(msgspec.Struct):
     type: str
     text: str | None = None

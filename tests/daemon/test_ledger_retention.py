@@ -170,7 +170,7 @@ async def test_calls_are_written_while_old_rows_go(tmp_path: Path) -> None:
         for number in range(1, 501):
             await call(ledger, number, OLD_MS + number)
         ledger.retain(WEEK)
-        new = []
+        new: list[str] = []
         while count(path) > len(new):
             new.append(await call(ledger, 501 + len(new), NOW_MS))
         assert {row.id for row in calls.recent(path, limit=9999)} == set(new)

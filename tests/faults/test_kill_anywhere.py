@@ -36,6 +36,7 @@ async def kills(seed: int, *, mixed: bool) -> None:
                     check(ledger, seen)
                     await check_budgets(path, ledger)
                     if number == KILLS:
+                        assert any(row.queue_ms is not None for row in rows(ledger)) == mixed
                         # And it still takes calls.
                         await call(daemon.port, "999-9", body())
                         assert seen.seen["999-9"] == 1
