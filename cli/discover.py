@@ -138,17 +138,18 @@ def model_files(folders: Iterable[Path]) -> list[ModelFile]:
     found: dict[str, ModelFile] = {}
     left = _MOST_ENTRIES
     for folder in folders:
-        for entry in _walk(folder, _DEEPEST):
+        for entry in walk(folder, _DEEPEST):
             left -= 1
             if left < 0 or len(found) >= _MOST_FILES:
                 return list(found.values())
             name = model_name(entry.name)
-            if name and name not in found and _is_gguf(entry.path):
+            if name and name not in found and is_gguf(entry.path):
                 found[name] = ModelFile(name, Path(entry.path), entry.stat().st_size)
     return list(found.values())
 
 
-def _walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
+def walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
+    """Yield all that is in a folder and `depth` - 1 folders below it, by name; links stay."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -156,7 +157,7 @@ def _walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         yield entry
         if depth > 1 and entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, depth - 1)
+            yield from walk(entry.path, depth - 1)
 
 
 def model_name(file: str) -> str:
@@ -176,7 +177,8 @@ def model_name(file: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
 
 
-def _is_gguf(path: str) -> bool:
+def is_gguf(path: str) -> bool:
+    """Return whether a file begins as a GGUF file does."""
     try:
         with open(path, "rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC

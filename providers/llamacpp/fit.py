@@ -19,7 +19,9 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 # Bytes of 32 numbers.
 _BLOCK_BYTES: dict[KvType, int] = {"f16": 64, "q8_0": 34, "q4_0": 18}
 
-STEP_TOKENS = 512  # the most that one engine step reads on a GPU, and what is reckoned with
+# Tokens that one engine step reads of prompts; each slot's next one comes on top.
+STEP_CPU, STEP_GPU = 128, 512
+EMBED_TOKENS = 2048  # an embedding's text is read in one step
 # A Python process with llama.cpp loaded, measured, and what it keeps of each word it knows.
 PROCESS_BYTES = 48 * 2**20
 WORD_BYTES = 256
@@ -34,12 +36,17 @@ class Layout(msgspec.Struct, frozen=True):
     slots: int = 1
     kv: Literal["split", "unified"] = "split"
     kv_type: KvType = "f16"
-    chunk: int = STEP_TOKENS  # tokens read in one step
+    chunk: int = STEP_GPU  # tokens read in one step
     # Layers with a window keep the whole context all the same, so that a slot can go back.
     whole_windows: bool = True
 
 
 PLAIN = Layout()
+
+
+def layout(slots: int, kv: Literal["split", "unified"], kv_type: KvType, *, on_gpu: bool) -> Layout:
+    """Return how the memory of a model with these settings is laid out by the worker."""
+    return Layout(slots, kv, kv_type, slots + (STEP_GPU if on_gpu else STEP_CPU))
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -82,7 +89,7 @@ def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
     unified = layout.kv == "unified"
     streams = 1 if unified else layout.slots
     cells = _padded(context * layout.slots if unified else context)
-    chunk = min(layout.chunk, cells * streams)
+    chunk = min(EMBED_TOKENS if info.embeds else layout.chunk, cells * streams)
     outputs = layout.slots * info.vocabulary * 4
     shared = layout.slots if unified else 1  # sequences in each stream's cells
     cache, masks = info.dimensions.state_bytes * layout.slots, set()

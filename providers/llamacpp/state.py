@@ -5,6 +5,9 @@ from typing import Literal
 
 import msgspec
 
+from tollway.providers.llamacpp.fit import Layout, layout
+from tollway.providers.llamacpp.install import gpu
+
 State = Literal["registered", "starting", "loading", "ready", "draining", "stopped", "failed"]
 
 
@@ -33,6 +36,8 @@ class LocalModel(msgspec.Struct, frozen=True):
     idle_unload_s: float
     pinned: bool = False  # never unloaded for being idle, nor to make room
     slots: int = 1  # calls at once
+    kv: Literal["split", "unified"] = "split"
+    kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     apart_from: tuple[str, ...] = ()  # models that may not be in memory beside it
     load_at_start: bool = False
     command: Command | None = None
@@ -40,7 +45,14 @@ class LocalModel(msgspec.Struct, frozen=True):
     @property
     def how(self) -> tuple[object, ...]:
         """What a loaded model cannot change without being loaded again."""
-        return self.context, self.gpu_layers, self.slots, self.command
+        memory = self.context, self.slots, self.kv, self.kv_type
+        return *memory, self.gpu_layers, self.command
+
+    @property
+    def layout(self) -> Layout:
+        """How its memory is laid out."""
+        on_gpu = self.gpu_layers != 0 and gpu() is not None
+        return layout(self.slots, self.kv, self.kv_type, on_gpu=on_gpu)
 
 
 class ModelState(msgspec.Struct, frozen=True):
