@@ -9,11 +9,13 @@ class OneAnswer:
 
     def __init__(self, status: int, body: bytes) -> None:
         self.asked: list[tuple[str, str | None]] = []
-        asked = self.asked
+        self.headers: list[dict[str, str]] = []  # of each request, names in lower case
+        asked, heads = self.asked, self.headers
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked.append((self.path, self.headers["authorization"]))
+                heads.append({name.lower(): value for name, value in self.headers.items()})
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()

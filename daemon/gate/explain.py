@@ -31,7 +31,7 @@ class Question(msgspec.Struct, frozen=True):
     output: int | None = None  # the output limit the client would set
     endpoint: Endpoint = "chat"
     dialect: Name = "openai_chat"  # what the client speaks
-    body: msgspec.Raw | None = None  # a request, whose tokens and fields then count
+    body: msgspec.Raw = msgspec.Raw()  # a request, whose tokens and fields then count
 
 
 class TargetAnswer(msgspec.Struct, frozen=True):
@@ -165,7 +165,7 @@ def _translator(gate: Gate, plan: Plan, question: Question) -> Translator | None
     Raises:
         RequestInvalid: It is no request of that dialect.
     """
-    if question.body is None:
+    if not bytes(question.body):
         return None
     dialect = DIALECTS[question.dialect].dialect
     said = msgspec.json.decode(question.body)

@@ -102,8 +102,10 @@ def test_a_provider_is_asked_with_its_key(home: Home) -> None:
     ("words", "said"),
     [
         (["--kind", "opnai"], "unknown kind; did you mean openai?"),
-        (["--kind", "anthropic"], "not supported yet"),
+        (["--kind", "bedrock"], "not supported yet"),
         (["--kind", "openai-compatible"], "has no address of its own"),
+        (["--kind", "azure"], "has no address of its own"),
+        (["--kind", "openai", "--auth", "me"], "`--auth`: expected"),
         (["--kind", "vllm", "--base-url", "nowhere"], "`--base-url`: expected a URL"),
         (["--kind", "openai", "--api-key", CANARY], "`--api-key`: expected keyring:NAME"),
     ],
@@ -140,6 +142,16 @@ def test_a_key_that_is_not_there_is_seen_in_the_list(home: Home) -> None:
     assert [(row["name"], row["key_found"]) for row in rows] == [("a", False), ("b", None)]
     assert "`NOT_SET` is not set" in rows[0]["problem"]
     assert "warning: a: " in home.tollway("providers", "list").stderr
+
+
+def test_a_provider_that_its_callers_pay_is_asked_for_no_key(home: Home) -> None:
+    """There is none to store, and the list says whose is used."""
+    ended = home.tollway("providers", "add", "claude", "--kind", "anthropic", "--auth", "caller")
+    assert ended.returncode == 0, ended.stderr
+    (row,) = json.loads(home.tollway("providers", "list", "--json").stdout)
+    assert (row["auth"], row["api_key"], row["key_found"]) == ("caller", None, None)
+    assert "the caller's own" in home.tollway("providers", "list").stdout
+    assert json.loads(home.tollway("secrets", "list", "--json").stdout) == []
 
 
 def test_kinds_lists_the_catalog(home: Home) -> None:
