@@ -1,11 +1,21 @@
 """Runs the real `tollway` in a home of its own, and stops what it started."""
 
+import atexit
+import functools
+import json
 import os
+import selectors
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 NO_KEYRING = "keyring.backends.fail.Keyring"
+PATIENCE_S = 100.0
+# What the interpreter reads when it starts, and so means nothing to a fork.
+INTERPRETERS_OWN = ("PYTHON", "LANG", "LC_", "COVERAGE")
 
 
 class Home:
@@ -28,15 +38,139 @@ class Home:
         self.config.write_text(text)
         self.config.chmod(0o600)
 
-    def tollway(self, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        """Run the program and return what it said."""
-        return subprocess.run(
-            [sys.executable, "-m", "tollway.cli", *words],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.path,
-            env={**self.env, **env},
-            timeout=100,
+    def tollway(
+        self, *words: str, stdin: str = "", fresh: bool = False, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program and return what it said.
+
+        It is a process of its own either way; with `fresh` its interpreter is new as well, as a
+        test needs that asks what the program imports or how it starts.
+        """
+        return run(*words, env={**self.env, **env}, cwd=self.path, stdin=stdin, fresh=fresh)
+
+
+def run(
+    *words: str, env: dict[str, str], cwd: Path, stdin: str = "", fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run the program with this environment, in this folder, and return what it said."""
+    own = [name for name in env if name.startswith(INTERPRETERS_OWN)]
+    if not fresh and own in ([], ["PYTHON_KEYRING_BACKEND"]):
+        return fork_server().run(words, env, cwd, stdin)
+    return subprocess.run(
+        [sys.executable, "-m", "tollway.cli", *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=env,
+        timeout=PATIENCE_S,
+    )
+
+
+class ForkServer:
+    """A process that has imported the program, and forks for each run of it."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # Pipes, as its forks have: what Python decides about its streams, it decides here.
+            self._popen = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("fork_server.py")),
+                 str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env={"PATH": os.environ["PATH"]},
+            )  # fmt: skip
+        if self._control.recv(16) != b"ready\n":
+            _, why = self._popen.communicate()
+            raise RuntimeError(f"The program cannot be imported: {why.decode()}")
+        atexit.register(self.close)
+
+    def close(self) -> int:
+        """Let it end, and return its exit code."""
+        atexit.unregister(self.close)
+        self._control.close()
+        self._popen.communicate(timeout=PATIENCE_S)
+        return self._popen.returncode
+
+    def children(self) -> list[int]:
+        """Return the processes that run now."""
+        pid = self._popen.pid
+        return [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def run(
+        self, words: tuple[str, ...], env: dict[str, str], cwd: Path, stdin: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program in a fork; return what it said."""
+        message = json.dumps({"words": words, "env": env, "cwd": os.path.abspath(cwd)}).encode()
+        pipes = [os.pipe() for _ in range(3)]
+        (reading, ours), (out, writing), (err, complaining) = pipes
+        answers, theirs = socket.socketpair()
+        with theirs, answers.makefile("rb") as lines, answers:
+            theirs_all = [reading, writing, complaining, theirs.fileno()]
+            try:
+                socket.send_fds(self._control, [message], theirs_all)
+            finally:
+                for fd in theirs_all[:3]:
+                    os.close(fd)
+            theirs.close()
+            pid = int(lines.readline())
+            try:
+                said = talk(ours, stdin.encode(), out, err)
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            code = int(lines.readline())
+        return subprocess.CompletedProcess(
+            [sys.executable, "-m", "tollway.cli", *words], code, said[0], said[1]
         )
+
+
+def talk(into: int, text: bytes, out: int, err: int) -> tuple[str, str]:
+    """Write `text` to one pipe and read two others to their ends; all are closed then.
+
+    Raises:
+        TimeoutError: They did not end in time.
+    """
+    ends = time.monotonic() + PATIENCE_S
+    said = {out: b"", err: b""}
+    with selectors.DefaultSelector() as selector:
+        try:
+            selector.register(into, selectors.EVENT_WRITE)
+            selector.register(out, selectors.EVENT_READ)
+            selector.register(err, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = selector.select(ends - time.monotonic())
+                if not ready:
+                    raise TimeoutError(f"The program has not ended after {PATIENCE_S:.0f} s")
+                for key, _ in ready:
+                    if key.fd == into:
+                        text = _write(into, text)
+                        ended = not text
+                    else:
+                        piece = os.read(key.fd, 65536)
+                        said[key.fd] += piece
+                        ended = not piece
+                    if ended:
+                        selector.unregister(key.fd)
+                        os.close(key.fd)
+        finally:
+            for key in list(selector.get_map().values()):
+                os.close(key.fd)
+    # As text files read them: "\r\n" is one line's end.
+    first, second = (text.decode().replace("\r\n", "\n") for text in said.values())
+    return first, second
+
+
+def _write(fd: int, text: bytes) -> bytes:
+    """Write what fits, and return the rest; nobody may want any of it."""
+    try:
+        return text[os.write(fd, text[:4096]) :]
+    except BrokenPipeError:
+        return b""
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """Return the one server of this test process."""
+    return ForkServer()

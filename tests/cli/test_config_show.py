@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 import tomli_w
+from program import run
 from tomlkit import TOMLDocument
 
 from tollway.cli.config import in_force
@@ -55,14 +55,7 @@ output = 0.6
 
 def tollway(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the real program in a folder that is also its home."""
-    return subprocess.run(
-        [sys.executable, "-m", "tollway.cli", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **env},
-    )
+    return run(*words, env={"PATH": os.environ["PATH"], "HOME": str(cwd), **env}, cwd=cwd)
 
 
 @pytest.fixture
