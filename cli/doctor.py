@@ -307,7 +307,7 @@ def _llama(config: Config) -> Iterator[Check]:
         said = ended.stderr.strip().splitlines()
         yield Check("llama-cpp-python", "fail", said[-1] if said else "No import", install_help())
     for name, model in config.models.items():
-        if not model.gguf.is_file():
+        if model.gguf and not model.gguf.is_file():
             yield Check(f"model {name}", "fail", f"`{model.gguf}` is not there", "Mend its `gguf`")
 
 

@@ -276,7 +276,7 @@ def _summary(written: Config, found: Found, replaced: Path | None, *, explicit: 
         providers={
             name: str(one.api_key or one.base_url) for name, one in written.providers.items()
         },
-        models={name: one.gguf for name, one in written.models.items()},
+        models={name: one.gguf for name, one in written.models.items() if one.gguf},
         gpus=found.gpus,
         next=f"tollway up{option}" if anything else f"tollway models add PATH.gguf{option}",
     )

@@ -12,12 +12,13 @@ from tollway.cli.control import load_config
 from tollway.daemon.config import shown
 from tollway.daemon.config.lines import At, lines_of
 from tollway.daemon.config.paths import find_config
-from tollway.daemon.config.schema import Config, PriceSaid
+from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ConfigError
+from tollway.daemon.pricing import price_said
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
 from tollway.providers.price_data import Model
-from tollway.providers.prices import FREE, PriceSource, PriceTable, is_match, override
+from tollway.providers.prices import PriceSource, PriceTable, is_match
 
 LOCAL = "local"
 
@@ -43,7 +44,7 @@ class Prices:
         self.source = PriceSource()
         self.config = _config(explicit)
         said = self.config.prices if self.config else {}
-        self.own = {name: own_price(one) for name, one in said.items()}
+        self.own = {name: price_said(one) for name, one in said.items()}
         self.table = PriceTable(self.source, self.own)
         self._lines: Mapping[At, int] = {}
         if self.config:
@@ -102,7 +103,7 @@ class Prices:
         if found.price is None:
             return Target(f"{LOCAL}/{model}", None)
         line = self._line(("models", model, "price"))
-        return Target(f"{LOCAL}/{model}", own_price(found.price), line)
+        return Target(f"{LOCAL}/{model}", price_said(found.price), line)
 
     def bundled(self, target: str) -> Price | None:
         """Return what the data say of a target, whatever the file says."""
@@ -152,11 +153,6 @@ class Prices:
             return ""
         line = self._lines.get(at) or self._lines.get(at[:2], 1)
         return f"{self.config.path.name}:{line}"
-
-
-def own_price(said: PriceSaid) -> Price:
-    """Return the price that gateway.toml states."""
-    return FREE if isinstance(said, str) else override(said)
 
 
 def _config(explicit: Path | None) -> Config | None:

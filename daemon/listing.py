@@ -98,5 +98,7 @@ def _entry(gate: Gate, name: str) -> dict[str, object]:
     if found.route:
         entry["targets"] = list(found.targets)
     if owner == LOCAL:
-        entry["context_window"] = gate.config.models[model].context
+        if gate.config.models[model].command is None:
+            entry["context_window"] = gate.config.models[model].context
+        entry["state"] = gate.daemon.local.state(model) or "registered"
     return entry

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from tollway.daemon.config.schema import Config, PriceSaid
+from tollway.daemon.config.schema import Config, HourPrice, ModelPrice
 from tollway.daemon.ledger.reprice import InForce, Terms
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
-from tollway.providers.prices import CALLERS, FREE, PriceSource, PriceTable, override
+from tollway.providers.prices import CALLERS, FREE, PriceSource, PriceTable, by_the_hour, override
 
 _LOCAL = "local"
 
@@ -16,12 +16,14 @@ def in_force(config: Config) -> InForce:
 
     A provider that is not in the file has no terms, nor has a local model that is not.
     """
-    table = PriceTable(PriceSource(), {name: _price(said) for name, said in config.prices.items()})
+    table = PriceTable(
+        PriceSource(), {name: price_said(said) for name, said in config.prices.items()}
+    )
 
     def terms(provider: str, model: str, at_ms: int) -> Terms:
         if provider == _LOCAL:
             found = config.models.get(model)
-            price = _price(found.price) if found and found.price is not None else None
+            price = price_said(found.price) if found and found.price is not None else None
             kind = KINDS[_LOCAL]
             return Terms(price, kind.dialect, kind.also, kind.quirks)
         said = config.providers.get(provider)
@@ -37,5 +39,8 @@ def in_force(config: Config) -> InForce:
     return terms
 
 
-def _price(said: PriceSaid) -> Price:
-    return FREE if isinstance(said, str) else override(said)
+def price_said(said: ModelPrice) -> Price:
+    """Return the price that a value of gateway.toml stands for."""
+    if isinstance(said, str):
+        return FREE
+    return by_the_hour(said.gpu_hour) if isinstance(said, HourPrice) else override(said)

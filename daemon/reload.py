@@ -7,6 +7,7 @@ be valid, and what is missing from it may be a budget.
 
 import asyncio
 import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,13 +19,13 @@ import msgspec
 from tollway.daemon import audit
 from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.load import load
-from tollway.daemon.config.schema import Budget, Config, Key, Member, Team
+from tollway.daemon.config.schema import Budget, Config, Key, Member, Model, Team
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.limits import lost as lost_limits
 from tollway.daemon.state import Daemon
 from tollway.providers.errors import GatewayError
-from tollway.providers.llamacpp.adapter import LocalModel
+from tollway.providers.llamacpp.adapter import Command, LocalModel
 from tollway.providers.prices import PriceSource
 
 log = logging.getLogger(__name__)
@@ -249,14 +250,34 @@ def local_models(config: Config) -> dict[str, LocalModel]:
     return {
         name: LocalModel(
             name=name,
-            path=model.gguf,
+            path=model.gguf or Path(),
             context=model.context,
             gpu_layers=model.gpu_layers,
             idle_unload_s=model.idle_unload,
             pinned=model.pinned,
+            slots=model.slots,
+            kv=model.kv,
+            kv_type=model.kv_type,
+            apart_from=model.apart_from,
+            load_at_start=model.load_at_start,
+            command=_command(model),
         )
         for name, model in config.models.items()
     }
+
+
+def _command(model: Model) -> Command | None:
+    if model.command is None:
+        return None
+    return Command(
+        words=tuple(shlex.split(model.command)),
+        base_url=model.base_url,
+        health=model.health,
+        start_within_s=model.start_within,
+        env=tuple(sorted(model.env.items())),
+        model=model.served_as,
+        memory=model.memory,
+    )
 
 
 def stamp_of(path: Path) -> Stamp | None:

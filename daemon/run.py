@@ -129,7 +129,7 @@ class Server:
     def _daemon(self, ledger: Ledger, folder: Path) -> Daemon:
         transport = HttpTransport()
         self._stack.push_async_callback(transport.close)
-        local = LocalModels(log_folder=folder)
+        local = LocalModels(log_folder=folder, transport=transport)
         self._stack.push_async_callback(local.close)
         daemon = Daemon(
             ledger=ledger, books=Books(), transport=transport, local=local, prices=PriceSource()

@@ -123,6 +123,7 @@ class Price(msgspec.Struct, frozen=True):
     request_usd: Decimal = Decimal(0)
     search_usd: Decimal | None = None  # for each paid search; None: not known
     context_window: int | None = None  # tokens, where known
+    gpu_hour_usd: Decimal | None = None  # of a model on this box that is charged by its time
     service: str = ""  # the service tier that it is the price of; "": the standard one
     services: tuple["Price", ...] = ()  # what the provider's other service tiers cost
 
@@ -144,5 +145,5 @@ class Price(msgspec.Struct, frozen=True):
             self.image_output,
         )
         dear = any(rate and (rate.usd or any(t.usd for t in rate.tiers)) for rate in rates)
-        fees = self.request_usd or self.search_usd
+        fees = self.request_usd or self.search_usd or self.gpu_hour_usd
         return not dear and not fees and all(other.free for other in self.services)

@@ -15,6 +15,7 @@ from tollway.providers.canon import Price, Usage
 from tollway.providers.price_service import STANDARD, reachable
 
 NANO = 10**9
+_HOUR_MS = 3_600_000
 _NOTHING = Decimal(0)
 _WIDE = Context(prec=1000, traps=[Inexact])
 _KEPT_PRICES = 1024  # plenty for a day's models; a bound because names come from callers
@@ -121,6 +122,27 @@ def worst_case(
         fees = exact.request + searches * exact.search
         most = max(most, -(-(fees + dearest) // exact.scale))
     return most
+
+
+def time_cost(ms: int, price: Price) -> int | None:
+    """Return what so many milliseconds of a model cost, in nano-dollars, rounded half-even.
+
+    None where the price is not one by the hour.
+    """
+    if price.gpu_hour_usd is None:
+        return None
+    return round(_fraction(price.gpu_hour_usd) * NANO * ms / _HOUR_MS)
+
+
+def time_for(nanousd: int, price: Price) -> int:
+    """Return how many whole milliseconds of a model so many nano-dollars pay for.
+
+    Raises:
+        ValueError: The price is not one by the hour, or is nothing.
+    """
+    if not price.gpu_hour_usd:
+        raise ValueError("no price by the hour")
+    return int(Fraction(nanousd * _HOUR_MS) / (_fraction(price.gpu_hour_usd) * NANO))
 
 
 def dollars(nanousd: int) -> str:

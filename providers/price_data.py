@@ -230,6 +230,7 @@ def identified(price: Price) -> Price:
             ("image_input", plain(price.image_input)),
             ("image_output", plain(price.image_output)),
             ("search", "-" if price.search_usd is None else str(Fraction(price.search_usd))),
+            ("hour", "-" if price.gpu_hour_usd is None else str(Fraction(price.gpu_hour_usd))),
             ("service", price.service or "-"),
             ("services", " ".join(each.id for each in price.services) or "-"),
         )

@@ -106,6 +106,13 @@ def override(said: Override) -> Price:
     return _overridden(said, Decimal(1), services=services)
 
 
+def by_the_hour(usd: Decimal) -> Price:
+    """Return the price of a model on this box that costs so many dollars for an hour's work."""
+    nothing = Rate(Decimal(0))
+    said = Price(id="", source="gateway.toml", input=nothing, output=nothing, gpu_hour_usd=usd)
+    return identified(said)
+
+
 def _overridden(
     said: Override, factor: Decimal, *, service: str = "", services: tuple[Price, ...] = ()
 ) -> Price:

@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from tollway.daemon.config import shown, values
+from tollway.daemon.config.check_models import check_model
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.paths import LONGEST_SOCKET
 from tollway.daemon.config.schema import (
@@ -100,6 +101,8 @@ def check(config: Config, names: Names, wrong: Wrong) -> None:
         _provider(provider, ("providers", name), wrong)
     for name, route in config.routes.items():
         _route(route, ("routes", name), names, wrong)
+    for name, model in config.models.items():
+        check_model(name, model, config, names, wrong)
     for name, group in config.groups.items():
         if not group.models:
             wrong(("groups", name, "models"), "allows nothing; name models, or remove the group")
@@ -317,7 +320,7 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
         if "/" in name and target_wrong(name, names) is None:
             yield ("routes", name), "hides the target of the same name"
     for name, model in config.models.items():
-        if not _is_file(model.gguf):
+        if model.gguf is not None and not _is_file(model.gguf):
             yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"
     for name in config.prices:
         if _prices_nothing(name, names):

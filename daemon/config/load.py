@@ -44,6 +44,7 @@ NAMED: Mapping[str, type[msgspec.Struct]] = {
 }
 SECTIONS = ("server", "ledger", *NAMED, "prices", "tags", "raises")
 
+_SERVED = {"gguf", "command"}  # what a local model is served from
 _MOST_LINES = 50  # of faults that are shown: more help nobody
 
 
@@ -161,6 +162,8 @@ def _tables(section: str, raw: dict[str, object], reading: Reading) -> dict[str,
         if why := check.name_wrong(section, name):
             reading.wrong(at, why)
         table = reading.struct(NAMED[section], _simplified(section, value, at, reading), at)
+        if section == "models" and isinstance(value, dict) and not value.keys() & _SERVED:
+            reading.wrong(at, "gguf is missing, or command")
         if table is not None:
             found[name] = table
     return found

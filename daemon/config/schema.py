@@ -173,19 +173,40 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PriceSaid = PriceOverride | Literal["free"]
+
+
+class HourPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """models.NAME.price = { gpu_hour = 0.80 }: dollars for an hour of the model's work."""
+
+    gpu_hour: Decimal
+
+
+ModelPrice = PriceOverride | HourPrice | Literal["free"]
 Layers = int | Literal["auto", "all"]
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[models.NAME]: a GGUF file served by this daemon, called as "local/NAME"."""
+    """[models.NAME]: a GGUF file or a command served by this daemon, called as "local/NAME"."""
 
-    gguf: Path
+    gguf: Path | None = None
+    command: str | None = None  # words as a shell has them, but no shell; ${PORT} is a free port
+    base_url: str = "http://127.0.0.1:${PORT}/v1"  # of the command's server
+    health: str = "/health"  # a path there, not below base_url; "" asks for a connection alone
+    start_within: Seconds = Seconds(300)
+    env: dict[str, str] = {}
+    served_as: str = ""  # what the command's server calls the model
+    memory: Bytes = Bytes(0)  # of RAM, that the command takes; 0: not known
     context: Count = 8192
     slots: Count = 1
+    kv: Literal["split", "unified"] = "split"  # a context for each slot, or one that they share
+    kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     gpu_layers: Layers = "auto"
     idle_unload: Seconds = Seconds(15 * 60)
     pinned: bool = False
-    price: PriceSaid | None = None
+    load_at_start: bool = False
+    apart_from: tuple[str, ...] = ()
+    deadline: Seconds | None = None  # of one attempt at work
+    price: ModelPrice | None = None
     default_output: Count | None = None
     limits: Limits = Limits()
 

@@ -21,9 +21,11 @@ from tollway.daemon.config.schema import (
     Alerts,
     Budget,
     Bytes,
+    HourPrice,
     Layers,
     Limits,
     Mode,
+    ModelPrice,
     PreviousHash,
     PriceOverride,
     PriceSaid,
@@ -265,6 +267,18 @@ class Reading:
             raise Wrong('expected { input = 0.1, output = 0.4 } or "free"')
         return self.struct(PriceOverride, raw, at)
 
+    def model_price(self, raw: object, at: At) -> ModelPrice | None:
+        """Return a model's price: as `price`, or by the hour.
+
+        Raises:
+            Wrong: It is neither.
+        """
+        if isinstance(raw, dict) and "gpu_hour" in raw:
+            if len(raw) > 1:
+                raise Wrong("by the hour or by tokens, not both; leave out gpu_hour or the rest")
+            return self.struct(HourPrice, raw, at)
+        return self.price(raw, at)
+
     def previous(self, raw: object, at: At) -> tuple[PreviousHash, ...]:
         """Return a rotated key's old hashes; items that are wrong are noted and left out.
 
@@ -381,7 +395,7 @@ def _factors(reading: Reading, raw: object, at: At) -> dict[str, Decimal]:
 
 def _tags(reading: Reading, raw: object, at: At) -> dict[str, str]:
     if not isinstance(raw, dict):
-        raise Wrong('expected tags, such as { project = "bot" }')
+        raise Wrong('expected texts by name, such as { project = "bot" }')
     return {name: reading.text(value, (*at, name)) for name, value in raw.items()}
 
 
@@ -455,6 +469,7 @@ _READERS: dict[object, _Reader] = {
     tuple[PreviousHash, ...]: Reading.previous,
     tuple[Raise, ...]: Reading.raises,
     PriceSaid: Reading.price,
+    ModelPrice: Reading.model_price,
     Layers: _layers,
     Limits: lambda reading, raw, at: reading.struct(Limits, raw, at),
     Alerts: lambda reading, raw, at: reading.struct(Alerts, raw, at),

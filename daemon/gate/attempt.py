@@ -19,6 +19,7 @@ from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects.dialect import AnswerReader
 from tollway.providers.errors import UpstreamError
+from tollway.providers.money import time_cost
 from tollway.providers.price_report import billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
 
@@ -114,6 +115,7 @@ class Attempt:
             error: The error's code, if there was one.
         """
         usage: Usage | None = None
+        gpu_ms: int = getattr(self.answer, "gpu_ms", 0)
         cost, price, told = self.opened.hold_nanousd, None, None
         try:
             usage = self._reported(ending)
@@ -125,6 +127,9 @@ class Attempt:
                     ending = "no_usage"
             else:
                 cost, price, told = self._billed(usage)
+            if self.price and not self._is_free(ending):
+                timed = time_cost(gpu_ms, self.price)
+                cost = cost if timed is None else timed
         finally:
             self.hold.settle(cost)
             self.taken.settle(usage.input_total + usage.output_total if usage else None)
@@ -146,6 +151,7 @@ class Attempt:
             raw_usage=mask(self.reader.raw_usage)[:4000],
             price=price,
             reported_nanousd=told,
+            gpu_ms=gpu_ms if self.target.local else None,
         )
 
     def _billed(self, usage: Usage) -> tuple[int, Price | None, int | None]:

@@ -6,9 +6,10 @@ from tollway.daemon.errors import Unpriced
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Price
 from tollway.providers.errors import Unbounded
-from tollway.providers.money import worst_case
+from tollway.providers.money import time_cost, time_for, worst_case
 from tollway.providers.price_service import is_known
 
+_LEAST_MS = 1000  # of a model that is charged by its time: less is no answer
 LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
 
 
@@ -21,10 +22,13 @@ class Worst(msgspec.Struct, frozen=True):
     choices: int = 1
     write_output: int | None = None  # tokens per choice, where that is not the client's own limit
     bound: Bound = Bound(0, 0)  # what the request itself bounds
+    deadline_ms: int | None = None  # how long it may be at work
     clamped: str = ""  # the budget that the limit was lowered for: "5/day of user ann"
 
     def cost(self, output_tokens: int, price: Price) -> int:
         """Return the most in nano-dollars that it can cost with so many tokens of output."""
+        if price.gpu_hour_usd is not None:
+            return time_cost(self.deadline_ms or 0, price) or 0  # whatever comes out meanwhile
         bound = self.bound
         return worst_case(
             self.input_tokens,
@@ -44,6 +48,7 @@ class Terms(msgspec.Struct, frozen=True):
     allow_unbounded: bool = False
     context: int | None = None  # tokens, of a model on this box
     share: int | None = None  # thousandths of the input's bound to hold; None: all of it
+    deadline_ms: int | None = None  # how long a model on this box may be at work on it
     writes: bool = False  # whether a token limit needs an output limit written, budgets or not
 
 
@@ -65,14 +70,17 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
                 f' million tokens to gateway.toml, or "{target.name}" = "free" below [prices]'
                 if not target.local
                 else f"Add `price` to [models.{target.model}] in gateway.toml: dollars for a"
-                ' million tokens as { input = 0.1, output = 0.4 }, or "free"',
+                " million tokens as { input = 0.1, output = 0.4 }, for an hour of its time as"
+                ' { gpu_hour = 0.80 }, or "free"',
             )
         unlimited = bound.output is None
         each = terms.default_output if bound.output is None else bound.output
         write = each if unlimited and terms.writes else None
-        return Worst(0, bound.input, each * bound.choices, bound.choices, write, bound)
+        total = each * bound.choices
+        return Worst(0, bound.input, total, bound.choices, write, bound, terms.deadline_ms)
     window = terms.context or _own_window(price)
-    if terms.budgets and not price.free and not terms.allow_unbounded:
+    timed = price.gpu_hour_usd is not None
+    if terms.budgets and not price.free and not terms.allow_unbounded and not timed:
         _refuse_unbounded(bound, target, window)
         _refuse_without_price(bound, target, price)
     tokens = bound.input
@@ -87,10 +95,10 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
         output = terms.default_output
         if terms.context:
             output = min(output, terms.context)
-        if terms.writes or (terms.budgets and not price.free):
+        if terms.writes or (terms.budgets and not price.free and not timed):
             written = output
     total = output * bound.choices
-    most_used = Worst(0, tokens, total, bound.choices, written, bound)
+    most_used = Worst(0, tokens, total, bound.choices, written, bound, terms.deadline_ms)
     return msgspec.structs.replace(most_used, nanousd=most_used.cost(total, price))
 
 
@@ -145,7 +153,7 @@ def _refuse_without_price(bound: Bound, target: Target, price: Price) -> None:
 
 
 def clamped(most: Worst, room: int, price: Price, *, by: str) -> Worst | None:
-    """Return an attempt with its output limit lowered, so that it costs at most `room`.
+    """Return an attempt with its output limit, or its time, cut so that it costs at most `room`.
 
     Args:
         most: What it can cost as it is.
@@ -154,8 +162,14 @@ def clamped(most: Worst, room: int, price: Price, *, by: str) -> Worst | None:
         by: The budget that asks for it, as a header tells it.
 
     Returns:
-        None where fewer than 16 tokens would be left for each choice.
+        None where fewer than 16 tokens would be left for each choice, or less than a second.
     """
+    if price.gpu_hour_usd:
+        most_ms = time_for(room, price)
+        if most_ms < _LEAST_MS:
+            return None
+        less = msgspec.structs.replace(most, deadline_ms=most_ms, clamped=by)
+        return msgspec.structs.replace(less, nanousd=less.cost(0, price))
     low, high = LEAST_OUTPUT, most.output_tokens // most.choices
     if high < low or most.cost(low * most.choices, price) > room:
         return None

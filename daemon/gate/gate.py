@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tollway.daemon import secrets
-from tollway.daemon.config.schema import Config, PriceOverride, Provider
+from tollway.daemon.config.schema import Config, HourPrice, Model, Provider
 from tollway.daemon.errors import ModelNotFound, SecretError
 from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
@@ -20,10 +20,11 @@ from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, Router, Target
 from tollway.daemon.gate.translate import Translator
 from tollway.daemon.log import Mask
+from tollway.daemon.pricing import price_said
 from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.headers import Headers
-from tollway.providers.prices import CALLERS, FREE, PriceTable, override
+from tollway.providers.prices import CALLERS, PriceTable
 from tollway.providers.transport import Timeouts
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
+# Of a model that is charged by its time and says no other: what is held for a call is bounded.
+_DEADLINE_MS = 600_000
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -65,10 +68,10 @@ class Gate:
         }
         self._prices = PriceTable(
             daemon.prices,
-            {name: _price(price) for name, price in config.prices.items()},
+            {name: price_said(price) for name, price in config.prices.items()},
         )
         self._local_prices = {
-            name: None if model.price is None else _price(model.price)
+            name: None if model.price is None else price_said(model.price)
             for name, model in config.models.items()
         }
         # By the key's name ("" for the owner): a caller is long to hash.
@@ -132,7 +135,8 @@ class Gate:
         """Return the target that "provider/model" names."""
         provider, _, model = name.partition("/")
         if provider == LOCAL:
-            return Target(LOCAL, model, KINDS["local"])
+            command = self.config.models[model].command
+            return Target(LOCAL, model, KINDS["local" if command is None else "openai-compatible"])
         return msgspec.structs.replace(self._providers[provider], model=model)
 
     def masked(self, headers: Headers) -> Headers:
@@ -170,7 +174,9 @@ class Gate:
             budgets=bool(charge.caps),
             default_output=default,
             allow_unbounded=bool(route and route.allow_unbounded),
-            context=local.context if local else None,
+            # Of a command's model only its server knows.
+            context=local.context if local and local.command is None else None,
+            deadline_ms=_deadline_ms(local) if local else None,
         )
 
     def translator(self, call: Call, plan: Plan) -> Translator:
@@ -181,8 +187,11 @@ class Gate:
         return Translator(call, strict=strict, default_output=limit)
 
 
-def _price(said: PriceOverride | Literal["free"]) -> Price:
-    return FREE if isinstance(said, str) else override(said)
+def _deadline_ms(model: Model) -> int | None:
+    """Return how long one attempt may be at work, in milliseconds; None for no end."""
+    if model.deadline is None:
+        return _DEADLINE_MS if isinstance(model.price, HourPrice) else None
+    return max(1, int(model.deadline * 1000))
 
 
 def _target(name: str, provider: Provider, credential: str | None) -> Target:

@@ -34,8 +34,13 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def local(self) -> bool:
-        """Whether a worker of this daemon serves it."""
+        """Whether this daemon serves it itself: a worker of ours, or a command."""
         return self.provider == LOCAL
+
+    @property
+    def worker(self) -> bool:
+        """Whether a worker of ours serves it, which counts exactly and speaks no HTTP."""
+        return self.local and self.kind is KINDS[LOCAL]
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -308,23 +308,30 @@ class Exchange:
         target = attempt.target
         version = attempt.version
         body = version.body(target, attempt.worst.write_output)
-        if target.local:
+        limit_ms = attempt.worst.deadline_ms
+        deadline_s = None if limit_ms is None else limit_ms / 1000
+        if target.worker:
             attempt.progress.sent = True
             return await self.daemon.local.send(
-                target.model, self.call.endpoint, body, first_s=target.timeouts.first_s
+                target.model,
+                self.call.endpoint,
+                body,
+                first_s=target.timeouts.first_s,
+                deadline_s=deadline_s,
             )
-        return await self.daemon.transport.send(
-            Request(
-                url=target.base_url + version.path(target),
-                headers=request_headers(self.origin.headers, version, target)
-                + (self.origin.own if target.callers else ()),
-                body=body,
-                timeouts=target.timeouts,
-                proxy=target.proxy,
-                ca_file=target.ca_file,
-                progress=attempt.progress,
-            )
+        request = Request(
+            url=target.base_url + version.path(target),
+            headers=request_headers(self.origin.headers, version, target)
+            + (self.origin.own if target.callers else ()),
+            body=body,
+            timeouts=target.timeouts,
+            proxy=target.proxy,
+            ca_file=target.ca_file,
+            progress=attempt.progress,
         )
+        if target.local:
+            return await self.daemon.local.forward(target.model, request, deadline_s=deadline_s)
+        return await self.daemon.transport.send(request)
 
     def _failed(self, attempt: Attempt, failure: Failure) -> Failure:
         ending = failure.ending or ending_of(failure.error)

@@ -60,7 +60,7 @@ class Version(msgspec.Struct, frozen=True):
             model=target.model,
             output_limit=limit,
             # A model on this box tells its usage without being asked.
-            ask_usage=self.call.stream and not target.local,
+            ask_usage=self.call.stream and not target.worker,
             quirks=target.kind.quirks,
         )
         return self.dialect.edit(self.call, edits)

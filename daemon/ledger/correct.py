@@ -50,6 +50,7 @@ class Booked(msgspec.Struct, frozen=True):
     bill: Bill
     shape: str | None
     numbers: str | None
+    gpu_ms: int | None = None  # of a local model's time
 
     @property
     def subject(self) -> str:
@@ -60,7 +61,7 @@ class Booked(msgspec.Struct, frozen=True):
 _ATTEMPTS = f"""
 SELECT t.call, c.id, t.number, t.account, a.provider, a.model, dialect.word, endpoint.word,
     c.admitted_ms, ending.word, t.hold_nanousd, s.shape, t.usage_numbers, p.price,
-    t.cost_nanousd, t.overrun_nanousd, t.reported_nanousd, t.estimated,
+    t.cost_nanousd, t.overrun_nanousd, t.reported_nanousd, t.gpu_ms, t.estimated,
     {", ".join(f"t.{name}" for name in TOKENS)}
 FROM calls c
     JOIN attempts t ON t.call = c.seq
@@ -79,7 +80,8 @@ def booked(db: Connection, where: str, values: tuple[object, ...]) -> Iterator[B
         (seq, call_id, number, account, provider, model, dialect, endpoint, admitted_ms, *rest) = (
             row
         )
-        ending, hold, shape, numbers, price, cost, overrun, reported, estimated, *tokens = rest
+        ending, hold, shape, numbers, price, cost, overrun, reported, gpu_ms, *used = rest
+        estimated, *tokens = used
         bill = Bill(
             usage=Usage(*(*tokens, bool(estimated))),
             cost_nanousd=cost,
@@ -89,7 +91,7 @@ def booked(db: Connection, where: str, values: tuple[object, ...]) -> Iterator[B
         )
         yield Booked(
             *(seq, call_id, number, account, provider, model, dialect or "", endpoint or ""),
-            *(admitted_ms, ending, hold, bill, shape, numbers),
+            *(admitted_ms, ending, hold, bill, shape, numbers, gpu_ms),
         )
 
 

@@ -18,7 +18,7 @@ from tollway.daemon.ledger.retention import head_of
 from tollway.daemon.ledger.schema import ID_HEAD, transaction
 from tollway.providers.canon import Price
 from tollway.providers.dialects.replay import usage_of
-from tollway.providers.money import cost
+from tollway.providers.money import cost, time_cost
 from tollway.providers.price_report import is_believed, reported
 
 _STEP = 2000  # calls looked at in one statement, and changed in one transaction
@@ -170,6 +170,10 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
     elif raw:
         told = reported(raw, terms.quirks)
     nanousd = cost(usage, price) if told is None else told
+    if price.gpu_hour_usd is not None:
+        if attempt.gpu_ms is None:
+            return None  # how long it took is not known
+        nanousd = time_cost(attempt.gpu_ms, price) or 0
     return Bill(
         usage=usage,
         cost_nanousd=nanousd,

@@ -109,7 +109,6 @@ def test_values_that_say_what_happens_today_are_taken() -> None:
     ("was", "wanted"),
     [
         ("retries = 0", "retries = false"),
-        ("slots = 1", "slots = true"),
         ("weight = 1", "weight = 2"),
         ('api_keys = ["env:KEY"]', 'api_keys = ["env:KEY", "env:KEY2"]'),
     ],

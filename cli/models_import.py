@@ -1,0 +1,125 @@
+"""`models import-llama-swap`: the models of a llama-swap configuration, as they are run here."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tollway.cli import edits, show
+from tollway.cli.boundary import UsageProblem
+from tollway.cli.control import load_config
+from tollway.cli.llama_swap import NotUnderstood, Translated, translated
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.providers.errors import GatewayError
+
+if TYPE_CHECKING:
+    from tollway.daemon.config.schema import Config
+
+_MOST_BYTES = 4 * 2**20
+
+
+def import_llama_swap(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="llama-swap's config.yaml.")],
+    *,
+    free: Annotated[
+        bool, typer.Option("--free", help="Calls of these models cost nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the tables and change nothing.")
+    ] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the models of a llama-swap configuration over.
+
+    Each command becomes a model of this gateway, its aliases and its own name routes to it,
+    groups say which models are kept apart. What has no place in gateway.toml is listed. Macros
+    and variables of the environment are filled in. Needs PyYAML.
+
+    Examples:
+        tollway models import-llama-swap ~/llama-swap/config.yaml --dry-run
+        tollway models import-llama-swap config.yaml --free
+    """
+    loaded = load_config(config)
+    try:
+        found = translated(_read(file), os.environ)
+    except NotUnderstood as fault:
+        raise UsageProblem(f"`{file}`: {fault}") from fault
+    if free:
+        for table in found.models.values():
+            table["price"] = "free"
+    _leave_what_is_there(found, loaded)
+    facts: dict[str, object] = {
+        "models": found.models,
+        "routes": found.routes,
+        "left_out": found.left_out,
+    }
+    if dry_run or not found.models:
+        _show(found, facts, as_json=as_json)
+        return
+    change = None
+    for section, tables in (("models", found.models), ("routes", found.routes)):
+        for name, values in tables.items():
+            one = edits.put(section, name, values, new=True)
+            change = one if change is None else edits.both(change, one)
+    assert change is not None  # noqa: S101 - there are models
+    done = edits.apply(loaded.path, change, what="models import-llama-swap")
+    if not as_json:
+        show.note(f"Registered {len(found.models)} models and {len(found.routes)} routes")
+        _say_left_out(found)
+        if not free:
+            edits.hint("A `price` for each lets budgets apply to them: `--free` for none")
+    edits.report(done, facts, ("models", next(iter(found.models))), as_json=as_json)
+
+
+def _read(file: Path) -> object:
+    try:
+        text = file.expanduser().read_bytes()
+    except OSError as fault:
+        raise UsageProblem(f"`{file}` cannot be read: {fault.strerror}") from fault
+    if len(text) > _MOST_BYTES:
+        raise UsageProblem(f"`{file}` is no configuration: it has {show.size(len(text))}")
+    try:
+        yaml: Any = importlib.import_module("yaml")  # only this needs it; it need not be there
+    except ImportError as fault:
+        raise GatewayError(
+            "Reading YAML needs PyYAML, which is not installed",
+            hint="`pip install 'tollway[yaml]'` installs it",
+        ) from fault
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as fault:
+        raise UsageProblem(f"`{file}` is not YAML: {fault}") from fault
+
+
+def _leave_what_is_there(found: Translated, config: "Config") -> None:
+    for name in [name for name in found.models if name in config.models]:
+        found.left_out.append(f"models.{name}: there is a model of that name already")
+        del found.models[name]
+    for name, table in list(found.routes.items()):
+        target = table["to"][0].partition("/")[2]
+        if name in config.routes or target not in found.models:
+            if target in found.models:
+                found.left_out.append(f"{name}: there is a route of that name already")
+            del found.routes[name]
+    for table in found.models.values():
+        known = found.models.keys() | config.models.keys()
+        if "apart_from" in table:
+            table["apart_from"] = [one for one in table["apart_from"] if one in known]
+
+
+def _show(found: Translated, facts: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        show.emit(facts)
+        return
+    import tomli_w  # noqa: PLC0415 - only this needs it
+
+    show.say(tomli_w.dumps({"models": found.models, "routes": found.routes}))
+    _say_left_out(found)
+
+
+def _say_left_out(found: Translated) -> None:
+    for line in found.left_out:
+        edits.warn(line)
