@@ -21,6 +21,8 @@ BUDGETS: Final = {
 }
 # Anthropic takes no smaller one.
 LEAST_BUDGET: Final = 1_024
+# Of a limit, what thoughts may take: a part is kept for what comes after them.
+SHARE_OF_THOUGHT = 4, 5
 
 
 def budget_of(effort: str) -> int:

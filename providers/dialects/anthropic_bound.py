@@ -186,6 +186,10 @@ def _service(body: dict[str, Any]) -> str:
 
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
     named = [name for name in ("mcp_servers", "container") if body.get(name)]
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if type(thinking) is dict else None
+    if budget is not None and type(budget) is not int:
+        named.append("thinking.budget_tokens")  # a provider may read more into it than we do
     if body.get("inference_geo") not in (None, "global"):
         named.append("inference_geo")  # its own prices
     managed = body.get("context_management")

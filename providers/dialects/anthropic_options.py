@@ -9,7 +9,13 @@ from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.wire import PLAIN_TEXT
-from tollway.providers.effort import LEAST_BUDGET, budget_of, effort_of, nearest
+from tollway.providers.effort import (
+    LEAST_BUDGET,
+    SHARE_OF_THOUGHT,
+    budget_of,
+    effort_of,
+    nearest,
+)
 from tollway.providers.errors import Untranslatable
 
 _Fields = Iterator[tuple[str, object]]
@@ -18,8 +24,6 @@ _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 # What Anthropic does not have, in the words of the dialects that do.
 _NEVER = ("min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
-# A part of the answer is kept for what comes after the thinking.
-_SHARE_OF_THOUGHT = 4, 5
 
 
 def options(
@@ -136,7 +140,7 @@ def _thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) 
     display = {"display": "omitted"} if asked.summary == "none" else {}
     if way == "budget":
         budget = asked.budget if asked.budget is not None else budget_of(asked.effort)
-        share, whole = _SHARE_OF_THOUGHT
+        share, whole = SHARE_OF_THOUGHT
         budget = budget if budget < limit else limit * share // whole
         if budget < LEAST_BUDGET:
             if limit <= LEAST_BUDGET or asked.mode is None:

@@ -9,6 +9,7 @@ from tollway.providers.canon import Call, Endpoint
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Edits
 from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.effort import LEAST_BUDGET, SHARE_OF_THOUGHT
 from tollway.providers.errors import RequestInvalid
 
 # What the gate reads. A key that differs from one of these in nothing but case is refused: Go's
@@ -27,6 +28,7 @@ _ARRAY = ord("[")
 
 _MODEL = msgspec.json.Decoder(str)
 _FLAG = msgspec.json.Decoder(bool | None)
+_THINKING = msgspec.json.Decoder()
 # 0 fills the cache and answers nothing.
 _LIMIT = msgspec.json.Decoder(Annotated[int, Meta(ge=0, le=_MOST)] | None)
 _WORDS = {
@@ -107,7 +109,8 @@ def edited(call: Call, edits: Edits) -> bytes:
     """Return the body for a provider: the same bytes but for what `edits` names.
 
     Usage needs no asking: every stream ends with it. The bytes of `system`, `messages` and
-    `tools` never change, so that thinking stays signed and prompts stay cached.
+    `tools` never change, so that thinking stays signed and prompts stay cached. A lower limit
+    may lower the budget for thinking.
     """
     scan = call.scan
     known = scan.fields if isinstance(scan, _Scan) and scan.body is call.body else fields(call.body)
@@ -115,5 +118,30 @@ def edited(call: Call, edits: Edits) -> bytes:
     if edits.model != call.model:
         values["model"] = msgspec.json.encode(edits.model)
     if edits.output_limit is not None and call.endpoint == "chat":
-        values["max_tokens"] = str(edits.output_limit).encode()
+        values |= _limited(call, known, edits.output_limit)
     return edit(call.body, known, values)
+
+
+def _limited(call: Call, known: dict[str, Field], most: int) -> dict[str, bytes]:
+    """Return the fields with which an answer has at most so many tokens, thoughts and all.
+
+    A budget for thinking that is not below `max_tokens` may be used up beside it, where thoughts
+    are interleaved, and is refused elsewhere: it is lowered with the limit. Where less is left
+    than Anthropic's least budget, there is no thinking.
+    """
+    limit = most if call.output_limit is None else min(most, call.output_limit)
+    values = {"max_tokens": str(limit).encode()}
+    thinking = _THINKING.decode(known["thinking"].raw) if "thinking" in known else None
+    if type(thinking) is not dict:
+        return values
+    budget = thinking.get("budget_tokens")
+    if type(budget) is not int or budget < limit:
+        return values
+    share, whole = SHARE_OF_THOUGHT
+    lowered = 0
+    if most - limit >= LEAST_BUDGET:  # the client's limit leaves so much beside it
+        lowered = min(budget, most - limit)
+    elif limit > LEAST_BUDGET:
+        lowered = max(LEAST_BUDGET, limit * share // whole)
+    said = thinking | {"budget_tokens": lowered} if lowered else {"type": "disabled"}
+    return values | {"thinking": msgspec.json.encode(said)}

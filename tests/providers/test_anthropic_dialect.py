@@ -101,6 +101,27 @@ def test_a_limit_that_is_missing_is_written() -> None:
     assert edited["max_tokens"] == 77
 
 
+def thinking(limit: int | None, budget: int, most: int) -> tuple[int, int | None]:
+    """Return the limit and the thinking budget of a call that is given a lower limit."""
+    more = {"thinking": {"type": "enabled", "budget_tokens": budget, "display": "omitted"}}
+    asked = call(max_tokens=limit, **more)
+    edited = json.loads(DIALECT.edit(asked, Edits("claude", output_limit=most)))
+    return edited["max_tokens"], edited["thinking"].get("budget_tokens")
+
+
+def test_a_lower_limit_lowers_the_budget_for_thinking() -> None:
+    """Anthropic refuses a budget past the limit, or lets it be used up beside it."""
+    assert thinking(20_000, 10_000, 15_000) == (15_000, 10_000)
+    assert thinking(20_000, 10_000, 5000) == (5000, 4000)
+    assert thinking(20_000, 10_000, 1100) == (1100, 1024)
+    assert thinking(20_000, 10_000, 1024) == (1024, None)
+    assert thinking(None, 60_000, 16_384) == (16_384, 13_107)
+    # Interleaved: the answer has its own limit, and thoughts what is left beside it.
+    assert thinking(2000, 10_000, 12_000) == (2000, 10_000)
+    assert thinking(2000, 10_000, 5000) == (2000, 3000)
+    assert thinking(2000, 10_000, 3000) == (2000, 1600)
+
+
 @pytest.mark.parametrize("recording", RECORDED, ids=lambda one: one.id)
 def test_the_input_bound_holds_for_what_was_billed(recording: Recording) -> None:
     """No recorded prompt was billed more than its request bounds, where bytes bound it."""
@@ -131,6 +152,8 @@ def test_what_bytes_do_not_bound_is_named() -> None:
     [
         ({"mcp_servers": [{"type": "url", "url": "https://x", "name": "x"}]}, "mcp_servers"),
         ({"container": "c"}, "container"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9e4}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": "90000"}}, "thinking.budget_tokens"),
         ({"inference_geo": "us"}, "inference_geo"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
         ({"tools": [{"type": "code_execution_20250825", "name": "x"}]}, "tools[].code_execution"),
