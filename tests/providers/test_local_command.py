@@ -1,0 +1,275 @@
+"""A model that a command serves: started by its first call, watched, and never left behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_models import Clock, until
+
+from tollway.providers.errors import LocalModelFailed, UpstreamError, UpstreamTimeout
+from tollway.providers.http.client import HttpTransport
+from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels
+from tollway.providers.transport import Request
+
+pytestmark = pytest.mark.timeout(120)
+
+SERVER = str(Path(__file__).parent.parent / "command_server.py")
+PATIENT = Limits(back_off_s=(), sweep_s=3600, stop_within_s=30)
+
+
+def served(name: str = "qwen", *words: str, within_s: float = 60, **more: Any) -> LocalModel:
+    """Return a model that the test's server serves."""
+    command = Command(
+        words=(sys.executable, SERVER, "${PORT}", *words),
+        base_url="http://127.0.0.1:${PORT}/v1",
+        health="/health",
+        start_within_s=within_s,
+        env=(("ECHO", "port ${PORT}"),),
+        model=more.pop("served_as", ""),
+    )
+    fields: dict[str, Any] = {
+        "name": name, "path": Path(), "context": 8192, "gpu_layers": "auto",
+        "idle_unload_s": 900.0, "command": command, **more,
+    }  # fmt: skip
+    return LocalModel(**fields)
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, *models: LocalModel, limits: Limits = PATIENT, **options: Any
+) -> AsyncIterator[LocalModels]:
+    """Serve commands, and end them all."""
+    transport = HttpTransport()
+    local = LocalModels(log_folder=folder / "logs", transport=transport, limits=limits, **options)
+    try:
+        await local.configure({one.name: one for one in models or (served(),)})
+        yield local
+    finally:
+        await local.close()
+        await transport.close()
+
+
+def request(text: str = "hi") -> Request:
+    """Return a chat, as the gate sends it."""
+    said = {"model": "qwen", "messages": [{"role": "user", "content": text}]}
+    return Request(
+        url="/chat/completions",
+        headers=(("content-type", "application/json"),),
+        body=json.dumps(said).encode(),
+    )
+
+
+async def ask(local: LocalModels, name: str = "qwen", text: str = "hi") -> dict[str, Any]:
+    """Return what the server says that it was asked."""
+    answer = await local.forward(name, request(text))
+    try:
+        body = json.loads(b"".join([piece async for piece in answer.chunks()]))
+    finally:
+        await answer.close()
+    found: dict[str, Any] = json.loads(body["choices"][0]["message"]["content"])
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process runs; one that ended and was not waited for does not."""
+    with contextlib.suppress(OSError):
+        return " Z " not in f" {Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1]} "
+    return False
+
+
+def group(pid: int) -> list[int]:
+    """Return the processes of a group that run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if os.getpgid(int(entry.name)) == pid and runs(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def pid_of(local: LocalModels, name: str = "qwen") -> int:
+    """Return the process at the head of a model's group."""
+    pid = next(state.pid for state in local.states() if state.name == name)
+    assert pid is not None
+    return pid
+
+
+async def test_the_first_call_starts_it_and_idleness_ends_it(tmp_path: Path) -> None:
+    """Five callers at once start one; its name there, port and environment are its own."""
+    clock = Clock()
+    async with serving(tmp_path, served(served_as="Qwen/Qwen3"), clock=clock) as local:
+        assert local.state("qwen") == "registered"
+        heard = await asyncio.gather(*(ask(local) for _ in range(5)))
+        assert {one["model"] for one in heard} == {"Qwen/Qwen3"}
+        assert len({one["env"] for one in heard}) == 1
+        assert heard[0]["env"].removeprefix("port ").isdecimal()
+        (state,) = local.states()
+        assert (state.state, state.running, state.log) == ("ready", 0, ("listening",))
+        pid = pid_of(local)
+        clock.now += 901
+        await local.sweep()
+        assert local.state("qwen") == "stopped"
+        assert group(pid) == []
+        assert (await ask(local))["model"] == "Qwen/Qwen3"
+
+
+async def test_one_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+    """Three deaths and it stays failed, until somebody asks for it to be tried again."""
+    async with serving(tmp_path, served("qwen", "dies")) as local:
+        for _ in range(3):
+            with pytest.raises(LocalModelFailed, match="ended with exit code 1"):
+                await ask(local)
+        (state,) = local.states()
+        assert state.state == "failed"
+        assert "the last of 3 deaths" in state.problem
+        assert any("out of memory" in line for line in state.log)
+        with pytest.raises(LocalModelFailed) as stuck:
+            await ask(local)
+        assert not stuck.value.again
+
+
+async def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """The word of the shell is missing, so ours must do."""
+    command = Command(("/no/such/program",), "http://127.0.0.1:${PORT}/v1", "", 30)
+    model = LocalModel("gone", Path(), 8192, "auto", 900, command=command)
+    async with serving(tmp_path, model) as local:
+        with pytest.raises(LocalModelFailed, match="there is no such program"):
+            await ask(local, "gone")
+
+
+async def test_one_that_is_never_ready_is_killed(tmp_path: Path) -> None:
+    """Its callers are told, and nothing of it stays."""
+    async with serving(tmp_path, served("qwen", "never", within_s=3)) as local:
+        asking = asyncio.create_task(ask(local))
+        await until(lambda: local.state("qwen") == "loading")
+        pid = pid_of(local)
+        with pytest.raises(LocalModelFailed, match="was not ready within 3 s"):
+            await asking
+        assert local.state("qwen") == "failed"
+        assert group(pid) == []
+
+
+async def test_a_server_that_dies_in_a_call_ends_that_call_and_comes_back(tmp_path: Path) -> None:
+    """The next call starts it again."""
+    async with serving(tmp_path) as local:
+        await ask(local)
+        with pytest.raises(UpstreamError):
+            await ask(local, text="die")
+        await until(lambda: local.state("qwen") == "failed")
+        assert "was killed by SIGKILL" in local.states()[0].problem
+        assert (await ask(local))["model"] == "qwen"
+
+
+async def test_a_server_that_hangs_is_killed(tmp_path: Path) -> None:
+    """No byte for too long while a call waits: the watch ends it."""
+    clock = Clock()
+    async with serving(tmp_path, clock=clock) as local:
+        await ask(local)
+        asking = asyncio.create_task(ask(local, text="hang"))
+        await until(lambda: local.states()[0].running == 1)
+        clock.now += 301
+        await local.sweep()
+        with pytest.raises(UpstreamError):
+            await asking
+        await until(lambda: "gave no sign of life for 301 s" in local.states()[0].problem)
+
+
+async def test_a_deadline_ends_a_call(tmp_path: Path) -> None:
+    """And the slot with it: nothing of the call stays."""
+    async with serving(tmp_path) as local:
+        await ask(local)
+        with pytest.raises(UpstreamTimeout, match="deadline"):
+            await local.forward("qwen", request("hang"), deadline_s=0.2)
+        assert local.states()[0].running == 0
+
+
+@pytest.mark.parametrize("words", [("stubborn",), ("child",)], ids=" ".join)
+async def test_nothing_of_a_command_outlives_its_unloading(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Whoever ignores SIGTERM is killed, and so are processes that left the group."""
+    limits = Limits(back_off_s=(), sweep_s=3600, stop_within_s=1)
+    async with serving(tmp_path, served("qwen", *words), limits=limits) as local:
+        await ask(local)
+        pid = pid_of(local)
+        said = [line for line in local.states()[0].log if line.startswith("child ")]
+        await local.unload("qwen")
+        assert group(pid) == []
+        assert not any(runs(int(line.split()[1])) for line in said)
+        assert len(said) == ("child" in words)
+
+
+PARENT = """
+import asyncio, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from test_local_command import ask, pid_of, served, serving
+
+async def main():
+    async with serving(Path(sys.argv[1])) as local:
+        await ask(local)
+        print(pid_of(local), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_daemon_leaves_no_command_behind(tmp_path: Path) -> None:
+    """The keeper sees the link end, and ends the group."""
+    here = Path(__file__).parent
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), str(here), str(here.parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        members = group(pid)
+        assert len(members) == 2  # the keeper and the server
+        parent.kill()
+        parent.wait()
+    asyncio.run(asyncio.wait_for(until(lambda: not any(map(runs, members))), 60))
+
+
+async def test_a_killed_keeper_takes_its_command_along(tmp_path: Path) -> None:
+    """Out of memory, the kernel may choose the keeper."""
+    async with serving(tmp_path) as local:
+        await ask(local)
+        members = group(pid_of(local))
+        os.kill(pid_of(local), signal.SIGKILL)
+        await until(lambda: not any(map(runs, members)))
+        await until(lambda: local.state("qwen") == "failed")
+
+
+async def test_models_that_may_not_meet_take_turns(tmp_path: Path) -> None:
+    """The one that comes ends the other; one that is at work stays, and the caller is told."""
+    both = (served("qwen", apart_from=("other",)), served("other"))
+    async with serving(tmp_path, *both) as local:
+        assert not local.fits(["qwen", "other"])
+        await ask(local, "qwen")
+        await ask(local, "other")
+        assert (local.state("qwen"), local.state("other")) == ("stopped", "ready")
+        hanging = asyncio.create_task(ask(local, "other", "hang"))
+        await until(lambda: local.states()[1].running == 1)
+        with pytest.raises(LocalModelFailed, match="may not run beside `other`, which is at work"):
+            await ask(local, "qwen")
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        await ask(local, "qwen")
+        assert (local.state("qwen"), local.state("other")) == ("ready", "stopped")
+
+
+async def test_a_model_may_be_loaded_at_the_start(tmp_path: Path) -> None:
+    """Nobody has called it yet."""
+    async with serving(tmp_path, served(load_at_start=True)) as local:
+        await until(lambda: local.state("qwen") == "ready")
