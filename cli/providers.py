@@ -33,6 +33,10 @@ Reference = Annotated[
         help="keyring:NAME, env:NAME or file:PATH; `-` asks for the key and stores it.",
     ),
 ]
+Auth = Annotated[
+    str | None,
+    typer.Option("--auth", metavar="WHOSE", help="`caller`: callers bring their credential."),
+]
 Serves = Annotated[
     list[str] | None,
     typer.Option("--serves", metavar="GLOB", help="Bare model names; may be repeated."),
@@ -70,10 +74,7 @@ def add(  # noqa: PLR0913 - an argument is an option
         str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
     ] = None,
     api_key: Reference = None,
-    auth: Annotated[
-        str | None,
-        typer.Option("--auth", metavar="WHOSE", help="`caller`: callers bring their credential."),
-    ] = None,
+    auth: Auth = None,
     serves: Serves = None,
     proxy: Annotated[
         str | None, typer.Option("--proxy", metavar="URL", help="Through which it is reached.")

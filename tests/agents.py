@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from gateway import KEY
+from upstreams import Peer
 
 PINNED = Path(__file__).parents[1] / ".ci/agents/package-lock.json"
 PATIENCE_S = 120
@@ -56,3 +57,11 @@ budget = ["1/day"]
 hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
 user = "ann"
 """
+
+
+async def refuses(peer: Peer) -> None:
+    """Answer a request as OpenAI answers one for a model that there is not."""
+    await peer.read_request()
+    body = b'{"error":{"message":"no such model","type":"invalid_request_error","code":null}}'
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    await peer.say(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)

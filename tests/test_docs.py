@@ -14,7 +14,10 @@ from tollway.daemon.app import ROUTES
 from tollway.providers.catalog import KINDS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README = (ROOT / "README.md").read_text()
 NAMES = {row.name for row in COMMANDS}
 # What people call the kinds that the README lists.
@@ -46,7 +49,7 @@ def _leaf(words: list[str]) -> tuple[str, list[str]] | None:
 def test_every_command_in_a_document_exists(path: Path) -> None:
     """A command that a document shows is in the table, and has the options it is shown with."""
     for line in _commands(path.read_text()):
-        words = line.split()[1:]
+        words = line.partition(" -- ")[0].split()[1:]  # what follows is another program's
         if words[0].startswith("-") or " ".join(words) in NAMES:
             continue
         found = _leaf(words)

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from agents import PATIENCE_S, claude, codex, config
+from agents import PATIENCE_S, claude, codex, config, refuses
 from brains import Chat, Messages
 from gateway import KEY
 from shell import Running, running
-from upstreams import Peer, Upstream, upstream
+from upstreams import Upstream, upstream
 
 from tollway.daemon.ledger.calls import recent
 
@@ -144,7 +144,7 @@ async def test_codex_keeps_its_login(tmp_path: Path) -> None:
     (tmp_path / ".codex").mkdir()
     (tmp_path / ".codex/auth.json").write_text('{"OPENAI_API_KEY": "sk-own-login"}')
     async with (
-        upstream([_refuses_the_model]) as up,
+        upstream([refuses]) as up,
         running(subscription(up, "openai"), server="") as daemon,
     ):
         options = ("--as", "laptop", "--model", "smart")
@@ -153,10 +153,3 @@ async def test_codex_keeps_its_login(tmp_path: Path) -> None:
         assert asked, err[-2000:]
         assert all(b"bearer sk-own-login" in one.lower() for one in asked)
         assert not [one for one in asked if KEY.encode() in one or b"tw-" in one]
-
-
-async def _refuses_the_model(peer: Peer) -> None:
-    await peer.read_request()
-    body = b'{"error":{"message":"no such model","type":"invalid_request_error","code":null}}'
-    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    await peer.say(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
