@@ -265,6 +265,12 @@ class PriceTable:
         `provider_name` is the table's name in gateway.toml, `prices_id` what genai-prices calls
         that provider (None: it has no bundled prices), `model` the name there.
         """
+        return self.in_force(provider_name, prices_id, model, at).price
+
+    def in_force(
+        self, provider_name: str, prices_id: str | None, model: str, at: datetime
+    ) -> InForce:
+        """Return what `price` does, with the time for which it is true."""
         key = (provider_name, prices_id, model)
         known = self._kept.get(key)
         if known is None or not known.since <= at < known.until:
@@ -272,7 +278,7 @@ class PriceTable:
             if len(self._kept) >= _KEPT_NAMES:
                 self._kept.clear()
             self._kept[key] = known
-        return known.price
+        return known
 
     def override_of(self, name: str) -> str | None:
         """Return the name of the override that decides a target's price, or None for none."""

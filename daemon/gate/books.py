@@ -213,9 +213,13 @@ class Books:
 
     def room(self, limits: Sequence[Limit], at_ms: int) -> tuple[int, Limit]:
         """Return the nano-dollars that all of some budgets have room for, and the tightest one."""
-        rooms = [(limit.nanousd - limit.account.used(at_ms), limit) for limit in limits]
-        least = min(rooms, key=lambda room: room[0])
-        return max(0, least[0]), least[1]
+        tightest = limits[0]
+        least = tightest.nanousd - tightest.account.used(at_ms)
+        for limit in limits[1:]:  # on every answer: `min` with a key takes twice as long
+            room = limit.nanousd - limit.account.used(at_ms)
+            if room < least:
+                least, tightest = room, limit
+        return max(0, least), tightest
 
     def state(self, limits: Sequence[Limit]) -> list[BudgetState]:
         """Return budgets as they stand now."""

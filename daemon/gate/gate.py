@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _MOST_KNOWN = 10_000
 # Of a model that is charged by its time and says no other: what is held for a call is bounded.
 _DEADLINE_MS = 600_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -76,6 +77,11 @@ class Gate:
         }
         # By the key's name ("" for the owner): a caller is long to hash.
         self._plans: dict[tuple[str, str], Plan] = {}
+        # By provider and model: from when (in unix milliseconds) until when which price holds.
+        self._in_force: dict[tuple[str, str], tuple[int, int, Price | None]] = {}
+        # By route, provider, model and whether a budget holds back; and whether, beside them, the
+        # share of the input to hold is to be learned.
+        self._terms: dict[tuple[str, str, str, bool], tuple[Terms, bool]] = {}
 
     @classmethod
     async def build(cls, config: Config, daemon: "Daemon") -> "Gate":
@@ -152,7 +158,16 @@ class Gate:
             return self._local_prices[target.model]
         if target.callers:
             return CALLERS
-        return self.list_price(target, datetime.fromtimestamp(at_ms / 1000, UTC))
+        key = (target.provider, target.model)
+        known = self._in_force.get(key)
+        if known is None or not known[0] <= at_ms < known[1]:
+            at = datetime.fromtimestamp(at_ms / 1000, UTC)
+            found = self._prices.in_force(target.provider, target.kind.prices, target.model, at)
+            until_ms = (found.until - _EPOCH) // timedelta(milliseconds=1)
+            if len(self._in_force) >= _MOST_KNOWN:
+                self._in_force.clear()
+            known = self._in_force[key] = (at_ms, until_ms, found.price)
+        return known[2]
 
     def list_price(self, target: Target, at: datetime) -> Price | None:
         """Return what a provider's model costs at a moment, whoever pays; None for no price."""
@@ -160,6 +175,18 @@ class Gate:
 
     def terms(self, charge: Charge, plan: Plan, target: Target) -> Terms:
         """Return what decides the worst case of an attempt at a target."""
+        key = (plan.found.route, target.provider, target.model, bool(charge.caps))
+        known = self._terms.get(key)
+        if known is None:
+            known = self._new_terms(charge, plan, target)
+            if len(self._terms) >= _MOST_KNOWN:
+                self._terms.clear()
+            self._terms[key] = known
+        terms, learns = known
+        share = self.daemon.learned.share(target.name) if learns else None
+        return terms if share is None else msgspec.structs.replace(terms, share=share)
+
+    def _new_terms(self, charge: Charge, plan: Plan, target: Target) -> tuple[Terms, bool]:
         route = self.config.routes.get(plan.found.route)
         local = self.config.models.get(target.model) if target.local else None
         default = (
@@ -168,9 +195,7 @@ class Gate:
             or self.config.server.default_output
         )
         expected = ((route and route.hold) or self.config.server.hold) == "expected"
-        return Terms(
-            # A local model counts its prompts: nothing need be learned of them.
-            share=self.daemon.learned.share(target.name) if expected and not local else None,
+        terms = Terms(
             budgets=bool(charge.caps),
             default_output=default,
             allow_unbounded=bool(route and route.allow_unbounded),
@@ -178,6 +203,8 @@ class Gate:
             context=local.context if local and local.command is None else None,
             deadline_ms=_deadline_ms(local) if local else None,
         )
+        # A local model counts its prompts: nothing need be learned of them.
+        return terms, expected and not local
 
     def translator(self, call: Call, plan: Plan) -> Translator:
         """Return what gives a call in the dialect of each of its targets."""

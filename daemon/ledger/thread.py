@@ -45,7 +45,9 @@ _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LOOK_EVERY_S = 1.0
 _OPEN_WITHIN_S = 10.0
 
-Done = list[tuple[Operation, BaseException | None]]
+Done = Sequence[tuple[Operation, BaseException | None]]
+# None of the groups that calls wait for.
+_ASIDE = (Stop, Keep, Tend)
 
 
 class Writer:
@@ -172,6 +174,9 @@ class Writer:
                 self._add(self._queue.get_nowait())
 
     def _add(self, operation: Operation) -> None:
+        if not isinstance(operation, _ASIDE):
+            self._pending.append(operation)
+            return
         match operation:
             case Stop():
                 self._stop, self._retry_at = operation, None
@@ -180,8 +185,6 @@ class Writer:
                 self.upkeep.add(operation)
             case Tend():
                 self.upkeep.look()
-            case _:
-                self._pending.append(operation)
 
     def _turn(self) -> None:
         """Write everything pending; on a failure set the time of the next try."""
@@ -227,7 +230,7 @@ class Writer:
         return [(operation, None) for operation in group]
 
     def _one_by_one(self, group: Sequence[Operation]) -> Done:
-        done: Done = []
+        done: list[tuple[Operation, BaseException | None]] = []
         for operation in group:
             try:
                 self._write([operation])
@@ -260,8 +263,12 @@ class Writer:
             self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'")
 
     def _tell(self, done: Done) -> None:
-        self.refusals += sum(isinstance(operation, Refuse) for operation, _ in done)
-        waited = [pair for pair in done if pair[0].done is not None]
+        waited = []
+        for pair in done:
+            if pair[0].done is not None:
+                waited.append(pair)
+            elif isinstance(pair[0], Refuse):
+                self.refusals += 1
         if not waited:
             return
         future = waited[0][0].done
@@ -292,7 +299,7 @@ class Writer:
     def _give_up_admissions(self, problem: faults.Problem) -> None:
         """Refuse the callers that wait; keep everything that must be written in the end."""
         kept: list[Operation] = []
-        refused: Done = []
+        refused: list[tuple[Operation, BaseException | None]] = []
         for operation in self._pending:
             match operation:
                 case Admit() | Spent() | Spread():

@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 _MOST_REFUSALS = 10_000
 _WATCH_S = 0.5
+_ASKED = (Spent, Spread, Alert)  # whose future is not done with None
 
 
 class Ledger:
@@ -350,11 +351,11 @@ class Ledger:
                 continue
             if fault:
                 future.set_exception(fault)
+            elif not isinstance(operation, _ASKED):  # as nearly all are
+                cast(asyncio.Future[None], future).set_result(None)
             elif isinstance(operation, Spent):  # noqa: SIM114 - the answers have two types
                 operation.done.set_result(operation.answer)
             elif isinstance(operation, Spread):
                 operation.done.set_result(operation.answer)
-            elif isinstance(operation, Alert):
-                operation.done.set_result(operation.new)
             else:
-                cast(asyncio.Future[None], future).set_result(None)
+                operation.done.set_result(operation.new)
