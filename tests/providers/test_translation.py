@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
 from anthropic.types import Message, RawMessageStreamEvent
 from google import genai
-from google.genai.types import GenerateContentResponse, HttpOptions
+from google.genai.types import GenerateContentConfig, GenerateContentResponse, HttpOptions
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -302,13 +302,14 @@ async def test_openais_client_makes_the_same_of_every_response(server: BaseTestS
 async def test_googles_client_makes_the_same_of_every_stream(server: BaseTestServer) -> None:
     """The official library, over a socket: its chunks add up to the text and calls recorded."""
     over = httpx2.AsyncClient()  # its own choice, aiohttp, makes that one warn
+    client = genai.Client(api_key="none", http_options=HttpOptions(httpx_async_client=over))
     for place, recording in enumerate(ANSWERS):
         url = str(server.make_url(f"/{GEMINI.name}/{place}"))
-        client = genai.Client(
-            api_key="none",
-            http_options=HttpOptions(base_url=url, httpx_async_client=over),
+        stream = await client.aio.models.generate_content_stream(
+            model="m",
+            contents="Hi",
+            config=GenerateContentConfig(http_options=HttpOptions(base_url=url)),
         )
-        stream = await client.aio.models.generate_content_stream(model="m", contents="Hi")
         chunks = [chunk async for chunk in stream]
         meant = gist(of(recording)[1], GEMINI)
         for index, said in enumerate(meant["choices"]):
