@@ -19,7 +19,8 @@ _PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
     "/v1/messages": ("chat", "anthropic_messages"),
     "/v1/messages/count_tokens": ("count_tokens", "anthropic_messages"),
 }
-_MODELS: Final = "/v1beta/models/"
+# Google's own library has gone from the one to the other.
+_MODELS: Final = ("/v1beta/models/", "/v1/models/")
 _METHODS: Final[dict[str, Endpoint]] = {
     "generateContent": "chat",
     "streamGenerateContent": "chat",
@@ -28,7 +29,11 @@ _METHODS: Final[dict[str, Endpoint]] = {
 # The endpoint behind every path of model calls, written as aiohttp writes patterns.
 PATHS: Final[dict[str, Endpoint]] = {
     **{path: endpoint for path, (endpoint, _) in _PATHS.items()},
-    **{f"{_MODELS}{{model:.+}}:{method}": endpoint for method, endpoint in _METHODS.items()},
+    **{
+        f"{models}{{model:.+}}:{method}": endpoint
+        for models in _MODELS
+        for method, endpoint in _METHODS.items()
+    },
 }
 
 
@@ -40,10 +45,15 @@ class Calls:
         if path in _PATHS:
             return handle
         if path.startswith(_MODELS):
-            model, _, method = path.removeprefix(_MODELS).rpartition(":")
+            model, _, method = _named(path)
             if model and method in _METHODS:
                 return handle_by_name
         return None
+
+
+def _named(path: str) -> tuple[str, str, str]:
+    """Return the model and the method behind a path of models."""
+    return path.partition("/models/")[2].rpartition(":")
 
 
 async def handle(call: Direct) -> None:
@@ -62,7 +72,7 @@ async def handle_by_name(call: Direct) -> None:
     Raises:
         GatewayError: It was refused, or failed before the client was sent anything.
     """
-    model, _, method = call.path.removeprefix(_MODELS).rpartition(":")
+    model, _, method = _named(call.path)
     stream = method == "streamGenerateContent"
     as_events = call.query is not None and call.query.get("alt") == "sse"
     url = InUrl(unquote(model), stream, one_array=stream and not as_events)

@@ -67,7 +67,7 @@ class Writer:
             case ev.CitationAdded():
                 self._cite(event.citation, choice)
             case ev.LogprobsDelta():
-                self.dropped.add("logprobs")
+                return (self._chunk(choice, parts) if parts else b"") + self._weighed(event)
             case _:
                 parts += self._parts(event, choice)
         self._note(event, choice)
@@ -108,9 +108,10 @@ class Writer:
         written: list[_Object] = []
         for index, choice in enumerate(answer.choices):
             parts = [one for part in choice.parts for one in self._whole(part, index)]
+            candidate = self._candidate(index, parts, choice.stop or "end")
             if choice.logprobs:
-                self.dropped.add("logprobs")
-            written.append(self._candidate(index, parts, choice.stop or "end"))
+                candidate["logprobsResult"] = _logprobs(choice.logprobs)
+            written.append(candidate)
         return msgspec.json.encode(self._answer({"candidates": written}))
 
     def _note(self, event: ev.Event, choice: int) -> None:
@@ -179,6 +180,13 @@ class Writer:
         source: _Object = {"uri": citation.url, "title": citation.title}
         self._sources.setdefault(choice, []).append(source)
 
+    def _weighed(self, event: ev.LogprobsDelta) -> bytes:
+        if event.refusal:
+            self.dropped.add("logprobs")  # of a refusal, which is a text like any other here
+            return b""
+        candidate = {"index": event.choice, "logprobsResult": _logprobs(event.tokens)}
+        return self._event({"candidates": [candidate]})
+
     def _candidate(
         self, choice: int, parts: list[_Object], reason: ev.StopReason | None
     ) -> _Object:
@@ -202,6 +210,17 @@ class Writer:
         if self._start.id:
             said["responseId"] = self._start.id
         return said
+
+
+def _logprobs(tokens: tuple[ev.Logprob, ...]) -> _Object:
+    return {
+        "chosenCandidates": [_token(one) for one in tokens],
+        "topCandidates": [{"candidates": [_token(top) for top in one.top]} for one in tokens],
+    }
+
+
+def _token(one: ev.Logprob) -> _Object:
+    return {"token": one.token, "logProbability": one.logprob}
 
 
 def _call(call: ToolCall) -> _Object:

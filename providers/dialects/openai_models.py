@@ -23,6 +23,11 @@ def reasons(model: str) -> bool:
     return bool(_REASONS.match(model)) and not _CHAT.match(model)
 
 
+def can_rest(model: str) -> bool:
+    """Whether a model that reasons can be asked not to."""
+    return reasons(model) and not _FIRST.match(model)
+
+
 def takes_sampling(model: str, *, asked_to_reason: bool) -> bool:
     """Whether a model takes temperature, top_p, penalties and stop sequences."""
     if not reasons(model):

@@ -27,7 +27,7 @@ from tollway.providers.conversation import (
     ToolResult,
 )
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.openai_models import efforts, takes_sampling
+from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.wire import as_url, fitting, is_strict
 from tollway.providers.effort import effort_of, nearest
@@ -336,7 +336,9 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
         # Which of OpenAI's words its models know, only its own clients can be trusted with.
         effort = nearest(effort, efforts(facts.model))
     wanted: dict[str, object] = {}
-    if asked.mode == "off":
+    if asked.mode == "off" and can_rest(facts.model):
+        wanted["effort"] = "none"
+    elif asked.mode == "off":
         # OpenAI's older models have no such word; that nothing is said is nearest to it.
         dropped.append("reasoning.off")
     elif effort:

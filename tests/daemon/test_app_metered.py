@@ -61,6 +61,9 @@ CALLS: dict[str, tuple[bytes, bytes]] = {
         HEAD + chunk("Hi", "stop") + USED + DONE,
     ),
 }
+# Google's library says either version.
+CALLS |= {f"/v1/{path.removeprefix('/v1beta/')}": said for path, said in CALLS.items()
+          if path.startswith("/v1beta/")}  # fmt: skip
 COUNTED = (
     msgspec.json.encode({"model": "up/m", "input": "Hi"}),
     whole(b'{"object":"response.input_tokens","input_tokens":7}'),
