@@ -95,6 +95,7 @@ COMMANDS = (
     Row("providers kinds", "providers:kinds", "List the kinds of providers there are"),
     Row("models", "", "GGUF files that this box serves", MODELS),
     Row("models add", "models_add:add", "Register a GGUF file, to be called as `local/NAME`"),
+    Row("models pull", "models_pull:pull", "Fetch a GGUF file from Hugging Face, and register it"),
     Row("models list", "models:list_", "List the registered models"),
     Row("models info", "models_info:info", "Show what a GGUF file is and what memory it needs"),
     Row("models ps", "models:ps", "Show what the models of this box are doing"),

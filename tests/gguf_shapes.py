@@ -12,25 +12,25 @@ TYPES = {
 
 Tensors = dict[str, tuple[tuple[int, ...], str]]
 
-LLAMA_8B = {
+LLAMA_8B: dict[str, Any] = {
     "layers": 32, "width": 4096, "forward": 14336, "heads": 32, "kv_heads": 8, "head": 128,
     "words": 128256, "kind": "Q4_K",
 }  # fmt: skip
-QWEN3_4B = {
+QWEN3_4B: dict[str, Any] = {
     "architecture": "qwen3", "layers": 36, "width": 2560, "forward": 9728, "heads": 32,
     "kv_heads": 8, "head": 128, "words": 151936, "kind": "Q8_0", "norms": "qk", "tied": True,
 }  # fmt: skip
-QWEN3_30B = {
+QWEN3_30B: dict[str, Any] = {
     "architecture": "qwen3moe", "layers": 48, "width": 2048, "forward": 6144, "heads": 32,
     "kv_heads": 4, "head": 128, "words": 151936, "kind": "Q4_K", "norms": "qk",
     "experts": (128, 8, 768),
 }  # fmt: skip
-GEMMA3_1B = {
+GEMMA3_1B: dict[str, Any] = {
     "architecture": "gemma3", "layers": 26, "width": 1152, "forward": 6912, "heads": 4,
     "kv_heads": 1, "head": 256, "words": 262144, "kind": "Q8_0", "norms": "qk post",
     "tied": True, "more": {"attention.sliding_window": 512},
 }  # fmt: skip
-GEMMA2_2B = {
+GEMMA2_2B: dict[str, Any] = {
     "architecture": "gemma2", "layers": 26, "width": 2304, "forward": 9216, "heads": 8,
     "kv_heads": 4, "head": 256, "words": 256000, "kind": "Q4_0", "norms": "post", "tied": True,
     "more": {"attention.sliding_window": 4096},

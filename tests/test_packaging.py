@@ -13,6 +13,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rg
 # One home for each heavy import, by its top-level name; `tollway --help` imports none of them.
 HOMES = {
     "llama_cpp": {"providers/llamacpp/child.py", "providers/llamacpp/probe.py"},
+    "huggingface_hub": {"providers/llamacpp/hub.py"},
     "keyring": {"daemon/secrets.py"},
     "genai_prices": {"providers/price_distil.py"},
 }

@@ -3,19 +3,23 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf_files import llama_gguf, real_model
+from gguf_shapes import shaped
 from program import Home
 
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import PriceOverride
-from tollway.providers.llamacpp.fit import estimate, total_memory
+from tollway.providers.llamacpp.fit import estimate, layout, total_memory
 from tollway.providers.llamacpp.gguf import describe
 
 pytestmark = pytest.mark.whole
 
 SERVER = '[server]\nlisten = "127.0.0.1:0"\nwatch = false\ndrain = "5s"\n'
+# A mebibyte of context for each token, and next to no weights.
+HUGE: dict[str, Any] = {"layers": 64, "heads": 32, "kv_heads": 32, "head": 128, "context": 2**24}
 BUDGET = 'budget = ["5/day"]\n'
 
 
@@ -24,7 +28,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     """Return a home with a small GGUF file; whatever was started in it is stopped."""
     made = Home(tmp_path)
     made.write(SERVER)
-    (tmp_path / "Tiny-Chat.Q8_0.gguf").write_bytes(llama_gguf())
+    shaped(tmp_path / "Tiny-Chat.Q8_0.gguf", context=4096)
     yield made
     made.write(SERVER)
     made.tollway("down", "--now")
@@ -38,7 +42,7 @@ def test_add_describes_the_file_and_registers_it(home: Home) -> None:
     assert said["name"] == "tiny-chat"
     assert said["info"]["architecture"] == "llama"
     assert (said["memory"]["context"], said["memory"]["fits"]) == (2048, True)
-    parts = ("weights", "cache", "work")
+    parts = ("weights", "cache", "work", "process")
     assert said["memory"]["total"] == sum(said["memory"][part] for part in parts)
     model = load(home.config).models["tiny-chat"]
     assert (model.gguf, model.context) == (home.path / "Tiny-Chat.Q8_0.gguf", 2048)
@@ -58,7 +62,7 @@ def test_the_same_file_added_again_is_changed_and_another_refused(home: Home) ->
     assert (model.context, model.gpu_layers) == (2048, "all")
     assert isinstance(model.price, PriceOverride)
     assert (str(model.price.input), str(model.price.output)) == ("0.10", "0.4")
-    (home.path / "tiny-chat.gguf").write_bytes(llama_gguf())
+    shaped(home.path / "tiny-chat.gguf")
     ended = home.tollway("models", "add", "tiny-chat.gguf")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "There is a model `tiny-chat` already" in ended.stderr
@@ -88,10 +92,9 @@ def test_a_context_longer_than_the_model_was_trained_on_is_refused(home: Home) -
 
 def test_a_model_larger_than_the_whole_memory_is_refused_with_the_way_out(home: Home) -> None:
     """No call could ever load it here, whatever else ends."""
-    huge = {"llama__context_length": 2**30, "llama__block_count": 4000}
-    (home.path / "huge.gguf").write_bytes(llama_gguf(**huge))
+    shaped(home.path / "huge.gguf", **HUGE)
     words = ("models", "add", "huge.gguf", "--gpu-layers", "0", "--context")
-    ended = home.tollway(*words, str(2**28))
+    ended = home.tollway(*words, str(2**24))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "error: `huge` needs " in ended.stderr
     assert " in all" in ended.stderr
@@ -102,11 +105,12 @@ def test_a_model_larger_than_the_whole_memory_is_refused_with_the_way_out(home: 
 
 def test_a_model_too_large_for_now_is_told_of_with_the_way_out(home: Home) -> None:
     """It is registered all the same: memory may be free later."""
-    (home.path / "huge.gguf").write_bytes(llama_gguf(llama__context_length=2**30))
+    shaped(home.path / "huge.gguf", **HUGE)
     info, total = describe(home.path / "huge.gguf"), total_memory()
     assert total is not None
-    least = estimate(info, 256).total
-    steps = (total - least) // (estimate(info, 512).total - least)
+    room = layout(1, "split", "f16", on_gpu=False)
+    least = estimate(info, 256, room).total
+    steps = (total - least) // (estimate(info, 512, room).total - least)
     ended = home.tollway("models", "add", "huge.gguf", "--context", str(256 * (steps + 1)))
     assert ended.returncode == 0, ended.stderr
     assert "does not fit" in ended.stdout
