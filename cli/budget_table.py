@@ -13,7 +13,6 @@ from tollway.cli.control import Control
 from tollway.daemon import standing
 from tollway.daemon.config.schema import Config, Raise, Scope
 from tollway.daemon.errors import DaemonUnreachable
-from tollway.daemon.gate import periods
 from tollway.daemon.standing import BudgetState, Forecast
 from tollway.providers.money import plain_usd
 
@@ -180,7 +179,7 @@ def _turns_over(line: Line, zone: ZoneInfo) -> str:
     at_ms = line.turns_over_ms
     if at_ms is None:
         return "never"
-    return "rolls on" if line.state.rolling else periods.text(at_ms, zone)
+    return "rolls on" if line.state.rolling else show.turn(at_ms / 1000, zone)
 
 
 def _colour(taken: int, limit: int) -> show.Colour:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -107,6 +108,11 @@ def when(then: float | None) -> str:
     if then is None:
         return _NOTHING
     return f"{datetime.fromtimestamp(then, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def turn(then: float, zone: ZoneInfo) -> str:
+    """Return when a period ends in the gateway's time zone, as refusals say it."""
+    return f"{datetime.fromtimestamp(then, zone):%Y-%m-%d %H:%M %Z}"
 
 
 def iso(then: float | None) -> str:

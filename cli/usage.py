@@ -20,7 +20,6 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.start import url_of
 from tollway.daemon.config.units import nanousd
 from tollway.daemon.errors import ConfigError, DaemonUnreachable
-from tollway.daemon.gate import periods
 from tollway.providers.errors import GatewayError
 
 _WITHIN_S = 15.0
@@ -295,7 +294,7 @@ def _turns_over(budget: Budget, zone: ZoneInfo) -> str:
     if budget.turns_over is None:
         return "never"
     at = datetime.fromisoformat(budget.turns_over).timestamp()
-    return "rolls on" if budget.rolling else periods.text(int(at * 1000), zone)
+    return "rolls on" if budget.rolling else show.turn(at, zone)
 
 
 def _nano(usd: str) -> int:
