@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from tollway.providers.canon import Usage
 from tollway.providers.errors import LocalModelFailed, UpstreamBroke
 from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
-from tollway.providers.llamacpp.openai import Writer, refusal
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
+from tollway.providers.llamacpp.writing import Writer, refusal
 
 # Longer than any one engine step should take; a hung worker is the watchdog's business.
 CANCEL_WITHIN_S = 10.0

@@ -1,346 +1,412 @@
-"""The generating loop: one call at a time, one engine step after the other.
+"""The generating loop: all calls at once, one engine step after the other.
 
-It knows no process and no library: what it needs of llama.cpp is `Native`, which `child.py`
-gives. Nothing reaches `Native` unchecked, for most misuses of llama.cpp end the process.
+It knows no process and no library: what it needs of llama.cpp is `Native`, and what it does next
+is `policy.py`'s to say. BATCHING.md tells what is promised.
 """
 
-from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from collections.abc import Callable
+from operator import attrgetter
 
+from tollway.providers.llamacpp import policy
 from tollway.providers.llamacpp.frames import (
     Broken,
     ChoiceEnded,
     Count,
     Counted,
     Done,
-    Prompt,
     Reading,
     Reason,
     Refused,
-    Sampling,
     Submit,
     Token,
     Up,
     Used,
     Vectors,
 )
-from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
+from tollway.providers.llamacpp.jobs import Jobs, Read, Refusal
+from tollway.providers.llamacpp.manner import Said, Speech
+from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.template import ChatTemplate
 from tollway.providers.llamacpp.text import TextOut
 
-
-class NativeFailed(Exception):
-    """llama.cpp refused a step that should have been possible."""
-
-
-class Chain(Protocol):
-    """A chain of samplers for one choice."""
-
-    def sample(self) -> int:
-        """Return the next token, chosen from the last step's output."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Take note of a token of the prompt, for the penalties."""
-        ...
-
-    def free(self) -> None:
-        """Give its memory back; it may not be used again."""
-        ...
+# Each further choice of a call stands so many places behind the one before it.
+CHOICE_APART = 8
 
 
-class Native(Protocol):
-    """What the loop needs of llama.cpp."""
+class _Run:
+    """A call that is being worked on."""
 
-    context: int  # tokens
-    chunk: int  # the most tokens that one step may read
-    vocabulary: int
-    width: int  # of an embedding
-    embeds: bool
+    def __init__(self, job: Submit, read: Read, number: int) -> None:
+        self.job = job
+        self.read = read
+        self.number = number  # calls are numbered as they come
+        self.choices = len(read.prompts) * job.n
+        self.at = 0  # of an embedding: the next text
+        self.begun: set[int] = set()  # prompts
+        self.cached = 0
+        self.completion = 0
+        self.thought = 0
 
-    def tokenize(self, text: str, *, ends: bool) -> list[int]:
-        """Return the tokens of a text; with the model's own begin and end marks if `ends`."""
-        ...
-
-    def begin(self) -> int | None:
-        """Return the token that must begin every prompt, if there is one."""
-        ...
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; none for control tokens."""
-        ...
-
-    def is_end(self, token: int) -> bool:
-        """Return whether the token ends an answer."""
-        ...
-
-    def decode(self, tokens: Sequence[int], start: int) -> None:
-        """Read tokens into the cells from `start` on; the last one's output can be sampled.
-
-        Raises:
-            NativeFailed: llama.cpp said no.
-        """
-        ...
-
-    def keep(self, count: int) -> int:
-        """Forget all but the first cells; return how many could be kept: `count` or none."""
-        ...
-
-    def chain(self, sampling: Sampling, seed: int | None) -> Chain:
-        """Return a fresh chain of samplers."""
-        ...
-
-    def embed(self, tokens: Sequence[int]) -> bytes:
-        """Return the embedding of one text: little-endian 32-bit floats, length one.
-
-        Raises:
-            NativeFailed: llama.cpp said no.
-        """
-        ...
-
-
-class Refusal(Exception):
-    """The call asks for what this model cannot do."""
-
-    def __init__(self, message: str, param: str, code: str = "invalid_request") -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.code = code
+    @property
+    def used(self) -> Used:
+        prompt = sum(len(self.read.prompts[at]) for at in self.begun)
+        return Used(prompt, self.cached, self.completion, self.thought)
 
 
 class _Choice:
-    """One choice being generated."""
+    """One choice of a call: it waits for a sequence, reads its prompt, then is generated."""
 
-    def __init__(self, prompt: list[int], chain: Chain, stop: list[str], limit: int) -> None:
-        self.prompt = prompt
-        self.chain = chain
-        self.limit = limit
-        self.text = TextOut(stop)
+    def __init__(self, run: _Run, index: int) -> None:
+        self.run = run
+        self.index = index
+        self.turn = run.number + CHOICE_APART * (index % run.job.n)
+        self.prompt = run.read.prompts[index // run.job.n]
+        self.text = TextOut(run.job.stop)
+        self.speech: Speech | None = None
+        self.chain: Chain | None = None
+        self.seq = -1
+        self.limit = 0
         self.last: int | None = None  # sampled, not yet decoded; None while the prompt is read
         self.made = 0
 
 
-class _Run:
-    """The call that is being worked on."""
+class _Seq:
+    """A sequence of the model's memory."""
 
-    def __init__(self, job: Submit, prompts: list[list[int]]) -> None:
-        self.job = job
-        self.prompts = prompts
-        self.at = 0  # the choice, or the embedding
+    def __init__(self) -> None:
+        self.cells: list[int] = []
         self.choice: _Choice | None = None
-        self.cached = 0
-        self.completion = 0
-
-    @property
-    def used(self) -> Used:
-        begun = self.prompts[: self.at // self.job.n + 1]
-        return Used(sum(map(len, begun)), self.cached, self.completion)
+        self.used = 0
 
 
 class Engine:
-    """Works off submitted calls in their order, a step at a time."""
+    """Works on submitted calls, a step at a time, each step for as many as there are slots."""
 
-    def __init__(self, native: Native, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        native: Native,
+        template: ChatTemplate | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._native = native
-        self._template = template
-        self._waiting: deque[Submit] = deque()
-        self._run: _Run | None = None
-        self._cells: list[int] = []  # the tokens in the model's memory
+        self._clock = clock
+        self._jobs = Jobs(native, template)
+        self._new: list[Submit] = []
+        self._texts: list[_Run] = []  # to embed
+        self._waiting: list[_Choice] = []
+        self._seqs = [_Seq() for _ in range(native.slots)]
+        self._count = 0
+        self._token_s = 0.0  # of late, to read one
+        self._marks: dict[tuple[str, ...], frozenset[int]] = {}
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._run or self._waiting)
+        return bool(
+            self._new or self._texts or self._waiting or any(seq.choice for seq in self._seqs)
+        )
 
     def submit(self, job: Submit) -> None:
-        """Put a call at the end of the line."""
-        self._waiting.append(job)
+        """Take a call; the next step begins it."""
+        self._new.append(job)
 
     def count(self, asked: Count) -> Up:
         """Return how many tokens the prompts have, or why that can't be said."""
         try:
-            prompts = [self._tokens(asked.kind, prompt) for prompt in asked.prompts]
+            prompts = [self._jobs.tokens(asked.kind, prompt) for prompt in asked.prompts]
         except Refusal as no:
             return Refused(asked.id, no.message, no.param, no.code)
-        return Counted(asked.id, sum(map(len, prompts)))
+        return Counted(asked.id, sum(map(len, prompts)), prompts if asked.show else [])
 
     def cancel(self, call: int) -> list[Up]:
         """End a call at once, running or waiting; return what to tell its caller."""
-        run = self._run
-        if run and run.job.id == call:
-            self._end_choice(run)
-            self._run = None
-            return [Done(call, run.used, cancelled=True)]
-        for job in self._waiting:
+        for job in self._new:
             if job.id == call:
-                self._waiting.remove(job)
+                self._new.remove(job)
                 return [Done(call, Used(), cancelled=True)]
-        return []
+        runs = [*self._texts, *(choice.run for choice in self._all_choices())]
+        run = next((run for run in runs if run.job.id == call), None)
+        if run is None:
+            return []
+        self._drop(run)
+        return [Done(call, run.used, cancelled=True)]
 
     def step(self) -> list[Up]:
-        """Do one step of the call whose turn it is; return what it brought."""
-        if self._run is None:
-            if not self._waiting:
-                return []
-            job = self._waiting.popleft()
-            try:
-                self._run = self._begin(job)
-            except Refusal as no:
-                return [Refused(job.id, no.message, no.param, no.code)]
-        run = self._run
-        try:
-            return self._embed(run) if run.job.kind == "embeddings" else self._generate(run)
-        except NativeFailed as fault:
-            self._end_choice(run)
-            self._run = None
-            self._cells = self._cells[: self._native.keep(0)]
-            return [Broken(run.job.id, str(fault))]
+        """Do one step of all calls; return what it brought."""
+        said: list[Up] = []
+        for job in self._new:
+            self._begin(job, said)
+        self._new.clear()
+        if self._texts:
+            return said + self._embed()
+        self._place_waiting(said)
+        answers = [seq.choice for seq in self._seqs if seq.choice and seq.choice.last is not None]
+        pieces = [self._next_token(choice) for choice in answers]
+        readers = self._readings(len(answers))
+        if self._native.mixes:
+            self._decode([*zip(answers, pieces, strict=True), *readers], said)
+        else:
+            if answers:
+                self._decode(list(zip(answers, pieces, strict=True)), said)
+            for choice, piece in readers:
+                if choice.seq >= 0:  # its call may have ended in this very step
+                    self._timed_read(choice, piece, said)
+        return said
 
     # Before the first step: everything that can be refused is refused here.
 
-    def _begin(self, job: Submit) -> _Run:
-        if (job.kind == "embeddings") != self._native.embeds:
-            raise Refusal(
-                "This model makes embeddings and answers nothing else"
-                if self._native.embeds
-                else "This model has no pooling type, so it is not made for embeddings",
-                "model",
-            )
-        prompts = [self._tokens(job.kind, prompt) for prompt in job.prompts]
-        param = _param(job.kind)
-        room = self._native.chunk if self._native.embeds else self._native.context - 1
-        for tokens in prompts:
-            if not tokens:
-                raise Refusal("There is no token to read in it", param)
-            if len(tokens) > room:
-                raise Refusal(
-                    f"The prompt has {len(tokens)} tokens and the model's context holds"
-                    f" {self._native.context}"
-                    if not self._native.embeds
-                    else f"The text has {len(tokens)} tokens and the model takes {room}",
-                    param,
-                    "context_length_exceeded",
-                )
-        beyond = [token for token in job.sampling.bias if token >= self._native.vocabulary]
-        if beyond:
-            raise Refusal(
-                f"There is no token {beyond[0]}; the model has {self._native.vocabulary}",
-                "logit_bias",
-            )
-        if job.dimensions not in {None, self._native.width}:
-            raise Refusal(f"The model's embeddings have {self._native.width} numbers", "dimensions")
-        return _Run(job, prompts)
-
-    def _tokens(self, kind: str, prompt: Prompt) -> list[int]:
-        if prompt.tokens is not None:
-            for token in prompt.tokens:
-                if not 0 <= token < self._native.vocabulary:
-                    raise Refusal(
-                        f"There is no token {token}; the model has {self._native.vocabulary}",
-                        _param(kind),
-                    )
-            return prompt.tokens
-        if prompt.messages is None:
-            text = prompt.text or ""
-        elif self._template is None:
-            raise Refusal("The model has no chat template; ask for a completion instead", "model")
+    def _begin(self, job: Submit, said: list[Up]) -> None:
+        try:
+            run = _Run(job, self._jobs.read(job), self._count)
+        except Refusal as no:
+            said.append(Refused(job.id, no.message, no.param, no.code))
+            return
+        self._count += 1
+        if job.kind == "embeddings":
+            self._texts.append(run)
         else:
-            try:
-                text = self._template.render(prompt.messages)
-            except TemplateRefused as no:
-                raise Refusal(str(no), "messages") from no
-        if kind == "embeddings":
-            return self._native.tokenize(text, ends=True)
-        tokens = self._native.tokenize(text, ends=False)
-        first = self._native.begin()
-        # Many templates write the begin mark themselves; twice, it makes answers worse.
-        return tokens if first is None or tokens[:1] == [first] else [first, *tokens]
+            self._waiting += [_Choice(run, index) for index in range(run.choices)]
+
+    # Who gets a sequence.
+
+    def _place_waiting(self, said: list[Up]) -> None:
+        """Give sequences to those who wait, in their turn; one may wait for a prefix meanwhile."""
+        self._waiting.sort(key=attrgetter("turn", "index"))
+        for choice in tuple(self._waiting):
+            found = policy.place(choice.prompt, self._facts(), self._native.rules)
+            if found is None:
+                return
+            if isinstance(found, policy.Place):
+                self._waiting.remove(choice)
+                try:
+                    self._place(choice, found)
+                except NativeFailed as fault:
+                    self._break(choice.run, str(fault), said)
+
+    def _facts(self) -> list[policy.Seq]:
+        return [
+            policy.Seq(
+                seq.cells,
+                seq.choice is not None,
+                seq.choice.prompt if seq.choice and seq.choice.last is None else None,
+                seq.used,
+            )
+            for seq in self._seqs
+        ]
+
+    def _place(self, choice: _Choice, found: policy.Place) -> None:
+        seq, run = self._seqs[found.seq], choice.run
+        if found.copy_from is None:
+            kept = self._native.keep(found.seq, found.keep)
+            seq.cells = seq.cells[:kept]
+        else:
+            self._native.copy(found.copy_from, found.seq, found.keep)
+            kept, seq.cells = found.keep, self._seqs[found.copy_from].cells[: found.keep]
+        prompt_at = choice.index // run.job.n
+        if prompt_at not in run.begun:  # further choices of a prompt cost no input at all
+            run.begun.add(prompt_at)
+            run.cached += kept
+        room = self._native.context - len(choice.prompt)
+        limit = run.job.max_tokens
+        choice.limit = room if limit is None else min(room, limit)
+        sampling = run.job.sampling
+        seed = None if sampling.seed is None else sampling.seed + choice.index % run.job.n
+        choice.chain = self._native.chain(sampling, seed, run.read.grammar)
+        choice.chain.held = not run.read.thinks
+        for token in choice.prompt[-sampling.repeat_last :] if sampling.repeat_last else ():
+            choice.chain.accept(token)
+        if run.job.kind == "chat":
+            tools = run.job.prompts[prompt_at].tools
+            choice.speech = self._jobs.manner.speech(tools, thinks=run.read.thinks)
+        choice.seq, seq.choice = found.seq, choice
 
     # One step.
 
-    def _generate(self, run: _Run) -> list[Up]:
-        choice = run.choice or self._next_choice(run)
-        if choice.last is None:
-            left = choice.prompt[len(self._cells) :]
-            self._decode(left[: self._native.chunk])
-            if len(left) > self._native.chunk:
-                return [self._reading(run, choice)]
-            begun: list[Up] = [self._reading(run, choice)]
-        else:
-            self._decode([choice.last])
-            begun = []
-        return begun + self._take(run, choice)
+    def _next_token(self, choice: _Choice) -> Piece:
+        last = [] if choice.last is None else [choice.last]
+        return Piece(choice.seq, len(self._seqs[choice.seq].cells), last)
 
-    def _decode(self, tokens: list[int]) -> None:
-        self._native.decode(tokens, len(self._cells))
-        self._cells += tokens
+    def _readings(self, answers: int) -> list[tuple[_Choice, Piece]]:
+        reading = [seq.choice for seq in self._seqs if seq.choice and seq.choice.last is None]
+        reading.sort(key=attrgetter("turn", "index"))
+        left = [
+            policy.Reader(one.seq, len(one.prompt) - len(self._seqs[one.seq].cells))
+            for one in reading
+        ]
+        most = self._native.chunk
+        if self._native.steady:
+            most = policy.budget(answers, most, self._token_s)
+        if self._native.mixes:
+            most = min(most, self._native.chunk - answers)
+        found: list[tuple[_Choice, Piece]] = []
+        by_seq = {one.seq: one for one in reading}
+        for seq, count in policy.plan(left, most, whole=self._native.steady):
+            choice, start = by_seq[seq], len(self._seqs[seq].cells)
+            tokens = choice.prompt[start : start + count]
+            wanted = start + count == len(choice.prompt)
+            found.append((choice, Piece(seq, start, tokens, wanted)))
+        return found
 
-    def _reading(self, run: _Run, choice: _Choice) -> Reading:
-        used = run.used
-        return Reading(run.job.id, len(self._cells), used.prompt, used.cached)
+    def _timed_read(self, choice: _Choice, piece: Piece, said: list[Up]) -> None:
+        began = self._clock()
+        self._decode([(choice, piece)], said)
+        if len(piece.tokens) >= policy.PIECE_LEAST:
+            took = (self._clock() - began) / len(piece.tokens)
+            self._token_s = took if not self._token_s else 0.75 * self._token_s + 0.25 * took
 
-    def _next_choice(self, run: _Run) -> _Choice:
-        prompt = run.prompts[run.at // run.job.n]
-        # One token at least must be read again: its output is where the answer begins.
-        shared = self._native.keep(min(_common(self._cells, prompt), len(prompt) - 1))
-        self._cells = self._cells[:shared]
-        if run.at % run.job.n == 0:  # further choices of a prompt cost no input at all
-            run.cached += shared
-        room = self._native.context - len(prompt)
-        limit = room if run.job.max_tokens is None else min(room, run.job.max_tokens)
-        sampling = run.job.sampling
-        seed = None if sampling.seed is None else sampling.seed + run.at % run.job.n
-        chain = self._native.chain(sampling, seed)
-        for token in prompt[-sampling.repeat_last :] if sampling.repeat_last else ():
-            chain.accept(token)
-        run.choice = _Choice(prompt, chain, run.job.stop, limit)
-        return run.choice
+    def _decode(self, work: list[tuple[_Choice, Piece]], said: list[Up]) -> None:
+        """Decode pieces at once; where that fails each alone, so that a fault ends one call."""
+        if not work:
+            return
+        try:
+            self._native.decode([piece for _, piece in work])
+            picks = [
+                Pick(at, choice.chain, choice.run.job.logprobs)
+                for at, (choice, piece) in enumerate(work)
+                if piece.wanted and choice.chain
+            ]
+            found = self._native.sample(picks)
+            picked = {pick.row: one for pick, one in zip(picks, found, strict=True)}
+        except NativeFailed as fault:
+            if len(work) == 1:
+                self._break(work[0][0].run, str(fault), said)
+                return
+            for choice, piece in work:
+                if choice.seq >= 0:
+                    # What the failed step left of this piece must not be read twice.
+                    kept = self._native.keep(choice.seq, piece.start)
+                    if kept == piece.start:
+                        self._decode([(choice, piece)], said)
+                    else:
+                        self._break(choice.run, str(fault), said)
+            return
+        for at, (choice, piece) in enumerate(work):
+            if choice.seq < 0:  # a sibling ended the call
+                continue
+            self._seqs[choice.seq].cells += piece.tokens
+            if choice.last is None:
+                said.append(self._reading(choice))
+            if at in picked:
+                self._take(choice, picked[at], said)
 
-    def _take(self, run: _Run, choice: _Choice) -> list[Up]:
-        token = choice.chain.sample()
+    def _reading(self, choice: _Choice) -> Reading:
+        used = choice.run.used
+        return Reading(
+            choice.run.job.id, len(self._seqs[choice.seq].cells), used.prompt, used.cached
+        )
+
+    def _take(self, choice: _Choice, picked: Picked, said: list[Up]) -> None:
+        token, run = picked.token, choice.run
         if self._native.is_end(token):
-            return self._end(run, choice, "stop")
+            return self._end(choice, "stop", said)
         choice.last = token
         choice.made += 1
         run.completion += 1
-        said: list[Up] = [Token(run.job.id, run.at, choice.text.feed(self._native.piece(token)))]
+        marks = choice.speech.marks if choice.speech else ()
+        piece = self._native.piece(token, special=token in self._specials(marks))
+        heard = self._hear(choice, choice.text.feed(piece))
+        said.append(
+            Token(run.job.id, choice.index, heard.text, heard.thought, heard.calls, picked.logprob)
+        )
         if choice.text.stopped:
-            return said + self._end(run, choice, "stop")
+            return self._end(choice, "stop", said)
+        speech = choice.speech
+        if speech and speech.calls_ended and not run.job.parallel:
+            return self._end(choice, "stop", said)
         if choice.made >= choice.limit:
-            return said + self._end(run, choice, "length")
-        return said
+            return self._end(choice, "length", said)
+        return None
 
-    def _end(self, run: _Run, choice: _Choice, reason: Reason) -> list[Up]:
-        said: list[Up] = [ChoiceEnded(run.job.id, run.at, reason, choice.text.finish())]
-        self._end_choice(run)
+    def _specials(self, marks: tuple[str, ...]) -> frozenset[int]:
+        """Return the control tokens that must be shown, for they mark thoughts and calls."""
+        if not marks:
+            return frozenset()
+        if marks not in self._marks:
+            tokens = [self._native.tokenize(mark, ends=False) for mark in marks]
+            self._marks[marks] = frozenset(found[0] for found in tokens if len(found) == 1)
+        return self._marks[marks]
+
+    def _hear(self, choice: _Choice, text: str) -> Said:
+        speech = choice.speech
+        if speech is None:
+            return Said(text)
+        if speech.thinking:
+            choice.run.thought += 1
+        heard = speech.feed(text)
+        if choice.chain and not speech.thinking:
+            choice.chain.held = True
+        return heard
+
+    def _end(self, choice: _Choice, reason: Reason, said: list[Up]) -> None:
+        run = choice.run
+        rest = Said(choice.text.finish())
+        if speech := choice.speech:
+            rest = speech.feed(rest.text).then(speech.finish())
+            if reason == "stop" and speech.calls_made:
+                reason = "tool_calls"
+        said.append(
+            ChoiceEnded(run.job.id, choice.index, reason, rest.text, rest.thought, rest.calls)
+        )
+        self._leave(choice)
         run.at += 1
-        if run.at == len(run.prompts) * run.job.n:
-            self._run = None
+        if run.at == run.choices:
             said.append(Done(run.job.id, run.used))
+
+    def _leave(self, choice: _Choice) -> None:
+        if choice.chain:
+            choice.chain.free()
+            choice.chain = None
+        if choice.seq >= 0:
+            self._count += 1
+            seq = self._seqs[choice.seq]
+            seq.choice, seq.used = None, self._count
+            choice.seq = -1
+
+    def _all_choices(self) -> list[_Choice]:
+        return [*self._waiting, *(seq.choice for seq in self._seqs if seq.choice)]
+
+    def _drop(self, run: _Run) -> None:
+        if run in self._texts:
+            self._texts.remove(run)
+        for choice in self._all_choices():
+            if choice.run is run:
+                self._leave(choice)
+        self._waiting = [choice for choice in self._waiting if choice.run is not run]
+
+    def _break(self, run: _Run, message: str, said: list[Up]) -> None:
+        """End a call that llama.cpp failed at; nothing of it stays in the memory."""
+        for at, seq in enumerate(self._seqs):
+            if seq.choice and seq.choice.run is run:
+                seq.cells = seq.cells[: self._native.keep(at, 0)]
+        self._drop(run)
+        said.append(Broken(run.job.id, message))
+
+    # Embeddings.
+
+    def _embed(self) -> list[Up]:
+        """Embed as many texts, of as many calls, as go into one step."""
+        batch: list[tuple[_Run, int]] = []
+        room = self._native.chunk
+        for run in self._texts:
+            for at in range(run.at, len(run.read.prompts)):
+                room -= len(run.read.prompts[at])
+                if len(batch) == self._native.slots or (room < 0 and batch):
+                    break
+                batch.append((run, at))
+        try:
+            vectors = self._native.embed([run.read.prompts[at] for run, at in batch])
+        except NativeFailed as fault:
+            said: list[Up] = []
+            for run in dict.fromkeys(run for run, _ in batch):
+                self._break(run, str(fault), said)
+            return said
+        said = []
+        for (run, at), vector in zip(batch, vectors, strict=True):
+            run.begun.add(at)
+            run.at = at + 1
+            said.append(Vectors(run.job.id, at, vector))
+            if run.at == len(run.read.prompts):
+                self._texts.remove(run)
+                said.append(Done(run.job.id, run.used))
         return said
-
-    def _end_choice(self, run: _Run) -> None:
-        if run.choice:
-            run.choice.chain.free()
-        run.choice = None
-
-    def _embed(self, run: _Run) -> list[Up]:
-        vector = self._native.embed(run.prompts[run.at])
-        said: list[Up] = [Vectors(run.job.id, run.at, vector)]
-        run.at += 1
-        if run.at == len(run.prompts):
-            self._run = None
-            said.append(Done(run.job.id, run.used))
-        return said
-
-
-def _common(one: list[int], other: list[int]) -> int:
-    for at, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return at
-    return min(len(one), len(other))
-
-
-def _param(kind: str) -> str:
-    return {"chat": "messages", "completions": "prompt"}.get(kind, "input")

@@ -15,22 +15,59 @@ from tollway.providers.llamacpp.fit import Offload
 MAX_FRAME = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 
-Reason = Literal["stop", "length"]
+Reason = Literal["stop", "length", "tool_calls"]
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One message of a conversation, its text parts already joined."""
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that the model made before; `arguments` is the JSON text that it wrote."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a conversation, its text parts already joined.
+
+    `name` and `call_id` say of a tool's result whose it is.
+    """
 
     role: str
     content: str
+    thought: str = ""
+    calls: list[ToolCall] = []
+    name: str = ""
+    call_id: str = ""
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that the model may call; `parameters` is its JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, object] = {}
 
 
 class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is to be read, in one of three forms."""
+    """What is to be read, in one of three forms; tools and template variables go with messages."""
 
     text: str | None = None
     tokens: list[int] | None = None
     messages: list[Message] | None = None
+    tools: list[Tool] = []
+    variables: dict[str, object] = {}
+
+
+class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the answer is held to, by at most one of these.
+
+    `calls` is the tool that must be called, "" for any of them. A `schema` is JSON schema, `{}`
+    and `True` any value; `grammar` llama.cpp's own notation.
+    """
+
+    schema: dict[str, object] | bool | None = None
+    grammar: str | None = None
+    calls: str | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,6 +77,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     top_k: int = 40  # 0: all
     top_p: float = 0.95
     min_p: float = 0.05
+    typical_p: float = 1.0  # 1: off
     presence: float = 0.0
     frequency: float = 0.0
     repeat: float = 1.0
@@ -60,6 +98,9 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     offload: Offload
     pooling: int | None  # llama.cpp's number; None for a model that generates
     version: str  # the only llama-cpp-python that will do
+    slots: int = 1  # sequences, each with a context of its own
+    kv: Literal["split", "unified"] = "split"
+    kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -73,14 +114,18 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     stop: list[str] = []
     sampling: Sampling = Sampling()
     dimensions: int | None = None
+    logprobs: int | None = None  # with so many alternatives for each token
+    shape: Shape | None = None
+    parallel: bool = True  # more than one tool call in an answer
 
 
 class Count(msgspec.Struct, frozen=True, tag="count"):
-    """Say how many tokens the prompts have."""
+    """Say how many tokens the prompts have, and with `show` which."""
 
     id: int
     kind: Literal["chat", "completions", "embeddings"]
     prompts: list[Prompt]
+    show: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -111,6 +156,7 @@ class Used(msgspec.Struct, frozen=True):
     prompt: int = 0
     cached: int = 0
     completion: int = 0
+    thought: int = 0  # of the completion, what the model said to itself
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -124,6 +170,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
     context: int
     gpu_layers: int
+    slots: int = 1
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -142,21 +189,50 @@ class Reading(msgspec.Struct, frozen=True, tag="reading"):
     cached: int
 
 
-class Token(msgspec.Struct, frozen=True, tag="token"):
+class CallPiece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of a tool call: its `name` and `call_id` come first, then its arguments' text."""
+
+    index: int
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Likely(msgspec.Struct, frozen=True):
+    """A token that could have come, with its natural logarithm of probability."""
+
+    token: int
+    data: bytes
+    logprob: float
+
+
+class Logprob(msgspec.Struct, frozen=True):
+    """How likely a token was, before temperature and the like; and the likeliest ones."""
+
+    chosen: Likely
+    top: list[Likely]
+
+
+class Token(msgspec.Struct, frozen=True, tag="token", omit_defaults=True):
     """One token of an answer. Its text is empty while it may be part of a character or stop."""
 
     id: int
     choice: int
     text: str
+    thought: str = ""
+    calls: list[CallPiece] = []
+    logprob: Logprob | None = None
 
 
-class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended"):
-    """One choice is whole; `text` is what had been held back."""
+class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended", omit_defaults=True):
+    """One choice is whole; the texts are what had been held back."""
 
     id: int
     choice: int
     reason: Reason
     text: str
+    thought: str = ""
+    calls: list[CallPiece] = []
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -196,6 +272,7 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
 
     id: int
     tokens: int
+    shown: list[list[int]] = []
 
 
 Up = (

@@ -1,47 +1,39 @@
-"""Reads OpenAI's requests for a local model and writes its answers in OpenAI's shapes.
+"""Reads OpenAI's requests for a local model.
 
 What a local model cannot do yet is refused by name: an option silently ignored is an answer to
 another question.
 """
 
-import base64
 import re
-import time
-import uuid
-from array import array
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from tollway.providers.canon import Endpoint
 from tollway.providers.errors import RequestInvalid
-from tollway.providers.llamacpp.frames import (
-    ChoiceEnded,
-    Done,
-    Message,
-    Prompt,
-    Refused,
-    Sampling,
-    Submit,
-    Token,
-    Up,
-    Used,
-    Vectors,
-)
+from tollway.providers.llamacpp.conversation import read_messages, read_tools
+from tollway.providers.llamacpp.frames import Prompt, Sampling, Shape, Submit, Tool
 
 MAX_CHOICES = 128  # of all prompts of a call together
 MAX_INPUTS = 2048
 MAX_STOPS = 16
+MAX_TOP = 20  # alternatives that are told of each token
 COMPLETION_TOKENS = 16  # what the legacy endpoint's reference gives when no limit is asked for
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _SAMPLING = {
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "presence_penalty", "frequency_penalty",
     "repeat_penalty", "repeat_last_n", "seed", "logit_bias",
 }  # fmt: skip
-_GENERATING = {"model", "stream", "stream_options", "max_tokens", "stop", "n"} | _SAMPLING
+_GENERATING = {
+    "model", "stream", "stream_options", "max_tokens", "stop", "n", "logprobs", "response_format",
+    "grammar",
+} | _SAMPLING  # fmt: skip
+_CHAT = {
+    "messages", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls",
+    "top_logprobs", "chat_template_kwargs", "reasoning_effort",
+}  # fmt: skip
 _READ = {
-    "chat": _GENERATING | {"messages", "max_completion_tokens"},
+    "chat": _GENERATING | _CHAT,
     "completions": _GENERATING | {"prompt"},
     "embeddings": {"model", "input", "encoding_format", "dimensions"},
 }
@@ -52,14 +44,8 @@ _NO_EFFECT = {
 }  # fmt: skip
 # Options that can be written without asking for anything.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "modalities": (["text"],),
     "echo": (False,),
     "suffix": ("",),
@@ -99,7 +85,9 @@ def read_request(endpoint: Endpoint, body: bytes) -> Asked:
     if endpoint in ("count_tokens", "compact"):
         raise RequestInvalid(f"A local model has no endpoint for `{endpoint}`")
     assert endpoint in ("chat", "completions")  # noqa: S101 - what is left; for the types
-    prompts = _messages(fields) if endpoint == "chat" else _prompts(fields, "prompt")
+    tools = read_tools(fields) if endpoint == "chat" else []
+    shape, tools = _shape(fields, tools)
+    prompts = [_chat(fields, tools)] if endpoint == "chat" else _prompts(fields, "prompt")
     choices = _number(fields, "n", 1, 1, MAX_CHOICES)
     if choices * len(prompts) > MAX_CHOICES:
         raise RequestInvalid(f"A call has at most {MAX_CHOICES} choices in all", param="n")
@@ -115,6 +103,9 @@ def read_request(endpoint: Endpoint, body: bytes) -> Asked:
             max_tokens=_limit(endpoint, fields),
             stop=_stops(fields),
             sampling=_sampling(fields),
+            logprobs=_logprobs(endpoint, fields),
+            shape=shape,
+            parallel=_typed(fields, "parallel_tool_calls", bool, True),
         ),
         stream=_typed(fields, "stream", bool, False),
         include_usage=options.get("include_usage") is True,
@@ -128,7 +119,7 @@ def _only_known(endpoint: Endpoint, fields: dict[str, object]) -> None:
         if name not in _NEUTRAL:
             raise RequestInvalid(f"Local models do not know the field `{name}`", param=name)
         if value not in _NEUTRAL[name]:
-            raise RequestInvalid(f"Local models do not support `{name}` yet", param=name)
+            raise RequestInvalid(f"Local models do not support `{name}`", param=name)
 
 
 def _typed(fields: dict[str, object], name: str, kind: type[T], default: T) -> T:
@@ -164,6 +155,7 @@ def _sampling(fields: dict[str, object]) -> Sampling:
         top_k=_number(fields, "top_k", 40, 0, 2**31 - 1),
         top_p=_fraction(fields, "top_p", 0.95, 0, 1),
         min_p=_fraction(fields, "min_p", 0.05, 0, 1),
+        typical_p=_fraction(fields, "typical_p", 1, 0, 1),
         presence=_fraction(fields, "presence_penalty", 0, -2, 2),
         frequency=_fraction(fields, "frequency_penalty", 0, -2, 2),
         repeat=_fraction(fields, "repeat_penalty", 1, 0.01, 10),
@@ -201,48 +193,63 @@ def _stops(fields: dict[str, object]) -> list[str]:
     return stops
 
 
-def _messages(fields: dict[str, object]) -> list[Prompt]:
-    said = fields.get("messages")
-    if not isinstance(said, list) or not said:
-        raise RequestInvalid("`messages` must be a list with a message in it", param="messages")
-    return [Prompt(messages=[_message(at, message) for at, message in enumerate(said)])]
+def _chat(fields: dict[str, object], tools: list[Tool]) -> Prompt:
+    variables = dict(_typed(fields, "chat_template_kwargs", dict, {}))
+    effort = fields.get("reasoning_effort")
+    if effort is not None:
+        if not isinstance(effort, str):
+            raise RequestInvalid("`reasoning_effort` must be a text", param="reasoning_effort")
+        # The names that templates of models with a choice know.
+        variables = {"reasoning_effort": effort, "enable_thinking": effort != "none", **variables}
+    return Prompt(messages=read_messages(fields), tools=tools, variables=variables)
 
 
-def _message(at: int, message: object) -> Message:
-    where = f"messages[{at}]"
-    if not isinstance(message, dict):
-        raise RequestInvalid(f"`{where}` must be an object", param=where)
-    for name in ("tool_calls", "function_call", "audio"):
-        if message.get(name):
+def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, list[Tool]]:
+    """Return what the answer is held to, and the tools that the model is told of."""
+    shapes: list[Shape] = []
+    match fields.get("tool_choice", "auto"):
+        case "none":
+            tools = []
+        case "auto":
+            pass
+        case "required" if tools:
+            shapes.append(Shape(calls=""))
+        case {"type": "function", "function": {"name": str(name)}}:
+            if name not in {tool.name for tool in tools}:
+                raise RequestInvalid(f"There is no tool `{name}` to choose", param="tool_choice")
+            shapes.append(Shape(calls=name))
+        case _:
+            raise RequestInvalid("`tool_choice` chooses no tool that is there", param="tool_choice")
+    match fields.get("response_format", {"type": "text"}):
+        case {"type": "text"}:
+            pass
+        case {"type": "json_object"}:
+            shapes.append(Shape(schema={"type": "object"}))
+        case {"type": "json_schema", "json_schema": {"schema": (dict() | bool()) as schema}}:
+            shapes.append(Shape(schema=schema))
+        case _:
             raise RequestInvalid(
-                f"Local models do not support `{name}` yet", param=f"{where}.{name}"
+                "`response_format` must be `text`, `json_object`, or `json_schema` with a schema",
+                param="response_format",
             )
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
+    if grammar := _typed(fields, "grammar", str, ""):
+        shapes.append(Shape(grammar=grammar))
+    if len(shapes) > 1:
         raise RequestInvalid(
-            "A local model takes messages of `system`, `developer`, `user` and `assistant`",
-            param=f"{where}.role",
+            "An answer can be held to one of `tool_choice`, `response_format` and `grammar`",
+            param="response_format",
         )
-    return Message(_ROLES[role], _content(f"{where}.content", message.get("content")))
+    return (shapes[0] if shapes else None), tools
 
 
-def _content(where: str, content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise RequestInvalid(f"`{where}` must be a text or a list of text parts", param=where)
-    texts: list[str] = []
-    for part in content:
-        match part:
-            case {"type": "text", "text": str(text)}:
-                texts.append(text)
-            case {"type": str(kind)} if kind != "text":
-                raise RequestInvalid(
-                    f"Local models take text only, and `{where}` holds `{kind[:40]}`", param=where
-                )
-            case _:
-                raise RequestInvalid(f"`{where}` holds a part that is no text", param=where)
-    return "\n".join(texts)
+def _logprobs(endpoint: Endpoint, fields: dict[str, object]) -> int | None:
+    if endpoint != "chat":
+        return _number(fields, "logprobs", 0, 0, MAX_TOP) if "logprobs" in fields else None
+    asked = _typed(fields, "logprobs", bool, False)
+    top = _number(fields, "top_logprobs", 0, 0, MAX_TOP)
+    if top and not asked:
+        raise RequestInvalid("`top_logprobs` needs `logprobs`", param="top_logprobs")
+    return top if asked else None
 
 
 def _prompts(fields: dict[str, object], name: str) -> list[Prompt]:
@@ -280,161 +287,3 @@ def _embeddings(model: str, fields: dict[str, object]) -> Asked:
         dimensions = _number(fields, "dimensions", 1, 1, 2**20)
     job = Submit(0, "embeddings", _prompts(fields, "input"), dimensions=dimensions)
     return Asked("embeddings", model, job, base64=form == "base64")
-
-
-# Answers.
-
-
-class Writer(Protocol):
-    """Turns what comes up from the worker into the bytes of an answer."""
-
-    content_type: str
-
-    def write(self, up: Up) -> bytes:
-        """Return the bytes that can be sent now; often none."""
-        ...
-
-
-def writer(asked: Asked) -> Writer:
-    """Return the writer for a request: a stream's, or a whole answer's."""
-    if asked.endpoint == "embeddings":
-        return _Embedded(asked)
-    return _Stream(asked) if asked.stream else _Whole(asked)
-
-
-def refusal(refused: Refused | RequestInvalid) -> bytes:
-    """Return the body of a 400 in OpenAI's shape."""
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": refused.message,
-                "type": "invalid_request_error",
-                "param": refused.param,
-                "code": refused.code,
-            }
-        }
-    )
-
-
-class _Stream:
-    content_type = "text/event-stream"
-
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self._chat = asked.endpoint == "chat"
-        self._head = _head(asked, "chat.completion.chunk" if self._chat else "text_completion")
-        self._begun: set[int] = set()
-
-    def write(self, up: Up) -> bytes:
-        match up:
-            case Token(choice=choice, text=text):
-                return self._begin(choice) + self._said(choice, text)
-            case ChoiceEnded(choice=choice, reason=reason, text=text):
-                said = self._begin(choice) + self._said(choice, text)
-                return said + self._event([self._choice(choice, "", reason)])
-            case Done(usage=used):
-                last = self._event([], _usage(used)) if self._asked.include_usage else b""
-                return last + b"data: [DONE]\n\n"
-            case _:
-                return b""
-
-    def _begin(self, choice: int) -> bytes:
-        if not self._chat or choice in self._begun:
-            return b""
-        self._begun.add(choice)
-        first = {"role": "assistant", "content": ""}
-        return self._event([{"index": choice, "delta": first, "finish_reason": None}])
-
-    def _said(self, choice: int, text: str) -> bytes:
-        return self._event([self._choice(choice, text, None)]) if text else b""
-
-    def _choice(self, choice: int, text: str, reason: str | None) -> dict[str, object]:
-        said: dict[str, object] = {"delta": {"content": text} if text else {}}
-        if not self._chat:
-            said = {"text": text, "logprobs": None}
-        return {"index": choice, **said, "finish_reason": reason}
-
-    def _event(self, choices: list[dict[str, object]], usage: object = None) -> bytes:
-        chunk = {**self._head, "choices": choices}
-        if self._asked.include_usage:
-            chunk["usage"] = usage
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-
-
-class _Whole:
-    content_type = "application/json"
-
-    def __init__(self, asked: Asked) -> None:
-        self._chat = asked.endpoint == "chat"
-        self._head = _head(asked, "chat.completion" if self._chat else "text_completion")
-        count = len(asked.job.prompts) * asked.job.n
-        self._texts: list[list[str]] = [[] for _ in range(count)]
-        self._reasons = [""] * count
-
-    def write(self, up: Up) -> bytes:
-        match up:
-            case Token(choice=choice, text=text):
-                self._texts[choice].append(text)
-            case ChoiceEnded(choice=choice, reason=reason, text=text):
-                self._texts[choice].append(text)
-                self._reasons[choice] = reason
-            case Done(usage=used):
-                choices = [self._choice(at, "".join(text)) for at, text in enumerate(self._texts)]
-                return msgspec.json.encode(
-                    {**self._head, "choices": choices, "usage": _usage(used)}
-                )
-        return b""
-
-    def _choice(self, at: int, text: str) -> dict[str, object]:
-        said: dict[str, object] = {"text": text}
-        if self._chat:
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        return {"index": at, **said, "logprobs": None, "finish_reason": self._reasons[at]}
-
-
-class _Embedded:
-    content_type = "application/json"
-
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self._vectors: list[bytes] = []
-
-    def write(self, up: Up) -> bytes:
-        match up:
-            case Vectors(vector=vector):
-                self._vectors.append(vector)
-            case Done(usage=used):
-                data = [
-                    {"object": "embedding", "index": at, "embedding": self._shown(vector)}
-                    for at, vector in enumerate(self._vectors)
-                ]
-                usage = {"prompt_tokens": used.prompt, "total_tokens": used.prompt}
-                return msgspec.json.encode(
-                    {"object": "list", "data": data, "model": self._asked.model, "usage": usage}
-                )
-        return b""
-
-    def _shown(self, vector: bytes) -> str | list[float]:
-        if self._asked.base64:
-            return base64.b64encode(vector).decode()
-        return array("f", vector).tolist()
-
-
-def _head(asked: Asked, kind: str) -> dict[str, object]:
-    prefix = "chatcmpl" if asked.endpoint == "chat" else "cmpl"
-    return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": asked.model,
-        "system_fingerprint": "llama.cpp",
-    }
-
-
-def _usage(used: Used) -> dict[str, object]:
-    return {
-        "prompt_tokens": used.prompt,
-        "completion_tokens": used.completion,
-        "total_tokens": used.prompt + used.completion,
-        "prompt_tokens_details": {"cached_tokens": used.cached},
-    }

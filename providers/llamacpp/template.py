@@ -1,7 +1,8 @@
 """Renders a model's own chat template. Used in the worker only: jinja2 is imported here."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -11,7 +12,8 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tollway.providers.llamacpp.frames import Message
+from tollway.providers.llamacpp.frames import Message, Tool
+from tollway.providers.llamacpp.manner import Manner
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -43,6 +45,10 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals.update(raise_exception=_refuse, strftime_now=_now)
         self._names = {"bos_token": bos, "eos_token": eos}
+        self.manner = Manner(source)
+        self._knows_tools = "tools" in source
+        # Mistral's templates refuse the ids of calls that others made.
+        self._short_ids = "length 9" in source or "exactly 9" in source
         self._fault = ""
         try:
             self._template: jinja2.Template | None = environment.from_string(source)
@@ -50,7 +56,12 @@ class ChatTemplate:
             # The model still completes and embeds; only chat has to be refused.
             self._template, self._fault = None, str(fault)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
         """Return the text that the model reads, up to where its answer begins.
 
         Raises:
@@ -58,11 +69,31 @@ class ChatTemplate:
         """
         if self._template is None:
             raise TemplateRefused(f"The model's chat template is broken: {self._fault}")
-        said = [{"role": message.role, "content": message.content} for message in messages]
+        template = self._template
+        if not self._knows_tools:
+            messages = told_plainly(messages, tools)
+        told = [_tool(tool) for tool in tools] if tools and self._knows_tools else None
         try:
-            return self._template.render(
-                messages=said, add_generation_prompt=True, tools=None, **self._names
-            )
+            # Most templates take arguments as an object, some as the text that it is.
+            return self._rendered(template, messages, told, variables or {}, as_text=False)
+        except TemplateRefused:
+            if not any(message.calls for message in messages):
+                raise
+        return self._rendered(template, messages, told, variables or {}, as_text=True)
+
+    def _rendered(
+        self,
+        template: jinja2.Template,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None,
+        variables: Mapping[str, object],
+        *,
+        as_text: bool,
+    ) -> str:
+        said = [self._message(message, as_text=as_text) for message in messages]
+        names = {**variables, "messages": said, "tools": tools, **self._names}
+        try:
+            return template.render(add_generation_prompt=True, **names)
         except TemplateRefused:
             raise
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as fault:
@@ -71,6 +102,73 @@ class ChatTemplate:
             ) from fault
         except (AttributeError, RecursionError) as fault:
             raise TemplateRefused("The model's chat template fails on these messages") from fault
+
+    def _message(self, message: Message, *, as_text: bool) -> dict[str, Any]:
+        said: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.thought:
+            said["reasoning_content"] = message.thought
+        if message.name:
+            said["name"] = message.name
+        if message.call_id:
+            said["tool_call_id"] = self._id(message.call_id)
+        if message.calls:
+            said["tool_calls"] = [
+                {
+                    "id": self._id(call.id),
+                    "type": "function",
+                    "function": {
+                        "name": call.name,
+                        "arguments": call.arguments if as_text else _object(call.arguments),
+                    },
+                }
+                for call in message.calls
+            ]
+        return said
+
+    def _id(self, call_id: str) -> str:
+        if not self._short_ids or (len(call_id) == 9 and call_id.isalnum()):
+            return call_id
+        return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def told_plainly(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """Return a conversation with tools for a template that knows none: in words."""
+    found: list[Message] = []
+    for message in messages:
+        if message.role == "tool":
+            found.append(
+                Message("user", f"Result of {message.name or 'the tool'}:\n{message.content}")
+            )
+        elif message.calls:
+            calls = "\n".join(
+                json.dumps({"name": call.name, "arguments": _object(call.arguments)})
+                for call in message.calls
+            )
+            found.append(Message("assistant", f"{message.content}\n{calls}".strip()))
+        else:
+            found.append(message)
+    if not tools:
+        return found
+    words = "\n".join(
+        ["You may call these tools:", *(json.dumps(_tool(tool)["function"]) for tool in tools),
+         'To call one, answer with nothing but {"name": NAME, "arguments": {...}}.']
+    )  # fmt: skip
+    if found and found[0].role == "system":
+        return [Message("system", f"{found[0].content}\n\n{words}"), *found[1:]]
+    return [Message("system", words), *found]
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
+    function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": function}
+
+
+def _object(arguments: str) -> Any:
+    try:
+        return json.loads(arguments or "{}")
+    except ValueError:
+        return arguments
 
 
 def _refuse(message: str) -> NoReturn:

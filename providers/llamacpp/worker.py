@@ -48,7 +48,7 @@ LOG_BYTES = 4 * 2**20
 # What a worker needs of our environment. Not all of it: that may hold providers' keys.
 _PASSED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV"
-    r"|(CUDA|HIP|HSA|ROCR|ROCM|GPU|VK|GGML|LLAMA|OMP|MESA|NVIDIA|COVERAGE|COV)_\w+"
+    r"|(CUDA|GOMP|HIP|HSA|ROCR|ROCM|GPU|VK|GGML|LLAMA|OMP|MESA|NVIDIA|COVERAGE|COV)_\w+"
 )
 
 
@@ -413,8 +413,15 @@ class Worker:
 
 def _environment() -> dict[str, str]:
     passed = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
-    # Else ggml starts a debugger when it aborts, which takes seconds to die.
-    return {**passed, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
+    return {
+        # Threads that wait for one another should not keep the CPU from who they wait for: by
+        # OpenMP's own rule, beside other busy processes, a token took up to thirty times as long.
+        "GOMP_SPINCOUNT": "100000",
+        **passed,
+        # Else ggml starts a debugger when it aborts, which takes seconds to die.
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _how(code: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
-from tollway.providers.llamacpp.engine import Engine, NativeFailed
+from tollway.providers.llamacpp.engine import Engine
 from tollway.providers.llamacpp.frames import (
     Broken,
     Cancel,
@@ -18,13 +18,32 @@ from tollway.providers.llamacpp.frames import (
     Reading,
     Refused,
     Sampling,
+    Shape,
     Submit,
     Token,
     Up,
     Used,
 )
+from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.policy import Rules
 
 END = 0
+
+
+class Chain:
+    """A chain of no samplers."""
+
+    held = True
+
+    def __init__(self, native: "Alphabet") -> None:
+        self.native = native
+
+    def accept(self, token: int) -> None:
+        """Nothing is penalised."""
+
+    def free(self) -> None:
+        """Count the chains that are given back."""
+        self.native.chains -= 1
 
 
 class Alphabet:
@@ -35,15 +54,31 @@ class Alphabet:
     vocabulary = 128
     width = 1
     embeds = False
+    steady = False
 
-    def __init__(self, end: str = "z", *, forgets_parts: bool = True, begin: int | None = None):
+    def __init__(
+        self,
+        end: str = "z",
+        *,
+        slots: int = 1,
+        forgets_parts: bool = True,
+        begin: int | None = None,
+        mixes: bool = False,
+        rules: Rules | None = None,
+    ):
         self.end = ord(end)
+        self.slots = slots
+        self.mixes = mixes
+        self.rules = rules or Rules()
         self.forgets_parts = forgets_parts
         self.first = begin
-        self.cells: list[int] = []
+        self.cells: list[list[int]] = [[] for _ in range(slots)]
         self.decoded: list[int] = []  # how many tokens each step read
+        self.copied = 0
         self.chains = 0
         self.fails = False
+        self.bad = -1  # a token that no step can read
+        self.outputs: list[int] = []
 
     def tokenize(self, text: str, *, ends: bool) -> list[int]:
         """Return a token a letter."""
@@ -53,7 +88,7 @@ class Alphabet:
         """Return the begin mark of this model."""
         return self.first
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         """Return the letter."""
         return bytes([token])
 
@@ -61,41 +96,49 @@ class Alphabet:
         """Return whether the alphabet has ended."""
         return token == END
 
-    def decode(self, tokens: Sequence[int], start: int) -> None:
+    def decode(self, pieces: Sequence[Piece]) -> None:
         """Take tokens, checking what llama.cpp would die of."""
-        if self.fails:
+        if self.fails or any(self.bad in piece.tokens for piece in pieces):
             self.fails = False
             raise NativeFailed("llama_decode answered -3")
-        assert start == len(self.cells)
-        assert 0 < len(tokens) <= self.chunk
-        assert start + len(tokens) <= self.context
-        self.cells += tokens
-        self.decoded.append(len(tokens))
+        assert len({piece.seq for piece in pieces}) == len(pieces)
+        assert 0 < sum(len(piece.tokens) for piece in pieces) <= self.chunk + self.slots
+        for piece in pieces:
+            assert piece.tokens
+            assert piece.start == len(self.cells[piece.seq])
+            assert piece.start + len(piece.tokens) <= self.context
+            self.cells[piece.seq] += piece.tokens
+        self.decoded.append(sum(len(piece.tokens) for piece in pieces))
+        self.outputs = [self.cells[piece.seq][-1] for piece in pieces]
 
-    def keep(self, count: int) -> int:
+    def keep(self, seq: int, count: int) -> int:
         """Forget from a cell on; some memories can only forget everything."""
-        kept = count if self.forgets_parts or count == len(self.cells) else 0
-        self.cells = self.cells[:kept]
+        kept = count if self.forgets_parts or count == len(self.cells[seq]) else 0
+        self.cells[seq] = self.cells[seq][:kept]
         return kept
 
-    def chain(self, sampling: Sampling, seed: int | None) -> "Alphabet":
-        """Return the sampler: this model itself."""
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give one sequence the first cells of another."""
+        assert source != target
+        assert count <= len(self.cells[source])
+        self.copied += 1
+        self.cells[target] = self.cells[source][:count]
+
+    def compiles(self, grammar: str) -> bool:
+        """Know no grammar that has a dollar in it."""
+        return "$" not in grammar
+
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
+        """Return a sampler."""
         self.chains += 1
-        return self
+        return Chain(self)
 
-    def sample(self) -> int:
-        """Return the next letter."""
-        last = self.cells[-1]
-        return END if last >= self.end else last + 1
+    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
+        """Return the next letter of each."""
+        lasts = [self.outputs[pick.row] for pick in picks]
+        return [Picked(END if last >= self.end else last + 1) for last in lasts]
 
-    def accept(self, token: int) -> None:
-        """Nothing is penalised."""
-
-    def free(self) -> None:
-        """Count the chains that are given back."""
-        self.chains -= 1
-
-    def embed(self, tokens: Sequence[int]) -> bytes:
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
         """Embed nothing."""
         raise NativeFailed("no embeddings here")
 
@@ -158,18 +201,81 @@ def test_a_memory_that_cannot_forget_parts_is_read_afresh() -> None:
         assert said[-1] == Done(number, Used(prompt=7, cached=0, completion=4))
 
 
-def test_a_step_that_fails_ends_its_call_alone() -> None:
-    """And nothing of it stays in the memory that the next call shares."""
-    native = Alphabet("h")
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_step_that_fails_ends_its_call_alone(mixes: bool) -> None:
+    """Those that were in the same step go on, and nothing of it stays in the memory."""
+    native = Alphabet("h", slots=3, mixes=mixes)
+    native.bad = ord("f")
     engine = Engine(native, None)
-    engine.submit(job("abc"))
-    engine.submit(job("abc", 2))
-    native.fails = True
+    engine.submit(job("abc"))  # says "f" and fails at reading it again
+    engine.submit(job("f", 2))
+    engine.submit(job("g", 3))
     said = run(engine)
-    assert said[0] == Broken(1, "llama_decode answered -3")
-    assert text(said) == "defgh"
-    assert said[-1] == Done(2, Used(prompt=3, cached=0, completion=5))
+    assert {up.id for up in said if isinstance(up, Broken)} == {1, 2}
+    assert said[-1].id in {1, 3}
+    assert Done(3, Used(prompt=1, completion=1)) in said
     assert native.chains == 0
+    engine.submit(job("g", 4))
+    assert text(run(engine)) == "h"
+
+
+def test_all_slots_answer_at_once() -> None:
+    """Each step has a token of every answer, whatever the others read."""
+    native = Alphabet("z", slots=3)
+    engine = Engine(native, None)
+    for number, begin in enumerate("abc"):
+        engine.submit(job(begin, number, max_tokens=8))
+    steps: list[list[Up]] = []
+    while engine.busy:
+        steps.append(engine.step())
+    assert len(steps) == 8  # the first reads all three prompts
+    assert all(sum(isinstance(up, Token) for up in step) == 3 for step in steps)
+    said = [up for step in steps for up in step]
+    for number, begin in enumerate("abc"):
+        mine = "".join(up.text for up in said if isinstance(up, Token) and up.id == number)
+        assert mine == "".join(chr(ord(begin) + 1 + at) for at in range(8))
+
+
+def test_a_long_prompt_does_not_hold_up_an_answer() -> None:
+    """The answer has its token in each step while the prompt is read in pieces."""
+    native = Alphabet("z", slots=2)
+    engine = Engine(native, None)
+    engine.submit(job("a", 1, max_tokens=20))
+    engine.step()
+    engine.submit(job("z" * 24, 2, max_tokens=1))
+    for _ in range(6):
+        said = engine.step()
+        assert any(isinstance(up, Token) and up.id == 1 for up in said)
+        assert any(isinstance(up, Reading) and up.id == 2 for up in said)
+
+
+def test_choices_of_a_prompt_read_it_once() -> None:
+    """The others wait while it is read, and take a copy; usage counts one prompt."""
+    native = Alphabet("z", slots=3, rules=Rules(copy_least=2))
+    native.chunk = 64
+    native.context = 64
+    prompt = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxya"
+    engine = Engine(native, None)
+    engine.submit(job(prompt, n=3, max_tokens=2))
+    said = run(engine)
+    assert native.copied == 2
+    assert said[-1] == Done(1, Used(prompt=len(prompt), cached=0, completion=6))
+    for choice in range(3):
+        assert "".join(u.text for u in said if isinstance(u, Token) and u.choice == choice) == "bc"
+    assert sum(native.decoded) < 2 * len(prompt)
+
+
+def test_a_grammar_that_is_none_is_refused() -> None:
+    """Before anything is generated: never an answer that is held to nothing."""
+    engine = Engine(Alphabet(), None)
+    engine.submit(job("a", shape=Shape(grammar="$")))
+    (refused,) = run(engine)
+    assert isinstance(refused, Refused)
+    assert refused.param == "grammar"
+    engine.submit(job("a", 2, shape=Shape(schema={"not": {}})))
+    (refused,) = run(engine)
+    assert isinstance(refused, Refused)
+    assert "`not`" in refused.message
 
 
 def test_a_cancelled_call_gives_back_what_it_had() -> None:

@@ -21,7 +21,8 @@ from tollway.providers.llamacpp.frames import (
     Used,
     Vectors,
 )
-from tollway.providers.llamacpp.openai import read_request, writer
+from tollway.providers.llamacpp.openai import read_request
+from tollway.providers.llamacpp.writing import writer
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 ANSWER: list[Up] = [
@@ -101,7 +102,7 @@ def test_prompts_come_in_four_forms(
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [1]}, "messages[0]"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -109,12 +110,16 @@ def test_prompts_come_in_four_forms(
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{}], "content": ""}]},
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0]",
         ),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "response_format"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),

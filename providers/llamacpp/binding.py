@@ -1,0 +1,329 @@
+"""llama.cpp's functions with their preconditions checked: the engine's `Native`.
+
+It is given the module, which only the worker process imports.
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tollway.providers.llamacpp.fit import layers_that_fit
+from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
+from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.policy import Rules, copy_least
+from tollway.providers.llamacpp.samplers import Chain, Samplers
+from tollway.providers.llamacpp.template import CHATML, ChatTemplate
+
+# Tokens read in a step. It bounds how long a cancelled call still computes: about 0.3 s on two
+# slow cores with a small model. A GPU reads the larger number in less time.
+CHUNK_CPU, CHUNK_GPU = 128, 512
+EMBED_TOKENS = 2048  # an embedding's text is read in one step, whose buffers grow with it
+GPU_DEVICES = {1, 2}  # ggml's numbers for GPUs with memory of their own, and without
+# llama.cpp's numbers.
+FLASH_AUTO, FLASH_OFF = -1, 0
+KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
+
+
+class CannotLoad(Exception):
+    """The model cannot be loaded."""
+
+    def __init__(self, failed: LoadFailed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class LlamaCpp:
+    """A loaded model and its context. See `native.Native`."""
+
+    def __init__(self, llama: Any, load: Load, progress: Callable[[int], None]) -> None:
+        """Load a model; `progress` is called with percents.
+
+        Raises:
+            CannotLoad: With why.
+        """
+        self._llama = llama
+        self.gpu_layers = _gpu_layers(llama, load)
+        self.embeds = load.pooling is not None
+        self._model = _load_model(llama, load, self.gpu_layers, progress)
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self.vocabulary = int(llama.llama_vocab_n_tokens(self._vocab))
+        self.width = int(llama.llama_model_n_embd_out(self._model))
+        self.slots = load.slots
+        unified = load.kv == "unified" or self.embeds
+        # Without flash attention, and sequences apart, how prompts are cut and what runs beside
+        # them changes no bit on a CPU. A quantised cache can't be had without.
+        self.steady = not (unified or self.gpu_layers or load.kv_type != "f16")
+        self.mixes = unified
+        self._context = self._make_context(load, unified=unified)
+        if not self._context:
+            raise CannotLoad(LoadFailed("memory", "There is no memory for the model's context"))
+        self._memory = llama.llama_get_memory(self._context)
+        # llama.cpp rounds up; more than was asked for would not be what we say we have.
+        self.context = min(load.context, int(llama.llama_n_ctx_seq(self._context)))
+        self._room = int(llama.llama_n_batch(self._context))
+        self.chunk = min(self._chunk(load), self._room, max(self.context, self.slots))
+        state = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(
+            self._model
+        )
+        self.rules = Rules(
+            copies=bool(self._memory) and not state,
+            copy_least=copy_least(self.context, unified=unified),
+            # A last token that is read alone is rounded otherwise than among others.
+            tail=2 if self.steady else 1,
+        )
+        self._batch = llama.llama_batch_init(self._room, 0, 1)
+        self._samplers = Samplers(llama, self._vocab, self.vocabulary, _threads())
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+
+    def _chunk(self, load: Load) -> int:
+        if self.embeds:
+            return min(load.context, EMBED_TOKENS)
+        return CHUNK_GPU if self.gpu_layers else CHUNK_CPU
+
+    def _make_context(self, load: Load, *, unified: bool) -> Any:
+        params = self._llama.llama_context_default_params()
+        chunk = self._chunk(load)
+        if self.embeds:
+            params.pooling_type = load.pooling
+            params.embeddings = True
+        cells = -(-load.context // 256) * 256  # each sequence's part is rounded so
+        params.n_ctx = cells if self.embeds else cells * load.slots
+        # Room for an answer's token of every sequence beside a prompt's piece.
+        params.n_batch = params.n_ubatch = chunk + (0 if self.embeds else load.slots)
+        params.n_seq_max = load.slots
+        params.kv_unified = unified
+        # An embedding is pooled over all tokens of a batch, so each of them is an output.
+        params.n_outputs_max = chunk if self.embeds else load.slots
+        params.n_threads = params.n_threads_batch = _threads()
+        params.no_perf = True
+        params.type_k = params.type_v = KV_TYPES[load.kv_type]
+        if self.steady:
+            params.flash_attn_type = FLASH_OFF
+        return self._llama.llama_init_from_model(self._model, params)
+
+    def template(self) -> ChatTemplate | None:
+        """Return the model's chat template, ChatML where its vocabulary is made for that."""
+        source = self._llama.llama_model_chat_template(self._model, None)
+        marks = [self._llama.llama_vocab_bos(self._vocab), self._llama.llama_vocab_eos(self._vocab)]
+        bos, eos = (self._mark(token) for token in marks)
+        if source:
+            return ChatTemplate(source.decode("utf-8", "replace"), bos=bos, eos=eos)
+        if len(self.tokenize("<|im_start|>", ends=False)) == 1:
+            return ChatTemplate(CHATML, bos=bos, eos=eos)
+        return None
+
+    def tokenize(self, text: str, *, ends: bool) -> list[int]:
+        """See `engine.Native`."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        for _ in range(2):
+            tokens = (self._llama.llama_token * room)()
+            count = self._llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, ends, True)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+        raise NativeFailed("the text cannot be cut into tokens")
+
+    def begin(self) -> int | None:
+        """See `engine.Native`."""
+        token = int(self._llama.llama_vocab_bos(self._vocab))
+        return token if self._llama.llama_vocab_get_add_bos(self._vocab) and token >= 0 else None
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """See `native.Native`."""
+        known = self._pieces.get((token, special))
+        if known is None:
+            known = self._pieces[token, special] = self._read_piece(token, special=special)
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """See `native.Native`."""
+        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+
+    def decode(self, pieces: Sequence[Piece]) -> None:
+        """See `native.Native`."""
+        count = sum(len(piece.tokens) for piece in pieces)
+        wanted = sum(piece.wanted for piece in pieces)
+        if not 0 < count <= self._room or wanted > self.slots:
+            raise NativeFailed(f"{count} tokens and {wanted} outputs are out of bounds")
+        for piece in pieces:
+            if not 0 <= piece.seq < self.slots or not piece.tokens or piece.start < 0:
+                raise NativeFailed(f"there is no sequence {piece.seq}")
+            if piece.start + len(piece.tokens) > self.context:
+                raise NativeFailed(
+                    f"{len(piece.tokens)} tokens from cell {piece.start} on are out of bounds"
+                )
+        rows = self._fill(pieces)
+        code = self._llama.llama_decode(self._context, self._batch)
+        self._llama.llama_synchronize(self._context)  # on a GPU, decode only queues the work
+        self._samplers.outputs(self._context, rows)
+        if code:
+            raise NativeFailed(f"llama_decode answered {code}")
+
+    def keep(self, seq: int, count: int) -> int:
+        """See `native.Native`."""
+        if not self._memory:
+            return 0
+        # Recurrent, hybrid and sliding-window memory cannot always forget a part.
+        if count and self._llama.llama_memory_seq_rm(self._memory, seq, count, -1):
+            return count
+        self._llama.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        return 0
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """See `native.Native`."""
+        if source == target or not self._memory or not self.rules.copies:
+            raise NativeFailed("sequences cannot be copied")
+        self._llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+        # Of split sequences only a whole one can be copied; a part would end the process.
+        self._llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        if not self._llama.llama_memory_seq_rm(self._memory, target, count, -1):
+            self._llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+            raise NativeFailed("a copied sequence could not be cut")
+
+    def compiles(self, grammar: str) -> bool:
+        """See `native.Native`."""
+        return self._samplers.compiles(grammar)
+
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
+        """See `native.Native`."""
+        return self._samplers.chain(sampling, seed, grammar)
+
+    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
+        """See `native.Native`."""
+        return self._samplers.sample(picks, self.piece)
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        """See `native.Native`."""
+        if self._memory:
+            self._llama.llama_memory_clear(self._memory, True)
+        self.decode([Piece(seq, 0, tokens) for seq, tokens in enumerate(texts)])
+        return [self._vector(seq) for seq in range(len(texts))]
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self._llama.llama_batch_free(self._batch)
+        self._llama.llama_free(self._context)
+        self._llama.llama_model_free(self._model)
+
+    def _vector(self, seq: int) -> bytes:
+        found = self._llama.llama_get_embeddings_seq(self._context, seq)
+        if not found:
+            raise NativeFailed("llama.cpp gave no embedding")
+        vector = found[: self.width]
+        length = math.sqrt(sum(number * number for number in vector))
+        if not math.isfinite(length) or not length:
+            raise NativeFailed("the embedding has no length")
+        numbers = array("f", [number / length for number in vector])
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return numbers.tobytes()
+
+    def _fill(self, pieces: Sequence[Piece]) -> list[int]:
+        """Write the batch; return where in it each piece ends."""
+        batch, at, rows = self._batch, 0, []
+        for piece in pieces:
+            for offset, token in enumerate(piece.tokens):
+                batch.token[at] = token
+                batch.pos[at] = piece.start + offset
+                batch.n_seq_id[at] = 1
+                batch.seq_id[at][0] = piece.seq
+                batch.logits[at] = self.embeds
+                at += 1
+            batch.logits[at - 1] = self.embeds or piece.wanted
+            rows.append(at - 1)
+        batch.n_tokens = at
+        return rows
+
+    def _mark(self, token: int) -> str:
+        return (
+            self._read_piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        )
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        for _ in range(2):
+            buffer = ctypes.create_string_buffer(room)
+            count = self._llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+        return b""
+
+
+def _load_model(llama: Any, load: Load, gpu_layers: int, tell: Callable[[int], None]) -> Any:
+    told = -1
+
+    @llama.llama_progress_callback  # type: ignore[untyped-decorator]
+    def progress(part: float, _: object) -> bool:
+        nonlocal told
+        if (percent := int(part * 100)) > told:
+            told = percent
+            tell(percent)
+        return True
+
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    params.progress_callback = progress
+    model = llama.llama_model_load_from_file(load.path.encode(), params)
+    if not model:
+        raise CannotLoad(LoadFailed("file", "llama.cpp cannot load the file"))
+    if llama.llama_model_has_encoder(model) or llama.llama_model_is_diffusion(model):
+        raise CannotLoad(
+            LoadFailed(
+                "file", "The model does not write from left to right; such ones can't be served"
+            )
+        )
+    return model
+
+
+def _gpu_layers(llama: Any, load: Load) -> int:
+    """Return how many layers go to a GPU: 0 where llama.cpp was built without one."""
+    if not llama.llama_supports_gpu_offload():
+        return 0
+    if load.gpu_layers is not None:
+        return load.offload.layers if load.gpu_layers < 0 else load.gpu_layers
+    return layers_that_fit(load.offload, _gpu_memory(llama))
+
+
+def _gpu_memory(llama: Any) -> int:
+    """Return the free memory of all GPUs, in bytes."""
+    library = ctypes.CDLL(_library(llama, "ggml"))  # the registry; devices answer through ggml-base
+    base = ctypes.CDLL(_library(llama, "ggml-base"))
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    library.ggml_backend_dev_get.restype = ctypes.c_void_p
+    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_memory.argtypes = [
+        ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t),
+    ]  # fmt: skip
+    total = 0
+    for number in range(library.ggml_backend_dev_count()):
+        device = library.ggml_backend_dev_get(number)
+        if base.ggml_backend_dev_type(device) in GPU_DEVICES:
+            free, whole = ctypes.c_size_t(), ctypes.c_size_t()
+            base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(whole))
+            total += free.value
+    return total
+
+
+def _library(llama: Any, name: str) -> str:
+    folder = Path(llama.__file__).parent / "lib"
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    return str(folder / f"lib{name}.{suffix}")
+
+
+def _threads() -> int:
+    """Return how many threads to compute with: the CPUs that this process may really use."""
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        # In a container with a quota, more threads than it allows wait for one another.
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        usable = min(usable, max(1, round(int(quota) / int(period))))
+    return usable

@@ -1,0 +1,154 @@
+"""What a submitted call comes to: its prompts as tokens, its grammar, or why it is refused.
+
+Nothing reaches llama.cpp unchecked, for most misuses of it end the process.
+"""
+
+import msgspec
+
+from tollway.providers.llamacpp.frames import Prompt, Shape, Submit
+from tollway.providers.llamacpp.manner import Manner
+from tollway.providers.llamacpp.native import Native, NativeFailed
+from tollway.providers.llamacpp.schema import SchemaRefused, grammar_of
+from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
+
+
+class Refusal(Exception):
+    """The call asks for what this model cannot do."""
+
+    def __init__(self, message: str, param: str, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class Read(msgspec.Struct, frozen=True):
+    """A call, ready to run. `thinks`: its prompt ends where the model's thoughts begin."""
+
+    prompts: list[list[int]]
+    grammar: str = ""
+    thinks: bool = False
+
+
+class Jobs:
+    """Reads submitted calls for one model."""
+
+    def __init__(self, native: Native, template: ChatTemplate | None) -> None:
+        self._native = native
+        self._template = template
+        self.manner = template.manner if template else Manner()
+
+    def read(self, job: Submit) -> Read:
+        """Return a call, ready to run.
+
+        Raises:
+            Refusal: It asks for what the model cannot do.
+        """
+        native = self._native
+        if (job.kind == "embeddings") != native.embeds:
+            raise Refusal(
+                "This model makes embeddings and answers nothing else"
+                if native.embeds
+                else "This model has no pooling type, so it is not made for embeddings",
+                "model",
+            )
+        thinks = False
+        prompts: list[list[int]] = []
+        for prompt in job.prompts:
+            text = self._text(prompt)
+            thinks = thinks or (text is not None and self.manner.opens(text))
+            prompts.append(self._tokens(job.kind, prompt, text))
+        self._check_lengths(job.kind, prompts)
+        beyond = [token for token in job.sampling.bias if token >= native.vocabulary]
+        if beyond:
+            raise Refusal(
+                f"There is no token {beyond[0]}; the model has {native.vocabulary}",
+                "logit_bias",
+            )
+        if job.dimensions not in {None, native.width}:
+            raise Refusal(f"The model's embeddings have {native.width} numbers", "dimensions")
+        return Read(prompts, self._grammar(job) if job.shape else "", thinks)
+
+    def tokens(self, kind: str, prompt: Prompt) -> list[int]:
+        """Return a prompt's tokens.
+
+        Raises:
+            Refusal: It cannot be read.
+        """
+        return self._tokens(kind, prompt, self._text(prompt))
+
+    def _check_lengths(self, kind: str, prompts: list[list[int]]) -> None:
+        native = self._native
+        room = native.chunk if native.embeds else native.context - 1
+        for tokens in prompts:
+            if not tokens:
+                raise Refusal("There is no token to read in it", param_of(kind))
+            if len(tokens) > room:
+                raise Refusal(
+                    f"The prompt has {len(tokens)} tokens and the model's context holds"
+                    f" {native.context}"
+                    if not native.embeds
+                    else f"The text has {len(tokens)} tokens and the model takes {room}",
+                    param_of(kind),
+                    "context_length_exceeded",
+                )
+
+    def _text(self, prompt: Prompt) -> str | None:
+        if prompt.tokens is not None:
+            return None
+        if prompt.messages is None:
+            return prompt.text or ""
+        if self._template is None:
+            raise Refusal("The model has no chat template; ask for a completion instead", "model")
+        try:
+            return self._template.render(prompt.messages, prompt.tools, prompt.variables)
+        except TemplateRefused as no:
+            raise Refusal(str(no), "messages") from no
+
+    def _tokens(self, kind: str, prompt: Prompt, text: str | None) -> list[int]:
+        if text is None:
+            tokens = prompt.tokens or []
+            for token in tokens:
+                if not 0 <= token < self._native.vocabulary:
+                    raise Refusal(
+                        f"There is no token {token}; the model has {self._native.vocabulary}",
+                        param_of(kind),
+                    )
+            return tokens
+        if kind == "embeddings":
+            return self._native.tokenize(text, ends=True)
+        tokens = self._native.tokenize(text, ends=False)
+        first = self._native.begin()
+        # Many templates write the begin mark themselves; twice, it makes answers worse.
+        return tokens if first is None or tokens[:1] == [first] else [first, *tokens]
+
+    def _grammar(self, job: Submit) -> str:
+        shape = job.shape or Shape()
+        param = "response_format"
+        try:
+            if shape.grammar is not None:
+                param, grammar = "grammar", shape.grammar
+            elif shape.calls is not None:
+                param = "tool_choice"
+                tools = [
+                    tool
+                    for tool in job.prompts[0].tools
+                    if not shape.calls or tool.name == shape.calls
+                ]
+                grammar = self.manner.calls_grammar(tools, parallel=job.parallel)
+            else:
+                grammar = grammar_of({} if shape.schema is None else shape.schema)
+        except SchemaRefused as no:
+            raise Refusal(str(no), "tools" if param == "tool_choice" else param) from no
+        try:
+            compiles = self._native.compiles(grammar)
+        except NativeFailed as no:
+            raise Refusal(str(no), param) from no
+        if not compiles:
+            raise Refusal("llama.cpp does not understand the grammar", param)
+        return grammar
+
+
+def param_of(kind: str) -> str:
+    """Return the field that holds the prompts of a call."""
+    return {"chat": "messages", "completions": "prompt"}.get(kind, "input")

@@ -1,0 +1,123 @@
+"""What the generating loop needs of llama.cpp, as types; and what goes wrong there."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from tollway.providers.llamacpp.frames import Logprob, Sampling
+from tollway.providers.llamacpp.policy import Rules
+
+
+class NativeFailed(Exception):
+    """llama.cpp refused a step that should have been possible."""
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Tokens to read into a sequence from a cell on; `wanted` if the last one's output is."""
+
+    seq: int
+    start: int
+    tokens: Sequence[int]
+    wanted: bool = True
+
+
+class Chain(Protocol):
+    """A chain of samplers for one choice."""
+
+    held: bool  # whether the grammar, if there is one, binds already
+
+    def accept(self, token: int) -> None:
+        """Take note of a token of the prompt, for the penalties."""
+        ...
+
+    def free(self) -> None:
+        """Give its memory back; it may not be used again."""
+        ...
+
+
+class Pick(msgspec.Struct, frozen=True):
+    """A token to choose: from the output of the last step's piece number `row`."""
+
+    row: int
+    chain: Chain
+    top: int | None = None  # how many alternatives to tell; None: no probabilities at all
+
+
+class Picked(msgspec.Struct, frozen=True):
+    """A chosen token."""
+
+    token: int
+    logprob: Logprob | None = None
+
+
+class Native(Protocol):
+    """What the loop needs of llama.cpp."""
+
+    context: int  # tokens, of each sequence
+    slots: int  # sequences
+    chunk: int  # the most tokens that one step may read
+    vocabulary: int
+    width: int  # of an embedding
+    embeds: bool
+    mixes: bool  # answers and prompts go into one decode
+    steady: bool  # how a prompt is cut changes no bit of the output
+    rules: Rules
+
+    def tokenize(self, text: str, *, ends: bool) -> list[int]:
+        """Return the tokens of a text; with the model's own begin and end marks if `ends`."""
+        ...
+
+    def begin(self) -> int | None:
+        """Return the token that must begin every prompt, if there is one."""
+        ...
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes that a token stands for; none for control tokens but if `special`."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Return whether the token ends an answer."""
+        ...
+
+    def decode(self, pieces: Sequence[Piece]) -> None:
+        """Read pieces of several sequences at once.
+
+        Raises:
+            NativeFailed: llama.cpp said no.
+        """
+        ...
+
+    def keep(self, seq: int, count: int) -> int:
+        """Forget all but a sequence's first cells; return how many could be kept."""
+        ...
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give one sequence the first cells of another, in place of all it had."""
+        ...
+
+    def compiles(self, grammar: str) -> bool:
+        """Return whether llama.cpp understands a grammar."""
+        ...
+
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
+        """Return a fresh chain of samplers."""
+        ...
+
+    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
+        """Return a token for each, chosen from the last step's output.
+
+        Raises:
+            NativeFailed: No token is possible.
+        """
+        ...
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        """Return the embeddings of texts that fit in one step, at most one a sequence.
+
+        Each is little-endian 32-bit floats of length one.
+
+        Raises:
+            NativeFailed: llama.cpp said no.
+        """
+        ...

@@ -1,0 +1,208 @@
+"""How the next token is chosen: llama.cpp's samplers, a chain for each choice, and its grammar."""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tollway.providers.llamacpp.frames import Likely, Logprob, Sampling
+from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked
+
+Floats = npt.NDArray[np.float32]
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+# From so many on, chains are worth a hand-over to other threads: llama.cpp lets Python go on.
+_THREADED_FROM = 3
+
+
+class Chain:
+    """The samplers of one choice. See `native.Chain`."""
+
+    def __init__(self, llama: Any, samplers: Any, grammar: Any, *, greedy: bool) -> None:
+        self.held = True
+        self._llama = llama
+        self._samplers = samplers  # None where the likeliest token is all that is asked for
+        self._grammar = grammar
+        self.plain = greedy and samplers is None and grammar is None
+        self._greedy = greedy
+
+    def choose(self, logits: Floats) -> int:
+        """Return the next token.
+
+        Raises:
+            NativeFailed: No token is possible.
+        """
+        token = self._sampled(logits, ruled=False)
+        if self._grammar is not None and self.held:
+            # What was chosen is nearly always allowed; asking for one token is cheap, for all
+            # of the vocabulary dear.
+            if not self._allows(token):
+                token = self._sampled(logits, ruled=True)
+            self._llama.llama_sampler_accept(self._grammar, token)
+        if self._samplers is not None:
+            self._llama.llama_sampler_accept(self._samplers, token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """See `native.Chain`. The grammar is none of the prompt's."""
+        if self._samplers is not None:
+            self._llama.llama_sampler_accept(self._samplers, token)
+
+    def free(self) -> None:
+        """See `native.Chain`."""
+        for sampler in (self._samplers, self._grammar):
+            if sampler is not None:
+                self._llama.llama_sampler_free(sampler)
+        self._samplers = self._grammar = None
+        self.plain = False
+
+    def _sampled(self, logits: Floats, *, ruled: bool) -> int:
+        if self._samplers is None and not ruled:
+            return int(logits.argmax())
+        data = np.empty(len(logits), _CANDIDATE)
+        data["id"] = np.arange(len(logits), dtype=np.int32)
+        data["logit"], data["p"] = logits, 0
+        if ruled:
+            self._apply(self._grammar, data)
+            if not np.isfinite(data["logit"].max()):
+                raise NativeFailed("the grammar allows no token here")
+        if self._samplers is None:
+            return int(data["id"][data["logit"].argmax()])
+        chosen = self._apply(self._samplers, data)
+        if chosen < 0:
+            raise NativeFailed("no token was chosen")
+        return chosen
+
+    def _allows(self, token: int) -> bool:
+        one = np.array([(token, 1.0, 0.0)], _CANDIDATE)
+        self._apply(self._grammar, one)
+        return bool(np.isfinite(one["logit"][0]))
+
+    def _apply(self, sampler: Any, data: npt.NDArray[Any]) -> int:
+        """Let a sampler judge candidates; return the token that it chose, -1 for none."""
+        kind = self._llama.llama_token_data
+        found = self._llama.llama_token_data_array(
+            data.ctypes.data_as(ctypes.POINTER(kind)), len(data), -1, False
+        )
+        self._llama.llama_sampler_apply(sampler, ctypes.byref(found))
+        return int(found.data[found.selected].id) if 0 <= found.selected < found.size else -1
+
+
+class Samplers:
+    """Makes chains for one vocabulary, and runs them on a step's outputs."""
+
+    def __init__(self, llama: Any, vocab: Any, vocabulary: int, threads: int) -> None:
+        self._llama = llama
+        self._vocab = vocab
+        self._vocabulary = vocabulary
+        self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
+        self._context: Any = None
+        self._rows: list[int] = []
+
+    def outputs(self, context: Any, rows: list[int]) -> None:
+        """Take note of where a step's outputs are: the batch's row for each of its pieces."""
+        self._context, self._rows = context, rows
+
+    def compiles(self, grammar: str) -> bool:
+        """See `native.Native`."""
+        sampler = self._grammar(grammar)
+        if not sampler:
+            return False
+        self._llama.llama_sampler_free(sampler)
+        return True
+
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str) -> Chain:
+        """See `native.Native`."""
+        ruled = None
+        if grammar and not (ruled := self._grammar(grammar)):
+            raise NativeFailed("llama.cpp does not understand the grammar")
+        made = self._parts(sampling, seed)
+        if not made:
+            return Chain(self._llama, None, ruled, greedy=True)
+        llama = self._llama
+        chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        if not chain or not all(made):  # adding NULL would end the process at the next token
+            raise NativeFailed("llama.cpp made no sampler")
+        for part in made:
+            llama.llama_sampler_chain_add(chain, part)
+        return Chain(llama, chain, ruled, greedy=False)
+
+    def sample(self, picks: Sequence[Pick], piece: Callable[[int], bytes]) -> list[Picked]:
+        """See `native.Native`."""
+        outputs = [self._output(pick.row) for pick in picks]
+        asked = list(zip(picks, outputs, strict=True))
+        hard = sum(not _chain(pick).plain for pick in picks)
+        if self._pool and hard >= _THREADED_FROM:
+            tokens = list(self._pool.map(_choose, asked))
+        else:
+            tokens = [_choose(one) for one in asked]
+        return [
+            Picked(token, None if pick.top is None else _logprob(output, token, pick.top, piece))
+            for (pick, output), token in zip(asked, tokens, strict=True)
+        ]
+
+    def _output(self, row: int) -> Floats:
+        found = self._llama.llama_get_logits_ith(self._context, self._rows[row])
+        if not found:
+            raise NativeFailed("llama.cpp gave no output")
+        output: Floats = np.ctypeslib.as_array(found, shape=(self._vocabulary,))
+        return output
+
+    def _grammar(self, grammar: str) -> Any:
+        return self._llama.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
+
+    def _parts(self, sampling: Sampling, seed: int | None) -> list[Any]:
+        llama, parts = self._llama, []
+        if sampling.bias:
+            biases = (llama.llama_logit_bias * len(sampling.bias))(
+                *[llama.llama_logit_bias(token, bias) for token, bias in sampling.bias.items()]
+            )
+            parts.append(llama.llama_sampler_init_logit_bias(self._vocabulary, len(biases), biases))
+        penalties = (sampling.repeat, sampling.frequency, sampling.presence)
+        if penalties != (1.0, 0.0, 0.0) and sampling.repeat_last:
+            parts.append(
+                llama.llama_sampler_init_penalties(
+                    self._vocabulary, sampling.repeat_last, *penalties
+                )
+            )
+        if sampling.temperature <= 0:
+            return [*parts, llama.llama_sampler_init_greedy()] if parts else []
+        if sampling.top_k:
+            parts.append(llama.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.typical_p < 1:
+            parts.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
+        parts.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+        parts.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+        parts.append(llama.llama_sampler_init_temp(sampling.temperature))
+        chosen = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        parts.append(llama.llama_sampler_init_dist(chosen % 2**32))
+        return parts
+
+
+def _chain(pick: Pick) -> Chain:
+    if not isinstance(pick.chain, Chain):
+        raise NativeFailed("a chain of another library")
+    return pick.chain
+
+
+def _choose(asked: tuple[Pick, Floats]) -> int:
+    pick, logits = asked
+    return _chain(pick).choose(logits)
+
+
+def _logprob(logits: Floats, token: int, top: int, piece: Callable[[int], bytes]) -> Logprob:
+    most = logits.max()
+    total = float(most) + float(np.log(np.exp(logits - most).sum(dtype=np.float64)))
+
+    def likely(which: int) -> Likely:
+        return Likely(which, piece(which), float(logits[which]) - total)
+
+    best: list[int] = []
+    if top:
+        some = np.argpartition(logits, -top)[-top:]
+        best = [int(which) for which in some[np.argsort(-logits[some], kind="stable")]]
+    return Logprob(likely(token), [likely(which) for which in best])
