@@ -13,11 +13,12 @@ from tollway.providers.errors import LocalModelFailed, RequestInvalid
 from tollway.providers.llamacpp.answer import Refusal
 from tollway.providers.llamacpp.fit import available_memory
 from tollway.providers.llamacpp.lifecycle import AnyResident, Surroundings
-from tollway.providers.llamacpp.openai import read_request, refusal
+from tollway.providers.llamacpp.openai import read_request
 from tollway.providers.llamacpp.pool import Loaded, is_apart, may_meet, who_leaves
 from tollway.providers.llamacpp.resident import GgufResident
 from tollway.providers.llamacpp.served import CommandResident, ServedAnswer
 from tollway.providers.llamacpp.state import Command, Limits, LocalModel, ModelState, State
+from tollway.providers.llamacpp.writing import refusal
 from tollway.providers.transport import Answer, Request, Transport
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class LocalModels:
         self._retiring: dict[AnyResident, asyncio.Task[None]] = {}
         self._apart: dict[str, tuple[str, ...]] = {}
         self._early: set[asyncio.Task[None]] = set()  # loads that nobody has called for yet
+        self._times: dict[str, tuple[int, int]] = {}  # that nobody has asked for yet
         self._transport = transport
         self._on_change = on_change
         self._limits = limits or Limits()
@@ -231,13 +233,16 @@ class LocalModels:
 
         Models without either are left out; those that have just been removed are in it.
         """
-        found: dict[str, tuple[int, int]] = {}
         for resident in (*self._residents.values(), *self._retiring):
-            busy, idle = resident.shares.take()
-            before = found.get(resident.model.name, (0, 0))
-            if busy or idle:
-                found[resident.model.name] = (before[0] + busy, before[1] + idle)
+            self._take_time(resident)
+        found, self._times = self._times, {}
         return found
+
+    def _take_time(self, resident: AnyResident) -> None:
+        busy, idle = resident.shares.take()
+        if busy or idle:
+            before = self._times.get(resident.model.name, (0, 0))
+            self._times[resident.model.name] = (before[0] + busy, before[1] + idle)
 
     def context_of(self, name: str) -> int:
         """Return how many tokens prompt and answer may have together.
@@ -273,6 +278,7 @@ class LocalModels:
     def _retired(self, task: asyncio.Task[None]) -> None:
         for resident in [one for one, theirs in self._retiring.items() if theirs is task]:
             del self._retiring[resident]
+            self._take_time(resident)
 
     def _named(self, name: str) -> AnyResident:
         if name not in self._residents:

@@ -12,10 +12,11 @@ from tollway.providers.llamacpp.frames import Load, Prompt, Submit
 from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe
 from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, gpu, install_line, installed
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
-from tollway.providers.llamacpp.openai import Asked, writer
+from tollway.providers.llamacpp.openai import Asked
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.state import LocalModel
 from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded
+from tollway.providers.llamacpp.writing import writer
 
 # Read once before the first call: it finds what crashes, and pages the weights in.
 _WARM_UP = "a"
@@ -111,12 +112,12 @@ class GgufResident(Resident[Worker]):
         """See `Resident`. A GPU's memory is the worker's to ask: it says so if that is full."""
         if self.info is None or (self.model.gpu_layers != 0 and gpu()):
             return 0
-        return fit.estimate(self.info, self.context).total
+        return fit.estimate(self.info, self.context, self.model.layout).total
 
     def require_room(self, free: int) -> None:
         """See `Resident`."""
         if self.info:
-            fit.require_room(self.model.name, self.info, self.context, free)
+            fit.require_room(self.model.name, self.info, self.context, free, self.model.layout)
 
     # How it is done.
 
@@ -215,9 +216,12 @@ class GgufResident(Resident[Worker]):
             path=str(self.model.path),
             context=self.context,
             gpu_layers={"auto": None, "all": -1}[layers] if isinstance(layers, str) else layers,
-            offload=fit.offload(info, self.context),
+            offload=fit.offload(info, self.context, self.model.layout),
             pooling=POOLINGS.index(info.pooling) if info.pooling and info.embeds else None,
             version=LLAMA_CPP_PYTHON,
+            slots=self.model.slots,
+            kv=self.model.kv,
+            kv_type=self.model.kv_type,
         )
 
     def _progress(self, percent: int) -> None:
