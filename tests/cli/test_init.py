@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import Home
 
-from tollway.cli.discover import PROVIDER_KEYS, SERVER_PORTS, LocalServer, ModelFile
+from tollway.cli.discover import (
+    PROVIDER_KEYS,
+    SERVER_PORTS,
+    LocalServer,
+    ModelFile,
+    provider_keys,
+)
 from tollway.cli.init import Choices, Found, document
 from tollway.daemon.config.load import load, parse
 
@@ -125,17 +131,17 @@ def test_whatever_is_found_makes_a_valid_file(
     ]
     models = [ModelFile(name[:60], Path(f"/models/{name}.gguf"), 1) for name in sorted(names)]
     found = Found(
-        keys={name: PROVIDER_KEYS[name] for name in sorted(variables)},
+        keys=provider_keys(dict.fromkeys(variables, "a key")),
         servers=servers,
         models=models,
         gpus=[],
         llama_cpp=True,
     )
     chosen = Choices(move="no", servers=bits[0], models=bits[1], keys=bits[2], budgets=budgets)
-    references = {PROVIDER_KEYS[name]: f"env:{name}" for name in variables}
+    references = {kind: f"env:{name}" for name, kind in found.keys.items()}
     text = tomli_w.dumps(document(found, chosen, references))
     config = parse(text, path=Path("gateway.toml"))
-    assert len(config.providers) == len(variables) + (len(servers) if bits[0] else 0)
+    assert len(config.providers) == len(found.keys) + (len(servers) if bits[0] else 0)
     assert len(config.models) == (len({one.name for one in models}) if bits[1] else 0)
     assert config.server.single_user is not bits[2]
     assert tuple(one.text for one in config.server.budget) == budgets

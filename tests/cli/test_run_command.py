@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gateway import KEY, WHOLE, gateway, whole
 from program import Home
-from shell import PATIENCE_S, Running
+from shell import PATIENCE_S, Running, until
 from upstreams import reads, says
 
 from tollway.cli import show
@@ -209,6 +209,29 @@ async def test_a_signal_goes_to_the_program(tmp_path: Path, number: int) -> None
         code, out, err = await run.end()
         assert (code, out) == (3, f"took {int(number)}\n"), err
         assert "tollway: no calls" in err
+
+
+STOPS = """
+import os, signal
+os.write(1, b"%d\\n" % os.getppid())
+os.kill(os.getpid(), signal.SIGSTOP)
+os.write(1, b"on\\n")
+"""
+
+
+async def test_a_program_that_stops_itself_stops_the_run_until_fg(tmp_path: Path) -> None:
+    """Ctrl-Z in an agent that reads keys by itself: the shell must get its terminal back."""
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, *python(STOPS))
+        pid = int(await run.line())
+        await until(lambda: _state(pid) == "T")
+        os.kill(pid, signal.SIGCONT)
+        code, out, _ = await run.end()
+        assert (code, out) == (0, "on\n")
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 COUNTS = """

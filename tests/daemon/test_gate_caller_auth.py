@@ -14,6 +14,7 @@ from upstreams import Step, Upstream, reads, says, upstream
 from tollway.daemon.config.load import parse
 from tollway.daemon.errors import ConfigError
 from tollway.daemon.ledger.verify import verify
+from tollway.daemon.reload import removed
 
 MESSAGES = "/v1/messages"
 OAUTH = "Bearer sk-ant-oat01-mine"
@@ -245,6 +246,15 @@ async def test_a_key_s_tags_are_on_all_its_calls_and_win(monkeypatch: pytest.Mon
         assert reply.status == 200, reply.body
         row = await gate.row(reply)
         assert json.loads(row.call.tags) == {"project": "shop", "env": "ci", "ticket": "7"}
+
+
+def test_tags_that_a_key_lost_wait_for_a_person() -> None:
+    """Budgets may hang on them, so a half-written file must not take them away."""
+    text = f'[users.a]\n[keys.k]\nuser = "a"\nhash = "sha256:{"0" * 64}"\n'
+    old = parse(text + 'tags = { env = "ci" }\n', path=Path("gateway.toml"))
+    new = parse(text, path=Path("gateway.toml"))
+    assert removed(old, new) == ["keys.k.tags"]
+    assert removed(new, old) == []
 
 
 def test_tags_that_cannot_be_are_refused_with_their_line() -> None:

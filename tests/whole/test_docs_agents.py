@@ -61,7 +61,7 @@ async def server(brain: Chat | Messages, kind: str) -> AsyncIterator[Running]:
         yield daemon
 
 
-async def run(home: Path, *command: str | Path, fails: bool = False, **env: str) -> str:
+async def run(home: Path, *command: str | Path, env: dict[str, str], fails: bool = False) -> str:
     """Run a program in an environment that has nothing else; return what it said."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
@@ -86,7 +86,7 @@ async def test_claude_code_s_settings_work(tmp_path: Path) -> None:
     """The block under its heading is all that it needs."""
     async with server(Chat("none", {}), "openai-compatible") as daemon:
         (text,) = blocks("Claude Code", "sh")
-        said = await run(tmp_path, claude(), "-p", "Hi", **exported(at(text, daemon.port)))
+        said = await run(tmp_path, claude(), "-p", "Hi", env=exported(at(text, daemon.port)))
         assert "It is done." in said
         assert {row.key for row in recent(daemon.server.daemon.ledger.path, limit=9)} == {"laptop"}
 
@@ -98,7 +98,7 @@ async def test_codex_s_settings_work(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (text,) = blocks("Codex", "toml")
         _codex_home(tmp_path, at(text, daemon.port))
         words = ("exec", "--skip-git-repo-check", "Hi")
-        assert "It is done." in await run(tmp_path, codex(), *words, TOLLWAY_KEY=KEY)
+        assert "It is done." in await run(tmp_path, codex(), *words, env={"TOLLWAY_KEY": KEY})
 
 
 def _codex_home(home: Path, text: str) -> None:
@@ -119,7 +119,7 @@ async def test_the_libraries_settings_work(tmp_path: Path, heading: str) -> None
             program = "\n".join(line for line in lines if "genai" in line or "google." in line)
             assert env.pop("GEMINI_MODEL") == "smart"
             wanted = 1
-        said = await run(tmp_path, sys.executable, "-c", program, **env)
+        said = await run(tmp_path, sys.executable, "-c", program, env=env)
         assert said.split() == ["Fine."] * wanted
         rows = recent(daemon.server.daemon.ledger.path, limit=9)
         assert len(rows) == wanted
@@ -140,7 +140,7 @@ async def test_the_settings_of_a_subscription_work(tmp_path: Path) -> None:
             env = exported(at(shell, daemon.port))
             env |= {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-mine", "ANTHROPIC_MODEL": "smart"}
             env["ANTHROPIC_SMALL_FAST_MODEL"] = "smart"
-            assert "It is done." in await run(tmp_path, claude(), "-p", "Hi", **env)
+            assert "It is done." in await run(tmp_path, claude(), "-p", "Hi", env=env)
             assert all(b"bearer sk-ant-oat01-mine" in one.lower() for one in up.requests)
     async with upstream([refuses]) as up:
         text = config(up.port, "openai").replace("base_url", 'auth = "caller"\nbase_url')
@@ -148,6 +148,6 @@ async def test_the_settings_of_a_subscription_work(tmp_path: Path) -> None:
             _codex_home(tmp_path, at(own, daemon.port))
             (tmp_path / ".codex/auth.json").write_text('{"OPENAI_API_KEY": "sk-own-login"}')
             words = ("exec", "--skip-git-repo-check", "-m", "smart", "Hi")
-            await run(tmp_path, codex(), *words, fails=True, TOLLWAY_KEY=KEY)
+            await run(tmp_path, codex(), *words, fails=True, env={"TOLLWAY_KEY": KEY})
             asked = [one for one in up.requests if one.startswith(b"POST /v1/responses")]
             assert asked and all(b"bearer sk-own-login" in one.lower() for one in asked)
