@@ -4,15 +4,19 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 
 import msgspec
 
 from tollway.cli import show
 from tollway.cli.periods import Period
+from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.daemon.ledger.spend import By, SpendRow
-from tollway.providers.money import plain_usd
+from tollway.providers.canon import Price, Rate, Usage
+from tollway.providers.money import cost, plain_usd
 
+_LOCAL = "local"
 _NO_ONE = "-"
 _COUNTS = ("calls", "refused", "attempts", "unpriced")
 _MONEY = ("cost_nanousd", "overrun_nanousd", "estimated_nanousd")
@@ -32,6 +36,11 @@ class Report(msgspec.Struct, frozen=True):
     others: SpendRow | None
     other_groups: int
     total: SpendRow
+    local: SpendRow | None = None  # what the models of this box had of it
+    hosted: SpendRow | None = None
+    idle: tuple[LocalTime, ...] = ()  # models of this box in memory without work
+    reference: str = ""  # the target that the same tokens are priced at
+    price: Price | None = None
 
     @property
     def all_rows(self) -> tuple[SpendRow, ...]:
@@ -54,6 +63,38 @@ def made(rows: Sequence[SpendRow], by: tuple[By, ...], period: Period, top: int 
         other_groups=len(rest),
         total=_sum(rows, ("total", *[""] * (len(by) - 1))),
     )
+
+
+def beside(report: Report, providers: Sequence[SpendRow], idle: tuple[LocalTime, ...]) -> Report:
+    """Return the report with what ran on this box and what did not, of rows by provider."""
+    own = [row for row in providers if row.group == (_LOCAL,)]
+    others = [row for row in providers if row.group != (_LOCAL,)]
+    return msgspec.structs.replace(
+        report, local=_sum(own, (_LOCAL,)), hosted=_sum(others, ("hosted",)), idle=idle
+    )
+
+
+def compared(report: Report, reference: str, price: Price) -> Report:
+    """Return the report with what the same tokens would have cost at a target's price."""
+    return msgspec.structs.replace(report, reference=reference, price=_flat(price))
+
+
+def _flat(price: Price) -> Price:
+    """Return a price without the tiers of long prompts: sums do not say how long prompts were."""
+    rates = {
+        name: msgspec.structs.replace(rate, tiers=())
+        for name in price.__struct_fields__
+        if isinstance(rate := getattr(price, name), Rate)
+    }
+    flat = msgspec.structs.replace(price, id=f"{price.id} flat", request_usd=Decimal(0), **rates)
+    return msgspec.structs.replace(flat, services=())
+
+
+def _elsewhere(report: Report, row: SpendRow) -> int:
+    """Return what a row's tokens would have cost at the report's reference, in nano-dollars."""
+    assert report.price is not None  # noqa: S101 - asked only where there is one
+    tokens = (getattr(row, name) for name in TOKENS)
+    return cost(Usage(*tokens), report.price)
 
 
 def _nested(
@@ -91,7 +132,7 @@ def _tokens(row: SpendRow) -> int:
 def as_json_data(report: Report) -> dict[str, object]:
     """Return the report for `--json`; money as nano-dollars and as exact dollars in text."""
     period, by = report.period, report.by
-    others = report.others and {"groups": report.other_groups, **_amounts(report.others)}
+    others = report.others and {"groups": report.other_groups, **_told(report, report.others)}
     return {
         "by": list(by),
         "since": period.since,
@@ -100,11 +141,31 @@ def as_json_data(report: Report) -> dict[str, object]:
         "until_ms": period.until_ms,
         "timezone": period.tz.key,
         "rows": [
-            {"group": dict(zip(by, row.group, strict=True)), **_amounts(row)} for row in report.rows
+            {"group": dict(zip(by, row.group, strict=True)), **_told(report, row)}
+            for row in report.rows
         ],
         "others": others,
-        "total": _amounts(report.total),
+        "total": _told(report, report.total),
+        "local": report.local and _told(report, report.local),
+        "hosted": report.hosted and _told(report, report.hosted),
+        "local_time": [
+            {
+                **{name: getattr(one, name) for name in ("model", "busy_ms", "idle_ms")},
+                "idle_nanousd": one.idle_nanousd,
+                "idle_usd": plain_usd(one.idle_nanousd),
+            }
+            for one in report.idle
+        ],
+        "reference": report.reference or None,
     }
+
+
+def _told(report: Report, row: SpendRow) -> dict[str, object]:
+    found = _amounts(row)
+    if report.price:
+        found["as_nanousd"] = _elsewhere(report, row)
+        found["as_usd"] = plain_usd(_elsewhere(report, row))
+    return found
 
 
 def _amounts(row: SpendRow) -> dict[str, object]:
@@ -125,9 +186,10 @@ def as_csv(report: Report) -> tuple[list[str], list[list[object]]]:
     """Return titles and rows for CSV: dollars as plain decimals, and no totals row."""
     titles = [*report.by, "cost_usd", "estimated_usd", *_COUNTS]
     titles += ["input_total", "output_total", *TOKENS]
+    titles += ["as_usd"] if report.price else []
     rows = []
     for row in report.all_rows:
-        amounts = _amounts(row)
+        amounts = _told(report, row)
         rows.append([*row.group, *(amounts[title] for title in titles[len(report.by) :])])
     return titles, rows
 
@@ -156,21 +218,43 @@ def as_table(report: Report) -> None:
         cells = ["total", *blank, *([" "] if terminal else [])]
         cells += _cells(report, report.total)
         drawn.append([show.Painted(cell, "bold") for cell in cells])
+    drawn += [_idle(report, one, [" "] if terminal else []) for one in report.idle]
     show.table(columns, drawn)
+    if (own := report.local) and (others := report.hosted) and own.attempts and others.attempts:
+        show.note(f"On this box {_side(report, own)}; elsewhere {_side(report, others)}")
+
+
+def _idle(report: Report, one: LocalTime, bar: list[str]) -> list[show.Cell]:
+    """Return the line of a model's time without work."""
+    notes = f"{show.duration(one.idle_ms / 1000)} without work, in no call's cost"
+    notes += f"; {show.duration(one.busy_ms / 1000)} at work" if one.busy_ms else ""
+    blank = [""] * (len(report.by) - 1)
+    cells = [show.money(one.idle_nanousd), *([""] if report.price else []), *[""] * 4, notes]
+    return [f"idle: {one.model}", *blank, *bar, *cells]
+
+
+def _side(report: Report, row: SpendRow) -> str:
+    said = f"{show.tokens(_tokens(row))} tokens for {show.money(row.cost_nanousd)}"
+    if report.price:
+        said += f" (as {report.reference}: {show.money(_elsewhere(report, row))})"
+    return said
 
 
 def as_markdown(report: Report) -> None:
     """Print the report as a Markdown document: a line with the period, and a table."""
     show.say(f"Spending by {', '.join(report.by)}, {report.period.text}\n")
     rows = [*report.all_rows, report.total]
+    idle = [[str(cell) for cell in _idle(report, one, [])] for one in report.idle]
     show.emit_markdown(
-        _columns(report), [[*_names(row.group), *_cells(report, row)] for row in rows]
+        _columns(report), [[*_names(row.group), *_cells(report, row)] for row in rows] + idle
     )
 
 
 def _columns(report: Report) -> list[show.Column]:
     share = "share" if report.total.cost_nanousd else "of tokens"
-    numbers = [show.Column(name, number=True) for name in ("cost", share, "calls", "in", "out")]
+    names = ["cost", *([f"as {report.reference}"] if report.price else []), share]
+    names += ["calls", "in", "out"]
+    numbers = [show.Column(name, number=True) for name in names]
     return [*(show.Column(name) for name in report.by), *numbers, show.Column("notes")]
 
 
@@ -201,6 +285,7 @@ def _cells(report: Report, row: SpendRow) -> list[str]:
     no_share = bool(row.unpriced and not row.cost_nanousd and report.total.cost_nanousd)
     return [
         "unpriced" if row.unpriced and not row.cost_nanousd else show.money(row.cost_nanousd),
+        *([show.money(_elsewhere(report, row))] if report.price else []),
         "" if no_share else show.percent(*_part(report, row)),
         show.tokens(row.calls),
         show.tokens(row.input_total),

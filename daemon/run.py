@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from tollway.daemon import alerts
+from tollway.daemon import alerts, local_times
 from tollway.daemon import app as application
 from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import private_folder, state_paths
@@ -122,6 +122,7 @@ class Server:
         self._tasks.start(self.reloader.watch(), name="watch")
         self._tasks.start(alerts.watch(daemon, self._tasks), name="alerts")
         self._tasks.start(self.reloader.begin(), name="history")
+        self._tasks.start(local_times.keep(daemon), name="local times")
         pidfile = PidFile(paths.pidfile)
         pidfile.write()
         self._stack.callback(pidfile.remove)
@@ -130,10 +131,11 @@ class Server:
         transport = HttpTransport()
         self._stack.push_async_callback(transport.close)
         local = LocalModels(log_folder=folder, transport=transport)
-        self._stack.push_async_callback(local.close)
         daemon = Daemon(
             ledger=ledger, books=Books(), transport=transport, local=local, prices=PriceSource()
         )
+        self._stack.callback(local_times.write, daemon)
+        self._stack.push_async_callback(local.close)
         daemon.alerts = alerts.Alerts(ledger, transport)
         daemon.alerts.configure(self._config)  # also while no gate can be built
         self._stack.push_async_callback(daemon.alerts.close)

@@ -12,6 +12,7 @@ from sqlite3 import Connection
 
 import msgspec
 
+from tollway.daemon.ledger.local_time import write_times
 from tollway.daemon.ledger.names import Names
 from tollway.daemon.ledger.operations import (
     Admit,
@@ -24,6 +25,7 @@ from tollway.daemon.ledger.operations import (
     Settle,
     Spent,
     Spread,
+    Time,
     Unqueue,
     Withdraw,
 )
@@ -118,21 +120,28 @@ class Book:
                 case Spread(queries=queries):
                     self._flush()
                     operation.answer = spread(self._db, queries)
-                case Audit(row=row):
-                    self._db.execute(
-                        "INSERT INTO audit (at_ms, who, what, subject, before, after)"
-                        " VALUES (?, ?, ?, ?, ?, ?)",
-                        msgspec.structs.astuple(row),
-                    )
-                case Alert(name=name, at_ms=at_ms):
-                    found = self._db.execute(
-                        "INSERT INTO alerts (id, at_ms) VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
-                        (name, at_ms),
-                    )
-                    operation.new = found.rowcount == 1
+                case Audit() | Alert() | Time():
+                    self._note(operation)
                 case _:  # Ready and Stop write nothing
                     pass
         self._flush()
+
+    def _note(self, operation: Audit | Alert | Time) -> None:
+        match operation:
+            case Audit(row=row):
+                self._db.execute(
+                    "INSERT INTO audit (at_ms, who, what, subject, before, after)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    msgspec.structs.astuple(row),
+                )
+            case Alert(name=name, at_ms=at_ms):
+                found = self._db.execute(
+                    "INSERT INTO alerts (id, at_ms) VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
+                    (name, at_ms),
+                )
+                operation.new = found.rowcount == 1
+            case Time(rows=rows):
+                write_times(self._db, rows)
 
     def _flush(self) -> None:
         # Rows come before what changes them; between calls the order makes no difference.

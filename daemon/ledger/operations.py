@@ -14,6 +14,7 @@ from tollway.daemon.ledger.rows import (
     CallEnded,
     CallOpened,
     CallRefused,
+    LocalTime,
     SpentQuery,
 )
 
@@ -91,6 +92,13 @@ class Alert(msgspec.Struct):
     new: bool = False
 
 
+class Time(msgspec.Struct):
+    """How long local models were at work and idle since this was last told; nobody waits."""
+
+    rows: tuple[LocalTime, ...]
+    done: None = None
+
+
 class Spent(msgspec.Struct):
     """A question; its answer waits for the commit of what it has seen."""
 
@@ -154,6 +162,7 @@ Operation = (
     | Refuse
     | Audit
     | Alert
+    | Time
     | Spent
     | Spread
     | Ready

@@ -113,6 +113,19 @@ class Audited(msgspec.Struct, frozen=True, gc=False):
     after: str = ""
 
 
+class LocalTime(msgspec.Struct, frozen=True, gc=False):
+    """How long a model of this box was at work, and in memory without work; milliseconds.
+
+    `idle_nanousd` is what the idle time would have cost by the model's price.
+    """
+
+    at_ms: int
+    model: str
+    busy_ms: int
+    idle_ms: int
+    idle_nanousd: int = 0
+
+
 class SpentQuery(msgspec.Struct, frozen=True, gc=False):
     """What a scope has spent since a moment: `scope` is a column of Who, or what stands here."""
 

@@ -14,12 +14,13 @@ from sqlite3 import Connection, connect
 from typing import TYPE_CHECKING
 
 from tollway.daemon.errors import LedgerInvalid
+from tollway.daemon.ledger import release
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 4  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 5  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
 # What versions 1 to 3 of the file told apart.
@@ -304,6 +305,24 @@ _VIEWS_4 = (
 )
 
 
+# `idle_nanousd` is what the idle time would have cost by the price that was in force; it is in no
+# call's cost.
+_LOCAL_TIME = (
+    """CREATE TABLE local_time (
+        quarter_ms INTEGER NOT NULL,
+        model TEXT NOT NULL,
+        busy_ms INTEGER NOT NULL DEFAULT 0,
+        idle_ms INTEGER NOT NULL DEFAULT 0,
+        idle_nanousd INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (quarter_ms, model)
+    ) STRICT, WITHOUT ROWID""",
+    f"""CREATE VIEW local_time_readable AS SELECT
+        {_local("quarter_ms")} AS quarter_local, quarter_ms, model,
+        busy_ms / 1e3 AS busy_s, idle_ms / 1e3 AS idle_s, idle_nanousd / 1e9 AS idle_usd
+    FROM local_time""",  # noqa: S608
+)
+
+
 def m001_tables(db: Database) -> None:
     """Make the tables."""
     for statement in (f"PRAGMA application_id = {APPLICATION_ID}", *_TABLES):
@@ -336,11 +355,19 @@ def m004_images_searches_reported(db: Database) -> None:
     db.execute("PRAGMA user_version = 4")
 
 
+def m005_local_time(db: Database) -> None:
+    """Add how long the models of this box were at work, and how long in memory without work."""
+    for statement in _LOCAL_TIME:
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 5")
+
+
 _MIGRATIONS = (
     m001_tables,
     m002_views,
     m003_tags_alerts_bodies,
     m004_images_searches_reported,
+    m005_local_time,
 )
 
 
@@ -351,8 +378,10 @@ def migrate(db: Connection, path: Path, *, to: int = VERSION) -> None:
 
     Raises:
         LedgerInvalid: The file is a newer Tollway's, or another program's.
+        LedgerUnavailable: This Python's SQLite is too old.
         sqlite3.Error, OSError: It cannot be read or written, or there is no room for the backup.
     """
+    release.require()
     found = version(db, path)
     if found >= to:
         return

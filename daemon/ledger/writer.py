@@ -32,6 +32,7 @@ from tollway.daemon.ledger.operations import (
     Spread,
     Stop,
     Tend,
+    Time,
     Unqueue,
     Withdraw,
 )
@@ -43,6 +44,7 @@ from tollway.daemon.ledger.rows import (
     CallEnded,
     CallOpened,
     CallRefused,
+    LocalTime,
     SpentQuery,
 )
 from tollway.daemon.ledger.thread import CLOSE_WITHIN_S, Writer
@@ -230,6 +232,11 @@ class Ledger:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._writer.put(Alert(name, at_ms, done))
         return done
+
+    def times(self, rows: Sequence[LocalTime]) -> None:
+        """Add to how long local models were at work and idle; nobody waits for it."""
+        if rows:
+            self._writer.put(Time(tuple(rows)))
 
     def spent(self, queries: Sequence[SpentQuery]) -> asyncio.Future[list[int]]:
         """Ask what scopes have spent, in nano-dollars, by attempts whose call was admitted since.

@@ -1,0 +1,178 @@
+"""A llama-swap configuration taken over: what it says is said in gateway.toml, or listed."""
+
+import importlib
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from program import Home
+
+from tollway.cli.llama_swap import NotUnderstood, translated
+from tollway.daemon.config.load import load
+
+FILE = """
+healthCheckTimeout: 500
+logLevel: info
+startPort: 10001
+globalTTL: 0
+macros:
+  "latest": >
+    /opt/llama-server
+    --port ${PORT}
+  ctx: 4096
+  models_dir: "${env.MODELS}/gguf"
+apiKeys: ["sk-hunter2"]
+models:
+  "gpt-oss-120b":
+    macros:
+      ctx: 16384
+    cmd: |
+      # the large one
+      ${latest} \\
+      --model ${models_dir}/gpt-oss-120B.gguf
+      --ctx-size ${ctx} --alias '${MODEL_ID}'
+    name: "gpt-oss 120B"
+    env:
+      - "CUDA_VISIBLE_DEVICES=0,1,2"
+    checkEndpoint: /custom
+    ttl: 60
+    useModelName: "openai/gpt-oss-120B"
+    filters:
+      stripParams: "temperature"
+    aliases:
+      - id: "gpt-4o-mini"
+      - plain-alias
+    concurrencyLimit: 4
+  docker-llama:
+    proxy: "http://127.0.0.1:9999"
+    cmd: docker run --init --rm -p 9999:8080 image
+    cmdStop: docker stop ${MODEL_ID}
+    checkEndpoint: none
+  "org/small model":
+    cmd: /opt/llama-server --port ${PORT} -m small.gguf
+  whisper:
+    cmd: /opt/whisper --port ${PORT}
+groups:
+  always:
+    persistent: true
+    swap: false
+    exclusive: false
+    members: [whisper]
+hooks:
+  on_startup:
+    preload: [docker-llama, nobody]
+"""
+
+
+def parsed(text: str) -> object:
+    """Return a YAML text's value."""
+    found: object = importlib.import_module("yaml").safe_load(text)
+    return found
+
+
+def test_every_setting_has_its_place_or_is_named() -> None:
+    """Macros and the environment are filled in, but for the port, which is the gateway's."""
+    found = translated(parsed(FILE), {"MODELS": "/m"})
+    assert found.models == {
+        "gpt-oss-120b": {
+            "command": "/opt/llama-server --port ${PORT} --model /m/gguf/gpt-oss-120B.gguf"
+            " --ctx-size 16384 --alias 'gpt-oss-120b'",
+            "health": "/custom",
+            "start_within": "500s",
+            "idle_unload": "60s",
+            "env": {"CUDA_VISIBLE_DEVICES": "0,1,2"},
+            "served_as": "openai/gpt-oss-120B",
+            "slots": 4,
+            "apart_from": ["docker-llama", "org-small-model"],
+        },
+        "docker-llama": {
+            "command": "docker run --init --rm -p 9999:8080 image",
+            "base_url": "http://127.0.0.1:9999/v1",
+            "health": "",
+            "start_within": "500s",
+            "idle_unload": "36500d",
+            "slots": 10,
+            "load_at_start": True,
+            "apart_from": ["gpt-oss-120b", "org-small-model"],
+        },
+        "org-small-model": {
+            "command": "/opt/llama-server --port ${PORT} -m small.gguf",
+            "start_within": "500s",
+            "idle_unload": "36500d",
+            "served_as": "org/small model",
+            "slots": 10,
+            "apart_from": ["gpt-oss-120b", "docker-llama"],
+        },
+        "whisper": {
+            "command": "/opt/whisper --port ${PORT}",
+            "start_within": "500s",
+            "idle_unload": "36500d",
+            "slots": 10,
+            "pinned": True,
+        },
+    }
+    assert found.routes["gpt-4o-mini"] == {"to": ["local/gpt-oss-120b"]}
+    assert found.routes["plain-alias"] == found.routes["gpt-oss-120b"]
+    assert [line.partition(":")[0] for line in found.left_out] == [
+        "apiKeys",
+        "models.gpt-oss-120b.name",
+        "models.gpt-oss-120b.filters",
+        "models.docker-llama.cmdStop",
+        "models.org/small model",
+        "hooks.on_startup.preload",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[1, 2]", "expected a mapping with `models`"),
+        ("models: {a: {ttl: 3}}", "expected a mapping with `cmd`"),
+        ("models: {a: {cmd: 'x ${what}'}}", "there is no macro what"),
+        ("models: {a: {cmd: 'x ${env.WHAT}'}}", "the environment has no WHAT"),
+        ("macros: {m: 'x ${m}'}\nmodels: {a: {cmd: '${m}'}}", "a macro that contains itself"),
+        ('models: {a: {cmd: "x \'y"}}', "No closing quotation"),
+    ],
+)
+def test_what_is_not_understood_is_told(text: str, word: str) -> None:
+    """Before anything is written."""
+    with pytest.raises(NotUnderstood, match=word.replace("(", r"\(").replace("$", r"\$")):
+        translated(parsed(text), {})
+
+
+def test_the_models_are_in_the_file_and_what_was_there_stays(tmp_path: Path) -> None:
+    """What comes out is a valid configuration; a second time there is nothing left to do."""
+    home = Home(tmp_path)
+    home.write('[models.whisper]\ngguf = "mine.gguf"\n')
+    file = tmp_path / "config.yaml"
+    file.write_text(FILE.replace("${env.MODELS}", "/m"))
+    shown = home.tollway("models", "import-llama-swap", str(file), "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert tomllib.loads(shown.stdout)["models"].keys() == {
+        "gpt-oss-120b", "docker-llama", "org-small-model",
+    }  # fmt: skip
+    assert load(home.config).models.keys() == {"whisper"}
+    done = home.tollway("models", "import-llama-swap", str(file), "--free", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert "models.whisper: there is a model of that name already" in said["left_out"]
+    config = load(home.config)
+    assert config.models["whisper"].gguf is not None
+    assert config.models["gpt-oss-120b"].price == "free"
+    assert config.models["gpt-oss-120b"].apart_from == ("docker-llama", "org-small-model")
+    assert config.routes["gpt-4o-mini"].to == ("local/gpt-oss-120b",)
+    again = home.tollway("models", "import-llama-swap", str(file))
+    assert again.returncode == 0, again.stderr
+    assert load(home.config).models == config.models
+
+
+def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    """With its name, and the place in it."""
+    home = Home(tmp_path)
+    home.write("")
+    file = tmp_path / "config.yaml"
+    file.write_text("models: [")
+    done = home.tollway("models", "import-llama-swap", str(file))
+    assert done.returncode == 2
+    assert "is not YAML" in done.stderr
