@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -31,12 +30,14 @@ from tollway.daemon.errors import (
     LedgerUnavailable,
     SecretError,
 )
+from tollway.daemon.ledger import release
 from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.retention import Policy, size, size_warning
 from tollway.daemon.process import listener
 from tollway.providers.errors import GatewayError
-from tollway.providers.llamacpp.install import install_help
+from tollway.providers.llamacpp import gpus as nvidia
+from tollway.providers.llamacpp import install, probe
 
 State = Literal["ok", "warn", "fail"]
 _COLOURS: dict[State, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -63,9 +64,9 @@ def doctor(
 ) -> None:
     """Check everything that a call needs, each with a fix.
 
-    Configuration, permissions, secrets and where they are kept, the ledger and its disk, the
-    port, the daemon, each provider and its key, llama-cpp-python, the GPU, the clock. Exits with
-    1 if anything fails. Secrets are never shown.
+    Configuration, permissions, secrets and where they are kept, the ledger, its SQLite and its
+    disk, the port, the daemon, each provider and its key, llama-cpp-python, the GPU, the clock.
+    Exits with 1 if anything fails. Secrets are never shown.
 
     Example:
         tollway doctor --offline
@@ -95,6 +96,7 @@ def _print(checks: list[Check]) -> None:
 
 def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Check]:
     yield _python()
+    yield _sqlite()
     yield _clock()
     try:
         config = load_config(explicit)
@@ -276,41 +278,55 @@ class _Problems(msgspec.Struct):
     problems: list[str]
 
 
-# Run in a process of its own: a build for another CPU ends it with a signal.
-_LLAMA = (
-    "import llama_cpp as it; "
-    "print(it.__version__, 'gpu' if it.llama_supports_gpu_offload() else 'cpu')"
-)
+def _sqlite() -> Check:
+    found = release.present()
+    told = release.shown(found)
+    try:
+        release.require(found)
+    except LedgerUnavailable as error:
+        return Check("sqlite", "fail", error.message, error.hint)
+    if release.loses_rows(found):
+        return Check(
+            "sqlite",
+            "warn",
+            f"{told}: before 3.51.3 a checkpoint could lose rows; the gateway's own avoid that, "
+            "other programs' may not",
+            "Open the ledger with no other program that writes while the daemon runs; a Python "
+            "with SQLite 3.51.3 ends this",
+        )
+    return Check("sqlite", "ok", told)
 
 
 def _llama(config: Config) -> Iterator[Check]:
-    if not config.models:
+    files = {name: model.gguf for name, model in config.models.items() if model.gguf}
+    if not files:
         return
-    try:
-        ended = subprocess.run(  # noqa: S603 - our own interpreter, no shell
-            [sys.executable, "-P", "-c", _LLAMA],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        yield Check("llama-cpp-python", "fail", "Its import hangs", install_help())
-        return
-    if ended.returncode == 0:
-        release, what = ended.stdout.split()
-        yield Check("llama-cpp-python", "ok", f"{release}, built for {what.upper()}")
-    elif ended.returncode < 0:
-        signal = f"The build ends with signal {-ended.returncode} on this CPU"
-        yield Check("llama-cpp-python", "fail", signal, install_help())
-    else:
-        said = ended.stderr.strip().splitlines()
-        yield Check("llama-cpp-python", "fail", said[-1] if said else "No import", install_help())
-    for name, model in config.models.items():
-        if model.gguf and not model.gguf.is_file():
-            yield Check(f"model {name}", "fail", f"`{model.gguf}` is not there", "Mend its `gguf`")
+    yield _engine(probe.ask(probe.Question()))
+    for name, path in files.items():
+        if not path.is_file():
+            yield Check(f"model {name}", "fail", f"`{path}` is not there", "Mend its `gguf`")
+
+
+def _engine(said: probe.Answer) -> Check:
+    """Check llama-cpp-python, which answered from a process of its own: it may crash there."""
+    name = "llama-cpp-python"
+    if said.fault:
+        return Check(name, "fail", said.message, install.install_help())
+    cards = [one for one in said.devices if one.kind in {"gpu", "shared"}]
+    if not cards and (kind := install.gpu()):
+        told = f"{install.LLAMA_CPP_PYTHON}, built for the CPU, and this machine has a GPU ({kind})"
+        return Check(name, "warn", told, install.install_line())
+    where = ", ".join(one.description for one in cards) or "the CPU"
+    return Check(name, "ok", f"{install.LLAMA_CPP_PYTHON}, computes on {where}")
 
 
 def _graphics() -> Iterator[Check]:
-    for gpu in gpus():
+    found = nvidia.gpus()
+    for card in found:
+        told = f"{card.name}, {show.size(card.free)} of {show.size(card.total)} free"
+        if card.busy is not None:
+            told += f", {card.busy}% busy"
+        held = [f"pid {one.pid} {show.size(one.bytes)}".rstrip(" -") for one in card.users]
+        yield Check("gpu", "ok", f"{told}; used by {', '.join(held)}" if held else told)
+    for gpu in gpus() if not found else ():
         yield Check("gpu", "ok", f"{gpu.name}, {show.size(gpu.memory_mib * 2**20)}")

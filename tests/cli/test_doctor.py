@@ -130,3 +130,45 @@ def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
     (home.path / "llama_cpp.py").write_text(crash)
     found = checks(home, code=1, PYTHONPATH=str(home.path))
     assert "signal 4" in found["llama-cpp-python"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "words"),
+    [
+        ((3, 36, 0), "fail", "the ledger needs 3.37.0 or newer"),
+        ((3, 50, 6), "warn", "a checkpoint could lose rows"),
+        ((3, 51, 3), "ok", "3.51.3"),
+    ],
+)
+def test_an_old_sqlite_is_told(
+    home: Home, version: tuple[int, ...], state: str, words: str
+) -> None:
+    """Too old to keep a ledger, or with a fault that others' programs may meet."""
+    (home.path / "sitecustomize.py").write_text(
+        f"import sqlite3\nsqlite3.sqlite_version_info = {version!r}\n"
+    )
+    code = 1 if state == "fail" else 0
+    found = checks(home, "--offline", code=code, PYTHONPATH=str(home.path))["sqlite"]
+    assert found["state"] == state
+    assert words in found["detail"]
+    assert bool(found["fix"]) is (state != "ok")
+
+
+def test_nvidias_gpus_are_told_with_who_uses_them(home: Home) -> None:
+    """Through nvidia-ml-py where it is installed; its stand-in here has one GPU."""
+    (home.path / "pynvml.py").write_text(
+        "from types import SimpleNamespace as Told\n"
+        "class NVMLError(Exception): pass\n"
+        "nvmlInit = nvmlShutdown = lambda: None\n"
+        "nvmlDeviceGetCount = lambda: 1\n"
+        "nvmlDeviceGetHandleByIndex = lambda at: at\n"
+        "nvmlDeviceGetName = lambda card: 'RTX 4090'\n"
+        "nvmlDeviceGetMemoryInfo = lambda card: Told(total=24 * 2**30, free=20 * 2**30)\n"
+        "nvmlDeviceGetUtilizationRates = lambda card: Told(gpu=7, memory=1)\n"
+        "nvmlDeviceGetComputeRunningProcesses = lambda card: "
+        "[Told(pid=99, usedGpuMemory=4 * 2**30)]\n"
+    )
+    found = checks(home, "--offline", code=0, PYTHONPATH=str(home.path))["gpu"]
+    assert found["detail"] == (
+        "RTX 4090, 20 GiB of 24 GiB free, 7% busy; used by pid 99 4 GiB"
+    )

@@ -1,0 +1,217 @@
+"""`models add` from where people have models: folders, Ollama's store, LM Studio's; and `pull`."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gguf_files import llama_gguf
+from gguf_shapes import LLAMA_8B, shaped
+from hub_server import Hub, serving_hub
+from program import Home
+
+from tollway.cli.boundary import UsageProblem
+from tollway.cli.model_sources import NoModels, Source, sources, stores
+from tollway.cli.models_add import _picked
+from tollway.daemon.config.load import load
+
+SERVER = '[server]\nlisten = "127.0.0.1:0"\nwatch = false\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Return a home with an empty gateway.toml and no daemon."""
+    made = Home(tmp_path)
+    made.write(SERVER)
+    return made
+
+
+def ollama_store(store: Path, **tags: bytes | None) -> Path:
+    """Write a store as Ollama does; `tags` are "library__llama3__8b" and the weights' bytes."""
+    (store / "blobs").mkdir(parents=True)
+    for tag, data in tags.items():
+        manifest = store / "manifests/registry.ollama.ai" / tag.replace("__", "/")
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        layers = [{"mediaType": "application/vnd.ollama.image.template", "digest": "sha256:00"}]
+        if data is not None:
+            digest = hashlib.sha256(data).hexdigest()
+            (store / f"blobs/sha256-{digest}").write_bytes(data)
+            kind = "application/vnd.ollama.image.model"
+            layers.insert(0, {"mediaType": kind, "digest": f"sha256:{digest}"})
+        manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
+    return store
+
+
+def test_ollamas_models_are_found_by_their_manifests(tmp_path: Path) -> None:
+    """Called as `ollama list` calls them; what has no weights here is left out."""
+    store = ollama_store(
+        tmp_path / "models",
+        library__llama3__8b=llama_gguf(),
+        library__qwen3__latest=llama_gguf(general__name="Qwen"),
+        someone__special__latest=llama_gguf(general__name="Special"),
+        library__cloud__latest=None,
+        library__broken__latest=b"half a pull",
+    )
+    found = sources(store)
+    assert [(one.called, one.name) for one in found] == [
+        ("llama3:8b", "llama3-8b"),
+        ("qwen3:latest", "qwen3"),
+        ("someone/special:latest", "special"),
+    ]
+    assert all(one.path.read_bytes()[:4] == b"GGUF" for one in found)
+
+
+def test_a_manifest_cannot_lead_out_of_the_store(tmp_path: Path) -> None:
+    """A digest that is none is not made a path."""
+    store = ollama_store(tmp_path / "models", library__m__latest=llama_gguf())
+    (tmp_path / "outside").write_bytes(llama_gguf())
+    (manifest,) = (store / "manifests").rglob("latest")
+    manifest.write_text(manifest.read_text().replace("sha256:", "sha256:../../../outside"))
+    with pytest.raises(NoModels, match="no models of Ollama"):
+        sources(store)
+
+
+def test_a_folder_gives_each_model_a_name_of_its_own(tmp_path: Path) -> None:
+    """LM Studio's folders have an owner and a repository; parts and projectors are no models."""
+    for name in (
+        "a/Tiny-GGUF/Tiny-Q4_K_M.gguf",
+        "b/Tiny-GGUF/Tiny-Q8_0.gguf",
+        "b/Tiny-GGUF/mmproj-Tiny.gguf",
+        "c/Big/Big-Q4_0-00001-of-00002.gguf",
+        "c/Big/Big-Q4_0-00002-of-00002.gguf",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(llama_gguf())
+    (tmp_path / "notes.gguf").write_text("no model")
+    assert [one.name for one in sources(tmp_path)] == ["tiny", "b-tiny-gguf-tiny-q8-0", "big"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(NoModels, match="no GGUF files"):
+        sources(tmp_path / "none")
+
+
+def test_stores_are_looked_for_where_they_usually_are(tmp_path: Path) -> None:
+    """OLLAMA_MODELS moves Ollama's; a folder that is not there is none."""
+    (tmp_path / ".ollama/models").mkdir(parents=True)
+    (tmp_path / ".lmstudio/models").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    assert stores("ollama", tmp_path, {})[0] == tmp_path / ".ollama/models"
+    moved = {"OLLAMA_MODELS": str(tmp_path / "elsewhere")}
+    assert stores("ollama", tmp_path, moved) == [tmp_path / "elsewhere"]
+    assert stores("lm-studio", tmp_path, {}) == [tmp_path / ".lmstudio/models"]
+
+
+def test_a_person_picks_by_number() -> None:
+    """One, several, or all; anything else is asked again by the shell's arrow key."""
+    found = [Source(Path(name), name) for name in "abc"]
+    assert _picked(found, "2\n") == [found[1]]
+    assert _picked(found, "3, 1 3\n") == [found[2], found[0]]
+    assert _picked(found, "all\n") == found
+    for said in ("", "0", "4", "1 x", "-1"):
+        with pytest.raises(UsageProblem, match="from 1 to 3"):
+            _picked(found, said)
+
+
+@pytest.mark.whole
+def test_all_of_a_folder_are_registered_and_the_bad_ones_told(home: Home) -> None:
+    """One command, one change of the file; with nobody to ask, all must be said."""
+    folder = home.path / "models"
+    folder.mkdir()
+    shaped(folder / "One-Q8_0.gguf")
+    shaped(folder / "Two-Q8_0.gguf")
+    (folder / "Cut-Q8_0.gguf").write_bytes(llama_gguf()[:-100])
+    unasked = home.tollway("models", "add", "models")
+    assert (unasked.returncode, unasked.stdout) == (2, "")
+    assert "There are 3 models, and nobody to ask which" in unasked.stderr
+    ended = home.tollway("models", "add", "models", "--all", "--free", "--json")
+    assert ended.returncode == 1, ended.stderr
+    said = json.loads(ended.stdout)
+    assert [one["name"] for one in said["models"]] == ["one", "two"]
+    assert [one["problem"] for one in said["skipped"]] == [
+        "`Cut-Q8_0.gguf` is cut short: 100 of 2,688 bytes are missing"
+    ]
+    assert "warning: Left out: `Cut-Q8_0.gguf` is cut short" in ended.stderr
+    models = load(home.config).models
+    assert {name: one.price for name, one in models.items()} == {"one": "free", "two": "free"}
+
+
+@pytest.mark.whole
+def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
+    """Nothing is copied: the table names Ollama's own file."""
+    made = shaped(home.path / "x.gguf")
+    store = ollama_store(home.path / "store", library__tiny__1b=made.read_bytes())
+    ended = home.tollway("models", "add", "--from", "ollama", "--all", OLLAMA_MODELS=str(store))
+    assert ended.returncode == 0, ended.stderr
+    gguf = load(home.config).models["tiny-1b"].gguf
+    assert gguf
+    assert gguf.parent == store / "blobs"
+    assert "Registered as `local/tiny-1b`" in ended.stderr
+    assert "Next: `tollway chat local/tiny-1b hello`" in ended.stderr
+    none = home.tollway("models", "add", "--from", "lm-studio")
+    assert none.returncode == 1
+    assert "no models of lm-studio in the usual places" in none.stderr
+
+
+@pytest.mark.whole
+@pytest.mark.local
+def test_what_llama_cpp_does_not_know_is_refused_by_name(home: Home) -> None:
+    """Before it is registered, and not at its first call."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    shaped(home.path / "new.gguf", "llamapus")
+    ended = home.tollway("models", "add", "new.gguf")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "`new.gguf`: The llama.cpp of llama-cpp-python" in ended.stderr
+    assert "does not know the architecture `llamapus`" in ended.stderr
+    assert home.config.read_text() == SERVER
+
+
+@pytest.mark.whole
+def test_info_answers_what_if(home: Home) -> None:
+    """Other contexts, slots and kinds of cache, of a file that need not be registered."""
+    shaped(home.path / "big.gguf", **LLAMA_8B)
+    plain = json.loads(home.tollway("models", "info", "big.gguf", "--json").stdout)["memory"]
+    words = ("--slots", "4", "--context", "16384", "--kv-type", "q8_0")
+    ended = home.tollway("models", "info", "big.gguf", "--json", *words)
+    other = json.loads(ended.stdout)["memory"]
+    assert plain["cache"] == pytest.approx(8192 * 131072, rel=0.001)
+    assert other["cache"] == pytest.approx(4 * 16384 * 131072 * 34 // 64, rel=0.001)
+    assert (other["slots"], other["kv_type"], other["gpu_layers"]) == (4, "q8_0", 0)
+    text = home.tollway("models", "info", "big.gguf", *words).stdout
+    assert "context of 16384 tokens for each of 4 slots in q8_0 4.25 GiB" in text
+    assert "runs on       the CPU: " in text
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    """Serve a repository with two quantisations on loopback."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub comes with the `pull` extra")
+    with serving_hub({"org/Tiny-GGUF": {}}) as made:
+        yield made
+
+
+@pytest.mark.whole
+def test_a_model_is_pulled_registered_and_described(home: Home, server: Hub) -> None:
+    """One command from a repository's name to a model that can be called."""
+    small = shaped(home.path / "x.gguf").read_bytes()
+    large = shaped(home.path / "y.gguf", layers=4).read_bytes()
+    files = {"Tiny-Q4_K_M.gguf": small, "Tiny-Q8_0.gguf": large, "README.md": b"#"}
+    server.repos["org/Tiny-GGUF"] = files
+    at = {"HF_ENDPOINT": server.url, "HF_HOME": str(home.path / "hf")}
+    listed = home.tollway("models", "pull", "org/Tiny-GGUF", "--list", **at)
+    assert [line.split()[0] for line in listed.stdout.splitlines()[-2:]] == ["Q4_K_M", "Q8_0"]
+    ended = home.tollway("models", "pull", "org/Tiny-GGUF", "--to", "m", "--free", "--json", **at)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["name"] == "tiny"
+    model = load(home.config).models["tiny"]
+    assert model.gguf == home.path / "m/org/Tiny-GGUF/Tiny-Q4_K_M.gguf"
+    assert (model.gguf.read_bytes(), model.price) == (small, "free")
+    other = ("models", "pull", "org/Tiny-GGUF:Q8_0", "--to", "m", "--only-fetch", "--json")
+    said = json.loads(home.tollway(*other, **at).stdout)
+    assert said["quantisation"] == "Q8_0"
+    assert Path(said["files"][0]).read_bytes() == large
+    assert list(load(home.config).models) == ["tiny"]
+    wrong = home.tollway("models", "pull", "org/Tiny-GGUF:Q2_K", **at)
+    assert wrong.returncode == 1
+    assert "`org/Tiny-GGUF` has no `Q2_K`" in wrong.stderr
+    assert "hint: It has Q4_K_M (" in wrong.stderr
