@@ -18,12 +18,12 @@ _NAME_MOST = 128
 class CallScanner:
     """Reads calls: objects with a name and arguments, lists of such, or NAME[ARGS]{...}.
 
-    `refused` turns true where a bare text is no call of a tool in `names`; `unclaimed` is then
+    With `names`, `refused` turns true where a text is no call of one of them; `unclaimed` is then
     what was taken for one.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = set(names)
+    def __init__(self, names: Sequence[str] | None = None) -> None:
+        self._names = None if names is None else set(names)
         self.begun = 0
         self.ended = 0
         self.refused = False
@@ -75,9 +75,8 @@ class CallScanner:
         elif char.isalnum() or char in "_-.":
             self._reset()
             self._state, self._word = "named", char
-            self._raw = char
         else:
-            self.refused = not self.ended
+            self._doubt()
         return []
 
     def _named(self, char: str) -> list[CallPiece]:
@@ -87,11 +86,12 @@ class CallScanner:
             self._id = call_id.replace("[ARGS]", "").strip()
             self._state, self._depth, self._base = "object", 1, 0
             self._key, self._has_arguments = "arguments", True
-            self.refused = self._name not in self._names and not self.ended
+            self._doubt(self._name)
             return [*self._head(), *self._give("{")]
         self._word += char
         if len(self._word) > _NAME_MOST:
-            self.refused, self._state = not self.ended, "between"
+            self._doubt()
+            self._state = "between"
         return []
 
     def _object(self, char: str) -> list[CallPiece]:
@@ -165,7 +165,8 @@ class CallScanner:
             self._key = text
             if not self._sent and not self._name:
                 known = _NAMES | _ARGUMENTS | _OTHER
-                self.refused = self.refused or (text not in known and not self.ended)
+                if text not in known:
+                    self._doubt()
             return []
         if self._text_arguments:
             self._arguments += text
@@ -174,15 +175,21 @@ class CallScanner:
             return self._flush()
         if self._key in _NAMES and not self._name:
             self._name = text
-            if text not in self._names and not self.ended:
-                self.refused = True
+            self._doubt(text)
             return [*self._head(), *self._flush()]
         if self._key in {"id", "tool_call_id"} and not self._sent:
             self._id = text
         return []
 
+    def _doubt(self, name: str = "") -> None:
+        """Take note that this is no call, unless it names a tool or calls came before it."""
+        if self._names is not None and name not in self._names and not self.ended:
+            self.refused = True
+
     def _head(self) -> list[CallPiece]:
-        self._sent, self._raw = True, "" if not self.refused else self._raw
+        if self.refused:
+            return []
+        self._sent, self._raw = True, ""
         call_id = self._id or "".join(secrets.choice(_LETTERS) for _ in range(9))
         self.begun += 1
         self._any = False
@@ -201,7 +208,7 @@ class CallScanner:
     def _ended(self) -> list[CallPiece]:
         self._state = "between"
         if not self._sent:
-            self.refused = self.refused or not self.ended
+            self._doubt()
             return []
         pieces = self._flush()
         if not self._any:

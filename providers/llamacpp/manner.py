@@ -130,7 +130,7 @@ class Speech:
         self._end = style.end.strip() if style else ""
         self._bare = bool(style and style.bare)
         self._tags = thoughts
-        self._scanner = CallScanner(names) if style else None
+        self._scanner = CallScanner(names if style.bare else None) if style else None
         self._held = ""
         self._state = "thought" if thinks else "start"
         self._trim = thinks  # white space that only separates
@@ -194,7 +194,7 @@ class Speech:
         thought, found = self._until(tag)
         if found:
             self._state, self._trim = "first", True
-            thought = thought.rstrip("\n")
+            thought = thought.rstrip()
         return Said(thought=thought)
 
     def _in_first(self) -> Said:
@@ -231,7 +231,7 @@ class Speech:
         return Said(text)
 
     def _in_calls(self) -> Said:
-        scanner = self._scanner or CallScanner(())
+        scanner = self._scanner or CallScanner()
         pieces: list[CallPiece] = []
         while self._held:
             if scanner.between:
@@ -251,7 +251,7 @@ class Speech:
         return Said(calls=pieces)
 
     def _in_bare(self) -> Said:
-        scanner = self._scanner or CallScanner(())
+        scanner = self._scanner or CallScanner()
         pieces: list[CallPiece] = []
         for at, char in enumerate(self._held):
             pieces += scanner.feed(char)
@@ -272,8 +272,8 @@ class Speech:
         doubtful = next(
             (n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0
         )
-        # White space before a tool call belongs to neither.
-        while tag == self._begin and doubtful < len(text) and text[-doubtful - 1].isspace():
+        # White space before a tag belongs to neither.
+        while doubtful < len(text) and text[-doubtful - 1].isspace():
             doubtful += 1
         cut = len(text) - doubtful
         self._held = text[cut:]

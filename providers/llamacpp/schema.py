@@ -183,14 +183,14 @@ class Grammar:
 
     def _alternatives(self, schema: dict[str, Any], word: str, depth: int) -> str:
         rest = {key: value for key, value in schema.items() if key != word}
-        parts = [self._resolved(part) for part in _list(schema, word)]
-        if word == "oneOf" and not _disjoint(parts):
+        parts = _list(schema, word)
+        if word == "oneOf" and not _disjoint([self._resolved(part) for part in parts]):
             raise SchemaRefused(
                 "The alternatives of a `oneOf` must differ in type or in a required constant"
                 " property; use `anyOf`"
             )
         asserts = any(key in _ASSERTS for key in rest)
-        merged = [_merge(rest, part) if asserts else part for part in parts]
+        merged = [_merge(rest, self._resolved(part)) if asserts else part for part in parts]
         return self._either(self.value(part, depth + 1) for part in merged)
 
     def _either(self, expressions: Iterable[str]) -> str:

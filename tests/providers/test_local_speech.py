@@ -1,0 +1,153 @@
+"""Thoughts, text and tool calls of local models told apart, as the families write them."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollway.providers.llamacpp.frames import Tool
+from tollway.providers.llamacpp.manner import Manner, Said
+
+TOOLS = [Tool("get_weather"), Tool("add")]
+HERMES, LLAMA, MISTRAL, NAMED, PLAIN = (
+    "<tool_call> </think>", "<|python_tag|>", "[TOOL_CALLS]", "[TOOL_CALLS][ARGS]", "no tools",
+)  # fmt: skip
+PARIS = {"city": 'Pa"r}is', "days": [1, {"a": None}]}
+ADD = {"a": 1, "b": 2}
+
+
+def heard(template: str, pieces: list[str], *, tools: bool = True, thinks: bool = False) -> Said:
+    """Return all that an answer turned out to be."""
+    speech = Manner(template).speech(TOOLS if tools else [], thinks=thinks)
+    said = Said()
+    for piece in pieces:
+        said = said.then(speech.feed(piece))
+    return said.then(speech.finish())
+
+
+def calls(said: Said) -> list[tuple[str, Any]]:
+    """Return the calls, their arguments read."""
+    names: list[str] = []
+    texts: list[str] = []
+    for piece in said.calls:
+        if piece.name:
+            assert piece.index == len(names)
+            assert piece.call_id
+            names.append(piece.name)
+            texts.append("")
+        texts[piece.index] += piece.arguments
+    return [(name, json.loads(text)) for name, text in zip(names, texts, strict=True)]
+
+
+def call(name: str, arguments: Any, key: str = "arguments") -> str:
+    """Return a call as most families write it."""
+    return json.dumps({"name": name, key: arguments})
+
+
+TWO = [("get_weather", PARIS), ("add", ADD)]
+WRITTEN: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
+    # template, what the model wrote, text, thought, calls
+    (HERMES, f"<tool_call>\n{call(*TWO[0])}\n</tool_call>", "", "", TWO[:1]),
+    (
+        HERMES,
+        "I look.\n" + "\n".join(f"<tool_call>\n{call(*one)}\n</tool_call>" for one in TWO),
+        "I look.", "", TWO,
+    ),
+    (
+        HERMES,
+        f"<think>\nHm, <tool_call>?\n</think>\n\n<tool_call>{call(*TWO[0])}</tool_call> Done.",
+        "Done.", "Hm, <tool_call>?", TWO[:1],
+    ),
+    (HERMES, "<think>why</think>Because <b> 1 < 2.", "Because <b> 1 < 2.", "why", []),
+    (HERMES, "No call: <tool is not one", "No call: <tool is not one", "", []),
+    (HERMES, '<tool_call>{"arguments": {"a": 1, "b": 2}, "name": "add"}</tool_call>', "", "",
+     TWO[1:]),
+    (HERMES, '<tool_call>{"name": "add"}</tool_call>', "", "", [("add", {})]),
+    (HERMES, '<tool_call>{"name": "unheard", "arguments": "{\\"x\\": 1}"}</tool_call>', "", "",
+     [("unheard", {"x": 1})]),
+    (LLAMA, call(*TWO[0], "parameters"), "", "", TWO[:1]),
+    (LLAMA, "<|python_tag|>" + "; ".join(call(*one, "parameters") for one in TWO), "", "", TWO),
+    (LLAMA, '{"type": "function", "function": {"name": "add", "parameters": {"a": 1, "b": 2}}}',
+     "", "", TWO[1:]),
+    (LLAMA, '{"city": "Paris"} is JSON.', '{"city": "Paris"} is JSON.', "", []),
+    (LLAMA, '{"name": "Bob", "age": 7}', '{"name": "Bob", "age": 7}', "", []),
+    (LLAMA, "Hello {name}", "Hello {name}", "", []),
+    (MISTRAL, "[TOOL_CALLS] [" + ", ".join(call(*one) for one in TWO) + "]", "", "", TWO),
+    (MISTRAL, 'Sure.[TOOL_CALLS][{"name": "add", "arguments": {"a": 1, "b": 2}, "id": "abcdefghi"}]',
+     "Sure.", "", TWO[1:]),
+    (NAMED, f"[TOOL_CALLS]get_weather[ARGS]{json.dumps(PARIS)}[TOOL_CALLS]add[ARGS]{json.dumps(ADD)}",
+     "", "", TWO),
+    (PLAIN, f"[{call(*TWO[0])}, {call(*TWO[1])}]", "", "", TWO),
+    (PLAIN, f"{call(*TWO[0])}\n{call(*TWO[1])}", "", "", TWO),
+    (PLAIN, "[1, 2]", "[1, 2]", "", []),
+    (PLAIN, "{", "{", "", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "written", "text", "thought", "made"), WRITTEN)
+def test_each_family_is_understood(
+    template: str, written: str, text: str, thought: str, made: list[tuple[str, Any]]
+) -> None:
+    """Whole or letter by letter, what the model wrote means the same."""
+    for pieces in ([written], list(written)):
+        said = heard(template, pieces)
+        assert (said.text, said.thought, calls(said)) == (text, thought, made)
+
+
+@given(st.data())
+def test_pieces_change_nothing(data: st.DataObject) -> None:
+    """A token may end anywhere, also inside a tag or an escape."""
+    template, written, text, thought, made = data.draw(st.sampled_from(WRITTEN))
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(written) - 1)))))
+    pieces = [written[a:b] for a, b in zip([0, *cuts], [*cuts, len(written)], strict=True)]
+    said = heard(template, pieces)
+    assert (said.text, said.thought, calls(said)) == (text, thought, made)
+
+
+@given(st.text(alphabet='{}[]"\\,: <>/abtool_cnme', max_size=40), st.sampled_from([HERMES, LLAMA]))
+def test_anything_is_heard_without_a_fault(text: str, template: str) -> None:
+    """A model may write any nonsense; and without tools and thoughts all of it is text."""
+    heard(template, list(text))
+    said = heard("", list(text), tools=False)
+    assert (said.text, said.thought, said.calls) == (text, "", [])
+
+
+def test_arguments_stream() -> None:
+    """The name comes with the first piece, the arguments as they are written."""
+    speech = Manner(HERMES).speech(TOOLS, thinks=False)
+    speech.feed('<tool_call>{"name": "ad')
+    (head,) = speech.feed('d", ').calls
+    assert (head.name, head.arguments) == ("add", "")
+    assert speech.feed('"arguments": {"a"').calls[0].arguments == "{"
+    assert "".join(piece.arguments for piece in speech.feed(": 1").calls) == ": 1"
+    assert speech.calls_made == 1
+    assert speech.calls_ended == 0
+    speech.feed("}}")
+    assert speech.calls_ended == 1
+
+
+def test_a_prompt_may_open_the_thoughts_itself() -> None:
+    """Templates of some models end with the tag; what comes first is then a thought."""
+    manner = Manner("... </think> ...")
+    assert manner.opens("<|assistant|><think>\n")
+    assert not manner.opens("<|assistant|>")
+    said = heard("</think>", ["I think", "</th", "ink>\n\nSo."], thinks=True)
+    assert (said.thought, said.text) == ("I think", "So.")
+    said = heard("</think>", ["cut off here"], thinks=True)
+    assert (said.thought, said.text) == ("cut off here", "")
+
+
+def test_without_a_tag_in_its_template_a_model_has_no_thoughts() -> None:
+    """A tag that is part of what was asked for is text."""
+    assert heard("plain", ["<think>x</think>y"]).text == "<think>x</think>y"
+
+
+@pytest.mark.parametrize("template", [HERMES, LLAMA, MISTRAL, NAMED, PLAIN])
+def test_a_forced_call_has_a_grammar(template: str) -> None:
+    """It names every tool that may be called, and nothing else may be said."""
+    grammar = Manner(template).calls_grammar(TOOLS, parallel=False)
+    assert "get_weather" in grammar
+    assert "add" in grammar
+    assert grammar.startswith("root ::= ")
