@@ -49,7 +49,7 @@ def _chat(reply: Any) -> dict[str, Any]:
             for place, call in enumerate(said.tool_calls or ()):
                 at = call.index if isinstance(reply, list) else place
                 known = calls.setdefault(at, ["", ""])
-                what = call.function or getattr(call, "custom", None)
+                what: Any = call.function or getattr(call, "custom", None)
                 given = what if isinstance(what, dict) else what.model_dump()
                 known[0] += given.get("name") or ""
                 known[1] += given.get("arguments") or given.get("input") or ""

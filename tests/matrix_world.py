@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -45,15 +45,18 @@ class Scripted:
 
     port: int = 0
     answer: tuple[int, str, bytes] | None = None  # status, content type, body; None: any text
+    script: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # dialect and body
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one call."""
         path = request.path.partition("/v1")[2]
         dialect = {"/chat/completions": CHAT, "/responses": RESPONSES, "/messages": ANTHROPIC}.get(
             path, GEMINI
         )
         self.asked.append((dialect, await request.json()))
+        if self.script is not None:
+            return await self.script(request)
         status, kind, body = self.answer or (200, "application/json", _BODIES[dialect])
         return web.Response(status=status, body=body, headers={"content-type": kind})
 
@@ -119,7 +122,7 @@ class World:
         return one(path, call_id)
 
 
-def _config(port: int, more: str) -> str:
+def _config(port: int, more: str, budget: str) -> str:
     providers = {
         "compatible": ("openai-compatible", "v1"),
         "openai": ("openai", "v1"),
@@ -139,15 +142,15 @@ def _config(port: int, more: str) -> str:
         [
             *tables,
             *routes,
-            '[groups.all]\nmodels = ["*"]\n[users.ann]\ngroups = ["all"]',
+            f'[groups.all]\nmodels = ["*"]\n[users.ann]\ngroups = ["all"]\n{budget}',
             f'[keys.laptop]\nhash = "sha256:{sha256(KEY.encode()).hexdigest()}"\nuser = "ann"',
         ]
     )
 
 
 @contextlib.asynccontextmanager
-async def world(more: str = "") -> AsyncIterator[World]:
-    """Yield a world; `more` are further lines of each provider's table."""
+async def world(more: str = "", budget: str = "", server: str = "") -> AsyncIterator[World]:
+    """Yield a world; `more` are further lines of each provider, `budget` of the user."""
     upstream = Scripted()
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/{tail:.*}", upstream.handle)
@@ -158,9 +161,9 @@ async def world(more: str = "") -> AsyncIterator[World]:
         heads.update({name.lower(): value for name, value in response.headers.items()})
 
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(TestServer(app, host="127.0.0.1"))
+        behind = await stack.enter_async_context(TestServer(app, host="127.0.0.1"))
         daemon = await stack.enter_async_context(
-            running(_config(server.port or 0, more), server="")
+            running(_config(behind.port or 0, more, budget), server=server)
         )
         # One for all three: Google's own choice, aiohttp, makes that library warn.
         over = await stack.enter_async_context(

@@ -174,7 +174,8 @@ def _choice(choice: Choice, codec: Codec) -> dict[str, Any]:
         texts, refusals = texts + refusals, []
     if codec is not OPENAI:
         # Proofs of thoughts, of calls and of texts stand in one place or the other.
-        proven = calls if codec is ANTHROPIC else [*calls, *texts_of(choice)]
+        proven: list[ToolCall | Text] = [*calls]
+        proven += [] if codec is ANTHROPIC else texts_of(choice)
         others = [_own(part.signature) for part in proven if part.signature]
         signed, encrypted = sorted({*signed, *encrypted, *others}), []
     return {

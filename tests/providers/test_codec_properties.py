@@ -161,7 +161,7 @@ def bare(said: Conversation) -> dict[str, Any]:
     found = msgspec.structs.asdict(said)
     shape = said.format and (said.format.kind, said.format.schema)
     parallel = None if not said.tools else said.parallel
-    tools = [msgspec.structs.replace(tool, strict=None) for tool in said.tools]  # type: ignore[type-var]
+    tools = [msgspec.structs.replace(tool, strict=None) for tool in said.tools]
     return found | {
         "by": "",
         "wants_usage": False,
