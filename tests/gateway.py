@@ -9,7 +9,7 @@ import msgspec
 from shell import Reply, Running, running, until
 from upstreams import Step, Upstream, answer, upstream
 
-from tollway.daemon.ledger.calls import CallDetail, one, recent
+from tollway.daemon.ledger.calls import CallDetail, CallUnknown, one, recent
 
 KEY = "tw-" + "k" * 40
 CHAT = "/v1/chat/completions"
@@ -75,7 +75,14 @@ class Gateway:
     async def settled(self, call_id: str) -> CallDetail:
         """Return a call's row once it is settled."""
         path = self.daemon.server.daemon.ledger.path
-        await until(lambda: one(path, call_id).call.state != "open")
+
+        def ended() -> bool:
+            try:
+                return one(path, call_id).call.state != "open"
+            except CallUnknown:
+                return False  # nobody waits for the row of a refusal
+
+        await until(ended)
         return one(path, call_id)
 
     async def only_row(self) -> CallDetail:

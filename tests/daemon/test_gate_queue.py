@@ -481,7 +481,6 @@ async def test_a_broken_ledger_refuses_at_once_who_would_have_to_wait() -> None:
             "providers.p.slots: expected a number from 1",
         ),
         ("[server]\nmax_queue = 0", "server.max_queue: expected a number from 1"),
-        ('[models.m]\ngguf = "m.gguf"\nslots = 4', "models.m.slots: not supported yet"),
     ],
 )
 def test_wrong_slots_and_shares_are_named_with_their_line(said: str, wanted: str) -> None:
