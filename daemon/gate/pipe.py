@@ -132,7 +132,9 @@ class Pipe:
         """Say that the answer ends here, and why."""
         if not self._ended:
             self._ended = True
-            self._error = error
+            # Its traceback holds the exchange, which holds this: the collector alone would free
+            # them, and the request's body with them.
+            self._error = error.with_traceback(None)
             _wake(self._end)
 
     # -- the client's side -------------------------------------------------------------------
@@ -153,11 +155,15 @@ class Pipe:
             self._timer = self._loop.call_later(keepalive_s, self._look)
 
     async def ended(self) -> GatewayError | None:
-        """Return once the answer has ended: with the error that ended it early, if one did."""
+        """Return once the answer has ended: with the error that ended it early, if one did.
+
+        The error is told once.
+        """
         if not self._ended:
             self._end = self._loop.create_future()
             await self._end
-        return self._error
+        error, self._error = self._error, None
+        return error
 
     def close(self) -> None:
         """Drop what is left, since the client is gone, and let no producer wait."""

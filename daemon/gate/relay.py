@@ -24,7 +24,10 @@ async def relay(client: Direct, exchange: Exchange, keepalive_s: float) -> None:
     if error is None:
         return
     if not client.status:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame, and the frame the whole call
     if exchange.origin.report_cost:
         client.write(exchange.cost_comment())
     event = exchange.dialect.error_event(error, exchange.call_id)

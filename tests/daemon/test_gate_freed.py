@@ -6,6 +6,7 @@ ten thousand more were made, and the collector would stop every call to find the
 
 import gc
 
+import pytest
 from gateway import CHAT, DONE, HEAD, USED, body, chunk, gateway, whole
 from shell import until
 from upstreams import reads, says
@@ -34,6 +35,25 @@ async def test_a_call_that_has_ended_is_freed_without_the_collector() -> None:
                 reply = await gate.ask(said, CHAT)
                 assert reply.status == 200
                 assert (await gate.row(reply)).call.ending == "answered"
+            await until(lambda: not _alive())
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("budget", "status"), [("1/day", 400), ("0.000001/day", 402)], ids=["by them", "by us"]
+)
+async def test_a_call_that_was_refused_is_freed_without_the_collector(
+    budget: str, status: int
+) -> None:
+    """Nor does an error keep its call: its traceback goes no further than to whoever tells it."""
+    refusal = whole(b'{"error":{"message":"no"}}', status="400 Bad Request")
+    async with gateway([[reads(), says(refusal)]], budget=budget) as gate:
+        gc.collect()
+        gc.disable()
+        try:
+            reply = await gate.ask(body())
+            assert reply.status == status
             await until(lambda: not _alive())
         finally:
             gc.enable()
