@@ -83,9 +83,26 @@ def pull(  # noqa: PLR0913 - an argument is an option
     if listed:
         _show(found, as_json=as_json)
         return
-    price = price_said(price_input, price_output, free=free)
+    settings: dict[str, object] = {
+        "context": context,
+        "slots": slots,
+        "kv_type": kv_type,
+        "gpu_layers": gpu_layers,
+        "price": price_said(price_input, price_output, free=free),
+    }
     loaded = None if unregistered else load_config(config)
-    choice = _choose(repo, found, wanted)
+    pulled = _fetch(repo, _choose(repo, found, wanted), to, revision)
+    if not as_json:
+        show.note(f"Fetched {show.size(pulled.bytes)} to {pulled.files[0]}")
+    if loaded is not None:
+        source = Source(pulled.files[0], name or model_name(pulled.files[0].name))
+        register(loaded, [look_at(loaded, source, settings)], as_json=as_json)
+    elif as_json:
+        show.emit(pulled)
+
+
+def _fetch(repo: str, choice: hub.Choice, to: Path, revision: str | None) -> Pulled:
+    """Fetch a model into the repository's folder, with a bar on a terminal."""
     folder = Path(os.path.abspath(to.expanduser())) / repo
     _warn_of_size(choice)
     try:
@@ -94,22 +111,7 @@ def pull(  # noqa: PLR0913 - an argument is an option
     except KeyboardInterrupt:
         show.note("Stopped; the same command goes on from here")
         raise
-    pulled = Pulled(repo, choice.quantisation, tuple(files), choice.size)
-    if not as_json:
-        show.note(f"Fetched {show.size(choice.size)} to {files[0]}")
-    if loaded is None:
-        if as_json:
-            show.emit(pulled)
-        return
-    settings: dict[str, object] = {
-        "context": context,
-        "slots": slots,
-        "kv_type": kv_type,
-        "gpu_layers": gpu_layers,
-        "price": price,
-    }
-    source = Source(files[0], name or model_name(files[0].name))
-    register(loaded, [look_at(loaded, source, settings)], as_json=as_json)
+    return Pulled(repo, choice.quantisation, tuple(files), choice.size)
 
 
 def _show(found: list[hub.Choice], *, as_json: bool) -> None:

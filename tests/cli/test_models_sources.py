@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf_files import llama_gguf
@@ -182,6 +183,44 @@ def test_info_answers_what_if(home: Home) -> None:
     assert "runs on       the CPU: " in text
 
 
+@pytest.mark.whole
+def test_a_gpu_is_filled_as_far_as_it_goes(home: Home) -> None:
+    """What goes there, what stays in RAM, and who else is on it, before anything is loaded."""
+    shaped(home.path / "big.gguf", **LLAMA_8B)
+    (home.path / "pynvml.py").write_text(
+        "from types import SimpleNamespace as Told\n"
+        "class NVMLError(Exception): pass\n"
+        "nvmlInit = nvmlShutdown = lambda: None\n"
+        "nvmlDeviceGetCount = lambda: 1\n"
+        "nvmlDeviceGetHandleByIndex = lambda at: at\n"
+        "nvmlDeviceGetName = lambda card: 'RTX 3060'\n"
+        "nvmlDeviceGetMemoryInfo = lambda card: Told(total=12 * 2**30, free=4 * 2**30)\n"
+        "nvmlDeviceGetComputeRunningProcesses = lambda card: "
+        "[Told(pid=99, usedGpuMemory=8 * 2**30)]\n"
+    )
+    # Without llama-cpp-python, which would say that it is built for the CPU.
+    (home.path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfound = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name == 'llama_cpp' "
+        "else found(name, package)\n"
+    )
+    at: Any = {"PYTHONPATH": str(home.path)}
+    memory = json.loads(home.tollway("models", "info", "big.gguf", "--json", **at).stdout)["memory"]
+    assert 0 < memory["gpu_layers"] < memory["layers"] == 33
+    assert memory["gpu"] <= 4 * 2**30
+    assert memory["gpu"] + memory["ram"] == memory["total"]
+    text = home.tollway("models", "info", "big.gguf", **at).stdout
+    assert f"the GPU: {memory['gpu_layers']} of 33 layers, " in text
+    assert "RTX 3060: 4 GiB of 12 GiB free, 8 GiB held by other processes" in text
+    ended = home.tollway("models", "info", "big.gguf", "--gpu-layers", "all", **at)
+    assert "does not fit" in ended.stdout
+    assert 'gpu_layers = "auto"` takes as many as fit' in ended.stderr
+    none = json.loads(
+        home.tollway("models", "info", "big.gguf", "--gpu-layers", "0", "--json", **at).stdout
+    )
+    assert (none["memory"]["gpu"], none["memory"]["gpu_layers"]) == (0, 0)
+
+
 @pytest.fixture
 def server() -> Iterator[Hub]:
     """Serve a repository with two quantisations on loopback."""
@@ -197,7 +236,7 @@ def test_a_model_is_pulled_registered_and_described(home: Home, server: Hub) -> 
     large = shaped(home.path / "y.gguf", layers=4).read_bytes()
     files = {"Tiny-Q4_K_M.gguf": small, "Tiny-Q8_0.gguf": large, "README.md": b"#"}
     server.repos["org/Tiny-GGUF"] = files
-    at = {"HF_ENDPOINT": server.url, "HF_HOME": str(home.path / "hf")}
+    at: Any = {"HF_ENDPOINT": server.url, "HF_HOME": str(home.path / "hf")}
     listed = home.tollway("models", "pull", "org/Tiny-GGUF", "--list", **at)
     assert [line.split()[0] for line in listed.stdout.splitlines()[-2:]] == ["Q4_K_M", "Q8_0"]
     ended = home.tollway("models", "pull", "org/Tiny-GGUF", "--to", "m", "--free", "--json", **at)
