@@ -81,8 +81,12 @@ def test_sizes_stay_in_bounds(path: Path) -> None:
 
 
 def test_every_broad_except_says_why() -> None:
-    """Catching everything hides bugs: each place that does gives its reason, and they are few."""
+    """Catching everything hides bugs: each place that does gives its reason, and they are few.
+
+    One that gives back what was taken and raises on hides nothing, and is not counted.
+    """
     found = []
+    kept = 0
     for path in FILES:
         lines = path.read_text().splitlines()
         for node in ast.walk(ast.parse("\n".join(lines))):
@@ -91,6 +95,8 @@ def test_every_broad_except_says_why() -> None:
                 if caught in {"", "Exception", "BaseException"}:
                     near = lines[node.lineno - 2 : node.lineno + 2]
                     found.append((f"{path.relative_to(ROOT)}:{node.lineno}", near))
+                    last = node.body[-1]
+                    kept += not (isinstance(last, ast.Raise) and last.exc is None)
     silent = [where for where, near in found if not any("#" in line for line in near)]
     assert not silent
-    assert len(found) <= 24, [where for where, _ in found]
+    assert kept <= 15, [where for where, _ in found]
