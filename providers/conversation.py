@@ -252,6 +252,36 @@ class Conversation(msgspec.Struct, frozen=True):
     extras: tuple[tuple[str, bytes], ...] = ()  # fields that have no place here, as JSON
 
 
+def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return messages in which results of tools stand right behind their calls.
+
+    Some dialects let a user speak in between; the others refuse that.
+    """
+    last: Message | None = None
+    for message in messages:
+        if message.role == "tool" and last is not None and last.role not in ("assistant", "tool"):
+            break
+        last = message
+    else:
+        return messages
+    ordered: list[Message] = []
+    for message in messages:
+        called = {part.id for part in message.parts if isinstance(part, ToolResult)}
+        place = next(
+            (
+                at + 1
+                for at in range(len(ordered) - 1, -1, -1)
+                if message.role == "tool"
+                and any(isinstance(p, ToolCall) and p.id in called for p in ordered[at].parts)
+            ),
+            len(ordered),
+        )
+        while place < len(ordered) and ordered[place].role == "tool" == message.role:
+            place += 1
+        ordered.insert(place, message)
+    return tuple(ordered)
+
+
 _CARRIED = "tollway."
 
 

@@ -21,6 +21,7 @@ from tollway.providers.conversation import (
     Thinking,
     ToolCall,
     ToolResult,
+    in_order,
 )
 from tollway.providers.dialects.anthropic_citations import entry
 from tollway.providers.dialects.anthropic_options import options
@@ -78,7 +79,7 @@ class _Messages:
         """
         system: list[_Block] = []
         turns: list[_Block] = []
-        for message in self._said.messages:
+        for message in in_order(self._said.messages):
             if message.role in ("system", "developer"):
                 if turns:
                     text = "\n\n".join(

@@ -4,6 +4,7 @@ One rule: exactly one block is open at a time, and each has its start, its delta
 under one index; client libraries die on anything else.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +114,7 @@ class Writer:
 
     def _message(self, id_: str, model: str) -> dict[str, object]:
         return {
-            "id": id_ or "msg_unnamed",
+            "id": id_ or f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
             "model": model or self._call.model,

@@ -25,6 +25,7 @@ from tollway.providers.conversation import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
@@ -82,7 +83,7 @@ class _Contents:
     def contents(self) -> list[dict[str, object]]:
         """Return the turns; instructions before all else become the system's own."""
         written: list[dict[str, object]] = []
-        for message in self._said.messages:
+        for message in in_order(self._said.messages):
             if message.name:
                 self.dropped.append("messages.name")
             instructs = message.role in ("system", "developer")

@@ -21,6 +21,7 @@ from tollway.providers.conversation import (
     Thinking,
     ToolCall,
     ToolResult,
+    in_order,
 )
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts, Written
@@ -71,7 +72,7 @@ class _Messages:
     def messages(self) -> list[dict[str, object]]:
         """Return all messages; pictures that a tool gave follow its result, as a user's."""
         written: list[dict[str, object]] = []
-        for message in self._said.messages:
+        for message in in_order(self._said.messages):
             if message.role == "tool":
                 written += self._results(message)
             elif message.role == "assistant":

@@ -1,5 +1,7 @@
 """Writes the events of the neutral form as a chat completion, streamed or whole."""
 
+import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -88,9 +90,9 @@ class Writer:
             for index, choice in enumerate(answer.choices)
         ]
         body: dict[str, object] = {
-            "id": answer.id or "chatcmpl-unnamed",
+            "id": answer.id or _new_id(),
             "object": "chat.completion",
-            "created": answer.created or 0,
+            "created": answer.created or int(time.time()),
             "model": answer.model or self._call.model,
             "choices": choices,
         }
@@ -103,9 +105,9 @@ class Writer:
     def _start(self, event: ev.Start) -> bytes:
         self._head = (
             b'data: {"id":'
-            + _json(event.id or "chatcmpl-unnamed")
+            + _json(event.id or _new_id())
             + b',"object":"chat.completion.chunk","created":'
-            + str(event.created or 0).encode()
+            + str(event.created or int(time.time())).encode()
             + b',"model":'
             + _json(event.model or self._call.model)
             + b',"choices":['
@@ -308,6 +310,11 @@ class _Choice:
         self.thoughts: list[str] = []
         self.details = 0
         self.stop: ev.StopReason | None = None
+
+
+def _new_id() -> str:
+    """Return an id for an answer whose provider gave it none; clients key their logs by it."""
+    return f"chatcmpl-{secrets.token_hex(12)}"
 
 
 def _nothing(_: object) -> bytes:

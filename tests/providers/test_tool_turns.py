@@ -1,0 +1,57 @@
+"""Calls and their results, in the order that each dialect demands; proofs between turns."""
+
+import pytest
+from translated import ANTHROPIC, GEMINI, OPENAI
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import (
+    Conversation,
+    Message,
+    Reasoning,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
+from tollway.providers.dialects.dialect import Codec, Facts
+
+ALL = Facts("claude-sonnet-4-5")
+
+
+@pytest.mark.parametrize("codec", [OPENAI, ANTHROPIC, GEMINI], ids=lambda one: one.name)
+def test_results_stand_right_behind_their_calls(codec: Codec) -> None:
+    """In Responses a user may speak between a call and its result; elsewhere that is refused."""
+    between = Message("user", (Text("Wait"),))
+    turns = (
+        Message("user", (Text("Hi"),)),
+        Message("assistant", (ToolCall("a", "ls", "{}"), ToolCall("b", "ls", "{}"))),
+        between,
+        Message("tool", (ToolResult("a", (Text("one"),)),)),
+        Message("tool", (ToolResult("b", (Text("two"),)),)),
+    )
+    said = Conversation("openai_responses", "m", turns)
+    again = codec.read_request(Call("chat", codec.name, "m", codec.write_request(said, ALL).body))
+    assert [message.role for message in again.messages][-1] == "user"
+    results = [p for m in again.messages if m.role == "tool" for p in m.parts]
+    assert [part.id for part in results if isinstance(part, ToolResult)] == ["a", "b"]
+    assert again.messages[-1].parts == between.parts
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["without proof", "with proof"])
+def test_anthropic_is_not_asked_to_think_on_without_its_own_thoughts(known: bool) -> None:
+    """It refuses to, in the middle of calls whose client gave no thoughts back."""
+    proof = (Thinking("Hm", "sig", by="anthropic_messages"),) if known else ()
+    said = Conversation(
+        "openai_chat",
+        "m",
+        (
+            Message("user", (Text("Hi"),)),
+            Message("assistant", (*proof, ToolCall("a", "ls", "{}"))),
+            Message("tool", (ToolResult("a", (Text("one"),)),)),
+        ),
+        reasoning=Reasoning("on", "high"),
+        output_limit=9000,
+    )
+    written = ANTHROPIC.write_request(said, ALL)
+    assert (b'"thinking":{"type":"enabled"' in written.body) is known
+    assert written.dropped == (() if known else ("reasoning",))
