@@ -162,3 +162,92 @@ def _value(value: object) -> bytes:
         case [int(), *_]:
             return struct.pack(f"<IIQ{len(value)}I", 9, 4, len(value), *value)
     raise TypeError(f"no GGUF value: {value!r}")
+
+
+def mamba(path: Path) -> Path:
+    """Write a model that keeps a state instead of what it has read."""
+    width, inner, state, rank = 256, 512, 16, 16
+    facts = {
+        "vocab_size": 1024, "block_count": 3, "context_length": 32768, "embedding_length": width,
+        "feed_forward_length": 0, "attention.head_count": 0, "ssm.conv_kernel": 4,
+        "ssm.inner_size": inner, "ssm.state_size": state, "ssm.time_step_rank": rank,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }  # fmt: skip
+    tensors: Tensors = {
+        "token_embd.weight": ((width, 1024), "Q8_0"), "output_norm.weight": ((width,), "F32"),
+    }  # fmt: skip
+    for layer in range(3):
+        named: Tensors = {
+            "attn_norm.weight": ((width,), "F32"), "ssm_in.weight": ((width, 2 * inner), "Q8_0"),
+            "ssm_conv1d.weight": ((4, inner), "F32"), "ssm_conv1d.bias": ((inner,), "F32"),
+            "ssm_x.weight": ((inner, rank + 2 * state), "Q8_0"),
+            "ssm_dt.weight": ((rank, inner), "F32"), "ssm_dt.bias": ((inner,), "F32"),
+            "ssm_a": ((state, inner), "F32"), "ssm_d": ((inner,), "F32"),
+            "ssm_out.weight": ((inner, width), "Q8_0"),
+        }  # fmt: skip
+        tensors |= {f"blk.{layer}.{name}": one for name, one in named.items()}
+    return hollow(path, _facts("mamba", facts), tensors)
+
+
+def hybrid(path: Path) -> Path:
+    """Write a model of which two layers in three keep a short state, and the third attends."""
+    width, forward, head = 256, 512, 64
+    kv_heads = [0, 0, 2, 0, 0, 2]
+    facts = {
+        "vocab_size": 1024, "block_count": 6, "context_length": 32768, "embedding_length": width,
+        "feed_forward_length": forward, "attention.head_count": 4,
+        "attention.head_count_kv": kv_heads, "shortconv.l_cache": 3,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }  # fmt: skip
+    tensors: Tensors = {
+        "token_embd.weight": ((width, 1024), "Q8_0"), "token_embd_norm.weight": ((width,), "F32"),
+    }  # fmt: skip
+    for layer, heads in enumerate(kv_heads):
+        named = _attention(width, width, heads * head, "Q8_0") | _norms(width, head, "qk")
+        if not heads:
+            named = {name: named[name] for name in ("attn_norm", "ffn_norm")} | {
+                "shortconv.conv": ((3, width), "F32"),
+                "shortconv.in_proj": ((width, 3 * width), "Q8_0"),
+                "shortconv.out_proj": ((width, width), "Q8_0"),
+            }
+        named |= _dense(width, forward, "Q8_0")
+        tensors |= {f"blk.{layer}.{name}.weight": one for name, one in named.items()}
+    return hollow(path, _facts("lfm2", facts), tensors)
+
+
+def latent(path: Path) -> Path:
+    """Write a model that keeps one compressed vector of each token, for all its heads."""
+    width, forward, heads, rank, rope, plain, value = 256, 512, 4, 128, 32, 64, 64
+    facts = {
+        "vocab_size": 1024, "block_count": 3, "context_length": 32768, "embedding_length": width,
+        "feed_forward_length": forward, "attention.head_count": heads,
+        "attention.head_count_kv": 1, "attention.key_length": rank + rope,
+        "attention.value_length": rank, "attention.key_length_mla": plain + rope,
+        "attention.value_length_mla": value, "attention.kv_lora_rank": rank,
+        "attention.q_lora_rank": 64,
+        "rope.dimension_count": rope, "leading_dense_block_count": 3, "expert_count": 4,
+        "expert_used_count": 2, "expert_feed_forward_length": 128, "expert_shared_count": 1,
+        "expert_weights_scale": 1.0, "attention.layer_norm_rms_epsilon": 1e-5,
+    }  # fmt: skip
+    tensors: Tensors = {
+        "token_embd.weight": ((width, 1024), "Q8_0"), "output_norm.weight": ((width,), "F32"),
+        "output.weight": ((width, 1024), "Q8_0"),
+    }  # fmt: skip
+    for layer in range(3):
+        named: Tensors = {
+            "attn_norm": ((width,), "F32"), "ffn_norm": ((width,), "F32"),
+            "attn_q_a": ((width, 64), "Q8_0"), "attn_q_a_norm": ((64,), "F32"),
+            "attn_q_b": ((64, heads * (plain + rope)), "Q8_0"),
+            "attn_kv_a_mqa": ((width, rank + rope), "Q8_0"),
+            "attn_kv_a_norm": ((rank,), "F32"), "attn_k_b": ((plain, rank, heads), "Q8_0"),
+            "attn_v_b": ((rank, value, heads), "Q8_0"),
+            "attn_output": ((heads * value, width), "Q8_0"),
+        }  # fmt: skip
+        named |= _dense(width, forward, "Q8_0")
+        tensors |= {f"blk.{layer}.{name}.weight": one for name, one in named.items()}
+    return hollow(path, _facts("deepseek2", facts), tensors)
+
+
+def _facts(architecture: str, facts: dict[str, Any]) -> dict[str, Any]:
+    named = {f"{architecture}.{key}": value for key, value in facts.items()}
+    return {"general.architecture": architecture, "tokenizer.ggml.model": "no_vocab", **named}

@@ -3,12 +3,13 @@
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gguf_files import llama_gguf, real_model
-from gguf_shapes import SHAPES, shaped
+from gguf_shapes import SHAPES, hybrid, latent, mamba, shaped
 from local_models import NAME, model, serving, state_of
 
 from tollway.providers.llamacpp import probe
@@ -71,6 +72,20 @@ def test_windows_are_counted_by_the_files_own_pattern(tmp_path: Path, case: str)
     said = probe.ask(probe.Question(str(path), 8192, layout))
     assert (said.fault, said.message) == ("", "")
     assert estimate(describe(path), 8192, layout).cache == pytest.approx(said.cache, abs=0.02 * MIB)
+
+
+@pytest.mark.parametrize("write", [mamba, hybrid, latent])
+def test_memory_that_is_not_plain_attention_is_counted_by_its_own_rule(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    """States of recurrent layers, one for each slot; compressed vectors, of which there is one."""
+    path = write(tmp_path / "m.gguf")
+    for layout in (Layout(), Layout(slots=3)):
+        said = probe.ask(probe.Question(str(path), 4096, layout))
+        assert (said.fault, said.message) == ("", "")
+        found = estimate(describe(path), 4096, layout).cache
+        assert found > 0
+        assert found == pytest.approx(said.cache, abs=0.02 * MIB)
 
 
 async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path) -> None:
