@@ -41,6 +41,7 @@ class Listed(msgspec.Struct, frozen=True):
     service_tiers: tuple[str, ...]
     source: str
     said_at: str
+    gpu_hour: str | None = None  # of a model on this box that is charged by its time
 
 
 def list_(
@@ -82,6 +83,9 @@ def _listed(one: Target) -> Listed:
     price = one.price
     if price is None:
         return Listed(one.target, None, None, None, None, (), "", one.said_at)
+    if (hour := price.gpu_hour_usd) is not None:
+        text = f"{hour.normalize():f}"
+        return Listed(one.target, None, None, None, None, (), price.source, one.said_at, text)
     return Listed(
         target=one.target,
         input=_usd(price.input),
@@ -101,7 +105,7 @@ def _usd(rate: Rate | None) -> str | None:
 def _row(one: Listed) -> list[show.Cell]:
     return [
         one.target,
-        one.input or show.Painted("none", "yellow"),
+        (one.gpu_hour and f"{one.gpu_hour}/h") or one.input or show.Painted("none", "yellow"),
         one.cached_input or "",
         one.output or "",
         show.tokens(one.context_window),
@@ -176,6 +180,7 @@ def _price_data(price: Price) -> dict[str, object]:
         "source": price.source,
         **rates,
         **fees,
+        "gpu_hour": None if (usd := price.gpu_hour_usd) is None else f"{usd.normalize():f}",
         "context_window": price.context_window,
         "service_tiers": {other.service: _price_data(other) for other in price.services},
     }
@@ -195,8 +200,9 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
             yield "said for", name
         bundled = prices.bundled(found.target)
         yield "instead of", f"{summary(bundled)} ({bundled.source})" if bundled else ""
-    if price.free:
-        yield "costs", "nothing"
+    if price.free or price.gpu_hour_usd is not None:
+        hour = price.gpu_hour_usd
+        yield "costs", f"${hour.normalize():f} for an hour of its work" if hour else "nothing"
         return
     if since := _since(prices, found):
         yield "in force", f"since {since}"

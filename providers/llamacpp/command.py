@@ -17,6 +17,7 @@ from tollway.providers.llamacpp.worker import Log, WorkerEnded
 _KEEPER = str(Path(__file__).with_name("keeper.py"))
 _ASK_EVERY_S = 0.1
 _ANSWER_WITHIN_S = 5.0
+_LOOK_EVERY_S = 0.01
 _MOST_WORDS = 65_536  # bytes of an answer's head
 _PORT = re.compile(r"\$\{(?:PORT|port)\}")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -70,23 +71,23 @@ class Server:
         env = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
         env |= {name: _PORT.sub(port, value) for name, value in command.env}
         its, ours = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-S", "-E", _KEEPER,
-                str(its), str(grace_s), "--",
-                *(_PORT.sub(port, word) for word in command.words),
-                pass_fds=(its,),
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=env,
-            )  # fmt: skip
-        except BaseException:
-            os.close(ours)
-            raise
-        finally:
-            os.close(its)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, ours)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-S", "-E", _KEEPER,
+                    str(its), str(grace_s), "--",
+                    *(_PORT.sub(port, word) for word in command.words),
+                    pass_fds=(its,),
+                    start_new_session=True,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=env,
+                )  # fmt: skip
+            finally:
+                os.close(its)
+            undo.pop_all()
         log.open()
         return cls(process, ours, _PORT.sub(port, command.base_url).rstrip("/"), log, clock)
 
@@ -169,9 +170,13 @@ class Server:
         reading = asyncio.create_task(self._read_log(), name=f"log of command {self.pid}")
         code = await self._process.wait()
         self._close_link()
-        # What is left of the group would hold the pipe open, and the memory.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        # What is left of the group would hold the pipe open, and the memory: it is gone before
+        # another model is told that there is room.
+        with contextlib.suppress(ProcessLookupError, PermissionError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                while True:
+                    os.killpg(self.pid, signal.SIGKILL)
+                    await asyncio.sleep(_LOOK_EVERY_S)
         await asyncio.wait([reading], timeout=_ANSWER_WITHIN_S)
         reading.cancel()
         self._log.close()

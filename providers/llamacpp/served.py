@@ -1,6 +1,7 @@
 """A model that a command serves: the same life as our own workers', its calls over HTTP."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -45,21 +46,16 @@ class CommandResident(Resident[Server]):
             self.running += 1
             share = self.shares.enter()
             call = _Call(self, server, share, until)
-            try:
-                async with asyncio.timeout_at(until):
-                    answer = await self._transport.send(
-                        msgspec.structs.replace(
-                            request,
-                            url=server.base_url + request.url,
-                            body=_named(request.body, self._command.model),
-                        )
-                    )
-            except TimeoutError as fault:
-                call.end()
-                raise _too_long(self.model.name) from fault
-            except BaseException:  # a cancel too: it runs no more
-                call.end()
-                raise
+            named = _named(request.body, self._command.model)
+            there = msgspec.structs.replace(request, url=server.base_url + request.url, body=named)
+            with contextlib.ExitStack() as undo:
+                undo.callback(call.end)  # of a cancel too: it runs no more
+                try:
+                    async with asyncio.timeout_at(until):
+                        answer = await self._transport.send(there)
+                except TimeoutError as fault:
+                    raise _too_long(self.model.name) from fault
+                undo.pop_all()
             server.heard()
         return ServedAnswer(answer, call)
 
