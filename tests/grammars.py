@@ -22,7 +22,7 @@ class _Walker:
         self.rules = rules
         self.chance = chance
 
-    def walk(self, node: Any, depth: int) -> str:
+    def walk(self, node: Any, depth: int) -> str:  # noqa: PLR0911 - a return for each kind
         kind, *parts = node
         match kind:
             case "name":
