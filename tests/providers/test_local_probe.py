@@ -88,23 +88,31 @@ def test_memory_that_is_not_plain_attention_is_counted_by_its_own_rule(
         assert found == pytest.approx(said.cache, abs=0.02 * MIB)
 
 
-async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"context": 512},
+        {"context": 4096},
+        {"context": 2048, "slots": 4, "kv_type": "q8_0"},
+        {"context": 1024, "slots": 4, "kv": "unified"},
+    ],
+    ids=str,
+)
+async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path, how: dict[str, Any]) -> None:
     """The real model, loaded: llama.cpp's own figures and the process's memory, within 10 %."""
-    path = real_model()
-    for context in (512, 4096):
-        need = estimate(describe(path), context, Layout(chunk=128))
-        folder = tmp_path / str(context)
-        async with serving(folder, model(path, context=context)) as local:
-            await local.load(NAME)
-            pid = state_of(local).pid
-            assert pid
-            held, _ = resident_bytes(pid)
-            (log,) = (folder / "logs").glob("*.log")
-            sizes = re.findall(r" buffer size = +([\d.]+) MiB", log.read_text())
-        buffers = sum(float(size) for size in sizes) * MIB
-        assert need.weights + need.cache + need.work == pytest.approx(buffers, rel=0.1)
-        if held:  # where the system tells
-            assert need.total == pytest.approx(held, rel=0.1)
+    one = model(real_model(), **how)
+    need = estimate(describe(one.path), one.context, one.layout)
+    async with serving(tmp_path, one) as local:
+        await local.load(NAME)
+        pid = state_of(local).pid
+        assert pid
+        held, _ = resident_bytes(pid)
+        (log,) = (tmp_path / "logs").glob("*.log")
+        sizes = re.findall(r" buffer size = +([\d.]+) MiB", log.read_text())
+    buffers = sum(float(size) for size in sizes) * MIB
+    assert need.weights + need.cache + need.work == pytest.approx(buffers, rel=0.1)
+    if held:  # where the system tells
+        assert need.total == pytest.approx(held, rel=0.1)
 
 
 def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
