@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway import KEY
 from google.genai import errors as google
 from matrix_requests import ANTHROPIC, CHAT, GEMINI, RESPONSES
+from matrix_seen import seen
 from matrix_world import CLIENTS, TARGETS, World, world
 from shell import until
 from wire.recordings import recordings
@@ -322,6 +323,39 @@ async def test_a_client_that_leaves_ends_the_call(patient: World, client: str, s
     assert row.call.cost_nanousd > 0
     assert len(recent(patient.daemon.server.daemon.ledger.path, limit=1000)) == before + 1
     await until(left.is_set)
+    settled(patient)
+
+
+LIMITED: dict[str, dict[str, Any]] = {
+    CHAT: {"max_tokens": 16},
+    RESPONSES: {"max_output_tokens": 16},
+    ANTHROPIC: {"max_tokens": 16},
+    GEMINI: {"config": {"max_output_tokens": 16}},
+}
+
+
+@pairs
+async def test_a_stream_that_passes_its_hold_ends_as_at_its_limit(
+    patient: World, client: str, source: str
+) -> None:
+    """An upstream that breaks the limit it was given: the library sees a proper end."""
+    last = Splitter().feed(opening(source))[-1]
+    reader = DIALECTS[source].codec.events(Conversation(source, "m", ()), frozenset())
+    (text,) = [one.text for one in reader.event(last) if isinstance(one, TextDelta)]
+    assert text.encode() in last.raw
+    much = last.raw.replace(text.encode(), text.encode() * 300)
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        response = await begin(request, source)
+        while True:
+            await response.write(much)
+
+    patient.upstream.script = script
+    chunks = await patient.ask(client, MODELS[source], True, **LIMITED[client])
+    assert seen(client, chunks)["stop"] == "length"
+    row = await patient.row()
+    assert row.call.ending == "at_cap"
+    assert row.call.cost_nanousd > 0
     settled(patient)
 
 
