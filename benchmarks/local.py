@@ -169,7 +169,8 @@ def main() -> None:
                 ratio = mine.tokens_per_s / other.tokens_per_s if name == "ours" else 1.0
                 print(
                     f"{prompts:7} {callers:7}  {name:5} {one.tokens_per_s:9.1f}"
-                    f" {one.first_p50:9.2f} {one.first_max:7.2f} {one.between_p99:12.3f} {ratio:6.2f}",
+                    f" {one.first_p50:9.2f} {one.first_max:7.2f}"
+                    f" {one.between_p99:12.3f} {ratio:6.2f}",
                     flush=True,
                 )
 

@@ -212,7 +212,6 @@ def test_a_step_that_fails_ends_its_call_alone(mixes: bool) -> None:
     engine.submit(job("g", 3))
     said = run(engine)
     assert {up.id for up in said if isinstance(up, Broken)} == {1, 2}
-    assert said[-1].id in {1, 3}
     assert Done(3, Used(prompt=1, completion=1)) in said
     assert native.chains == 0
     engine.submit(job("g", 4))
