@@ -78,8 +78,7 @@ def pull(  # noqa: PLR0913 - an argument is an option
         tollway models pull unsloth/Qwen3-8B-GGUF --list
     """
     repo, wanted = hub.parse(model)
-    with show.waiting(f"Asking for {repo}"):
-        found = hub.choices(repo, revision)
+    found = _ask(repo, revision)
     if listed:
         _show(found, as_json=as_json)
         return
@@ -95,10 +94,19 @@ def pull(  # noqa: PLR0913 - an argument is an option
     if not as_json:
         show.note(f"Fetched {show.size(pulled.bytes)} to {pulled.files[0]}")
     if loaded is not None:
-        source = Source(pulled.files[0], name or model_name(pulled.files[0].name))
+        source = _source(pulled, name)
         register(loaded, [look_at(loaded, source, settings)], as_json=as_json)
     elif as_json:
         show.emit(pulled)
+
+
+def _ask(repo: str, revision: str | None) -> list[hub.Choice]:
+    with show.waiting(f"Asking for {repo}"):
+        return hub.choices(repo, revision)
+
+
+def _source(pulled: Pulled, name: str | None) -> Source:
+    return Source(pulled.files[0], name or model_name(pulled.files[0].name))
 
 
 def _fetch(repo: str, choice: hub.Choice, to: Path, revision: str | None) -> Pulled:
