@@ -343,7 +343,7 @@ async def test_a_stream_that_passes_its_hold_ends_as_at_its_limit(
     last = Splitter().feed(opening(source))[-1]
     reader = DIALECTS[source].codec.events(Conversation(source, "m", ()), frozenset())
     (text,) = [one.text for one in reader.event(last) if isinstance(one, TextDelta)]
-    written = json.dumps(text)[1:-1].encode()
+    written = json.dumps(text, ensure_ascii=False)[1:-1].encode()
     assert written in last.raw
     much = last.raw.replace(written, written * 300)
 
