@@ -54,9 +54,7 @@ class Measured(msgspec.Struct, frozen=True):
         """Return what the times of all tokens come to."""
         start, end = min(began), max(stamps[-1] for stamps in times)
         firsts = [stamps[0] - at for stamps, at in zip(times, began, strict=True)]
-        gaps = sorted(
-            later - one for stamps in times for one, later in itertools.pairwise(stamps)
-        )
+        gaps = sorted(later - one for stamps in times for one, later in itertools.pairwise(stamps))
         last = gaps[max(0, math.ceil(0.99 * len(gaps)) - 1)] if gaps else 0.0
         return cls(
             sum(map(len, times)) / (end - start), statistics.median(firsts), max(firsts), last

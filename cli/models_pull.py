@@ -75,7 +75,6 @@ def pull(  # noqa: PLR0913 - an argument is an option
     Examples:
         tollway models pull ggml-org/SmolLM3-3B-GGUF
         tollway models pull unsloth/Qwen3-8B-GGUF:Q8_0 --context 16384 --slots 4 --free
-        tollway models pull unsloth/Qwen3-8B-GGUF --list
     """
     repo, wanted = hub.parse(model)
     found = _ask(repo, revision)

@@ -35,6 +35,7 @@ DIALECTS: MappingProxyType[str, tuple[str, Endpoint]] = MappingProxyType(
         "rawPredict": ("anthropic_messages", "chat"),
         "generateContent": ("gemini", "chat"),
         "streamGenerateContent": ("gemini", "chat"),
+        "countTokens": ("gemini", "count_tokens"),
     }
 )
 # Those that are no kind of ours: what genai-prices calls them, to price them all the same.
@@ -113,7 +114,9 @@ def _bill(name: str, said: dict[str, Any], dialect: Dialect, source: PriceSource
     reader = _read(said, answer, dialect, quirks)
     if reader.usage is None:
         return None
-    model = str(body.get("model") or _found(r'"model": ?"([^"]*)"', answer))
+    # Gemini names its model in the path alone.
+    named = body.get("model") or _found(r"/models/([^:/]+):", said["request"]["path"])
+    model = str(named or _found(r'"model": ?"([^"]*)"', answer))
     if pattern := _MODELS.get(provider):
         model = _found(pattern, model) or model
     made = int(_found(r'"created(?:_at)?": ?([1-9]\d*)', answer) or 0)

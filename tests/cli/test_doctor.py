@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Home:
 
 def checks(home: Home, *words: str, code: int, **env: str) -> dict[str, dict[str, str]]:
     """Return doctor's checks by name, having held the exit code against `code`."""
-    ended = home.tollway("doctor", "--json", *words, **env)
+    ended = home.tollway("doctor", "--json", *words, fresh=False, **env)
     assert ended.returncode == code, ended.stdout + ended.stderr
     data = json.loads(ended.stdout)
     assert data["ok"] is (code == 0)
@@ -169,6 +169,4 @@ def test_nvidias_gpus_are_told_with_who_uses_them(home: Home) -> None:
         "[Told(pid=99, usedGpuMemory=4 * 2**30)]\n"
     )
     found = checks(home, "--offline", code=0, PYTHONPATH=str(home.path))["gpu"]
-    assert found["detail"] == (
-        "RTX 4090, 20 GiB of 24 GiB free, 7% busy; used by pid 99 4 GiB"
-    )
+    assert found["detail"] == ("RTX 4090, 20 GiB of 24 GiB free, 7% busy; used by pid 99 4 GiB")
