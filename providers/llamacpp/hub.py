@@ -223,9 +223,10 @@ def _download(
     """Append what is missing of a file; the library tries again when a connection breaks."""
     import huggingface_hub  # noqa: PLC0415 - as above
     from huggingface_hub import file_download  # noqa: PLC0415
+    from huggingface_hub.utils._headers import build_hf_headers  # noqa: PLC0415 - not exported
 
     url = huggingface_hub.hf_hub_url(repo, file.path, revision=revision, endpoint=endpoint())
-    headers = huggingface_hub.utils.build_hf_headers(library_name="tollway")
+    headers = build_hf_headers(library_name="tollway")
     found = huggingface_hub.get_hf_file_metadata(url, headers=headers, endpoint=endpoint())
     if urlsplit(found.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the hub's token is not for its storage's host

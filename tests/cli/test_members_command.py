@@ -93,8 +93,8 @@ def test_what_cannot_be_meant_exits_with_two_and_unknown_names_with_one(home: Ho
     done(home, "teams", "create", "ml")
     assert "There is a team `ml` already" in refused(home, "teams", "create", "ml")
     assert "expected dollars" in refused(home, "users", "create", "x", "--budget", "x", code=2)
-    said = refused(home, "users", "create", "x", "--budget", "5/hour", code=2)
-    assert "not supported yet" in said
+    said = refused(home, "users", "create", "x", "--budget", "5/fortnight", code=2)
+    assert "a rolling span" in said
     assert "letters, digits" in refused(home, "users", "create", "x/y", code=2)
     said = refused(home, "users", "create", "x", "--team", "mll")
     assert "Did you mean ml?; `tollway teams create mll` makes it" in said
