@@ -26,9 +26,9 @@ from tollway.daemon.gate.receive import Failure, receive
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.translate import Version, request_headers
-from tollway.daemon.gate.turn import Turn, Wanted
+from tollway.daemon.gate.turn import Had, Turn, Wanted
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
-from tollway.providers.canon import Call
+from tollway.providers.canon import Call, Price
 from tollway.providers.dialects.dialect import Dialect
 from tollway.providers.errors import GatewayError, Untranslatable, UpstreamError
 from tollway.providers.headers import Headers
@@ -243,11 +243,21 @@ class Exchange:
         most = worst(bound, price, target, terms)
         self.target, self.charge = target, charge
         had = await self.turn.take(self, Wanted(target, charge, most, price, limits), plan)
-        self.attempts += 1
-        self._attempt = Attempt(
+        try:
+            attempt = self._attempt = self._begin(target, version, price, had)
+        except BaseException:  # a fault of the gateway's own must not keep what was just taken
+            had.give_back()
+            raise
+        attempt.binding = terms.budgets and not terms.allow_unbounded and terms.share is None
+        await self._write(attempt, plan)
+        return attempt
+
+    def _begin(self, target: Target, version: Version, price: Price | None, had: Had) -> Attempt:
+        """Return the attempt that holds what its turn gave it."""
+        attempt = Attempt(
             opened=AttemptOpened(
                 call_id=self.call_id,
-                number=self.attempts,
+                number=self.attempts + 1,
                 provider=target.provider,
                 model=target.model,
                 started_ms=max(now_ms(), self._at_ms),
@@ -260,11 +270,10 @@ class Exchange:
             worst=had.most,
             hold=had.hold,
         )
+        attempt.taken, attempt.slot = had.taken, had.slot
+        self.attempts += 1
         self.dropped = ",".join(version.dropped)
-        self._attempt.taken, self._attempt.slot = had.taken, had.slot
-        self._attempt.binding = terms.budgets and not terms.allow_unbounded and terms.share is None
-        await self._write(self._attempt, plan)
-        return self._attempt
+        return attempt
 
     async def _write(self, attempt: Attempt, plan: Plan) -> None:
         ended, self._ended, self._last = self._ended, None, None

@@ -27,7 +27,7 @@ from upstreams import notes, reads, resets, says, stalls, waits
 
 from tollway.daemon.config.schema import Key
 from tollway.daemon.config.validity import _end
-from tollway.daemon.gate import attempt
+from tollway.daemon.gate import attempt, send
 from tollway.daemon.gate.budget import Terms, worst
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.verify import verify
@@ -206,6 +206,21 @@ async def test_a_report_without_input_is_no_report() -> None:
         row = await gate.row(await gate.ask())
         assert row.call.estimated
         assert row.call.cost_nanousd == row.attempts[0].hold_nanousd
+
+
+async def test_a_fault_before_an_attempt_is_written_leaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What its turn had just given it is free again: nothing was sent, and nothing costs."""
+    async with gateway([[reads(), says(whole())]], provider="slots = 1") as gate:
+        # The one thing here that is not real: no known request makes this fail.
+        monkeypatch.setattr(send, "AttemptOpened", None)
+        reply = await gate.ask()
+        monkeypatch.undo()
+        assert (reply.status, error(reply)["code"]) == (500, "internal_error")
+        assert gate.held() == 0
+        assert gate.ups[0].requests == []
+        assert (await gate.ask()).status == 200  # the only slot is free
 
 
 async def test_a_fault_while_an_attempt_is_billed_leaks_nothing(
