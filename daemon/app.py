@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tollway.daemon import control, control_runs, inference, listing, usage
+from tollway.daemon import control, control_runs, inference, listing, metrics, usage
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
@@ -14,8 +14,9 @@ from tollway.daemon.state import CALLS, DAEMON, EDGE, GUARD, LOG, OWNER, ROLES, 
 from tollway.providers.errors import GatewayError
 
 # open: anyone who can connect. caller: the handler authenticates before it reads the body.
+# monitor: loopback, or who has the key of `server.metrics_key`; the handler looks.
 # owner: whoever may open the admin socket; these paths exist in no other application.
-Role = Literal["open", "caller", "owner"]
+Role = Literal["open", "caller", "monitor", "owner"]
 # metered: each request is a call, which limits and budgets hold back and the ledger records.
 # free: no model says anything, so it costs nothing; a count of tokens that a provider makes is
 # a call of the limits all the same, but for those of tokens.
@@ -71,6 +72,7 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/", hello, "open", "free"),
     Route("GET", "/healthz", healthz, "open", "free"),
     Route("GET", "/readyz", readyz, "open", "free"),
+    Route("GET", "/metrics", metrics.metrics, "monitor", "free"),
     *(
         CallRoute(path, use="free" if endpoint == "count_tokens" else "metered")
         for path, endpoint in inference.PATHS.items()

@@ -115,6 +115,7 @@ async def direct(call: Direct, serve: Serve) -> None:
 def _answer(call: Direct, error: GatewayError) -> None:
     if call.status:
         raise _broken_off(call.trace.call_id, error)
+    call.app[DAEMON].meter.error(error.code)
     dialect = dialect_of(call.path, call.headers)
     said = dialect.write_error(error, call.trace.call_id)
     refusal = _refusal(call.app, error, said, dialect.name)

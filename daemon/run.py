@@ -150,8 +150,7 @@ class Server:
         control = Control(self.reloader, self.stop, self.listen)
         for sockets, owner in ((public, False), ([admin], True)):
             app = application.build(self.daemon, self.output, self._limits, owner=owner)
-            if owner:
-                app[CONTROL] = control
+            app[CONTROL] = control  # what may be asked of it is the table's to say
             # Without the cancellation a handler lives on for as long as its provider talks. A
             # client that half-closes is cancelled too: its end of file looks like leaving.
             runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_HANG_UP_S)
@@ -172,6 +171,7 @@ class Server:
         self.daemon.ledger.retain(_retention(config))
         self.daemon.alerts.configure(config)
         self.daemon.queue.configure(config)
+        self.daemon.meter.configure(config)
         self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:

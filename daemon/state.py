@@ -9,6 +9,7 @@ from aiohttp import web
 from tollway.daemon.gate.learned import Learned
 from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
+from tollway.daemon.meter import Meter
 from tollway.daemon.runs import Runs
 from tollway.daemon.tasks import Tasks
 
@@ -53,6 +54,7 @@ class Daemon:
         self.local = local
         self.queue = Queue(local)
         self.runs = Runs()
+        self.meter = Meter()
         self.prices = prices
         self.gate: Gate
         self.alerts: Alerts

@@ -16,6 +16,7 @@ HOMES = {
     "huggingface_hub": {"providers/llamacpp/hub.py"},
     "keyring": {"daemon/secrets.py"},
     "genai_prices": {"providers/price_distil.py"},
+    "prometheus_client": {"daemon/metrics.py"},
 }
 FOLDERS = {"sqlite_utils": "daemon/ledger/", "aiohttp": "daemon/", "jinja2": "providers/llamacpp/"}
 MOST_LINES = 500

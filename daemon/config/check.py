@@ -140,6 +140,8 @@ def _server(config: Config, names: Names, wrong: Wrong) -> None:
                 "other than loopback, where keys would travel unencrypted; put a proxy that "
                 "speaks TLS in front and set server.behind_proxy = true",
             )
+    if server.metrics_key is not None:
+        _refer("keys", server.metrics_key, ("server", "metrics_key"), names, wrong)
     if why := zone_wrong(server.timezone):
         wrong(("server", "timezone"), why)
     if why := _webhook_wrong(server.alerts.webhook):

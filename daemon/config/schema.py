@@ -113,6 +113,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ()
     watch: bool = True
     behind_proxy: bool = False
+    metrics_key: str | None = None  # the key that may read /metrics from elsewhere than loopback
+    metrics_per_key: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

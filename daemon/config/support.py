@@ -27,7 +27,6 @@ class Later(NamedTuple):
 LATER = (
     Later("server.tls", "serve HTTPS; until then a proxy in front does, with behind_proxy = true"),
     Later("server.cors_origins", "let pages of these origins call the gateway", live=([],)),
-    Later("server.metrics_key", "name the key that may read /metrics"),
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",

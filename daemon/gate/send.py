@@ -112,6 +112,10 @@ class Exchange:
         self._left = False  # nobody will read what a further target says
         self._cut: Ending = "client_left"
         self.ending: Ending | None = None  # once it is settled
+        self.unsent = "refused"  # how it ended where it was never admitted
+        self.error = ""  # the code of what ended it
+        self.took_s = 0.0  # from when its body was read until it had ended
+        self._began_s = time.monotonic()
         self._at_ms = daemon.books.now_ms()
         self._tags = gate.purse.declared(origin.tags.pairs)
         self.charge: Charge | None = None  # of the attempt under way, or the last
@@ -176,8 +180,10 @@ class Exchange:
             self.pipe.fail(GatewayError("The gateway failed while it served this call"))
         finally:
             self.passage.leave()
+            self.took_s = self.took_s or time.monotonic() - self._began_s
             self.daemon.active -= 1
             self.daemon.served += 1
+            self.daemon.meter.call(self)
             self.daemon.exchanges.discard(self)
             keep(self)
 
@@ -351,6 +357,7 @@ class Exchange:
         self._attempt = None
         ended = attempt.end(ending, mask=self.gate.mask, error=error)
         self.cost_nanousd += ended.cost_nanousd
+        self.daemon.meter.attempt(self, attempt, ended)
         bound = attempt.worst.bound
         if ended.usage.input_total and not ended.usage.estimated and not bound.by_window:
             self.daemon.learned.record(attempt.target.name, bound.input, ended.usage.input_total)
@@ -398,7 +405,8 @@ class Exchange:
         self, ended: AttemptEnded | None, ending: Ending, error: str, first_ms: int | None = None
     ) -> asyncio.Future[None]:
         self._settled = True
-        self.ending = ending
+        self.ending, self.error = ending, error
+        self.took_s = time.monotonic() - self._began_s
         return self.daemon.ledger.settle(
             CallEnded(self.call_id, now_ms(), ending, first_ms, error, self.dropped), ended
         )
@@ -407,6 +415,7 @@ class Exchange:
         """Settle whatever is open, without waiting for anything."""
         if self._settled:
             return
+        self.error, self.unsent = error, "refused" if ending == "failed" else ending
         if attempt := self._attempt:
             attempt.unseen = self.pipe.was_full
             self._ended = self._end(attempt, ending, error)

@@ -128,6 +128,14 @@ class Ledger:
         return self._writer.backlog
 
     @property
+    def lag_s(self) -> float:
+        """How long, in seconds, the oldest admission under way has waited to be written."""
+        for until_s, operation in self._waiting:
+            if not operation.done.done():
+                return max(0.0, asyncio.get_running_loop().time() - until_s + self._stall_s)
+        return 0.0
+
+    @property
     def commits(self) -> int:
         """How many transactions were written: fewer than operations, where load groups them."""
         return self._writer.commits
