@@ -1,6 +1,7 @@
 """Asks providers for their models, with the configured credential: the cheapest proof of both."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from typing import Literal
@@ -9,9 +10,10 @@ import msgspec
 
 from tollway.daemon import secrets
 from tollway.daemon.config.schema import Config, Provider
-from tollway.providers.catalog import KINDS, request_headers
+from tollway.providers.catalog import KINDS, Kind, request_headers
 from tollway.providers.errors import GatewayError
 from tollway.providers.http.client import HttpTransport
+from tollway.providers.signing import signer_of
 from tollway.providers.transport import Request, Timeouts
 
 _MOST_BYTES = 8 * 2**20  # of a list of models; OpenRouter's has half a megabyte
@@ -35,7 +37,9 @@ class Reached(msgspec.Struct, frozen=True):
 
 class _Listing(msgspec.Struct):
     data: list[msgspec.Raw] = []
-    models: list[msgspec.Raw] = []  # Gemini's word
+    models: list[msgspec.Raw] = []  # Gemini's and Cohere's word
+    publisherModels: list[msgspec.Raw] = []  # noqa: N815 - Vertex's
+    modelSummaries: list[msgspec.Raw] = []  # noqa: N815 - Bedrock's
 
 
 # One page with all there are; who knows no such parameter has no pages.
@@ -70,19 +74,23 @@ async def _ask(
 ) -> Reached:
     kind = KINDS[provider.kind]
     base_url = (provider.base_url or kind.base_url or "").rstrip("/")
+    ca_file = str(provider.ca_file) if provider.ca_file else None
     began = time.monotonic()
     try:
         # A keyring may ask its owner to unlock it: in a thread, the others go on.
         credential = await asyncio.to_thread(_credential, config, provider)
+        signer = signer_of(kind, credential, provider.proxy, ca_file)
         request = Request(
-            url=f"{base_url}/models{_PAGE.get(kind.dialect, '')}",
+            url=_listing_at(kind, base_url),
             headers=request_headers(kind, credential),
             method="GET",
             timeouts=Timeouts(connect_s=timeout_s, first_s=timeout_s, idle_s=timeout_s),
             proxy=provider.proxy,
-            ca_file=str(provider.ca_file) if provider.ca_file else None,
+            ca_file=ca_file,
         )
         async with asyncio.timeout(3 * timeout_s):
+            if signer is not None:
+                request = await signer.sign(request)
             status, body = await _fetch(transport, request)
     except GatewayError as error:
         return Reached(name, "fail", error.message, fix=error.hint or _look_at(name, base_url))
@@ -93,6 +101,12 @@ async def _ask(
         told = f"`{base_url}` is up; its callers bring their own credential"
         judged = msgspec.structs.replace(judged, state="ok", detail=told, fix="")
     return msgspec.structs.replace(judged, status=status)
+
+
+def _listing_at(kind: Kind, base_url: str) -> str:
+    if kind.lists is not None:
+        return re.sub(kind.lists.of, kind.lists.at, base_url)
+    return f"{base_url}/models{_PAGE.get(kind.dialect, '')}"
 
 
 def _credential(config: Config, provider: Provider) -> str | None:
@@ -146,10 +160,10 @@ def _listed(body: bytes) -> int:
         msgspec.DecodeError: It is none.
     """
     said = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    if not said.keys() & {"data", "models"}:
+    if not said.keys() & set(_Listing.__struct_fields__):
         raise msgspec.DecodeError("neither `data` nor `models` is there")
     found = msgspec.json.decode(body, type=_Listing)
-    return len(found.data) or len(found.models)
+    return max(map(len, msgspec.structs.astuple(found)))
 
 
 def _look_at(name: str, base_url: str) -> str:

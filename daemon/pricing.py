@@ -29,7 +29,7 @@ def in_force(config: Config) -> InForce:
         said = config.providers.get(provider)
         if said is None:
             return Terms(None)
-        kind = KINDS[said.kind]
+        kind = KINDS[said.kind].of(model)
         at = datetime.fromtimestamp(at_ms / 1000, UTC)
         price = table.price(provider, kind.prices, model, at)
         if said.auth == "caller":

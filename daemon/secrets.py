@@ -4,6 +4,8 @@ gateway.toml holds references only: keyring:NAME, env:NAME, file:PATH. What `key
 this box is the system's keyring or, chosen openly where there is none, the vault.
 """
 
+import contextlib
+import json
 import os
 import re
 import threading
@@ -281,6 +283,9 @@ def _clean(value: str, what: str) -> str:
     value = value.strip()
     if not value:
         raise SecretError(f"{what} is empty", hint="store it again")
+    if value.startswith("{"):  # a file of credentials, as Google gives them: on one line
+        with contextlib.suppress(ValueError):
+            value = json.dumps(json.loads(value))
     if len(value) > _LONGEST or not value.isascii() or not value.isprintable():
         raise SecretError(
             f"{what} has a line break or another character that no key has", hint="store it again"

@@ -8,12 +8,24 @@ from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Final, Literal
+from urllib.parse import quote
 
 import msgspec
 
 from tollway.providers.errors import GatewayError
 
-Name = Literal["openai_chat", "openai_responses", "anthropic_messages", "gemini"]
+Name = Literal[
+    "openai_chat", "openai_responses", "anthropic_messages", "gemini", "bedrock", "cohere"
+]
+# "google" and "aws": a header for a key, and else a proof that is made anew for each request.
+Auth = Literal["bearer", "optional", "none", "google", "aws"]
+
+
+class Listing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a provider lists its models: what of its base URL is replaced (a pattern) by what."""
+
+    of: str
+    at: str
 
 
 class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,11 +34,21 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `base_url` is None where gateway.toml must give it, `prices` (its id in genai-prices) where
     only gateway.toml can price it. `serves`, `shows` and `unbounded` are globs of model
     names. `dialect` is what a call is translated to that comes in none of its dialects.
+
+    A row that is `part_of` another is no kind of its own: it says how some of that one's models
+    are asked, which the other names in `by_model`.
     """
 
-    auth: Literal["bearer", "optional", "none"]
+    auth: Auth
     name: str = ""
+    part_of: str = ""
+    by_model: dict[str, str] = {}  # globs of model names, and the rows that say how those are asked
     base_url: str | None = None
+    address: str = ""  # how the base URL that gateway.toml must give is made
+    behind: str = ""  # what stands between the base URL and a call's path
+    # Where a call's path is not its dialect's: by "chat", "stream" and "count_tokens".
+    paths: dict[str, str] = {}
+    lists: Listing | None = None  # where its models are, if not at `/models`
     dialect: Name = "openai_chat"
     also: tuple[Name, ...] = ()  # what it speaks at the same base URL besides
     reasons_in: Name | None = None  # what a call to a reasoning model is translated to instead
@@ -37,6 +59,18 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quirks: frozenset[str] = frozenset()
     shows: tuple[str, ...] = ()
     unbounded: tuple[str, ...] = ()
+
+    def of(self, model: str) -> "Kind":
+        """Return the row that says how a model is asked."""
+        for globs, name in self.by_model.items():
+            if _globs((globs,)).match(model):
+                return PARTS[name]
+        return self
+
+    def path_of(self, call: str, model: str) -> str | None:
+        """Return the path of a call ("chat", "stream", ...), None where it is its dialect's."""
+        path = self.paths.get(call)
+        return None if path is None else path.replace("{model}", quote(model, safe=""))
 
     def speaks(self, dialect: str) -> bool:
         """Whether a call in a dialect can be passed on as it is."""
@@ -57,15 +91,33 @@ def _globs(globs: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, globs)) or r"(?!)")
 
 
-def _load() -> Mapping[str, Kind]:
+def _load() -> dict[str, Kind]:
     text = files("tollway.providers").joinpath("catalog.toml").read_text("utf-8")
     rows = msgspec.convert(tomllib.loads(text), dict[str, Kind])
-    return MappingProxyType(
-        {name: msgspec.structs.replace(kind, name=name) for name, kind in rows.items()}
-    )
+    return {name: msgspec.structs.replace(kind, name=name) for name, kind in rows.items()}
 
 
-KINDS: Final = _load()
+_ROWS: Final = _load()
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {name: row for name, row in _ROWS.items() if not row.part_of}
+)
+PARTS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {name: row for name, row in _ROWS.items() if row.part_of}
+)
+
+
+_KEY_PAIR = re.compile(r"A[A-Z0-9]{15,127}:[^:]+(?::[^:]+)?")
+
+
+def is_signed(kind: Kind, secret: str | None) -> bool:
+    """Whether each request needs a proof made for it: the credential is no key for a header.
+
+    At Google that is a file of credentials, at AWS a pair of keys ("ID:SECRET", with ":TOKEN"
+    behind a temporary one); for both, none at all: what the machine itself has.
+    """
+    if kind.auth == "google":
+        return not secret or secret.startswith("{")
+    return kind.auth == "aws" and (not secret or _KEY_PAIR.fullmatch(secret) is not None)
 
 
 def request_headers(kind: Kind, secret: str | None) -> tuple[tuple[str, str], ...]:
@@ -76,7 +128,7 @@ def request_headers(kind: Kind, secret: str | None) -> tuple[tuple[str, str], ..
             it is, is not said.
     """
     always = (("content-type", "application/json"), *kind.headers.items())
-    if kind.auth == "none" or not secret:
+    if kind.auth == "none" or not secret or is_signed(kind, secret):
         return always
     if not all("\x21" <= char <= "\x7e" for char in secret):
         raise GatewayError(

@@ -17,7 +17,9 @@ _HOP = frozenset(
     }
 )
 _KEYS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
-_ACCOUNTS = frozenset({"openai-organization", "openai-project", "chatgpt-account-id"})
+_ACCOUNTS = frozenset(
+    {"openai-organization", "openai-project", "chatgpt-account-id", "x-goog-user-project"}
+)
 _CREDENTIALS = frozenset(
     {
         *("proxy-authorization", "proxy-authenticate", "www-authenticate"),
@@ -46,7 +48,11 @@ _OWN = _KEYS | _ACCOUNTS
 _NOT_UP = _HOP | _CREDENTIALS | _OURS_UP
 _NOT_DOWN = _HOP | _CREDENTIALS | _OURS_DOWN
 
-_UP_PREFIXES = ("x-forwarded-", "x-tollway-", "sec-", "proxy-", "access-control-", "cf-")
+_UP_PREFIXES = (
+    *("x-forwarded-", "x-tollway-", "sec-", "proxy-", "access-control-", "cf-"),
+    # At AWS and on Vertex they choose a dearer tier, or belong to a signature of somebody else's.
+    *("x-amz-", "x-amzn-", "x-vertex-ai-"),
+)
 _DOWN_PREFIXES = ("x-tollway-", "access-control-", "cross-origin-", "proxy-")
 # The provider's limits are not the caller's, and its request id is not the call's.
 _RENAMED = {"x-request-id": "x-upstream-request-id"}

@@ -17,6 +17,9 @@ HOMES = {
     "keyring": {"daemon/secrets.py"},
     "genai_prices": {"providers/price_distil.py"},
     "prometheus_client": {"daemon/metrics.py"},
+    "google": {"providers/google_tokens.py"},
+    "requests": {"providers/google_tokens.py"},
+    "botocore": {"providers/aws_signing.py"},
 }
 FOLDERS = {"sqlite_utils": "daemon/ledger/", "aiohttp": "daemon/", "jinja2": "providers/llamacpp/"}
 MOST_LINES = 500

@@ -210,7 +210,8 @@ def _provider(provider: Provider, at: At, wrong: Wrong) -> None:
         near = shown.meant(provider.kind, usable) or f"; there are {', '.join(usable)}"
         wrong((*at, "kind"), f"unknown kind{near}")
     elif provider.base_url is None and kind.base_url is None:
-        wrong(at, f"base_url is missing; the kind {provider.kind} has no address of its own")
+        such = f", such as {shown.value(kind.address)}" if kind.address else ""
+        wrong(at, f"base_url is missing; the kind {provider.kind} has no address of its own{such}")
     if provider.auth == "caller" and provider.api_key is not None:
         wrong((*at, "auth"), '"caller" passes on the caller\'s own credential; remove api_key')
     for field in ("base_url", "proxy"):

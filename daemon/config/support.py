@@ -30,7 +30,7 @@ LATER = (
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",
-        values="bedrock|cohere|vertex",
+        values="bedrock|cohere",
     ),
     Later("providers.*.api_keys", "rotate a pool of keys; today one api_key works"),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),

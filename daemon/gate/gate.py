@@ -25,6 +25,7 @@ from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.headers import Headers
 from tollway.providers.prices import CALLERS, PriceTable
+from tollway.providers.signing import signer_of, within
 from tollway.providers.transport import Timeouts
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ class Gate:
         self.config = config
         self.daemon = daemon
         self.built_s = time.time()
-        self.hidden = frozenset(filter(None, credentials.values()))  # what no log may say
+        # What no log may say.
+        self.hidden = frozenset(
+            part for said in credentials.values() if said for part in (said, *within(said))
+        )
         self.mask = Mask()
         self.mask.hide(self.hidden)
         # Whether some provider takes its callers' own credentials.
@@ -143,7 +147,7 @@ class Gate:
         if provider == LOCAL:
             command = self.config.models[model].command
             return Target(LOCAL, model, KINDS["local" if command is None else "openai-compatible"])
-        return msgspec.structs.replace(self._providers[provider], model=model)
+        return self._providers[provider].at(model)
 
     def masked(self, headers: Headers) -> Headers:
         """Return an answer's headers without a secret that the provider may have echoed."""
@@ -223,6 +227,7 @@ def _deadline_ms(model: Model) -> int | None:
 
 def _target(name: str, provider: Provider, credential: str | None) -> Target:
     kind = KINDS[provider.kind]
+    ca_file = str(provider.ca_file) if provider.ca_file else None
     return Target(
         provider=name,
         model="",
@@ -235,9 +240,10 @@ def _target(name: str, provider: Provider, credential: str | None) -> Target:
             idle_s=provider.timeout.idle,
         ),
         proxy=provider.proxy,
-        ca_file=str(provider.ca_file) if provider.ca_file else None,
+        ca_file=ca_file,
         on_disconnect=provider.on_disconnect,
         callers=provider.auth == "caller",
+        signer=signer_of(kind, credential, provider.proxy, ca_file),
     )
 
 
@@ -247,4 +253,7 @@ def _credentials(config: Config) -> dict[str, str | None]:
     if missing:
         hints = dict.fromkeys(error.hint for error in missing if error.hint)
         raise SecretError("\n".join(error.message for error in missing), hint="\n".join(hints))
+    for name, provider in config.providers.items():
+        # Here, since what signs for a cloud takes a third of a second to import.
+        signer_of(KINDS[provider.kind], found[name])
     return found

@@ -8,6 +8,7 @@ import msgspec
 from tollway.daemon.config.schema import Config, Provider
 from tollway.daemon.config.schema import Route as RouteTable
 from tollway.providers.catalog import KINDS, Kind
+from tollway.providers.signing import Signer
 from tollway.providers.transport import Timeouts
 
 LOCAL = "local"
@@ -26,6 +27,11 @@ class Target(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     on_disconnect: str = "cancel"
     callers: bool = False  # it gets its caller's own credential, and its caller pays
+    signer: Signer | None = None  # makes the proof that each request needs, where one does
+
+    def at(self, model: str) -> "Target":
+        """Return the same provider with a model there."""
+        return msgspec.structs.replace(self, model=model, kind=self.kind.of(model))
 
     @property
     def name(self) -> str:

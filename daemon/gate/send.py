@@ -335,7 +335,7 @@ class Exchange:
                 deadline_s=deadline_s,
             )
         request = Request(
-            url=target.base_url + version.path(target),
+            url=target.base_url + target.kind.behind + version.path(target),
             headers=request_headers(self.origin.headers, version, target)
             + (self.origin.own if target.callers else ()),
             body=body,
@@ -346,6 +346,8 @@ class Exchange:
         )
         if target.local:
             return await self.daemon.local.forward(target.model, request, deadline_s=deadline_s)
+        if target.signer is not None:
+            request = await target.signer.sign(request)
         return await self.daemon.transport.send(request)
 
     def _failed(self, attempt: Attempt, failure: Failure) -> Failure:

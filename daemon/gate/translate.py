@@ -46,7 +46,9 @@ class Version(msgspec.Struct, frozen=True):
 
     def path(self, target: Target) -> str:
         """Return the path and query behind a target's base URL."""
-        return self.dialect.path(self.call.endpoint, InUrl(target.model, self.call.stream))
+        call = self.call
+        own = target.kind.path_of("stream" if call.stream else call.endpoint, target.model)
+        return own or self.dialect.path(call.endpoint, InUrl(target.model, call.stream))
 
     def body(self, target: Target, limit: int | None) -> bytes:
         """Return the bytes to send, with another output limit than the client's where one is given.
@@ -54,8 +56,10 @@ class Version(msgspec.Struct, frozen=True):
         A conversation is written anew for that: what else depends on the limit (a budget for
         thinking must be below it) then fits it.
         """
+        call = self.call
         if self.said is not None and limit is not None:
-            return _written(self.said, self.dialect, target, self.default_output, limit).body
+            written = _written(self.said, self.dialect, target, self.default_output, limit)
+            call, limit = msgspec.structs.replace(call, body=written.body), None
         edits = Edits(
             model=target.model,
             output_limit=limit,
@@ -63,7 +67,7 @@ class Version(msgspec.Struct, frozen=True):
             ask_usage=self.call.stream and not target.worker,
             quirks=target.kind.quirks,
         )
-        return self.dialect.edit(self.call, edits)
+        return self.dialect.edit(call, edits)
 
 
 class Translator:

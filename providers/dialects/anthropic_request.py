@@ -26,6 +26,10 @@ MOST_VALUES = 100_000
 _MOST = 2**31 - 1
 _ARRAY = ord("[")
 
+# What Anthropic's own library for Vertex says there; recorded.
+_RAW_VERSION = b'"vertex-2023-10-16"'
+RAW_PREDICT = "raw_predict"
+
 _MODEL = msgspec.json.Decoder(str)
 _FLAG = msgspec.json.Decoder(bool | None)
 _THINKING = msgspec.json.Decoder()
@@ -119,7 +123,27 @@ def edited(call: Call, edits: Edits) -> bytes:
         values["model"] = msgspec.json.encode(edits.model)
     if edits.output_limit is not None and call.endpoint == "chat":
         values |= _limited(call, known, edits.output_limit)
+    if RAW_PREDICT in edits.quirks:
+        return _raw_predict(call, known, values)
     return edit(call.body, known, values)
+
+
+def _raw_predict(call: Call, known: dict[str, Field], values: dict[str, bytes]) -> bytes:
+    """Return a body for Vertex: the version stands in it, and the model in the URL.
+
+    Only a count of tokens, whose URL is one for all models, names it still.
+    """
+    if call.endpoint == "count_tokens":
+        return edit(call.body, known, values | {"anthropic_version": _RAW_VERSION})
+    if "anthropic_version" in known:
+        raise RequestInvalid(
+            "`anthropic_version` is no field of Messages",
+            hint="Leave it out: the gateway says it where it is due",
+            param="anthropic_version",
+        )
+    # No body is without a model, so the version can always take its place.
+    renamed = values | {"model": _RAW_VERSION}
+    return edit(call.body, known, renamed, {"model": "anthropic_version"})
 
 
 def _limited(call: Call, known: dict[str, Field], most: int) -> dict[str, bytes]:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tollway.providers.catalog import KINDS, Kind, request_headers
-from tollway.providers.dialects.openai_quirks import QUIRKS
+from tollway.providers.catalog import KINDS, PARTS, Kind, request_headers
+from tollway.providers.dialects.anthropic_request import RAW_PREDICT
+from tollway.providers.dialects.openai_quirks import QUIRKS as OPENAI_QUIRKS
 from tollway.providers.errors import GatewayError
 from tollway.providers.prices import PriceSource
 
-HOSTED = {name for name, kind in KINDS.items() if kind.auth == "bearer"}
+QUIRKS = OPENAI_QUIRKS | {RAW_PREDICT}
+ROWS = {**KINDS, **PARTS}
+HOSTED = {name for name, kind in ROWS.items() if kind.auth in ("bearer", "google", "aws")}
 
 
 def test_every_kind_of_the_documentation_is_there() -> None:
@@ -20,17 +23,18 @@ def test_every_kind_of_the_documentation_is_there() -> None:
     assert set(KINDS) == {
         *("openai", "openai-compatible", "vllm", "ollama", "lmstudio", "llama-server", "local"),
         *("mistral", "groq", "deepseek", "xai", "openrouter", "together", "fireworks"),
-        *("cerebras", "perplexity", "anthropic", "gemini", "azure", "sglang"),
+        *("cerebras", "perplexity", "anthropic", "gemini", "azure", "sglang", "vertex"),
     }
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", ROWS.values(), ids=lambda kind: kind.name)
 def test_a_row_is_whole(kind: Kind) -> None:
     """Hosted ones are reached by TLS and have prices; the others are on somebody's own box."""
     assert kind.quirks <= QUIRKS
     if kind.name in HOSTED:
-        # A resource of Azure's has an address of its own.
-        assert kind.name == "azure" or (kind.base_url or "").startswith("https://")
+        # A resource of Azure's has an address of its own, and so has a project in a cloud.
+        own = kind.name == "azure" or bool(kind.address or kind.part_of)
+        assert own or (kind.base_url or "").startswith("https://")
         assert kind.prices
     else:
         assert kind.prices is None
@@ -40,7 +44,7 @@ def test_a_row_is_whole(kind: Kind) -> None:
 
 def test_every_quirk_is_some_kind_s() -> None:
     """A word that no row has is code for nobody."""
-    assert set().union(*(kind.quirks for kind in KINDS.values())) == QUIRKS
+    assert set().union(*(kind.quirks for kind in ROWS.values())) == QUIRKS
 
 
 def test_prices_exist_under_the_names_that_rows_give(tmp_path: Path) -> None:
@@ -60,10 +64,13 @@ def test_prices_exist_under_the_names_that_rows_give(tmp_path: Path) -> None:
         "cerebras": "gpt-oss-120b",
         "perplexity": "sonar",
         "azure": "gpt-4o",
+        "vertex": "gemini-2.5-flash",
+        "vertex-anthropic": "claude-sonnet-4-5@20250929",
+        "vertex-open": "gemini-2.5-flash",
     }
     assert set(known) == HOSTED
     for name, model in known.items():
-        assert source.find(KINDS[name].prices or "", model, datetime.now(UTC)), name
+        assert source.find(ROWS[name].prices or "", model, datetime.now(UTC)), name
 
 
 def test_no_two_kinds_serve_one_name_by_default() -> None:
@@ -114,3 +121,12 @@ def test_a_secret_that_would_break_a_header_is_refused_unseen(secret: str) -> No
     with pytest.raises(GatewayError) as caught:
         request_headers(KINDS["openai"], secret)
     assert secret not in caught.value.message + caught.value.hint
+
+
+def test_every_part_is_of_a_kind_that_names_it() -> None:
+    """A row that no model leads to is data for nobody."""
+    for name, row in PARTS.items():
+        assert name in KINDS[row.part_of].by_model.values()
+        assert row.auth == KINDS[row.part_of].auth
+    for kind in KINDS.values():
+        assert set(kind.by_model.values()) <= set(PARTS)

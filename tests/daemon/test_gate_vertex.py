@@ -1,0 +1,182 @@
+"""Vertex by its recordings: two dialects behind another address, and Google's own credentials."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from clouds import Cloud, cloud
+from gateway import KEY, Gateway
+from shell import Reply, running
+from wire.recordings import Recording, recordings
+
+pytest.importorskip("google.auth")
+
+AT = "/v1/projects/example-project/locations/global"
+RECORDINGS = recordings("vertex/*.json")
+(CLAUDE,) = [one for one in RECORDINGS if "anthropic" in one.api]
+HAIKU = "claude-haiku-4-5@20251001"
+TOLD = msgspec.json.encode(
+    {"error": {"code": 429, "message": "Slowly", "status": "RESOURCE_EXHAUSTED"}}
+)
+
+
+def config(port: int, key: str) -> str:
+    """Return a configuration with a project on Vertex."""
+    return f"""
+[providers.vertex]
+kind = "vertex"
+base_url = "http://127.0.0.1:{port}{AT}"
+{key}
+[groups.all]
+models = ["*"]
+[users.ann]
+groups = ["all"]
+budget = ["9/day"]
+[keys.laptop]
+hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
+user = "ann"
+"""
+
+
+@pytest_asyncio.fixture
+async def google() -> AsyncIterator[Cloud]:
+    """Yield a cloud."""
+    async with cloud() as one:
+        yield one
+
+
+def request_of(recording: Recording) -> tuple[str, dict[str, Any]]:
+    """Return the path and the body with which a client of the same dialect asks for it here."""
+    model = recording.path.partition("/models/")[2].partition(":")[0]
+    if recording is CLAUDE:
+        said = {name: value for name, value in recording.asked.items() if "version" not in name}
+        return "/v1/messages", said | {"model": f"vertex/{model}"}
+    method = recording.path.rpartition(":")[2]
+    return f"/v1beta/models/vertex/{model}:{method}", recording.asked
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda one: one.id)
+async def test_what_vertex_said_arrives_and_is_billed(
+    google: Cloud, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the path that was recorded, with the body that was, and an access token as it is."""
+    monkeypatch.setenv("TOKEN", "ya29.token")
+    kind = "text/event-stream" if recording.streamed else "application/json"
+    google.answer = (200, kind, recording.body)
+    async with running(config(google.port, 'api_key = "env:TOKEN"'), server="") as daemon:
+        gate = Gateway(daemon, [])
+        path, body = request_of(recording)
+        reply = await gate.ask(msgspec.json.encode(body), path)
+        assert reply.status == 200, reply.body
+        assert recording.body in reply.body
+        (asked,) = google.asked
+        assert asked[0].replace("%40", "@") == recording.path.replace("/v1beta1/", "/v1/")
+        assert asked[1]["authorization"] == "Bearer ya29.token"
+        config_ = {"generationConfig": asked[2].get("generationConfig")}
+        assert asked[2] == recording.asked | (config_ if recording is not CLAUDE else {})
+        row = await gate.row(reply)
+        assert row.call.cost_nanousd > 0
+        assert (row.call.ending, row.call.estimated) == ("answered", False)
+
+
+async def chat(gate: Gateway, model: str, **more: object) -> Reply:
+    """Ask as a client of OpenAI's does."""
+    said = {"model": f"vertex/{model}", "messages": [{"role": "user", "content": "Hi"}], **more}
+    return await gate.ask(msgspec.json.encode(said), "/v1/chat/completions")
+
+
+async def test_a_service_account_s_token_is_fetched_once_and_renewed_in_time(
+    google: Cloud, tmp_path: Path
+) -> None:
+    """However many calls need it at once; one that ends within minutes is no longer fresh."""
+    path = tmp_path / "sa.json"
+    path.write_text(google.service_account())
+    path.chmod(0o600)
+    google.answer = (200, "application/json", CLAUDE.body)
+    async with running(config(google.port, f'api_key = "file:{path}"'), server="") as daemon:
+        gate = Gateway(daemon, [])
+        replies = await asyncio.gather(*(chat(gate, HAIKU) for _ in range(5)))
+        assert [reply.status for reply in replies] == [200] * 5, replies
+        assert google.tokens == 1
+        assert {heads["authorization"] for _, heads, _ in google.asked} == {"Bearer token-1"}
+        assert {path for path, _, _ in google.asked} == {
+            f"{AT}/publishers/anthropic/models/claude-haiku-4-5%4020251001:rawPredict"
+        }
+        assert all(body["anthropic_version"] == "vertex-2023-10-16" for _, _, body in google.asked)
+        assert all("model" not in body for _, _, body in google.asked)
+    google.lasts_s = 60
+    async with running(config(google.port, f'api_key = "file:{path}"'), server="") as daemon:
+        gate = Gateway(daemon, [])
+        for _ in range(3):
+            assert (await chat(gate, HAIKU)).status == 200
+        assert google.tokens == 4
+
+
+async def test_each_publisher_is_asked_in_its_own_way(
+    google: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Google's, Anthropic's, and open models, which are named with their maker."""
+    monkeypatch.setenv("TOKEN", "ya29.token")
+    google.answer = (429, "application/json", TOLD)
+    paths = {
+        "gemini-2.5-flash": "/publishers/google/models/gemini-2.5-flash:generateContent",
+        "claude-opus-4-6": "/publishers/anthropic/models/claude-opus-4-6:rawPredict",
+        "meta/llama-4-maverick-17b-128e-instruct-maas": "/endpoints/openapi/chat/completions",
+    }
+    prices = '[prices."vertex/meta/*"]\ninput = 1\noutput = 1\n'
+    said = config(google.port, 'api_key = "env:TOKEN"') + prices
+    async with running(said, server="") as daemon:
+        gate = Gateway(daemon, [])
+        for model, path in paths.items():
+            reply = await chat(gate, model)
+            assert (reply.status, b"Slowly" in reply.body) == (429, True)
+            assert google.asked[-1][0] == AT + path
+        counted = {"model": f"vertex/{HAIKU}", "messages": [{"role": "user", "content": "Hi"}]}
+        google.answer = (200, "application/json", b'{"input_tokens":8}')
+        path = "/v1/messages/count_tokens"
+        reply = await gate.ask(msgspec.json.encode(counted), path)
+        assert reply.json() == {"input_tokens": 8}
+        path, _, body = google.asked[-1]
+        assert path == f"{AT}/publishers/anthropic/models/count-tokens:rawPredict"
+        assert body["model"] == HAIKU
+
+
+async def test_without_a_token_nothing_is_sent(google: Cloud, tmp_path: Path) -> None:
+    """The caller is told that the gateway's own credential failed, and nothing of it."""
+    path = tmp_path / "sa.json"
+    path.write_text(google.service_account())
+    path.chmod(0o600)
+    google.refuses = True
+    async with running(config(google.port, f'api_key = "file:{path}"'), server="") as daemon:
+        gate = Gateway(daemon, [])
+        reply = await chat(gate, HAIKU)
+        assert (reply.status, reply.json()["error"]["code"]) == (502, "upstream_auth")
+        assert b"PRIVATE" not in reply.body and b"invalid_grant" not in reply.body
+        row = await gate.row(reply)
+        assert (row.call.ending, row.call.cost_nanousd) == ("upstream_refused", 0)
+        assert not google.asked
+        hidden = daemon.server.daemon.gate.mask
+        key = json.loads(path.read_text())["private_key"]
+        assert hidden(f"a {key}") == "a ***"
+
+
+async def test_a_header_that_chooses_a_dearer_tier_stays_behind(
+    google: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would raise the price that the hold was taken at, or have another project pay."""
+    monkeypatch.setenv("TOKEN", "ya29.token")
+    google.answer = (200, "application/json", RECORDINGS[1].body)
+    async with running(config(google.port, 'api_key = "env:TOKEN"'), server="") as daemon:
+        gate = Gateway(daemon, [])
+        body = msgspec.json.encode({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]})
+        path = "/v1beta/models/vertex/gemini-3-flash-preview:generateContent"
+        heads = {"x_vertex_ai_llm_shared_request_type": "priority", "x_goog_user_project": "other"}
+        await gate.ask(body, path, **heads)
+        _, sent, _ = google.asked[-1]
+        assert not [name for name in sent if name.startswith(("x-vertex", "x-goog"))]
