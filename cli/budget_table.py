@@ -82,19 +82,21 @@ def as_json_data(found: Lines) -> dict[str, object]:
     """Return them for `--json`; money as nano-dollars and as exact dollars in text."""
     return {
         "live": found.live,
-        "budgets": [
-            {
-                **msgspec.structs.asdict(line.state),
-                "limit_usd": plain_usd(line.state.limit_nanousd),
-                "settled_usd": plain_usd(line.state.settled_nanousd),
-                "held_usd": plain_usd(line.state.held_nanousd),
-                "left_usd": plain_usd(line.state.left_nanousd),
-                "turns_over_ms": line.turns_over_ms,
-                "forecast": line.forecast,
-            }
-            for line in found.lines
-        ],
+        "budgets": [line_data(line) for line in found.lines],
         "raises": [raise_data(one) for one in found.raises],
+    }
+
+
+def line_data(line: Line) -> dict[str, object]:
+    """Return one of them for `--json`."""
+    return {
+        **msgspec.structs.asdict(line.state),
+        "limit_usd": plain_usd(line.state.limit_nanousd),
+        "settled_usd": plain_usd(line.state.settled_nanousd),
+        "held_usd": plain_usd(line.state.held_nanousd),
+        "left_usd": plain_usd(line.state.left_nanousd),
+        "turns_over_ms": line.turns_over_ms,
+        "forecast": line.forecast,
     }
 
 

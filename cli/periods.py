@@ -12,17 +12,22 @@ from tollway.daemon.ledger.schema import QUARTER_MS
 _SPANS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _SPAN = re.compile(r"(\d{1,6})([mhdw])")
 _DAY = timedelta(days=1)
+_UNITS = {"today": "day", "yesterday": "day", "week": "week", "month": "month"}
 
 
 class Period(msgspec.Struct, frozen=True):
     """From `since_ms` to before `until_ms`, in unix milliseconds; days are those of `tz`.
 
-    Both lie on quarters of an hour, which is what the ledger's roll-ups can tell.
+    Both lie on quarters of an hour, which is what the ledger's roll-ups can tell. `unit` is
+    "day", "week" or "month" where the calendar says how it begins, else "". `open` says that it
+    ends now, and so is not over.
     """
 
     since_ms: int
     until_ms: int
     tz: ZoneInfo
+    unit: str = ""
+    open: bool = False
 
     @property
     def text(self) -> str:
@@ -73,7 +78,64 @@ def period(since: str, until: str | None, tz: ZoneInfo, now_ms: int) -> Period:
             f" and end at {_local(end_ms, tz):%Y-%m-%d %H:%M}",
             hint="`--since` must be before `--until`, and before now",
         )
-    return Period(first, last, tz)
+    unit = _UNITS.get(since.strip().lower(), "")
+    return Period(first, last, tz, unit or _unit(first, last, tz), until is None)
+
+
+def _unit(first_ms: int, last_ms: int, tz: ZoneInfo) -> str:
+    """Return "month" for whole months, "day" for whole days, else ""."""
+    first, last = _local(first_ms, tz), _local(last_ms, tz)
+    if any(_midnight_ms(at.date(), tz) != int(at.timestamp()) * 1000 for at in (first, last)):
+        return ""
+    return "month" if first.day == last.day == 1 else "day"
+
+
+def before(asked: Period) -> tuple[Period, str]:
+    """Return the period to compare with, and which one it is in words.
+
+    Of calendar days, weeks and months it is as many of them before, up to the same local time;
+    of anything else the same length of time.
+    """
+    tz, unit = asked.tz, asked.unit
+    if not unit:
+        length = asked.until_ms - asked.since_ms
+        return Period(asked.since_ms - length, asked.since_ms, tz), "the same length of time before"
+    first, last = _local(asked.since_ms, tz), _local(asked.until_ms, tz)
+    final = _local(asked.until_ms - 1, tz).date()
+    count, begin = _back(first.date(), final, unit)
+    days = (last.date() - first.date()).days
+    at = datetime.combine(begin + days * _DAY, last.time(), tz)
+    since_ms = _midnight_ms(begin, tz)
+    until_ms = min(int(at.timestamp()) // 900 * QUARTER_MS, asked.since_ms)
+    if unit == "month" and last == datetime(last.year, last.month, 1, tzinfo=tz):
+        until_ms = asked.since_ms  # whole months, however long each
+    many = f"{count} {unit}s" if count > 1 else unit
+    some = "" if until_ms == asked.since_ms else ", to the same time"
+    return Period(since_ms, until_ms, tz, unit), f"the {many} before{some}"
+
+
+def _back(first: date, final: date, unit: str) -> tuple[int, date]:
+    """Return how many units two days and what lies between touch, and the day so many before."""
+    if unit == "month":
+        count = (final.year - first.year) * 12 + final.month - first.month + 1
+        month = first.year * 12 + first.month - 1 - count
+        return count, date(month // 12, month % 12 + 1, 1)
+    size = 7 if unit == "week" else 1
+    count = (final - first).days // size + 1
+    return count, first - count * size * _DAY
+
+
+def end_of(asked: Period) -> int | None:
+    """Return when the day, week or month that is under way ends, in unix milliseconds, or None."""
+    if not asked.open or not asked.unit:
+        return None
+    today = _local(asked.until_ms - 1, asked.tz).date()
+    if _back(_local(asked.since_ms, asked.tz).date(), today, asked.unit)[0] > 1:
+        return None  # more than one of them: "yesterday", until now
+    if asked.unit == "month":
+        return _midnight_ms((today.replace(day=1) + 32 * _DAY).replace(day=1), asked.tz)
+    left = 7 - today.weekday() if asked.unit == "week" else 1
+    return _midnight_ms(today + left * _DAY, asked.tz)
 
 
 def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: bool) -> int:

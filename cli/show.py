@@ -6,6 +6,7 @@ more between columns, `-` for nothing.
 """
 
 import csv
+import os
 import re
 import shutil
 import sys
@@ -140,13 +141,44 @@ def percent(part: int, whole: int) -> str:
     return "<1%" if 0 < share < 1 else f"{share:.0f}%"
 
 
+def has_blocks() -> bool:
+    """Whether stdout can show blocks: it is UTF-8, and the person's locale says nothing else."""
+    said = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    # No locale at all is a container's; Python then takes UTF-8, and so do terminals.
+    plain = said.partition(".")[0] in ("C", "POSIX") and "UTF" not in said.upper()
+    return not plain and (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
 def bar(part: int, whole: int, width: int = 20) -> str:
     """Return a bar of `width` characters, in eighths: "█████▌"; never longer, none for nothing."""
     if whole <= 0 or part <= 0:
         return ""
     eighths = min(round(8 * width * part / whole), 8 * width)
+    if not has_blocks():
+        return "#" * max(1, eighths // 8)
     full, rest = divmod(max(1, eighths), 8)
     return "█" * full + " ▏▎▍▌▋▊▉"[rest].strip()
+
+
+def spark(values: Sequence[int]) -> str:
+    """Return a bar of one character for each value, the highest in full: "▁▃█ ▂"; blank for 0."""
+    most = max(values, default=0)
+    steps = "▁▂▃▄▅▆▇█" if has_blocks() else ".:-=+*#@"
+    return "".join(
+        " " if value <= 0 else steps[min(7, (value * 8 - 1) // most)] for value in values
+    )
+
+
+def change(now: int, then: int | None) -> str:
+    """Return how an amount differs from one before it: "+12%", "new", "" where nobody knows."""
+    if then is None:
+        return ""
+    if not then:
+        return "new" if now else ""
+    part = (now - then) * 100
+    percent = (abs(part) + abs(then) // 2) // abs(then)
+    sign = "+" if part > 0 else "-" if part < 0 else ""
+    return f"{sign}{percent}%" if percent < 1000 else f"{sign}{percent / 100:.0f}x"
 
 
 # --- printing -----------------------------------------------------------------------------------
@@ -174,13 +206,14 @@ def emit_csv(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def emit_markdown(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print a table as GitHub draws it; cells are text, whatever Markdown they look like."""
     marks = ["---:" if column.number else "---" for column in columns]
-    for cells in ([_markdown(column.title) for column in columns], marks):
+    for cells in ([markdown(column.title) for column in columns], marks):
         print(f"| {' | '.join(cells)} |")
     for row in rows:
-        print(f"| {' | '.join(_markdown(cell) or _NOTHING for cell in row)} |")
+        print(f"| {' | '.join(markdown(cell) or _NOTHING for cell in row)} |")
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Return text that Markdown shows as it is."""
     # GitHub ends a cell at a bar even within a code span, and takes < and & for HTML.
     return re.sub(r"([\\|`*_\[\]<>&#~])", r"\\\1", printable(text))
 

@@ -11,19 +11,13 @@ from tollway.cli import show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.cli.periods import Period, period, zone
-from tollway.cli.spend_report import (
-    Report,
-    as_csv,
-    as_json_data,
-    as_markdown,
-    as_table,
-    beside,
-    compared,
-    made,
-)
-from tollway.daemon.ledger.local_time import local_times
-from tollway.daemon.ledger.spend import By, report
+from tollway.cli.periods import period, zone
+from tollway.cli.spend_read import read
+from tollway.cli.spend_report import as_csv, as_json_data, compared
+from tollway.cli.spend_table import as_markdown, as_table
+from tollway.daemon.config import shown
+from tollway.daemon.config.check import tag_wrong
+from tollway.daemon.ledger.spend import TAG, By
 from tollway.providers.canon import Price
 
 
@@ -51,7 +45,7 @@ Top = Annotated[int | None, typer.Option(min=1, help="Show the dearest only; add
 def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     by: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"Comma-separated, of: {', '.join(By)}.")
+        str, typer.Option(metavar="NAMES", help=f"Comma-separated, of: {', '.join(By)}, tag:NAME.")
     ] = "model",
     since: Since = "month",
     until: Until = None,
@@ -74,8 +68,13 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     tokens would have cost elsewhere, long prompts at the price of short ones. CSV has no totals
     row, so that its columns can be added up; amounts in CSV and JSON are exact.
 
+    Beside it stand the period before, a forecast to the period's end, and the budgets. A session
+    is what the header `x-tollway-session` or the tag `session` says, else an agent's own session,
+    else the run of `tollway run`.
+
     Examples:
         tollway spend --by team,model --since 7d
+        tollway spend --by tag:branch,model --since week
         tollway spend --by day --format csv > days.csv
         tollway spend --by provider --as openai/gpt-4o-mini
     """
@@ -84,7 +83,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     loaded = load_config(config)
     groups = _groups(by)
     asked = period(since, until, zone(tz or loaded.server.timezone), time.time_ns() // 1_000_000)
-    found = _read(loaded.ledger.path, groups, asked, top)
+    found = read(loaded, groups, asked, top)
     if reference is not None:
         found = compared(found, reference, _price_of(reference, config))
     match Format.JSON if as_json else form or Format.TABLE:
@@ -98,28 +97,20 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
             as_table(found)
 
 
-def _groups(text: str) -> tuple[By, ...]:
-    words = [word.strip().lower() for word in text.split(",")]
-    unknown = [word for word in words if word not in list(By)]
-    if unknown:
-        raise UsageProblem(
-            f"Spending cannot be added up by `{unknown[0]}`", hint=f"Choose of {', '.join(By)}"
-        )
-    return tuple(dict.fromkeys(By(word) for word in words))
+def _groups(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_group(word.strip()) for word in text.split(",")))
 
 
-def _read(path: Path, by: tuple[By, ...], asked: Period, top: int | None) -> Report:
-    if not path.exists():
-        show.note(f"No calls yet: there is no ledger at `{path}`")
-        return made((), by, asked, top)
-    rows = report(path, by=by, since_ms=asked.since_ms, until_ms=asked.until_ms, tz=asked.tz)
-    if not rows:
-        show.note(f"No calls from {asked.text}")
-    found = made(rows, by, asked, top)
-    between = {"since_ms": asked.since_ms, "until_ms": asked.until_ms}
-    idle = tuple(one for one in local_times(path, **between) if one.idle_ms)
-    sides = report(path, by=(By.PROVIDER,), tz=asked.tz, **between)
-    return beside(found, sides, idle)
+def _group(word: str) -> str:
+    lowered = word.lower()
+    if lowered in list(By):
+        return By(lowered)
+    if lowered.startswith(TAG) and not tag_wrong(word[len(TAG) :]):
+        return TAG + word[len(TAG) :]
+    raise UsageProblem(
+        f"Spending cannot be added up by `{word}`{shown.meant(lowered, list(By))}",
+        hint=f"Choose of {', '.join(By)}, or a tag as `tag:run`",
+    )
 
 
 def _price_of(target: str, config: Path | None) -> Price:

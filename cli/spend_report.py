@@ -1,15 +1,15 @@
-"""A spend report in the order it is shown, and its four forms: table, Markdown, CSV, JSON."""
+"""A spend report in the order it is shown, and its forms for programs: JSON and CSV."""
 
-import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 
 import msgspec
 
-from tollway.cli import show
+from tollway.cli import budget_table
 from tollway.cli.periods import Period
+from tollway.cli.spend_trend import Forecast
 from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.daemon.ledger.spend import By, SpendRow
@@ -17,11 +17,33 @@ from tollway.providers.canon import Price, Rate, Usage
 from tollway.providers.money import cost, plain_usd
 
 _LOCAL = "local"
-_NO_ONE = "-"
 _COUNTS = ("calls", "refused", "attempts", "unpriced")
-_MONEY = ("cost_nanousd", "overrun_nanousd", "estimated_nanousd")
-_SUMS = (*_COUNTS, *_MONEY, *TOKENS)
-_WIDE = 100  # columns of a terminal that has room for bars
+_MONEY = ("cost_nanousd", "overrun_nanousd", "estimated_nanousd", "saved_nanousd")
+_IMPORTED = ("imported_unpriced", "imported_input_total", "imported_output_total")
+_SUMS = (*_COUNTS, *_MONEY, *TOKENS, "imported", *_IMPORTED, "notional_nanousd")
+TIMES = (By.DAY, By.WEEK, By.MONTH)
+
+
+class Before(msgspec.Struct, frozen=True):
+    """The period before, and which one that is; `groups` has the cost of each, in nano-dollars.
+
+    `missing` says why there is no comparison, "" where there is one.
+    """
+
+    period: Period
+    which: str
+    total: SpendRow
+    groups: dict[tuple[str, ...], int]
+    missing: str = ""
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """What stands beside a report: where its total leads, and what it is held against."""
+
+    days: dict[date, int] = {}  # what each day of the period cost, in nano-dollars, none missing
+    before: Before | None = None
+    forecast: Forecast | None = None
+    budgets: tuple[budget_table.Line, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -30,7 +52,7 @@ class Report(msgspec.Struct, frozen=True):
     `others` is what `--top` left out, of so many groups; None where nothing was.
     """
 
-    by: tuple[By, ...]
+    by: tuple[str, ...]
     period: Period
     rows: tuple[SpendRow, ...]
     others: SpendRow | None
@@ -41,6 +63,7 @@ class Report(msgspec.Struct, frozen=True):
     idle: tuple[LocalTime, ...] = ()  # models of this box in memory without work
     reference: str = ""  # the target that the same tokens are priced at
     price: Price | None = None
+    beside: Beside = Beside()
 
     @property
     def all_rows(self) -> tuple[SpendRow, ...]:
@@ -48,10 +71,10 @@ class Report(msgspec.Struct, frozen=True):
         return (*self.rows, self.others) if self.others else self.rows
 
 
-def made(rows: Sequence[SpendRow], by: tuple[By, ...], period: Period, top: int | None) -> Report:
+def made(rows: Sequence[SpendRow], by: tuple[str, ...], period: Period, top: int | None) -> Report:
     """Return the report of such rows, nested: the dearest first at each level, days in order."""
     ordered = sorted(rows, key=_nested(rows, by))
-    dearest = sorted(ordered, key=lambda row: (-row.cost_nanousd, -_tokens(row)))[:top]
+    dearest = sorted(ordered, key=lambda row: (-worth(row), -tokens_of(row)))[:top]
     kept = {row.group for row in dearest}
     rest = [row for row in ordered if row.group not in kept]
     name = f"({len(rest)} others)"
@@ -61,11 +84,13 @@ def made(rows: Sequence[SpendRow], by: tuple[By, ...], period: Period, top: int 
         rows=tuple(row for row in ordered if row.group in kept),
         others=_sum(rest, (name, *[""] * (len(by) - 1))) if rest else None,
         other_groups=len(rest),
-        total=_sum(rows, ("total", *[""] * (len(by) - 1))),
+        total=total_of(rows, by),
     )
 
 
-def beside(report: Report, providers: Sequence[SpendRow], idle: tuple[LocalTime, ...]) -> Report:
+def with_sides(
+    report: Report, providers: Sequence[SpendRow], idle: tuple[LocalTime, ...]
+) -> Report:
     """Return the report with what ran on this box and what did not, of rows by provider."""
     own = [row for row in providers if row.group == (_LOCAL,)]
     others = [row for row in providers if row.group != (_LOCAL,)]
@@ -90,7 +115,7 @@ def _flat(price: Price) -> Price:
     return msgspec.structs.replace(flat, services=())
 
 
-def _elsewhere(report: Report, row: SpendRow) -> int:
+def elsewhere(report: Report, row: SpendRow) -> int:
     """Return what a row's tokens would have cost at the report's reference, in nano-dollars."""
     assert report.price is not None  # noqa: S101 - asked only where there is one
     tokens = (getattr(row, name) for name in TOKENS)
@@ -98,17 +123,17 @@ def _elsewhere(report: Report, row: SpendRow) -> int:
 
 
 def _nested(
-    rows: Sequence[SpendRow], by: tuple[By, ...]
+    rows: Sequence[SpendRow], by: tuple[str, ...]
 ) -> Callable[[SpendRow], tuple[tuple[int, int, str], ...]]:
     """Return the key to sort by: each level by what all below it came to."""
     sums: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
     for row in rows:
         for depth in range(1, len(by) + 1):
-            sums[row.group[:depth]][0] -= row.cost_nanousd
-            sums[row.group[:depth]][1] -= _tokens(row)
+            sums[row.group[:depth]][0] -= worth(row)
+            sums[row.group[:depth]][1] -= tokens_of(row)
 
-    def place(level: By, group: tuple[str, ...]) -> tuple[int, int, str]:
-        cost, tokens = (0, 0) if level is By.DAY else sums[group]
+    def place(level: str, group: tuple[str, ...]) -> tuple[int, int, str]:
+        cost, tokens = (0, 0) if level in TIMES else sums[group]
         return cost, tokens, group[-1]
 
     def key(row: SpendRow) -> tuple[tuple[int, int, str], ...]:
@@ -117,13 +142,40 @@ def _nested(
     return key
 
 
+def total_of(rows: Iterable[SpendRow], by: tuple[str, ...]) -> SpendRow:
+    """Return what rows add up to, under the name of a total."""
+    return _sum(rows, ("total", *[""] * (len(by) - 1)))
+
+
 def _sum(rows: Iterable[SpendRow], group: tuple[str, ...]) -> SpendRow:
     found = list(rows)
     return SpendRow(group=group, **{n: sum(getattr(row, n) for row in found) for n in _SUMS})
 
 
-def _tokens(row: SpendRow) -> int:
-    return row.input_total + row.output_total
+def tokens_of(row: SpendRow) -> int:
+    """Return all tokens of a group, those of imported calls with them."""
+    imported = row.imported_input_total + row.imported_output_total
+    return row.input_total + row.output_total + imported
+
+
+def worth(row: SpendRow) -> int:
+    """Return what a group is placed by: what it cost, and would have cost where it was imported."""
+    return row.cost_nanousd + row.notional_nanousd
+
+
+def change_of(report: Report, row: SpendRow) -> tuple[int, int] | None:
+    """Return what a group cost and what it did before; None where that says nothing.
+
+    It does not of days, which have others before them, nor where the ledger began later.
+    """
+    then = report.beside.before
+    if then is None or then.missing or any(part in TIMES for part in report.by):
+        return None
+    if row.group == report.total.group:
+        return row.cost_nanousd, then.total.cost_nanousd
+    if report.others and row.group == report.others.group:
+        return None
+    return row.cost_nanousd, then.groups.get(row.group, 0)
 
 
 # --- for programs -------------------------------------------------------------------------------
@@ -157,14 +209,50 @@ def as_json_data(report: Report) -> dict[str, object]:
             for one in report.idle
         ],
         "reference": report.reference or None,
+        **_beside(report),
     }
+
+
+def _beside(report: Report) -> dict[str, object]:
+    found = report.beside
+    then = found.before
+    return {
+        "days": [
+            {"day": day.isoformat(), "cost_nanousd": spent, "cost_usd": plain_usd(spent)}
+            for day, spent in found.days.items()
+        ],
+        "before": then
+        and {
+            "since": then.period.since,
+            "until": then.period.until,
+            "which": then.which,
+            "missing": then.missing or None,
+            "total": None if then.missing else _amounts(then.total),
+        },
+        "forecast": found.forecast and forecast_data(found.forecast),
+        "budgets": [budget_table.line_data(line) for line in found.budgets],
+    }
+
+
+def forecast_data(found: Forecast) -> dict[str, object]:
+    """Return a forecast for `--json`."""
+    usd = {
+        f"{name}_usd": None
+        if (nanousd := getattr(found, f"{name}_nanousd")) is None
+        else plain_usd(nanousd)
+        for name in ("at_end", "low", "high")
+    }
+    return {**msgspec.structs.asdict(found), **usd}
 
 
 def _told(report: Report, row: SpendRow) -> dict[str, object]:
     found = _amounts(row)
+    if pair := change_of(report, row):
+        found["before_nanousd"] = pair[1]
+        found["before_usd"] = plain_usd(pair[1])
     if report.price:
-        found["as_nanousd"] = _elsewhere(report, row)
-        found["as_usd"] = plain_usd(_elsewhere(report, row))
+        found["as_nanousd"] = elsewhere(report, row)
+        found["as_usd"] = plain_usd(elsewhere(report, row))
     return found
 
 
@@ -175,10 +263,22 @@ def _amounts(row: SpendRow) -> dict[str, object]:
         "estimated_nanousd": row.estimated_nanousd,
         "estimated_usd": plain_usd(row.estimated_nanousd),
         "overrun_nanousd": row.overrun_nanousd,
+        "list_nanousd": row.cost_nanousd + row.saved_nanousd,
+        "list_usd": plain_usd(row.cost_nanousd + row.saved_nanousd),
+        "saved_nanousd": row.saved_nanousd,
+        "saved_usd": plain_usd(row.saved_nanousd),
         **{name: getattr(row, name) for name in _COUNTS},
         "input_total": row.input_total,
         "output_total": row.output_total,
         **{name: getattr(row, name) for name in TOKENS},
+        "imported": {
+            "calls": row.imported,
+            "notional_nanousd": row.notional_nanousd,
+            "notional_usd": plain_usd(row.notional_nanousd),
+            "unpriced": row.imported_unpriced,
+            "input_total": row.imported_input_total,
+            "output_total": row.imported_output_total,
+        },
     }
 
 
@@ -186,120 +286,11 @@ def as_csv(report: Report) -> tuple[list[str], list[list[object]]]:
     """Return titles and rows for CSV: dollars as plain decimals, and no totals row."""
     titles = [*report.by, "cost_usd", "estimated_usd", *_COUNTS]
     titles += ["input_total", "output_total", *TOKENS]
+    titles += ["list_usd", "saved_usd", "imported", *_IMPORTED, "notional_usd"]
     titles += ["as_usd"] if report.price else []
     rows = []
     for row in report.all_rows:
-        amounts = _told(report, row)
+        amounts = {**_told(report, row), **{name: getattr(row, name) for name in _IMPORTED}}
+        amounts |= {"imported": row.imported, "notional_usd": plain_usd(row.notional_nanousd)}
         rows.append([*row.group, *(amounts[title] for title in titles[len(report.by) :])])
     return titles, rows
-
-
-# --- for people ---------------------------------------------------------------------------------
-
-
-def as_table(report: Report) -> None:
-    """Print the report as a table, with bars on a terminal; the period stands on stderr."""
-    show.note(f"Spending by {', '.join(report.by)}, {report.period.text}")
-    if not report.rows:
-        return
-    terminal = sys.stdout.isatty()
-    columns = _columns(report)
-    if terminal:
-        columns.insert(len(report.by), show.Column(""))
-    drawn: list[list[show.Cell]] = []
-    above: tuple[str, ...] = ()
-    for row in report.all_rows:
-        # On paper a name that repeats is noise; for grep each line must stand alone.
-        names = _names(row.group, above if terminal else ())
-        above = row.group
-        drawn.append([*names, *_bar(report, row, terminal), *_cells(report, row)])
-    if len(report.all_rows) > 1:
-        blank = [" " if terminal else ""] * (len(report.by) - 1)
-        cells = ["total", *blank, *([" "] if terminal else [])]
-        cells += _cells(report, report.total)
-        drawn.append([show.Painted(cell, "bold") for cell in cells])
-    drawn += [_idle(report, one, [" "] if terminal else []) for one in report.idle]
-    show.table(columns, drawn)
-    if (own := report.local) and (others := report.hosted) and own.attempts and others.attempts:
-        show.note(f"On this box {_side(report, own)}; elsewhere {_side(report, others)}")
-
-
-def _idle(report: Report, one: LocalTime, bar: list[str]) -> list[show.Cell]:
-    """Return the line of a model's time without work."""
-    notes = f"{show.duration(one.idle_ms / 1000)} without work, in no call's cost"
-    notes += f"; {show.duration(one.busy_ms / 1000)} at work" if one.busy_ms else ""
-    blank = [""] * (len(report.by) - 1)
-    cells = [show.money(one.idle_nanousd), *([""] if report.price else []), *[""] * 4, notes]
-    return [f"idle: {one.model}", *blank, *bar, *cells]
-
-
-def _side(report: Report, row: SpendRow) -> str:
-    said = f"{show.tokens(_tokens(row))} tokens for {show.money(row.cost_nanousd)}"
-    if report.price:
-        said += f" (as {report.reference}: {show.money(_elsewhere(report, row))})"
-    return said
-
-
-def as_markdown(report: Report) -> None:
-    """Print the report as a Markdown document: a line with the period, and a table."""
-    show.say(f"Spending by {', '.join(report.by)}, {report.period.text}\n")
-    rows = [*report.all_rows, report.total]
-    idle = [[str(cell) for cell in _idle(report, one, [])] for one in report.idle]
-    show.emit_markdown(
-        _columns(report), [[*_names(row.group), *_cells(report, row)] for row in rows] + idle
-    )
-
-
-def _columns(report: Report) -> list[show.Column]:
-    share = "share" if report.total.cost_nanousd else "of tokens"
-    names = ["cost", *([f"as {report.reference}"] if report.price else []), share]
-    names += ["calls", "in", "out"]
-    numbers = [show.Column(name, number=True) for name in names]
-    return [*(show.Column(name) for name in report.by), *numbers, show.Column("notes")]
-
-
-def _names(group: tuple[str, ...], above: tuple[str, ...] = ()) -> list[str]:
-    same = 0
-    while same < len(group) - 1 and group[: same + 1] == above[: same + 1]:
-        same += 1
-    return [" " if at < same else name or _NO_ONE for at, name in enumerate(group)]
-
-
-def _bar(report: Report, row: SpendRow, terminal: bool) -> list[show.Cell]:
-    if not terminal:
-        return []
-    width = 20 if shutil.get_terminal_size().columns >= _WIDE else 8
-    # The cells of an empty bar are blank, not a dash.
-    return [show.Painted(show.bar(*_part(report, row), width) or " ", "cyan")]
-
-
-def _part(report: Report, row: SpendRow) -> tuple[int, int]:
-    """Return a row's part and the whole: of the cost, or of tokens where nothing cost anything."""
-    if report.total.cost_nanousd:
-        return row.cost_nanousd, report.total.cost_nanousd
-    return _tokens(row), _tokens(report.total)
-
-
-def _cells(report: Report, row: SpendRow) -> list[str]:
-    # Of what nobody knows there is no share, unless it is one of tokens.
-    no_share = bool(row.unpriced and not row.cost_nanousd and report.total.cost_nanousd)
-    return [
-        "unpriced" if row.unpriced and not row.cost_nanousd else show.money(row.cost_nanousd),
-        *([show.money(_elsewhere(report, row))] if report.price else []),
-        "" if no_share else show.percent(*_part(report, row)),
-        show.tokens(row.calls),
-        show.tokens(row.input_total),
-        show.tokens(row.output_total),
-        _notes(row),
-    ]
-
-
-def _notes(row: SpendRow) -> str:
-    found = []
-    if row.estimated_nanousd:
-        found.append(f"{show.percent(row.estimated_nanousd, row.cost_nanousd)} estimated")
-    if row.unpriced:
-        found.append(f"{row.unpriced} unpriced")
-    if row.refused:
-        found.append(f"{row.refused} refused")
-    return ", ".join(found)

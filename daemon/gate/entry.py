@@ -67,6 +67,7 @@ def opened(exchange: "Exchange", plan: Plan) -> CallOpened:
         client=mask(origin.client),
         tags=mask(origin.tags.json),
         budget_tags=exchange.budget_tags,
+        session=mask(origin.session),
         queue_ms=exchange.turn.waited_ms,
     )
 
@@ -85,6 +86,9 @@ def refused(exchange: "Exchange", error: str) -> CallRefused:
         stream=call.stream,
         error=error,
         client=mask(exchange.origin.client),
+        tags=mask(exchange.origin.tags.json),
+        budget_tags=exchange.budget_tags,
+        session=mask(exchange.origin.session),
     )
 
 

@@ -8,6 +8,7 @@ from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange, Origin
+from tollway.daemon.gate.session import session_of
 from tollway.daemon.state import DAEMON, OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, Dialect, InUrl
@@ -37,6 +38,7 @@ async def serve(
         # A slow body must not carry a key or a budget past the reload that ended it.
         gate, caller = _enter(request)
     origin = _origin(request, trace.call_id, caller.tags)
+    origin.session = session_of(request.headers, origin.tags, caller.run)
     if gate.callers_pay:
         origin.own = own_credential(request.headers.items(), PREFIX)
     tags.demand(origin.tags, caller.require_tags)

@@ -53,7 +53,7 @@ _DRAIN_S = 60.0
 class Origin:
     """What the request said beside its body, as far as the call's path needs it."""
 
-    __slots__ = ("batch", "call_id", "client", "headers", "own", "report_cost", "tags")
+    __slots__ = ("batch", "call_id", "client", "headers", "own", "report_cost", "session", "tags")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Origin:
         tags: Tags = NO_TAGS,
     ) -> None:
         self.tags = tags
+        self.session = ""  # what `session_of` says
         self.own: Headers = ()  # the caller's credential, for a provider that its callers pay
         self.batch = batch  # it lets interactive calls go first
         self.call_id = call_id

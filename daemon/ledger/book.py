@@ -44,10 +44,11 @@ from tollway.daemon.ledger.statements import (
     ENDED_ATTEMPTS,
     NEW_ATTEMPTS,
     NEW_CALLS,
-    NO_TOKENS,
+    NO_USE,
     ONE_CALL,
     ONE_REFUSED,
     SPEND,
+    SPEND_LABEL,
     SPEND_TAG,
 )
 from tollway.providers.canon import Usage
@@ -70,6 +71,7 @@ class _OpenCall(msgspec.Struct):
     account: int  # of its latest attempt
     admitted_ms: int
     tags: tuple[int, ...]  # those whose spending is added up
+    label: tuple[int, int]  # all of its tags and its session, 0 where there is none
     attempts: dict[int, _OpenAttempt]
 
     @property
@@ -97,6 +99,7 @@ class Book:
         self._ended_attempts: list[tuple[object, ...]] = []
         self._spend: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
         self._spend_tag: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
+        self._spend_label: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
 
     def write(self, operations: Sequence[Operation]) -> None:
         """Write operations into the open transaction, in their order as far as it shows."""
@@ -153,6 +156,7 @@ class Book:
             self._db.executemany("UPDATE calls SET queue_ms = ? WHERE seq = ?", self._waited)
         SPEND.write(self._db, _summed(self._spend))
         SPEND_TAG.write(self._db, _summed(self._spend_tag))
+        SPEND_LABEL.write(self._db, _summed(self._spend_label))
         self._begin()
 
     def _admit(self, admit: Admit) -> None:
@@ -166,7 +170,7 @@ class Book:
         if known:
             known.account = account
             self._waited.append((call.queue_ms or 0, known.seq))
-            self._change(known, (0, 1, opened.hold_nanousd, 0, 0, *NO_TOKENS))
+            self._change(known, (0, 1, opened.hold_nanousd, 0, 0, *NO_USE))
         else:
             seq = self._new_call(call, OPEN, account, opened.hold_nanousd)
             known = self._known(call, seq, account)
@@ -175,7 +179,16 @@ class Book:
 
     def _known(self, call: CallOpened, seq: int, account: int) -> _OpenCall:
         tags = tuple(map(self._names.word, set(call.budget_tags)))
-        return _OpenCall(seq, call.id, call.who, call.route, account, call.admitted_ms, tags, {})
+        return _OpenCall(
+            *(seq, call.id, call.who, call.route, account, call.admitted_ms, tags),
+            *(self._label(call), {}),
+        )
+
+    def _label(self, call: CallOpened | CallRefused) -> tuple[int, int]:
+        if not call.tags and not call.session:
+            return _NO_LABEL
+        or_null = self._names.word_or_null
+        return or_null(call.tags) or 0, or_null(call.session) or 0
 
     def _wait(self, change: Queue | Unqueue) -> None:
         """Begin a call's wait in a queue, or end one that came to nothing."""
@@ -195,17 +208,19 @@ class Book:
     ) -> int:
         word, or_null = self._names.word, self._names.word_or_null
         rest: tuple[int | None, ...]
+        tags = or_null(tag_list(call.budget_tags)) if call.budget_tags else None
+        labels = or_null(call.tags), or_null(call.session), tags
         if isinstance(call, CallOpened):
-            tags = or_null(tag_list(call.budget_tags)) if call.budget_tags else None
-            told = call.admitted_ms, or_null(call.tags), or_null(call.session), tags
-            rest = *told, call.queue_ms, int(state == OPEN), hold_nanousd, None, None
+            rest = call.queue_ms, int(state == OPEN), hold_nanousd, None, None
+            told = call.admitted_ms, *labels
         else:
-            rest = call.refused_ms, None, None, None, None, 0, 0, 0, or_null(call.error)
+            rest = None, 0, 0, 0, or_null(call.error)
+            told = call.refused_ms, *labels
         self._seq += 1
         self._new_calls.append(
             (
                 *(self._seq, call.id, state, account, call.stream, or_null(call.client)),
-                *(word(call.dialect), word(call.endpoint), word(call.requested), *rest),
+                *(word(call.dialect), word(call.endpoint), word(call.requested), *told, *rest),
             )
         )
         return self._seq
@@ -296,25 +311,32 @@ class Book:
             (
                 *(call.seq, ended.number, ended.ended_ms - known.started_ms, ended.first_ms),
                 *(ended.status, names.word(ended.ending), names.word_or_null(ended.error)),
-                *(cost, overrun, estimated, *tokens),
+                *(cost, overrun, estimated, *tokens, ended.saved_nanousd),
                 *(ended.upstream_id or None, shape, numbers, ended.gpu_ms),
                 *(price, ended.reported_nanousd),
             )
         )
         unpriced = int(price is None and ended.reported_nanousd is None and any(tokens))
         rolled = (0, 0, 1, cost, overrun, cost if estimated else 0, unpriced, *tokens)
-        self._roll_up(call, known.account, rolled)
-        return (int(estimated), 0, 0, cost, overrun, *tokens)
+        self._roll_up(call, known.account, (*rolled, ended.saved_nanousd))
+        return (int(estimated), 0, 0, cost, overrun, *tokens, ended.saved_nanousd)
 
     def _roll_up(self, call: _OpenCall, account: int, more: tuple[int, ...]) -> None:
         self._spend[call.quarter_ms, account].append(more)
         for tag in call.tags:
             self._spend_tag[call.quarter_ms, tag, account].append(more)
+        if call.label != _NO_LABEL:
+            self._spend_label[call.quarter_ms, *call.label, account].append(more)
 
     def _refuse(self, row: CallRefused) -> None:
         account = self._names.account(row.who, row.route, "", "")
         self._new_call(row, REFUSED, account)
-        self._spend[row.refused_ms // QUARTER_MS * QUARTER_MS, account].append(ONE_REFUSED)
+        quarter_ms = row.refused_ms // QUARTER_MS * QUARTER_MS
+        self._spend[quarter_ms, account].append(ONE_REFUSED)
+        for tag in set(row.budget_tags):
+            self._spend_tag[quarter_ms, self._names.word(tag), account].append(ONE_REFUSED)
+        if (label := self._label(row)) != _NO_LABEL:
+            self._spend_label[quarter_ms, *label, account].append(ONE_REFUSED)
 
     def _withdraw(self, withdraw: Withdraw) -> None:
         of = withdraw.of
@@ -340,7 +362,8 @@ class Book:
 
 
 # What a change adds to its call: estimated, then `_SUMS`, then the tokens.
-_NO_CHANGE = (0, 0, 0, 0, 0, *NO_TOKENS)
+_NO_CHANGE = (0, 0, 0, 0, 0, *NO_USE)
+_NO_LABEL = (0, 0)
 
 
 def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
@@ -363,10 +386,11 @@ def _calls(db: Connection, state: int) -> dict[str, _OpenCall]:
     found: dict[str, _OpenCall] = {}
     calls = db.execute(
         "SELECT c.seq, c.id, c.account, c.admitted_ms, a.route, w.word,"  # noqa: S608
+        " coalesce(c.tags, 0), coalesce(c.session, 0),"
         " a.key, a.user, a.team, a.project FROM calls c JOIN accounts a ON a.id = c.account"
         f" LEFT JOIN words w ON w.id = c.budget_tags WHERE c.state = {state}"
     ).fetchall()
-    for seq, call_id, account, admitted_ms, route, tags, *who in calls:
+    for seq, call_id, account, admitted_ms, route, tags, *rest in calls:
         attempts = db.execute(
             "SELECT number, account, started_ms, hold_nanousd, price FROM attempts"
             " WHERE call = ? AND ending IS NULL",
@@ -375,12 +399,13 @@ def _calls(db: Connection, state: int) -> dict[str, _OpenCall]:
         found[call_id] = _OpenCall(
             seq,
             call_id,
-            Who(*who),
+            Who(*rest[2:]),
             route,
             account,
             admitted_ms,
             _tag_words(db, tags),
-            {number: _OpenAttempt(*rest) for number, *rest in attempts},
+            (rest[0], rest[1]),
+            {number: _OpenAttempt(*known) for number, *known in attempts},
         )
     return found
 

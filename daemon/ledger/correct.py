@@ -13,7 +13,7 @@ import msgspec
 
 from tollway.daemon.ledger.names import Names
 from tollway.daemon.ledger.schema import QUARTER_MS, TOKENS
-from tollway.daemon.ledger.statements import SPEND, SPEND_TAG
+from tollway.daemon.ledger.statements import SPEND, SPEND_LABEL, SPEND_TAG, USED
 from tollway.providers.canon import Price, Usage
 
 
@@ -25,6 +25,7 @@ class Bill(msgspec.Struct, frozen=True):
     overrun_nanousd: int
     price: Price | None
     reported_nanousd: int | None = None
+    saved_nanousd: int = 0  # by a discount: the list price less the cost
 
     @property
     def unpriced(self) -> bool:
@@ -61,7 +62,7 @@ class Booked(msgspec.Struct, frozen=True):
 _ATTEMPTS = f"""
 SELECT t.call, c.id, t.number, t.account, a.provider, a.model, dialect.word, endpoint.word,
     c.admitted_ms, ending.word, t.hold_nanousd, s.shape, t.usage_numbers, p.price,
-    t.cost_nanousd, t.overrun_nanousd, t.reported_nanousd, t.gpu_ms, t.estimated,
+    t.cost_nanousd, t.overrun_nanousd, t.reported_nanousd, t.gpu_ms, t.saved_nanousd, t.estimated,
     {", ".join(f"t.{name}" for name in TOKENS)}
 FROM calls c
     JOIN attempts t ON t.call = c.seq
@@ -80,7 +81,7 @@ def booked(db: Connection, where: str, values: tuple[object, ...]) -> Iterator[B
         (seq, call_id, number, account, provider, model, dialect, endpoint, admitted_ms, *rest) = (
             row
         )
-        ending, hold, shape, numbers, price, cost, overrun, reported, gpu_ms, *used = rest
+        ending, hold, shape, numbers, price, cost, overrun, reported, gpu_ms, saved, *used = rest
         estimated, *tokens = used
         bill = Bill(
             usage=Usage(*(*tokens, bool(estimated))),
@@ -88,6 +89,7 @@ def booked(db: Connection, where: str, values: tuple[object, ...]) -> Iterator[B
             overrun_nanousd=overrun,
             price=msgspec.json.decode(price, type=Price) if price else None,
             reported_nanousd=reported,
+            saved_nanousd=saved,
         )
         yield Booked(
             *(seq, call_id, number, account, provider, model, dialect or "", endpoint or ""),
@@ -110,18 +112,18 @@ def correct(db: Connection, changes: Sequence[tuple[Booked, Bill]], *, who: str,
 
 def _book(db: Connection, attempt: Booked, bill: Bill, price: int | None) -> None:
     *tokens, estimated = msgspec.structs.astuple(bill.usage)
-    names = ("cost_nanousd", "overrun_nanousd", "reported_nanousd", "price", "estimated", *TOKENS)
+    names = ("cost_nanousd", "overrun_nanousd", "reported_nanousd", "price", "estimated", *USED)
     db.execute(
         f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in names)}"  # noqa: S608
         " WHERE call = ? AND number = ?",
         (
             *(bill.cost_nanousd, bill.overrun_nanousd, bill.reported_nanousd, price, estimated),
-            *(*tokens, attempt.seq, attempt.number),
+            *(*tokens, bill.saved_nanousd, attempt.seq, attempt.number),
         ),
     )
     change = tuple(map(sub, _rolled(bill), _rolled(attempt.bill)))
     cost, overrun = change[3], change[4]
-    adds = ("cost_nanousd", "overrun_nanousd", *TOKENS)
+    adds = ("cost_nanousd", "overrun_nanousd", *USED)
     db.execute(
         f"UPDATE calls SET {', '.join(f'{name} = {name} + ?' for name in adds)},"  # noqa: S608
         " estimated = (SELECT max(estimated) FROM attempts WHERE call = calls.seq) WHERE seq = ?",
@@ -132,6 +134,10 @@ def _book(db: Connection, attempt: Booked, bill: Bill, price: int | None) -> Non
     SPEND_TAG.write(
         db, [(quarter_ms, tag, attempt.account, *change) for tag in _tags(db, attempt.seq)]
     )
+    label = db.execute("SELECT tags, session FROM calls WHERE seq = ?", (attempt.seq,)).fetchone()
+    if any(label):
+        numbers = (number or 0 for number in label)
+        SPEND_LABEL.write(db, [(quarter_ms, *numbers, attempt.account, *change)])
 
 
 def _rolled(bill: Bill) -> tuple[int, ...]:
@@ -139,7 +145,8 @@ def _rolled(bill: Bill) -> tuple[int, ...]:
     *tokens, estimated = msgspec.structs.astuple(bill.usage)
     cost = bill.cost_nanousd
     estimate = cost if estimated else 0
-    return (0, 0, 0, cost, bill.overrun_nanousd, estimate, int(bill.unpriced), *tokens)
+    sums = (cost, bill.overrun_nanousd, estimate, int(bill.unpriced))
+    return (0, 0, 0, *sums, *tokens, bill.saved_nanousd)
 
 
 def _tags(db: Connection, seq: int) -> list[int]:
@@ -154,6 +161,8 @@ def _tags(db: Connection, seq: int) -> list[int]:
 def _told(bill: Bill) -> str:
     used = msgspec.structs.asdict(bill.usage)
     said: dict[str, object] = {"cost_nanousd": bill.cost_nanousd}
+    if bill.saved_nanousd:
+        said["saved_nanousd"] = bill.saved_nanousd
     if bill.overrun_nanousd:
         said["overrun_nanousd"] = bill.overrun_nanousd
     said |= {name: value for name, value in used.items() if value}

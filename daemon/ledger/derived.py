@@ -15,7 +15,7 @@ from tollway.daemon.ledger.schema import (
     TOKENS,
 )
 
-_SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS)
+_SUMS = ("cost_nanousd", "overrun_nanousd", *TOKENS, "saved_nanousd")
 ROLL_UP = ("calls", "refused", "attempts", "estimated_nanousd", "unpriced", *_SUMS)
 # Tokens that neither a price nor the provider told the cost of. An attempt without tokens costs
 # nothing at any price.
@@ -31,18 +31,22 @@ _TAGGED = """
 """
 
 
-def _roll_ups(keys: str, attempts: str, more: str = "", joins: str = "") -> str:
+_LABELS = ", coalesce(c.tags, 0) AS tags, coalesce(c.session, 0) AS session"
+_LABELLED = " AND (c.tags IS NOT NULL OR c.session IS NOT NULL)"
+
+
+def _roll_ups(keys: str, attempts: str, more: str = "", joins: str = "", only: str = "") -> str:
     # Of calls, what is counted; of attempts, what is added up.
     return f"""
 SELECT {keys}, {", ".join(f"sum({name}) AS {name}" for name in ROLL_UP)} FROM (
     SELECT {_QUARTER} AS quarter_ms, c.account{more}, c.state <> {REFUSED} AS calls,
         c.state = {REFUSED} AS refused, 0 AS attempts, 0 AS estimated_nanousd, 0 AS unpriced,
         {", ".join(f"0 AS {name}" for name in _SUMS)}
-    FROM calls c{joins} WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED})
+    FROM calls c{joins} WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED}){only}
     UNION ALL
     SELECT {_QUARTER}, t.account{more}, 0, 0, 1, t.estimated * t.cost_nanousd, {UNPRICED},
         {", ".join(f"t.{name}" for name in _SUMS)}
-    FROM {attempts} WHERE t.ending IS NOT NULL
+    FROM {attempts} WHERE t.ending IS NOT NULL{only}
 )
 WHERE quarter_ms >= (SELECT value FROM meta WHERE name = 'pruned_before_ms')
 GROUP BY {keys}
@@ -51,11 +55,18 @@ GROUP BY {keys}
 
 BY_ACCOUNT = ("quarter_ms", "account")
 BY_TAG = ("quarter_ms", "tag", "account")
+BY_LABEL = ("quarter_ms", "tags", "session", "account")
 ROLL_UPS = _roll_ups(", ".join(BY_ACCOUNT), "attempts t JOIN calls c ON c.seq = t.call")
 TAG_ROLL_UPS = _roll_ups(
     ", ".join(BY_TAG),
     f"calls c {_TAGGED} CROSS JOIN attempts t ON t.call = c.seq",
     *(", w.id AS tag", _TAGGED),
+)
+LABEL_ROLL_UPS = _roll_ups(
+    ", ".join(BY_LABEL),
+    "calls c CROSS JOIN attempts t ON t.call = c.seq",
+    _LABELS,
+    only=_LABELLED,
 )
 OF_ATTEMPTS = f"""
 SELECT call, count(*) AS attempts, sum(hold_nanousd) AS hold_nanousd,
@@ -71,8 +82,11 @@ def rebuild_roll_ups(db: Connection) -> None:
         "INSERT OR IGNORE INTO words (word) SELECT j.value FROM calls c"
         " CROSS JOIN words b ON b.id = c.budget_tags CROSS JOIN json_each(b.word) j"
     )
-    tables = ("spend_quarter", BY_ACCOUNT, ROLL_UPS), ("spend_tag", BY_TAG, TAG_ROLL_UPS)
-    for table, keys, made in tables:
+    for table, keys, made in (
+        ("spend_quarter", BY_ACCOUNT, ROLL_UPS),
+        ("spend_tag", BY_TAG, TAG_ROLL_UPS),
+        ("spend_label", BY_LABEL, LABEL_ROLL_UPS),
+    ):
         db.execute(
             f"DELETE FROM {table} WHERE quarter_ms >="  # noqa: S608 - our own names
             " (SELECT value FROM meta WHERE name = 'pruned_before_ms')"
@@ -99,7 +113,8 @@ def recover(db: Connection) -> int:
         return 0
     db.execute("INSERT OR IGNORE INTO words (word) VALUES ('recovered')")
     _recover_roll_ups(db, "spend_quarter", BY_ACCOUNT)
-    _recover_roll_ups(db, "spend_tag", BY_TAG, _TAGGED)
+    _recover_roll_ups(db, "spend_tag", BY_TAG, (", w.id", _TAGGED, ""))
+    _recover_roll_ups(db, "spend_label", BY_LABEL, (_LABELS, "", _LABELLED))
     db.execute(
         "UPDATE attempts SET cost_nanousd = hold_nanousd, estimated = 1,"  # noqa: S608
         " ending = (SELECT id FROM words WHERE word = 'recovered')"
@@ -120,19 +135,25 @@ def recover(db: Connection) -> int:
     return int(found)
 
 
-def _recover_roll_ups(db: Connection, table: str, keys: tuple[str, ...], joins: str = "") -> None:
-    names, tag = ", ".join(keys), ", w.id" if joins else ""
+def _recover_roll_ups(
+    db: Connection,
+    table: str,
+    keys: tuple[str, ...],
+    parts: tuple[str, str, str] = ("", "", ""),
+) -> None:
+    """Add what open calls held; `parts` are SQL: more of the key, joins, and which calls only."""
+    names, (more, joins, only) = ", ".join(keys), parts
     db.execute(
         f"INSERT INTO {table} ({names}, attempts, cost_nanousd,"  # noqa: S608 - our own names
-        f" estimated_nanousd) SELECT {_QUARTER}{tag}, t.account, 1, t.hold_nanousd, t.hold_nanousd"
+        f" estimated_nanousd) SELECT {_QUARTER}{more}, t.account, 1, t.hold_nanousd, t.hold_nanousd"
         f" FROM calls c {joins} CROSS JOIN attempts t ON t.call = c.seq"
-        f" WHERE c.state = {OPEN} AND t.ending IS NULL"
+        f" WHERE c.state = {OPEN} AND t.ending IS NULL{only}"
         f" ON CONFLICT ({names}) DO UPDATE SET attempts = attempts + 1,"
         " cost_nanousd = cost_nanousd + excluded.cost_nanousd,"
         " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd"
     )
     db.execute(
         f"INSERT INTO {table} ({names}, calls)"  # noqa: S608
-        f" SELECT {_QUARTER}{tag}, c.account, 1 FROM calls c {joins} WHERE c.state = {OPEN}"
+        f" SELECT {_QUARTER}{more}, c.account, 1 FROM calls c {joins} WHERE c.state = {OPEN}{only}"
         f" ON CONFLICT ({names}) DO UPDATE SET calls = calls + 1"
     )

@@ -74,6 +74,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, gc=False):
     price: Price | None = None  # that of the service tier which answered, if not the one held for
     reported_nanousd: int | None = None  # what the provider says it cost, and was booked
     gpu_ms: int | None = None  # of a local model's GPU
+    saved_nanousd: int = 0  # by a discount: the list price less the cost
 
 
 class CallEnded(msgspec.Struct, frozen=True, gc=False):
@@ -100,6 +101,9 @@ class CallRefused(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     error: str  # the error's code
     client: str = ""
+    tags: str = ""
+    budget_tags: tuple[str, ...] = ()
+    session: str = ""
 
 
 class Audited(msgspec.Struct, frozen=True, gc=False):

@@ -14,13 +14,13 @@ from sqlite3 import Connection, connect
 from typing import TYPE_CHECKING
 
 from tollway.daemon.errors import LedgerInvalid
-from tollway.daemon.ledger import release
+from tollway.daemon.ledger import release, schema_6
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 5  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 6  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
 # What versions 1 to 3 of the file told apart.
@@ -323,6 +323,13 @@ _LOCAL_TIME = (
 )
 
 
+# What the roll-ups of version 6 count and add up, `saved_nanousd` apart.
+ROLLED_UP_6 = (
+    *("calls", "refused", "attempts", "cost_nanousd", "overrun_nanousd", "estimated_nanousd"),
+    *("unpriced", *TOKENS),
+)
+
+
 def m001_tables(db: Database) -> None:
     """Make the tables."""
     for statement in (f"PRAGMA application_id = {APPLICATION_ID}", *_TABLES):
@@ -362,12 +369,19 @@ def m005_local_time(db: Database) -> None:
     db.execute("PRAGMA user_version = 5")
 
 
+def m006_savings_labels_imports(db: Database) -> None:
+    """Add what discounts save, spending by any tag and session, and use that was imported."""
+    schema_6.apply(db, ROLLED_UP_6)
+    db.execute("PRAGMA user_version = 6")
+
+
 _MIGRATIONS = (
     m001_tables,
     m002_views,
     m003_tags_alerts_bodies,
     m004_images_searches_reported,
     m005_local_time,
+    m006_savings_labels_imports,
 )
 
 

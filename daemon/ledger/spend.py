@@ -1,12 +1,14 @@
 """Reports of what was spent, read from the roll-ups alone: their size is the time's, not use's."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from operator import add
+from operator import add, sub
 from pathlib import Path
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.rows import SpentQuery
@@ -15,7 +17,7 @@ from tollway.daemon.ledger.tokens import Tokens
 
 
 class By(StrEnum):
-    """What a report adds up over."""
+    """What a report adds up over; beside these `tag:NAME`, the values of a tag."""
 
     TEAM = "team"
     USER = "user"
@@ -24,16 +26,27 @@ class By(StrEnum):
     ROUTE = "route"
     PROVIDER = "provider"
     MODEL = "model"
+    SESSION = "session"
+    SOURCE = "source"
     DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+TAG = "tag:"  # how a dimension that is a tag begins
 
 
 class SpendRow(Tokens, frozen=True):
-    """What one group spent. `group` has a name for each `By`, "" for none; days are ISO 8601.
+    """What one group spent. `group` has a name for each dimension, "" for none.
 
-    `calls` are those that were sent, counted with their last target; `refused` those that were
-    not, which have no target. Cost and tokens stand with the target that each attempt went to.
-    `estimated_nanousd` is the part of the cost whose tokens no provider reported; `unpriced`
-    counts attempts whose tokens had no price, and so stand in no cost.
+    Days are ISO 8601, weeks the day they begin on, months "2026-11". `calls` are those that were
+    sent, counted with their last target; `refused` those that were not, which have no target.
+    Cost and tokens stand with the target that each attempt went to. `estimated_nanousd` is the
+    part of the cost whose tokens no provider reported; `unpriced` counts attempts whose tokens had
+    no price, and so stand in no cost; `saved_nanousd` is what the list price is above the cost.
+
+    What was imported is in none of these: `imported` calls did not pass this gateway, and cost
+    `notional_nanousd` at the list price, which is no bill.
     """
 
     group: tuple[str, ...]
@@ -44,14 +57,26 @@ class SpendRow(Tokens, frozen=True):
     overrun_nanousd: int
     estimated_nanousd: int
     unpriced: int
+    saved_nanousd: int = 0
+    imported: int = 0
+    imported_unpriced: int = 0
+    imported_input_total: int = 0
+    imported_output_total: int = 0
+    notional_nanousd: int = 0
 
 
 _NAMES = ("team", "user", "project", "key", "route", "provider", "model")
 _SUMS = (
     *("calls", "refused", "attempts", "cost_nanousd", "overrun_nanousd", "estimated_nanousd"),
-    *("unpriced", *TOKENS),
+    *("unpriced", *TOKENS, "saved_nanousd"),
 )
-_NOTHING = (0,) * len(_SUMS)
+_IMPORTED = (
+    *("imported", "imported_unpriced", "imported_input_total", "imported_output_total"),
+    "notional_nanousd",
+)
+_NOTHING = (0,) * len((*_SUMS, *_IMPORTED))
+_NOT_IMPORTED = (0,) * len(_IMPORTED)
+_SOURCES = ("gateway", "claude-code", "codex")  # by their number in the ledger
 # Grouped by account and not by name: seven texts a row would be most of the work.
 _SPENT = f"""
 SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM (
@@ -59,29 +84,62 @@ SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM 
     WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY account
 ) s JOIN accounts a ON a.id = s.account
 """  # noqa: S608 - our own names
+_LABELLED = f"""
+SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM (
+    SELECT account, #, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_label
+    WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY 1, 2, 3
+) s JOIN accounts a ON a.id = s.account
+"""  # noqa: S608
+_IN = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
+_IMPORTS = f"""
+SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM (
+    SELECT account, #, source, count(*), sum(price IS NULL), sum({" + ".join(_IN)}),
+        sum(output_tokens + reasoning_tokens), sum(notional_nanousd)
+    FROM imports WHERE at_ms >= ? AND at_ms < ? GROUP BY 1, 2, 3, 4
+) s JOIN accounts a ON a.id = s.account
+"""  # noqa: S608
 _Groups = dict[tuple[str, ...], tuple[int, ...]]
 
 
 def report(
-    path: Path, *, by: Sequence[By], since_ms: int, until_ms: int, tz: ZoneInfo
+    path: Path, *, by: Sequence[str], since_ms: int, until_ms: int, tz: ZoneInfo
 ) -> list[SpendRow]:
     """Return what was spent by calls admitted from `since_ms` to before `until_ms`.
 
-    Quarters of an hour that lie partly inside count whole. With `By.DAY` the oldest day comes
-    first, and days are those of `tz`; else, and within a day, the dearest group.
+    Quarters of an hour that lie partly inside count whole. With days, weeks or months the oldest
+    comes first, and they are those of `tz`; else, and within one, the dearest group. `by` has of
+    `By`, and `tag:NAME`.
 
     Raises:
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
-    groups: _Groups = {}
+    return _report(path, by, (since_ms, until_ms), tz, imported=False)
+
+
+def report_with_imports(
+    path: Path, *, by: Sequence[str], since_ms: int, until_ms: int, tz: ZoneInfo
+) -> list[SpendRow]:
+    """Return what `report` does, and apart from it what did not pass the gateway.
+
+    Raises:
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    return _report(path, by, (since_ms, until_ms), tz, imported=True)
+
+
+def _report(
+    path: Path, by: Sequence[str], between: tuple[int, int], tz: ZoneInfo, *, imported: bool
+) -> list[SpendRow]:
     with reading(path) as db:
-        if By.DAY in by:
-            for day, begin_ms, end_ms in _days(db, since_ms, until_ms, tz):
-                _add_up(db, by, (begin_ms, end_ms), day, groups)
+        sums = _Sums(db, by, imported=imported)
+        if sums.timed:
+            bounds = _bounds(db, *between)
+            for names, begin_ms, end_ms in spans(sums.timed, *bounds, tz) if bounds else ():
+                sums.add((begin_ms, end_ms), names)
         else:
-            _add_up(db, by, (since_ms, until_ms), "", groups)
-    rows = [_row(group, sums) for group, sums in groups.items()]
-    at = by.index(By.DAY) if By.DAY in by else None
+            sums.add(between, {})
+    rows = [_row(group, found) for group, found in sums.groups.items()]
+    at = next((index for index, part in enumerate(by) if part in _TIMES), None)
     rows.sort(key=lambda row: ("" if at is None else row.group[at], -row.cost_nanousd, row.group))
     return rows
 
@@ -96,45 +154,150 @@ def totals(path: Path, *, since_ms: int, until_ms: int) -> SpendRow:
     return found[0] if found else _row((), _NOTHING)
 
 
+def began_ms(path: Path) -> int | None:
+    """Return the first quarter of an hour that the ledger knows of, None where it has no call.
+
+    Raises:
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    with reading(path) as db:
+        found = db.execute("SELECT min(quarter_ms) FROM spend_quarter").fetchone()[0]
+    return None if found is None else int(found)
+
+
 def _row(group: tuple[str, ...], sums: tuple[int, ...]) -> SpendRow:
-    return SpendRow(group=group, **dict(zip(_SUMS, sums, strict=True)))
+    return SpendRow(group=group, **dict(zip((*_SUMS, *_IMPORTED), sums, strict=True)))
 
 
-def _add_up(
-    db: sqlite3.Connection, by: Sequence[By], between: tuple[int, int], day: str, groups: _Groups
-) -> None:
-    since_ms, until_ms = between
-    first = since_ms // QUARTER_MS * QUARTER_MS
-    for row in db.execute(_SPENT, (first, until_ms)):
-        name = dict(zip(_NAMES, row, strict=False))
-        group = tuple(day if part is By.DAY else name[part] for part in by)
-        sums = row[len(_NAMES) + 1 :]
-        groups[group] = tuple(map(add, groups.get(group, _NOTHING), sums))
+class _Sums:
+    """The groups of a report, as stretches of time are added."""
+
+    def __init__(self, db: sqlite3.Connection, by: Sequence[str], *, imported: bool) -> None:
+        self.groups: _Groups = {}
+        self.timed = tuple(part for part in by if part in _TIMES)
+        self._db = db
+        self._by = by
+        self._imported = imported
+        self._session = By.SESSION in by
+        self._tags = tuple(part for part in by if part.startswith(TAG))
+        # The roll-up of labels is added up by no more of them than are asked for.
+        self._columns = ", ".join(
+            name if wanted else f"0 AS {name}"
+            for name, wanted in (("tags", self._tags), ("session", self._session))
+        )
+        self._words: dict[int, str] = {}
+        self._read: dict[int, dict[str, str]] = {}
+
+    def add(self, between: tuple[int, int], names: dict[str, str]) -> None:
+        """Add a stretch of time; `names` are of the times that are asked for."""
+        first = between[0] // QUARTER_MS * QUARTER_MS
+        span = (first, between[1])
+        labelled: dict[int, tuple[int, ...]] = {}
+        if self._session or self._tags:
+            for row in self._db.execute(_LABELLED.replace("#", self._columns), span):
+                account, tags, session, *sums = row[len(_NAMES) :]
+                has = {**names, **self._labels(tags, session), By.SOURCE: _SOURCES[0]}
+                self._put(row, has, (*sums, *_NOT_IMPORTED))
+                labelled[account] = tuple(map(add, labelled.get(account, (0,) * len(sums)), sums))
+        has = {**names, By.SOURCE: _SOURCES[0]}
+        for row in self._db.execute(_SPENT, span):
+            account, *sums = row[len(_NAMES) :]
+            if account in labelled:
+                sums = list(map(sub, sums, labelled[account]))
+                if not any(sums):
+                    continue
+            self._put(row, has, (*sums, *_NOT_IMPORTED))
+        if self._imported:
+            self._add_imports(span, names)
+
+    def _add_imports(self, span: tuple[int, int], names: dict[str, str]) -> None:
+        for row in self._db.execute(_IMPORTS.replace("#", self._columns), span):
+            _, tags, session, source, *sums = row[len(_NAMES) :]
+            labels = self._labels(tags or 0, session or 0)
+            has = {**names, **labels, By.SOURCE: _SOURCES[source]}
+            self._put(row, has, (*(0 for _ in _SUMS), *sums))
+
+    def _put(self, row: tuple[str, ...], has: dict[str, str], sums: tuple[int, ...]) -> None:
+        of_account = dict(zip(_NAMES, row, strict=False))
+        group = tuple(
+            of_account[part] if part in of_account else has.get(part, "") for part in self._by
+        )
+        self.groups[group] = tuple(map(add, self.groups.get(group, _NOTHING), sums))
+
+    def _labels(self, tags: int, session: int) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if session:
+            found[By.SESSION] = self._word(session)
+        if tags:
+            if tags not in self._read:
+                # What is no object of texts came from no gateway of ours.
+                self._read[tags] = msgspec.json.decode(self._word(tags), type=dict[str, str])
+            of_call = self._read[tags]
+            found |= {part: of_call.get(part.removeprefix(TAG), "") for part in self._tags}
+        return found
+
+    def _word(self, number: int) -> str:
+        if number not in self._words:
+            found = self._db.execute("SELECT word FROM words WHERE id = ?", (number,)).fetchone()
+            self._words[number] = found[0] if found else ""
+        return self._words[number]
 
 
-def _days(
-    db: sqlite3.Connection, since_ms: int, until_ms: int, tz: ZoneInfo
-) -> Iterator[tuple[str, int, int]]:
-    """Yield each local day that has spending, with its first and last moment in the range.
+_TIMES = (By.DAY, By.WEEK, By.MONTH)
+
+
+def _bounds(db: sqlite3.Connection, since_ms: int, until_ms: int) -> tuple[int, int] | None:
+    """Return the part of a stretch of time in which there is anything, None where there is none."""
+    # A query for each end: one for both would read the whole table.
+    ends = [
+        [value for (value,) in map(_one(db), queries) if value is not None]
+        for queries in (
+            ("SELECT min(quarter_ms) FROM spend_quarter", "SELECT min(at_ms) FROM imports"),
+            ("SELECT max(quarter_ms) FROM spend_quarter", "SELECT max(at_ms) FROM imports"),
+        )
+    ]
+    if not ends[0]:
+        return None
+    first = max(since_ms, min(ends[0])) // QUARTER_MS * QUARTER_MS
+    return first, min(until_ms, max(ends[1]) + QUARTER_MS)
+
+
+def _one(db: sqlite3.Connection) -> Callable[[str], tuple[int | None]]:
+    return lambda sql: db.execute(sql).fetchone()
+
+
+def spans(
+    timed: Sequence[str], since_ms: int, until_ms: int, tz: ZoneInfo
+) -> Iterator[tuple[dict[str, str], int, int]]:
+    """Yield the days, weeks or months of a stretch of time, cut to it, with their names.
 
     Every offset from UTC in use is a multiple of a quarter of an hour, so no quarter of the
-    roll-ups lies in two days.
+    roll-ups lies in two days. Where more than one is asked for, the shortest is yielded: a week
+    lies in two months.
     """
-    # Two queries: one for both ends would read the whole table.
-    (first,) = db.execute("SELECT min(quarter_ms) FROM spend_quarter").fetchone()
-    (last,) = db.execute("SELECT max(quarter_ms) FROM spend_quarter").fetchone()
-    if first is None:
-        return
-    begin_ms = max(since_ms // QUARTER_MS * QUARTER_MS, first)
-    until_ms = min(until_ms, last + QUARTER_MS)
+    begin_ms = since_ms // QUARTER_MS * QUARTER_MS
     while begin_ms < until_ms:
         day = datetime.fromtimestamp(begin_ms // 1000, tz).date()
-        end_ms = min(_midnight_ms(day + timedelta(days=1), tz), until_ms)
-        yield day.isoformat(), begin_ms, end_ms
+        week = day - timedelta(days=day.weekday())
+        if By.DAY in timed or len(timed) > 1:
+            after = day + timedelta(days=1)
+        elif By.WEEK in timed:
+            after = week + timedelta(days=7)
+        else:
+            after = (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+        end_ms = min(midnight_ms(after, tz), until_ms)
+        names = {
+            By.DAY.value: day.isoformat(),
+            By.WEEK.value: week.isoformat(),
+            By.MONTH.value: f"{day:%Y-%m}",
+        }
+        yield names, begin_ms, end_ms
         begin_ms = end_ms
 
 
-def _midnight_ms(day: date, tz: ZoneInfo) -> int:
+def midnight_ms(day: date, tz: ZoneInfo) -> int:
+    """Return when a local day begins, in unix milliseconds: the first moment that there is."""
+    # By way of UTC: where a DST change swallows midnight, the first moment after it.
     at = datetime(day.year, day.month, day.day, tzinfo=tz).astimezone(UTC)
     return int(at.timestamp()) * 1000
 

@@ -12,7 +12,9 @@ from sqlite3 import Connection
 from tollway.daemon.ledger.schema import TOKENS
 
 _MOST_ROWS = 64  # in one statement
-NO_TOKENS = (0,) * len(TOKENS)
+# What is added up of an attempt besides its cost.
+USED = (*TOKENS, "saved_nanousd")
+NO_USE = (0,) * len(USED)
 
 
 class Upsert:
@@ -52,17 +54,17 @@ NEW_CALLS = Upsert(
 # Of rows that are there: the INSERT always meets its conflict and adds to the row.
 CALL_CHANGES = Upsert(
     "calls",
-    ("seq", "id", "state", "account", "admitted_ms", *_END, "estimated", *_SUMS, *TOKENS),
+    ("seq", "id", "state", "account", "admitted_ms", *_END, "estimated", *_SUMS, *USED),
     "ON CONFLICT (seq) DO UPDATE SET state = excluded.state, account = excluded.account,"
     f" {_set(_END, 'excluded.#')}, estimated = max(estimated, excluded.estimated),"
-    f" {_set((*_SUMS, *TOKENS), '# + excluded.#')}",
+    f" {_set((*_SUMS, *USED), '# + excluded.#')}",
 )
 NEW_ATTEMPTS = Upsert(
     "attempts", ("call", "number", "account", "price", "started_ms", "hold_nanousd")
 )
 _ATTEMPT_END = (
     *("total_ms", "first_ms", "status", "ending", "error", "cost_nanousd", "overrun_nanousd"),
-    *("estimated", *TOKENS, "upstream_id", "usage_shape", "usage_numbers", "gpu_ms"),
+    *("estimated", *USED, "upstream_id", "usage_shape", "usage_numbers", "gpu_ms"),
     *("price", "reported_nanousd"),
 )
 ENDED_ATTEMPTS = Upsert(
@@ -72,7 +74,7 @@ ENDED_ATTEMPTS = Upsert(
 )
 ROLL_UP = (
     *("calls", "refused", "attempts", "cost_nanousd", "overrun_nanousd", "estimated_nanousd"),
-    *("unpriced", *TOKENS),
+    *("unpriced", *USED),
 )
 SPEND = Upsert(
     "spend_quarter",
@@ -84,5 +86,11 @@ SPEND_TAG = Upsert(
     ("quarter_ms", "tag", "account", *ROLL_UP),
     f"ON CONFLICT (quarter_ms, tag, account) DO UPDATE SET {_set(ROLL_UP, '# + excluded.#')}",
 )
-ONE_CALL = (1, 0, 0, 0, 0, 0, 0, *NO_TOKENS)
-ONE_REFUSED = (0, 1, 0, 0, 0, 0, 0, *NO_TOKENS)
+SPEND_LABEL = Upsert(
+    "spend_label",
+    ("quarter_ms", "tags", "session", "account", *ROLL_UP),
+    "ON CONFLICT (quarter_ms, tags, session, account) DO UPDATE SET"
+    f" {_set(ROLL_UP, '# + excluded.#')}",
+)
+ONE_CALL = (1, 0, 0, 0, 0, 0, 0, *NO_USE)
+ONE_REFUSED = (0, 1, 0, 0, 0, 0, 0, *NO_USE)

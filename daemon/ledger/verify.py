@@ -12,8 +12,10 @@ import msgspec
 
 from tollway.daemon.ledger.derived import (
     BY_ACCOUNT,
+    BY_LABEL,
     BY_TAG,
     CALL_SUMS,
+    LABEL_ROLL_UPS,
     OF_ATTEMPTS,
     ROLL_UP,
     ROLL_UPS,
@@ -135,6 +137,7 @@ def _call_sums(db: sqlite3.Connection) -> Iterator[Difference]:
 def _roll_ups(db: sqlite3.Connection) -> Iterator[Difference]:
     yield from _rolled_up(db, "spend_quarter", BY_ACCOUNT, ROLL_UPS)
     yield from _rolled_up(db, "spend_tag", BY_TAG, TAG_ROLL_UPS)
+    yield from _rolled_up(db, "spend_label", BY_LABEL, LABEL_ROLL_UPS)
 
 
 def _rolled_up(
@@ -173,7 +176,7 @@ def _rolled_up(
 
 def _quarter(keys: tuple[str, ...], row: tuple[int, ...]) -> str:
     at = dict(zip(keys, row, strict=False))
-    tag = f", tag {at['tag']}" if "tag" in at else ""
+    tag = "".join(f", {name} {at[name]}" for name in ("tag", "tags", "session") if name in at)
     return f"quarter {at['quarter_ms']} of account {at['account']}{tag}"
 
 

@@ -1,0 +1,123 @@
+"""What a spend report shows, read from the ledger."""
+
+import time
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from tollway.cli import budget_table, show
+from tollway.cli.periods import Period, before, end_of
+from tollway.cli.spend_report import Before, Beside, Report, made, total_of, with_sides
+from tollway.cli.spend_trend import LOOK_BACK_DAYS, Forecast, forecast
+from tollway.daemon.config.schema import Config
+from tollway.daemon.ledger.local_time import local_times
+from tollway.daemon.ledger.spend import (
+    By,
+    SpendRow,
+    began_ms,
+    midnight_ms,
+    report,
+    report_with_imports,
+    spans,
+)
+
+_DAY = timedelta(days=1)
+_MOST_DAYS = 800  # with a sparkline
+_MOST_BUDGETS = 8
+
+
+def read(config: Config, by: tuple[str, ...], asked: Period, top: int | None) -> Report:
+    """Return the report of a period, with all that stands beside it.
+
+    Raises:
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    path = config.ledger.path
+    if not path.exists():
+        show.note(f"No calls yet: there is no ledger at `{path}`")
+        return made((), by, asked, top)
+    rows = _rows(path, by, asked)
+    if not rows:
+        show.note(f"No calls from {asked.text}")
+    found = made(rows, by, asked, top)
+    between = {"since_ms": asked.since_ms, "until_ms": asked.until_ms}
+    idle = tuple(one for one in local_times(path, **between) if one.idle_ms)
+    sides = report(path, by=(By.PROVIDER,), tz=asked.tz, **between)
+    return msgspec.structs.replace(
+        with_sides(found, sides, idle), beside=_beside(config, by, asked, found.total)
+    )
+
+
+def _rows(path: Path, by: tuple[str, ...], asked: Period) -> list[SpendRow]:
+    between = {"since_ms": asked.since_ms, "until_ms": asked.until_ms}
+    return report_with_imports(path, by=by, tz=asked.tz, **between)
+
+
+def _beside(config: Config, by: tuple[str, ...], asked: Period, total: SpendRow) -> Beside:
+    path = config.ledger.path
+    began = began_ms(path)
+    if began is None:
+        return Beside(budgets=_budgets(config, by))
+    return Beside(
+        days=_days(path, asked),
+        before=_before(path, by, asked, began),
+        forecast=_forecast(path, asked, began, total),
+        budgets=_budgets(config, by),
+    )
+
+
+def _days(path: Path, asked: Period) -> dict[date, int]:
+    """Return what each day of a period cost, those without calls too; {} of a very long one."""
+    if asked.until_ms - asked.since_ms > _MOST_DAYS * 86_400_000:
+        return {}
+    costs = {row.group[0]: row.cost_nanousd for row in _rows(path, (By.DAY,), asked)}
+    names = (
+        name[By.DAY] for name, _, _ in spans((By.DAY,), asked.since_ms, asked.until_ms, asked.tz)
+    )
+    return {date.fromisoformat(name): costs.get(name, 0) for name in names}
+
+
+def _before(path: Path, by: tuple[str, ...], asked: Period, began: int) -> Before:
+    then, which = before(asked)
+    if began >= then.until_ms or began // 86_400_000 > then.since_ms // 86_400_000:
+        at = datetime.fromtimestamp(began // 1000, asked.tz)
+        missing = f"the ledger begins on {at:%Y-%m-%d}"
+        return Before(then, which, total_of((), by), {}, missing)
+    # By days there is no row to compare with, but still a total.
+    rows = (
+        _rows(path, by, then)
+        if not {By.DAY, By.WEEK, By.MONTH} & set(by)
+        else _rows(path, (), then)
+    )
+    return Before(then, which, total_of(rows, by), {row.group: row.cost_nanousd for row in rows})
+
+
+def _forecast(path: Path, asked: Period, began: int, total: SpendRow) -> Forecast | None:
+    ends_ms = end_of(asked)
+    if ends_ms is None:
+        return None
+    now_ms = time.time_ns() // 1_000_000
+    today = datetime.fromtimestamp(now_ms // 1000, asked.tz).date()
+    first = today - LOOK_BACK_DAYS * _DAY
+    # The day on which the ledger began is not a whole one.
+    first = max(first, datetime.fromtimestamp(began // 1000, asked.tz).date() + _DAY)
+    days: dict[date, int] = {}
+    if first < today:
+        past = Period(midnight_ms(first, asked.tz), midnight_ms(today, asked.tz), asked.tz)
+        days = _days(path, past)
+    return forecast(total.cost_nanousd, days, now_ms, ends_ms, asked.tz)
+
+
+def _budgets(config: Config, by: tuple[str, ...]) -> tuple[budget_table.Line, ...]:
+    """Return the budgets of the box and of what the report is by, the fullest first."""
+    kinds = {"box", *(part.partition(":")[0] for part in by)}
+    lines = [line for line in budget_table.lines(config).lines if line.state.scope in kinds]
+    lines.sort(
+        key=lambda line: (
+            -(line.state.settled_nanousd + line.state.held_nanousd)
+            * 1000
+            // max(1, line.state.limit_nanousd)
+        )
+    )
+    return tuple(lines[:_MOST_BUDGETS])
