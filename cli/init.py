@@ -99,7 +99,7 @@ def init(
         tollway init --budget 20/month
         tollway init --yes --config ./gateway.toml
     """
-    path = _place(config)
+    path = place(config)
     if path.exists() and not force:
         raise ConfigError(
             f"`{path}` is there already",
@@ -129,7 +129,8 @@ def _budgets(said: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(said or ())
 
 
-def _place(config: Path | None) -> Path:
+def place(config: Path | None) -> Path:
+    """Return where a first gateway.toml goes: the one that is named, else the user's own."""
     said = config or Path(os.environ.get("TOLLWAY_CONFIG") or config_folder() / NAME)
     return Path(os.path.abspath(said.expanduser()))
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.cli.taken_over import NotUnderstood, fitting
 from tollway.daemon.config.check import name_wrong
 
 _MACRO = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
@@ -43,10 +44,6 @@ class Translated(msgspec.Struct):
     models: dict[str, dict[str, Any]] = {}
     routes: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
-
-
-class NotUnderstood(ValueError):
-    """The file is no configuration of llama-swap; the text says where."""
 
 
 def translated(config: object, environment: Mapping[str, str]) -> Translated:
@@ -250,8 +247,4 @@ def _whole(said: object, default: int) -> int:
 
 
 def _fitting(name: str) -> str:
-    """Return a name that a model can have."""
-    if not name_wrong("models", name):
-        return name
-    fitted = re.sub(r"[^A-Za-z0-9._@+:-]+", "-", name).strip("-._@+:")
-    return fitted[:100] or "model"
+    return fitting("models", name)

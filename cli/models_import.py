@@ -1,23 +1,20 @@
 """`models import-llama-swap`: the models of a llama-swap configuration, as they are run here."""
 
-import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
-from tollway.cli.llama_swap import NotUnderstood, Translated, translated
+from tollway.cli.llama_swap import Translated, translated
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.providers.errors import GatewayError
+from tollway.cli.taken_over import NotUnderstood, read_yaml
 
 if TYPE_CHECKING:
     from tollway.daemon.config.schema import Config
-
-_MOST_BYTES = 4 * 2**20
 
 
 def import_llama_swap(
@@ -44,7 +41,7 @@ def import_llama_swap(
     """
     loaded = load_config(config)
     try:
-        found = translated(_read(file), os.environ)
+        found = translated(read_yaml(file), os.environ)
     except NotUnderstood as fault:
         raise UsageProblem(f"`{file}`: {fault}") from fault
     if free:
@@ -72,26 +69,6 @@ def import_llama_swap(
         if not free:
             edits.hint("A `price` for each lets budgets apply to them: `--free` for none")
     edits.report(done, facts, ("models", next(iter(found.models))), as_json=as_json)
-
-
-def _read(file: Path) -> object:
-    try:
-        text = file.expanduser().read_bytes()
-    except OSError as fault:
-        raise UsageProblem(f"`{file}` cannot be read: {fault.strerror}") from fault
-    if len(text) > _MOST_BYTES:
-        raise UsageProblem(f"`{file}` is no configuration: it has {show.size(len(text))}")
-    try:
-        yaml: Any = importlib.import_module("yaml")  # only this needs it; it need not be there
-    except ImportError as fault:
-        raise GatewayError(
-            "Reading YAML needs PyYAML, which is not installed",
-            hint="`pip install 'tollway[yaml]'` installs it",
-        ) from fault
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as fault:
-        raise UsageProblem(f"`{file}` is not YAML: {fault}") from fault
 
 
 def _leave_what_is_there(found: Translated, config: "Config") -> None:

@@ -63,6 +63,15 @@ def edit(
     return _swap(path, lambda text: _changed(text, change, path), what=what, who=who, expect=expect)
 
 
+def rewrite(path: Path, text: str, *, what: str, who: str, expect: str | None = None) -> Edited:
+    """Put a whole new text in the place of the file's, as `edit` does.
+
+    Raises:
+        ConfigError: As `edit`.
+    """
+    return _swap(path, lambda _: text, what=what, who=who, expect=expect)
+
+
 def rollback(path: Path, number: int, *, who: str, expect: str | None = None) -> Edited:
     """Put a kept version in the place of the file, whatever state that is in.
 

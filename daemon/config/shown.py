@@ -24,6 +24,11 @@ def holds_secret(text: str) -> bool:
     return bool(_PREFIXED.search(text))
 
 
+def masked(text: str) -> str:
+    """Return a text in which what begins as known secrets begin is `***`."""
+    return _PREFIXED.sub("***", text)
+
+
 def looks_secret(text: str) -> bool:
     """Whether a value may be a secret: better hidden once too often than shown once."""
     if holds_secret(text):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from program import Home
 
-from tollway.cli.llama_swap import NotUnderstood, translated
+from tollway.cli.llama_swap import translated
+from tollway.cli.taken_over import NotUnderstood
 from tollway.daemon.config.load import load
 
 FILE = """

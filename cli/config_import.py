@@ -1,0 +1,132 @@
+"""`config import-litellm`: what a LiteLLM proxy's configuration says, said in gateway.toml."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tollway.cli import edits, show
+from tollway.cli.boundary import UsageProblem
+from tollway.cli.init import place
+from tollway.cli.litellm_file import Translated, translated
+from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.taken_over import NotUnderstood, read_yaml
+from tollway.daemon.config import edit
+from tollway.daemon.config.load import load
+
+if TYPE_CHECKING:
+    from tollway.daemon.config.schema import Config
+
+_HEADING = """\
+Tollway's configuration, taken over from LiteLLM's {file}. `tollway config check` says whether
+it is right. Secrets are kept elsewhere and only named here."""
+_SECTIONS = ("providers", "routes", "prices")
+
+
+def import_litellm(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="LiteLLM's config.yaml.")],
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the tables and change nothing.")
+    ] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the models of a LiteLLM proxy over: providers, routes, prices, limits, budgets.
+
+    Each `model_name` becomes a route to its deployments, strategies, fallbacks and retries with
+    it. What has no place in gateway.toml is listed. A key that stands in the file is not taken
+    along: you are told the command that stores it. Where there is no gateway.toml, one is
+    written. Needs PyYAML.
+
+    Examples:
+        tollway config import-litellm ./litellm.yaml --dry-run
+        tollway config import-litellm ./litellm.yaml
+    """
+    try:
+        found = translated(read_yaml(file))
+    except NotUnderstood as fault:
+        raise UsageProblem(f"`{file}`: {fault}") from fault
+    path = place(config)
+    loaded = load(path) if path.exists() else None
+    if loaded:
+        _leave_what_is_there(found, loaded)
+    tables = {name: table for name in _SECTIONS if (table := getattr(found, name))}
+    facts: dict[str, object] = {**tables, "server": found.server}
+    facts |= {"secrets": found.secrets, "left_out": found.left_out}
+    if dry_run or not (tables or found.server):
+        if as_json:
+            show.emit(facts)
+        else:
+            _show(tables, found)
+            _say(found)
+        return
+    if loaded is None:
+        server = {"single_user": True, **found.server}
+        written = edit.write_new(
+            path, {"server": server, **tables}, heading=_HEADING.format(file=file.name)
+        )
+        done = edits.Done(written, changed=True, undo=None)
+    else:
+        done = edits.apply(path, _change(tables, found, loaded), what="config import-litellm")
+    if not as_json:
+        show.note(
+            f"Wrote {len(found.providers)} providers and {len(found.routes)} routes to {path}"
+        )
+        if loaded is None:
+            show.note(
+                "Only you may call, without a key; `tollway keys create` makes keys for others"
+            )
+        _say(found)
+    edits.report(done, facts, ("routes", next(iter(found.routes), "")), as_json=as_json)
+
+
+def _change(
+    tables: dict[str, dict[str, dict[str, object]]], found: Translated, config: "Config"
+) -> "edits.Change":
+    changes = [
+        edits.put(section, name, values, new=section != "providers")
+        for section, named in tables.items()
+        for name, values in named.items()
+    ]
+    if server := {k: v for k, v in found.server.items() if not getattr(config.server, k)}:
+        changes.append(edits.put_in("server", server))
+    whole = changes[0]
+    for one in changes[1:]:
+        whole = edits.both(whole, one)
+    return whole
+
+
+def _leave_what_is_there(found: Translated, config: "Config") -> None:
+    """Take out what gateway.toml has already, which a person wrote there."""
+    for section in _SECTIONS:
+        there = getattr(config, section)
+        tables = getattr(found, section)
+        for name in [name for name in tables if name in there]:
+            del tables[name]
+            if name in found.secrets:
+                found.secrets.remove(name)
+            found.left_out.append(f"{section}.{name}: it is there already, and stays as it is")
+    for key in [key for key in found.server if getattr(config.server, key) != _unset(key)]:
+        del found.server[key]
+        found.left_out.append(f"server.{key}: it is there already, and stays as it is")
+
+
+def _unset(key: str) -> object:
+    from tollway.daemon.config.schema import Server  # noqa: PLC0415 - only here
+
+    return getattr(Server(), key)
+
+
+def _show(tables: dict[str, object], found: Translated) -> None:
+    import tomli_w  # noqa: PLC0415 - only here
+
+    server = {"server": found.server} if found.server else {}
+    show.say(tomli_w.dumps(server | tables))
+
+
+def _say(found: Translated) -> None:
+    for line in found.left_out:
+        edits.warn(line)
+    for name in found.secrets:
+        edits.hint(f"`tollway secrets set {name}` stores the key that stands in the file")

@@ -1,0 +1,373 @@
+"""A LiteLLM proxy configuration in the words of gateway.toml: pure, a parsed file to tables."""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tollway.cli.taken_over import NotUnderstood, fitting
+from tollway.providers.catalog import KINDS
+
+# LiteLLM's name of a provider, where it is not ours (docs.litellm.ai/docs/providers).
+_KINDS = {
+    "text-completion-openai": "openai",
+    "vertex_ai": "vertex",
+    "together_ai": "together",
+    "fireworks_ai": "fireworks",
+    "cohere_chat": "cohere",
+    "ollama_chat": "ollama",
+    "hosted_vllm": "vllm",
+    "lm_studio": "lmstudio",
+    "llamafile": "llama-server",
+    "litellm_proxy": "openai-compatible",
+    "custom_openai": "openai-compatible",
+    "openai_like": "openai-compatible",
+}
+# routing_strategy -> ours (docs.litellm.ai/docs/routing); what is not here has no counterpart.
+_STRATEGIES = {
+    "simple-shuffle": "weighted",
+    "least-busy": "least-busy",
+    "usage-based-routing": "least-busy",
+    "usage-based-routing-v2": "least-busy",
+    "latency-based-routing": "fastest",
+    "cost-based-routing": "cheapest",
+}
+_PRICES = {  # dollars a token there, a million tokens here
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cached_input",
+    "cache_creation_input_token_cost": "cache_write",
+    "input_cost_per_audio_token": "audio_input",
+    "output_cost_per_reasoning_token": "reasoning",
+}
+# LiteLLM's budgets of a day, a week and a month begin at midnight, on Mondays, on the first.
+_PERIODS = {"1h": "hour", "1d": "day", "24h": "day", "7d": "week", "30d": "month", "1mo": "month"}
+_LIMITS = {"rpm": "rpm", "tpm": "tpm", "max_parallel_requests": "concurrent"}
+_OF_A_DEPLOYMENT = {"model", "api_key", "api_base", "base_url", "custom_llm_provider", "weight"}
+_OF_A_DEPLOYMENT |= {*_LIMITS, *_PRICES}
+_REASONS = {
+    "api_version": "the `v1` API of Azure has none",
+    "order": 'targets of a route are tried in the order of `to` with `strategy = "ordered"`',
+    "timeout": "`providers.NAME.timeout` has it, for all models of a provider",
+    "stream_timeout": "`providers.NAME.timeout` has it, for all models of a provider",
+    "max_retries": "`routes.NAME.retries` has it, for all targets of a route",
+    "max_budget": "budgets are of providers, routes, teams, users, projects, keys and tags",
+    "budget_duration": "see max_budget",
+    "tags": "`when = [{ tag.NAME = ... }]` of a route chooses by tags",
+    "organization": "no header of it is sent",
+}
+_OF_ROUTER = {
+    "routing_strategy", "num_retries", "timeout", "fallbacks", "default_fallbacks",
+    "context_window_fallbacks", "model_group_alias", "provider_budget_config",
+}  # fmt: skip
+_OF_LITELLM = {
+    "num_retries", "request_timeout", "fallbacks", "default_fallbacks",
+    "context_window_fallbacks", "max_budget", "budget_duration",
+}  # fmt: skip
+# Of the file: what is there anyway, so that nothing is lost by leaving it out.
+_NEEDLESS = {"set_verbose", "json_logs", "enable_pre_call_checks", "disable_spend_logs"}
+_NEEDLESS |= {"store_model_in_db", "proxy_batch_write_at", "turn_off_message_logging"}
+_NEEDLESS |= {"background_health_checks", "database_connection_pool_limit"}
+_OF_FILE = {
+    "master_key": "the socket of the daemon is the owner's; `tollway keys create` makes keys",
+    "database_url": "the ledger is one SQLite file and needs no database",
+    "drop_params": "what a target cannot say is dropped and named; `on_loss` decides",
+    "cache": "answers are not cached",
+    "cache_params": "answers are not cached",
+    "success_callback": "`/metrics` and the ledger have the figures",
+    "failure_callback": "`/metrics` and the ledger have the figures",
+    "callbacks": "`/metrics` and the ledger have the figures",
+    "alerting": "`server.alerts` has a webhook and a command",
+    "allowed_fails": "targets that fail rest by themselves",
+    "cooldown_time": "targets that fail rest by themselves",
+    "redis_host": "one box needs no Redis",
+    "redis_port": "one box needs no Redis",
+    "redis_password": "one box needs no Redis",
+    "content_policy_fallbacks": "a refusal by a content filter is the answer",
+    "pass_through_endpoints": "only what can be metered passes",
+}
+
+
+Known = dict[tuple[str, str, str], str]  # kind, address and key -> the provider made for them
+
+
+class Translated(msgspec.Struct):
+    """Tables for gateway.toml, and what of the file has no place there.
+
+    `secrets` are names under which keys must be stored that stand in the file in clear.
+    """
+
+    server: dict[str, Any] = {}
+    providers: dict[str, dict[str, Any]] = {}
+    routes: dict[str, dict[str, Any]] = {}
+    prices: dict[str, dict[str, Any]] = {}
+    secrets: list[str] = []
+    left_out: list[str] = []
+
+
+def translated(config: object) -> Translated:
+    """Return what a parsed config.yaml says, as tables for gateway.toml.
+
+    Raises:
+        NotUnderstood: It is no mapping with a `model_list`, or a model of it has no name.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("model_list"), list):
+        raise NotUnderstood("expected a mapping with `model_list`, as LiteLLM has it")
+    found = Translated()
+    limits: dict[str, list[dict[str, int]]] = {}
+    known: Known = {}
+    for number, one in enumerate(config["model_list"]):
+        _Deployment(one, f"model_list[{number}]", found, known).take(limits)
+    router, litellm = _table(config, "router_settings"), _table(config, "litellm_settings")
+    _limits(limits, found)
+    _settings({**litellm, **router}, found)
+    _box(litellm, _table(config, "general_settings"), router, found)
+    for name in _table(config, "environment_variables"):
+        found.left_out.append(f"environment_variables.{name}: set it where the daemon starts")
+    for section, taken in (
+        ("router_settings", _OF_ROUTER),
+        ("litellm_settings", _OF_LITELLM),
+        ("general_settings", {"max_parallel_requests", "global_max_parallel_requests"}),
+    ):
+        for key, value in _table(config, section).items():
+            if key not in taken | _NEEDLESS and value not in (None, False, [], {}):
+                found.left_out.append(f"{section}.{key}: {_OF_FILE.get(key, _UNKNOWN)}")
+    ours = {"model_list", "router_settings", "litellm_settings", "general_settings"}
+    for key in sorted(config.keys() - ours - {"environment_variables"}):
+        found.left_out.append(f"{key}: {_OF_FILE.get(key, _UNKNOWN)}")
+    return found
+
+
+_UNKNOWN = "has no counterpart here"
+
+
+class _Deployment:
+    """One entry of `model_list`: a target, and the name that clients ask for."""
+
+    def __init__(self, said: object, where: str, found: Translated, known: Known) -> None:
+        params = said.get("litellm_params") if isinstance(said, dict) else None
+        if not isinstance(said, dict) or not isinstance(params, dict):
+            raise NotUnderstood(f"{where}: expected a mapping with `litellm_params`")
+        if not isinstance(params.get("model"), str):
+            raise NotUnderstood(f"{where}.litellm_params.model: expected a text")
+        self.name = str(said.get("model_name") or params["model"])
+        self.where = f"{where} ({self.name})"
+        self.params: dict[str, Any] = params
+        self.info: dict[str, Any] = said.get("model_info") or {}
+        self.found = found
+        self.known = known
+
+    def take(self, limits: dict[str, list[dict[str, int]]]) -> None:
+        """Put its provider, route, price and what is left out where they belong."""
+        kind, model = self._kind()
+        if not model:
+            self.found.left_out.append(f"{self.where}: names no model")
+            return
+        if kind not in KINDS:
+            self.found.left_out.append(f"{self.where}: there is no kind of provider `{kind}`")
+            return
+        base = self._base(kind)
+        if base and kind == "openai" and urlsplit(base).hostname != "api.openai.com":
+            kind = "openai-compatible"
+        if not base and KINDS[kind].base_url is None:
+            self.found.left_out.append(f"{self.where}: `api_base` is needed for a `{kind}`")
+            return
+        provider = self._provider(kind, base)
+        for key in self.params:
+            if key not in _OF_A_DEPLOYMENT and self.params[key] is not None:
+                reason = _REASONS.get(key, "requests say it themselves, or nothing does")
+                self.found.left_out.append(f"{self.where}.{key}: {reason}")
+        if "*" in model:
+            self._serve(provider, model)
+            return
+        self._price(f"{provider}/{model}")
+        name = fitting("routes", self.name)
+        if name != self.name:
+            self.found.left_out.append(f"{self.where}: called `{name}` here")
+        route = self.found.routes.setdefault(name, {"to": []})
+        weight = self.params.get("weight") or 1
+        target = f"{provider}/{model}"
+        route["to"].append({"target": target, "weight": int(weight)} if weight != 1 else target)
+        said = {ours: self.params.get(theirs) for theirs, ours in _LIMITS.items()}
+        limits.setdefault(name, []).append({k: v for k, v in said.items() if isinstance(v, int)})
+
+    def _kind(self) -> tuple[str, str]:
+        """Return the kind of provider and the model's name there."""
+        prefix, slash, rest = self.params["model"].partition("/")
+        said = self.params.get("custom_llm_provider")
+        if said:
+            whole = self.params["model"]
+            return _KINDS.get(said, said), rest if prefix == said and slash else whole
+        kind = _KINDS.get(prefix, prefix)
+        if slash:
+            return kind, rest
+        # A bare name is its maker's, as with LiteLLM.
+        for name, row in KINDS.items():
+            if any(fnmatchcase(prefix, glob) for glob in row.serves):
+                return name, prefix
+        return "openai", prefix
+
+    def _base(self, kind: str) -> str | None:
+        base = self.params.get("api_base") or self.params.get("base_url")
+        if not isinstance(base, str) or not base:
+            return None
+        if base.startswith("os.environ/"):
+            self.found.left_out.append(f"{self.where}.api_base: an address stands in the file")
+            return None
+        base = base.rstrip("/")
+        path = urlsplit(base).path
+        if kind == "azure" and not path:
+            return f"{base}/openai/v1"
+        if kind in {"ollama", "lmstudio", "llama-server"} and not path:
+            return f"{base}/v1"
+        return base
+
+    def _provider(self, kind: str, base: str | None) -> str:
+        """Return the provider of this kind, address and key, made where there is none yet."""
+        table: dict[str, Any] = {"kind": kind}
+        if base and base != KINDS[kind].base_url:
+            table["base_url"] = base
+        key = self.params.get("api_key")
+        if not key and KINDS[kind].auth == "bearer":  # where LiteLLM looks for it
+            key = f"os.environ/{kind.upper().replace('-', '_')}_API_KEY"
+        variable = key.removeprefix("os.environ/") if isinstance(key, str) else ""
+        if key and variable != key:
+            table["api_key"] = f"env:{variable}"
+        providers = self.found.providers
+        # By what it is asked with: two keys of one address are two providers.
+        which = (kind, base or "", str(key or ""))
+        if which in self.known:
+            return self.known[which]
+        names = [kind, *(f"{kind}-{number}" for number in range(2, len(providers) + 2))]
+        name = next(one for one in names if one not in providers)
+        if key and variable == key:
+            # The key itself stands in the file: it is not taken along.
+            table["api_key"] = f"keyring:{name}"
+            self.found.secrets.append(name)
+        providers[name] = table
+        self.known[which] = name
+        return name
+
+    def _serve(self, provider: str, model: str) -> None:
+        """Have a provider answer to what a wildcard stands for."""
+        if self.name in {f"{provider}/*", self.params["model"]}:
+            return  # `provider/model` works anyway
+        serves = self.found.providers[provider].setdefault("serves", [])
+        if self.name not in {model, "*"}:
+            self.found.left_out.append(f"{self.where}: names are passed on as they are asked for")
+        serves.append(self.name)
+
+    def _price(self, target: str) -> None:
+        said = {**self.info, **self.params}
+        table = {ours: _per_million(said[key]) for key, ours in _PRICES.items() if key in said}
+        known = {name: value for name, value in table.items() if value is not None}
+        if "input" in known or "output" in known:
+            self.found.prices[target] = {"input": Decimal(0), "output": Decimal(0), **known}
+
+
+def _per_million(said: object) -> Decimal | None:
+    try:
+        price = Decimal(str(said)) * 10**6
+    except InvalidOperation:
+        return None
+    return Decimal(f"{price.normalize():f}") if price >= 0 else None
+
+
+def _limits(limits: Mapping[str, list[dict[str, int]]], found: Translated) -> None:
+    """Give limits of a deployment to its route, where the route has no other target."""
+    for name, deployments in limits.items():
+        if len(deployments) == 1 and deployments[0]:
+            found.routes[name]["limits"] = deployments[0]
+        elif any(deployments):
+            found.left_out.append(
+                f"{name}: rpm, tpm and max_parallel_requests of one target among several;"
+                " a provider, a route, a team, a user and a key can have `limits`"
+            )
+
+
+def _settings(said: Mapping[str, Any], found: Translated) -> None:
+    """Put what holds for all routes into each: strategy, retries, deadline, fallbacks."""
+    strategy = _STRATEGIES.get(str(said.get("routing_strategy") or "simple-shuffle"))
+    if strategy is None:
+        found.left_out.append(f"router_settings.routing_strategy: {_UNKNOWN}")
+    for route in found.routes.values():
+        if len(route["to"]) > 1 and strategy:
+            route["strategy"] = strategy
+        if retries := said.get("num_retries"):
+            route["retries"] = int(retries)
+        if seconds := said.get("timeout") or said.get("request_timeout"):
+            route["deadline"] = f"{max(1, int(seconds))}s"
+    for kind in ("fallbacks", "context_window_fallbacks"):
+        for name, others in _pairs(said.get(kind)):
+            _fall_back(name, others, kind, found)
+    for name in list(found.routes) if said.get("default_fallbacks") else []:
+        _fall_back(name, said["default_fallbacks"], "default_fallbacks", found)
+    aliases = said.get("model_group_alias")
+    for alias, group in (aliases if isinstance(aliases, dict) else {}).items():
+        there = group.get("model") if isinstance(group, dict) else group
+        if there in found.routes and alias not in found.routes:
+            found.routes[alias] = {**found.routes[there]}
+        else:
+            found.left_out.append(f"router_settings.model_group_alias.{alias}: no route, or taken")
+
+
+def _pairs(said: object) -> Iterator[tuple[str, list[str]]]:
+    for one in said if isinstance(said, list) else []:
+        for name, others in one.items() if isinstance(one, dict) else ():
+            yield str(name), [str(other) for other in others or []]
+
+
+def _fall_back(name: str, others: list[str], kind: str, found: Translated) -> None:
+    route = found.routes.get(name)
+    if route is None:
+        found.left_out.append(f"{kind}: there is no `{name}` in model_list")
+        return
+    there = route.get("fallback", [])
+    for other in others:
+        if other not in found.routes:
+            found.left_out.append(f"{kind} of {name}: there is no `{other}` in model_list")
+        elif other != name and other not in there:
+            there = [*there, other]
+    if there:
+        route["fallback"] = there
+
+
+def _box(
+    litellm: Mapping[str, Any],
+    general: Mapping[str, Any],
+    router: Mapping[str, Any],
+    found: Translated,
+) -> None:
+    """Take the budgets and limits of the whole proxy, and those of providers."""
+    if budget := litellm.get("max_budget"):
+        period = _period(litellm.get("budget_duration"))
+        found.server["budget"] = [f"{budget}/{period}"]
+    most = general.get("global_max_parallel_requests") or general.get("max_parallel_requests")
+    if isinstance(most, int):
+        found.server["limits"] = {"concurrent": most}
+    budgets = router.get("provider_budget_config")
+    for name, said in (budgets if isinstance(budgets, dict) else {}).items():
+        kind = _KINDS.get(name, name)
+        usd = said.get("budget_limit", said.get("max_budget")) if isinstance(said, dict) else None
+        if kind not in found.providers or usd is None:
+            found.left_out.append(f"router_settings.provider_budget_config.{name}: no provider")
+            continue
+        period = _period(said.get("time_period") or said.get("budget_duration"))
+        found.providers[kind]["budget"] = [f"{usd}/{period}"]
+
+
+def _period(said: object) -> str:
+    text = str(said or "")
+    return _PERIODS.get(text, text or "total")
+
+
+def _table(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    said = config.get(name)
+    if said is None:
+        return {}
+    if not isinstance(said, dict):
+        raise NotUnderstood(f"{name}: expected a mapping")
+    return said

@@ -1,0 +1,190 @@
+"""A LiteLLM configuration taken over: what it says is said in gateway.toml, or listed."""
+
+import importlib
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from program import Home
+
+from tollway.cli.litellm_file import translated
+from tollway.cli.taken_over import NotUnderstood
+from tollway.daemon.config.load import load
+
+# In the shape of the example files that LiteLLM's own repository and documentation show.
+FILE = """
+model_list:
+  - model_name: gpt-4o
+    litellm_params:
+      model: azure/gpt-4o-eu
+      api_base: https://eu.openai.azure.com/
+      api_version: "2023-05-15"
+      api_key: os.environ/AZURE_API_KEY
+      rpm: 6
+      weight: 3
+  - model_name: gpt-4o
+    litellm_params:
+      model: gpt-4o
+  - model_name: small
+    litellm_params:
+      model: openai/gpt-4o-mini
+      api_key: os.environ/OPENAI_API_KEY
+      rpm: 480
+      stream_timeout: 60
+      input_cost_per_token: 0.00000015
+      output_cost_per_token: 6e-7
+  - model_name: box
+    litellm_params:
+      model: openai/qwen
+      api_base: http://127.0.0.1:9/v1
+      api_key: sk-hunter2-hunter2-hunter2
+  - model_name: llama
+    litellm_params: {model: ollama/llama3, api_base: "http://localhost:11434"}
+  - model_name: nowhere
+    litellm_params: {model: sagemaker/berri}
+  - model_name: dall-e-2
+    litellm_params: {model: azure/, api_base: "https://eu.openai.azure.com/"}
+  - model_name: "anthropic/*"
+    litellm_params: {model: "anthropic/*", api_key: os.environ/ANTHROPIC_API_KEY}
+  - model_name: "*"
+    litellm_params: {model: "openai/*", api_key: os.environ/OPENAI_API_KEY}
+litellm_settings:
+  drop_params: true
+  set_verbose: true
+  max_budget: 100
+  budget_duration: 30d
+  num_retries: 2
+  context_window_fallbacks: [{small: [gpt-4o]}, {gone: [small]}]
+router_settings:
+  routing_strategy: simple-shuffle
+  timeout: 30
+  fallbacks: [{gpt-4o: [small, gone]}]
+  model_group_alias: {best: gpt-4o}
+  provider_budget_config: {openai: {budget_limit: 0.3, time_period: 1d}}
+general_settings: {master_key: sk-1234, global_max_parallel_requests: 50}
+environment_variables: {REDIS_HOST: redis}
+finetune_settings: []
+"""
+
+
+def parsed(text: str) -> object:
+    """Return a YAML text's value."""
+    found: object = importlib.import_module("yaml").safe_load(text)
+    return found
+
+
+def test_every_setting_has_its_place_or_is_named() -> None:
+    """Deployments of one name are targets of one route; one address and key are one provider."""
+    found = translated(parsed(FILE))
+    assert found.providers == {
+        "azure": {
+            "kind": "azure",
+            "base_url": "https://eu.openai.azure.com/openai/v1",
+            "api_key": "env:AZURE_API_KEY",
+        },
+        "openai": {
+            "kind": "openai",
+            "api_key": "env:OPENAI_API_KEY",
+            "serves": ["*"],
+            "budget": ["0.3/day"],
+        },
+        "openai-compatible": {
+            "kind": "openai-compatible",
+            "base_url": "http://127.0.0.1:9/v1",
+            "api_key": "keyring:openai-compatible",
+        },
+        "ollama": {"kind": "ollama", "base_url": "http://localhost:11434/v1"},
+        "anthropic": {"kind": "anthropic", "api_key": "env:ANTHROPIC_API_KEY"},
+    }
+    rest = {"retries": 2, "deadline": "30s"}
+    both = {
+        "to": [{"target": "azure/gpt-4o-eu", "weight": 3}, "openai/gpt-4o"],
+        "strategy": "weighted",
+        "fallback": ["small"],
+        **rest,
+    }
+    assert found.routes == {
+        "gpt-4o": both,
+        "small": {
+            "to": ["openai/gpt-4o-mini"],
+            "limits": {"rpm": 480},
+            "fallback": ["gpt-4o"],
+            **rest,
+        },
+        "box": {"to": ["openai-compatible/qwen"], **rest},
+        "llama": {"to": ["ollama/llama3"], **rest},
+        "best": both,
+    }
+    assert found.prices == {
+        "openai/gpt-4o-mini": {"input": Decimal("0.15"), "output": Decimal("0.6")}
+    }
+    assert found.server == {"budget": ["100/month"], "limits": {"concurrent": 50}}
+    assert found.secrets == ["openai-compatible"]
+    assert [line.partition(":")[0] for line in found.left_out] == [
+        "model_list[0] (gpt-4o).api_version",
+        "model_list[2] (small).stream_timeout",
+        "model_list[5] (nowhere)",
+        "model_list[6] (dall-e-2)",
+        "gpt-4o",
+        "fallbacks of gpt-4o",
+        "context_window_fallbacks",
+        "environment_variables.REDIS_HOST",
+        "litellm_settings.drop_params",
+        "general_settings.master_key",
+        "finetune_settings",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[1, 2]", "expected a mapping with `model_list`"),
+        ("model_list: [3]", "expected a mapping with `litellm_params`"),
+        ("model_list: [{litellm_params: {}}]", "litellm_params.model: expected a text"),
+        ("{model_list: [], router_settings: 3}", "router_settings: expected a mapping"),
+    ],
+)
+def test_what_is_not_understood_is_told(text: str, word: str) -> None:
+    """With its place, before anything is written."""
+    with pytest.raises(NotUnderstood) as told:
+        translated(parsed(text))
+    assert word in str(told.value)
+
+
+def test_the_first_file_is_written_and_right(tmp_path: Path) -> None:
+    """What comes out is a valid configuration; a key in clear is in neither file nor output."""
+    home = Home(tmp_path)
+    file = tmp_path / "litellm.yaml"
+    file.write_text(FILE)
+    done = home.tollway("config", "import-litellm", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "`tollway secrets set openai-compatible` stores the key" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout + home.config.read_text()
+    config = load(home.config)
+    assert config.server.single_user
+    assert config.routes["best"].to == config.routes["gpt-4o"].to
+    assert "right" in home.tollway("config", "check").stdout
+
+
+def test_what_is_there_stays(tmp_path: Path) -> None:
+    """An existing file keeps its own tables; what was not taken for that is listed."""
+    home = Home(tmp_path)
+    home.write(
+        '# mine\n[server]\nbudget = ["1/day"]\n[providers.openai]\nkind = "openai"\n'
+        'api_key = "env:MINE"\n'
+    )
+    file = tmp_path / "litellm.yaml"
+    file.write_text(FILE)
+    shown = home.tollway("config", "import-litellm", str(file), "--dry-run", "--json")
+    assert shown.returncode == 0, shown.stderr
+    left_out = json.loads(shown.stdout)["left_out"]
+    assert "providers.openai: it is there already, and stays as it is" in left_out
+    assert home.config.read_text().count("[") == 3
+    done = home.tollway("config", "import-litellm", str(file))
+    assert done.returncode == 0, done.stderr
+    assert home.config.read_text().startswith("# mine\n")
+    config = load(home.config)
+    assert str(config.providers["openai"].api_key) == "env:MINE"
+    assert config.server.budget[0].text == "1/day"
+    assert "ollama" in config.providers
