@@ -3,7 +3,6 @@
 import difflib
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from typing import Annotated, Final
 import typer
 
 from tollway.cli import edits, show
-from tollway.cli.boundary import UsageProblem, printable
+from tollway.cli.boundary import printable
 from tollway.cli.config import in_force
 from tollway.cli.control import load_config, reload_daemon, rough_ledger
+from tollway.cli.editor import editor
 from tollway.cli.options import AsJson, ConfigFile, me
 from tollway.daemon.config import edit as files
 from tollway.daemon.config import history, shown
@@ -28,8 +28,6 @@ from tollway.daemon.errors import ConfigError
 from tollway.providers.errors import GatewayError
 
 _COLOURS: Final[dict[str, show.Colour]] = {"+": "green", "-": "red", "@": "cyan"}
-# What Debian's `sensible-editor` looks for, in its order.
-_EDITORS = ("sensible-editor", "editor", "nano", "vi")
 
 Version = Annotated[
     int | None,
@@ -112,10 +110,10 @@ def edit(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """
     path = find_config(config)
     before = read_text(path)
-    editor = _editor()
+    program = editor()
     with _copy(before) as copy:
         while True:
-            _run(editor, copy)
+            _run(program, copy)
             after = decoded(copy.read_bytes(), name=path)
             if after == before:
                 show.note(f"{path} is as it was")
@@ -160,24 +158,11 @@ class _Discarded(typer.Abort):
     """A person does not want what was edited."""
 
 
-def _editor() -> list[str]:
-    said = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    try:
-        words = shlex.split(said or "")
-    except ValueError as fault:
-        raise UsageProblem(f"$EDITOR is `{said}`: {fault}") from fault
-    found = words or [name for name in _EDITORS if shutil.which(name)][:1]
-    if not found or not shutil.which(found[0]):
-        what = f"There is no program `{found[0]}`" if found else "There is no editor"
-        raise UsageProblem(what, hint="Set $EDITOR to yours, such as `EDITOR=nano`")
-    return found
-
-
-def _run(editor: Sequence[str], copy: Path) -> None:
-    code = subprocess.run([*editor, str(copy)], check=False).returncode  # noqa: S603 - a person's own
+def _run(program: Sequence[str], copy: Path) -> None:
+    code = subprocess.run([*program, str(copy)], check=False).returncode  # noqa: S603 - a person's own
     if code:
         raise GatewayError(
-            f"`{editor[0]}` ended with {code}; nothing was changed",
+            f"`{program[0]}` ended with {code}; nothing was changed",
             hint=f"What was written is in `{copy}`",
         )
 

@@ -292,5 +292,87 @@ def test_a_conversation_keeps_what_was_said(chatting: Chatting) -> None:
     at.see("There is no command `/dance`")
     at.see("> ")
     at.type("\x04")
+    at.see("4 answers")  # the refused one is none
+    assert at.process.wait(30) == 0
+    os.close(at.leader)
+
+
+def test_several_lines_are_one_question(chatting: Chatting) -> None:
+    """By a backslash, between fences, or pasted whole; commands that begin anew are obeyed."""
+    at = Terminal(chatting.home, "fast", "--plain")
+    at.see("> ")
+    at.type("one \\\n")
+    at.see(". ")
+    at.type("two\n")
+    at.see("You said: one")
+    assert chatting.last["messages"][-1]["content"] == "one \ntwo"
+    at.see("> ")
+    at.type('"""first\n')
+    at.see(". ")
+    at.type("/not a command\n")
+    at.see(". ")
+    at.type('last"""\n')
+    at.see("You said: first")
+    assert chatting.last["messages"][-1]["content"] == "first\n/not a command\nlast"
+    at.see("> ")
+    at.type("\x1b[200~a\nb\x1b[201~\n")
+    at.see("You said: a")
+    assert chatting.last["messages"][-1]["content"] == "a\nb"
+    at.see("> ")
+    at.type("\x04")
+    assert at.process.wait(30) == 0
+    os.close(at.leader)
+
+
+def test_a_conversation_has_commands(chatting: Chatting, tmp_path: Path) -> None:
+    """Models listed and completed, the cost, a question again or undone, the whole saved."""
+    at = Terminal(chatting.home, "fast", "--plain")
+    at.see("> ")
+    at.type("/mod\tsm\t\n")  # "/model smart"
+    at.see("Asking smart from here on")
+    at.see("> ")
+    at.type("/model\n")
+    at.see("  fast")
+    at.see("* smart")
+    at.see("> ")
+    at.type("/system Be brief\n")
+    at.see("> ")
+    at.type("one\n")
+    at.see("You said: one")
+    at.see("> ")
+    at.type("/retry\n")
+    at.see("You said: one")
+    assert [turn["content"] for turn in chatting.last["messages"]] == ["Be brief", "one"]
+    at.see("> ")
+    at.type("/cost\n")
+    at.see("2 answers · 14 in + 6 out tokens · $0.000026")
+    at.see("> ")
+    file = tmp_path / "talk.md"
+    at.type(f"/save {file}\n")
+    at.see("Wrote")
+    assert file.read_text() == "## You\n\none\n\n## smart\n\nYou said: one\n\n"
+    at.see("> ")
+    at.type("/undo\n")
+    at.see("Forgotten")
+    at.see("> ")
+    at.type("two\n")
+    at.see("You said: two")
+    assert [turn["content"] for turn in chatting.last["messages"]] == ["Be brief", "two"]
+    at.see("> ")
+    at.type("/quit\n")
+    at.see("3 answers")
+    assert at.process.wait(30) == 0
+    os.close(at.leader)
+
+
+def test_a_terminal_gets_markdown_drawn(chatting: Chatting) -> None:
+    """What it means, not its signs; with --plain the signs."""
+    at = Terminal(chatting.home, "fast", "**loud** and [here](http://x.test)")
+    at.see("You said: loud and here (http://x.test)")
+    at.see("7 in + 3 out tokens")
+    assert at.process.wait(30) == 0
+    os.close(at.leader)
+    at = Terminal(chatting.home, "fast", "--plain", "**loud**")
+    at.see("You said: **loud**")
     assert at.process.wait(30) == 0
     os.close(at.leader)
