@@ -132,13 +132,17 @@ class Connection(web.RequestHandler):
         """Note that the client has stopped reading."""
         super().pause_writing()
         self._unread_since = self._loop.time()
+        if self._call is not None:
+            self._call.full = True
 
     def resume_writing(self) -> None:
         """Note that it reads again."""
         super().resume_writing()
         self._unread_since = 0.0
-        if self._call is not None and self._call.drained is not None:
-            self._call.drained()
+        if self._call is not None:
+            self._call.full = False
+            if self._call.drained is not None:
+                self._call.drained()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End; the handler, if one runs, is cancelled."""

@@ -50,6 +50,7 @@ class Direct:
         self.path = self.raw_path.partition("?")[0]
         self.transport = connection.transport
         self.status = 0  # of the answer, once it has begun
+        self.full = connection.writing_paused  # the client reads more slowly than it is written to
         self.drained: Callable[[], None] | None = None  # called when `full` has ended
         self.keep_alive = not message.should_close and not message.upgrade
         self._connection = connection
@@ -62,11 +63,6 @@ class Direct:
     def query(self) -> MultiMapping[str] | None:
         """What stands behind the path's `?`, or None where nothing does."""
         return self._message.url.query if "?" in self.raw_path else None
-
-    @property
-    def full(self) -> bool:
-        """Whether the client reads more slowly than it is written to."""
-        return self._connection.writing_paused
 
     async def read(self) -> bytes:
         """Return the whole body; limits and errors are those of `body.read`."""
@@ -95,8 +91,10 @@ class Direct:
 
     def write(self, data: bytes) -> None:
         """Write a piece of the body. An empty one is none: it would be the end."""
-        if data:
-            self._connection.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        # As `send` does it; one call less for each event of each stream.
+        transport = self._connection.transport
+        if data and transport is not None and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:
         """Write the end of the body."""

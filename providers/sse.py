@@ -20,7 +20,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _CR = 13
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One block of a stream: `raw` is every byte of it, the blank line included.
 
     `data` is what its data lines say, joined by newlines; None for comments and empty blocks.
@@ -45,16 +45,26 @@ class Splitter:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that `chunk` completes."""
-        if (
-            not self._rest
-            and not self._first
-            and not self._cutting
-            and chunk.startswith(b"data: ")
-            and chunk.find(b"\n") == len(chunk) - 2
-            and chunk.endswith(b"\n\n")
-            and b"\r" not in chunk
-        ):
-            return [Event(chunk, chunk[6:-2])]
+        if not (self._rest or self._first or self._cutting):
+            # Nearly always a chunk is one event, and of one of three forms.
+            if chunk.endswith(b"\n\n") and _CR not in chunk:
+                line_end = chunk.find(b"\n")
+                if chunk.startswith(b"data: "):
+                    if line_end == len(chunk) - 2:
+                        return [Event(chunk, chunk[6:-2])]
+                elif (
+                    chunk.startswith(b"event: ")
+                    and chunk.startswith(b"data: ", line_end + 1)
+                    and chunk.find(b"\n", line_end + 1) == len(chunk) - 2
+                ):
+                    return [Event(chunk, chunk[line_end + 7 : -2], chunk[7:line_end])]
+            elif (
+                chunk.startswith(b"data: ")
+                and chunk.endswith(b"\r\n\r\n")
+                and chunk.find(b"\n") == len(chunk) - 3
+                and chunk.find(b"\r") == len(chunk) - 4
+            ):
+                return [Event(chunk, chunk[6:-4])]
         self._rest += chunk
         return self._split()
 

@@ -88,6 +88,11 @@ class Attempt:
         if self.first_ms is None:
             self.first_ms = int((time.monotonic() - self._started) * 1000)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether its stream can pass its hold at all: does `has_passed_hold` have to be asked."""
+        return self.binding and self.opened.hold_nanousd > 0
+
     def has_passed_hold(self) -> bool:
         """Whether it is certain that the stream so far has cost more than was held for it.
 

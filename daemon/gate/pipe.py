@@ -38,9 +38,7 @@ class Client(Protocol):
     """
 
     drained: Callable[[], None] | None
-
-    @property
-    def full(self) -> bool: ...  # noqa: D102 - see above
+    full: bool
 
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write an answer in one piece."""

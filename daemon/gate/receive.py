@@ -230,6 +230,7 @@ class _Relay:
         self._turned_end = b""  # what `last` means to the client
         self._waiting: list[bytes] = []  # what came before the first valid event
         self._heard_s = time.monotonic()  # when some of the answer last came
+        self._watched = attempt.is_watched
         self.shown = False
         self.last = b""  # the end and what is behind it, kept back until the call is settled
         self.done = False  # the end is [DONE], behind which nothing ever is
@@ -245,9 +246,12 @@ class _Relay:
         """Take one piece of the body; return whether the next one may come."""
         reader = self._attempt.reader
         turned = self._interpreter
-        out = self._waiting if not self.shown else []
         events = self._splitter.feed(chunk)
-        self._listen(events)
+        if len(events) == 1 and events[0].data is not None and events[0].name not in _FILLERS:
+            self._heard_s = time.monotonic()
+        else:
+            self._listen(events)
+        out = self._waiting if not self.shown else []
         for event in events:
             passes = reader.event(event)
             if reader.last:
@@ -261,7 +265,7 @@ class _Relay:
             if reader.failed:
                 self.failed = reader.failed
                 break
-            if self._attempt.has_passed_hold():
+            if self._watched and self._attempt.has_passed_hold():
                 self.capped = True
                 break
         if not self.shown and reader.begun and not (self.failed and not reader.produced):
@@ -270,7 +274,7 @@ class _Relay:
         if self.shown and out:
             full = self._exchange.pipe.write(out[0] if len(out) == 1 else b"".join(out))
             self._waiting = []
-        return not (full or self.over)
+        return not (full or self.last or self.failed or self.capped)
 
     def _listen(self, events: list[Event]) -> None:
         """Take note of what came: comments and pings are no part of an answer.

@@ -12,6 +12,7 @@ import msgspec
 from tollway.providers.canon import Call, Usage
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
+from tollway.providers.dialects.alike import Alike
 from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.sse import Event
@@ -76,6 +77,7 @@ class Reader:
         self._adds_up = call.choices > 1 and quirk.reports_each_choice(quirks)
         self._counts: reports.Counts = {}
         self._finished: set[int] = set()
+        self._alike = Alike()
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; return False if the client must not see it.
@@ -87,6 +89,10 @@ class Reader:
         data = event.data
         if data is None:
             self.produced += len(event.raw) if event.cut else 0
+            return True
+        alike = self._alike
+        if alike.head and data.startswith(alike.head) and (size := alike.text(data)) >= 0:
+            self.produced += size
             return True
         if data.strip() == b"[DONE]":
             self.last = True
@@ -107,6 +113,8 @@ class Reader:
         used = self._read(answer, lone=lone)
         if (answer.choices is not None or used) and self.failed is None:
             self.begun = True
+            if not (alike.hopeless or used or event.name) and (text := _only_text(answer)):
+                alike.learn(data, text)
         return not (used and lone and self._hides_usage and not answer.error)
 
     def whole(self, body: bytes) -> None:
@@ -197,6 +205,18 @@ class Reader:
         )
         if usage is not None:
             self.usage = usage
+
+
+def _only_text(answer: _Answer) -> str:
+    """Return a chunk's text where that is all it shows; else an empty one."""
+    if not answer.choices or len(answer.choices) != 1 or answer.x_groq is not None:
+        return ""
+    (choice,) = answer.choices
+    said = choice.delta
+    if choice.finish_reason is not None or said is None or choice.text or choice.message:
+        return ""
+    text = said.content or said.reasoning_content or said.reasoning
+    return text if type(text) is str and _visible(said) == _bytes(text) else ""
 
 
 def _visible(said: _Said) -> int:

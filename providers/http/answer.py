@@ -56,7 +56,12 @@ class HttpAnswer(AsyncIterator[bytes]):
             # The reader need not wake for a piece: that would cost more than all that it does.
             take, self._taker = self._taker, None
             try:
-                self._enough = not take(self._raw())
+                self._enough = not take(
+                    self.pieces.pop()
+                    if len(self.pieces) == 1 and self.size <= BUFFER
+                    else self._raw()
+                )
+                self.size = 0
             except Exception as fault:  # noqa: BLE001 - the reader's own, and raised there
                 if waiter is not None and not waiter.done():
                     waiter.set_exception(fault)

@@ -136,8 +136,11 @@ class Connection(asyncio.Protocol):
 
     def watch(self, idle_s: float) -> None:
         """Fail the answer when nothing comes for `idle_s`."""
+        # As `_wait_at_most`, but for the call: this runs for every piece of every stream.
         self._phase = "idle"
-        self._wait_at_most(idle_s)
+        self._deadline = deadline = self._loop.time() + idle_s
+        if deadline < self._fires_at or self._timer is None:
+            self._arm(deadline)
 
     def resume(self) -> None:
         """Read on, after the answer's buffer was full."""
@@ -380,10 +383,13 @@ class Connection(asyncio.Protocol):
         """Set the deadline. One timer serves all: it is moved only to fire earlier."""
         self._deadline = deadline = self._loop.time() + seconds
         if deadline < self._fires_at or self._timer is None:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._fires_at = deadline
-            self._timer = self._loop.call_at(deadline, self._tick)
+            self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires_at = deadline
+        self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
