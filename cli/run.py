@@ -22,6 +22,7 @@ from tollway.cli.edits import warn
 from tollway.cli.options import ConfigFile
 from tollway.cli.run_child import child, signals_held
 from tollway.cli.run_env import CLAUDE, CODEX, Gateway, agent_of, launch
+from tollway.cli.run_gemini import agent_settings
 from tollway.cli.run_place import place
 from tollway.cli.start import ensure_up
 from tollway.daemon.config import units
@@ -150,11 +151,11 @@ def run(  # noqa: PLR0913 - an argument is an option
     session = Session(Control(loaded.admin_socket), key, tags, cap)
     gateway = Gateway(_reached_at(started.url), session.secret, model, own)
     made = launch(command, os.environ, gateway)
-    with signals_held():
+    with agent_settings(agent_of(command), os.environ) as more, signals_held():
         session.keep()
         try:
             _begun(session, tags, cap)
-            code = child(program, made.words, made.env, session.beat, _BEAT_S)
+            code = child(program, made.words, made.env | more, session.beat, _BEAT_S)
         finally:
             _report(session)
     raise typer.Exit(code)

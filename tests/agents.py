@@ -1,6 +1,8 @@
 """The coding agents that tests run, and a gateway for them to talk to."""
 
+import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,15 +10,17 @@ import pytest
 from gateway import KEY
 from upstreams import Peer
 
-PINNED = Path(__file__).parents[1] / ".ci/agents/package-lock.json"
+PINNED = Path(__file__).parents[1] / ".ci/agents"
 PATIENCE_S = 120
 
 
-def agents() -> Path:
-    """Return the folder of the installed agents, or skip; CI has them."""
+def installed() -> Path:
+    """Return the folder of the installed agents and client libraries, or skip; CI has them."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("TOLLWAY_AGENTS") or Path(cache) / "tollway/agents")
-    found = folder / sha256(PINNED.read_bytes()).hexdigest()[:16] / "node_modules"
+    locks = [PINNED / name for name in ("package-lock.json", "requirements.lock")]
+    key = sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
+    found = folder / key
     if not found.is_dir():
         assert not os.environ.get("CI"), "CI must have the agents"
         pytest.skip("the agents are not installed: run .ci/agents/install")
@@ -25,14 +29,44 @@ def agents() -> Path:
 
 def claude() -> Path:
     """Return Claude Code's program for this machine."""
-    (found,) = agents().glob("@anthropic-ai/claude-code-linux-*/claude")
+    (found,) = installed().glob("node_modules/@anthropic-ai/claude-code-linux-*/claude")
     return found
 
 
 def codex() -> Path:
     """Return Codex's program for this machine."""
-    (found,) = agents().glob("@openai/codex-linux-*/vendor/*/bin/codex")
+    (found,) = installed().glob("node_modules/@openai/codex-linux-*/vendor/*/bin/codex")
     return found
+
+
+def gemini(home: Path, **settings: object) -> Path:
+    """Return Gemini CLI's program; in `home` it is told to send nothing to anyone."""
+    node()  # runs it
+    folder = home / ".gemini"
+    folder.mkdir()
+    quiet: dict[str, object] = {
+        "general": {"enableAutoUpdate": False, "enableAutoUpdateNotification": False},
+        "privacy": {"usageStatisticsEnabled": False},
+        "telemetry": {"enabled": False},
+        # It would be fetched.
+        "tools": {"useRipgrep": False},
+    }
+    (folder / "settings.json").write_text(json.dumps(quiet | settings))
+    return installed() / "node_modules/.bin/gemini"
+
+
+def node() -> str:
+    """Return Node's program, or skip; npm, which CI has, comes with it."""
+    found = shutil.which("node")
+    if not found:
+        assert not os.environ.get("CI"), "CI must have Node"
+        pytest.skip("node is not installed")
+    return found
+
+
+def python() -> Path:
+    """Return the Python that has `llm` and LangChain, apart from ours."""
+    return installed() / "python/bin/python"
 
 
 def config(port: int, kind: str) -> str:

@@ -23,17 +23,11 @@ class Chat:
         asked = json.loads((await peer.read_request()).partition(b"\r\n\r\n")[2])
         self.asked.append(asked)
         tools = [tool["function"]["name"] for tool in asked.get("tools", ())]
+        calls = self._tool in tools and asked["messages"][-1]["role"] != "tool"
         if not asked.get("stream"):
-            choice: dict[str, Any] = {
-                "index": 0,
-                "message": {"role": "assistant", "content": "Fine."},
-            }
-            said = self._chunk("chat.completion", [{**choice, "finish_reason": "stop"}])
-            await peer.say(
-                whole(json.dumps({**said, "usage": USAGE}).encode(), "Connection: close")
-            )
+            await self._whole(peer, calls=calls)
             return
-        if self._tool in tools and asked["messages"][-1]["role"] != "tool":
+        if calls:
             call: dict[str, Any] = {
                 "id": "call_1",
                 "function": {"name": self._tool, "arguments": ""},
@@ -54,6 +48,20 @@ class Chat:
         events = [self._chunk("chat.completion.chunk", [one]) for one in chunks]
         events.append({**self._chunk("chat.completion.chunk", []), "usage": USAGE})
         await peer.say(HEAD + b"".join(map(event, events)) + DONE)
+
+    async def _whole(self, peer: Peer, *, calls: bool) -> None:
+        message: dict[str, Any] = {"role": "assistant", "content": "It is done."}
+        if calls:
+            what = {"name": self._tool, "arguments": self._arguments}
+            call = {"id": "call_1", "type": "function", "function": what}
+            message |= {"content": "Let me do that.", "tool_calls": [call]}
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": "tool_calls" if calls else "stop",
+        }
+        said = {**self._chunk("chat.completion", [choice]), "usage": USAGE}
+        await peer.say(whole(json.dumps(said).encode(), "Connection: close"))
 
     @staticmethod
     def _chunk(kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -76,6 +84,9 @@ class Messages:
         last = asked["messages"][-1]["content"]
         answered = isinstance(last, list) and last[-1]["type"] == "tool_result"
         calls = self._tool in tools and not answered
+        if not asked.get("stream"):
+            await self._whole(peer, calls=calls)
+            return
         blocks: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
             (
                 {"type": "text", "text": ""},
@@ -105,6 +116,18 @@ class Messages:
         events.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 20}})
         events.append({"type": "message_stop"})
         await peer.say(HEAD + b"".join(named(one) for one in events))
+
+    async def _whole(self, peer: Peer, *, calls: bool) -> None:
+        content: list[dict[str, Any]] = [{"type": "text", "text": "It is done."}]
+        if calls:
+            called = {"name": self._tool, "input": json.loads(self._arguments)}
+            content = [{"type": "tool_use", "id": "toolu_1", **called}]
+        said = {
+            **{"id": "msg_1", "type": "message", "role": "assistant", "model": "m"},
+            **{"content": content, "stop_reason": "tool_use" if calls else "end_turn"},
+            **{"stop_sequence": None, "usage": {"input_tokens": 100, "output_tokens": 20}},
+        }
+        await peer.say(whole(json.dumps(said).encode(), "Connection: close"))
 
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PATIENCE_S, claude, codex, config
+from agents import PATIENCE_S, claude, codex, config, gemini
 from brains import Chat, Messages
 from gateway import KEY
 from shell import Running, running
@@ -117,5 +117,32 @@ async def test_codex_works_on_servers_without_the_responses_api(
             *(codex(), "exec", "--skip-git-repo-check"),
             *("--dangerously-bypass-approvals-and-sandbox", "Create hello.txt"),
             TOLLWAY_KEY=KEY,
+        )
+        check(daemon, tmp_path, said, model.asked)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("kind", "brain"), [("anthropic", Messages), ("openai-compatible", Chat)])
+async def test_gemini_cli_works_on_servers_without_googles_api(
+    tmp_path: Path,
+    kind: str,
+    brain: type[Messages] | type[Chat],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`gemini -p` against Anthropic's API, and against chat completions."""
+    monkeypatch.setenv("UP_KEY", "sk-upstream")
+    path = str(tmp_path / "work/hello.txt")
+    model = brain("write_file", {"file_path": path, "content": "hi\n"})
+    program = gemini(tmp_path, security={"auth": {"selectedType": "gemini-api-key"}})
+    async with (
+        upstream([model.answer]) as up,
+        running(config(up.port, kind), server="") as daemon,
+    ):
+        said = await run(
+            tmp_path,
+            *(program, "--approval-mode", "auto_edit", "--skip-trust", "-p", "Create hello.txt"),
+            GOOGLE_GEMINI_BASE_URL=f"http://127.0.0.1:{daemon.port}",
+            GEMINI_API_KEY=KEY,
+            GEMINI_MODEL="smart",
         )
         check(daemon, tmp_path, said, model.asked)

@@ -1,4 +1,4 @@
-"""Claude Code and Codex started by `tollway run`, and on a login of their own."""
+"""Agents and scripts started by `tollway run`, and agents on a login of their own."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from agents import PATIENCE_S, claude, codex, config, refuses
+from agents import PATIENCE_S, claude, codex, config, gemini, refuses
 from brains import Chat, Messages
 from gateway import KEY
 from shell import Running, running
@@ -22,6 +22,8 @@ QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER":
 CLAUDE = ("-p", "Create hello.txt", "--permission-mode", "acceptEdits")
 CODEX = ("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox",
          "Create hello.txt")  # fmt: skip
+
+GEMINI = ("--approval-mode", "auto_edit", "--skip-trust", "-p", "Create hello.txt")
 
 
 async def run(
@@ -96,6 +98,52 @@ async def test_codex_runs_with_nothing_set(tmp_path: Path, monkeypatch: pytest.M
         ended = await run(daemon, tmp_path, options, (str(codex()), *CODEX))
         check(daemon, tmp_path, ended, len(brain.asked))
         assert not (tmp_path / ".codex/config.toml").exists()
+
+
+async def test_gemini_cli_runs_with_nothing_set(tmp_path: Path) -> None:
+    """`tollway run -- gemini -p`: also where somebody has signed in to Google with it before."""
+    brain = Chat("write_file", {"file_path": str(tmp_path / "shop/hello.txt"), "content": "hi\n"})
+    own = gemini(tmp_path, security={"auth": {"selectedType": "oauth-personal"}})
+    settings = (tmp_path / ".gemini/settings.json").read_text()
+    async with (
+        upstream([brain.answer]) as up,
+        running(config(up.port, "openai-compatible"), server="") as daemon,
+    ):
+        options = ("--as", "laptop", "--model", "smart", "--budget", "5")
+        ended = await run(daemon, tmp_path, options, (str(own), *GEMINI))
+        check(daemon, tmp_path, ended, len(brain.asked))
+        assert (tmp_path / ".gemini/settings.json").read_text() == settings
+
+
+SCRIPT = """
+from openai import OpenAI
+said = [{"role": "user", "content": "Hi"}]
+tool = {"name": "note", "parameters": {"type": "object"}}
+for message in range(2):
+    answer = OpenAI().chat.completions.create(
+        model="smart", messages=said, tools=[{"type": "function", "function": tool}])
+    choice = answer.choices[0].message
+    for call in choice.tool_calls or ():
+        open("hello.txt", "w").write(__import__("json").loads(call.function.arguments)["text"])
+        said += [choice, {"role": "tool", "tool_call_id": call.id, "content": "done"}]
+print(choice.content)
+"""
+
+
+async def test_a_script_runs_with_nothing_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tollway run -- python script.py`: OpenAI's library, on a server of Anthropic's API."""
+    monkeypatch.setenv("UP_KEY", "sk-upstream")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    brain = Messages("note", {"text": "hi\n"})
+    async with (
+        upstream([brain.answer]) as up,
+        running(config(up.port, "anthropic"), server="") as daemon,
+    ):
+        words = (sys.executable, str(tmp_path / "script.py"))
+        ended = await run(daemon, tmp_path, ("--as", "laptop"), words)
+        check(daemon, tmp_path, ended, len(brain.asked))
 
 
 async def test_an_agent_that_reaches_its_budget_ends_and_says_why(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Gemini CLI's home for a run: the person's own, but for how to sign in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tollway.cli.boundary import UsageProblem
+from tollway.cli.run_gemini import agent_settings
+
+BY_KEY = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
+
+
+def home_of(tmp_path: Path, settings: str | None) -> Path:
+    """Return a person's folder of Gemini CLI."""
+    folder = tmp_path / ".gemini"
+    folder.mkdir()
+    if settings is not None:
+        (folder / "settings.json").write_text(settings)
+    return folder
+
+
+def test_settings_that_sign_in_elsewhere_are_led_to_the_key(tmp_path: Path) -> None:
+    """All else holds, the other files are there, and the person's own file is as it was."""
+    said = {"theme": "x", "security": {"auth": {"selectedType": "oauth-personal"}, "a": 1}}
+    folder = home_of(tmp_path, json.dumps(said))
+    (folder / "GEMINI.md").write_text("remember")
+    with agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}) as env:
+        its = Path(env["GEMINI_CLI_HOME"]) / ".gemini"
+        assert its != folder
+        made = json.loads((its / "settings.json").read_text())
+        assert made == {"theme": "x", "security": {"a": 1} | BY_KEY["security"]}
+        assert (its / "GEMINI.md").read_text() == "remember"
+    assert json.loads((folder / "settings.json").read_text()) == said
+    assert not its.exists()
+
+
+def test_what_a_run_leaves_in_its_home_is_kept(tmp_path: Path) -> None:
+    """New folders, files within linked ones, and files that were put in a link's place."""
+    folder = home_of(tmp_path, None)
+    (folder / "history").mkdir()
+    (folder / "state.json").write_text("old")
+    with agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}) as env:
+        its = Path(env["GEMINI_CLI_HOME"]) / ".gemini"
+        (its / "history/one").write_text("1")
+        (its / "tmp").mkdir()
+        (its / "tmp/two").write_text("2")
+        (its / "new").write_text("new state")
+        (its / "new").replace(its / "state.json")
+    assert (folder / "history/one").read_text() == "1"
+    assert (folder / "tmp/two").read_text() == "2"
+    assert (folder / "state.json").read_text() == "new state"
+    assert not (folder / "settings.json").exists()
+
+
+@pytest.mark.parametrize("settings", [json.dumps(BY_KEY), "// mine\n" + json.dumps(BY_KEY)])
+def test_settings_that_name_the_key_are_used_as_they_are(tmp_path: Path, settings: str) -> None:
+    """Also such as have comments, which are not ours to take out."""
+    home_of(tmp_path, settings)
+    with agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}) as env:
+        assert env == {}
+
+
+def test_settings_that_cannot_be_read_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    """They may sign in to Google, past the gateway."""
+    home_of(tmp_path, "{ // mine\n}")
+    with (
+        pytest.raises(UsageProblem, match="is no plain JSON"),
+        agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}),
+    ):
+        pass
+
+
+def test_other_programs_need_none(tmp_path: Path) -> None:
+    """Nothing is made for them."""
+    with agent_settings("claude", {"GEMINI_CLI_HOME": str(tmp_path)}) as env:
+        assert env == {}
