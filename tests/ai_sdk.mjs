@@ -1,10 +1,11 @@
 // A program of the Vercel AI SDK: two turns with a tool, streamed and not. Its words are the
-// folder of its packages, the gateway's URL, and the API to speak. The key is in TOLLWAY_KEY.
+// folder of its packages, the gateway's URL, the API to speak,
+// and "stores" where the provider may keep answers. The key is in TOLLWAY_KEY.
 import { createRequire } from "node:module";
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const [folder, url, api] = process.argv.slice(2);
+const [folder, url, api, stores] = process.argv.slice(2);
 const within = createRequire(`${folder}/`);
 const load = async (name) => import(pathToFileURL(within.resolve(name)));
 const { generateText, jsonSchema, stepCountIs, streamText, tool } = await load("ai");
@@ -27,6 +28,7 @@ const asked = {
   prompt: "Create hello.txt",
   maxOutputTokens: 500,
   maxRetries: 0,
+  providerOptions: { openai: { store: stores === "stores" } },
   stopWhen: stepCountIs(3),
   tools: {
     note: tool({

@@ -1,6 +1,7 @@
 """The settings of docs/agents.md, taken from the page and run as they stand."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from agents import PATIENCE_S, claude, codex, config, refuses
+from agents import PATIENCE_S, claude, codex, config, gemini, python, refuses
 from brains import Chat, Messages
 from gateway import KEY
 from shell import Running, running
@@ -106,6 +107,28 @@ def _codex_home(home: Path, text: str) -> None:
     (home / ".codex/config.toml").write_text(f"check_for_update_on_startup = false\n{text}")
 
 
+async def test_gemini_cli_s_settings_work(tmp_path: Path) -> None:
+    """The variables and the file under its heading are all that it needs."""
+    async with server(Chat("none", {}), "openai-compatible") as daemon:
+        (text,), (settings,) = blocks("Gemini CLI", "sh"), blocks("Gemini CLI", "json")
+        program = gemini(tmp_path, **json.loads(settings))
+        words = (program, "--skip-trust", "-p", "Hi")
+        assert "It is done." in await run(tmp_path, *words, env=exported(at(text, daemon.port)))
+        rows = recent(daemon.server.daemon.ledger.path, limit=9)
+        assert {(row.key, row.route) for row in rows} == {("laptop", "smart")}
+
+
+async def test_llm_s_settings_work(tmp_path: Path) -> None:
+    """The file under its heading makes the route one of its models."""
+    async with server(Chat("none", {}), "openai-compatible") as daemon:
+        (text,) = blocks("llm", "yaml")
+        (tmp_path / "extra-openai-models.yaml").write_text(at(text, daemon.port))
+        (tmp_path / "keys.json").write_text(json.dumps({"tollway": KEY}))
+        env = {"LLM_USER_PATH": str(tmp_path)}
+        said = await run(tmp_path, python(), "-m", "llm", "-m", "smart", "Hi", env=env)
+        assert said == "It is done.\n"
+
+
 @pytest.mark.parametrize("heading", ["Libraries", "Gemini CLI"])
 async def test_the_libraries_settings_work(tmp_path: Path, heading: str) -> None:
     """Each library finds the gateway and its key by the variables alone."""
@@ -120,7 +143,7 @@ async def test_the_libraries_settings_work(tmp_path: Path, heading: str) -> None
             assert env.pop("GEMINI_MODEL") == "smart"
             wanted = 1
         said = await run(tmp_path, sys.executable, "-c", program, env=env)
-        assert said.split() == ["Fine."] * wanted
+        assert said.splitlines() == ["It is done."] * wanted
         rows = recent(daemon.server.daemon.ledger.path, limit=9)
         assert len(rows) == wanted
         assert {(row.key, row.ending) for row in rows} == {("laptop", "answered")}
