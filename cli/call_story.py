@@ -121,6 +121,7 @@ def _call(found: CallDetail) -> Iterator[tuple[str, str]]:
 
 def _attempt(attempt: AttemptRow) -> Iterator[tuple[str, str]]:
     yield "ending", _ending(attempt)
+    yield "provider's key", attempt.provider_key
     yield "status", "" if attempt.status is None else str(attempt.status)
     yield "error", attempt.error
     yield "started", show.when(attempt.started_ms / 1000)

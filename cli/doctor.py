@@ -114,7 +114,8 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
     yield from _daemon(config)
     if not offline and config.providers:
         for one in reach_all(config):
-            yield Check(f"provider {one.provider}", one.state, one.detail, one.fix)
+            whose = f", {one.key}" if one.key else ""
+            yield Check(f"provider {one.provider}{whose}", one.state, one.detail, one.fix)
     yield from _llama(config)
     yield from _graphics()
 
@@ -186,7 +187,7 @@ def _backend(config: Config | None = None) -> Check:
     if found.kind != "none":
         return Check("secrets", "ok", f"kept in {place(found)}, {found.why}")
     named = config and any(
-        str(provider.api_key).startswith("keyring:") for provider in config.providers.values()
+        key.startswith("keyring:") for one in config.providers.values() for key in one.keys
     )
     return Check(
         "secrets",
@@ -198,14 +199,13 @@ def _backend(config: Config | None = None) -> Check:
 
 def _secrets(config: Config) -> Iterator[Check]:
     for name, provider in config.providers.items():
-        if provider.api_key is None:
-            continue
-        try:
-            secrets.resolve(provider.api_key, base=config.path.parent)
-        except GatewayError as error:
-            yield Check(f"secret of {name}", "fail", error.message, error.hint)
-        else:
-            yield Check(f"secret of {name}", "ok", str(provider.api_key))
+        for key in provider.keys:
+            try:
+                secrets.resolve(key, base=config.path.parent)
+            except GatewayError as error:
+                yield Check(f"secret of {name}", "fail", error.message, error.hint)
+            else:
+                yield Check(f"secret of {name}", "ok", str(key))
 
 
 def _ledger(config: Config) -> Check:

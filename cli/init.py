@@ -275,7 +275,8 @@ def _summary(written: Config, found: Found, replaced: Path | None, *, explicit: 
         replaced=replaced,
         single_user=written.server.single_user,
         providers={
-            name: str(one.api_key or one.base_url) for name, one in written.providers.items()
+            name: ", ".join(one.keys) or str(one.base_url)
+            for name, one in written.providers.items()
         },
         models={name: one.gguf for name, one in written.models.items() if one.gguf},
         gpus=found.gpus,

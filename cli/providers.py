@@ -9,10 +9,12 @@ import typer
 
 from tollway.cli import edits, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
-from tollway.cli.control import load_config
+from tollway.cli.control import Control, load_config
+from tollway.cli.health import Provider as Seen
+from tollway.cli.health import word
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place, take_secret
-from tollway.cli.upstreams import reach_some
+from tollway.cli.upstreams import Reached, reach_some
 from tollway.daemon import secrets
 from tollway.daemon.config import check, shown, support
 from tollway.daemon.config.lines import At
@@ -21,6 +23,7 @@ from tollway.daemon.config.schema import Config, Provider
 from tollway.daemon.config.values import Reading
 from tollway.daemon.errors import SecretError
 from tollway.providers.catalog import KINDS
+from tollway.providers.errors import GatewayError
 
 _ASK = "-"
 
@@ -44,7 +47,10 @@ Serves = Annotated[
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A provider. `key_found` is None where it has none; `problem` says why one is not found."""
+    """A provider. `key_found` is None where it has none; `problem` says why one is not found.
+
+    `api_keys` are the names of its keys where it has several; `key_found` is then of all of them.
+    """
 
     name: str
     kind: str
@@ -54,6 +60,8 @@ class Shown(msgspec.Struct, frozen=True):
     key_found: bool | None
     problem: str
     serves: tuple[str, ...]
+    api_keys: tuple[str, ...] = ()
+    health: Seen | None = None  # as a running daemon sees it
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -165,14 +173,19 @@ def _option(at: At) -> str:
 def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the providers, and whether their keys are there.
 
-    Nothing is asked of them: `tollway providers test NAME` does that. Keys in the environment
-    are looked for in this shell's, which need not be the daemon's.
+    Nothing is asked of them: `tollway providers test NAME` does that. How they do is what a
+    running daemon has seen. Keys in the environment are looked for in this shell's, which need
+    not be the daemon's.
 
     Example:
         tollway providers list
     """
     loaded = load_config(config)
-    rows = [_shown(loaded, name, one) for name, one in loaded.providers.items()]
+    seen = _seen(loaded)
+    rows = [
+        msgspec.structs.replace(_shown(loaded, name, one), health=seen.get(name))
+        for name, one in loaded.providers.items()
+    ]
     if as_json:
         show.emit(rows)
         return
@@ -180,14 +193,17 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
         show.note("There are no providers: `tollway providers add NAME --kind KIND` adds one")
         return
     show.table(
-        ["provider", "kind", "url", "key", "found", "serves"],
+        ["provider", "kind", "url", "key", "found", "health", "serves"],
         [
             (
                 row.name,
                 row.kind,
                 row.base_url,
-                row.api_key or ("the caller's own" if row.auth == "caller" else ""),
+                ", ".join(row.api_keys)
+                or row.api_key
+                or ("the caller's own" if row.auth == "caller" else ""),
                 _found(row.key_found),
+                word(row.health) if row.health else "",
                 ", ".join(row.serves),
             )
             for row in rows
@@ -198,6 +214,16 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
             edits.warn(f"{row.name}: {row.problem}")
 
 
+def _seen(config: Config) -> dict[str, Seen]:
+    """Return how each provider does, as a running daemon sees it; nothing where none runs."""
+    try:
+        said = Control(config.admin_socket).get("/control/status")
+    except GatewayError:
+        return {}
+    found = msgspec.convert(said.get("providers", []), list[Seen])
+    return {one.provider: one for one in found}
+
+
 def _found(there: bool | None) -> show.Cell:
     if there is None:
         return ""
@@ -205,13 +231,12 @@ def _found(there: bool | None) -> show.Cell:
 
 
 def _shown(config: Config, name: str, one: Provider) -> Shown:
-    there, problem = None, ""
-    if one.api_key is not None:
+    problems = []
+    for key in one.keys:
         try:
-            secrets.resolve(one.api_key, base=config.path.parent)
-            there = True
+            secrets.resolve(key, base=config.path.parent)
         except SecretError as error:
-            there, problem = False, ". ".join(part for part in (error.message, error.hint) if part)
+            problems.append(". ".join(part for part in (error.message, error.hint) if part))
     row = KINDS[one.kind]
     return Shown(
         name=name,
@@ -219,17 +244,18 @@ def _shown(config: Config, name: str, one: Provider) -> Shown:
         base_url=one.base_url or row.base_url or "",
         api_key=one.api_key,
         auth=one.auth,
-        key_found=there,
-        problem=problem,
+        key_found=not problems if one.keys else None,
+        problem="; ".join(problems),
         serves=row.serves if one.serves is None else one.serves,
+        api_keys=tuple(map(str, one.api_keys)),
     )
 
 
 def test(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Ask a provider for its models, which costs nothing.
 
-    Shows the status, how many models it lists and how long that took. Exits with 1 where it
-    does not answer or refuses the key.
+    Shows the status, how many models it lists and how long that took. One with several keys is
+    asked with each. Exits with 1 where it does not answer or refuses a key.
 
     Example:
         tollway providers test openai
@@ -237,26 +263,34 @@ def test(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None
     loaded = load_config(config)
     edits.require_known(loaded, "providers", name)
     with show.waiting(f"Asking {name}"):
-        (found,) = reach_some(loaded, {name: loaded.providers[name]})
+        every = reach_some(loaded, {name: loaded.providers[name]})
     if as_json:
-        show.emit(found)
+        show.emit(every if len(every) > 1 else every[0])
     else:
-        colours: dict[str, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
-        show.pairs(
-            [
-                ("provider", name),
-                ("state", show.Painted(found.state, colours[found.state])),
-                ("status", str(found.status or "")),
-                ("models", "" if found.models is None else str(found.models)),
-                ("latency", show.duration(found.seconds)),
-                ("detail", found.detail),
-            ]
-        )
-        if found.fix:
-            edits.hint(found.fix)
+        for number, found in enumerate(every):
+            if number:
+                show.say()
+            _told(found)
     sys.stdout.flush()
-    if found.state == "fail":
+    if any(found.state == "fail" for found in every):
         raise typer.Exit(ANSWER_IS_NO)
+
+
+def _told(found: Reached) -> None:
+    colours: dict[str, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
+    show.pairs(
+        [
+            ("provider", found.provider),
+            *((("key", found.key),) if found.key else ()),
+            ("state", show.Painted(found.state, colours[found.state])),
+            ("status", str(found.status or "")),
+            ("models", "" if found.models is None else str(found.models)),
+            ("latency", show.duration(found.seconds)),
+            ("detail", found.detail),
+        ]
+    )
+    if found.fix:
+        edits.hint(found.fix)
 
 
 def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -277,14 +311,15 @@ def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> No
     edits.refuse_while(
         "providers", name, needed, hint="`tollway routes remove NAME` removes a route"
     )
-    reference = loaded.providers[name].api_key or ""
+    references = loaded.providers[name].keys
     done = edits.apply(loaded.path, edits.drop("providers", name), what=f"providers remove {name}")
     if not as_json:
         show.note(f"Removed the provider {shown.value(name)}")
-        others = [one.api_key for one in done.config.providers.values()]
-        if reference.startswith("keyring:") and reference not in others:
-            secret = reference.removeprefix("keyring:")
-            show.note(f"Its key is still stored: `tollway secrets remove {secret}` forgets it")
+        others = [key for one in done.config.providers.values() for key in one.keys]
+        for reference in references:
+            if reference.startswith("keyring:") and reference not in others:
+                secret = reference.removeprefix("keyring:")
+                show.note(f"Its key is still stored: `tollway secrets remove {secret}` forgets it")
     edits.report(done, {"name": name, "removed": True}, ("providers", name), as_json=as_json)
 
 

@@ -121,8 +121,8 @@ def _users(config: Path | None) -> dict[str, list[str]]:
         return {}
     found: dict[str, list[str]] = {}
     for name, provider in providers.items():
-        if provider.api_key is not None:
-            found.setdefault(str(provider.api_key), []).append(name)
+        for ref in provider.keys:
+            found.setdefault(str(ref), []).append(name)
     return found
 
 

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from tollway.cli import limits, queues, show
+from tollway.cli import health, limits, queues, show
 from tollway.cli.control import reach
+from tollway.cli.health import Provider
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.queues import Queue
@@ -86,6 +87,7 @@ class Status(msgspec.Struct):
     draining: bool = False
     models: list[Model] = []
     queues: list[Queue] = []
+    providers: list[Provider] = []
     budgets: list[Budget] = []
     limits: list[Limit] = []
     spend_today_nanousd: int | None = None
@@ -103,8 +105,8 @@ class Reloaded(msgspec.Struct):
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show what runs.
 
-    Uptime, configuration, calls, models, who waits for a slot, budgets, what was spent today,
-    and problems. Exits with 3 where no daemon answers.
+    Uptime, configuration, calls, models, who waits for a slot, which providers and keys fail or
+    rest, budgets, what was spent today, and problems. Exits with 3 where no daemon answers.
 
     Example:
         tollway status --json
@@ -128,6 +130,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
     _models(now.models)
     queues.table(now.queues)
+    health.table(now.providers)
     _budgets(now.budgets)
     limits.table([one for one in now.limits if one.left != one.most])
     for alert in now.alerts[-_ALERTS:]:

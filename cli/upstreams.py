@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from tollway.daemon import secrets
-from tollway.daemon.config.schema import Config, Provider
+from tollway.daemon.config.schema import Config, Provider, SecretRef
 from tollway.providers.catalog import KINDS, Kind, request_headers
 from tollway.providers.errors import GatewayError
 from tollway.providers.http.client import HttpTransport
@@ -23,7 +23,7 @@ class Reached(msgspec.Struct, frozen=True):
     """How asking one provider went: `state` "warn" is an answer that proves too little.
 
     `models` counts what it lists, None where it lists nothing that can be read; `status` is
-    HTTP's, None where no answer came.
+    HTTP's, None where no answer came; `key` the one of its keys that it was asked with, of several.
     """
 
     provider: str
@@ -33,6 +33,7 @@ class Reached(msgspec.Struct, frozen=True):
     models: int | None = None
     seconds: float | None = None
     status: int | None = None
+    key: str = ""
 
 
 class _Listing(msgspec.Struct):
@@ -47,7 +48,10 @@ _PAGE = {"anthropic_messages": "?limit=1000", "gemini": "?pageSize=1000"}
 
 
 def reach_all(config: Config, *, timeout_s: float = 5.0) -> list[Reached]:
-    """Return how each provider answers, in the file's order; all are asked at once."""
+    """Return how each provider answers, in the file's order; all are asked at once.
+
+    One with several keys is asked with each of them.
+    """
     return reach_some(config, config.providers, timeout_s=timeout_s)
 
 
@@ -60,7 +64,9 @@ def reach_some(
         transport = HttpTransport()
         try:
             asked = (
-                _ask(transport, config, name, one, timeout_s) for name, one in providers.items()
+                _ask(transport, config, name, one, key, timeout_s)
+                for name, one in providers.items()
+                for key in one.keys or (None,)
             )
             return list(await asyncio.gather(*asked))
         finally:
@@ -70,7 +76,24 @@ def reach_some(
 
 
 async def _ask(
-    transport: HttpTransport, config: Config, name: str, provider: Provider, timeout_s: float
+    transport: HttpTransport,
+    config: Config,
+    name: str,
+    provider: Provider,
+    key: SecretRef | None,
+    timeout_s: float,
+) -> Reached:
+    found = await _asked(transport, config, name, provider, key, timeout_s)
+    return msgspec.structs.replace(found, key=str(key)) if len(provider.keys) > 1 else found
+
+
+async def _asked(
+    transport: HttpTransport,
+    config: Config,
+    name: str,
+    provider: Provider,
+    key: SecretRef | None,
+    timeout_s: float,
 ) -> Reached:
     kind = KINDS[provider.kind]
     base_url = (provider.base_url or kind.base_url or "").rstrip("/")
@@ -78,7 +101,7 @@ async def _ask(
     began = time.monotonic()
     try:
         # A keyring may ask its owner to unlock it: in a thread, the others go on.
-        credential = await asyncio.to_thread(_credential, config, provider)
+        credential = await asyncio.to_thread(_credential, config, key)
         signer = signer_of(kind, credential, provider.proxy, ca_file)
         request = Request(
             url=_listing_at(kind, base_url),
@@ -109,10 +132,8 @@ def _listing_at(kind: Kind, base_url: str) -> str:
     return f"{base_url}/models{_PAGE.get(kind.dialect, '')}"
 
 
-def _credential(config: Config, provider: Provider) -> str | None:
-    if provider.api_key is None:
-        return None
-    return secrets.resolve(provider.api_key, base=config.path.parent).reveal()
+def _credential(config: Config, key: SecretRef | None) -> str | None:
+    return None if key is None else secrets.resolve(key, base=config.path.parent).reveal()
 
 
 async def _fetch(transport: HttpTransport, request: Request) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""What the owner is told without asking: of budgets that fill up, overruns, a ledger in trouble.
+"""What the owner is told without asking: budgets that fill up, overruns, providers that fail.
 
 The one rule: **each thing is told once.** A budget's alert is named by budget, period and part;
 the name is written into the ledger before anybody is told, so a restart does not tell it again.
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -35,6 +35,7 @@ _KEPT = 50  # notices that `status` can show
 _MOST_TOLD = 20_000  # names kept in memory; the ledger has them all
 _CLAIM_WITHIN_S = 5.0  # a ledger that does not answer keeps nobody from being told
 _HOUR_MS = 3_600_000
+_QUIET_S = 600.0  # in which a provider that comes and goes is not told of again
 # A refusal for want of room says that a budget is full once so much of it is spent. Below that
 # it says more of the call than of the budget: its worst case may be larger than any budget.
 _FULL_FROM = Decimal("0.5")
@@ -60,6 +61,8 @@ class Alerts:
         self._at: tuple[Decimal, ...] = ()
         self._zone = ZoneInfo("UTC")
         self._ledger_problem: str | None = None
+        self._failing: set[str] = set()  # what was told of, and has not come back
+        self._told_s: dict[str, float] = {}
 
     def configure(self, config: Config) -> None:
         """Tell by this configuration from now on."""
@@ -155,6 +158,36 @@ class Alerts:
         kind: Literal["ledger", "ledger_back"] = "ledger" if problem else "ledger_back"
         self._publish(Notice(id=f"{kind} {_now()}", kind=kind, at=_now(), text=text, facts={}))
 
+    # --- providers ------------------------------------------------------------------------------
+
+    def failing(self, failing: Mapping[str, str]) -> None:
+        """Tell what has begun to fail, and what of it serves again.
+
+        What comes and goes is told once in ten minutes; nothing is told as back that was not told
+        as gone. Like the ledger's trouble it is a state, so no name of it is kept.
+
+        Args:
+            failing: Everything that fails now, each with a text that says how.
+        """
+        now = time.monotonic()
+        for name, text in failing.items():
+            if name in self._failing or now - self._told_s.get(name, -_QUIET_S) < _QUIET_S:
+                continue
+            self._failing.add(name)
+            self._told_s[name] = now
+            self._tell_of_provider("provider", name, text)
+        for name in sorted(self._failing - failing.keys()):
+            self._failing.discard(name)
+            self._tell_of_provider("provider_back", name, f"{name} serves again")
+
+    def _tell_of_provider(
+        self, kind: Literal["provider", "provider_back"], name: str, text: str
+    ) -> None:
+        facts: dict[str, str | None] = {"provider": name}
+        self._publish(
+            Notice(id=f"{kind} {name} {_now()}", kind=kind, at=_now(), text=text, facts=facts)
+        )
+
     # --- once -----------------------------------------------------------------------------------
 
     def _once(self, notice: Notice, names: Sequence[str], at_ms: int) -> None:
@@ -178,7 +211,8 @@ class Alerts:
 
     def _publish(self, notice: Notice) -> None:
         self.recent.append(notice)
-        log.log(logging.INFO if notice.kind == "ledger_back" else logging.WARNING, notice.text)
+        back = notice.kind in {"ledger_back", "provider_back"}
+        log.log(logging.INFO if back else logging.WARNING, notice.text)
         self.channels.put(notice)
 
 
@@ -195,6 +229,7 @@ async def watch(daemon: "Daemon", tasks: Tasks, *, every_s: float = 1.0) -> None
 
 async def _look(daemon: "Daemon") -> None:
     daemon.alerts.ledger(daemon.ledger.problem)
+    daemon.alerts.failing(daemon.health.failing())
     if not daemon.refusing:
         daemon.alerts.look(daemon.gate.purse.filling(daemon.alerts.least_per_mille))
 

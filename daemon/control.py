@@ -15,6 +15,7 @@ from aiohttp import web
 from tollway.daemon.alert_channels import Notice
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
+from tollway.daemon.gate.health import ProviderHealth
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.queue import QueueState
 from tollway.daemon.gate.route import LOCAL
@@ -68,6 +69,7 @@ class Status(msgspec.Struct, frozen=True):
     calls: Calls
     models: list[ModelState]
     queues: list[QueueState]  # of the targets that have slots
+    providers: list[ProviderHealth]
     budgets: list[BudgetState]
     limits: list[LimitState]
     spend_today_nanousd: int | None  # None: the ledger cannot tell now
@@ -99,6 +101,7 @@ async def status(request: web.Request) -> web.Response:
             calls=Calls(active=daemon.active, served=daemon.served),
             models=_models(daemon),
             queues=daemon.queue.states(),
+            providers=daemon.health.states(),
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
             limits=[] if daemon.refusing else daemon.gate.limits.states(),
             spend_today_nanousd=await _spend_today(daemon),

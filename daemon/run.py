@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from tollway.daemon import alerts, local_times
+from tollway.daemon import alerts, local_times, probes
 from tollway.daemon import app as application
 from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import private_folder, state_paths
@@ -121,6 +121,7 @@ class Server:
         await self._listen(admin, public)
         self._tasks.start(self.reloader.watch(), name="watch")
         self._tasks.start(alerts.watch(daemon, self._tasks), name="alerts")
+        self._tasks.start(probes.watch(daemon, self._tasks), name="probes")
         self._tasks.start(self.reloader.begin(), name="history")
         self._tasks.start(local_times.keep(daemon), name="local times")
         pidfile = PidFile(paths.pidfile)
@@ -172,6 +173,7 @@ class Server:
         self.daemon.alerts.configure(config)
         self.daemon.queue.configure(config)
         self.daemon.meter.configure(config)
+        self.daemon.health.configure(config)
         self.output.install(config.server.log_level, config.server.log_format)
 
     def stop(self) -> None:

@@ -111,21 +111,25 @@ def resolve(ref: SecretRef, *, base: Path, wait_s: float = WAIT_S) -> Secret:
 
 def fetch(
     config: Config, *, shown: Path | None = None
-) -> tuple[dict[str, str | None], list[SecretError]]:
-    """Return every provider's secret that can be had, and an error for each that cannot.
+) -> tuple[dict[str, tuple[str, ...]], list[SecretError]]:
+    """Return every provider's secrets that can be had, and an error for each that cannot.
 
-    None is for a provider without one. Each error's message begins with the file, the line and
-    the key, as a fault of the file itself would; `shown` is the name used for the file.
+    A provider without one has an empty tuple. Each error's message begins with the file, the line
+    and the key, as a fault of the file itself would; `shown` is the name used for the file.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, tuple[str, ...]] = {}
     missing: list[tuple[At, SecretError]] = []
     for name, provider in config.providers.items():
-        try:
-            found[name] = provider.api_key and (
-                resolve(provider.api_key, base=config.path.parent).reveal()
-            )
-        except SecretError as error:
-            missing.append((("providers", name, "api_key"), error))
+        had = []
+        for number, ref in enumerate(provider.keys):
+            at: At = ("providers", name, "api_key")
+            if provider.api_keys:
+                at = ("providers", name, "api_keys", number)
+            try:
+                had.append(resolve(ref, base=config.path.parent).reveal())
+            except SecretError as error:
+                missing.append((at, error))
+        found[name] = tuple(had)
     said = places(shown or config.path, [at for at, _ in missing]) if missing else []
     return found, [
         SecretError(f"{place}: {error.message}", hint=error.hint)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.learned import Learned
 from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
@@ -49,6 +50,7 @@ class Daemon:
         self.ledger = ledger
         self.books = books
         self.learned = Learned()
+        self.health = Health()
         self.rates = Rates(books.now_ms)
         self.transport = transport
         self.local = local

@@ -118,6 +118,7 @@ class UpstreamRefused(UpstreamError):
     def __init__(self, message: str, *, status: int, body: bytes = b"", hint: str = "") -> None:
         super().__init__(message, hint=hint, sent=False)
         self.status = status
+        self.upstream_status = status  # the provider's own, where the client is told another
         self.body = body
         self.headers: tuple[tuple[str, str], ...] = ()  # of the answer, fit for the client
 

@@ -17,6 +17,7 @@ from tollway.daemon.config.schema import (
     Key,
     LedgerFile,
     Member,
+    Probe,
     Provider,
     Route,
     Scope,
@@ -38,6 +39,10 @@ _LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAG_VALUE = re.compile(r"[!-+\--~]{1,128}")
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)")
+# A path, and a query if it needs one; not a whole URL, which would name another host.
+_PATH = re.compile(r"/(?!/)[!$%&'()*+,./:;=?@\w~-]{0,200}", re.ASCII)
+_LEAST_PROBE_S = 1.0
+_LEAST_BREAKER_S = 0.1
 _LEAST_KEEP_S = 86_400
 _LEAST_KEEP_BODIES_S = 60
 _LEAST_SIZE = 64 * 2**20
@@ -212,12 +217,36 @@ def _provider(provider: Provider, at: At, wrong: Wrong) -> None:
     elif provider.base_url is None and kind.base_url is None:
         such = f", such as {shown.value(kind.address)}" if kind.address else ""
         wrong(at, f"base_url is missing; the kind {provider.kind} has no address of its own{such}")
-    if provider.auth == "caller" and provider.api_key is not None:
-        wrong((*at, "auth"), '"caller" passes on the caller\'s own credential; remove api_key')
+    if provider.auth == "caller" and provider.keys:
+        which = "api_key" if provider.api_key is not None else "api_keys"
+        wrong((*at, "auth"), f'"caller" passes on the caller\'s own credential; remove {which}')
+    _pool(provider, at, wrong)
+    if provider.probe is not None and (fault := _probe_wrong(provider.probe)):
+        wrong((*at, "probe", fault[0]), fault[1])
+    for name in ("window", "rest", "longest"):
+        if getattr(provider.breaker, name) < _LEAST_BREAKER_S:
+            wrong((*at, "breaker", name), 'less than "100ms"')
     for field in ("base_url", "proxy"):
         url: str | None = getattr(provider, field)
         if url is not None and (why := _url_wrong(url)):
             wrong((*at, field), why)
+
+
+def _pool(provider: Provider, at: At, wrong: Wrong) -> None:
+    if provider.api_key is not None and provider.api_keys:
+        wrong((*at, "api_keys"), "stands beside api_key; one of them is enough")
+    for number, ref in enumerate(provider.api_keys):
+        if ref in provider.api_keys[:number]:
+            wrong((*at, "api_keys", number), f"the same as another one: {shown.value(ref)}")
+
+
+def _probe_wrong(probe: Probe) -> tuple[str, str] | None:
+    """Return which part of a probe is wrong, and why."""
+    if not _PATH.fullmatch(probe.path):
+        return "path", 'expected a path on the provider\'s host, such as "/health"'
+    if probe.every < _LEAST_PROBE_S:
+        return "every", 'less than "1s": a probe is no load test'
+    return None
 
 
 def _url_wrong(url: str) -> str | None:
@@ -317,7 +346,7 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
     yield from _overlaps(config)
     for name, provider in config.providers.items():
         needs = KINDS[provider.kind].auth == "bearer" and provider.auth == "key"
-        if provider.api_key is None and needs:
+        if not provider.keys and needs:
             yield ("providers", name), "has no api_key, without which this kind refuses all calls"
     for name in config.routes:
         if "/" in name and target_wrong(name, names) is None:

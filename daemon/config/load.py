@@ -175,10 +175,9 @@ def _simplified(section: str, raw: object, at: At, reading: Reading) -> object:
         return raw
     pool = raw.get("api_keys")
     if section == "providers" and isinstance(pool, list) and len(pool) == 1:
-        if "api_key" in raw:
-            reading.wrong((*at, "api_keys"), "stands beside api_key; one of them is enough")
         rest = {key: value for key, value in raw.items() if key != "api_keys"}
-        return {"api_key": pool[0], **rest}
+        if "api_key" not in raw:  # else `check` says that one of them is enough
+            return {"api_key": pool[0], **rest}
     if section == "routes" and isinstance(raw.get("to"), list):
         return raw | {"to": _targets(raw["to"], (*at, "to"), reading)}
     return raw

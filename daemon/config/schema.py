@@ -29,6 +29,7 @@ class SecretRef(str):
 
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+Retries = Annotated[int, msgspec.Meta(ge=0, le=10)]
 Share = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Calendar = Literal["hour", "day", "week", "month", "total"]
 Period = str  # a word of `Calendar`, or a rolling span as it is written: "30m", "24h", "7d"
@@ -138,12 +139,29 @@ class ProviderTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle: Seconds = Seconds(300)
 
 
+class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """providers.NAME.probe: a GET that costs nothing and shows whether the provider is there."""
+
+    path: str  # on the provider's host, not below base_url: "/health", "/v1/models"
+    every: Seconds = Seconds(30)
+
+
+class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """providers.NAME.breaker: when a model there counts as failing, and for how long."""
+
+    failures: Count = 5  # within the window, and at least half of its calls
+    window: Seconds = Seconds(30)
+    rest: Seconds = Seconds(10)  # before one call is let through on trial; doubled when that fails
+    longest: Seconds = Seconds(300)
+
+
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[providers.NAME]. `base_url` and `serves` have their kind's default when None."""
 
     kind: str
     base_url: str | None = None
     api_key: SecretRef | None = None
+    api_keys: tuple[SecretRef, ...] = ()  # a pool, used by turns
     auth: Literal["key", "caller"] = "key"  # whose credential the provider gets
     serves: tuple[str, ...] | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
@@ -153,6 +171,13 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: Count | None = None  # calls at once; more wait for their turn
     limits: Limits = Limits()
     budget: tuple[Budget, ...] = ()
+    probe: Probe | None = None
+    breaker: Breaker = Breaker()
+
+    @property
+    def keys(self) -> tuple[SecretRef, ...]:
+        """Where its keys are kept: one, several, or none."""
+        return self.api_keys or ((self.api_key,) if self.api_key is not None else ())
 
 
 class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -218,6 +243,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     to: tuple[str, ...]
     fallback: tuple[str, ...] = ()  # routes to go on with when every target failed
+    retries: Retries = 0  # how often each target is tried again before the next one
     allow_unbounded: bool = False
     on_loss: Literal["warn", "refuse"] = "warn"  # what a target's dialect cannot say
     default_output: Count | None = None

@@ -19,6 +19,7 @@ from tollway.daemon.config import shown, support, units
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.schema import (
     Alerts,
+    Breaker,
     Budget,
     Bytes,
     HourPrice,
@@ -29,6 +30,7 @@ from tollway.daemon.config.schema import (
     PreviousHash,
     PriceOverride,
     PriceSaid,
+    Probe,
     ProviderTimeouts,
     Raise,
     Seconds,
@@ -197,6 +199,20 @@ class Reading:
             "expected keyring:NAME, env:NAME or file:PATH, never the secret itself; "
             f'run `tollway secrets set {name}`, then write {at[-1]} = "keyring:{name}"'
         )
+
+    def secret_refs(self, raw: object, at: At) -> tuple[SecretRef, ...]:
+        """Return where several secrets are kept; items that are wrong are noted and left out.
+
+        Raises:
+            Wrong: It is no list.
+        """
+        found = []
+        for number, item in enumerate(_list(raw, fix='["keyring:one", "env:TWO"]')):
+            try:
+                found.append(self.secret_ref(item, (*at, number)))
+            except Wrong as fault:
+                self.wrong((*at, number), str(fault))
+        return tuple(found)
 
     def budgets(self, raw: object, at: At) -> tuple[Budget, ...]:
         """Return a list of budgets; items that are wrong are noted and left out.
@@ -463,6 +479,7 @@ _READERS: dict[object, _Reader] = {
     datetime: _moment,
     Path: Reading.path,
     SecretRef: Reading.secret_ref,
+    tuple[SecretRef, ...]: Reading.secret_refs,
     tuple[str, ...]: Reading.texts,
     tuple[Decimal, ...]: Reading.shares,
     tuple[Budget, ...]: Reading.budgets,
@@ -474,4 +491,6 @@ _READERS: dict[object, _Reader] = {
     Limits: lambda reading, raw, at: reading.struct(Limits, raw, at),
     Alerts: lambda reading, raw, at: reading.struct(Alerts, raw, at),
     ProviderTimeouts: lambda reading, raw, at: reading.struct(ProviderTimeouts, raw, at),
+    Probe: lambda reading, raw, at: reading.struct(Probe, raw, at),
+    Breaker: lambda reading, raw, at: reading.struct(Breaker, raw, at),
 }

@@ -11,6 +11,8 @@ import msgspec
 
 from tollway.daemon.gate.books import Hold
 from tollway.daemon.gate.budget import Worst
+from tollway.daemon.gate.chain import Failure
+from tollway.daemon.gate.health import Outing
 from tollway.daemon.gate.limits import NOTHING
 from tollway.daemon.gate.queue import Slot
 from tollway.daemon.gate.route import Target
@@ -60,6 +62,7 @@ class Attempt:
         self.hold = hold
         self.taken = NOTHING  # of the rate limits
         self.slot: Slot | None = None  # of its target, where that has slots
+        self.outing: Outing | None = None  # through the breakers
         self.reader: AnswerReader = version.dialect.reader(version.call, target.kind.quirks)
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
         self.binding = False
@@ -82,10 +85,23 @@ class Attempt:
         self.taken.settle(0)
         if self.slot:
             self.slot.release()
+        if self.outing:
+            self.outing.over()
+
+    def failed(self, failure: Failure) -> None:
+        """Let its target's breakers know that it failed; before its `end`."""
+        if self.outing is None or self.version.call.endpoint == "count_tokens":
+            return  # who has no such endpoint may answer all else
+        if failure.overflow:
+            self.outing.answered()
+        else:
+            self.outing.failed(failure.error, failure.hint_s)
 
     def saw_first(self) -> None:
         """Note the moment of the first valid event."""
         if self.first_ms is None:
+            if self.outing:
+                self.outing.answered()
             self.first_ms = int((time.monotonic() - self._started) * 1000)
 
     @property
@@ -140,6 +156,8 @@ class Attempt:
             self.taken.settle(usage.input_total + usage.output_total if usage else None)
             if self.slot:
                 self.slot.release(usage)
+            if self.outing:
+                self.outing.over()
         return AttemptEnded(
             call_id=self.opened.call_id,
             number=self.opened.number,

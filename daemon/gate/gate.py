@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,9 +16,10 @@ from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import Terms
+from tollway.daemon.gate.chain import Chain
 from tollway.daemon.gate.limits import Limits
 from tollway.daemon.gate.purse import Purse
-from tollway.daemon.gate.route import LOCAL, Found, Router, Target
+from tollway.daemon.gate.route import LOCAL, Found, ProviderKey, Router, Target
 from tollway.daemon.gate.translate import Translator
 from tollway.daemon.log import Mask
 from tollway.daemon.pricing import price_said
@@ -49,14 +51,16 @@ class Gate:
     """One configuration at work. Make it with `build`."""
 
     def __init__(
-        self, config: Config, daemon: "Daemon", credentials: Mapping[str, str | None]
+        self, config: Config, daemon: "Daemon", credentials: Mapping[str, tuple[str, ...]]
     ) -> None:
         self.config = config
         self.daemon = daemon
         self.built_s = time.time()
         # What no log may say.
         self.hidden = frozenset(
-            part for said in credentials.values() if said for part in (said, *within(said))
+            part
+            for said in chain.from_iterable(credentials.values())
+            for part in (said, *within(said))
         )
         self.mask = Mask()
         self.mask.hide(self.hidden)
@@ -210,6 +214,36 @@ class Gate:
         # A local model counts its prompts: nothing need be learned of them.
         return terms, expected and not local
 
+    def chain(self, plan: Plan, prefer: Callable[[Target], str]) -> Chain:
+        """Return a call's way along its targets.
+
+        `prefer` names the key of a target's pool to use, "" for any.
+        """
+        route = self.config.routes.get(plan.found.route)
+        health = self.daemon.health
+        return Chain(
+            plan.targets,
+            health,
+            retries=route.retries if route else 0,
+            until_s=health.clock() + route.deadline if route else float("inf"),
+            window=self.window,
+            prefer=prefer,
+        )
+
+    def window(self, target: Target) -> int | None:
+        """Return how many tokens a target's model takes; None where that is not known.
+
+        The bundled figures are good enough to choose by, and prove nothing.
+        """
+        if target.local:
+            model = self.config.models[target.model]
+            if model.command is None:
+                return model.context
+        price = self.price(target, self.daemon.books.now_ms())
+        if target.callers:
+            price = self.list_price(target, datetime.now(UTC))
+        return price.context_window if price else None
+
     def translator(self, call: Call, plan: Plan) -> Translator:
         """Return what gives a call in the dialect of each of its targets."""
         route = self.config.routes.get(plan.found.route)
@@ -225,15 +259,26 @@ def _deadline_ms(model: Model) -> int | None:
     return max(1, int(model.deadline * 1000))
 
 
-def _target(name: str, provider: Provider, credential: str | None) -> Target:
+def _target(name: str, provider: Provider, credentials: tuple[str, ...]) -> Target:
     kind = KINDS[provider.kind]
     ca_file = str(provider.ca_file) if provider.ca_file else None
+    pool = tuple(
+        ProviderKey(
+            str(ref),
+            request_headers(kind, credential),
+            signer_of(kind, credential, provider.proxy, ca_file),
+        )
+        for ref, credential in zip(provider.keys, credentials, strict=True)
+    )
+    if not pool:
+        signer = signer_of(kind, None, provider.proxy, ca_file)
+        pool = (ProviderKey("", request_headers(kind, None), signer),)
     return Target(
         provider=name,
         model="",
         kind=kind,
         base_url=(provider.base_url or kind.base_url or "").rstrip("/"),
-        headers=request_headers(kind, credential),
+        headers=pool[0].headers,
         timeouts=Timeouts(
             connect_s=provider.timeout.connect,
             first_s=provider.timeout.first,
@@ -243,17 +288,19 @@ def _target(name: str, provider: Provider, credential: str | None) -> Target:
         ca_file=ca_file,
         on_disconnect=provider.on_disconnect,
         callers=provider.auth == "caller",
-        signer=signer_of(kind, credential, provider.proxy, ca_file),
+        signer=pool[0].signer,
+        keys=pool if len(pool) > 1 else (),
     )
 
 
-def _credentials(config: Config) -> dict[str, str | None]:
-    """Fetch every provider's secret; in a thread, since a keyring may take its time."""
+def _credentials(config: Config) -> dict[str, tuple[str, ...]]:
+    """Fetch every provider's secrets; in a thread, since a keyring may take its time."""
     found, missing = secrets.fetch(config)
     if missing:
         hints = dict.fromkeys(error.hint for error in missing if error.hint)
         raise SecretError("\n".join(error.message for error in missing), hint="\n".join(hints))
     for name, provider in config.providers.items():
         # Here, since what signs for a cloud takes a third of a second to import.
-        signer_of(KINDS[provider.kind], found[name])
+        for credential in found[name] or (None,):
+            signer_of(KINDS[provider.kind], credential)
     return found

@@ -9,11 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, cast
 
-import msgspec
-
 from tollway.daemon.gate.attempt import Attempt
+from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.translate import Interpreter
-from tollway.daemon.ledger.rows import Ending
 from tollway.providers.errors import (
     UpstreamBroke,
     UpstreamError,
@@ -22,6 +20,8 @@ from tollway.providers.errors import (
 )
 from tollway.providers.headers import Headers, to_client
 from tollway.providers.http.answer import HttpAnswer
+from tollway.providers.refusals import is_key_refused, is_overflow
+from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event, Splitter
 from tollway.providers.transport import Answer
 
@@ -39,14 +39,6 @@ _TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 425, 429})
 _DONE = b"[DONE]"
 # Events that fill a silence: Anthropic's, and OpenAI's in Responses.
 _FILLERS = frozenset({b"ping", b"keepalive"})
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why an attempt failed before its client saw any of it; `again`: another may do better."""
-
-    error: UpstreamError
-    again: bool
-    ending: Ending | None = None  # where the error's code does not say it
 
 
 class UpstreamDenied(UpstreamRefused):
@@ -99,13 +91,15 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
                 break
     except UpstreamError:
         pass  # the status says enough
-    status = answer.status
-    if status in {401, 403} and not attempt.target.callers:
+    status, said = answer.status, bytes(body)
+    if is_key_refused(status, said) and not attempt.target.callers:
         error: UpstreamRefused = UpstreamDenied(
             f"`{attempt.target.provider}` refused the gateway's credential (HTTP {status})",
             hint="The gateway's owner can check it with `tollway doctor`",
             status=502,
+            body=said,
         )
+        error.upstream_status = status
     elif status < 400:
         error = UpstreamRefused(
             f"`{attempt.target.provider}` answered with a redirect (HTTP {status}), which is"
@@ -114,10 +108,33 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
             status=502,
         )
     else:
-        error = attempt.version.dialect.read_error(status, bytes(body))
+        error = attempt.version.dialect.read_error(status, said)
         error.headers = exchange.gate.masked(_to_client(attempt, answer))
-    again = status in _TRY_NEXT or status >= 500 or status < 400
-    return Failure(error, again, "upstream_refused")
+    overflow = status == 413 or is_overflow(status, said)
+    again = status in _TRY_NEXT or status >= 500 or status < 400 or overflow
+    if isinstance(error, UpstreamDenied):
+        again = True
+    elif attempt.target.callers and status in (401, 403):
+        again = False  # its caller has to mend it, and another's account would pay unasked
+    return Failure(
+        error,
+        again,
+        "upstream_refused",
+        hint_s=hint_s(answer.headers, said, time.time()),
+        overflow=overflow,
+        refused_retry=may_retry(answer.headers) is False,
+    )
+
+
+def _within(error: UpstreamRefused) -> Failure:
+    """Return a failure that stands in an answer of 200: refused, and nothing came of it."""
+    return Failure(
+        error,
+        True,
+        "upstream_refused",
+        hint_s=hint_s((), error.body, time.time()),
+        overflow=is_overflow(400, error.body),
+    )
 
 
 async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
@@ -138,7 +155,7 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
         if reader.produced or reader.usage:
             # It worked before it failed, and may bill for that.
             return Failure(reader.failed, again=False, ending="upstream_broke")
-        return Failure(reader.failed, again=True, ending="upstream_refused")
+        return _within(reader.failed)
     if not reader.begun:
         garbage = UpstreamGarbage(
             f"`{attempt.target.provider}` answered 200 with something that is not an answer"
@@ -188,7 +205,7 @@ async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fai
             raise
         # The answer is whole; what broke is the connection behind it.
     if relay.failed and not relay.shown:
-        return Failure(relay.failed, again=True, ending="upstream_refused")
+        return _within(relay.failed)
     await relay.finish()
     if not relay.failed and not relay.capped:
         # Read the few bytes behind the end, so that the connection can be used again.

@@ -14,6 +14,14 @@ from tollway.providers.transport import Timeouts
 LOCAL = "local"
 
 
+class ProviderKey(msgspec.Struct, frozen=True):
+    """One key of a provider's pool: where it is kept, and the headers that bear it."""
+
+    name: str  # "keyring:NAME", never the key itself
+    headers: tuple[tuple[str, str], ...]
+    signer: Signer | None = None
+
+
 class Target(msgspec.Struct, frozen=True):
     """A provider and a model there: where one attempt can go."""
 
@@ -28,10 +36,16 @@ class Target(msgspec.Struct, frozen=True):
     on_disconnect: str = "cancel"
     callers: bool = False  # it gets its caller's own credential, and its caller pays
     signer: Signer | None = None  # makes the proof that each request needs, where one does
+    keys: tuple[ProviderKey, ...] = ()  # the provider's pool, where it has more than one
+    key: str = ""  # the name of the one whose headers these are, where there is a pool
 
     def at(self, model: str) -> "Target":
         """Return the same provider with a model there."""
         return msgspec.structs.replace(self, model=model, kind=self.kind.of(model))
+
+    def with_key(self, key: ProviderKey) -> "Target":
+        """Return the same target, to be asked with a key of its pool."""
+        return msgspec.structs.replace(self, key=key.name, headers=key.headers, signer=key.signer)
 
     @property
     def name(self) -> str:

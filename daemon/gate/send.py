@@ -8,6 +8,7 @@ the call's row is ended once.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,11 +19,12 @@ from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import worst
+from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.gate import Gate, Plan
 from tollway.daemon.gate.keep import keep, pipe_for
 from tollway.daemon.gate.limits import Passage, Skipped, fitted, sooner
 from tollway.daemon.gate.pipe import Head
-from tollway.daemon.gate.receive import Failure, receive
+from tollway.daemon.gate.receive import receive
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.translate import Version, request_headers
@@ -34,7 +36,7 @@ from tollway.providers.errors import GatewayError, Untranslatable, UpstreamError
 from tollway.providers.headers import Headers
 from tollway.providers.money import plain_usd
 from tollway.providers.prices import FREE
-from tollway.providers.transport import Answer, Request
+from tollway.providers.transport import Answer, Request, Timeouts
 
 if TYPE_CHECKING:
     from tollway.daemon.state import Daemon
@@ -121,6 +123,8 @@ class Exchange:
         self._tags = gate.purse.declared(origin.tags.pairs)
         self.charge: Charge | None = None  # of the attempt under way, or the last
         self.dropped = ""  # what the last translation left out, for the ledger
+        # Of a target's pool, the name of the key to use: that which served the conversation before.
+        self.key_before: Callable[[Target], str] = _any_key
 
     @property
     def admitted_ms(self) -> int:
@@ -170,6 +174,8 @@ class Exchange:
             self._abandon(self._cut, self._cut)
             self.pipe.fail(_stopped())
         except UpstreamError as error:
+            if self._attempt:  # it broke after its client had seen some of it
+                self._attempt.failed(Failure(error, again=False))
             self._abandon(ending_of(error), error.code)
             self.pipe.fail(error)
         except GatewayError as error:
@@ -191,18 +197,20 @@ class Exchange:
     async def _targets(self) -> None:
         """Try the targets in order until one has answered."""
         plan = self.plan = self.gate.plan(self.caller, self.call.model)
-        route = self.gate.config.routes.get(plan.found.route)
-        until = time.monotonic() + (route.deadline if route else float("inf"))
+        chain = self.gate.chain(plan, self.key_before)
         translator = self.gate.translator(self.call, plan)
-        failure: Failure | None = None
         full: Skipped | None = None
         unsaid: Untranslatable | None = None
-        for target in plan.targets:
-            if failure and time.monotonic() >= until:
-                break
+        while step := chain.next():
+            target = step.target
             try:
                 version = translator.version(target)
+                if chain.too_small(self._least(target, version)):
+                    continue
                 entry.demand_own(self.origin.own, version, target)
+                if step.wait_s:
+                    self.write_ended()
+                    await asyncio.sleep(step.wait_s)  # with neither slot nor hold
                 attempt = await self._open(target, plan, version)
             except Untranslatable as refusal:
                 unsaid = unsaid or refusal  # another target's dialect may be able to say it
@@ -212,15 +220,22 @@ class Exchange:
                     raise
                 full = sooner(full, refusal)
                 continue
-            failure = await self._try(attempt)
+            chain.begun()
+            failure = await self._try(attempt, chain.left_s)
             if failure is None:
                 return
             log.info("call %s: %s failed: %s", self.call_id, target.name, failure.error.code)
-            if not failure.again or self._left:
+            chain.failed(failure)
+            if self._left:
                 break
-        for reason in (failure and failure.error, full, unsaid):
+        for reason in (chain.error, full, unsaid):
             if reason:
                 raise reason
+
+    def _least(self, target: Target, version: Version) -> int | None:
+        """Return the tokens that the prompt has at least; None where nothing is known of them."""
+        bound = version.bound
+        return None if bound.by_window else self.daemon.learned.least(target.name, bound.input)
 
     async def _open(self, target: Target, plan: Plan, version: Version) -> Attempt:
         """Hold the attempt's worst case and write its row, committed, before anything is sent.
@@ -270,6 +285,7 @@ class Exchange:
                 started_ms=max(now_ms(), self._at_ms),
                 hold_nanousd=had.most.nanousd,
                 price=price,
+                provider_key=target.key,
             ),
             target=target,
             version=version,
@@ -278,6 +294,7 @@ class Exchange:
             hold=had.hold,
         )
         attempt.taken, attempt.slot = had.taken, had.slot
+        attempt.outing = self.daemon.health.begin(target)
         self.attempts += 1
         self.dropped = ",".join(version.dropped)
         return attempt
@@ -307,10 +324,10 @@ class Exchange:
             self.daemon.ledger.end_attempt(self._ended)
             self._last, self._ended = self._ended, None
 
-    async def _try(self, attempt: Attempt) -> Failure | None:
+    async def _try(self, attempt: Attempt, within_s: float) -> Failure | None:
         """Send one attempt; return None when it has answered, else why it failed."""
         try:
-            attempt.answer = await self._send(attempt)
+            attempt.answer = await self._send(attempt, within_s)
         except UpstreamError as error:
             attempt.progress.sent = attempt.sent and error.sent
             return self._failed(attempt, Failure(error, again=True))
@@ -320,8 +337,12 @@ class Exchange:
             await attempt.answer.close()
         return self._failed(attempt, failure) if failure else None
 
-    async def _send(self, attempt: Attempt) -> Answer:
+    async def _send(self, attempt: Attempt, within_s: float) -> Answer:
         target = attempt.target
+        timeouts = target.timeouts
+        if within_s < timeouts.first_s:  # the route's deadline comes first
+            connect_s = min(timeouts.connect_s, within_s)
+            timeouts = Timeouts(connect_s, within_s, timeouts.idle_s)
         version = attempt.version
         body = version.body(target, attempt.worst.write_output)
         limit_ms = attempt.worst.deadline_ms
@@ -332,7 +353,7 @@ class Exchange:
                 target.model,
                 self.call.endpoint,
                 body,
-                first_s=target.timeouts.first_s,
+                first_s=timeouts.first_s,
                 deadline_s=deadline_s,
             )
         request = Request(
@@ -340,7 +361,7 @@ class Exchange:
             headers=request_headers(self.origin.headers, version, target)
             + (self.origin.own if target.callers else ()),
             body=body,
-            timeouts=target.timeouts,
+            timeouts=timeouts,
             proxy=target.proxy,
             ca_file=target.ca_file,
             progress=attempt.progress,
@@ -353,6 +374,7 @@ class Exchange:
 
     def _failed(self, attempt: Attempt, failure: Failure) -> Failure:
         ending = failure.ending or ending_of(failure.error)
+        attempt.failed(failure)
         self._ended = self._end(attempt, ending, failure.error.code)
         return failure
 
@@ -396,6 +418,7 @@ class Exchange:
 
     def break_off(self, attempt: Attempt, error: UpstreamError) -> None:
         """End a call whose provider reported an error after the client had seen some output."""
+        attempt.failed(Failure(error, again=False))
         ended = self._end(attempt, "upstream_broke", error.code)
         self._finish(ended, "upstream_broke", error.code, attempt.first_ms)
 
@@ -448,6 +471,10 @@ class Exchange:
         ours = entry.headers(self, attempt, whole=whole)
         passed = self.gate.masked(headers)
         return Head(attempt.answer.status, (*passed, *ours), streamed=not whole)
+
+
+def _any_key(_target: Target) -> str:
+    return ""
 
 
 def _stopped() -> GatewayError:

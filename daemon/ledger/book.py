@@ -231,7 +231,10 @@ class Book:
             account, opened.started_ms, opened.hold_nanousd, price
         )
         self._new_attempts.append(
-            (call.seq, opened.number, account, price, opened.started_ms, opened.hold_nanousd)
+            (
+                *(call.seq, opened.number, account, price, opened.started_ms),
+                *(opened.hold_nanousd, self._names.word_or_null(opened.provider_key)),
+            )
         )
 
     def _next(self, change: Next) -> None:

@@ -88,6 +88,7 @@ class AttemptRow(Tokens, frozen=True, kw_only=True):
     price: Price | None
     reported_nanousd: int | None = None  # what the provider said it cost
     gpu_ms: int | None = None  # of a local model's GPU
+    provider_key: str = ""  # where its key is kept, of a provider that has several
 
 
 class CallDetail(msgspec.Struct, frozen=True):

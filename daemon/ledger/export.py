@@ -42,7 +42,8 @@ _COLUMNS = {
     What.ATTEMPTS: (
         "call_id, number, started_ms, ended_ms, provider, model, status, ending, error,"
         f" {_TOKENS}, cost_nanousd, overrun_nanousd, hold_nanousd, reported_nanousd, estimated,"
-        " first_ms, total_ms, gpu_ms, upstream_id, price_id, usage_shape, usage_numbers"
+        " first_ms, total_ms, gpu_ms, provider_key, upstream_id, price_id, usage_shape,"
+        " usage_numbers"
     ),
     What.SPEND: (
         f"quarter_ms, {_WHO}, calls, refused, attempts, unpriced, {_TOKENS}, cost_nanousd,"

@@ -54,6 +54,7 @@ class AttemptOpened(msgspec.Struct, frozen=True, gc=False):
     started_ms: int
     hold_nanousd: int
     price: Price | None  # None: unpriced, allowed only where no budget applies
+    provider_key: str = ""  # where the key is kept that it is sent with, of a provider with several
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, gc=False):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 6  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 7  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
 # What versions 1 to 3 of the file told apart.
@@ -375,6 +375,22 @@ def m006_savings_labels_imports(db: Database) -> None:
     db.execute("PRAGMA user_version = 6")
 
 
+def m007_provider_key(db: Database) -> None:
+    """Add where the key is kept that an attempt was sent with, of a provider that has several."""
+    view = "attempts_readable"
+    (text,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (view,)).fetchone()
+    place = "FROM attempts t"
+    column = f", coalesce(provider_key.word, '') AS provider_key {place}"
+    join = " LEFT JOIN words provider_key ON provider_key.id = t.provider_key"
+    for statement in (
+        "ALTER TABLE attempts ADD COLUMN provider_key INTEGER REFERENCES words (id)",
+        f"DROP VIEW {view}",
+        text.replace(place, column + join, 1),
+    ):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 7")
+
+
 _MIGRATIONS = (
     m001_tables,
     m002_views,
@@ -382,6 +398,7 @@ _MIGRATIONS = (
     m004_images_searches_reported,
     m005_local_time,
     m006_savings_labels_imports,
+    m007_provider_key,
 )
 
 

@@ -60,7 +60,8 @@ CALL_CHANGES = Upsert(
     f" {_set((*_SUMS, *USED), '# + excluded.#')}",
 )
 NEW_ATTEMPTS = Upsert(
-    "attempts", ("call", "number", "account", "price", "started_ms", "hold_nanousd")
+    "attempts",
+    ("call", "number", "account", "price", "started_ms", "hold_nanousd", "provider_key"),
 )
 _ATTEMPT_END = (
     *("total_ms", "first_ms", "status", "ending", "error", "cost_nanousd", "overrun_nanousd"),

@@ -5,7 +5,7 @@ import stat
 
 import msgspec
 import pytest
-from shell import Running, running
+from shell import Running, running, until
 
 from tollway.daemon.errors import LedgerUnavailable
 
@@ -32,6 +32,7 @@ async def test_status_tells_what_runs() -> None:
     """Version, process, address, configuration, ledger, calls, models, budgets, problems."""
     server = 'single_user = true\nbudget = ["5/day"]'
     async with running(server=server) as daemon:
+        await until(lambda: daemon.server.daemon.ledger.backlog == 0)
         status, said = await ask(daemon, "GET", "/control/status")
         assert status == 200
         assert said["pid"] == os.getpid()

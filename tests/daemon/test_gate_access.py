@@ -363,7 +363,7 @@ def gate_of(setup: dict[str, Any], folder: Path) -> Gate:
         prices=PRICES,
     )
     daemon.alerts = Alerts(daemon.ledger, daemon.transport)
-    return Gate(read(text_of(setup)), daemon, {"p": None, "q": None})
+    return Gate(read(text_of(setup)), daemon, {"p": (), "q": ()})
 
 
 def levels(setup: dict[str, Any]) -> list[tuple[list[str], list[str]]]:

@@ -1,0 +1,211 @@
+"""Which target a call tries next, and after which wait: the whole of failing over, without I/O.
+
+A target is tried in the route's order, those that fail or rest behind those that do not. What
+cannot succeed is not tried again. A further try of the same provider is paid from that provider's
+allowance, waits with full jitter or as long as it was asked to, and never past the deadline.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tollway.daemon.gate.health import Health
+from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.rows import Ending
+from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamError
+from tollway.providers.errors import UpstreamRefused as Refused
+
+# Waits before further tries: up to so much, doubled with each, and full jitter (any part of it).
+_FIRST_S, _MOST_S = 0.5, 8.0
+# The longest wait that a provider may ask for before the call goes elsewhere, or is given up.
+_PATIENCE_S, _LAST_PATIENCE_S = 5.0, 60.0
+# Refusals that the same request to the same target may not meet a second time.
+_PASSING = frozenset({408, 409, 425, 429})
+_NEVER = frozenset({501, 505})
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an attempt failed before its client saw any of it; `again`: another may do better.
+
+    `ending` is the ledger's word for it, where the error's code does not say it.
+    """
+
+    error: UpstreamError
+    again: bool
+    ending: Ending | None = None
+    hint_s: float | None = None  # how long the provider asks to wait
+    overflow: bool = False  # the prompt does not fit into the model's context window
+    refused_retry: bool = False  # the provider says that a further try cannot help
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What to try next, once so many seconds have passed; `repeats` of it were tried before."""
+
+    target: Target
+    wait_s: float = 0.0
+    repeats: int = 0
+
+
+class Chain:
+    """One call's way along its targets. Ask `next`; tell how that went; ask again."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        health: Health,
+        *,
+        retries: int = 0,
+        until_s: float = float("inf"),
+        window: Callable[[Target], int | None] = lambda _: None,
+        prefer: Callable[[Target], str] = lambda _: "",
+    ) -> None:
+        """Begin.
+
+        Args:
+            targets: In the order in which they are wanted.
+            health: What is known of them.
+            retries: How often each is tried again before the next one.
+            until_s: When it must have ended, by the health's clock.
+            window: Returns the tokens that a target's model takes, None where nobody knows.
+            prefer: Returns the name of the key to use of a target's pool, "" for any.
+        """
+        self._left = list(targets)
+        self._late: list[Target] = []  # whose window is likely too small
+        self._small: set[str] = set()  # those that ever were
+        self._health = health
+        self._retries = retries
+        self._until_s = until_s
+        self._window = window
+        self._prefer = prefer
+        self._again: Step | None = None
+        self._at: Step | None = None
+        self._tried: dict[str, set[str]] = {}  # by target: the keys that it was asked with
+        self._asked: set[str] = set()  # providers
+        self.sent = False  # some attempt was begun
+        self.error: UpstreamError | None = None  # what the client hears, if nothing answers
+
+    def next(self) -> Step | None:
+        """Return what to try now, None where nothing is left."""
+        step, self._again = self._again, None
+        if step is None:
+            if self.sent and self._health.clock() >= self._until_s:
+                return None
+            target = self._pick()
+            if target is None:
+                return None
+            step = Step(target)
+        chosen = self._health.with_key(
+            step.target,
+            prefer=self._prefer(step.target),
+            tried=self._tried.get(step.target.name, ()),
+        )
+        self._at = msgspec.structs.replace(step, target=chosen)
+        return self._at
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds the call has left."""
+        return max(0.001, self._until_s - self._health.clock())
+
+    def _pick(self) -> Target | None:
+        """Take the next target out of those that are left: the first one that is well."""
+        for at, target in enumerate(self._left):
+            if self._health.standing(target).rank == 0:
+                return self._left.pop(at)
+        for ill in (self._left, self._late):
+            standing, at = min(
+                ((self._health.standing(one), at) for at, one in enumerate(ill)),
+                default=(None, 0),
+            )
+            # One that fails is worth a try only for a call that has nowhere else to go.
+            if standing is not None and not (self.sent and standing.rank == 2):
+                return ill.pop(at)
+        return None
+
+    def too_small(self, tokens: int | None) -> bool:
+        """Whether the step's target likely has no room for a prompt; then it is tried last."""
+        assert self._at is not None  # noqa: S101 - asked about a step
+        target = self._at.target
+        window = self._window(target)
+        if tokens is None or window is None or tokens <= window or target.name in self._small:
+            return False
+        if not any((self._window(one) or tokens) >= tokens for one in self._left):
+            return False  # nobody has more room
+        self._small.add(target.name)
+        self._late.append(target)
+        self._late.sort(key=lambda one: -(self._window(one) or 0))
+        return True
+
+    def begun(self) -> None:
+        """Take note that the step is sent."""
+        assert self._at is not None  # noqa: S101 - a step is sent after it was asked for
+        target = self._at.target
+        self.sent = True
+        self._tried.setdefault(target.name, set()).add(target.key)
+        if target.provider not in self._asked:
+            self._asked.add(target.provider)
+            self._health.called(target.provider)
+
+    def failed(self, failure: Failure) -> None:
+        """Take note of how the step failed."""
+        assert self._at is not None  # noqa: S101 - what failed was a step
+        step, error = self._at, failure.error
+        target = step.target
+        # What a provider said itself tells more than that another could not be reached.
+        if self.error is None or _is_its_own(error) or not _is_its_own(self.error):
+            self.error = error
+        if not failure.again:
+            self._left, self._late = [], []
+            return
+        if failure.overflow:
+            self._keep_larger(target)
+            return
+        status = error.upstream_status if isinstance(error, Refused) else 0
+        tried = self._tried[target.name]
+        if status in (401, 402, 403, 429) and self._health.another_key(target, tried):
+            self._again = Step(target, 0.0, step.repeats)
+            return
+        if step.repeats < self._retries and self._may_repeat(failure, status):
+            self._again = self._repeat(step, failure.hint_s)
+
+    def _may_repeat(self, failure: Failure, status: int) -> bool:
+        """Whether the same request to the same target may do better a second time."""
+        error = failure.error
+        if failure.refused_retry or isinstance(error, LocalModelBusy):
+            return False
+        if isinstance(error, LocalModelFailed):
+            return error.again
+        if not isinstance(error, Refused):
+            return True
+        return status in _PASSING or (status >= 500 and status not in _NEVER)
+
+    def _repeat(self, step: Step, hint_s: float | None) -> Step | None:
+        """Return the same step once more, None where it would come too late or is not granted."""
+        health, now = self._health, self._health.clock()
+        most = min(_MOST_S, _FIRST_S * 2**step.repeats)
+        wait_s = health.chance() * (most if hint_s is None else min(1.0, hint_s / 4))
+        wait_s += hint_s or 0.0
+        others = any(health.standing(one).rank == 0 for one in self._left)
+        if wait_s > (_PATIENCE_S if others else _LAST_PATIENCE_S) or now + wait_s >= self._until_s:
+            return None
+        if health.standing(step.target).rank == 2 or not health.may_retry(step.target.provider):
+            return None
+        return Step(step.target, wait_s, step.repeats + 1)
+
+    def _keep_larger(self, target: Target) -> None:
+        """Leave only targets where a prompt may fit that did not fit into this one's window."""
+        window = self._window(target)
+
+        def may_fit(other: Target) -> bool:
+            if other.model == target.model:
+                return (self._window(other) or 0) > (window or self._window(other) or 0)
+            its = self._window(other)
+            return its is None or window is None or its > window
+
+        self._left = [one for one in (*self._left, *self._late) if may_fit(one)]
+        self._late = []
+
+
+def _is_its_own(error: UpstreamError) -> bool:
+    """Whether a client is told a provider's own words, and not ours about it."""
+    return isinstance(error, Refused) and error.upstream_status == error.status

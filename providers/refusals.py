@@ -1,0 +1,92 @@
+"""What a provider's refusal means for the next try, by the shapes that providers really send.
+
+Each shape was recorded (`tests/wire`) or is quoted in providers' public issue trackers. A refusal
+that is not recognised is taken at its status alone.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+_MOST_BODY = 64 * 1024
+# Statuses with which providers refuse a prompt for its length.
+_OF_LENGTH: Final = frozenset({400, 413, 422, 500})
+# `error.code` and `error.type`: OpenAI and who speaks its dialect, llama.cpp's server, Cohere.
+_CODES: Final = frozenset(
+    {
+        "context_length_exceeded",
+        "exceed_context_size_error",
+        "model_max_prompt_tokens_exceeded",
+        "string_above_max_length",
+        "too_many_tokens",
+    }
+)
+_WORDS: Final = re.compile(
+    # vLLM, OpenRouter, Ollama, llama.cpp.
+    r"maximum context length|context.length.exceeded|exceeds? (?:the |this |its )?(?:model.s )?"
+    r"(?:available |maximum |max )?context|max context length"
+    # Anthropic, the second with `max_tokens` in the sum.
+    r"|prompt is too long|input length and .{0,3}max_tokens.{0,3} exceed context limit"
+    r"|input token count.{0,30}exceeds the maximum number of tokens"  # Gemini, Vertex
+    r"|input is too long for requested model|too many tokens"  # Bedrock, Cohere
+    r"|input tokens exceed the configured limit|too large for model with \d+ maximum context"
+    r"|reduce the length of the (?:messages|prompt|input)",
+    re.IGNORECASE,
+)
+_QUOTA: Final = frozenset({"insufficient_quota", "billing_not_active", "credit_balance_too_low"})
+
+
+def is_overflow(status: int, body: bytes) -> bool:
+    """Whether a refusal says that the prompt does not fit into the model's context window."""
+    if status not in _OF_LENGTH:
+        return False
+    return any(code in _CODES for code in _codes(body)) or bool(_WORDS.search(_message(body)))
+
+
+def is_key_refused(status: int, body: bytes) -> bool:
+    """Whether a refusal is of the credential itself: 401, 403, or Gemini's 400 for a bad key."""
+    return status in (401, 403) or (status == 400 and "api_key_invalid" in _codes(body))
+
+
+def is_unpaid(status: int, body: bytes) -> bool:
+    """Whether a key's account has no money left, which no short wait mends."""
+    if status == 402:
+        return True
+    if status not in (400, 429):
+        return False
+    return any(code in _QUOTA for code in _codes(body)) or "credit balance is too low" in (
+        _message(body).lower()
+    )
+
+
+def _error(body: bytes) -> dict[str, object]:
+    try:
+        said = msgspec.json.decode(body[:_MOST_BODY])
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    if isinstance(said, list) and said:
+        said = said[0]
+    if not isinstance(said, dict):
+        return {}
+    if isinstance(answer := said.get("response"), dict):  # the last event of Responses
+        said = answer
+    inner = said.get("error")
+    if isinstance(inner, str):
+        return {"message": inner}
+    return inner if isinstance(inner, dict) else said
+
+
+def _codes(body: bytes) -> set[str]:
+    error = _error(body)
+    found = [error.get(name) for name in ("code", "type", "error_type", "reason")]
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict):
+            found.append(detail.get("reason"))
+    return {one.lower() for one in found if isinstance(one, str)}
+
+
+def _message(body: bytes) -> str:
+    message = _error(body).get("message")
+    return message[:4096] if isinstance(message, str) else ""
