@@ -11,7 +11,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem
-from tollway.cli.call_story import cost, plain, tell, tell_bodies
+from tollway.cli.call_story import ENDINGS, cost, plain, tell, tell_bodies
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.ledger import bodies, calls
@@ -46,6 +46,15 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         typer.Option(metavar="NAME", help="Sent to this model, as its provider names it."),
     ] = None,
     provider: Annotated[str | None, typer.Option(metavar="NAME", help="Sent there.")] = None,
+    project: Annotated[str | None, typer.Option(metavar="NAME", help="Of this project.")] = None,
+    route: Annotated[str | None, typer.Option(metavar="NAME", help="By this route.")] = None,
+    tag: Annotated[str | None, typer.Option(metavar="NAME[=VALUE]", help="With this tag.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD", help="ok, error, an ending such as client_left, or an HTTP status."
+        ),
+    ] = None,
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")
     ] = None,
@@ -68,8 +77,23 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     """
     path = load_config(config).ledger.path
     where = CallFilter(
-        key=key, user=user, team=team, provider=provider, model=model, state=state, error=error
+        key=key,
+        user=user,
+        team=team,
+        project=project,
+        route=route,
+        provider=provider,
+        model=model,
+        state=state,
+        error=error,
+        tag=tag,
+        status=status,
     )
+    if status is not None and not (status in {"ok", "error", *ENDINGS} or status.isdecimal()):
+        raise UsageProblem(
+            f"There is no status `{status}`",
+            hint=f"Choose ok, error, an HTTP status, or of {', '.join(ENDINGS)}",
+        )
     if state is not None and state not in STATES:
         raise UsageProblem(f"There is no state `{state}`", hint=f"Choose of {', '.join(STATES)}")
     if body and call is None:
@@ -122,7 +146,7 @@ def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
         while not path.exists():  # the daemon makes it
             time.sleep(_POLL_S)
         # First, so that no call can end unseen between the two.
-        following = calls.follow(path)
+        following = calls.follow(path, where=where)
         shown = [
             row
             for row in calls.recent(path, limit=number, where=where)[::-1]
@@ -134,19 +158,10 @@ def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
         already = {row.id for row in shown}
         while True:
             ended = following.poll()
-            _print(
-                [row for row in ended if row.id not in already and _is(row, where)],
-                as_json=as_json,
-            )
+            _print([row for row in ended if row.id not in already], as_json=as_json)
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
         return  # the way to end it, and no fault
-
-
-def _is(row: CallRow, where: CallFilter) -> bool:
-    """Return whether a call is one of those that the filter means."""
-    wanted = msgspec.structs.asdict(where)
-    return all(value is None or getattr(row, name) == value for name, value in wanted.items())
 
 
 def _print(rows: list[CallRow], *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from tollway.daemon.state import Trace
+from tollway.providers.money import plain_usd
 
 LogFormat = Literal["text", "json"]
 
@@ -95,18 +96,18 @@ class Log:
         """Say in one line how a call went."""
         if self._level > logging.INFO:
             return
-        cost = trace.cost_nanousd
+        ms = round(seconds * 1000, 1)
+        said = facts(trace)
         if self._json:
-            said = {"method": method, "path": path, "status": status, "call": trace.call_id,
-                    "ms": round(seconds * 1000, 1), "key": trace.key, "model": trace.model,
-                    "cost_nanousd": cost}  # fmt: skip
-            self.put("info", "call", said)
+            head = {"call": trace.call_id, "method": method, "path": path, "status": status,
+                    "ms": ms}  # fmt: skip
+            self.put("info", "call", head | said)
             return
-        key = f" key={trace.key}" if trace.key else ""
-        model = f" model={trace.model}" if trace.model else ""
-        paid = f" cost=${cost // 10**9}.{cost % 10**9:09d}" if cost is not None else ""
-        text = f"{method} {path} {status} {seconds * 1000:.1f}ms{key}{model}{paid}"
-        self.put("info", f"{text} {trace.call_id}", {})
+        cost = said.pop("cost_nanousd", None)
+        if isinstance(cost, int):
+            said["cost"] = f"${plain_usd(cost)}"
+        told = "".join(f" {name}={_plain(value)}" for name, value in said.items() if _says(value))
+        self.put("info", f"{method} {path} {status} {ms}ms{told} {trace.call_id}", {})
 
     def put(self, level: str, text: str, fields: dict[str, Any]) -> None:
         """Queue one line. When the reader of the log is stuck, lines are counted, not kept."""
@@ -146,6 +147,46 @@ class Log:
                 done.set()
             if closing and not self._lines:
                 return
+
+
+def facts(trace: Trace) -> dict[str, object]:
+    """Return what a call's line says of it, by the names that docs/monitoring.md lists.
+
+    Tokens and money are those of all attempts; times are milliseconds.
+    """
+    said: dict[str, object] = {"key": trace.key, "user": trace.user, "model": trace.model}
+    exchange = trace.exchange
+    if exchange is None:
+        return said
+    known, who = exchange.facts, exchange.caller.who
+    return said | {
+        "team": who.team,
+        "project": who.project,
+        "route": exchange.plan.found.route if exchange.plan else "",
+        "target": exchange.target.name if exchange.target and exchange.attempts else "",
+        "attempts": exchange.attempts,
+        "ending": known.word,
+        "error": known.error,
+        "input_tokens": known.input,
+        "output_tokens": known.output,
+        "cost_nanousd": exchange.cost_nanousd,
+        "first_ms": known.first_ms,
+        "queue_ms": exchange.turn.waited_ms,
+        "stream": exchange.call.stream,
+        "client": exchange.origin.client,
+    }
+
+
+def _says(value: object) -> bool:
+    return value is not None and value != "" and value is not False
+
+
+def _plain(value: object) -> str:
+    """Return a value for a line of text; in quotes where it would not be one word."""
+    if isinstance(value, str):
+        one_word = value.isprintable() and not set(value) & {" ", '"', "="}
+        return value if one_word else msgspec.json.encode(value).decode()
+    return "yes" if value is True else str(value)
 
 
 class _Handler(logging.Handler):

@@ -34,6 +34,25 @@ _SPAN_S = 60  # what `top` calls lately
 _MOST_GROUPS = 500  # in one second of that
 
 
+class Facts:
+    """What is known of one call beside its rows, for its line in the log and for whom it counts."""
+
+    __slots__ = ("began_s", "error", "first_ms", "input", "output", "took_s", "word")
+
+    def __init__(self) -> None:
+        self.began_s = time.monotonic()  # its body was read
+        self.took_s = 0.0
+        self.word = "refused"  # how it ended: an `Ending`, or "refused" where it was never sent
+        self.error = ""  # the code of what ended it
+        self.input = self.output = 0  # tokens of all attempts
+        self.first_ms: int | None = None  # of the last attempt
+
+    def end(self, word: str, error: str) -> None:
+        """Note how it ended, and that it did so now."""
+        self.word, self.error = word, error
+        self.took_s = time.monotonic() - self.began_s
+
+
 class Histogram:
     """How often a time fell between two bounds; `counts` has one more, for what is above all."""
 
@@ -106,12 +125,13 @@ class Meter:
     def call(self, exchange: "Exchange") -> None:
         """Count a call that has ended, however it did."""
         route = self._route(exchange)
-        key = (route, exchange.call.endpoint, exchange.ending or exchange.unsent)
+        facts = exchange.facts
+        key = (route, exchange.call.endpoint, facts.word)
         self.calls[key] = self.calls.get(key, 0) + 1
         took = self.call_s.get(route)
         if took is None:
             took = self.call_s[route] = Histogram(CALL_S)
-        took.add(exchange.took_s)
+        took.add(facts.took_s)
 
     def attempt(self, exchange: "Exchange", attempt: "Attempt", ended: "AttemptEnded") -> None:
         """Count an attempt that has ended, and what it cost."""
@@ -129,6 +149,10 @@ class Meter:
             tally.wait_s.add(attempt.slot.waited_s)
         came, went = usage.input_total, usage.output_total
         self.output_tokens += went
+        facts = exchange.facts
+        facts.input += came
+        facts.output += went
+        facts.first_ms = ended.first_ms
         who = exchange.caller.who
         for tallies, one, known in (
             (self.teams, who.team, self._known_teams),

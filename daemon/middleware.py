@@ -107,9 +107,22 @@ async def direct(call: Direct, serve: Serve) -> None:
     except Exception as fault:  # noqa: BLE001 - `_unforeseen` logs it
         _answer(call, _unforeseen(call.trace.call_id, fault))
     finally:
-        # The path alone: a query can hold a key, headers and bodies hold keys and prompts.
-        status = CLIENT_LEFT if left else call.status
-        call.app[LOG].access("POST", call.path, status, time.monotonic() - began, call.trace)
+        _log(call, CLIENT_LEFT if left else call.status, time.monotonic() - began)
+
+
+def _log(call: Direct, status: int, seconds: float) -> None:
+    """Write the call's one line, once it is known how it ended and what it cost."""
+    output, path, trace = call.app[LOG], call.path, call.trace
+
+    # The path alone: a query can hold a key, headers and bodies hold keys and prompts.
+    def say() -> None:
+        output.access("POST", path, status, seconds, trace)
+        trace.exchange = None  # its connection may live on: the prompt need not
+
+    if trace.exchange is None:
+        say()
+    else:
+        trace.exchange.once_settled(say)
 
 
 def _answer(call: Direct, error: GatewayError) -> None:

@@ -75,13 +75,14 @@ class Daemon:
 class Trace:
     """What the log line of one call says. The edge makes it; the gate fills in the rest."""
 
-    __slots__ = ("call_id", "cost_nanousd", "key", "model", "refusal")
+    __slots__ = ("call_id", "exchange", "key", "model", "refusal", "user")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id  # UUIDv7, also in the reply's headers and in the ledger
         self.key = ""  # the key's name, never the key
+        self.user = ""
         self.model = ""  # the name that the client asked for
-        self.cost_nanousd: int | None = None  # None until it is known
+        self.exchange: Exchange | None = None  # once it is known what is asked for
         self.refusal: tuple[tuple[str, str], ...] = ()  # headers for an answer that is an error
 
 

@@ -32,7 +32,7 @@ async def serve(
     daemon = request.app[DAEMON]
     trace = request.trace
     gate, caller = _enter(request)
-    trace.key = caller.who.key or caller.who.user
+    trace.key, trace.user = caller.who.key, caller.who.user
     body = await request.read()
     if daemon.gate is not gate or daemon.draining:
         # A slow body must not carry a key or a budget past the reload that ended it.
@@ -58,6 +58,7 @@ async def serve(
         call=call,
         origin=origin,
     )
+    trace.exchange = exchange
     exchange.start()
     try:
         await relay(request, exchange, gate.config.server.keepalive)
@@ -65,7 +66,6 @@ async def serve(
         daemon.runs.refused(caller.run, error.message)
         raise
     finally:
-        trace.cost_nanousd = exchange.cost_nanousd
         if not request.status:
             trace.refusal = entry.refusal_headers(exchange)
         exchange.leave()

@@ -30,6 +30,7 @@ from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.translate import Version, request_headers
 from tollway.daemon.gate.turn import Had, Turn, Wanted
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
+from tollway.daemon.meter import Facts
 from tollway.providers.canon import Call, Price
 from tollway.providers.dialects.dialect import Dialect
 from tollway.providers.errors import GatewayError, Untranslatable, UpstreamError
@@ -115,10 +116,7 @@ class Exchange:
         self._left = False  # nobody will read what a further target says
         self._cut: Ending = "client_left"
         self.ending: Ending | None = None  # once it is settled
-        self.unsent = "refused"  # how it ended where it was never admitted
-        self.error = ""  # the code of what ended it
-        self.took_s = 0.0  # from when its body was read until it had ended
-        self._began_s = time.monotonic()
+        self.facts = Facts()
         self._at_ms = daemon.books.now_ms()
         self._tags = gate.purse.declared(origin.tags.pairs)
         self.charge: Charge | None = None  # of the attempt under way, or the last
@@ -160,6 +158,13 @@ class Exchange:
                 self._cut_early = True
                 self.pipe.fail(_stopped())
 
+    def once_settled(self, say: Callable[[], None]) -> None:
+        """Call `say` when it is known how it ended: now, or later where its client has left."""
+        if self._task is None or self._task.done() or self._settled:
+            say()
+        else:
+            self._task.add_done_callback(lambda _: say())
+
     async def wait(self) -> None:
         """Return when it has ended and everything of it is on its way to the ledger."""
         if self._task:
@@ -187,7 +192,6 @@ class Exchange:
             self.pipe.fail(GatewayError("The gateway failed while it served this call"))
         finally:
             self.passage.leave()
-            self.took_s = self.took_s or time.monotonic() - self._began_s
             self.daemon.active -= 1
             self.daemon.served += 1
             self.daemon.meter.call(self)
@@ -431,8 +435,8 @@ class Exchange:
         self, ended: AttemptEnded | None, ending: Ending, error: str, first_ms: int | None = None
     ) -> asyncio.Future[None]:
         self._settled = True
-        self.ending, self.error = ending, error
-        self.took_s = time.monotonic() - self._began_s
+        self.ending = ending
+        self.facts.end(ending, error)
         return self.daemon.ledger.settle(
             CallEnded(self.call_id, now_ms(), ending, first_ms, error, self.dropped), ended
         )
@@ -441,7 +445,7 @@ class Exchange:
         """Settle whatever is open, without waiting for anything."""
         if self._settled:
             return
-        self.error, self.unsent = error, "refused" if ending == "failed" else ending
+        self.facts.end("refused" if ending == "failed" else ending, error)
         if attempt := self._attempt:
             attempt.unseen = self.pipe.was_full
             self._ended = self._end(attempt, ending, error)

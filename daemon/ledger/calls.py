@@ -1,9 +1,10 @@
 """Calls one by one: the latest, one of them in full, and those that end while one looks on."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +18,7 @@ from tollway.providers.errors import GatewayError
 
 _SPAN = 100_000  # calls looked through in one statement: a snapshot of well under 2 s
 _MOST_POLLED = 1_000
+_STEP_NS = 100_000_000  # more than any file system's clock
 _HEAD = 13  # characters of an id that are indexed
 
 
@@ -99,7 +101,10 @@ class CallDetail(msgspec.Struct, frozen=True):
 
 
 class CallFilter(msgspec.Struct, frozen=True):
-    """Which calls are meant; None takes any. `model` and `provider` are the latest attempt's."""
+    """Which calls are meant; None takes any. `model` and `provider` are the latest attempt's.
+
+    `status` "ok" is a whole answer, "error" all else that has ended.
+    """
 
     key: str | None = None
     user: str | None = None
@@ -110,6 +115,8 @@ class CallFilter(msgspec.Struct, frozen=True):
     model: str | None = None
     state: str | None = None
     error: str | None = None
+    tag: str | None = None  # "name=value", or a name, whatever its value
+    status: str | None = None  # "ok", "error", an ending, or an HTTP status that an attempt had
 
 
 ANY = CallFilter()
@@ -148,9 +155,9 @@ def recent(
             begin = max(first, last - _SPAN - 1)
             found += _rows(
                 db,
-                f"seq IN (SELECT seq FROM calls WHERE seq > ? AND seq < ?{wanted}"  # noqa: S608
+                f"seq IN (SELECT seq FROM calls WHERE seq > ? AND seq < ?{wanted.sql}"  # noqa: S608
                 " ORDER BY seq DESC LIMIT ?) ORDER BY seq DESC",
-                (begin, last, limit - len(found)),
+                (begin, last, *wanted.values, limit - len(found)),
             )
             last = begin + 1
         return found
@@ -177,10 +184,12 @@ def one(path: Path, id_prefix: str) -> CallDetail:
 class Follow:
     """The calls that end from now on, or of those after one, each returned by `poll` once."""
 
-    def __init__(self, path: Path, last: int, running: set[int]) -> None:
+    def __init__(self, path: Path, last: int, running: set[int], where: CallFilter) -> None:
         self._path = path
         self._last = last
         self._running = running
+        self._where = where
+        self._seen: _Stamps | None = None
 
     def poll(self) -> list[CallRow]:
         """Return what has ended since the last time, in the order of admission.
@@ -188,13 +197,21 @@ class Follow:
         Raises:
             LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
         """
+        stamps = _stamps(self._path)
+        if stamps is not None and stamps == self._seen:
+            return []  # nothing was written: the file is not even opened
+        found: list[CallRow] = []
         with reading(self._path) as db:
             self._look(db)
             ended = self._ended(db)
             self._running -= ended
-            found: list[CallRow] = []
-            for seq in sorted(ended):
-                found += _rows(db, "seq = ?", (seq,))
+            # Looked up each time: a key's first call has brought the key's row with it.
+            wanted = _conditions(db, self._where) if ended else None
+            if wanted is not None:
+                condition = f"seq IN (SELECT seq FROM calls WHERE seq = ?{wanted.sql})"  # noqa: S608
+                for seq in sorted(ended):
+                    found += _rows(db, condition, (seq, *wanted.values))
+        self._seen = stamps
         return found
 
     def _look(self, db: sqlite3.Connection) -> None:
@@ -209,7 +226,26 @@ class Follow:
         return self._running - still
 
 
-def follow(path: Path, after: str | None = None) -> Follow:
+_Stamps = tuple[tuple[int, int], ...]
+
+
+def _stamps(path: Path) -> _Stamps | None:
+    """Return what changes with every commit, None where a change may not show in it yet."""
+    found = []
+    for one in (path, path.with_name(f"{path.name}-wal")):
+        try:
+            stat = one.stat()
+        except OSError:
+            found.append((0, 0))
+            continue
+        # Times of files move in steps: two commits within one step look like one.
+        if time.time_ns() - stat.st_mtime_ns < _STEP_NS:
+            return None
+        found.append((stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+def follow(path: Path, after: str | None = None, where: CallFilter = ANY) -> Follow:
     """Return who tells of calls that end from now on, or of those admitted after call `after`.
 
     Raises:
@@ -218,11 +254,10 @@ def follow(path: Path, after: str | None = None) -> Follow:
     """
     with reading(path) as db:
         if after:
-            return Follow(path, _find(db, after)[0], set())
+            return Follow(path, _find(db, after)[0], set(), where)
         (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
-        return Follow(
-            path, last, {seq for (seq,) in db.execute("SELECT seq FROM calls WHERE state = 1")}
-        )
+        running = {seq for (seq,) in db.execute("SELECT seq FROM calls WHERE state = 1")}
+        return Follow(path, last, running, where)
 
 
 def usage_text(shape: str | None, numbers: str | None) -> str:
@@ -249,9 +284,17 @@ def _rows(db: sqlite3.Connection, condition: str, values: tuple[object, ...]) ->
         )
 
 
-def _conditions(db: sqlite3.Connection, where: CallFilter) -> str | None:
-    """Return the filter as SQL with our own numbers only; None where nothing can match it."""
+class _Wanted(NamedTuple):
+    """A filter as SQL, from an AND on, and the values for its marks."""
+
+    sql: str
+    values: tuple[object, ...]
+
+
+def _conditions(db: sqlite3.Connection, where: CallFilter) -> _Wanted | None:
+    """Return the filter as SQL; None where nothing can match it."""
     found = ""
+    values: list[object] = []
     names = [name for name in _BY_ACCOUNT if getattr(where, name) is not None]
     if names:
         test = " AND ".join(f"{name} = ?" for name in names)
@@ -267,11 +310,37 @@ def _conditions(db: sqlite3.Connection, where: CallFilter) -> str | None:
             return None
         found += f" AND state = {STATES.index(where.state)}"
     if where.error is not None:
-        word = db.execute("SELECT id FROM words WHERE word = ?", (where.error,)).fetchone()
-        if word is None:
-            return None
-        found += f" AND error = {int(word[0])}"
-    return found
+        found += f" AND error = ({_WORD})"
+        values.append(where.error)
+    if where.tag is not None:
+        name, equals, value = where.tag.partition("=")
+        found += f" AND tags IN ({_TAGGED}{' AND t.value = ?' if equals else ''})"
+        values += [name, value] if equals else [name]
+    if where.status is not None:
+        found += _of_status(where.status, values)
+    return _Wanted(found, tuple(values))
+
+
+_WORD = "SELECT id FROM words WHERE word = ?"
+# Tags are kept as the JSON of an object; other words begin otherwise, or are no JSON.
+_TAGGED = (
+    "SELECT w.id FROM words w, json_each(CASE WHEN json_valid(w.word) THEN w.word ELSE '{}' END) t"
+    " WHERE w.word LIKE '{%' AND t.key = ?"
+)
+_WHOLE = "SELECT id FROM words WHERE word IN ('answered', 'no_usage')"
+_UNDER_WAY = f"({STATES.index('open')}, {STATES.index('queued')})"
+
+
+def _of_status(status: str, values: list[object]) -> str:
+    """Return the SQL of `CallFilter.status`, and add the values for its marks."""
+    if status == "ok":
+        return f" AND ending IN ({_WHOLE})"
+    if status == "error":
+        return f" AND state NOT IN {_UNDER_WAY} AND (ending IS NULL OR ending NOT IN ({_WHOLE}))"
+    values.append(int(status) if status.isdecimal() else status)
+    if status.isdecimal():
+        return " AND EXISTS (SELECT 1 FROM attempts WHERE call = calls.seq AND status = ?)"
+    return f" AND ending = ({_WORD})"
 
 
 def _find(db: sqlite3.Connection, prefix: str) -> tuple[int, str]:

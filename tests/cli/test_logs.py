@@ -105,6 +105,14 @@ async def test_one_line_a_call_the_latest_last(home: Home, ledger: Ledger) -> No
         (["--model", "gpt-4o-mini", "-n", "1"], [3]),
         (["--error", "insufficient_quota"], [4]),
         (["--key", "nobody"], []),
+        (["--route", "fast", "-n", "1"], [4]),
+        (["--project", "nothing"], []),
+        (["--status", "ok"], [1, 2, 3]),
+        (["--status", "error"], [4]),
+        (["--status", "client_left"], []),
+        (["--status", "200", "-n", "1"], [3]),
+        (["--status", "503"], []),
+        (["--tag", "run"], []),
     ],
 )
 async def test_filters_choose_calls(
@@ -112,6 +120,25 @@ async def test_filters_choose_calls(
 ) -> None:
     """All that are given must hold; `-n` counts what is left."""
     assert ids(home, *words) == [call_id(number, AT_MS + number) for number in numbers]
+
+
+async def test_calls_are_chosen_by_a_tag_or_by_its_value(home: Home, ledger: Ledger) -> None:
+    """Tags are the caller's own words for what it does; followed calls too are chosen by them."""
+    await settle(ledger, 5, tags='{"run":"42","env":"ci"}')
+    await settle(ledger, 6, tags='{"run":"43"}')
+    five, six = call_id(5, AT_MS + 5), call_id(6, AT_MS + 6)
+    assert ids(home, "--tag", "run") == [five, six]
+    assert ids(home, "--tag", "run=42") == [five]
+    assert ids(home, "--tag", "run=4") == ids(home, "--tag", "ru") == []
+    with follow(home, "--json", "-n", "1", "--tag", "run=43", "--status", "ok") as following:
+        assert following.stdout
+        assert json.loads(following.stdout.readline())["id"] == six
+        await settle(ledger, 7)
+        await settle(ledger, 8, tags='{"run":"43"}')
+        assert json.loads(following.stdout.readline())["id"] == call_id(8, AT_MS + 8)
+        following.send_signal(signal.SIGINT)
+        following.stdout.read()
+    assert following.returncode == 0
 
 
 async def test_tokens_without_a_price_are_shown_as_unpriced(home: Home, ledger: Ledger) -> None:

@@ -5,7 +5,11 @@ import logging
 import os
 import threading
 
+import msgspec
 import pytest
+from gateway import CHAT, DONE, HEAD, KEY, USED, Gateway, body, chunk, gateway, whole
+from shell import until
+from upstreams import reads, says, stalls
 
 from tollway.daemon.log import Log
 from tollway.daemon.tasks import Tasks
@@ -95,3 +99,69 @@ async def test_closing_the_owner_ends_what_still_runs() -> None:
     await tasks.close()
     assert task.cancelled()
     assert cleaned.is_set()
+
+
+async def logged(gate: Gateway) -> list[dict[str, object]]:
+    """Return the calls' lines in the log, once no call is under way."""
+    await until(lambda: gate.daemon.server.daemon.active == 0)
+    gate.daemon.server.output.flush()
+    lines = [msgspec.json.decode(line) for line in gate.daemon.log.read_text().splitlines()]
+    return [line for line in lines if line["text"] == "call"]
+
+
+FIELDS = {
+    *("at", "level", "text", "call", "method", "path", "status", "ms", "key", "user", "team"),
+    *("project", "model", "route", "target", "attempts", "ending", "error", "input_tokens"),
+    *("output_tokens", "cost_nanousd", "first_ms", "queue_ms", "stream", "client"),
+}
+
+
+async def test_a_calls_line_says_all_that_its_row_says_by_names_that_stay() -> None:
+    """Programs read these names: they are in docs/monitoring.md, and change no more."""
+    down = [reads(), says(whole(status="500 Oops"))]
+    stream = [reads(), says(HEAD + chunk("Hello") + chunk("", "stop") + USED + DONE)]
+    more = '[routes.fast]\nto = ["up/m", "up1/n"]'
+    server = 'log_format = "json"'
+    async with gateway([down], [stream], more=more, server=server, provider="slots = 2") as gate:
+        row = await gate.row(await gate.ask(body(True, model="fast")))
+        (line,) = await logged(gate)
+    assert set(line) == FIELDS
+    call = row.call
+    assert (line["call"], line["status"], line["key"]) == (call.id, 200, "laptop")
+    assert (line["user"], line["team"], line["model"]) == ("ann", "ml", "fast")
+    assert (line["route"], line["target"], line["attempts"]) == ("fast", "up1/n", 2)
+    assert (line["ending"], line["error"], line["stream"]) == ("answered", "", True)
+    assert line["cost_nanousd"] == call.cost_nanousd
+    assert (line["input_tokens"], line["output_tokens"]) == (call.input_total, call.output_total)
+    assert (line["first_ms"], line["queue_ms"]) == (call.first_ms, call.queue_ms)
+
+
+async def test_a_call_whose_client_left_has_one_line_with_what_it_cost() -> None:
+    """Its bill is known after its client is gone, and the line waits for it."""
+    server = 'log_format = "json"'
+    async with gateway([[reads(), says(HEAD + chunk("Hel")), stalls()]], server=server) as gate:
+        client = await gate.daemon.connect()
+        said = body(True)
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(said)}\r\n\r\n"
+        await client.send((head + kind).encode() + said)
+        await client.reader.readuntil(b"Hel")
+        client.close()
+        row = await gate.only_row()
+        (line,) = await logged(gate)
+    assert row.call.cost_nanousd
+    assert (line["status"], line["ending"]) == (499, "client_left")
+    assert line["cost_nanousd"] == row.call.cost_nanousd
+
+
+async def test_a_line_of_text_tells_what_there_is_and_no_client_can_forge_it() -> None:
+    """People read it, and `grep` does: one word a value, or quotes around it."""
+    async with gateway([[reads(), says(whole())]]) as gate:
+        await gate.ask(body(), **{"user-agent": "my app cost=$0"})
+        await until(lambda: gate.daemon.server.daemon.active == 0)
+        gate.daemon.server.output.flush()
+        line = next(one for one in gate.daemon.log.read_text().splitlines() if " POST " in one)
+    for part in ("target=up/m", "ending=answered", "cost=$0.000013", "input_tokens=7"):
+        assert f" {part} " in line
+    assert ' client="my app cost=$0" ' in line
+    assert "stream" not in line and "queue_ms" not in line
