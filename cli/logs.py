@@ -31,6 +31,26 @@ _COLUMNS = [
 _WIDTHS = (19, _SHORT, 16, 20, 28, 18, 6, 6, 11, 6)
 
 
+_Key = Annotated[str | None, typer.Option(metavar="NAME", help="Of this key.")]
+_User = Annotated[str | None, typer.Option(metavar="NAME", help="Of this user.")]
+_Team = Annotated[str | None, typer.Option(metavar="NAME", help="Of this team.")]
+_Project = Annotated[str | None, typer.Option(metavar="NAME", help="Of this project.")]
+_Route = Annotated[str | None, typer.Option(metavar="NAME", help="By this route.")]
+_Provider = Annotated[str | None, typer.Option(metavar="NAME", help="Sent there.")]
+_Model = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Sent to this model, as its provider names it."),
+]
+_Tag = Annotated[str | None, typer.Option(metavar="NAME[=VALUE]", help="With this tag.")]
+_Status = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORD", help="ok, error, an ending such as client_left, or an HTTP status."
+    ),
+]
+_State = Annotated[str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")]
+
+
 def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     call: Annotated[
         str | None, typer.Argument(metavar="ID", help="A call's id, or how it begins.")
@@ -38,26 +58,16 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as calls end.")] = False,
     number: Annotated[int, typer.Option("-n", min=0, help="How many of the latest.")] = 20,
-    key: Annotated[str | None, typer.Option(metavar="NAME", help="Of this key.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="NAME", help="Of this user.")] = None,
-    team: Annotated[str | None, typer.Option(metavar="NAME", help="Of this team.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Sent to this model, as its provider names it."),
-    ] = None,
-    provider: Annotated[str | None, typer.Option(metavar="NAME", help="Sent there.")] = None,
-    project: Annotated[str | None, typer.Option(metavar="NAME", help="Of this project.")] = None,
-    route: Annotated[str | None, typer.Option(metavar="NAME", help="By this route.")] = None,
-    tag: Annotated[str | None, typer.Option(metavar="NAME[=VALUE]", help="With this tag.")] = None,
-    status: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORD", help="ok, error, an ending such as client_left, or an HTTP status."
-        ),
-    ] = None,
-    state: Annotated[
-        str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")
-    ] = None,
+    key: _Key = None,
+    user: _User = None,
+    team: _Team = None,
+    project: _Project = None,
+    route: _Route = None,
+    provider: _Provider = None,
+    model: _Model = None,
+    tag: _Tag = None,
+    status: _Status = None,
+    state: _State = None,
     error: Annotated[str | None, typer.Option(metavar="CODE", help="With this error.")] = None,
     body: Annotated[
         bool, typer.Option("--body", help="With ID: its whole prompt and reply, where kept.")
@@ -89,13 +99,7 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         tag=tag,
         status=status,
     )
-    if status is not None and not (status in {"ok", "error", *ENDINGS} or status.isdecimal()):
-        raise UsageProblem(
-            f"There is no status `{status}`",
-            hint=f"Choose ok, error, an HTTP status, or of {', '.join(ENDINGS)}",
-        )
-    if state is not None and state not in STATES:
-        raise UsageProblem(f"There is no state `{state}`", hint=f"Choose of {', '.join(STATES)}")
+    _check(where)
     if body and call is None:
         raise UsageProblem("`--body` is of one call", hint="Give its id")
     if call is not None:
@@ -108,6 +112,19 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         _follow(path, number, where, as_json=as_json)
     else:
         _latest(path, number, where, as_json=as_json)
+
+
+def _check(where: CallFilter) -> None:
+    status = where.status
+    if status is not None and not (status in {"ok", "error", *ENDINGS} or status.isdecimal()):
+        raise UsageProblem(
+            f"There is no status `{status}`",
+            hint=f"Choose ok, error, an HTTP status, or of {', '.join(ENDINGS)}",
+        )
+    if where.state is not None and where.state not in STATES:
+        raise UsageProblem(
+            f"There is no state `{where.state}`", hint=f"Choose of {', '.join(STATES)}"
+        )
 
 
 def _one(path: Path, prefix: str, *, body: bool, as_json: bool) -> None:
