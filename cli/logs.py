@@ -77,7 +77,8 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     """Show the latest calls, or all there is to know about one.
 
     The latest call stands last. `-f` goes on until Ctrl-C, and prints each call when it has
-    ended; with `--json` it prints one object a line. With `ledger.bodies` in gateway.toml a call's story ends with its prompt and reply.
+    ended; with `--json` it prints one object a line. With `ledger.bodies` in
+    gateway.toml a call's story ends with its prompt and reply.
 
     Examples:
         tollway logs -f --team ml
