@@ -23,6 +23,7 @@ COMMANDS = (
     Row("down", "start:down", "Stop the daemon: calls in flight may end", DAEMON),
     Row("restart", "start:restart", "Stop the daemon and start it again", DAEMON),
     Row("status", "status:status", "Show what runs", DAEMON),
+    Row("top", "top:top", "Show calls, speed, lines, models and spending, live", DAEMON),
     Row("reload", "status:reload", "Make the daemon read gateway.toml again", DAEMON),
     Row("serve", "start:serve", "Run the daemon in the foreground", DAEMON),
     Row("doctor", "doctor:doctor", "Check everything that a call needs, each with a fix", DAEMON),

@@ -36,10 +36,16 @@ class Ledger(msgspec.Struct):
 
 
 class Calls(msgspec.Struct):
-    """Calls in flight, and ended since the start."""
+    """Calls in flight, ended since the start, and what the last minute came to."""
 
     active: int
     served: int
+    streams: int = 0
+    waiting: int = 0
+    calls_a_minute: int = 0
+    input_a_minute: int = 0
+    output_a_minute: int = 0
+    nanousd_a_minute: int = 0
 
 
 class Model(msgspec.Struct):
@@ -124,7 +130,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
             ("config", now.config.path),
             ("", [_state(now.config), f", loaded {show.age(now.config.loaded_at)}"]),
             ("ledger", f"{now.ledger.path}{_ledger(now.ledger)}"),
-            ("calls", f"{now.calls.active} in flight, {now.calls.served} since the start"),
+            ("calls", _calls(now.calls)),
+            ("last minute", _minute(now.calls)),
             ("today", show.money(now.spend_today_nanousd)),
         ]
     )
@@ -144,6 +151,25 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def _state(config: Configuration) -> show.Painted:
     return show.Painted(config.state, _STATES.get(config.state, "dim"))
+
+
+def _calls(calls: Calls) -> str:
+    facts = [
+        f"{count} {word}"
+        for count, word in ((calls.streams, "streamed"), (calls.waiting, "waiting"))
+        if count
+    ]
+    told = f" ({', '.join(facts)})" if facts else ""
+    return f"{calls.active} in flight{told}, {calls.served} since the start"
+
+
+def _minute(calls: Calls) -> str:
+    if not calls.calls_a_minute and not calls.output_a_minute:
+        return ""
+    return (
+        f"{calls.calls_a_minute} calls, {show.tokens(calls.input_a_minute)} tokens in,"
+        f" {show.tokens(calls.output_a_minute)} out, {show.money(calls.nanousd_a_minute)}"
+    )
 
 
 def _ledger(ledger: Ledger) -> str:

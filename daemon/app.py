@@ -84,6 +84,7 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/v1/tollway/usage", usage.usage, "caller", "free"),
     Route("GET", "/v1/tollway/budgets", usage.budgets, "caller", "free"),
     Route("GET", "/control/status", control.status, "owner", "free"),
+    Route("GET", "/control/live", control.now, "owner", "free"),
     Route("GET", "/control/models", control.models, "owner", "free"),
     Route("POST", "/control/models/{name}/load", control.load, "owner", "free"),
     Route("POST", "/control/models/{name}/unload", control.unload, "owner", "free"),

@@ -12,13 +12,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 from aiohttp import web
 
+from tollway.daemon import live
 from tollway.daemon.alert_channels import Notice
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.health import ProviderHealth
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.queue import QueueState
-from tollway.daemon.gate.route import LOCAL
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.reload import ConfigState, Reloader
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
@@ -48,13 +48,6 @@ class LedgerState(msgspec.Struct, frozen=True):
     recovered: int
 
 
-class Calls(msgspec.Struct, frozen=True):
-    """Calls under way, and calls ended since the start."""
-
-    active: int
-    served: int
-
-
 class Status(msgspec.Struct, frozen=True):
     """What runs. Times are unix seconds, money is nano-dollars."""
 
@@ -66,7 +59,7 @@ class Status(msgspec.Struct, frozen=True):
     listen: str
     config: ConfigState
     ledger: LedgerState
-    calls: Calls
+    calls: live.Totals
     models: list[ModelState]
     queues: list[QueueState]  # of the targets that have slots
     providers: list[ProviderHealth]
@@ -98,8 +91,8 @@ async def status(request: web.Request) -> web.Response:
                 backlog=ledger.backlog,
                 recovered=ledger.recovered,
             ),
-            calls=Calls(active=daemon.active, served=daemon.served),
-            models=_models(daemon),
+            calls=live.totals(daemon, live.pace(daemon)),
+            models=live.models(daemon),
             queues=daemon.queue.states(),
             providers=daemon.health.states(),
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
@@ -111,18 +104,37 @@ async def status(request: web.Request) -> web.Response:
     )
 
 
+async def now(request: web.Request) -> web.Response:
+    """Answer GET /control/live: this moment, for `tollway top`."""
+    daemon, control = request.app[DAEMON], request.app[CONTROL]
+    pace = live.pace(daemon)
+    at = time.time()
+    told = live.under_way(daemon)
+    return _json(
+        live.Live(
+            at=at,
+            version=version("tollway"),
+            listen=control.listen,
+            uptime_s=at - daemon.started_at,
+            draining=daemon.draining,
+            calls=live.totals(daemon, pace),
+            under_way=told,
+            more=len(daemon.exchanges) - len(told),
+            pace=pace,
+            queues=daemon.queue.states(),
+            models=live.models(daemon),
+            slots={name: model.slots for name, model in daemon.config.models.items()},
+            gpus=await live.gpus_now(),
+            budgets=live.fullest(daemon),
+            spend_today_nanousd=await _spend_today(daemon),
+            problems=_problems(daemon, control.reloader.state),
+        )
+    )
+
+
 async def models(request: web.Request) -> web.Response:
     """Answer GET /control/models: the local models and what each is doing."""
-    return _json({"models": _models(request.app[DAEMON])})
-
-
-def _models(daemon: Daemon) -> list[ModelState]:
-    """Return the local models; who waits for a slot of one waits for it too."""
-    lines = {state.target: state.waiting for state in daemon.queue.states()}
-    return [
-        msgspec.structs.replace(one, waiting=one.waiting + lines.get(f"{LOCAL}/{one.name}", 0))
-        for one in daemon.local.states()
-    ]
+    return _json({"models": live.models(request.app[DAEMON])})
 
 
 async def load(request: web.Request) -> web.Response:

@@ -460,6 +460,11 @@ class Exchange:
             self.daemon.ledger.refuse(entry.refused(self, error))
 
     @property
+    def attempt(self) -> Attempt | None:
+        """The attempt under way, None while it waits or once it has ended."""
+        return self._attempt
+
+    @property
     def at_ms(self) -> int:
         """When the call came, in unix milliseconds: the period that it belongs to."""
         return self._at_ms
