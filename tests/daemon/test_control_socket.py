@@ -45,7 +45,7 @@ async def test_status_tells_what_runs() -> None:
             "backlog": 0,
             "recovered": 0,
         }
-        assert said["calls"] == {"active": 0, "served": 0}
+        assert set(said["calls"].values()) == {0}
         assert said["models"] == []
         assert said["spend_today_nanousd"] == 0
         assert said["problems"] == []
