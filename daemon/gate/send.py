@@ -7,7 +7,6 @@ the call's row is ended once.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
