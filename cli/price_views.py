@@ -14,7 +14,7 @@ from tollway.daemon.config.lines import At, lines_of
 from tollway.daemon.config.paths import find_config
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ConfigError
-from tollway.daemon.pricing import price_said
+from tollway.daemon.pricing import discounts, price_said
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
 from tollway.providers.price_data import Model
@@ -45,7 +45,9 @@ class Prices:
         self.config = _config(explicit)
         said = self.config.prices if self.config else {}
         self.own = {name: price_said(one) for name, one in said.items()}
-        self.table = PriceTable(self.source, self.own)
+        self.table = PriceTable(
+            self.source, self.own, discounts(self.config) if self.config else None
+        )
         self._lines: Mapping[At, int] = {}
         if self.config:
             self._lines = lines_of(self.config.path.read_text("utf-8"))

@@ -182,6 +182,7 @@ def _price_data(price: Price) -> dict[str, object]:
         **fees,
         "gpu_hour": None if (usd := price.gpu_hour_usd) is None else f"{usd.normalize():f}",
         "context_window": price.context_window,
+        "discount": f"{price.discount.normalize():f}",
         "service_tiers": {other.service: _price_data(other) for other in price.services},
     }
 
@@ -208,10 +209,7 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
         yield "in force", f"since {since}"
     yield "rates", "dollars for a million tokens"
     yield from _rates(price)
-    if price.request_usd:
-        yield "each call", f"${price.request_usd.normalize():f}"
-    if price.search_usd is not None:
-        yield "each search", f"${price.search_usd.normalize():f}"
+    yield from _fees(price)
     for other in price.services:
         differing = [f"{name.strip()} {text}" for name, text in _rates(other)]
         yield f"tier {other.service}", ", ".join(differing)
@@ -221,6 +219,15 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
         yield f"from {since}", text
     if _states_cost(prices, found):
         yield "billed", "what the provider says it charged; this price is for the hold"
+
+
+def _fees(price: Price) -> Iterator[tuple[str, str]]:
+    if price.discount != 1:
+        yield "paid", f"{(price.discount * 100).normalize():f}% of it (discount)"
+    if price.request_usd:
+        yield "each call", f"${price.request_usd.normalize():f}"
+    if price.search_usd is not None:
+        yield "each search", f"${price.search_usd.normalize():f}"
 
 
 def _rates(price: Price) -> Iterator[tuple[str, str]]:

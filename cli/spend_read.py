@@ -10,6 +10,7 @@ from tollway.cli import budget_table, show
 from tollway.cli.periods import Period, before, end_of
 from tollway.cli.spend_report import Before, Beside, Report, made, total_of, with_sides
 from tollway.cli.spend_trend import LOOK_BACK_DAYS, Forecast, forecast
+from tollway.daemon.commitments import standings
 from tollway.daemon.config.schema import Config
 from tollway.daemon.ledger.local_time import local_times
 from tollway.daemon.ledger.spend import (
@@ -58,12 +59,13 @@ def _beside(config: Config, by: tuple[str, ...], asked: Period, total: SpendRow)
     path = config.ledger.path
     began = began_ms(path)
     if began is None:
-        return Beside(budgets=_budgets(config, by))
+        return Beside(budgets=_budgets(config, by), commitments=tuple(standings(config)))
     return Beside(
         days=_days(path, asked),
         before=_before(path, by, asked, began),
         forecast=_forecast(path, asked, began, total),
         budgets=_budgets(config, by),
+        commitments=tuple(standings(config)),
     )
 
 

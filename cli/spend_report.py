@@ -10,6 +10,7 @@ import msgspec
 from tollway.cli import budget_table
 from tollway.cli.periods import Period
 from tollway.cli.spend_trend import Forecast
+from tollway.daemon.commitments import Standing
 from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.daemon.ledger.spend import By, SpendRow
@@ -44,6 +45,7 @@ class Beside(msgspec.Struct, frozen=True):
     before: Before | None = None
     forecast: Forecast | None = None
     budgets: tuple[budget_table.Line, ...] = ()
+    commitments: tuple[Standing, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -231,6 +233,17 @@ def _beside(report: Report) -> dict[str, object]:
         },
         "forecast": found.forecast and forecast_data(found.forecast),
         "budgets": [budget_table.line_data(line) for line in found.budgets],
+        "commitments": [
+            {
+                **msgspec.structs.asdict(one),
+                "left_nanousd": one.left_nanousd,
+                "commit_usd": plain_usd(one.commit_nanousd),
+                "used_usd": plain_usd(one.used_nanousd),
+                "left_usd": plain_usd(one.left_nanousd),
+                "at_end_usd": plain_usd(one.at_end_nanousd),
+            }
+            for one in found.commitments
+        ],
     }
 
 

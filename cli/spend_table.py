@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tollway.cli import show
 from tollway.cli.budget_table import Line
 from tollway.cli.spend_report import Report, change_of, elsewhere, tokens_of, worth
+from tollway.daemon.commitments import Standing
 from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.spend import SpendRow
 
@@ -117,6 +118,8 @@ def told(report: Report) -> Iterator[str]:
             f"List price {show.money(listed)}, paid {show.money(total.cost_nanousd)}, saved"
             f" {show.money(total.saved_nanousd)} ({show.percent(total.saved_nanousd, listed)})"
         )
+    for one in report.beside.commitments:
+        yield commitment_text(one, report)
     if then := report.beside.before:
         if then.missing:
             yield f"No comparison with {then.which}: {then.missing}"
@@ -134,6 +137,19 @@ def told(report: Report) -> Iterator[str]:
                 f" ({show.money(leads.low_nanousd)} to {show.money(leads.high_nanousd)});"
                 f" {leads.method}"
             )
+
+
+def commitment_text(one: Standing, report: Report) -> str:
+    """Return how a commitment stands, in a sentence."""
+    over = one.used_nanousd - one.commit_nanousd
+    rest = f"{show.money(over)} beyond it" if over > 0 else f"{show.money(one.left_nanousd)} left"
+    return (
+        f"committed at {one.provider}, {show.money(one.commit_nanousd)} a {one.per}:"
+        f" {show.money(one.used_nanousd)} used"
+        f" ({show.percent(one.used_nanousd, one.commit_nanousd)}), {rest} until"
+        f" {show.turn(one.ends_ms / 1000, report.period.tz)}; at this pace"
+        f" {show.money(one.at_end_nanousd)} will be used"
+    )
 
 
 def sparkline(report: Report) -> str:

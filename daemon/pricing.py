@@ -1,6 +1,7 @@
 """What today's configuration says of a target's price, for those who have no gate."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from tollway.daemon.config.schema import Config, HourPrice, ModelPrice
 from tollway.daemon.ledger.reprice import InForce, Terms
@@ -17,7 +18,9 @@ def in_force(config: Config) -> InForce:
     A provider that is not in the file has no terms, nor has a local model that is not.
     """
     table = PriceTable(
-        PriceSource(), {name: price_said(said) for name, said in config.prices.items()}
+        PriceSource(),
+        {name: price_said(said) for name, said in config.prices.items()},
+        discounts(config),
     )
 
     def terms(provider: str, model: str, at_ms: int) -> Terms:
@@ -37,6 +40,11 @@ def in_force(config: Config) -> InForce:
         return Terms(price, kind.dialect, kind.also, kind.quirks)
 
     return terms
+
+
+def discounts(config: Config) -> dict[str, Decimal]:
+    """Return the part of the list price that is paid, of each provider where that is not all."""
+    return {name: one.discount for name, one in config.providers.items() if one.discount != 1}
 
 
 def price_said(said: ModelPrice) -> Price:

@@ -126,6 +126,7 @@ class Price(msgspec.Struct, frozen=True):
     gpu_hour_usd: Decimal | None = None  # of a model on this box that is charged by its time
     service: str = ""  # the service tier that it is the price of; "": the standard one
     services: tuple["Price", ...] = ()  # what the provider's other service tiers cost
+    discount: Decimal = Decimal(1)  # the part of all these that is paid: 0.9 for 10 % off
 
     @property
     def free(self) -> bool:

@@ -40,6 +40,7 @@ class _Exact(msgspec.Struct, frozen=True):
     bands: tuple[_Band, ...]
     request: int
     search: int
+    listed: "_Exact | None" = None  # without the discount, where there is one
 
 
 _kept: dict[str, _Exact] = {}
@@ -57,6 +58,22 @@ def cost(usage: Usage, price: Price) -> int:
     exact = _kept.get(price.id)
     if exact is None or exact.price is not price:
         exact = _keep(price)
+    return _cost(usage, exact)
+
+
+def saving(usage: Usage, price: Price) -> int:
+    """Return what a discount takes off, in nano-dollars: the list price less what is paid.
+
+    Both are rounded as `cost` does, so that they are right one by one.
+    """
+    if price.discount == 1:
+        return 0
+    paid = cost(usage, price)
+    listed = _kept[price.id].listed
+    return _cost(usage, listed) - paid if listed else 0
+
+
+def _cost(usage: Usage, exact: _Exact) -> int:
     fresh, audio, seen, read = usage.input, usage.audio_input, usage.image_input, usage.cache_read
     write, write_1h = usage.cache_write, usage.cache_write_1h
     said, thought, spoken = usage.output, usage.reasoning, usage.audio_output
@@ -165,14 +182,17 @@ def plain_usd(nanousd: int) -> str:
 
 def _keep(price: Price) -> _Exact:
     """Return `price` in whole numbers, and remember it under its id."""
-    exact = _whole_numbers(price)
+    exact = _whole_numbers(price, price.discount)
+    if price.discount != 1:
+        exact = msgspec.structs.replace(exact, listed=_whole_numbers(price, Decimal(1)))
     if len(_kept) >= _KEPT_PRICES:
         _kept.clear()
     _kept[price.id] = exact
     return exact
 
 
-def _whole_numbers(price: Price) -> _Exact:
+def _whole_numbers(price: Price, part: Decimal) -> _Exact:
+    paid = _fraction(part)
     write = price.cache_write or price.input
     rates = (
         price.input,
@@ -188,9 +208,9 @@ def _whole_numbers(price: Price) -> _Exact:
     )
     starts = tuple(sorted({tier.start for rate in rates for tier in rate.tiers if tier.start > 0}))
     # One dollar a million tokens is 1000 nano-dollars a token.
-    exact = [[1000 * _fraction(rate.at(start)) for rate in rates] for start in (0, *starts)]
+    exact = [[1000 * paid * _fraction(rate.at(start)) for rate in rates] for start in (0, *starts)]
     request, search = (
-        NANO * _fraction(fee or _NOTHING) for fee in (price.request_usd, price.search_usd)
+        NANO * paid * _fraction(fee or _NOTHING) for fee in (price.request_usd, price.search_usd)
     )
     parts = [request, search, *(amount for band in exact for amount in band)]
     scale = lcm(*(amount.denominator for amount in parts))

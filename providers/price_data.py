@@ -233,6 +233,7 @@ def identified(price: Price) -> Price:
             ("hour", "-" if price.gpu_hour_usd is None else str(Fraction(price.gpu_hour_usd))),
             ("service", price.service or "-"),
             ("services", " ".join(each.id for each in price.services) or "-"),
+            ("discount", "-" if price.discount == 1 else str(Fraction(price.discount))),
         )
         if text != "-"
     ]

@@ -9,19 +9,23 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from ledger_rows import PRICE
 
 from tollway.daemon.ledger.derived import rebuild_calls, rebuild_roll_ups
 from tollway.daemon.ledger.names import Names
 from tollway.daemon.ledger.rows import Who
 from tollway.daemon.ledger.schema import SETTLED, migrate, transaction
+from tollway.providers.prices import discounted
 
 BEGIN_MS = int(datetime(2025, 11, 1, tzinfo=UTC).timestamp()) * 1000
 DAY_MS = 86_400_000
 TEAMS = {"ml": ("anna", "bo"), "web": ("cy",), "": ("",)}
+LESS = discounted(PRICE, Decimal("0.9"))
 MODELS = ("openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "local/smol")
 
 
@@ -95,9 +99,10 @@ def _insert(db: sqlite3.Connection, names: Names, number: int, one: Made) -> Non
     )
     db.execute(
         "INSERT INTO attempts (call, number, account, started_ms, ending, cost_nanousd,"
-        " saved_nanousd, reported_nanousd, input_tokens) VALUES (?,?,?,?,?,?,?,?,?)",
+        " saved_nanousd, reported_nanousd, input_tokens, price) VALUES (?,?,?,?,?,?,?,?,?,?)",
         (
             *(number, 1, account, one.at_ms, names.word("answered")),
             *(one.cost, one.saved, one.cost, one.tokens),
+            names.price(LESS) if one.saved else None,
         ),
     )

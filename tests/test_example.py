@@ -18,7 +18,8 @@ from tollway.daemon.config.schema import (
     Server,
     Tag,
 )
-from tollway.daemon.config.values import Reading, _RaiseTable
+from tollway.daemon.config.tables import RaiseTable
+from tollway.daemon.config.values import Reading
 from tollway.providers.catalog import KINDS
 
 EXAMPLE = Path(__file__).parent.parent / "gateway.toml.example"
@@ -30,7 +31,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "prices": PriceOverride,
     "previous": PreviousHash,
     "tags": Tag,
-    "raises": _RaiseTable,
+    "raises": RaiseTable,
 }
 # `listen` is what the file says for host and port.
 KEYS = {

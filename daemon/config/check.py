@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from tollway.daemon.config.schema import (
     Team,
 )
 from tollway.providers.catalog import KINDS
+from tollway.providers.price_report import states_cost
 
 LOCAL = "local"
 
@@ -47,6 +49,7 @@ _LEAST_KEEP_S = 86_400
 _LEAST_KEEP_BODIES_S = 60
 _LEAST_SIZE = 64 * 2**20
 _MOST_GLOBS = 300  # compared each with each
+_RARE_DISCOUNT = Decimal("0.5")  # below it a discount may be meant the other way round
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -226,6 +229,8 @@ def _provider(provider: Provider, at: At, wrong: Wrong) -> None:
     for name in ("window", "rest", "longest"):
         if getattr(provider.breaker, name) < _LEAST_BREAKER_S:
             wrong((*at, "breaker", name), 'less than "100ms"')
+    if why := _discount_wrong(provider, kind.quirks if kind else frozenset()):
+        wrong((*at, "discount"), why)
     for field in ("base_url", "proxy"):
         url: str | None = getattr(provider, field)
         if url is not None and (why := _url_wrong(url)):
@@ -246,6 +251,24 @@ def _probe_wrong(probe: Probe) -> tuple[str, str] | None:
         return "path", 'expected a path on the provider\'s host, such as "/health"'
     if probe.every < _LEAST_PROBE_S:
         return "every", 'less than "1s": a probe is no load test'
+    return None
+
+
+def _discount_wrong(provider: Provider, quirks: frozenset[str]) -> str | None:
+    part = provider.discount
+    if not 0 < part <= 1:
+        return (
+            "expected the part of the list price that is paid, over 0 and up to 1: 0.9 is 10% off"
+        )
+    if part == 1:
+        return None
+    if provider.auth == "caller":
+        return "does nothing where the caller's own account pays; remove it"
+    if states_cost(quirks):
+        return (
+            f"does nothing: {provider.kind} says in each answer what it charged, and that is"
+            " billed; remove it"
+        )
     return None
 
 
@@ -348,6 +371,9 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
         needs = KINDS[provider.kind].auth == "bearer" and provider.auth == "key"
         if not provider.keys and needs:
             yield ("providers", name), "has no api_key, without which this kind refuses all calls"
+        if 0 < (part := provider.discount) < _RARE_DISCOUNT:
+            said = f"pays {part:%} of the list price; for {part:%} off write {1 - part}"
+            yield ("providers", name, "discount"), said
     for name in config.routes:
         if "/" in name and target_wrong(name, names) is None:
             yield ("routes", name), "hides the target of the same name"

@@ -155,6 +155,13 @@ class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     longest: Seconds = Seconds(300)
 
 
+class Commit(msgspec.Struct, frozen=True):
+    """providers.NAME.commit = { usd = 500, per = "month" }: what is paid there in any case."""
+
+    nanousd: int
+    per: Literal["month", "quarter", "year"]
+
+
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[providers.NAME]. `base_url` and `serves` have their kind's default when None."""
 
@@ -173,6 +180,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: tuple[Budget, ...] = ()
     probe: Probe | None = None
     breaker: Breaker = Breaker()
+    discount: Decimal = Decimal(1)  # the part of the list price that is paid
+    commit: Commit | None = None
 
     @property
     def keys(self) -> tuple[SecretRef, ...]:

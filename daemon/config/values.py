@@ -22,10 +22,10 @@ from tollway.daemon.config.schema import (
     Breaker,
     Budget,
     Bytes,
+    Commit,
     HourPrice,
     Layers,
     Limits,
-    Mode,
     ModelPrice,
     PreviousHash,
     PriceOverride,
@@ -36,6 +36,7 @@ from tollway.daemon.config.schema import (
     Seconds,
     SecretRef,
 )
+from tollway.daemon.config.tables import BudgetTable, CommitTable, PreviousTable, RaiseTable
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -239,10 +240,25 @@ class Reading:
             raise Wrong(f"an amount without its period; write {_quoted(raw)}")
         if not isinstance(raw, dict):
             raise Wrong('expected a budget, such as "5/day" or { usd = 5, per = "day" }')
-        said = self.struct(_BudgetTable, raw, at)
+        said = self.struct(BudgetTable, raw, at)
         if said is None:
             return None
         return Budget(units.nanousd(said.usd), units.period(said.per), said.at)
+
+    def commit(self, raw: object, at: At) -> Commit | None:
+        """Return what is committed at a provider; None where the table is wrong, which is noted.
+
+        Raises:
+            Wrong: It is no table, or nothing is committed.
+        """
+        if not isinstance(raw, dict):
+            raise Wrong('expected { usd = 500, per = "month" }')
+        said = self.struct(CommitTable, raw, at)
+        if said is None:
+            return None
+        if not (amount := units.nanousd(said.usd)):
+            raise Wrong("nothing is committed; leave it out")
+        return Commit(amount, said.per)
 
     def raises(self, raw: object, at: At) -> tuple[Raise, ...]:
         """Return a list of temporary raises; items that are wrong are noted and left out.
@@ -256,7 +272,7 @@ class Reading:
         return tuple(item for item in found if item)
 
     def _raise(self, raw: object, at: At) -> Raise | None:
-        said = self.struct(_RaiseTable, raw, at)
+        said = self.struct(RaiseTable, raw, at)
         if said is None:
             return None
         try:
@@ -305,31 +321,13 @@ class Reading:
         return tuple(item for item in found if item)
 
     def _previous(self, raw: object, at: At) -> PreviousHash | None:
-        said = self.struct(_PreviousTable, raw, at)
+        said = self.struct(PreviousTable, raw, at)
         if said is None:
             return None
         if not is_hash(said.hash):
             self.wrong((*at, "hash"), NO_HASH)
             return None
         return PreviousHash(hash=said.hash, until=said.until.timestamp())
-
-
-class _BudgetTable(msgspec.Struct, frozen=True):
-    usd: Decimal
-    per: str
-    at: Mode = "hard"
-
-
-class _RaiseTable(msgspec.Struct, frozen=True):
-    scope: str
-    usd: Decimal
-    until: datetime
-    by: str = ""
-
-
-class _PreviousTable(msgspec.Struct, frozen=True):
-    hash: str
-    until: datetime
 
 
 NO_HASH = "expected sha256: and 64 hex digits, as `tollway keys create` writes it"
@@ -490,6 +488,7 @@ _READERS: dict[object, _Reader] = {
     Layers: _layers,
     Limits: lambda reading, raw, at: reading.struct(Limits, raw, at),
     Alerts: lambda reading, raw, at: reading.struct(Alerts, raw, at),
+    Commit: Reading.commit,
     ProviderTimeouts: lambda reading, raw, at: reading.struct(ProviderTimeouts, raw, at),
     Probe: lambda reading, raw, at: reading.struct(Probe, raw, at),
     Breaker: lambda reading, raw, at: reading.struct(Breaker, raw, at),

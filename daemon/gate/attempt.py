@@ -21,7 +21,7 @@ from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects.dialect import AnswerReader
 from tollway.providers.errors import UpstreamError
-from tollway.providers.money import time_cost
+from tollway.providers.money import saving, time_cost
 from tollway.providers.price_report import billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
 
@@ -175,6 +175,8 @@ class Attempt:
             price=price,
             reported_nanousd=told,
             gpu_ms=gpu_ms if self.target.local else None,
+            # Of a bound, or of what the provider says it charged, nobody knows the list price.
+            saved_nanousd=saving(usage, price) if price and told is None else 0,
         )
 
     def _billed(self, usage: Usage) -> tuple[int, Price | None, int | None]:

@@ -22,7 +22,7 @@ from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, ProviderKey, Router, Target
 from tollway.daemon.gate.translate import Translator
 from tollway.daemon.log import Mask
-from tollway.daemon.pricing import price_said
+from tollway.daemon.pricing import discounts, price_said
 from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.headers import Headers
@@ -78,6 +78,7 @@ class Gate:
         self._prices = PriceTable(
             daemon.prices,
             {name: price_said(price) for name, price in config.prices.items()},
+            discounts(config),
         )
         self._local_prices = {
             name: None if model.price is None else price_said(model.price)

@@ -18,7 +18,7 @@ from tollway.daemon.ledger.retention import head_of
 from tollway.daemon.ledger.schema import ID_HEAD, transaction
 from tollway.providers.canon import Price
 from tollway.providers.dialects.replay import usage_of
-from tollway.providers.money import cost, time_cost
+from tollway.providers.money import cost, saving, time_cost
 from tollway.providers.price_report import is_believed, reported
 
 _STEP = 2000  # calls looked at in one statement, and changed in one transaction
@@ -181,6 +181,7 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
         # The same money under another name (a newer release of the data) is no change.
         price=old.price if old.price and _same(old.price, price) else price,
         reported_nanousd=told,
+        saved_nanousd=saving(usage, price) if told is None and price.gpu_hour_usd is None else 0,
     )
 
 

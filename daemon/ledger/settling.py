@@ -11,7 +11,7 @@ from tollway.daemon.ledger.owning import owned
 from tollway.daemon.ledger.schema import transaction
 from tollway.providers.canon import Usage
 from tollway.providers.errors import GatewayError
-from tollway.providers.money import cost
+from tollway.providers.money import cost, saving
 
 
 class CannotSettle(GatewayError):
@@ -89,6 +89,7 @@ def _bill(attempt: Booked, cost_nanousd: int | None, usage: Usage | None) -> Bil
     old = attempt.bill
     if usage is None and cost_nanousd is None:
         raise LedgerInvalid("Neither a cost nor a usage is given", hint="Give one of the two")
+    saved = 0  # of what a person says it cost, nobody knows the list price
     if usage is not None and cost_nanousd is None:
         if old.price is None:
             raise CannotSettle(
@@ -96,6 +97,7 @@ def _bill(attempt: Booked, cost_nanousd: int | None, usage: Usage | None) -> Bil
                 hint="Say what it cost with `--cost`",
             )
         cost_nanousd = cost(usage, old.price)
+        saved = saving(usage, old.price)
     assert cost_nanousd is not None  # noqa: S101 - one of the two was given
     kept = msgspec.structs.replace(old.usage, estimated=False)
     return Bill(
@@ -104,4 +106,5 @@ def _bill(attempt: Booked, cost_nanousd: int | None, usage: Usage | None) -> Bil
         overrun_nanousd=max(0, cost_nanousd - attempt.hold_nanousd) if old.price else 0,
         price=old.price,
         reported_nanousd=old.reported_nanousd if old.price else cost_nanousd,
+        saved_nanousd=saved,
     )

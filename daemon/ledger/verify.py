@@ -208,6 +208,14 @@ def _unended(db: sqlite3.Connection) -> Iterator[Difference]:
 def _unpriced(db: sqlite3.Connection) -> Iterator[Difference]:
     for call_id, number in db.execute(
         "SELECT c.id, t.number FROM attempts t JOIN calls c ON c.seq = t.call"  # noqa: S608
+        " LEFT JOIN prices p ON p.number = t.price WHERE t.saved_nanousd <> 0"
+        " AND coalesce(json_extract(p.price, '$.discount'), '1') = '1'"
+        f" LIMIT {_MOST}"
+    ):
+        message = f"attempt {number} saved something, but its price has no discount"
+        yield Difference("price", call_id, message, repairable=False)
+    for call_id, number in db.execute(
+        "SELECT c.id, t.number FROM attempts t JOIN calls c ON c.seq = t.call"  # noqa: S608
         " WHERE t.price IS NULL AND t.reported_nanousd IS NULL AND t.cost_nanousd > 0"
         f" LIMIT {_MOST}"
     ):

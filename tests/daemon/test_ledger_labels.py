@@ -5,17 +5,19 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from ledger_rows import AT_MS, attempt, closed, ended, opened, refused
+from ledger_rows import AT_MS, PRICE, attempt, closed, ended, opened, refused
 from spend_year import BEGIN_MS, DAY_MS, Made, write
 
 from tollway.daemon.ledger.schema import migrate
 from tollway.daemon.ledger.spend import By, report
 from tollway.daemon.ledger.verify import repair, verify
 from tollway.daemon.ledger.writer import Ledger
+from tollway.providers.prices import discounted
 
 UTC_ZONE = ZoneInfo("UTC")
 ALWAYS = {"since_ms": 0, "until_ms": 2**53}
@@ -33,7 +35,8 @@ async def lived(path: Path) -> None:
     call = opened(1, tags='{"run":"42","env":"ci"}', session="s1", budget_tags=("run=42",))
     await ledger.admit(call, attempt(call))
     await ledger.next_attempt(
-        ended(attempt(call), 100), attempt(call, 2, provider="groq", model="llama")
+        ended(attempt(call), 100),
+        attempt(call, 2, provider="groq", model="llama", price=discounted(PRICE, Decimal("0.9"))),
     )
     await ledger.settle(closed(call), ended(attempt(call, 2), 200, saved_nanousd=20))
     plain = opened(2)
@@ -208,3 +211,13 @@ def test_a_moment_belongs_to_one_period(year: tuple[Path, list[Made]]) -> None:
             parts[row.group] += row.cost_nanousd
     assert len(parts) > 1
     assert parts == {row.group: row.cost_nanousd for row in whole}
+
+
+async def test_a_saving_without_a_discount_is_found(tmp_path: Path) -> None:
+    """A list price above what was paid has a reason, and the price says which."""
+    path = tmp_path / "ledger.db"
+    await lived(path)
+    assert repair(path) == []
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE attempts SET saved_nanousd = 5 WHERE cost_nanousd = 50")
+    assert "its price has no discount" in {one.check: one.message for one in verify(path)}["price"]
