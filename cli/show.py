@@ -177,7 +177,7 @@ def change(now: int, then: int | None) -> str:
         return "new" if now else ""
     part = (now - then) * 100
     percent = (abs(part) + abs(then) // 2) // abs(then)
-    sign = "+" if part > 0 else "-" if part < 0 else ""
+    sign = "" if not percent else "+" if part > 0 else "-"
     return f"{sign}{percent}%" if percent < 1000 else f"{sign}{percent / 100:.0f}x"
 
 

@@ -1,6 +1,7 @@
 """`spend`: what was used and what it cost, from the ledger alone; no daemon is needed."""
 
 import time
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.periods import period, zone
-from tollway.cli.spend_read import read
+from tollway.cli.spend_read import chart_of, read
 from tollway.cli.spend_report import as_csv, as_json_data, compared
 from tollway.cli.spend_table import as_markdown, as_table
 from tollway.daemon.config import shown
@@ -28,6 +29,7 @@ class Format(StrEnum):
     JSON = "json"
     CSV = "csv"
     MARKDOWN = "markdown"
+    HTML = "html"
 
 
 Since = Annotated[
@@ -76,6 +78,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
         tollway spend --by team,model --since 7d
         tollway spend --by tag:branch,model --since week
         tollway spend --by day --format csv > days.csv
+        tollway spend --by team --since month --format html > spend.html
         tollway spend --by provider --as openai/gpt-4o-mini
     """
     if as_json and form not in (None, Format.JSON):
@@ -93,6 +96,11 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
             show.emit_csv(*as_csv(found))
         case Format.MARKDOWN:
             as_markdown(found)
+        case Format.HTML:
+            from tollway.cli.spend_html import as_html  # noqa: PLC0415 - XML takes time
+
+            made_at = datetime.now(asked.tz)
+            as_html(found, chart_of(loaded, found), f"{made_at:%Y-%m-%d %H:%M %Z}")
         case Format.TABLE:
             as_table(found)
 

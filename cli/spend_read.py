@@ -3,12 +3,21 @@
 import time
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tollway.cli import budget_table, show
 from tollway.cli.periods import Period, before, end_of
-from tollway.cli.spend_report import Before, Beside, Report, made, total_of, with_sides
+from tollway.cli.spend_report import (
+    TIMES,
+    Before,
+    Beside,
+    Report,
+    made,
+    total_of,
+    with_sides,
+)
 from tollway.cli.spend_trend import LOOK_BACK_DAYS, Forecast, forecast
 from tollway.daemon.commitments import standings
 from tollway.daemon.config.schema import Config
@@ -23,9 +32,13 @@ from tollway.daemon.ledger.spend import (
     spans,
 )
 
+if TYPE_CHECKING:
+    from tollway.cli.spend_html import Days
+
 _DAY = timedelta(days=1)
 _MOST_DAYS = 800  # with a sparkline
 _MOST_BUDGETS = 8
+_MOST_BARS = 62  # of the chart of days
 
 
 def read(config: Config, by: tuple[str, ...], asked: Period, top: int | None) -> Report:
@@ -78,6 +91,24 @@ def _days(path: Path, asked: Period) -> dict[date, int]:
         name[By.DAY] for name, _, _ in spans((By.DAY,), asked.since_ms, asked.until_ms, asked.tz)
     )
     return {date.fromisoformat(name): costs.get(name, 0) for name in names}
+
+
+def chart_of(config: Config, found: Report) -> "Days":
+    """Return what the chart of days shows: days, or weeks or months of what is longer.
+
+    Raises:
+        LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
+    """
+    from tollway.cli.spend_html import shares_of  # noqa: PLC0415 - XML takes time
+
+    asked, path = found.period, config.ledger.path
+    length = (asked.until_ms - asked.since_ms) // 86_400_000
+    unit = By.DAY if length <= _MOST_BARS else By.WEEK if length <= 7 * _MOST_BARS else By.MONTH
+    dimension = next((part for part in found.by if part not in TIMES), By.MODEL.value)
+    rows = _rows(path, (unit, dimension), asked) if path.exists() else []
+    first = max(asked.since_ms, (began_ms(path) or asked.since_ms) if path.exists() else 0)
+    names = [name[unit] for name, _, _ in spans((unit,), first, asked.until_ms, asked.tz)]
+    return shares_of(rows, unit, list(dict.fromkeys(names)), dimension)
 
 
 def _before(path: Path, by: tuple[str, ...], asked: Period, began: int) -> Before:

@@ -68,16 +68,20 @@ def calls(count: int, seed: int = 11) -> Iterator[Made]:
         )
 
 
-def write(path: Path, count: int, seed: int = 11) -> list[Made]:
-    """Make a ledger of a year, roll-ups included; return its calls."""
-    made = list(calls(count, seed))
+def write(path: Path, count: int, names: dict[str, str] | None = None) -> list[Made]:
+    """Make a ledger of a year, roll-ups included; return its calls.
+
+    `names` has other names for teams.
+    """
+    other = names or {}
+    made = [one._replace(team=other.get(one.team, one.team)) for one in calls(count)]
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         migrate(db, path)
         db.execute("PRAGMA synchronous = off")
         with transaction(db):
-            names = Names(db)
+            known = Names(db)
             for number, one in enumerate(made, 1):
-                _insert(db, names, number, one)
+                _insert(db, known, number, one)
             rebuild_calls(db)
             rebuild_roll_ups(db)
     return made
