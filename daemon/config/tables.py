@@ -1,4 +1,4 @@
-"""Tables of gateway.toml as they are written, where the structs of `schema.py` hold another form."""
+"""Tables of gateway.toml as they are written, where `schema.py` has another form of them."""
 
 from datetime import datetime
 from decimal import Decimal
