@@ -30,6 +30,8 @@ PROVIDER_KEYS = {
     "FIREWORKS_API_KEY": "fireworks",
     "CEREBRAS_API_KEY": "cerebras",
     "PERPLEXITY_API_KEY": "perplexity",
+    "COHERE_API_KEY": "cohere",
+    "CO_API_KEY": "cohere",
 }
 # Port on loopback -> kind of server that listens there when nobody changed it.
 SERVER_PORTS = {

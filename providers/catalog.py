@@ -14,9 +14,9 @@ import msgspec
 
 from tollway.providers.errors import GatewayError
 
-Name = Literal[
-    "openai_chat", "openai_responses", "anthropic_messages", "gemini", "bedrock", "cohere"
-]
+# What clients may speak, and what is spoken to providers alone.
+ClientName = Literal["openai_chat", "openai_responses", "anthropic_messages", "gemini"]
+Name = Literal[ClientName, "bedrock", "cohere"]
 # "google" and "aws": a header for a key, and else a proof that is made anew for each request.
 Auth = Literal["bearer", "optional", "none", "google", "aws"]
 

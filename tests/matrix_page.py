@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from matrix_requests import ANTHROPIC, CHAT, GEMINI, RESPONSES, SAID
+from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, RESPONSES, SAID
 from matrix_world import CLIENTS, TARGETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "dialects.md"
@@ -12,6 +12,7 @@ _CALLED = {
     RESPONSES: "Responses",
     ANTHROPIC: "Anthropic Messages",
     GEMINI: "Gemini",
+    COHERE: "Cohere",
 }
 # What recordings are tagged with, and what a person calls it.
 _OF_ANSWERS = {
@@ -71,7 +72,11 @@ def page(golden: Path) -> str:
             target: _read(golden / f"{client}.to_{target.replace(', ', '_')}.json")
             for target in TARGETS
         }
-        out += [f"\n### From {_CALLED[client]}\n\n", _row("", *TARGETS), _row(*["---"] * 6)]
+        out += [
+            f"\n### From {_CALLED[client]}\n\n",
+            _row("", *TARGETS),
+            _row(*["---"] * (len(TARGETS) + 1)),
+        ]
         for feature in SAID:
             cells = [found[target].get(feature, "-") for target in TARGETS]
             if set(cells) != {"-"}:
@@ -82,7 +87,7 @@ def page(golden: Path) -> str:
         " dialect, each byte is the provider's.\n"
     )
     for client in CLIENTS:
-        sources = [one for one in CLIENTS if one != client and (client, one) != (CHAT, RESPONSES)]
+        sources = [one for one in _CALLED if one != client and (client, one) != (CHAT, RESPONSES)]
         found = {one: _read(golden / f"{client}.from_{one}.json") for one in sources}
         names = [_CALLED[one] for one in sources]
         out += [f"\n### To {_CALLED[client]}\n\n", _row("", *names)]

@@ -12,6 +12,8 @@ CHAT, RESPONSES, ANTHROPIC, GEMINI = (
     "anthropic_messages",
     "gemini",
 )
+# Spoken to providers alone.
+COHERE = "cohere"
 Said = dict[str, Any] | None
 
 HI = "Hi there"

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from gateway import KEY
 from google import genai
 from google.genai.types import HttpOptions
-from matrix_requests import ANTHROPIC, CHAT, GEMINI, HI, RESPONSES
+from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, HI, RESPONSES
 from shell import Running, running, until
 from wire.recordings import recordings
 
@@ -29,12 +29,20 @@ TARGETS = {
     "openai, reasoning": "openai/gpt-5.2",
     "anthropic": "anthropic/claude-sonnet-4-5",
     "gemini": "gemini/gemini-2.5-flash",
+    "cohere": "cohere/command-a-plus-05-2026",
 }
 _WHOLE = {
     CHAT: "openai/chat_gpt-4o",
     RESPONSES: "openai/responses_tool-result_previous-response-id_gpt-4-1",
     ANTHROPIC: "anthropic/messages_claude-haiku-4-5",
     GEMINI: "gemini/generatecontent_gemini-2-5-flash",
+    COHERE: "cohere/v2-chat_document_citations_thinking_command-a-plus-05-2026",
+}
+_DIALECTS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": ANTHROPIC,
+    "/v2/chat": COHERE,
 }
 _PRICES = "input = 1\noutput = 2\ncached_input = 0.5\ncache_write = 3\nsearch = 0.001\n"
 
@@ -50,10 +58,7 @@ class Scripted:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one call."""
-        path = request.path.partition("/v1")[2]
-        dialect = {"/chat/completions": CHAT, "/responses": RESPONSES, "/messages": ANTHROPIC}.get(
-            path, GEMINI
-        )
+        dialect = _DIALECTS.get(request.path, GEMINI)
         self.asked.append((dialect, await request.json()))
         if self.script is not None:
             return await self.script(request)
@@ -124,14 +129,15 @@ class World:
 
 def _config(port: int, more: str, budget: str) -> str:
     providers = {
-        "compatible": ("openai-compatible", "v1"),
-        "openai": ("openai", "v1"),
-        "anthropic": ("anthropic", "v1"),
-        "gemini": ("gemini", "v1beta"),
+        "compatible": ("openai-compatible", "/v1"),
+        "openai": ("openai", "/v1"),
+        "anthropic": ("anthropic", "/v1"),
+        "gemini": ("gemini", "/v1beta"),
+        "cohere": ("cohere", ""),
     }
     tables = [
         f'[providers.{name}]\nkind = "{kind}"\napi_key = "env:HOME"\n'
-        f'base_url = "http://127.0.0.1:{port}/{path}"\n{more}\n[prices."{name}/*"]\n{_PRICES}'
+        f'base_url = "http://127.0.0.1:{port}{path}"\n{more}\n[prices."{name}/*"]\n{_PRICES}'
         for name, (kind, path) in providers.items()
     ]
     routes = [

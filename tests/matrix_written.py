@@ -3,7 +3,7 @@
 What must stand in the body, its JSON without spaces; a feature that is not here is never written.
 """
 
-from matrix_requests import ANTHROPIC, CHAT, GEMINI, PDF, PNG, RESPONSES, URL, WAV
+from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, PDF, PNG, RESPONSES, URL, WAV
 
 _S = (
     '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"],'
@@ -138,5 +138,36 @@ WRITTEN: dict[str, dict[str, str]] = {
         "beginning of the answer": '{"role":"model","parts":[{"text":"Once upon"}]}',
         "web search, offered": '"contents"',
         "service tier": '"contents"',
+    },
+    COHERE: {
+        "text": '{"role":"user","content":"Hi there"}',
+        "system prompt": '{"role":"system","content":"Be brief."}',
+        "instructions in between": '{"role":"system","content":"Be brief."},{"role":"user"',
+        "images, base64": f'"image_url":{{"url":"data:image/png;base64,{PNG}"',
+        "images by URL": f'"image_url":{{"url":"{URL}"',
+        "tools": f'{{"name":"clock","parameters":{_S}',
+        "tool choice: any": '"tool_choice":"REQUIRED"',
+        "tool choice: one": f'"tools":[{{"type":"function","function":{{"name":"clock",'
+        f'"parameters":{_S}}}}}],"tool_choice":"REQUIRED"',
+        "tool choice: none": '"tool_choice":"NONE"',
+        "parallel calls and results": '{"role":"tool","tool_call_id":"call_Rome","content":"Sun"},'
+        '{"role":"tool","tool_call_id":"call_Oslo","content":"Snow"}',
+        "tool results: errors": '"tool_call_id":"call_Oslo","content":"Error: no such city"',
+        "tool results: images": f'"image_url":{{"url":"data:image/png;base64,{PNG}"',
+        "answer by JSON schema": f'"response_format":{{"type":"json_object","json_schema":{_S}}}',
+        "any JSON": '"response_format":{"type":"json_object"}',
+        "stop sequences": '"stop_sequences":["END"]',
+        "temperature": '"temperature":0.5',
+        "temperature above 1": '"temperature":1.5',
+        "top_p": '"p":0.5',
+        "top_k": '"k":5',
+        "seed": '"seed":7',
+        "penalties": '"presence_penalty":0.5',
+        "reasoning effort": '"thinking":{"type":"enabled","token_budget":24576}',
+        "reasoning budget": '"thinking":{"type":"enabled","token_budget":2048}',
+        "reasoning off": '"thinking":{"type":"disabled"}',
+        "beginning of the answer": '{"role":"assistant","content":"Once upon"}',
+        "web search, offered": '"messages"',
+        "service tier": '"messages"',
     },
 }

@@ -15,14 +15,14 @@ from wire.recordings import WIRE
 
 from tollway.providers.canon import Call, Endpoint, Price, Rate, Usage
 from tollway.providers.catalog import KINDS
-from tollway.providers.dialects.dialect import AnswerReader, Dialect
+from tollway.providers.dialects.dialect import AnswerReader, Upstream
 from tollway.providers.money import plain_usd
 from tollway.providers.price_report import billed, reported
 from tollway.providers.prices import PriceSource
 from tollway.providers.sse import Splitter
 
 NO_DAY = datetime(2026, 11, 20, tzinfo=UTC)  # where an answer does not say when it was made
-# By the end of a recording's `api`: the module that reads it, and what the call asked for.
+# By a recording's `api`, or its end: the module that reads it, and what the call asked for.
 DIALECTS: MappingProxyType[str, tuple[str, Endpoint]] = MappingProxyType(
     {
         "chat": ("openai_chat", "chat"),
@@ -36,6 +36,8 @@ DIALECTS: MappingProxyType[str, tuple[str, Endpoint]] = MappingProxyType(
         "generateContent": ("gemini", "chat"),
         "streamGenerateContent": ("gemini", "chat"),
         "countTokens": ("gemini", "count_tokens"),
+        "cohere.v2.chat": ("cohere", "chat"),
+        "cohere.v2.embed": ("cohere", "embeddings"),
     }
 )
 # Those that are no kind of ours: what genai-prices calls them, to price them all the same.
@@ -83,11 +85,15 @@ class Bill:
         return self.by_tokens if self.told is None else self.told
 
 
-def dialect_of(said: dict[str, Any]) -> Dialect | None:
+def _read_as(said: dict[str, Any]) -> tuple[str, Endpoint] | None:
+    return DIALECTS.get(said["api"]) or DIALECTS.get(said["api"].rpartition(".")[2])
+
+
+def dialect_of(said: dict[str, Any]) -> Upstream | None:
     """Return what reads a recording's api; None where nothing does yet."""
-    name, _ = DIALECTS.get(said["api"].rpartition(".")[2], ("", ""))
+    name, _ = _read_as(said) or ("", "")
     try:
-        found: Dialect = importlib.import_module(f"tollway.providers.dialects.{name}").DIALECT
+        found: Upstream = importlib.import_module(f"tollway.providers.dialects.{name}").DIALECT
     except ModuleNotFoundError:
         return None
     return found
@@ -105,7 +111,7 @@ def bills(source: PriceSource) -> Iterator[Bill]:
             yield bill
 
 
-def _bill(name: str, said: dict[str, Any], dialect: Dialect, source: PriceSource) -> Bill | None:
+def _bill(name: str, said: dict[str, Any], dialect: Upstream, source: PriceSource) -> Bill | None:
     answer = _answer(said["response"])
     provider = said["provider"]
     kind = KINDS.get({"llamacpp": "llama-server"}.get(provider, provider))
@@ -148,12 +154,14 @@ def _answer(response: dict[str, Any]) -> str:
 
 
 def _read(
-    said: dict[str, Any], answer: str, dialect: Dialect, quirks: frozenset[str]
+    said: dict[str, Any], answer: str, dialect: Upstream, quirks: frozenset[str]
 ) -> AnswerReader:
     body = said["request"]["body"] or {}
     streamed = "sse" in said["response"]
+    read_as = _read_as(said)
+    assert read_as is not None
     call = Call(
-        endpoint=DIALECTS[said["api"].rpartition(".")[2]][1],
+        endpoint=read_as[1],
         dialect=dialect.name,
         model=body.get("model") or "recorded",
         body=json.dumps(body).encode(),

@@ -11,11 +11,12 @@ from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import Conversation, Refusal, Text, Thinking, ToolCall, carried
 from tollway.providers.dialects import (
     anthropic_codec,
+    cohere_codec,
     gemini_codec,
     openai_chat_codec,
     responses_codec,
 )
-from tollway.providers.dialects.dialect import Codec
+from tollway.providers.dialects.dialect import Asks, Codec
 from tollway.providers.dialects.gemini_said import unpacked
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Answer, Choice, Event
@@ -26,15 +27,21 @@ ANTHROPIC: Codec = anthropic_codec.CODEC
 OPENAI: Codec = openai_chat_codec.CODEC
 RESPONSES: Codec = responses_codec.CODEC
 GEMINI: Codec = gemini_codec.CODEC
+COHERE: Asks = cohere_codec.CODEC
+# Those that clients speak.
 CODECS = {codec.name: codec for codec in (ANTHROPIC, OPENAI, RESPONSES, GEMINI)}
+# Those that providers speak.
+ASKS: dict[str, Asks] = {**CODECS, COHERE.name: COHERE}
 _CHAT = ("chat", "openai_chat")
 _MESSAGES = ("messages", "rawPredict")
 _GENERATE = ("generateContent", "streamGenerateContent")
 
 
-def codec_of(recording: Recording) -> Codec | None:
+def codec_of(recording: Recording) -> Codec | Asks | None:
     """Return the codec of the dialect that a recording is in; None for another endpoint."""
     surface = recording.api.rpartition(".")[2]
+    if recording.provider == "cohere":
+        return COHERE if surface == "chat" else None
     if surface in _MESSAGES:
         return ANTHROPIC
     if surface == "responses":
@@ -45,13 +52,14 @@ def codec_of(recording: Recording) -> Codec | None:
 
 
 def spoken() -> list[Recording]:
-    """Return every recorded conversation."""
-    return [one for one in recordings() if codec_of(one) is not None]
+    """Return every recorded conversation of a dialect that clients speak."""
+    return [one for one in recordings() if codec_of(one) in CODECS.values()]
 
 
 def answered() -> list[Recording]:
-    """Return those whose answers are whole."""
-    return [one for one in spoken() if one.status == 200 and not _broke(one)]
+    """Return every conversation whose answer is whole, in whatever dialect it came."""
+    talks = [one for one in recordings() if codec_of(one) is not None]
+    return [one for one in talks if one.status == 200 and not _broke(one)]
 
 
 def _broke(recording: Recording) -> bool:
@@ -80,7 +88,7 @@ def call_of(recording: Recording) -> Call:
     )
 
 
-def client_call(codec: Codec, *, stream: bool = True) -> Call:
+def client_call(codec: Asks, *, stream: bool = True) -> Call:
     """Return a call of a client of a dialect, whose body nobody reads."""
     return Call("chat", codec.name, "asked-for", b"{}", stream=stream, wants_usage=True)
 
@@ -89,13 +97,16 @@ def asked(recording: Recording) -> Conversation:
     """Return what a request says; nothing where it builds on what its provider keeps."""
     codec = codec_of(recording)
     assert codec is not None
+    if codec.name not in CODECS:
+        return no_request(codec)
+    codec = CODECS[codec.name]
     try:
         return codec.read_request(call_of(recording))
     except Untranslatable:
         return no_request(codec)
 
 
-def events(codec: Codec, said: Conversation, quirks: frozenset[str], *chunks: bytes) -> list[Event]:
+def events(codec: Asks, said: Conversation, quirks: frozenset[str], *chunks: bytes) -> list[Event]:
     """Return the events of a stream that came in chunks."""
     reader = codec.events(said, quirks)
     splitter = Splitter()
@@ -131,7 +142,7 @@ def streamed(codec: Codec, found: list[Event]) -> bytes:
     return b"".join(map(writer.event, found)) + writer.end()
 
 
-def no_request(codec: Codec) -> Conversation:
+def no_request(codec: Asks) -> Conversation:
     """Return a conversation that asks for nothing, for reading what a writer wrote."""
     return Conversation(codec.name, "asked-for", ())
 

@@ -30,7 +30,7 @@ LATER = (
     Later(
         "providers.*.kind",
         "speak that provider's own dialect",
-        values="bedrock|cohere",
+        values="bedrock",
     ),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("models.*.kwh", "charge for energy"),

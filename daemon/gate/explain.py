@@ -16,7 +16,7 @@ from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Translator, asked_in
 from tollway.providers.canon import Bound, Endpoint
-from tollway.providers.catalog import Name
+from tollway.providers.catalog import ClientName
 from tollway.providers.dialects.dialect import InUrl
 from tollway.providers.dialects.table import DIALECTS
 from tollway.providers.errors import GatewayError, Untranslatable
@@ -30,7 +30,7 @@ class Question(msgspec.Struct, frozen=True):
     tokens: int = 1000  # of input
     output: int | None = None  # the output limit the client would set
     endpoint: Endpoint = "chat"
-    dialect: Name = "openai_chat"  # what the client speaks
+    dialect: ClientName = "openai_chat"  # what the client speaks
     body: msgspec.Raw = msgspec.Raw()  # a request, whose tokens and fields then count
 
 

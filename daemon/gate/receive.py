@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
-from tollway.daemon.gate.translate import Interpreter
+from tollway.daemon.gate.translate import Embedded, Interpreter
+from tollway.providers.conversation import Conversation
+from tollway.providers.embedding import Embedding
 from tollway.providers.errors import (
     UpstreamBroke,
     UpstreamError,
@@ -162,7 +164,9 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
         )
         return Failure(garbage, again=True)
     headers = _to_client(attempt, answer)
-    interpreter = _interpreter(exchange, attempt)
+    said = attempt.version.said
+    embedded = Embedded(said) if isinstance(said, Embedding) else None
+    interpreter = embedded or _interpreter(exchange, attempt)
     if interpreter:
         try:
             body, headers = interpreter.whole(body), interpreter.headers(headers)
@@ -181,7 +185,7 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
 
 def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
     """Return what turns an answer into the client's dialect, where that is another one."""
-    if attempt.version.said is None:
+    if not isinstance(attempt.version.said, Conversation):
         return None
     return Interpreter(exchange.call, attempt.version, attempt.target.kind.quirks)
 

@@ -14,9 +14,11 @@ from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
-from tollway.providers.dialects.dialect import Dialect, Edits, Facts, InUrl, Written
+from tollway.providers.dialects import cohere_embed, cohere_read, openai_embed
+from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.openai_models import reasons
-from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
+from tollway.providers.embedding import Embedding
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
@@ -37,10 +39,10 @@ _SEARCH = "web_search"
 class Version(msgspec.Struct, frozen=True):
     """A call in the dialect of one target. `said` is None where that is the client's own."""
 
-    dialect: Dialect
+    dialect: Upstream
     call: Call
     bound: Bound
-    said: Conversation | None = None
+    said: Conversation | Embedding | None = None
     default_output: int = 0
     dropped: tuple[str, ...] = ()  # of the request, what the target's dialect cannot say
 
@@ -57,7 +59,7 @@ class Version(msgspec.Struct, frozen=True):
         thinking must be below it) then fits it.
         """
         call = self.call
-        if self.said is not None and limit is not None:
+        if isinstance(self.said, Conversation) and limit is not None:
             written = _written(self.said, self.dialect, target, self.default_output, limit)
             call, limit = msgspec.structs.replace(call, body=written.body), None
         edits = Edits(
@@ -101,6 +103,8 @@ class Translator:
                 own = DIALECTS[call.dialect].dialect
                 self._own = Version(own, call, own.bound(call))
             return self._own
+        if call.endpoint == "embeddings" and target.kind.dialect == cohere_read.NAME:
+            return self._embedding(target)
         if call.endpoint not in ("chat", "count_tokens"):
             raise Untranslatable(
                 f"`{target.name}` has no endpoint for {call.endpoint} in this API's form",
@@ -110,7 +114,33 @@ class Translator:
             said = DIALECTS[call.dialect].codec.read_request(call)
             self._said, self._offers = without_offers(said)
         dialect, written = self._in_words_of(target, self._said)
-        dropped = _few(self._offers + written.dropped)
+        dropped = self._lost(target, self._offers + written.dropped)
+        there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
+        return Version(
+            dialect, there, dialect.bound(there), self._said, self._default_output, dropped
+        )
+
+    def _embedding(self, target: Target) -> Version:
+        """Return a call for vectors as a target is to be sent it: its texts are the same ones.
+
+        Raises:
+            Untranslatable, RequestInvalid: As `version`.
+        """
+        said = openai_embed.read_request(self._call)
+        written = cohere_embed.write_request(said, Facts(target.model))
+        dropped = self._lost(target, written.dropped)
+        dialect = UPSTREAMS[target.kind.dialect].dialect
+        there = dialect.peek("embeddings", written.body)
+        bound = DIALECTS[self._call.dialect].dialect.bound(self._call)
+        return Version(dialect, there, bound, said, dropped=dropped)
+
+    def _lost(self, target: Target, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what a target cannot be asked for, as it is told.
+
+        Raises:
+            Untranslatable: There is some, and the route allows none.
+        """
+        dropped = _few(names)
         if dropped and self._strict:
             raise Untranslatable(
                 f"`{target.name}` cannot be asked for {', '.join(dropped)}, and this route's"
@@ -118,18 +148,15 @@ class Translator:
                 hint='Leave it out, or set `on_loss` to "warn" on the route',
                 param=dropped[0],
             )
-        there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
-        return Version(
-            dialect, there, dialect.bound(there), self._said, self._default_output, dropped
-        )
+        return dropped
 
-    def _in_words_of(self, target: Target, said: Conversation) -> tuple[Dialect, Written]:
+    def _in_words_of(self, target: Target, said: Conversation) -> tuple[Upstream, Written]:
         """Return the dialect that a target is asked in, and the request.
 
         OpenAI's reasoning models refuse tools in chat completions, and show no thoughts there.
         """
-        spoken = DIALECTS[target.kind.dialect].dialect
-        better = DIALECTS[asked_in(target)].dialect
+        spoken = UPSTREAMS[target.kind.dialect].dialect
+        better = UPSTREAMS[asked_in(target)].dialect
         if better is not spoken:
             try:
                 return better, _written(said, better, target, self._default_output, None)
@@ -175,7 +202,7 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
 
 def _written(
     said: Conversation,
-    dialect: Dialect,
+    dialect: Upstream,
     target: Target,
     default_output: int,
     limit: int | None,
@@ -186,18 +213,40 @@ def _written(
         default_output=default_output,
         quirks=target.kind.quirks,
     )
-    return DIALECTS[dialect.name].codec.write_request(said, facts)
+    return UPSTREAMS[dialect.name].codec.write_request(said, facts)
+
+
+class Embedded:
+    """Turns a target's vectors into an answer for the client; they come whole."""
+
+    dropped: tuple[str, ...] = ()
+
+    def __init__(self, said: Embedding) -> None:
+        self._said = said
+
+    def whole(self, body: bytes) -> bytes:
+        """Return a whole answer as the client reads it.
+
+        Raises:
+            UpstreamBroke: It holds no vectors.
+        """
+        return openai_embed.written(self._said, cohere_embed.read(body))
+
+    def headers(self, headers: Headers) -> Headers:
+        """Return an answer's headers."""
+        kept = [pair for pair in headers if pair[0] not in _OF_ITS_BYTES]
+        return (("content-type", _JSON), *kept)
 
 
 class Interpreter:
     """Turns one attempt's answer from the target's dialect into the client's."""
 
     def __init__(self, client: Call, version: Version, quirks: frozenset[str]) -> None:
-        assert version.said is not None  # noqa: S101 - else there is nothing to turn
+        assert isinstance(version.said, Conversation)  # noqa: S101 - else there is nothing to turn
         own = DIALECTS[client.dialect].codec
         self._stream = client.stream
         self._content_type = own.content_type if client.stream else _JSON
-        self._reader = DIALECTS[version.dialect.name].codec.events(version.said, quirks)
+        self._reader = UPSTREAMS[version.dialect.name].codec.events(version.said, quirks)
         self._writer = own.writer(client)
 
     @property

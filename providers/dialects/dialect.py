@@ -64,8 +64,8 @@ class InUrl(msgspec.Struct, frozen=True):
 NOTHING_IN_URL = InUrl()
 
 
-class Dialect(Protocol):
-    """How one wire format is read and written."""
+class Upstream(Protocol):
+    """How one wire format is spoken to a provider, and its answers are metered."""
 
     name: str
 
@@ -94,16 +94,20 @@ class Dialect(Protocol):
         """Return a fresh reader for one attempt's answer."""
         ...
 
+    def read_error(self, status: int, body: bytes) -> UpstreamRefused:
+        """Return a provider's error answer as an exception; unreadable bodies included."""
+        ...
+
+
+class Dialect(Upstream, Protocol):
+    """A wire format that clients of ours speak too."""
+
     def write_error(self, error: GatewayError, call_id: str) -> bytes:
         """Return an error body in the shape that this dialect's client libraries raise."""
         ...
 
     def error_event(self, error: GatewayError, call_id: str) -> bytes:
         """Return the event that ends a broken stream so that client libraries raise."""
-        ...
-
-    def read_error(self, status: int, body: bytes) -> UpstreamRefused:
-        """Return a provider's error answer as an exception; unreadable bodies included."""
         ...
 
 
@@ -190,18 +194,38 @@ class Writer(Protocol):
         ...
 
 
-class Codec(Protocol):
-    """How a dialect is translated: from and to the neutral form. It does no I/O.
+class Asks(Protocol):
+    """How the neutral form is said to a provider of a dialect, and its answers are read.
 
     A request that cannot be said without changing the meaning of its answer (tools, a schema,
     images) is refused with `Untranslatable`; anything else that a target cannot say is dropped
-    and named.
+    and named. It does no I/O.
     """
 
     @property
     def name(self) -> str:
         """The dialect's."""
         ...
+
+    def write_request(self, said: Conversation, facts: Facts) -> Written:
+        """Return the request for a target.
+
+        Raises:
+            Untranslatable: The target cannot say it; `param` names the field.
+        """
+        ...
+
+    def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
+        """Return a fresh reader for one attempt's answer to what `write_request` made of `said`.
+
+        Whatever stood in for something on the way there (a plain-text tool as one that takes
+        JSON, a name that the target does not bear) is turned back on the way here.
+        """
+        ...
+
+
+class Codec(Asks, Protocol):
+    """How a dialect that clients speak is translated: from and to the neutral form."""
 
     @property
     def keepalive(self) -> bytes:
@@ -218,22 +242,6 @@ class Codec(Protocol):
 
         Raises:
             RequestInvalid: It is not what the endpoint takes; `param` names the field.
-        """
-        ...
-
-    def write_request(self, said: Conversation, facts: Facts) -> Written:
-        """Return the request for a target.
-
-        Raises:
-            Untranslatable: The target cannot say it; `param` names the field.
-        """
-        ...
-
-    def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
-        """Return a fresh reader for one attempt's answer to what `write_request` made of `said`.
-
-        Whatever stood in for something on the way there (a plain-text tool as one that takes
-        JSON, a name that the target does not bear) is turned back on the way here.
         """
         ...
 

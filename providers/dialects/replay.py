@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from tollway.providers.canon import Usage
-from tollway.providers.dialects import anthropic_usage, openai_usage, responses_read
+from tollway.providers.dialects import anthropic_usage, cohere_read, openai_usage, responses_read
 from tollway.providers.dialects import openai_quirks as quirk
 
 _Read = Callable[[object, str, frozenset[str]], Usage | None]
@@ -50,5 +50,8 @@ _READ: Mapping[str, _Read] = {
     "openai_responses": lambda report, _endpoint, _quirks: responses_read.usage_of(report),
     "anthropic_messages": lambda report, _endpoint, _quirks: anthropic_usage.disjoint(
         anthropic_usage.counts(report)
+    ),
+    "cohere": lambda report, _endpoint, _quirks: (
+        cohere_read.usage_of(report) if isinstance(report, dict) else None
     ),
 }

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 from tollway.providers.dialects import (
     anthropic_codec,
     anthropic_messages,
+    cohere,
+    cohere_codec,
     gemini,
     gemini_codec,
     openai_chat,
@@ -14,14 +16,21 @@ from tollway.providers.dialects import (
     openai_responses,
     responses_codec,
 )
-from tollway.providers.dialects.dialect import Codec, Dialect
+from tollway.providers.dialects.dialect import Asks, Codec, Dialect, Upstream
 
 
 class Spoken(NamedTuple):
-    """One dialect."""
+    """A dialect that clients speak, and providers too."""
 
     dialect: Dialect
     codec: Codec
+
+
+class Asked(NamedTuple):
+    """A dialect that providers speak."""
+
+    dialect: Upstream
+    codec: Asks
 
 
 DIALECTS: Final[Mapping[str, Spoken]] = MappingProxyType(
@@ -33,5 +42,11 @@ DIALECTS: Final[Mapping[str, Spoken]] = MappingProxyType(
             Spoken(openai_responses.DIALECT, responses_codec.CODEC),
             Spoken(gemini.DIALECT, gemini_codec.CODEC),
         )
+    }
+)
+UPSTREAMS: Final[Mapping[str, Spoken | Asked]] = MappingProxyType(
+    {
+        **DIALECTS,
+        cohere.DIALECT.name: Asked(cohere.DIALECT, cohere_codec.CODEC),
     }
 )

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from translated import (
     ANTHROPIC,
+    ASKS,
     CODECS,
     GEMINI,
     OPENAI,
     RESPONSES,
+    answered,
     asked,
     client_call,
     codec_of,
@@ -21,7 +23,6 @@ from translated import (
     fold_of,
     gist,
     no_request,
-    spoken,
     streamed,
 )
 from wire.recordings import Recording
@@ -42,14 +43,15 @@ from tollway.providers.conversation import (
     ToolChoice,
     ToolResult,
 )
-from tollway.providers.dialects.dialect import Codec, Facts, InUrl
-from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.dialects.dialect import Asks, Codec, Facts, InUrl
+from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
 from tollway.providers.errors import GatewayError
 from tollway.providers.events import Answer, Choice, Stopped, StopReason
 from tollway.providers.fold import unfold
 from tollway.providers.sse import Event
 
 both = pytest.mark.parametrize("codec", CODECS.values(), ids=list(CODECS))
+readers = pytest.mark.parametrize("codec", ASKS.values(), ids=list(ASKS))
 pairs = pytest.mark.parametrize(
     ("codec", "other"),
     list(itertools.permutations(CODECS.values(), 2)),
@@ -338,6 +340,7 @@ KEYS = """
     output_index candidates parts functionCall args usageMetadata promptTokenCount finishReason
     groundingMetadata groundingChunks web citationMetadata logprobsResult chosenCandidates
     promptFeedback bytes top_logprobs incomplete_details input_tokens output_tokens tool_usage
+    citations sources document tool_output tool_plan billed_units tokens
 """.split()  # noqa: SIM905
 TYPES = """
     message_start content_block_start content_block_delta content_block_stop message_delta
@@ -345,6 +348,7 @@ TYPES = """
     response.output_text.delta response.output_text.annotation.added response.completed
     response.content_part.done response.incomplete response.failed
     response.function_call_arguments.delta response.reasoning_summary_text.delta
+    message-start content-delta tool-call-start tool-call-delta citation-start message-end
 """.split()  # noqa: SIM905
 SHAPES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=6),
@@ -356,14 +360,14 @@ SHAPES = st.recursive(
 STREAMS = st.lists(st.tuples(st.sampled_from(TYPES), SHAPES), max_size=4)
 
 
-@both
+@readers
 @settings(max_examples=50, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.sampled_from(TYPES), SHAPES), max_size=4),
     noise=st.binary(max_size=30),
 )
 def test_a_reader_raises_nothing_but_its_own_errors(
-    codec: Codec, shapes: list[tuple[str, Any]], noise: bytes
+    codec: Asks, shapes: list[tuple[str, Any]], noise: bytes
 ) -> None:
     """Whatever a provider sends is an answer, or breaks the call with words for a person."""
     reader = codec.events(no_request(codec), frozenset())
@@ -383,15 +387,15 @@ def test_a_reader_raises_nothing_but_its_own_errors(
     fold_of(reader.end())
 
 
-@both
+@readers
 @settings(max_examples=50, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.sampled_from(TYPES), SHAPES), max_size=4),
     noise=st.binary(max_size=30),
 )
-def test_a_meter_never_raises(codec: Codec, shapes: list[tuple[str, Any]], noise: bytes) -> None:
+def test_a_meter_never_raises(codec: Asks, shapes: list[tuple[str, Any]], noise: bytes) -> None:
     """It looks over the client's shoulder: what it cannot read is the client's all the same."""
-    dialect = DIALECTS[codec.name].dialect
+    dialect = UPSTREAMS[codec.name].dialect
     meter = dialect.reader(client_call(codec), frozenset())
     bodies = [
         msgspec.json.encode({"type": kind, **shape} if isinstance(shape, dict) else shape)
@@ -401,10 +405,10 @@ def test_a_meter_never_raises(codec: Codec, shapes: list[tuple[str, Any]], noise
         meter.event(Event(b"data: " + body + b"\n\n", body))
         dialect.reader(client_call(codec), frozenset()).whole(body)
         assert dialect.read_error(400, body).message
-    assert meter.end_early()
+    assert meter.end_early() or codec.name not in CODECS
 
 
-RECORDED = [one for one in spoken() if len(one.body) < 30_000 and one.status == 200]
+RECORDED = [one for one in answered() if len(one.body) < 30_000 and one.status == 200]
 
 
 @settings(max_examples=50, deadline=None)

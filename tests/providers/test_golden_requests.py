@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from translated import CODECS
+from translated import ASKS, CODECS
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
-from tollway.providers.dialects.dialect import Codec, Facts
+from tollway.providers.dialects.dialect import Asks, Facts
 from tollway.providers.errors import Untranslatable
 
 ROOT = Path(__file__).parent.parent / "golden" / "requests"
@@ -28,16 +28,17 @@ FACTS = {
     "anthropic_messages": Facts("claude-sonnet-4-5"),
     "openai_responses": Facts("gpt-5.2", quirks=KINDS["openai"].quirks),
     "gemini": Facts("gemini-2.5-pro"),
+    "cohere": Facts("command-a-plus-05-2026"),
 }
 PAIRS = [
     pytest.param(path, target, id=f"{path.parent.name}-{path.stem}-{target.name}")
     for path in CASES
-    for target in CODECS.values()
+    for target in ASKS.values()
     if target.name != path.parent.name
 ]
 
 
-def written(path: Path, target: Codec) -> dict[str, Any]:
+def written(path: Path, target: Asks) -> dict[str, Any]:
     """Return what becomes of a request: its body elsewhere, or its refusal."""
     said = json.loads(path.read_text("utf-8"))
     body = json.dumps(said, ensure_ascii=False).encode()
@@ -51,7 +52,7 @@ def written(path: Path, target: Codec) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("path", "target"), PAIRS)
-def test_a_request_is_written_as_a_person_has_read_it(path: Path, target: Codec) -> None:
+def test_a_request_is_written_as_a_person_has_read_it(path: Path, target: Asks) -> None:
     """Each field stands where the other dialect has it; what it has not is dropped or refused."""
     golden = path.with_name(f"{path.stem}.to_{target.name}.json")
     found = written(path, target)

@@ -13,7 +13,7 @@ from wire.recordings import recordings
 
 from tollway.daemon.ledger.calls import recent
 from tollway.providers.dialects.dialect import InUrl
-from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.dialects.table import UPSTREAMS
 from tollway.providers.sse import Splitter
 
 # The kind that speaks a dialect, and a recorded stream of it.
@@ -22,6 +22,10 @@ SOURCES = {
     "openai_responses": ("openai", "openai/responses_stream_gpt-4o-mini"),
     "anthropic_messages": ("anthropic", "anthropic/messages_stream_claude-haiku-4-5"),
     "gemini": ("gemini", "gemini/streamgeneratecontent_stream_gemini-2-5-flash"),
+    "cohere": (
+        "cohere",
+        "cohere/v2-chat_stream_citations_cache-read_tool-result_command-a-03-2025",
+    ),
 }
 
 USER = {"role": "user", "content": "Hi"}
@@ -72,7 +76,7 @@ user = "ann"
 def halves(source: str) -> tuple[bytes, bytes, int, int]:
     """Return a recorded stream in two pieces, and the tokens that its end reports."""
     (recording,) = [one for one in recordings() if one.id == SOURCES[source][1]]
-    dialect = DIALECTS[source].dialect
+    dialect = UPSTREAMS[source].dialect
     body = b'{"model":"m","messages":[],"input":"","max_tokens":9,"contents":[]}'
     meter = dialect.reader(dialect.peek("chat", body, InUrl("m", stream=True)), frozenset())
     events = Splitter().feed(recording.body)

@@ -15,7 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 from gateway import KEY
 from google.genai import errors as google
-from matrix_requests import ANTHROPIC, CHAT, GEMINI, RESPONSES
+from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, RESPONSES
 from matrix_seen import seen
 from matrix_world import CLIENTS, TARGETS, World, world
 from shell import until
@@ -23,7 +23,7 @@ from wire.recordings import recordings
 
 from tollway.daemon.ledger.calls import recent
 from tollway.providers.conversation import Conversation
-from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.dialects.table import UPSTREAMS
 from tollway.providers.events import TextDelta
 from tollway.providers.sse import Splitter
 
@@ -34,7 +34,7 @@ Script = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAIRS = [
     (client, source)
     for client in CLIENTS
-    for source in CLIENTS
+    for source in (*CLIENTS, COHERE)
     if (client, source) != (CHAT, RESPONSES)
 ]
 pairs = pytest.mark.parametrize(("client", "source"), PAIRS, ids=["-".join(one) for one in PAIRS])
@@ -43,12 +43,14 @@ MODELS = {
     RESPONSES: TARGETS["openai, reasoning"],
     ANTHROPIC: TARGETS["anthropic"],
     GEMINI: TARGETS["gemini"],
+    COHERE: TARGETS["cohere"],
 }
 STREAMS = {
     CHAT: "openai/chat_stream_gpt-4o",
     RESPONSES: "openai/responses_stream_gpt-4o-mini",
     ANTHROPIC: "anthropic/messages_stream_claude-haiku-4-5",
     GEMINI: "gemini/streamgeneratecontent_stream_thinking_tool-result_gemini-3-pro-preview",
+    COHERE: "cohere/v2-chat_stream_citations_thinking_cache-read_command-a-plus-05-2026",
 }
 FAILED = {
     CHAT: b'data: {"error":{"message":"Oh","type":"server_error","code":null}}\n\n',
@@ -57,12 +59,15 @@ FAILED = {
     ANTHROPIC: b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error",'
     b'"message":"Oh"}}\n\n',
     GEMINI: b'data: {"error":{"code":503,"message":"Oh","status":"UNAVAILABLE"}}\r\n\r\n',
+    COHERE: b'event: message-end\ndata: {"type":"message-end","delta":{"error":"Oh",'
+    b'"finish_reason":"ERROR"}}\n\n',
 }
 ALIVE = {
     CHAT: b": processing\n\n",
     RESPONSES: b'event: keepalive\ndata: {"type":"keepalive","sequence_number":9}\n\n',
     ANTHROPIC: b'event: ping\ndata: {"type": "ping"}\n\n',
     GEMINI: b": processing\n\n",
+    COHERE: b": processing\n\n",
 }
 RAISED: dict[str, tuple[type[Exception], ...]] = {
     CHAT: (openai.APIError,),
@@ -95,13 +100,14 @@ REFUSALS = {
     RESPONSES: {"error": {"message": "Oh", "type": "x", "param": None, "code": None}},
     ANTHROPIC: {"type": "error", "error": {"type": "api_error", "message": "Oh"}},
     GEMINI: {"error": {"code": 400, "message": "Oh", "status": "INVALID_ARGUMENT"}},
+    COHERE: {"id": "1", "message": "Oh"},
 }
 
 
 def opening(source: str) -> bytes:
     """Return a recorded stream up to where some text has come."""
     (body,) = [one.body for one in recordings() if one.id == STREAMS[source]]
-    codec = DIALECTS[source].codec
+    codec = UPSTREAMS[source].codec
     reader = codec.events(Conversation(source, "m", ()), frozenset())
     found = b""
     for event in Splitter().feed(body):
@@ -341,7 +347,7 @@ async def test_a_stream_that_passes_its_hold_ends_as_at_its_limit(
 ) -> None:
     """An upstream that breaks the limit it was given: the library sees a proper end."""
     last = Splitter().feed(opening(source))[-1]
-    reader = DIALECTS[source].codec.events(Conversation(source, "m", ()), frozenset())
+    reader = UPSTREAMS[source].codec.events(Conversation(source, "m", ()), frozenset())
     (text,) = [one.text for one in reader.event(last) if isinstance(one, TextDelta)]
     written = json.dumps(text, ensure_ascii=False)[1:-1].encode()
     assert written in last.raw

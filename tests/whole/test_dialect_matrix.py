@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from matrix_page import PAGE, page
-from matrix_requests import ANTHROPIC, CHAT, GEMINI, RESPONSES, SAID
+from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, RESPONSES, SAID
 from matrix_seen import seen
 from matrix_world import CLIENTS, TARGETS, World, compact, world
 from matrix_written import WRITTEN
@@ -31,6 +31,7 @@ SPOKEN_BY = {
     "openai, reasoning": {CHAT, RESPONSES},
     "anthropic": {ANTHROPIC},
     "gemini": {GEMINI},
+    "cohere": {COHERE},
 }
 # Where a recorded answer comes from, by its dialect.
 FROM = {
@@ -38,6 +39,7 @@ FROM = {
     RESPONSES: "openai, reasoning",
     ANTHROPIC: "anthropic",
     GEMINI: "gemini",
+    COHERE: "cohere",
 }
 ANSWERS = answered()
 # Its usage adds up by choice, which only the row of its own kind of provider knows.
@@ -121,7 +123,7 @@ def name(recording: Recording) -> str:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("source", CLIENTS)
+@pytest.mark.parametrize("source", FROM)
 async def test_each_recorded_answer_is_read_by_each_library_as_what_it_was(
     through: World, client: str, source: str
 ) -> None:

@@ -12,6 +12,8 @@ from tollway.providers.catalog import KINDS
 WIRE = Path(__file__).parent
 # Who answered, as a kind of ours; the others speak the dialect without a row of their own.
 _KINDS = {"llamacpp": "llama-server"}
+# Who speaks a dialect that no client of ours does, so that nothing of theirs passes through.
+UPSTREAM_ALONE = ("bedrock", "cohere")
 _ENDPOINTS: dict[str, Endpoint] = {
     "chat": "chat",
     "openai_chat": "chat",
@@ -29,7 +31,7 @@ class Recording:
     api: str  # "openai.chat", "anthropic.messages"
     path: str  # of the request, with its query
     features: frozenset[str]
-    endpoint: Endpoint | None  # None for lists of models
+    endpoint: Endpoint | None  # of OpenAI's; None for lists of models, and for upstreams alone
     asked: dict[str, Any]
     status: int
     headers: dict[str, str]
@@ -87,11 +89,13 @@ def _read(path: Path) -> Recording:
         api=said["api"],
         path=said["request"]["path"],
         features=frozenset(said["features"]),
-        endpoint=_ENDPOINTS.get(said["api"].rpartition(".")[2]),
+        endpoint=None
+        if said["provider"] in UPSTREAM_ALONE
+        else _ENDPOINTS.get(said["api"].rpartition(".")[2]),
         asked=said["request"]["body"] or {},
         status=answer["status"],
         headers=answer["headers"],
         body=body,
-        streamed="sse" in answer,
+        streamed="sse" in answer or "base64" in answer,
         chunk_sizes=tuple(answer.get("chunk_sizes") or ()),
     )

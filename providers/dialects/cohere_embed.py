@@ -1,0 +1,57 @@
+"""Embeddings at Cohere (docs.cohere.com, "Embed", version 2)."""
+
+import msgspec
+
+from tollway.providers.dialects.cohere_read import usage_of
+from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.wire import UNREADABLE
+from tollway.providers.embedding import Embedding, Vectors
+from tollway.providers.errors import UpstreamBroke
+
+# It must be said. Vectors of documents are what most texts are embedded for, and what those of
+# questions are then compared with.
+_PURPOSE = "search_document"
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    billed_units: dict[str, object] | None = None
+
+
+class _ByType(msgspec.Struct):
+    float: list[tuple[float, ...]]
+
+
+class _Answer(msgspec.Struct):
+    embeddings: _ByType
+    id: str = ""
+    meta: _Meta = _Meta()
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+def write_request(said: Embedding, facts: Facts) -> Written:
+    """Return the request for a target."""
+    body: dict[str, object] = {
+        "model": facts.model,
+        "texts": said.texts,
+        "input_type": said.purpose or _PURPOSE,
+        "embedding_types": ["float"],
+    }
+    if said.dimensions is not None:
+        body["output_dimension"] = said.dimensions
+    return Written(msgspec.json.encode(body), said.dropped)
+
+
+def read(body: bytes) -> Vectors:
+    """Return what an answer says.
+
+    Raises:
+        UpstreamBroke: It is none.
+    """
+    try:
+        said = _ANSWER.decode(body)
+    except UNREADABLE as fault:
+        raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
+    usage = usage_of({"billed_units": said.meta.billed_units})
+    return Vectors(tuple(said.embeddings.float), usage, said.id)

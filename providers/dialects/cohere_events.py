@@ -1,0 +1,215 @@
+"""Reads an answer of Cohere's, streamed or whole, into the events of the neutral form."""
+
+from typing import Any, Final
+
+import msgspec
+
+from tollway.providers import events as ev
+from tollway.providers.conversation import Citation, Conversation, Tool
+from tollway.providers.dialects.cohere_ask import tool_name
+from tollway.providers.dialects.cohere_read import FAILED, NAME, usage_of
+from tollway.providers.dialects.error_words import error_within
+from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of, unwrapped
+from tollway.providers.errors import UpstreamBroke
+from tollway.providers.fold import fold
+from tollway.providers.sse import Event
+
+_REASONS: Final[dict[str, ev.StopReason]] = {
+    "COMPLETE": "end",
+    "STOP_SEQUENCE": "stop_sequence",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tools",
+    "ERROR_LIMIT": "window",
+    "ERROR_TOXIC": "filtered",
+}
+_DONE = b"[DONE]"
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+
+
+class Reader:
+    """Reads one attempt's answer; see `EventReader` for what its methods give."""
+
+    def __init__(self, said: Conversation) -> None:
+        self.ended = False
+        tools = [tool for tool in said.tools if isinstance(tool, Tool)]
+        self._names = Names(tool_name, tuple(tool.name for tool in tools))
+        self._wrapped = frozenset(tool.name for tool in tools if tool.kind == "custom")
+        self._model = said.model  # which no answer names
+        self._id = ""
+        self._calls = 0
+        self._open = ""  # "plan", "content" or "call"
+        self._plain = False  # the open call is one of a plain-text tool
+        self._pieces: list[str] = []  # its JSON, which must be whole to be read
+
+    def event(self, event: Event) -> list[ev.Event]:
+        """Return what one event of a stream means.
+
+        Raises:
+            UpstreamBroke: It is no event of this dialect.
+        """
+        data = event.data
+        if data is None:
+            if event.cut:
+                raise UpstreamBroke("The provider sent an event that is too large to translate")
+            return []
+        if data.strip() == _DONE:
+            return []
+        said = _decoded(data)
+        out: list[ev.Event] = []
+        delta = said.get("delta")
+        delta = delta if isinstance(delta, dict) else {}
+        message = delta.get("message")
+        message = message if isinstance(message, dict) else {}
+        match said.get("type"):
+            case "content-delta" | "content-start":
+                self._content(message.get("content"), out)
+            case "tool-call-delta":
+                self._arguments(message.get("tool_calls"), out)
+            case "tool-call-start":
+                self._call(message.get("tool_calls"), out)
+            case "tool-plan-delta":
+                self._plan(text_of(message, "tool_plan"), out)
+            case "content-end" | "tool-call-end":
+                self._close(out)
+            case "citation-start":
+                _cite(message.get("citations"), out)
+            case "message-start":
+                self._id = text_of(said, "id")
+                out.append(ev.Start(self._id, self._model))
+            case "message-end":
+                self._end(delta, out)
+        return out
+
+    def end(self) -> list[ev.Event]:
+        """Return what was held back: a call that the stream did not end."""
+        out: list[ev.Event] = []
+        self._close(out)
+        return out
+
+    def whole(self, body: bytes) -> ev.Answer:
+        """Return a whole, unstreamed answer.
+
+        Raises:
+            UpstreamBroke: It is no answer of this dialect.
+        """
+        said = _decoded(body)
+        message = said.get("message")
+        if not isinstance(message, dict):
+            raise UpstreamBroke("The provider's answer is no message")
+        self._id = text_of(said, "id")
+        out: list[ev.Event] = [ev.Start(self._id, self._model)]
+        if plan := text_of(message, "tool_plan"):
+            self._plan(plan, out)
+        cited = _listed(message.get("citations"))
+        for place, content in enumerate(_listed(message.get("content"))):
+            self._content(content, out)
+            for one in cited:
+                if isinstance(one, dict) and one.get("content_index", 0) == place:
+                    _cite(one, out)
+            self._close(out)
+        for call in _listed(message.get("tool_calls")):
+            self._call(call, out)
+            self._close(out)
+        self._end(said, out)
+        self.ended = True
+        return fold(out)
+
+    def _plan(self, text: str, out: list[ev.Event]) -> None:
+        """Take what the model says before it calls tools: a text of its own, without a place."""
+        if self._open != "plan":
+            self._close(out)
+        self._open = "plan"
+        if text:
+            out.append(ev.TextDelta(text))
+
+    def _content(self, content: object, out: list[ev.Event]) -> None:
+        if self._open != "content":
+            self._close(out)
+        self._open = "content"
+        if not isinstance(content, dict):
+            return
+        if text := text_of(content, "text"):
+            out.append(ev.TextDelta(text))
+        if thought := text_of(content, "thinking"):
+            out.append(ev.ThinkingDelta(thought))
+
+    def _call(self, call: object, out: list[ev.Event]) -> None:
+        self._close(out)
+        said = call if isinstance(call, dict) else {}
+        function = said.get("function")
+        named = function if isinstance(function, dict) else {}
+        name = self._names.ours(text_of(named, "name"))
+        self._open, self._plain = "call", name in self._wrapped
+        made = text_of(said, "id") or made_id(self._id, self._calls)
+        self._calls += 1
+        out.append(ev.ToolStart(made, name, "custom" if self._plain else "function"))
+        self._arguments(said, out)
+
+    def _arguments(self, call: object, out: list[ev.Event]) -> None:
+        function = call.get("function") if isinstance(call, dict) else None
+        text = text_of(function, "arguments") if isinstance(function, dict) else ""
+        if self._open != "call" or not text:
+            return
+        self._pieces.append(text)
+        if not self._plain:
+            out.append(ev.ToolDelta(text))
+
+    def _close(self, out: list[ev.Event]) -> None:
+        if self._open == "call":
+            if self._plain:
+                out.append(ev.ToolDelta(unwrapped("".join(self._pieces))))
+            elif not self._pieces:
+                out.append(ev.ToolDelta("{}"))
+        if self._open:
+            out.append(ev.PartEnd())
+        self._pieces.clear()
+        self._open, self._plain = "", False
+
+    def _end(self, said: dict[str, Any], out: list[ev.Event]) -> None:
+        self._close(out)
+        used = said.get("usage")
+        usage = usage_of(used) if isinstance(used, dict) else None
+        if usage is not None:
+            out.append(ev.UsageReport(usage))
+        reason = said.get("finish_reason")
+        if reason in FAILED:
+            body = msgspec.json.encode(said)
+            failed = error_within(body)
+            out.append(ev.Failed(failed.status, failed.message, body))
+        elif reason is not None:
+            self.ended = True
+            out.append(ev.Stopped(_REASONS.get(str(reason), "other")))
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        return _OBJECT.decode(data)
+    except UNREADABLE as fault:
+        raise UpstreamBroke(f"The provider's answer cannot be read: {str(fault)[:200]}") from None
+
+
+def _listed(said: object) -> list[Any]:
+    return said if isinstance(said, list) else []
+
+
+def _cite(said: object, out: list[ev.Event]) -> None:
+    """Add a citation of the open text, one for each source; those of plans and thoughts go."""
+    if not isinstance(said, dict) or said.get("type", "TEXT_CONTENT") != "TEXT_CONTENT":
+        return
+    start, end = said.get("start"), said.get("end")
+    payload = msgspec.json.encode(said)
+    for source in _listed(said.get("sources")) or [{}]:
+        found = source if isinstance(source, dict) else {}
+        document = found.get("document") or found.get("tool_output")
+        about = document if isinstance(document, dict) else {}
+        name = text_of(found, "id")
+        url = text_of(about, "url") or (name if "://" in name else "")
+        citation = Citation(
+            url=url,
+            title=text_of(about, "title") or (name if not url else ""),
+            start=start if type(start) is int else None,
+            end=end if type(end) is int else None,
+            by=NAME,
+            payload=payload,
+        )
+        out.append(ev.CitationAdded(citation))
