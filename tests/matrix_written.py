@@ -163,7 +163,7 @@ WRITTEN: dict[str, dict[str, str]] = {
         "top_k": '"k":5',
         "seed": '"seed":7',
         "penalties": '"presence_penalty":0.5',
-        "reasoning effort": '"thinking":{"type":"enabled","token_budget":24576}',
+        "reasoning effort": '"thinking":{"type":"enabled","token_budget":',
         "reasoning budget": '"thinking":{"type":"enabled","token_budget":2048}',
         "reasoning off": '"thinking":{"type":"disabled"}',
         "beginning of the answer": '{"role":"assistant","content":"Once upon"}',
