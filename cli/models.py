@@ -211,7 +211,7 @@ def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> No
     loaded = load_config(config)
     edits.require_known(loaded, "models", name)
     needed = [
-        f"route {route}" for route, one in loaded.routes.items() if f"{_LOCAL}/{name}" in one.to
+        f"route {route}" for route, one in loaded.routes.items() if f"{_LOCAL}/{name}" in one.every
     ]
     edits.refuse_while("models", name, needed, hint="`tollway routes remove NAME` removes a route")
     done = edits.apply(loaded.path, edits.drop("models", name), what=f"models remove {name}")

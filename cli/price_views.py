@@ -144,7 +144,7 @@ class Prices:
     def routed(self) -> list[str]:
         """Return every target that a route leads to, in the order of the file, each once."""
         routes = self.config.routes.values() if self.config else ()
-        return list(dict.fromkeys(target for route in routes for target in route.to))
+        return list(dict.fromkeys(target for route in routes for target in route.every))
 
     def place(self, name: str | None) -> str:
         """Return where an override stands, "gateway.toml:12"; "" for none."""

@@ -16,7 +16,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place, take_secret
 from tollway.cli.upstreams import Reached, reach_some
 from tollway.daemon import secrets
-from tollway.daemon.config import check, shown, support
+from tollway.daemon.config import check, check_routes, shown, support
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.load import SECTIONS
 from tollway.daemon.config.schema import Config, Provider
@@ -306,7 +306,7 @@ def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> No
     needed = [
         f"route {route}"
         for route, one in loaded.routes.items()
-        if any(target.partition("/")[0] == name for target in one.to)
+        if any(target.partition("/")[0] == name for target in one.every)
     ]
     edits.refuse_while(
         "providers", name, needed, hint="`tollway routes remove NAME` removes a route"
@@ -335,7 +335,7 @@ def kinds(as_json: AsJson = False) -> None:
     rows = [
         Kind(name, one.base_url, one.auth, one.prices is not None, one.serves)
         for name, one in KINDS.items()
-        if name != check.LOCAL
+        if name != check_routes.LOCAL
     ]
     if as_json:
         show.emit(rows)

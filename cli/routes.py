@@ -97,7 +97,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
         tollway routes list
     """
     loaded = load_config(config)
-    rows = [Route(name, one.to, "ordered", one.fallback) for name, one in loaded.routes.items()]
+    rows = [Route(name, one.to, one.strategy, one.fallback) for name, one in loaded.routes.items()]
     if as_json:
         show.emit(rows)
     elif rows:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tollway.daemon.gate.affinity import Affinity
 from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.learned import Learned
 from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
+from tollway.daemon.gate.traffic import Traffic
+from tollway.daemon.gate.upstream_loads import UpstreamLoads
 from tollway.daemon.meter import Meter
 from tollway.daemon.runs import Runs
 from tollway.daemon.tasks import Tasks
@@ -55,6 +59,10 @@ class Daemon:
         self.transport = transport
         self.local = local
         self.queue = Queue(local)
+        self.traffic = Traffic()
+        self.affinity = Affinity()
+        self.upstream_loads = UpstreamLoads(transport)
+        self.dice = random.Random()  # noqa: S311 - it shares calls out, and keeps no secret
         self.runs = Runs()
         self.meter = Meter()
         self.prices = prices

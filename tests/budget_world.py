@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from tollway.daemon.config.schema import (
+    Aim,
     Budget,
     Config,
     Key,
@@ -86,7 +87,7 @@ def configs(draw: st.DrawFn, now_ms: int = START_MS) -> Config:
             budget=draw(budgets), timezone=draw(st.sampled_from(["UTC", "Europe/Berlin"]))
         ),
         providers={name: Provider(kind="openai", budget=draw(budgets)) for name in PROVIDERS},
-        routes={"r": Route(to=("up/m", "other/m"), budget=draw(budgets))},
+        routes={"r": Route(aims=(Aim("up/m"), Aim("other/m")), budget=draw(budgets))},
         teams={"ml": Team(budget=draw(budgets))},
         users={"ann": Member(budget=draw(budgets)), "ben": Member()},
         projects={"bot": Member(budget=draw(budgets))},

@@ -11,6 +11,7 @@ import pytest
 from tollway.daemon.config import support
 from tollway.daemon.config.load import NAMED, SECTIONS, parse
 from tollway.daemon.config.schema import (
+    Case,
     LedgerFile,
     PreviousHash,
     PriceOverride,
@@ -32,6 +33,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "previous": PreviousHash,
     "tags": Tag,
     "raises": RaiseTable,
+    "when": Case,
 }
 # `listen` is what the file says for host and port.
 KEYS = {
@@ -103,6 +105,8 @@ def test_the_default_beside_a_key_is_the_structs(section: str) -> None:
             field = fields[name]
             made = field.default_factory
             default = field.default if made is msgspec.NODEFAULT else made()
+            if section == "when" and default in ((), {}):
+                default = None  # no condition: an empty list of names would be one, and is refused
             assert read(said[2], field.type) == default, f"{section}.{name}"
 
 

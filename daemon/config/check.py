@@ -10,6 +10,13 @@ from urllib.parse import urlsplit
 
 from tollway.daemon.config import shown, values
 from tollway.daemon.config.check_models import check_model
+from tollway.daemon.config.check_routes import (
+    LOCAL,
+    ROUTE_NAME,
+    check_names,
+    check_route,
+    hides,
+)
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.paths import LONGEST_SOCKET
 from tollway.daemon.config.schema import (
@@ -28,14 +35,10 @@ from tollway.daemon.config.schema import (
 from tollway.providers.catalog import KINDS
 from tollway.providers.price_report import states_cost
 
-LOCAL = "local"
-
 Wrong = Callable[[At, str], None]
 Names = Mapping[str, Collection[str]]  # section -> the names in it, those of broken tables too
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
-# What clients put in "model" has slashes and colons with some providers.
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,127}")
 _LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
 # What may stand in the header `x-tollway-tags`: no comma, which parts tags, and no space.
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -57,7 +60,7 @@ def name_wrong(section: str, name: str) -> str | None:
     """Return why a table of this section may not have this name, or None where it may."""
     match section:
         case "routes":
-            pattern, also = _MODEL_NAME, " . _ - @ + : /"
+            pattern, also = ROUTE_NAME, " . _ - @ + : / and, in globs, * ?"
         case "models":
             pattern, also = _LOCAL_NAME, " . _ - @ + :"
         case "prices":
@@ -108,7 +111,9 @@ def check(config: Config, names: Names, wrong: Wrong) -> None:
     for name, provider in config.providers.items():
         _provider(provider, ("providers", name), wrong)
     for name, route in config.routes.items():
-        _route(route, ("routes", name), names, wrong)
+        check_route(route, ("routes", name), config, names, wrong)
+        _refers("routes", route.fallback, ("routes", name, "fallback"), names, wrong)
+    check_names(config, wrong)
     for name, model in config.models.items():
         check_model(name, model, config, names, wrong)
     for name, group in config.groups.items():
@@ -287,31 +292,6 @@ def _url_wrong(url: str) -> str | None:
     return None
 
 
-def _route(route: Route, at: At, names: Names, wrong: Wrong) -> None:
-    if not route.to:
-        wrong((*at, "to"), "has no target")
-    for number, target in enumerate(route.to):
-        if why := target_wrong(target, names):
-            wrong((*at, "to", number), why)
-    _refers("routes", route.fallback, (*at, "fallback"), names, wrong)
-
-
-def target_wrong(target: str, names: Names) -> str | None:
-    """Return why a text is no target in this configuration, or None where it is one."""
-    provider, slash, model = target.partition("/")
-    if not slash or not model:
-        also = "; routes stand under fallback" if target in names["routes"] else ""
-        return f'{shown.value(target)} is no target, which is "PROVIDER/MODEL"{also}'
-    if provider == LOCAL:
-        if model in names["models"]:
-            return None
-        return f"no model {shown.value(model)} in [models]{shown.meant(model, names['models'])}"
-    if provider in names["providers"]:
-        return None
-    known = [*names["providers"], LOCAL]
-    return f"no provider {shown.value(provider)} in [providers]{shown.meant(provider, known)}"
-
-
 def _refers(section: str, wanted: tuple[str, ...], at: At, names: Names, wrong: Wrong) -> None:
     for number, name in enumerate(wanted):
         _refer(section, name, (*at, number), names, wrong)
@@ -374,9 +354,7 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
         if 0 < (part := provider.discount) < _RARE_DISCOUNT:
             said = f"pays {part:%} of the list price; for {part:%} off write {1 - part}"
             yield ("providers", name, "discount"), said
-    for name in config.routes:
-        if "/" in name and target_wrong(name, names) is None:
-            yield ("routes", name), "hides the target of the same name"
+    yield from hides(config, names)
     for name, model in config.models.items():
         if model.gguf is not None and not _is_file(model.gguf):
             yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"

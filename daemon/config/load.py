@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tollway.daemon.config import check, shown, support
+from tollway.daemon.config import check, route_values, shown
 from tollway.daemon.config.lines import At, lines_of
 from tollway.daemon.config.paths import data_folder
 from tollway.daemon.config.schema import (
@@ -26,7 +26,7 @@ from tollway.daemon.config.schema import (
     Team,
 )
 from tollway.daemon.config.toml import read_text, tables_of
-from tollway.daemon.config.values import Reading, TooMany, Wrong
+from tollway.daemon.config.values import READERS, Reading, TooMany, Wrong
 from tollway.daemon.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,6 +43,9 @@ NAMED: Mapping[str, type[msgspec.Struct]] = {
     "keys": Key,
 }
 SECTIONS = ("server", "ledger", *NAMED, "prices", "tags", "raises")
+
+# The readers of a route's own values stand in a file of their own.
+READERS.update(route_values.READERS)
 
 _SERVED = {"gguf", "command"}  # what a local model is served from
 _MOST_LINES = 50  # of faults that are shown: more help nobody
@@ -178,25 +181,7 @@ def _simplified(section: str, raw: object, at: At, reading: Reading) -> object:
         rest = {key: value for key, value in raw.items() if key != "api_keys"}
         if "api_key" not in raw:  # else `check` says that one of them is enough
             return {"api_key": pool[0], **rest}
-    if section == "routes" and isinstance(raw.get("to"), list):
-        return raw | {"to": _targets(raw["to"], (*at, "to"), reading)}
     return raw
-
-
-def _targets(raw: list[object], at: At, reading: Reading) -> list[object]:
-    found = []
-    for number, item in enumerate(raw):
-        here = (*at, number)
-        if not isinstance(item, dict):
-            found.append(item)
-            continue
-        for name, value in item.items():
-            live = reading.live(name, value, here, ("target", "weight"))
-            if live and name == "weight" and len(raw) > 1:
-                # Among several even equal weights would share calls out: today's order does not.
-                reading.wrong((*here, name), str(support.refusal((*here, name), None)))
-        found.append(item.get("target", ""))
-    return found
 
 
 def _prices(raw: dict[str, object], reading: Reading) -> dict[str, PriceSaid]:

@@ -6,8 +6,9 @@ these and knows which keys a later version brings to life.
 
 from datetime import date
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NewType
 
 import msgspec
 
@@ -31,6 +32,14 @@ class SecretRef(str):
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 Retries = Annotated[int, msgspec.Meta(ge=0, le=10)]
 Share = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Weight = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+Globs = NewType("Globs", tuple[str, ...])  # one text or a list of them in the file
+Part = NewType("Part", Decimal)  # of a budget: over 0, up to 1
+# How the targets of a route are ordered, call by call.
+Strategy = Literal["ordered", "weighted", "fastest", "cheapest", "least-busy"]
+CaseEndpoint = Literal["chat", "completions", "embeddings"]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Calendar = Literal["hour", "day", "week", "month", "total"]
 Period = str  # a word of `Calendar`, or a rolling span as it is written: "30m", "24h", "7d"
 Mode = Literal["hard", "clamp", "warn"]
@@ -247,10 +256,75 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
 
 
-class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[routes.NAME]: `to` is targets in order, each "provider/model"."""
+class Aim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An item of `to`: a target, "provider/model", and its share where shares count."""
 
-    to: tuple[str, ...]
+    target: str
+    weight: Weight | None = None
+
+    @property
+    def share(self) -> int:
+        """Its weight, 1 where the file says none."""
+        return 1 if self.weight is None else self.weight
+
+
+class Between(msgspec.Struct, frozen=True):
+    """A time of day, in minutes from midnight: from `start` until before `end`."""
+
+    start: int
+    end: int  # not after `start` where midnight lies between the two
+
+    @property
+    def text(self) -> str:
+        """The times as they are written in the file."""
+        return " to ".join(f"{at // 60:02}:{at % 60:02}" for at in (self.start, self.end))
+
+
+class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An item of routes.NAME.when: what a call must be like, all of it, and where it then goes.
+
+    Names and values are globs. What the second half leaves out is the route's own.
+    """
+
+    team: Globs = Globs(())
+    user: Globs = Globs(())
+    project: Globs = Globs(())
+    key: Globs = Globs(())
+    tag: dict[str, Globs] = {}
+    header: dict[str, Globs] = {}  # names in lower case
+    endpoint: tuple[CaseEndpoint, ...] = ()
+    model: Globs = Globs(())  # the name asked for
+    input_over: Tokens | None = None
+    input_under: Tokens | None = None
+    output_over: Tokens | None = None
+    output_under: Tokens | None = None
+    stream: bool | None = None
+    tools: bool | None = None
+    images: bool | None = None
+    files: bool | None = None
+    schema: bool | None = None
+    reasoning: bool | None = None
+    between: Between | None = None
+    days: tuple[Day, ...] = ()
+    budget_over: Part | None = None
+
+    aims: tuple[Aim, ...] = msgspec.field(default=(), name="to")
+    strategy: Strategy | None = None
+
+    @property
+    def to(self) -> tuple[str, ...]:
+        """Its targets, in the file's order."""
+        return tuple(aim.target for aim in self.aims)
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[routes.NAME]: targets, and how they are chosen among."""
+
+    aims: tuple[Aim, ...] = msgspec.field(name="to")
+    aliases: tuple[str, ...] = ()  # other names for it, globs too
+    strategy: Strategy = "ordered"
+    affinity: bool = True  # calls of one conversation stay at the target that served it
+    when: tuple[Case, ...] = ()
     fallback: tuple[str, ...] = ()  # routes to go on with when every target failed
     retries: Retries = 0  # how often each target is tried again before the next one
     allow_unbounded: bool = False
@@ -260,6 +334,22 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold: HoldBy | None = None
     limits: Limits = Limits()
     budget: tuple[Budget, ...] = ()
+
+    @property
+    def to(self) -> tuple[str, ...]:
+        """Its own targets, in the file's order; those of `when` stand there."""
+        return tuple(aim.target for aim in self.aims)
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All targets that it names, its own first."""
+        named = (self.to, *(case.to for case in self.when))
+        return tuple(dict.fromkeys(target for targets in named for target in targets))
+
+    def leads_to(self, target: str) -> bool:
+        """Whether a target is among those that it names; `*` in one of them is any text."""
+        every = self.every
+        return target in every or any("*" in one and fnmatchcase(target, one) for one in every)
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

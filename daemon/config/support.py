@@ -34,10 +34,6 @@ LATER = (
     ),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("models.*.kwh", "charge for energy"),
-    Later("routes.*.strategy", "choose among targets otherwise than in order", live=("ordered",)),
-    Later("routes.*.to.*.weight", "share calls out by weight", live=(1,)),
-    Later("routes.*.when", "choose targets by what a call says", live=([],)),
-    Later("routes.*.affinity", "keep a conversation at the target it began at", live=(False,)),
 )
 
 

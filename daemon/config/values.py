@@ -86,7 +86,7 @@ class Reading:
         are not the struct's.
         """
         if not isinstance(raw, dict):
-            self.wrong(at, f"expected a table, found {_found(raw)}")
+            self.wrong(at, f"expected a table, found {kind_of(raw)}")
             return None
         fields = _fields(kind)
         given: dict[str, Any] = {}
@@ -120,8 +120,8 @@ class Reading:
         plain, bounds = _plain(kind)
         try:
             if get_origin(plain) is Literal:
-                return _one_of(get_args(plain), raw)
-            found = _READERS[plain](self, raw, at)
+                return one_of(get_args(plain), raw)
+            found = READERS[plain](self, raw, at)
             if bounds and isinstance(found, int):
                 _within(found, bounds)
             return found
@@ -151,7 +151,7 @@ class Reading:
             Wrong: It is no text, too long, or has control characters.
         """
         if not isinstance(raw, str):
-            raise Wrong(f"expected text in quotes, found {_found(raw)}")
+            raise Wrong(f"expected text in quotes, found {kind_of(raw)}")
         if len(raw) > _LONGEST:
             raise Wrong(f"longer than {_LONGEST} characters")
         if not raw.isprintable():
@@ -164,7 +164,7 @@ class Reading:
         Raises:
             Wrong: It is no list.
         """
-        found = [self.value(str, item, (*at, at_)) for at_, item in enumerate(_list(raw))]
+        found = [self.value(str, item, (*at, at_)) for at_, item in enumerate(listed(raw))]
         return tuple(item for item in found if isinstance(item, str))
 
     def shares(self, raw: object, at: At) -> tuple[Decimal, ...]:
@@ -174,9 +174,9 @@ class Reading:
             Wrong: It is no list.
         """
         found: set[Decimal] = set()
-        for number, item in enumerate(_list(raw, fix="[0.5, 0.8, 1.0]")):
+        for number, item in enumerate(listed(raw, fix="[0.5, 0.8, 1.0]")):
             if isinstance(item, bool) or not isinstance(item, int | Decimal):
-                self.wrong((*at, number), f"expected a part of the budget, found {_found(item)}")
+                self.wrong((*at, number), f"expected a part of the budget, found {kind_of(item)}")
             elif not (isinstance(item, int) or item.is_finite()) or not 0 < item <= _MOST_PARTS:
                 self.wrong((*at, number), f"expected over 0 and up to {_MOST_PARTS}; half is 0.5")
             else:
@@ -208,7 +208,7 @@ class Reading:
             Wrong: It is no list.
         """
         found = []
-        for number, item in enumerate(_list(raw, fix='["keyring:one", "env:TWO"]')):
+        for number, item in enumerate(listed(raw, fix='["keyring:one", "env:TWO"]')):
             try:
                 found.append(self.secret_ref(item, (*at, number)))
             except Wrong as fault:
@@ -222,7 +222,7 @@ class Reading:
             Wrong: It is no list.
         """
         found = []
-        for number, item in enumerate(_list(raw, fix=f"[{_quoted(raw)}]")):
+        for number, item in enumerate(listed(raw, fix=f"[{_quoted(raw)}]")):
             here = (*at, number)
             try:
                 budget = self._budget(item, here)
@@ -317,7 +317,7 @@ class Reading:
         Raises:
             Wrong: It is no list.
         """
-        found = [self._previous(item, (*at, number)) for number, item in enumerate(_list(raw))]
+        found = [self._previous(item, (*at, number)) for number, item in enumerate(listed(raw))]
         return tuple(item for item in found if item)
 
     def _previous(self, raw: object, at: At) -> PreviousHash | None:
@@ -366,7 +366,8 @@ def _within(number: int, bounds: msgspec.Meta) -> None:
         raise Wrong(f"expected a number from {low} to {high}")
 
 
-def _one_of(choices: tuple[str, ...], raw: object) -> str:
+def one_of(choices: tuple[str, ...], raw: object) -> str:
+    """Return one of the words there are to choose from; `Wrong` for any other."""
     if isinstance(raw, str) and raw in choices:
         return raw
     near = shown.meant(raw, choices) if isinstance(raw, str) else ""
@@ -375,7 +376,7 @@ def _one_of(choices: tuple[str, ...], raw: object) -> str:
 
 def _whole(reading: Reading, raw: object, at: At) -> int:
     if isinstance(raw, bool) or not isinstance(raw, int):
-        raise Wrong(f"expected a whole number, found {_found(raw)}")
+        raise Wrong(f"expected a whole number, found {kind_of(raw)}")
     if abs(raw) > 2**53:
         raise Wrong("a number that large is not meant")
     return raw
@@ -383,13 +384,13 @@ def _whole(reading: Reading, raw: object, at: At) -> int:
 
 def _flag(reading: Reading, raw: object, at: At) -> bool:
     if not isinstance(raw, bool):
-        raise Wrong(f"expected true or false, found {_found(raw)}")
+        raise Wrong(f"expected true or false, found {kind_of(raw)}")
     return raw
 
 
 def _dollars(reading: Reading, raw: object, at: At) -> Decimal:
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
-        raise Wrong(f"expected a number of dollars, found {_found(raw)}")
+        raise Wrong(f"expected a number of dollars, found {kind_of(raw)}")
     return units.price(raw)
 
 
@@ -399,7 +400,7 @@ def _factors(reading: Reading, raw: object, at: At) -> dict[str, Decimal]:
     found = {}
     for name, factor in raw.items():
         if isinstance(factor, bool) or not isinstance(factor, int | Decimal):
-            reading.wrong((*at, name), f"expected a factor such as 2.0, found {_found(factor)}")
+            reading.wrong((*at, name), f"expected a factor such as 2.0, found {kind_of(factor)}")
         elif not Decimal(factor).is_finite() or not 0 < factor <= _MOST_FACTOR:
             reading.wrong((*at, name), f"expected a factor above 0, at most {_MOST_FACTOR}")
         else:
@@ -415,7 +416,7 @@ def _tags(reading: Reading, raw: object, at: At) -> dict[str, str]:
 
 def _day(reading: Reading, raw: object, at: At) -> date:
     if isinstance(raw, datetime) or not isinstance(raw, date):
-        raise Wrong(f"expected a date without quotes, such as 2027-01-31, found {_found(raw)}")
+        raise Wrong(f"expected a date without quotes, such as 2027-01-31, found {kind_of(raw)}")
     return raw
 
 
@@ -433,7 +434,8 @@ def _layers(reading: Reading, raw: object, at: At) -> int | str:
     raise Wrong('expected "auto", "all" or a number of layers')
 
 
-def _list(raw: object, fix: str = "[...]") -> list[object]:
+def listed(raw: object, fix: str = "[...]") -> list[object]:
+    """Return a list as it is; `Wrong` for anything else."""
     if not isinstance(raw, list):
         raise Wrong(f"expected a list; write {fix}")
     return raw
@@ -447,7 +449,8 @@ def _quoted(raw: object) -> str:
     return f'"{amount}/day"'
 
 
-def _found(raw: object) -> str:
+def kind_of(raw: object) -> str:
+    """Return what a value is, in a word for a person."""
     for kinds, word in _WORDS:
         if isinstance(raw, kinds):
             return word
@@ -463,8 +466,8 @@ _WORDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (date, "a date"),
 )
 
-_Reader = Callable[[Reading, object, At], object]
-_READERS: dict[object, _Reader] = {
+Reader = Callable[[Reading, object, At], object]
+READERS: dict[object, Reader] = {
     str: Reading.text,
     bool: _flag,
     int: _whole,

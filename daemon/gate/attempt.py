@@ -109,6 +109,17 @@ class Attempt:
         """Whether its stream can pass its hold at all: does `has_passed_hold` have to be asked."""
         return self.binding and self.opened.hold_nanousd > 0
 
+    @property
+    def pace(self) -> tuple[float | None, float, int]:
+        """What tells how fast its target is, as `Traffic.ended` takes it; for one that answered."""
+        usage = self.reader.usage
+        output = usage.output_total if usage else 0
+        if self.answer is None or self.first_ms is None or not output:
+            return None, 0.0, 0
+        took_s = time.monotonic() - self._started
+        # Of a whole answer nobody has seen the first token.
+        return (self.first_ms / 1000 if self.version.call.stream else None), took_s, output
+
     def has_passed_hold(self) -> bool:
         """Whether it is certain that the stream so far has cost more than was held for it.
 

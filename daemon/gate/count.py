@@ -7,7 +7,8 @@ and marked: agents go by it when they decide to shorten a conversation.
 from collections.abc import Callable
 from typing import Final
 
-from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.gate import Gate
+from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import without_offers
 from tollway.providers.canon import Call
 from tollway.providers.dialects import (
@@ -30,18 +31,17 @@ _SAID: Final[dict[str, Callable[[int], bytes]]] = {
 }
 
 
-def is_asked_there(call: Call, plan: Plan) -> bool:
-    """Whether the provider of the first target counts for itself, in the client's dialect."""
-    return plan.targets[0].kind.speaks(call.dialect)
+def is_asked_there(call: Call, target: Target) -> bool:
+    """Whether a target's provider counts for itself, in the client's dialect."""
+    return target.kind.speaks(call.dialect)
 
 
-async def count(gate: Gate, call: Call, plan: Plan) -> tuple[Headers, bytes]:
+async def count(gate: Gate, call: Call, target: Target) -> tuple[Headers, bytes]:
     """Return the headers and the body of the answer to a count.
 
     Raises:
         Untranslatable, RequestInvalid: The request is none that the target could be sent.
     """
-    target = plan.targets[0]
     said = without_offers(DIALECTS[call.dialect].codec.read_request(call))[0]
     facts = Facts(model=target.model, quirks=target.kind.quirks)
     body = openai_chat_codec.CODEC.write_request(said, facts).body

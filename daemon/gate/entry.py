@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tollway.daemon.gate.attempt import Attempt
-from tollway.daemon.gate.gate import Plan
+from tollway.daemon.gate.plan import Plan
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Version
 from tollway.daemon.ledger.rows import CallOpened, CallRefused

@@ -10,9 +10,10 @@ from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.budget import worst
-from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed
+from tollway.daemon.gate.plan import Plan
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Translator, asked_in
 from tollway.providers.canon import Bound, Endpoint
@@ -102,7 +103,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         if caller.everything
         else allowed(caller.levels, found.name, found.targets)
     )
-    plan = Plan(found, tuple(gate.target(name) for name in found.targets))
+    plan = gate.plan_for(found, found.targets)
     translator = _translator(gate, plan, question)
     targets = tuple(
         _target(gate, caller, plan, _way(target, question, translator), may=target.name in names)

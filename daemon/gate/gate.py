@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import Terms
 from tollway.daemon.gate.chain import Chain
 from tollway.daemon.gate.limits import Limits
+from tollway.daemon.gate.plan import Plan, plan_of
 from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, ProviderKey, Router, Target
 from tollway.daemon.gate.translate import Translator
@@ -38,13 +39,6 @@ _MOST_KNOWN = 10_000
 # Of a model that is charged by its time and says no other: what is held for a call is bounded.
 _DEADLINE_MS = 600_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """Where a caller's call may go: the name it resolved to, and its targets in order."""
-
-    found: Found
-    targets: tuple[Target, ...]
 
 
 class Gate:
@@ -111,7 +105,7 @@ class Gate:
         return self.daemon.books.now_ms() / 1000
 
     def plan(self, caller: Caller, name: str) -> Plan:
-        """Return the targets that a caller's call may go to, in order.
+        """Return where a caller's calls by a name may go; `choose` orders that for each call.
 
         Raises:
             ModelNotFound: There is no such model for this caller: unknown or forbidden.
@@ -135,7 +129,18 @@ class Gate:
                 hint="`GET /v1/models` lists what it may",
                 param="model",
             )
-        return Plan(found, tuple(self.target(one) for one in names))
+        return self.plan_for(found, names)
+
+    def plan_for(self, found: Found, names: Iterable[str]) -> Plan:
+        """Return the plan for a name, whichever of its targets may be used."""
+        route = self.config.routes.get(found.route)
+        targets = tuple(self.target(one) for one in names)
+        return plan_of(found, targets, stays=route is None or route.affinity)
+
+    def concurrent(self, target: Target) -> int | None:
+        """Return how many calls at once a target's provider is allowed; None for any number."""
+        known = self.config.providers.get(target.provider)
+        return known.limits.concurrent if known else None
 
     def may_list(self, caller: Caller) -> list[str]:
         """Return every name that a caller may ask for, in the order of the file."""
@@ -215,15 +220,17 @@ class Gate:
         # A local model counts its prompts: nothing need be learned of them.
         return terms, expected and not local
 
-    def chain(self, plan: Plan, prefer: Callable[[Target], str]) -> Chain:
-        """Return a call's way along its targets.
+    def chain(
+        self, plan: Plan, targets: Sequence[Target], prefer: Callable[[Target], str]
+    ) -> Chain:
+        """Return a call's way along its targets, which stand in the order to try them.
 
         `prefer` names the key of a target's pool to use, "" for any.
         """
         route = self.config.routes.get(plan.found.route)
         health = self.daemon.health
         return Chain(
-            plan.targets,
+            targets,
             health,
             retries=route.retries if route else 0,
             until_s=health.clock() + route.deadline if route else float("inf"),
@@ -245,10 +252,15 @@ class Gate:
             price = self.list_price(target, datetime.now(UTC))
         return price.context_window if price else None
 
+    def default_output(self, route: str) -> int:
+        """Return the tokens that an answer may have where its call names no limit."""
+        known = self.config.routes.get(route)
+        return (known and known.default_output) or self.config.server.default_output
+
     def translator(self, call: Call, plan: Plan) -> Translator:
         """Return what gives a call in the dialect of each of its targets."""
         route = self.config.routes.get(plan.found.route)
-        limit = (route and route.default_output) or self.config.server.default_output
+        limit = self.default_output(plan.found.route)
         strict = bool(route and route.on_loss == "refuse")
         return Translator(call, strict=strict, default_output=limit)
 

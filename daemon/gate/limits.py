@@ -330,7 +330,7 @@ class Limits:
         """Return the route that names a target: the one asked for, or one it falls back to."""
         routes = [route] if route else []
         for name in routes:  # grows while it is walked
-            if target in self._routes[name].to:
+            if self._routes[name].leads_to(target):
                 return name
             routes += [one for one in self._routes[name].fallback if one not in routes]
         return ""

@@ -6,14 +6,15 @@ from tollway.daemon.gate import entry, tags
 from tollway.daemon.gate.authenticate import PREFIX, Caller
 from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.relay import relay
-from tollway.daemon.gate.send import Exchange, Origin
+from tollway.daemon.gate.send import Exchange
 from tollway.daemon.gate.session import session_of
 from tollway.daemon.state import DAEMON, OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, Dialect, InUrl
 from tollway.providers.errors import GatewayError, RequestInvalid
-from tollway.providers.headers import own_credential, to_provider
+from tollway.providers.headers import Headers, own_credential, to_provider
 
 _MOST_CLIENT = 200
 
@@ -39,17 +40,13 @@ async def serve(
         gate, caller = _enter(request)
     origin = _origin(request, trace.call_id, caller.tags)
     origin.session = session_of(request.headers, origin.tags, caller.run)
+    if gate.router.headers:
+        origin.looked_at = _looked_at(request, gate.router.headers)
     if gate.callers_pay:
         origin.own = own_credential(request.headers.items(), PREFIX)
     tags.demand(origin.tags, caller.require_tags)
     call = dialect.peek(endpoint, body, url)
     trace.model = call.model[:200]
-    if endpoint == "count_tokens":
-        plan = gate.plan(caller, call.model)
-        if not is_asked_there(call, plan):
-            headers, counted = await count(gate, call, plan)
-            request.whole(200, headers, counted)
-            return
     exchange = Exchange(
         daemon=daemon,
         gate=gate,
@@ -58,6 +55,12 @@ async def serve(
         call=call,
         origin=origin,
     )
+    if endpoint == "count_tokens":
+        target = exchange.first()
+        if not is_asked_there(call, target):
+            headers, counted = await count(gate, call, target)
+            request.whole(200, headers, counted)
+            return
     trace.exchange = exchange
     exchange.start()
     try:
@@ -95,6 +98,12 @@ def _origin(request: Direct, call_id: str, own: tags.Tags) -> Origin:
         batch=_is_batch(request.headers.get("x-tollway-priority")),
         tags=own.over(tags.read(request.headers.getall(tags.HEADER, ()))),
     )
+
+
+def _looked_at(request: Direct, names: frozenset[str]) -> Headers:
+    """Return the headers that routes have conditions on, names in lower case."""
+    pairs = ((name.lower(), value) for name, value in request.headers.items())
+    return tuple((name, value) for name, value in pairs if name in names)
 
 
 def _is_batch(priority: str | None) -> bool:

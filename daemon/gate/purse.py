@@ -1,6 +1,7 @@
 """The budgets of one configuration: which ones an attempt must fit into, and taking its hold."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -234,6 +235,15 @@ class Purse:
         if not charge.own:
             return None
         return self._books.room(charge.own, self._now_ms())[0]
+
+    def used(self, charge: Charge) -> Decimal:
+        """Return what is spent of the fullest budget of a charge, as a part of its cap."""
+        now = self._now_ms()
+        parts = (
+            Decimal(limit.account.now(now).settled) / max(1, limit.nanousd)
+            for limit in charge.limits
+        )
+        return max(parts, default=Decimal(0))
 
     def states(
         self,

@@ -215,6 +215,14 @@ class Queue:
             if lane.slots or lane.running or lane.waiting
         ]
 
+    def load(self, target: Target) -> tuple[int, int, int] | None:
+        """Return the calls that run at a target, those that wait, its slots; None without slots."""
+        pool = self.pool(target)
+        if pool is None:
+            return None
+        lane = pool.lanes[_lane(target)]
+        return lane.running, lane.waiting, int(lane.slots)
+
     def state(self, target: Target) -> QueueState | None:
         """Return one target as it stands, None where it has no slots."""
         pool = self.pool(target)

@@ -1,17 +1,20 @@
-"""Which targets a name stands for, in order."""
+"""Which targets a name stands for, and by which rule a route chooses among them."""
 
 import re
+from collections.abc import Iterator
 from fnmatch import translate
 
 import msgspec
 
-from tollway.daemon.config.schema import Config, Provider
+from tollway.daemon.config.schema import Aim, Case, Config, Provider, Strategy
 from tollway.daemon.config.schema import Route as RouteTable
+from tollway.daemon.gate.conditions import Conditions, headers_of
 from tollway.providers.catalog import KINDS, Kind
 from tollway.providers.signing import Signer
 from tollway.providers.transport import Timeouts
 
 LOCAL = "local"
+_IS_GLOB = re.compile(r"[*?]")
 
 
 class ProviderKey(msgspec.Struct, frozen=True):
@@ -63,14 +66,42 @@ class Target(msgspec.Struct, frozen=True):
         return self.local and self.kind is KINDS[LOCAL]
 
 
+class Option(msgspec.Struct, frozen=True):
+    """Targets that a route may choose, and how: an item of its `when`, or what is its own."""
+
+    place: str  # "when[0]"; "" for the route's own
+    targets: tuple[str, ...]
+    weights: tuple[int, ...] = ()
+    strategy: Strategy = "ordered"
+    when: Conditions | None = None  # None: it takes every call
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One route on a call's way: the first of its options that takes the call is the one."""
+
+    route: str
+    options: tuple[Option, ...]  # the last takes every call
+
+
 class Found(msgspec.Struct, frozen=True):
-    """What a name stands for: its targets in order, and the route it is, if it is one."""
+    """What a name stands for: a route, and those it falls back to, or a single target."""
 
     name: str  # the route's name, or "provider/model": what access lists are matched against
     route: str
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  # all that a call may go to, those without a condition first
     how: str  # for `routes explain`: "route", "provider/model", or "served by NAME"
+    stages: tuple[Stage, ...]
     also: tuple[str, ...] = ()  # other providers that serve the bare name
+
+
+class _Glob:
+    """A name of a route that takes many; the pattern has a group where it has exactly one `*`."""
+
+    def __init__(self, text: str, route: str) -> None:
+        self.text = text
+        self.route = route
+        parts = "".join(f"({part})" if part == ".*" else part for part in _translated(text))
+        self.pattern = re.compile(parts)
 
 
 class Router:
@@ -85,44 +116,122 @@ class Router:
             for name, provider in config.providers.items()
             if (globs := _served(provider))
         }
+        self._stages = {name: _stage(name, table) for name, table in config.routes.items()}
+        names = [(name, name) for name in config.routes]
+        names += [(one, name) for name, route in config.routes.items() for one in route.aliases]
+        self._named = {said: route for said, route in names if not _IS_GLOB.search(said)}
+        self._globs = sorted(
+            (_Glob(said, route) for said, route in names if _IS_GLOB.search(said)),
+            key=lambda glob: -len(_IS_GLOB.sub("", glob.text)),
+        )
+        # What conditions look at, in lower case: no call keeps any other header for them.
+        self.headers = frozenset(
+            name for route in config.routes.values() for name in headers_of(route.when)
+        )
 
     def find(self, name: str) -> Found | None:
         """Return what a name stands for, or None for no target at all.
 
-        Tried in turn: a route, `provider/model`, what each provider serves (in file order).
+        Tried in turn: a route of this name, one with this alias, one whose name or alias is a
+        glob that takes it (the one with the most letters of its own; of two alike the first in
+        the file), `provider/model`, what each provider serves (in file order).
         """
-        if name in self._routes:
-            return Found(name, name, self._chain(name), "route")
+        if (route := self._named.get(name)) is not None:
+            stages = self._chain(route)
+            how = "route" if route == name else f"alias of {route}"
+            return Found(route, route, _targets(stages), how, stages)
+        for glob in self._globs:
+            if (part := glob.pattern.match(name)) is None:
+                continue
+            stages = self._chain(glob.route, part[1] if part.re.groups else None)
+            # A route that is a glob has no other name than the one asked for; of an alias, it has.
+            own = name if glob.text == glob.route else glob.route
+            return Found(own, glob.route, _targets(stages), f"route {glob.text}", stages)
         provider, slash, model = name.partition("/")
         if slash and model and self._known(provider, model):
-            return Found(name, "", (name,), "provider/model")
+            return _single(name, "provider/model")
         serving = [who for who, globs in self._serves.items() if globs.match(name)]
         if serving:
-            target = f"{serving[0]}/{name}"
-            also = tuple(serving[1:])
-            return Found(target, "", (target,), f"served by {serving[0]}", also)
+            return _single(
+                f"{serving[0]}/{name}", f"served by {serving[0]}", also=tuple(serving[1:])
+            )
         return None
 
     def _known(self, provider: str, model: str) -> bool:
         return model in self._models if provider == LOCAL else provider in self._providers
 
-    def _chain(self, name: str) -> tuple[str, ...]:
-        """Return a route's targets and, behind them, those of its fallback routes."""
-        seen: dict[str, None] = {}
+    def _chain(self, name: str, star: str | None = None) -> tuple[Stage, ...]:
+        """Return a route and, behind it, its fallback routes; `star` is what its `*` stands for."""
         routes = [name]
         for route in routes:  # grows while it is walked; a circle ends at what was seen
-            table: RouteTable = self._routes[route]
-            seen.update(dict.fromkeys(table.to))
-            routes.extend(other for other in table.fallback if other not in routes)
-        return tuple(seen)
+            fallback = self._routes[route].fallback
+            routes.extend(other for other in fallback if other not in routes)
+        first, *rest = (self._stages[route] for route in routes)
+        return (first if star is None else _with_star(first, star), *rest)
 
     def names(self) -> list[str]:
         """Return every name that can be listed: routes, local models, targets of routes."""
-        listed = dict.fromkeys(self._routes)
+        listed = dict.fromkeys(self._named)
         listed.update(dict.fromkeys(f"{LOCAL}/{name}" for name in self._models))
         for route in self._routes.values():
-            listed.update(dict.fromkeys(route.to))
+            listed.update(dict.fromkeys(one for one in route.every if "*" not in one))
         return list(listed)
+
+
+def _translated(glob: str) -> list[str]:
+    """Return a glob as pieces of a regular expression that matches the whole of a name."""
+    words = {"*": ".*", "?": "."}
+    one = glob.count("*") == 1 and "?" not in glob
+    pieces = [words.get(letter) or re.escape(letter) for letter in glob]
+    return [r"(?s:", *(pieces if one else ["".join(pieces)]), r")\Z"]
+
+
+def _with_star(stage: Stage, star: str) -> Stage:
+    options = tuple(
+        msgspec.structs.replace(
+            option, targets=tuple(one.replace("*", star) for one in option.targets)
+        )
+        for option in stage.options
+    )
+    return msgspec.structs.replace(stage, options=options)
+
+
+def _single(target: str, how: str, also: tuple[str, ...] = ()) -> Found:
+    stage = Stage("", (Option("", (target,)),))
+    return Found(target, "", (target,), how, (stage,), also)
+
+
+def _stage(name: str, route: RouteTable) -> Stage:
+    cases = [_option(number, case, route) for number, case in enumerate(route.when)]
+    targets, weights = _shared(route.aims)
+    return Stage(name, (*cases, Option("", targets, weights, route.strategy)))
+
+
+def _option(number: int, case: Case, route: RouteTable) -> Option:
+    targets, weights = _shared(case.aims or route.aims)
+    strategy = case.strategy or route.strategy
+    return Option(f"when[{number}]", targets, weights, strategy, Conditions(case))
+
+
+def _shared(aims: tuple[Aim, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return targets, each once, and their weights: those of one that stands twice add up."""
+    shares: dict[str, int] = {}
+    for aim in aims:
+        shares[aim.target] = shares.get(aim.target, 0) + aim.share
+    return tuple(shares), tuple(shares.values())
+
+
+def _targets(stages: tuple[Stage, ...]) -> tuple[str, ...]:
+    """Return all targets of some routes, those that need no condition first."""
+
+    def every() -> Iterator[str]:
+        for stage in stages:
+            yield from stage.options[-1].targets
+        for stage in stages:
+            for option in stage.options:
+                yield from option.targets
+
+    return tuple(dict.fromkeys(every()))
 
 
 def _served(provider: Provider) -> tuple[str, ...]:

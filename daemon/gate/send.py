@@ -19,13 +19,15 @@ from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.books import Charge
 from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.chain import Failure
-from tollway.daemon.gate.gate import Gate, Plan
+from tollway.daemon.gate.course import Course
+from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.keep import keep, pipe_for
 from tollway.daemon.gate.limits import Passage, Skipped, fitted, sooner
+from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.pipe import Head
+from tollway.daemon.gate.plan import Plan
 from tollway.daemon.gate.receive import receive
 from tollway.daemon.gate.route import Target
-from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.translate import Version, request_headers
 from tollway.daemon.gate.turn import Had, Turn, Wanted
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
@@ -50,31 +52,6 @@ _ROWLESS = frozenset({"internal_error", "ledger_unavailable"})
 _COMMIT_WAIT_S = 5.0
 # How long a billed answer is read on after its client has left, where the provider says so.
 _DRAIN_S = 60.0
-
-
-class Origin:
-    """What the request said beside its body, as far as the call's path needs it."""
-
-    __slots__ = ("batch", "call_id", "client", "headers", "own", "report_cost", "session", "tags")
-
-    def __init__(
-        self,
-        call_id: str,
-        client: str,
-        headers: tuple[tuple[str, str], ...],
-        *,
-        report_cost: bool,
-        batch: bool = False,
-        tags: Tags = NO_TAGS,
-    ) -> None:
-        self.tags = tags
-        self.session = ""  # what `session_of` says
-        self.own: Headers = ()  # the caller's credential, for a provider that its callers pay
-        self.batch = batch  # it lets interactive calls go first
-        self.call_id = call_id
-        self.client = client
-        self.headers = headers  # those that go on to the provider
-        self.report_cost = report_cost
 
 
 class Exchange:
@@ -104,6 +81,7 @@ class Exchange:
         self.target: Target | None = None  # of the attempt under way, or the last
         self.attempts = 0
         self.plan: Plan | None = None
+        self._course: Course | None = None
         self._task: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
         self._ended: AttemptEnded | None = None  # an attempt that ended, its row not yet written
@@ -120,13 +98,20 @@ class Exchange:
         self._tags = gate.purse.declared(origin.tags.pairs)
         self.charge: Charge | None = None  # of the attempt under way, or the last
         self.dropped = ""  # what the last translation left out, for the ledger
-        # Of a target's pool, the name of the key to use: that which served the conversation before.
-        self.key_before: Callable[[Target], str] = _any_key
 
     @property
     def admitted_ms(self) -> int:
         """When it came, in unix milliseconds: the moment that decides its periods."""
         return self._at_ms
+
+    def first(self) -> Target:
+        """Return the target that would be asked first; nothing has begun.
+
+        Raises:
+            ModelNotFound: There is none for this caller.
+        """
+        self._course = Course(self, self.gate.plan(self.caller, self.call.model))
+        return self._course.targets[0]
 
     def start(self) -> None:
         """Begin, in a task of its own that the daemon supervises."""
@@ -200,7 +185,8 @@ class Exchange:
     async def _targets(self) -> None:
         """Try the targets in order until one has answered."""
         plan = self.plan = self.gate.plan(self.caller, self.call.model)
-        chain = self.gate.chain(plan, self.key_before)
+        course = self._course = self._course or Course(self, plan)
+        chain = self.gate.chain(plan, course.targets, course.key_before)
         translator = self.gate.translator(self.call, plan)
         full: Skipped | None = None
         unsaid: Untranslatable | None = None
@@ -298,6 +284,7 @@ class Exchange:
         )
         attempt.taken, attempt.slot = had.taken, had.slot
         attempt.outing = self.daemon.health.begin(target)
+        self.daemon.traffic.began(target.name)
         self.attempts += 1
         self.dropped = ",".join(version.dropped)
         return attempt
@@ -314,6 +301,7 @@ class Exchange:
         except GatewayError:
             # Not written, so not sent: nothing is held, and an unadmitted call has no row.
             self._attempt = None
+            self.daemon.traffic.ended(attempt.target.name)
             attempt.withdraw()
             self._admitted = not first
             raise
@@ -383,7 +371,10 @@ class Exchange:
 
     def _end(self, attempt: Attempt, ending: Ending, error: str = "") -> AttemptEnded:
         self._attempt = None
-        ended = attempt.end(ending, mask=self.gate.mask, error=error)
+        try:
+            ended = attempt.end(ending, mask=self.gate.mask, error=error)
+        finally:
+            self.daemon.traffic.ended(attempt.target.name, *attempt.pace)
         self.cost_nanousd += ended.cost_nanousd
         self.daemon.meter.attempt(self, attempt, ended)
         bound = attempt.worst.bound
@@ -403,6 +394,8 @@ class Exchange:
     async def settle(self, attempt: Attempt, ending: Ending = "answered") -> None:
         """End an answered call; return when that is on disk, or the disk has stalled too long."""
         ended = self._end(attempt, ending)
+        if self._course:
+            self._course.served(attempt)
         done = self._finish(ended, ended.ending, "", attempt.first_ms)
         # As `asyncio.wait` would, which makes a future and two callbacks more.
         timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT_S, _let_go, done)
@@ -479,10 +472,6 @@ class Exchange:
         ours = entry.headers(self, attempt, whole=whole)
         passed = self.gate.masked(headers)
         return Head(attempt.answer.status, (*passed, *ours), streamed=not whole)
-
-
-def _any_key(_target: Target) -> str:
-    return ""
 
 
 def _stopped() -> GatewayError:

@@ -16,7 +16,7 @@ from tollway.providers.canon import Price
 from tollway.providers.errors import GatewayError
 
 if TYPE_CHECKING:
-    from tollway.daemon.gate.gate import Plan
+    from tollway.daemon.gate.plan import Plan
     from tollway.daemon.gate.send import Exchange
 
 

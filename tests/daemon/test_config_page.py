@@ -108,7 +108,7 @@ def test_values_that_say_what_happens_today_are_taken() -> None:
 @pytest.mark.parametrize(
     ("was", "wanted"),
     [
-        ("weight = 1", "weight = 2"),
+        ("cors_origins = []", 'cors_origins = ["https://x.example"]'),
     ],
 )
 def test_other_values_of_those_keys_are_not(was: str, wanted: str) -> None:
@@ -118,10 +118,11 @@ def test_other_values_of_those_keys_are_not(was: str, wanted: str) -> None:
     assert found and all("not supported yet" in line for line in found)
 
 
-def test_equal_weights_among_several_targets_are_refused() -> None:
-    """They would share calls out, which today's order does not do."""
+def test_weights_are_refused_where_no_strategy_goes_by_them() -> None:
+    """Whoever writes a weight wants calls shared out, which an order does not do."""
     text = TODAY.replace("weight = 1 }", 'weight = 1 }, { target = "openai/gpt-4.1", weight = 1 }')
-    assert "routes.r.to[0].weight: not supported yet" in faults(text)[0]
+    assert "routes.r.to[0].weight: shares nothing out" in faults(text)[0]
+    assert parse(text.replace('"ordered"', '"weighted"'), path=GATEWAY).routes["r"].aims[1].share
 
 
 def test_the_page_is_toml_whose_every_key_has_a_line() -> None:

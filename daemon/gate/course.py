@@ -1,0 +1,59 @@
+"""Where one call goes: its targets in order, and the conversation that it is a part of."""
+
+from typing import TYPE_CHECKING
+
+from tollway.daemon.gate.affinity import Stay
+from tollway.daemon.gate.attempt import Attempt
+from tollway.daemon.gate.choose import Asked, choose
+from tollway.daemon.gate.plan import Plan
+from tollway.daemon.gate.route import Target
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.send import Exchange
+
+
+class Course:
+    """One call's targets, in the order to try them."""
+
+    __slots__ = ("_stay", "targets")
+
+    def __init__(self, exchange: "Exchange", plan: Plan) -> None:
+        """Choose.
+
+        Raises:
+            ModelNotFound: The caller may use none of the targets that such a call goes to.
+        """
+        self._stay: Stay | None = None
+        self.targets = plan.targets
+        if plan.fixed:  # as most are: this is all that choosing costs them
+            return
+        origin = exchange.origin
+        asked = Asked(
+            exchange.gate,
+            plan,
+            exchange.call,
+            who=exchange.caller.who,
+            tags=origin.tags.pairs,
+            headers=origin.looked_at,
+            session=origin.conversation(exchange.caller.run) if plan.stays else "",
+            at_ms=exchange.at_ms,
+        )
+        self._stay = asked.stay
+        self.targets = choose(exchange.gate, plan, asked).targets
+
+    def key_before(self, target: Target) -> str:
+        """Return the key of a target's pool that served the conversation before, "" for none."""
+        kept = self._stay.kept if self._stay else None
+        return kept.key if kept and kept.target == target.name else ""
+
+    def served(self, attempt: Attempt) -> None:
+        """Take note of where the call was answered, for those of its conversation that follow."""
+        if self._stay:
+            target = attempt.target
+            self._stay.served(target.name, answer=_to_go_on_from(attempt), key=target.key)
+
+
+def _to_go_on_from(attempt: Attempt) -> str:
+    """Return the id by which a client can have this answer gone on from, "" where it cannot."""
+    is_stored = attempt.version.dialect.name == "openai_responses" and attempt.version.said is None
+    return attempt.reader.upstream_id if is_stored else ""
