@@ -1,11 +1,11 @@
-"""Many callers at one local model: our worker beside llama-cpp-python's own `Llama`.
+"""Many callers at one local model: Tollway beside the servers that people use instead.
 
-    python benchmarks/local.py [MODEL.gguf] [--callers 1,2,4,8,16] [--tokens 32] [--rounds 1]
+    python benchmarks/local.py MODEL.gguf [--callers 1,2,4,8,16] [--tokens 32] [--rounds 3]
+        [--server-packages DIR] [--xllamacpp DIR] [--llama-server PROGRAM]
 
-Both load the same file with as many threads, get the same prompts and make as many tokens, greedy,
-in turns within one run. `Llama` holds one sequence and is not to be called twice at once, so its
-callers take turns behind a lock, as they do in the server that comes with it. Ratios are what is
-worth keeping: machines differ, and so do their other jobs.
+All have the same file, as many threads, the same prompts and as many tokens to make, greedy, and
+take turns within each round. Ratios are within a round, and what is worth keeping: machines
+differ, and so do their other jobs. README.md says how to get the opponents.
 """
 
 import argparse
@@ -15,17 +15,20 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import local_parties
 import msgspec
+from local_parties import CONTEXT
+from parties import Party
 
+from tollway.daemon.bench_gateway import KEY, machine
 from tollway.providers.llamacpp.adapter import Limits, LocalModel, LocalModels
 
 TOPICS = (
@@ -35,142 +38,285 @@ TOPICS = (
     "a clock maker",
 )  # fmt: skip
 SYSTEM = "You are a careful assistant. Answer at length, in plain words."
-LONG = SYSTEM + "".join(
+RULES = "".join(
     f" Rule {at}: keep sentences short and prefer numbers over adjectives." for at in range(1, 26)
 )
-NAME = "bench"
+STREAMS = 4  # that run when the long prompt comes
+BASE = "llama-cpp-python"
+
+Stamps = list[float]
+Ask = Callable[[list[dict[str, str]], int, Stamps], Coroutine[Any, Any, None]]
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One run: tokens a second of all callers, and waits in seconds."""
+    """One run: tokens a second of all callers, waits in seconds, tokens a second of CPU time."""
 
     tokens_per_s: float
     first_p50: float
     first_max: float
     between_p99: float
-
-    @classmethod
-    def of(cls, times: list[list[float]], began: list[float]) -> "Measured":
-        """Return what the times of all tokens come to."""
-        start, end = min(began), max(stamps[-1] for stamps in times)
-        firsts = [stamps[0] - at for stamps, at in zip(times, began, strict=True)]
-        gaps = sorted(later - one for stamps in times for one, later in itertools.pairwise(stamps))
-        last = gaps[max(0, math.ceil(0.99 * len(gaps)) - 1)] if gaps else 0.0
-        return cls(
-            sum(map(len, times)) / (end - start), statistics.median(firsts), max(firsts), last
-        )
+    per_cpu_s: float = 0.0
 
 
-def messages(at: int, system: str) -> list[dict[str, str]]:
-    """Return a conversation of its own for each caller."""
+def measured(began: Stamps, times: list[Stamps], cpu_s: float) -> Measured:
+    """Return what the times of all tokens come to.
+
+    Raises:
+        SystemExit: A call brought no token; a rate of refusals is no rate.
+    """
+    if not all(times):
+        raise SystemExit("a call brought no token")
+    made = sum(map(len, times))
+    firsts = [stamps[0] - at for stamps, at in zip(times, began, strict=True)]
+    passed = max(stamps[-1] for stamps in times) - min(began)
+    return Measured(
+        made / passed,
+        statistics.median(firsts),
+        max(firsts),
+        p99(gap for stamps in times for gap in gaps(stamps)),
+        made / cpu_s if cpu_s else 0.0,
+    )
+
+
+def gaps(stamps: Stamps) -> Stamps:
+    """Return the times between tokens."""
+    return [later - one for one, later in itertools.pairwise(stamps)]
+
+
+def p99(found: Iterable[float]) -> float:
+    """Return the 99th percentile, 0 of nothing."""
+    ordered = sorted(found)
+    return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)] if ordered else 0.0
+
+
+def messages(at: int, seed: str, *, long: bool = False) -> list[dict[str, str]]:
+    """Return a conversation of its own for each caller; `seed` makes it new to every cache."""
     return [
-        {"role": "system", "content": system},
+        {"role": "system", "content": f"Session {seed}. {SYSTEM}{RULES if long else ''}"},
         {"role": "user", "content": f"Write about {TOPICS[at % 16]} ({at})."},
     ]
 
 
-async def ours(path: Path, callers: int, tokens: int, system: str) -> Measured:
-    """Return how our worker does, with a slot for each caller."""
-    with tempfile.TemporaryDirectory() as folder:
-        local = LocalModels(log_folder=Path(folder), limits=Limits(sweep_s=3600))
-        try:
-            await local.configure({NAME: LocalModel(NAME, path, 2048, 0, 900.0, slots=callers)})
-            await local.load(NAME)
+class Http:
+    """A party that is asked over HTTP."""
 
-            async def call(at: int) -> tuple[float, list[float]]:
-                began, stamps = time.perf_counter(), []
+    def __init__(self, party: Party) -> None:
+        self.party = party
+
+    async def run(self, work: "Work", seed: str) -> Measured:
+        """Return what some work measures, with the CPU that the party used."""
+        before = self.party.cpu_s()
+        limit = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=limit) as session:
+
+            async def ask(said: list[dict[str, str]], tokens: int, stamps: Stamps) -> None:
                 body = {
-                    "model": NAME, "messages": messages(at, system), "temperature": 0,
+                    "model": "local/bench", "messages": said, "temperature": 0,
                     "max_tokens": tokens, "stream": True,
                 }  # fmt: skip
-                answer = await local.send(NAME, "chat", json.dumps(body).encode())
-                async for chunk in answer.chunks():
-                    stamps += [time.perf_counter()] * chunk.count(b'"content":"') or []
-                await answer.close()
-                return began, stamps[1:] or stamps  # the first event has the role and no text
+                head = {"authorization": f"Bearer {KEY}"}
+                url = f"{self.party.url}/chat/completions"
+                async with session.post(url, json=body, headers=head) as answer:
+                    async for line in answer.content:
+                        if line.startswith(b"data: {") and _has_text(line[6:]):
+                            stamps.append(time.perf_counter())
 
-            found = await asyncio.gather(*map(call, range(callers)))
-        finally:
-            await local.close()
-    return Measured.of([stamps for _, stamps in found], [began for began, _ in found])
-
-
-def theirs(path: Path, callers: int, tokens: int, system: str) -> Measured:
-    """Return how `llama_cpp.Llama` behind a lock does; run in a process of its own."""
-    import llama_cpp  # noqa: PLC0415
-
-    threads = len(os.sched_getaffinity(0))
-    llama: Any = llama_cpp.Llama(
-        str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, n_gpu_layers=0,
-        verbose=False,
-    )  # fmt: skip
-    turn = threading.Lock()
-
-    def call(at: int) -> tuple[float, list[float]]:
-        began, stamps = time.perf_counter(), []
-        with turn:
-            for chunk in llama.create_chat_completion(
-                messages(at, system), temperature=0, max_tokens=tokens, stream=True
-            ):
-                if chunk["choices"][0]["delta"].get("content"):
-                    stamps.append(time.perf_counter())
-        return began, stamps
-
-    with ThreadPoolExecutor(callers) as pool:
-        found = list(pool.map(call, range(callers)))
-    return Measured.of([stamps for _, stamps in found], [began for began, _ in found])
+            found = await work(ask, seed)
+        cpu_s = self.party.cpu_s() - before
+        return msgspec.structs.replace(found, per_cpu_s=found.per_cpu_s / cpu_s if cpu_s else 0.0)
 
 
-def _theirs_apart(path: Path, callers: int, tokens: int, system: str) -> Measured:
-    done = subprocess.run(
-        [sys.executable, __file__, str(path), "--callers", str(callers), "--tokens", str(tokens),
-         "--theirs", "long" if system == LONG else "short"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measured)
+class Worker:
+    """Our worker without the gateway: its adapter runs in this process."""
+
+    def __init__(self, model: Path, slots: int) -> None:
+        self._model = LocalModel("bench", model, CONTEXT, 0, 900.0, slots=slots)
+
+    async def run(self, work: "Work", seed: str) -> Measured:
+        """Return what some work measures; the load is no part of it."""
+        with tempfile.TemporaryDirectory() as folder:
+            local = LocalModels(log_folder=Path(folder), limits=Limits(sweep_s=3600))
+            try:
+                await local.configure({"bench": self._model})
+                await local.load("bench")
+                party = Party("", local.states()[0].pid)
+                before = party.cpu_s()
+
+                async def ask(said: list[dict[str, str]], tokens: int, stamps: Stamps) -> None:
+                    body = {
+                        "model": "bench", "messages": said, "temperature": 0,
+                        "max_tokens": tokens, "stream": True,
+                    }  # fmt: skip
+                    answer = await local.send("bench", "chat", json.dumps(body).encode())
+                    async for chunk in answer.chunks():
+                        for event in chunk.split(b"\n\n"):
+                            if event.startswith(b"data: {") and _has_text(event[6:]):
+                                stamps.append(time.perf_counter())
+                    await answer.close()
+
+                found = await work(ask, seed)
+                cpu_s = party.cpu_s() - before
+            finally:
+                await local.close()
+        return msgspec.structs.replace(found, per_cpu_s=found.per_cpu_s / cpu_s if cpu_s else 0.0)
+
+
+def _has_text(event: bytes) -> bool:
+    choices = msgspec.json.decode(event).get("choices") or [{}]
+    return bool(choices[0].get("delta", {}).get("content"))
+
+
+async def at_once(
+    ask: Ask, callers: int, tokens: int, seed: str, *, long: bool = False, calls: int = 0
+) -> Measured:
+    """Have so many callers at once ask, until `calls` (one each) are answered."""
+    numbers = iter(range(calls or callers))
+    began: Stamps = []
+    times: list[Stamps] = []
+
+    async def caller() -> None:
+        for at in numbers:
+            stamps: Stamps = []
+            began.append(time.perf_counter())
+            times.append(stamps)
+            await ask(messages(at, seed, long=long), tokens, stamps)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return measured(began, times, 1.0)
+
+
+async def long_among_streams(ask: Ask, tokens: int, seed: str) -> Measured:
+    """Have a prompt of most of the context come while streams run.
+
+    The times between tokens are the streams', from when it comes to its first token; the first
+    token is its own.
+    """
+    times: list[Stamps] = [[] for _ in range(STREAMS)]
+    streams = [
+        asyncio.create_task(ask(messages(at, f"{seed}-{at}"), 3 * tokens, stamps))
+        for at, stamps in enumerate(times)
+    ]
+    while any(
+        len(stamps) < 4 and not one.done() for stamps, one in zip(times, streams, strict=True)
+    ):
+        await asyncio.wait(streams, timeout=0.005, return_when=asyncio.FIRST_COMPLETED)
+    own: Stamps = []
+    came = time.perf_counter()
+    await ask([{"role": "user", "content": f"{seed} " + RULES * 2 + " Repeat rule 1."}], 8, own)
+    await asyncio.gather(*streams)
+    first = own[0]
+    stalls = [
+        gap
+        for stamps in times
+        for gap, at in zip(gaps(stamps), stamps[1:], strict=True)
+        if came <= at and at - gap <= first
+    ]
+    found = measured([came] * len(times), [[came, *stamps] for stamps in times], 1.0)
+    wait = first - came
+    return msgspec.structs.replace(found, first_p50=wait, first_max=wait, between_p99=p99(stalls))
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What is done by everyone in turn."""
+
+    kind: str
+    callers: int
+    tokens: int
+
+    async def __call__(self, ask: Ask, seed: str) -> Measured:
+        """Return how it went; `seed` makes the prompts new to every cache."""
+        if self.kind == "long":
+            return await long_among_streams(ask, self.tokens, seed)
+        calls = 16 if self.kind == "burst" else max(4, self.callers)
+        burst = self.kind == "burst"
+        return await at_once(ask, self.callers, self.tokens, seed, long=burst, calls=calls)
+
+
+def _works(said: argparse.Namespace) -> list[Work]:
+    kinds = said.kinds.split(",")
+    levels = {
+        "short": [int(one) for one in said.callers.split(",")],
+        "burst": [8],
+        "long": [STREAMS + 1],
+    }
+    return [Work(kind, count, said.tokens) for kind in kinds for count in levels[kind]]
+
+
+def _show(work: Work, found: dict[str, list[Measured]]) -> None:
+    for name, rounds in found.items():
+        middle = [
+            statistics.median(getattr(one, field) for one in rounds)
+            for field in Measured.__struct_fields__
+        ]
+        # While a long prompt is read, who serves one call after the other looks quick.
+        ratios = [
+            one.tokens_per_s / base.tokens_per_s
+            for one, base in zip(rounds, found.get(BASE, []), strict=False)
+            if work.kind != "long"
+        ]
+        spread = (
+            f"{statistics.median(ratios):6.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            if ratios
+            else ""
+        )
+        print(
+            f"{work.kind:6} {work.callers:7}  {name:17} {middle[0]:8.1f} {middle[1]:9.3f}"
+            f" {middle[2]:7.2f} {middle[3]:11.3f} {middle[4]:12.1f}  {spread}".rstrip(),
+            flush=True,
+        )
+
+
+def _parties(said: argparse.Namespace, slots: int, stack: ExitStack) -> dict[str, Http | Worker]:
+    def folder() -> Path:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollway-local-")))
+
+    model: Path = said.model
+    found: dict[str, Http | Worker] = {}
+
+    def join(name: str, party: Any) -> None:
+        found[name] = Http(stack.enter_context(party))
+
+    join("Tollway", local_parties.tollway(model, slots, folder()))
+    if said.worker:
+        found["our worker"] = Worker(model, slots)
+    if not said.alone:
+        join(BASE, local_parties.own_server(model, said.server_packages, folder()))
+    if said.xllamacpp:
+        join("xllamacpp", local_parties.xllamacpp(model, said.xllamacpp, slots, folder()))
+    if said.llama_server:
+        join("llama-server", local_parties.llama_server(model, said.llama_server, slots, folder()))
+    return found
 
 
 def main() -> None:
-    """Print a line for each number of callers and kind of prompt."""
+    """Print a line for each kind of prompts, number of callers, and party."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path, help="a GGUF file")
+    parser.add_argument("model", type=Path, help="a GGUF file; on a CPU, quantised as Q4_0")
     parser.add_argument("--callers", default="1,2,4,8,16")
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--prompts", choices=["short", "long", "both"], default="both")
-    parser.add_argument("--theirs", choices=["short", "long"], help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kinds", default="short,burst,long")
+    parser.add_argument("--worker", action="store_true", help="also our worker without the gateway")
+    parser.add_argument("--alone", action="store_true", help="without llama-cpp-python's server")
+    parser.add_argument("--server-packages", type=Path, help="a folder with its server's packages")
+    parser.add_argument("--xllamacpp", type=Path, help="a folder with the package xllamacpp")
+    parser.add_argument("--llama-server", help="the program llama-server")
     said = parser.parse_args()
-    numbers = [int(one) for one in said.callers.split(",")]
-    systems = {"short": SYSTEM, "long": LONG}
-    if said.theirs:
-        found = theirs(said.model, numbers[0], said.tokens, systems[said.theirs])
-        print(msgspec.json.encode(found).decode())
-        return
-    print(f"{os.cpu_count()} CPUs, {said.tokens} tokens a call, {said.model.name}")
-    # The same for both: on a busy machine it decides more than all else.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    print("prompts callers  who    tokens/s  first p50    max  between p99  ratio")
-    for prompts in ("short", "long") if said.prompts == "both" else (said.prompts,):
-        for callers in numbers:
-            rounds = [
-                (
-                    asyncio.run(ours(said.model, callers, said.tokens, systems[prompts])),
-                    _theirs_apart(said.model, callers, said.tokens, systems[prompts]),
-                )
-                for _ in range(said.rounds)
-            ]
-            mine, other = (
-                max((pair[who] for pair in rounds), key=lambda one: one.tokens_per_s)
-                for who in (0, 1)
-            )
-            for name, one in (("ours", mine), ("Llama", other)):
-                ratio = mine.tokens_per_s / other.tokens_per_s if name == "ours" else 1.0
-                print(
-                    f"{prompts:7} {callers:7}  {name:5} {one.tokens_per_s:9.1f}"
-                    f" {one.first_p50:9.2f} {one.first_max:7.2f}"
-                    f" {one.between_p99:12.3f} {ratio:6.2f}",
-                    flush=True,
-                )
+    works = _works(said)
+    slots = max(STREAMS + 1, *(work.callers for work in works))
+    # The same for all: on a busy machine it decides more than all else.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    print(f"{machine()}\n{said.model.name}, {said.tokens} tokens a call, {said.rounds} rounds")
+    print("kind   callers  who               tokens/s first p50     max between p99 tokens/CPU-s")
+    with ExitStack() as stack:
+        parties = _parties(said, slots, stack)
+        for work in works:
+            found: dict[str, list[Measured]] = {name: [] for name in parties}
+            for number in range(said.rounds):
+                for name, party in parties.items():
+                    seed = f"{work.kind}{work.callers}-{number}-{os.getpid()}"
+                    found[name].append(asyncio.run(party.run(work, seed)))
+            _show(work, found)
 
 
 if __name__ == "__main__":

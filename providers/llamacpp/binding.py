@@ -8,6 +8,7 @@ import ctypes
 import math
 import os
 import sys
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules, copy_least
 from tollway.providers.llamacpp.samplers import Chain, Samplers
 from tollway.providers.llamacpp.template import CHATML, ChatTemplate
+from tollway.providers.llamacpp.threads import Threads
 
 # Tokens read in a step. It bounds how long a cancelled call still computes: about 0.3 s on two
 # slow cores with a small model. A GPU reads the larger number in less time.
@@ -79,6 +81,9 @@ class LlamaCpp:
         )
         self._batch = llama.llama_batch_init(self._room, 0, 1)
         self._samplers = Samplers(llama, self._vocab, self.vocabulary, _threads())
+        # A GPU's threads only hand work over: there is nothing to find out.
+        self._threads = Threads(_threads()) if not self.gpu_layers else None
+        self._used_threads = 0
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
     def _chunk(self, load: Load) -> int:
@@ -160,11 +165,21 @@ class LlamaCpp:
                     f"{len(piece.tokens)} tokens from cell {piece.start} on are out of bounds"
                 )
         rows = self._fill(pieces)
+        if self._threads:
+            self._use_threads(self._threads.begin((len(pieces), count)))
+        began = time.perf_counter()
         code = self._llama.llama_decode(self._context, self._batch)
         self._llama.llama_synchronize(self._context)  # on a GPU, decode only queues the work
+        if self._threads:
+            self._threads.took(time.perf_counter() - began)
         self._samplers.outputs(self._context, rows)
         if code:
             raise NativeFailed(f"llama_decode answered {code}")
+
+    def _use_threads(self, count: int) -> None:
+        if count != self._used_threads:
+            self._used_threads = count
+            self._llama.llama_set_n_threads(self._context, count, count)
 
     def keep(self, seq: int, count: int) -> int:
         """See `native.Native`."""

@@ -416,7 +416,7 @@ def _environment() -> dict[str, str]:
     return {
         # Threads that wait for one another should not keep the CPU from who they wait for: by
         # OpenMP's own rule, beside other busy processes, a token took up to thirty times as long.
-        "GOMP_SPINCOUNT": "2000",
+        "GOMP_SPINCOUNT": "1000",
         **passed,
         # Else ggml starts a debugger when it aborts, which takes seconds to die.
         "GGML_NO_BACKTRACE": "1",

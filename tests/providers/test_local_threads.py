@@ -1,0 +1,130 @@
+"""How many threads compute: found by trying, and without changing a bit of any answer."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from gguf_files import real_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollway.providers.llamacpp.threads import SAMPLES, WAIT_MOST, Threads
+
+Cost = Callable[[int], float]
+
+
+def work(threads: Threads, steps: int, cost: Cost, shape: object = "answers") -> list[int]:
+    """Do steps that take what `cost` says of so many threads; return what each of them had."""
+    used = []
+    for _ in range(steps):
+        used.append(threads.begin(shape))
+        threads.took(cost(used[-1]))
+    return used
+
+
+def quiet(count: int) -> float:
+    """Return a step's seconds where nobody else computes."""
+    return 0.01 / count
+
+
+def crowded(count: int) -> float:
+    """Return a step's seconds where every thread has to wait for those beside it."""
+    return 0.01 * count
+
+
+def test_a_quiet_machine_uses_all_threads() -> None:
+    """Trials of fewer become rare, so that they cost a few steps in a hundred at most."""
+    threads = Threads(8)
+    work(threads, 1000, quiet)
+    later = work(threads, 10 * WAIT_MOST, quiet)
+    assert threads.usual == 8
+    assert sum(count != 8 for count in later) <= len(later) * 2 * SAMPLES / WAIT_MOST
+
+
+def test_a_crowded_machine_gets_to_one_thread_and_back() -> None:
+    """What others do beside us changes: it is noticed both ways."""
+    threads = Threads(8)
+    work(threads, 1000, quiet)
+    work(threads, 200, crowded)
+    assert threads.usual == 1
+    work(threads, 4 * WAIT_MOST, quiet)
+    assert threads.usual == 8
+
+
+def test_what_became_slow_is_looked_at_at_once() -> None:
+    """Not only when the next trial would have come."""
+    threads = Threads(2)
+    work(threads, 1000, quiet)
+    assert 1 in work(threads, 12, lambda count: 10 * crowded(count))
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(1e-6, 10, allow_nan=False)), max_size=300),
+)
+def test_any_times_and_shapes_give_a_number_that_there_is(
+    most: int, steps: list[tuple[str, float]]
+) -> None:
+    """Never none, never more than all; and one thread is no choice but where it is one of two."""
+    threads = Threads(most)
+    for shape, seconds in steps:
+        assert 1 <= threads.begin(shape) <= most
+        threads.took(seconds)
+    if most == 1:
+        assert threads.usual == 1
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=50, max_size=200))
+def test_different_steps_are_not_compared(shapes: list[str]) -> None:
+    """However long each shape takes, equal times of a shape never make fewer threads look good."""
+    threads = Threads(4)
+    for shape in shapes:
+        threads.begin(shape)
+        threads.took(0.001 * (1 + ord(shape) % 7) ** 3)
+    assert threads.usual == 4
+
+
+SCRIPT = """
+import sys
+import llama_cpp, numpy
+from tollway.providers.llamacpp.binding import LlamaCpp
+from tollway.providers.llamacpp.fit import Offload
+from tollway.providers.llamacpp.frames import Load
+from tollway.providers.llamacpp.native import Piece
+load = Load(sys.argv[1], 512, 0, Offload((), 0), None, "", slots=3)
+native = LlamaCpp(llama_cpp, load, lambda percent: None)
+seen = []
+for threads in (1, 2):
+    native._threads = None
+    llama_cpp.llama_set_n_threads(native._context, threads, threads)
+    rows = []
+    def decode(*pieces):
+        native.decode(pieces)
+        for at in native._samplers._rows:
+            row = llama_cpp.llama_get_logits_ith(native._context, at)
+            rows.append(numpy.ctypeslib.as_array(row, shape=(native.vocabulary,)).tobytes())
+    for seq in range(3):
+        native.keep(seq, 0)
+        decode(Piece(seq, 0, range(500, 540 + 30 * seq)))
+    for step in range(3):
+        decode(*(Piece(seq, 40 + 30 * seq + step, [900 + step]) for seq in range(3)))
+    decode(Piece(1, 73, [901]))
+    seen.append(rows)
+assert len(seen[0]) == 13
+assert seen[0] == seen[1]
+"""
+
+
+@pytest.mark.local
+def test_threads_change_no_bit() -> None:
+    """So that a number of threads can be tried at any time: outputs of prompts and answers."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(real_model())],
+        env=os.environ | {"GOMP_SPINCOUNT": "0"},  # tests run beside each other
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
