@@ -6,11 +6,22 @@ from typing import get_args
 
 from tollway.daemon.config import shown
 from tollway.daemon.config.lines import At
-from tollway.daemon.config.schema import Aim, Between, Case, CaseEndpoint, Day, Globs, Part
+from tollway.daemon.config.schema import (
+    Aim,
+    Between,
+    Case,
+    CaseEndpoint,
+    Day,
+    Globs,
+    Part,
+    Temperature,
+    Words,
+)
 from tollway.daemon.config.values import Reader, Reading, Wrong, kind_of, listed, one_of
 
 _CLOCK = re.compile(r"([01]\d|2[0-4]):([0-5]\d)")
 _DAY_MINUTES = 24 * 60
+_LONGEST_WORDS = 20_000
 _MOST_CASES = 100  # each call may try them all
 
 
@@ -61,7 +72,7 @@ def _by_name(reading: Reading, raw: object, at: At) -> dict[str, Globs]:
     return found
 
 
-def _words(choices: tuple[str, ...]) -> Reader:
+def _among(choices: tuple[str, ...]) -> Reader:
     def read(reading: Reading, raw: object, at: At) -> object:
         if isinstance(raw, str):
             return (one_of(choices, raw),)
@@ -104,13 +115,31 @@ def _part(_: Reading, raw: object, at: At) -> Part:
     return Part(Decimal(raw))
 
 
+def _temperature(_: Reading, raw: object, at: At) -> Temperature:
+    if isinstance(raw, bool) or not isinstance(raw, int | Decimal) or not 0 <= raw <= 2:
+        raise Wrong(f"expected a number from 0 to 2, found {kind_of(raw)}")
+    return Temperature(float(raw))
+
+
+def _words(_: Reading, raw: object, at: At) -> Words:
+    if not isinstance(raw, str):
+        raise Wrong(f"expected text in quotes, found {kind_of(raw)}")
+    if not raw.strip() or len(raw) > _LONGEST_WORDS:
+        raise Wrong(f"expected a text of 1 to {_LONGEST_WORDS:,} characters")
+    if shown.holds_secret(raw):
+        raise Wrong("holds what looks like a secret, which every provider would be sent")
+    return Words(raw)
+
+
 READERS: dict[object, Reader] = {
     tuple[Aim, ...]: _aims,
     tuple[Case, ...]: _cases,
     Globs: _globs,
     dict[str, Globs]: _by_name,
-    tuple[Day, ...]: _words(get_args(Day)),
-    tuple[CaseEndpoint, ...]: _words(get_args(CaseEndpoint)),
+    tuple[Day, ...]: _among(get_args(Day)),
+    tuple[CaseEndpoint, ...]: _among(get_args(CaseEndpoint)),
     Between: _between,
     Part: _part,
+    Temperature: _temperature,
+    Words: _words,
 }

@@ -40,6 +40,9 @@ Part = NewType("Part", Decimal)  # of a budget: over 0, up to 1
 Strategy = Literal["ordered", "weighted", "fastest", "cheapest", "least-busy"]
 CaseEndpoint = Literal["chat", "completions", "embeddings"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+Temperature = NewType("Temperature", float)  # from 0 to 2
+Words = NewType("Words", str)  # a text that may have several lines
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Calendar = Literal["hour", "day", "week", "month", "total"]
 Period = str  # a word of `Calendar`, or a rolling span as it is written: "30m", "24h", "7d"
 Mode = Literal["hard", "clamp", "warn"]
@@ -310,6 +313,10 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     aims: tuple[Aim, ...] = msgspec.field(default=(), name="to")
     strategy: Strategy | None = None
+    max_temperature: Temperature | None = None
+    max_output: Count | None = None
+    system_prefix: Words | None = None
+    reasoning_effort: Effort | None = None
 
     @property
     def to(self) -> tuple[str, ...]:
@@ -323,6 +330,10 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aims: tuple[Aim, ...] = msgspec.field(name="to")
     aliases: tuple[str, ...] = ()  # other names for it, globs too
     strategy: Strategy = "ordered"
+    max_temperature: Temperature | None = None  # a request's own, where it is lower
+    max_output: Count | None = None  # tokens; likewise
+    system_prefix: Words | None = None  # said before a request's own instructions
+    reasoning_effort: Effort | None = None  # whatever the request asks for
     affinity: bool = True  # calls of one conversation stay at the target that served it
     when: tuple[Case, ...] = ()
     fallback: tuple[str, ...] = ()  # routes to go on with when every target failed

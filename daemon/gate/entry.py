@@ -120,6 +120,8 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
         ours.append(("x-tollway-output-limit", str(worst.write_output)))
     if dropped := attempt.version.dropped:
         ours.append(("x-tollway-dropped", quote(", ".join(dropped), safe=_IN_HEADER + " ")))
+    if changed := attempt.version.changed:
+        ours.append(("x-tollway-changed", quote(", ".join(changed), safe=_IN_HEADER + " ")))
     if worst.clamped:
         ours.append(("x-tollway-clamped", quote(worst.clamped, safe=_IN_HEADER + " ")))
     if (waited_ms := exchange.turn.waited_ms) is not None:

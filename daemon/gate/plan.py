@@ -45,7 +45,11 @@ def plan_of(found: Found, targets: tuple[Target, ...], *, stays: bool = False) -
         branches = []
         for option in stage.options:
             pairs = zip(option.targets, option.weights or (1,) * len(option.targets), strict=True)
-            kept = [(known[name], weight) for name, weight in pairs if name in known]
+            kept = [
+                (msgspec.structs.replace(known[name], overrides=option.overrides), weight)
+                for name, weight in pairs
+                if name in known
+            ]
             branches.append(
                 Branch(
                     option.place,
@@ -58,7 +62,14 @@ def plan_of(found: Found, targets: tuple[Target, ...], *, stays: bool = False) -
         forks.append(Fork(stage.route, tuple(branches)))
     # One target, with one key, is where it stays anyway.
     stays = stays and (len(targets) > 1 or any(len(target.keys) > 1 for target in targets))
-    return Plan(found, targets, tuple(forks), not stays and _is_fixed(forks), stays)
+    fixed = not stays and _is_fixed(forks)
+    if fixed:  # with what each is to change
+        each: dict[str, Target] = {}
+        for fork in forks:
+            for target in fork.branches[0].targets:
+                each.setdefault(target.name, target)
+        targets = tuple(each.values())
+    return Plan(found, targets, tuple(forks), fixed, stays)
 
 
 def _is_fixed(forks: list[Fork]) -> bool:

@@ -10,6 +10,7 @@ from tollway.daemon.config.schema import Aim, Case, Config, Provider, Strategy
 from tollway.daemon.config.schema import Route as RouteTable
 from tollway.daemon.gate.conditions import Conditions, headers_of
 from tollway.providers.catalog import KINDS, Kind
+from tollway.providers.dialects.override import Overrides
 from tollway.providers.signing import Signer
 from tollway.providers.transport import Timeouts
 
@@ -40,6 +41,7 @@ class Target(msgspec.Struct, frozen=True):
     callers: bool = False  # it gets its caller's own credential, and its caller pays
     signer: Signer | None = None  # makes the proof that each request needs, where one does
     keys: tuple[ProviderKey, ...] = ()  # the provider's pool, where it has more than one
+    overrides: Overrides | None = None  # what its route changes of requests
     key: str = ""  # the name of the one whose headers these are, where there is a pool
 
     def at(self, model: str) -> "Target":
@@ -74,6 +76,7 @@ class Option(msgspec.Struct, frozen=True):
     weights: tuple[int, ...] = ()
     strategy: Strategy = "ordered"
     when: Conditions | None = None  # None: it takes every call
+    overrides: Overrides | None = None  # what is changed of requests that go there
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -204,13 +207,25 @@ def _single(target: str, how: str, also: tuple[str, ...] = ()) -> Found:
 def _stage(name: str, route: RouteTable) -> Stage:
     cases = [_option(number, case, route) for number, case in enumerate(route.when)]
     targets, weights = _shared(route.aims)
-    return Stage(name, (*cases, Option("", targets, weights, route.strategy)))
+    own = Option("", targets, weights, route.strategy, overrides=_overrides(route, route))
+    return Stage(name, (*cases, own))
 
 
 def _option(number: int, case: Case, route: RouteTable) -> Option:
     targets, weights = _shared(case.aims or route.aims)
     strategy = case.strategy or route.strategy
-    return Option(f"when[{number}]", targets, weights, strategy, Conditions(case))
+    overrides = _overrides(case, route)
+    return Option(f"when[{number}]", targets, weights, strategy, Conditions(case), overrides)
+
+
+def _overrides(said: Case | RouteTable, route: RouteTable) -> Overrides | None:
+    """Return what a case changes of its requests, or its route where it does not say."""
+    found = {
+        key: own if (own := getattr(said, key)) is not None else getattr(route, key)
+        for key in Overrides.__struct_fields__
+    }
+    overrides = Overrides(**{key: one for key, one in found.items() if one is not None})
+    return None if overrides == Overrides() else overrides
 
 
 def _shared(aims: tuple[Aim, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -17,6 +17,7 @@ from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects import cohere_embed, cohere_read, openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.openai_models import reasons
+from tollway.providers.dialects.override import changed, overridden
 from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import Untranslatable
@@ -45,6 +46,7 @@ class Version(msgspec.Struct, frozen=True):
     said: Conversation | Embedding | None = None
     default_output: int = 0
     dropped: tuple[str, ...] = ()  # of the request, what the target's dialect cannot say
+    changed: tuple[str, ...] = ()  # of the request, what its route changed
 
     def path(self, target: Target) -> str:
         """Return the path and query behind a target's base URL."""
@@ -99,6 +101,10 @@ class Translator:
         """
         call = self._call
         if target.kind.speaks(call.dialect):
+            if target.overrides is not None:
+                own = DIALECTS[call.dialect].dialect
+                after = overridden(call, target.overrides, target.model)
+                return Version(own, after.call, own.bound(after.call), changed=after.names)
             if self._own is None:
                 own = DIALECTS[call.dialect].dialect
                 self._own = Version(own, call, own.bound(call))
@@ -113,11 +119,15 @@ class Translator:
         if self._said is None:
             said = DIALECTS[call.dialect].codec.read_request(call)
             self._said, self._offers = without_offers(said)
-        dialect, written = self._in_words_of(target, self._said)
+        wanted = self._said
+        changes: tuple[str, ...] = ()
+        if target.overrides is not None and call.endpoint == "chat":
+            wanted, changes = changed(self._said, target.overrides)
+        dialect, written = self._in_words_of(target, wanted)
         dropped = self._lost(target, self._offers + written.dropped)
         there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
         return Version(
-            dialect, there, dialect.bound(there), self._said, self._default_output, dropped
+            dialect, there, dialect.bound(there), wanted, self._default_output, dropped, changes
         )
 
     def _embedding(self, target: Target) -> Version:

@@ -281,7 +281,7 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
         yield "responseMimeType", "application/json"
         if said.format.schema:
             yield "responseJsonSchema", msgspec.Raw(said.format.schema)
-    if said.reasoning is not None and (config := _thinking(said.reasoning, facts, dropped)):
+    if said.reasoning is not None and (config := thinking_config(said.reasoning, facts, dropped)):
         yield "thinkingConfig", config
 
 
@@ -305,7 +305,8 @@ def _sampling(said: Conversation, dropped: list[str]) -> _Fields:
         dropped.append("logit_bias")
 
 
-def _thinking(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[str, Any]:
+def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[str, Any]:
+    """Return how a model is told to think, as it takes that; what cannot be said is `dropped`."""
     config: dict[str, Any] = {}
     if facts.thinks is False or _NO_THOUGHTS.match(facts.model):
         if asked.mode != "off":

@@ -8,7 +8,7 @@ import msgspec
 from gateway import Gateway, body, gateway, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from upstreams import reads, says
+from upstreams import reads, says, upstream
 
 from tollway.daemon.gate.strategies import weighted
 
@@ -166,3 +166,56 @@ async def test_a_count_of_tokens_goes_where_the_call_would() -> None:
     async with gateway(ANSWERS, ANSWERS, more=more) as gate:
         reply = await gate.ask(msgspec.json.encode(said), "/v1/messages/count_tokens")
     assert reply.headers["x-tollway-target"] == "up1/large"
+
+
+CHANGES = """[routes.r]
+to = ["up/m"]
+max_output = 5
+max_temperature = 0.2
+when = [
+    { tools = true, max_output = 7, to = ["claude/claude-sonnet-4-5"] },
+    { tag.a = "b", to = ["up/m"], system_prefix = "Be brief." },
+]
+[providers.claude]
+kind = "anthropic"
+base_url = "http://127.0.0.1:{port}"
+api_key = "env:HOME"
+[prices."claude/*"]
+input = 1
+output = 2
+"""
+
+
+async def test_what_a_route_changes_is_sent_held_and_told() -> None:
+    """The hold is for the shorter answer, and the head says what was changed."""
+    more = CHANGES.replace("http://127.0.0.1:{port}", "http://127.0.0.1:9")
+    async with gateway(ANSWERS, more=more) as gate:
+        reply = await gate.ask(body(model="r"))
+        sent = msgspec.json.decode(gate.ups[0].requests[-1].partition(b"\r\n\r\n")[2])
+        detail = await gate.row(reply)
+        plain = await gate.ask(body())
+        same = await gate.row(await gate.ask(body(max_tokens=5, temperature=0.2)))
+        tagged = await gate.ask(body(model="r"), **{"x-tollway-tags": "a=b"})
+    assert sent["max_tokens"] == 5 and sent["temperature"] == 0.2
+    assert reply.headers["x-tollway-changed"] == "output=5, temperature=0.2"
+    # As for a client who had written it so.
+    assert detail.attempts[0].hold_nanousd == same.attempts[0].hold_nanousd
+    assert "x-tollway-changed" not in plain.headers
+    assert tagged.headers["x-tollway-changed"].endswith("system_prefix")
+
+
+async def test_a_translated_call_is_changed_too() -> None:
+    """In the neutral form, so that each target gets it in its own words."""
+    answer = (
+        b'{"id":"m","type":"message","role":"assistant","model":"c","content":[{"type":"text",'
+        b'"text":"Hi"}],"stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3}}'
+    )
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    async with upstream([reads(), says(whole(answer))]) as claude:
+        more = CHANGES.replace("{port}", str(claude.port))
+        async with gateway(ANSWERS, more=more) as gate:
+            reply = await gate.ask(body(model="r", tools=tools))
+        sent = msgspec.json.decode(claude.requests[-1].partition(b"\r\n\r\n")[2])
+    assert reply.headers["x-tollway-target"] == "claude/claude-sonnet-4-5"
+    assert (sent["max_tokens"], sent["temperature"]) == (7, 0.2)
+    assert reply.headers["x-tollway-changed"] == "output=7, temperature=0.2"
