@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tollway.daemon import control, control_runs, inference, listing, metrics, usage
+from tollway.daemon import control, control_runs, inference, listing, metrics, responses, usage
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
@@ -26,7 +26,7 @@ Use = Literal["metered", "free"]
 class Route(NamedTuple):
     """One path of the gateway. Nothing else is answered but with 404."""
 
-    method: Literal["GET", "POST"]  # GET answers HEAD too
+    method: Literal["GET", "POST", "DELETE"]  # GET answers HEAD too
     path: str
     handler: Handler
     role: Role
@@ -81,6 +81,10 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/v1/models/{model:.+}", listing.model, "caller", "free"),
     Route("GET", "/v1beta/models", listing.models, "caller", "free"),
     Route("GET", "/v1beta/models/{model:.+}", listing.model, "caller", "free"),
+    Route("GET", "/v1/responses/{id}", responses.get, "caller", "free"),
+    Route("DELETE", "/v1/responses/{id}", responses.delete, "caller", "free"),
+    Route("GET", "/v1/responses/{id}/input_items", responses.input_items, "caller", "free"),
+    Route("POST", "/v1/responses/{id}/cancel", responses.cancel, "caller", "free"),
     Route("GET", "/v1/tollway/usage", usage.usage, "caller", "free"),
     Route("GET", "/v1/tollway/budgets", usage.budgets, "caller", "free"),
     Route("GET", "/control/status", control.status, "owner", "free"),
@@ -111,7 +115,7 @@ def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.A
         if route.role != "owner" or owner:
             resource = app.router.add_resource(route.path)
             handler = route.handler if isinstance(route, Route) else _by_its_connection
-            for method in ("GET", "HEAD") if route.method == "GET" else ("POST",):
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
                 resource.add_route(method, handler)
             app[ROLES][resource.canonical] = route.role
     app.on_response_prepare.append(stamp)

@@ -321,7 +321,7 @@ def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
 
 
 # What others serve there is paid for by the picture, the second or the search, which no hold of
-# tokens bounds; or stands for a conversation that a provider keeps, and nothing is kept here.
+# tokens bounds; or stands for what a provider keeps, of which only answers are kept here.
 _BY_ANOTHER_UNIT = ("/v1/rerank", "/v1/audio/", "/v1/images/", "/v1/moderations", "/v1/videos")
 _KEPT = ("/v1/responses/", "/v1/conversations", "/v1/files", "/v1/batches", "/v1/assistants")
 

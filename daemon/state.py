@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tollway.daemon.gate.affinity import Affinity
+from tollway.daemon.gate.conversations import Conversations
 from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.learned import Learned
 from tollway.daemon.gate.queue import Queue
@@ -64,6 +65,7 @@ class Daemon:
         self.upstream_loads = UpstreamLoads(transport)
         self.dice = random.Random()  # noqa: S311 - it shares calls out, and keeps no secret
         self.runs = Runs()
+        self.conversations = Conversations(ledger)
         self.meter = Meter()
         self.prices = prices
         self.gate: Gate

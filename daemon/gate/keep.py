@@ -4,8 +4,10 @@ With "off" nothing of this runs: the exchange then has a plain `Pipe`, and no te
 way of an event.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tollway.daemon.gate.conversations import remember
 from tollway.daemon.gate.pipe import Pipe
 from tollway.daemon.ledger.bodies import LOOK_AHEAD, MOST_BYTES, Kept
 from tollway.providers.errors import GatewayError
@@ -27,6 +29,8 @@ class KeepingPipe(Pipe):
         self.kept: list[bytes] = []
         self.kept_size = 0  # of all that went in, kept or not
         self.error: GatewayError | None = None
+        self.last = b""  # piece that went in
+        self.whole: Callable[[bytes], None] | None = None  # is told the last piece, at the end
 
     def write(self, data: bytes) -> bool:
         """Hand on some bytes, as a plain pipe does."""
@@ -35,7 +39,14 @@ class KeepingPipe(Pipe):
             if room > 0:
                 self.kept.append(data if len(data) <= room else data[:room])
             self.kept_size += len(data)
+            self.last = data or self.last
         return super().write(data)
+
+    def finish(self) -> None:
+        """Say that the answer is whole."""
+        if self.whole is not None and self.last and not self._ended:
+            self.whole(self.last)
+        super().finish()
 
     def fail(self, error: GatewayError) -> None:
         """Say that the answer ends here, and why."""
@@ -46,6 +57,18 @@ class KeepingPipe(Pipe):
 def pipe_for(gate: "Gate") -> Pipe:
     """Return the pipe for a call under this configuration."""
     return Pipe() if gate.config.ledger.bodies == "off" else KeepingPipe()
+
+
+def build_on(exchange: "Exchange") -> None:
+    """See to it that the answer of a call that wants it kept can be built on when it has come."""
+    pipe = exchange.pipe
+    if not exchange.call.adds or not isinstance(pipe, KeepingPipe):
+        return
+
+    def whole(last: bytes) -> None:
+        exchange.response = remember(exchange, last)
+
+    pipe.whole = whole
 
 
 def keep(exchange: "Exchange") -> None:
@@ -75,6 +98,7 @@ def keep(exchange: "Exchange") -> None:
             answer=b"".join(answer)[:_MOST],
             answer_size=size,
             mask=gate.mask,
+            response=exchange.response,
         )
     )
 

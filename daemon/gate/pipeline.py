@@ -4,6 +4,7 @@ from tollway.daemon.direct import Direct
 from tollway.daemon.errors import Draining
 from tollway.daemon.gate import entry, tags
 from tollway.daemon.gate.authenticate import PREFIX, Caller
+from tollway.daemon.gate.conversations import resumed
 from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.origin import Origin
@@ -45,7 +46,7 @@ async def serve(
     if gate.callers_pay:
         origin.own = own_credential(request.headers.items(), PREFIX)
     tags.demand(origin.tags, caller.require_tags)
-    call = dialect.peek(endpoint, body, url)
+    call = await resumed(gate, caller, dialect.peek(endpoint, body, url), dialect)
     trace.model = call.model[:200]
     exchange = Exchange(
         daemon=daemon,

@@ -21,7 +21,7 @@ from tollway.daemon.gate.budget import worst
 from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.course import Course
 from tollway.daemon.gate.gate import Gate
-from tollway.daemon.gate.keep import keep, pipe_for
+from tollway.daemon.gate.keep import build_on, keep, pipe_for
 from tollway.daemon.gate.limits import Passage, Skipped, fitted, sooner
 from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.pipe import Head
@@ -30,6 +30,7 @@ from tollway.daemon.gate.receive import receive
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Version, request_headers
 from tollway.daemon.gate.turn import Had, Turn, Wanted
+from tollway.daemon.ledger.responses import Response
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, Ending
 from tollway.daemon.meter import Facts
 from tollway.providers.canon import Call, Price
@@ -75,6 +76,8 @@ class Exchange:
         self.call_id = origin.call_id
         self.origin = origin
         self.pipe = pipe_for(gate)
+        self.response: Response | None = None  # its answer, where later calls may build on it
+        build_on(self)
         self.passage = Passage()
         self.turn = Turn()
         self.cost_nanousd = 0  # of all attempts that have ended

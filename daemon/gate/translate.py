@@ -118,6 +118,8 @@ class Translator:
             )
         if self._said is None:
             said = DIALECTS[call.dialect].codec.read_request(call)
+            if call.adds:  # the gateway does: nothing is left out
+                said = msgspec.structs.replace(said, store=None)
             self._said, self._offers = without_offers(said)
         wanted = self._said
         changes: tuple[str, ...] = ()

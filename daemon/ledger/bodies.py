@@ -19,6 +19,9 @@ import msgspec
 from tollway.daemon.errors import LedgerInvalid
 from tollway.daemon.ledger.operations import Keep, Packed
 from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.responses import Forget, Response
+from tollway.daemon.ledger.responses import packed as packed_response
+from tollway.daemon.ledger.responses import write as write_response
 from tollway.daemon.ledger.schema import ID_HEAD
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,13 @@ class Kept(msgspec.Struct, frozen=True):
     answer: bytes
     answer_size: int
     mask: Callable[[str], str]
+    response: Response | None = None  # where later calls may build on it
+
+    @property
+    def bytes(self) -> int:
+        """How much memory it takes."""
+        more = len(self.response.input) + len(self.response.body) if self.response else 0
+        return len(self.request) + len(self.answer) + more
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -61,9 +71,9 @@ class Bodies:
     `dropped` counts the calls whose bodies there was no room for.
     """
 
-    def __init__(self, put: Callable[[Keep], None]) -> None:
+    def __init__(self, put: Callable[[Keep | Forget], None]) -> None:
         self._put = put
-        self._queue: queue.SimpleQueue[Kept | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Kept | Forget | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._waiting = 0  # bytes, of what is not in the file yet
@@ -71,16 +81,23 @@ class Bodies:
 
     def keep(self, kept: Kept) -> None:
         """Keep what a call said; nobody waits for it. Call it behind the call's settlement."""
-        size = len(kept.request) + len(kept.answer)
+        size = kept.bytes
         with self._lock:
             if self._waiting + size > _MOST_WAITING:
                 self.dropped += 1
                 return
             self._waiting += size
+        self._add(kept)
+
+    def forget(self, wish: Forget) -> None:
+        """Delete a kept answer, behind all that was given to `keep` before."""
+        self._add(wish)
+
+    def _add(self, one: Kept | Forget) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="ledger-bodies", daemon=True)
             self._thread.start()
-        self._queue.put(kept)
+        self._queue.put(one)
 
     def written(self, size: int) -> None:
         """Note that bytes which waited are in the file, or given up."""
@@ -95,11 +112,14 @@ class Bodies:
 
     def _run(self) -> None:
         while (kept := self._queue.get()) is not None:
+            if isinstance(kept, Forget):
+                self._put(kept)
+                continue
             try:
                 self._put(packed(kept))
             except (ValueError, MemoryError, zlib.error):  # it must not cost all later ones
                 log.exception("what call %s said is not kept", kept.call_id)
-                self.written(len(kept.request) + len(kept.answer))
+                self.written(kept.bytes)
 
 
 def packed(kept: Kept) -> Keep:
@@ -112,7 +132,8 @@ def packed(kept: Kept) -> Keep:
         )
         if size
     )
-    return Keep(kept.call_id, kept.at_ms, parts, len(kept.request) + len(kept.answer))
+    response = packed_response(kept.response, kept.mask) if kept.response else None
+    return Keep(kept.call_id, kept.at_ms, parts, kept.bytes, response)
 
 
 def _part(kind: int, data: bytes, size: int, mask: Callable[[str], str]) -> Packed:
@@ -132,6 +153,8 @@ def write(db: Connection, keep: Keep) -> bool:
     ).fetchone()
     if found is None:
         return False
+    if keep.response:
+        write_response(db, keep.response)
     for part in keep.parts:
         db.execute(
             "INSERT OR REPLACE INTO bodies (call, kind, at_ms, encoding, size, body)"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tollway.daemon.ledger.responses import Forget, Response
 from tollway.daemon.ledger.rows import (
     AttemptEnded,
     AttemptOpened,
@@ -137,6 +138,7 @@ class Keep(msgspec.Struct):
     at_ms: int
     parts: tuple[Packed, ...]
     waited: int  # bytes of memory that it took until now
+    response: Response | None = None  # packed too, where later calls may build on it
     done: None = None
 
 
@@ -167,6 +169,7 @@ Operation = (
     | Spread
     | Ready
     | Keep
+    | Forget
     | Tend
     | Stop
 )

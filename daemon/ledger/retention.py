@@ -9,6 +9,7 @@ from sqlite3 import Connection
 
 import msgspec
 
+from tollway.daemon.ledger import responses
 from tollway.daemon.ledger.schema import ID_HEAD, OPEN, QUARTER_MS, QUEUED
 
 _WARN_AT = 80  # per cent of the most that the file may hold
@@ -61,9 +62,14 @@ def size_warning(policy: Policy, now: Size) -> str | None:
 
 
 def expire_bodies(db: Connection, policy: Policy, now_ms: int, most: int) -> int:
-    """Delete up to `most` bodies that are too old; return how many there were."""
+    """Delete up to `most` bodies that are too old; return how many there were.
+
+    Kept answers are such too.
+    """
     if policy.keep_bodies_ms is None:
         return 0
+    if gone := responses.expire(db, now_ms - policy.keep_bodies_ms, most):
+        return gone
     return db.execute(
         "DELETE FROM bodies WHERE rowid IN"
         " (SELECT rowid FROM bodies WHERE at_ms < ? ORDER BY at_ms LIMIT ?)",

@@ -14,13 +14,13 @@ from sqlite3 import Connection, connect
 from typing import TYPE_CHECKING
 
 from tollway.daemon.errors import LedgerInvalid
-from tollway.daemon.ledger import release, schema_6
+from tollway.daemon.ledger import release, schema_6, schema_8
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 7  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 8  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
 # What versions 1 to 3 of the file told apart.
@@ -391,6 +391,12 @@ def m007_provider_key(db: Database) -> None:
     db.execute("PRAGMA user_version = 7")
 
 
+def m008_responses(db: Database) -> None:
+    """Add answers that are kept, so that later calls can build on them."""
+    schema_8.apply(db, _local("at_ms"))
+    db.execute("PRAGMA user_version = 8")
+
+
 _MIGRATIONS = (
     m001_tables,
     m002_views,
@@ -399,6 +405,7 @@ _MIGRATIONS = (
     m005_local_time,
     m006_savings_labels_imports,
     m007_provider_key,
+    m008_responses,
 )
 
 

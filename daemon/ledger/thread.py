@@ -30,6 +30,7 @@ from tollway.daemon.ledger.operations import (
     Tend,
     Unqueue,
 )
+from tollway.daemon.ledger.responses import Forget
 from tollway.daemon.ledger.schema import migrate, transaction, version
 from tollway.daemon.ledger.upkeep import Upkeep
 from tollway.daemon.ledger.wal import Checkpoints, Turns
@@ -47,7 +48,7 @@ _OPEN_WITHIN_S = 10.0
 
 Done = Sequence[tuple[Operation, BaseException | None]]
 # None of the groups that calls wait for.
-_ASIDE = (Stop, Keep, Tend)
+_ASIDE = (Stop, Keep, Forget, Tend)
 
 
 class Writer:
@@ -181,7 +182,7 @@ class Writer:
             case Stop():
                 self._stop, self._retry_at = operation, None
                 self._stop_by = time.monotonic() + CLOSE_WITHIN_S
-            case Keep():
+            case Keep() | Forget():
                 self.upkeep.add(operation)
             case Tend():
                 self.upkeep.look()

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tollway.daemon.ledger import bodies
+from tollway.daemon.ledger import bodies, responses
 from tollway.daemon.ledger.faults import code, reason
 from tollway.daemon.ledger.operations import Keep
+from tollway.daemon.ledger.responses import Forget
 from tollway.daemon.ledger.retention import (
     Policy,
     Size,
@@ -48,7 +49,7 @@ class Upkeep:
         self.size: Size | None = None  # at the last look
         self._gone = gone
         self._wall = clock
-        self._bodies: deque[Keep] = deque()
+        self._bodies: deque[Keep | Forget] = deque()
         self._look_at = time.monotonic() + _FIRST_S
         self._rest_until = 0.0
         self._rows = 100
@@ -66,8 +67,11 @@ class Upkeep:
         near = size_warning(self.policy, self.size) if self.size else None
         return tuple(filter(None, (near, self.problem)))
 
-    def add(self, keep: Keep) -> None:
-        """Take the bodies of a call whose row is written, or will be before the next step."""
+    def add(self, keep: Keep | Forget) -> None:
+        """Take the bodies of a call whose row is written, or will be before the next step.
+
+        Or the wish that what was kept of an earlier one be deleted.
+        """
         self._bodies.append(keep)
 
     def look(self) -> None:
@@ -118,24 +122,32 @@ class Upkeep:
         """Drop the bodies that wait, since the ledger is closing; return how many calls'."""
         left = len(self._bodies)
         while self._bodies:
-            self._gone(self._bodies.popleft().waited)
+            self._let_go(self._bodies.popleft())
         return left
 
+    def _let_go(self, keep: Keep | Forget) -> None:
+        if isinstance(keep, Forget):
+            keep.told()
+        else:
+            self._gone(keep.waited)
+
     def _write_bodies(self, db: sqlite3.Connection, turns: Turns) -> None:
-        taken: list[Keep] = []
+        taken: list[Keep | Forget] = []
         room = _MOST_BODY_BYTES
         for keep in self._bodies:
             if taken and room <= 0:
                 break
             taken.append(keep)
-            room -= sum(len(part.body) for part in keep.parts)
+            room -= 0 if isinstance(keep, Forget) else sum(len(part.body) for part in keep.parts)
         with turns.write(db):
             for keep in taken:
-                if not bodies.write(db, keep):
+                if isinstance(keep, Forget):
+                    responses.delete(db, keep.id)
+                elif not bodies.write(db, keep):
                     log.info("call %s has no row, so what it said is not kept", keep.call_id)
         for keep in taken:
             self._bodies.popleft()
-            self._gone(keep.waited)
+            self._let_go(keep)
 
     def _prune(self, db: sqlite3.Connection, turns: Turns) -> bool:
         now_ms = self._now_ms()

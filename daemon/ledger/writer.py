@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, cast
 
@@ -36,6 +37,7 @@ from tollway.daemon.ledger.operations import (
     Unqueue,
     Withdraw,
 )
+from tollway.daemon.ledger.responses import Forget
 from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.rows import (
     AttemptEnded,
@@ -280,6 +282,18 @@ class Ledger:
         """Keep what a call said, once its end was given to `settle` or `refuse`; nobody waits."""
         self._bodies.keep(kept)
 
+    async def forget(self, response_id: str) -> None:
+        """Delete a kept answer; return once it is gone from the file."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def told() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, done)
+
+        self._bodies.forget(Forget(response_id, told))
+        await done
+
     def _kept(self, size: int) -> None:
         self._bodies.written(size)
 
@@ -374,3 +388,8 @@ class Ledger:
                 operation.done.set_result(operation.answer)
             else:
                 operation.done.set_result(operation.new)
+
+
+def _resolve(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)

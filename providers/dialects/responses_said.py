@@ -50,6 +50,16 @@ _ROLES: dict[str, Role] = {
 _WITHIN: Final = "__"
 # What the provider keeps or does beside answering: without it the answer is another one.
 _STATE = ("previous_response_id", "conversation", "prompt", "background", "context_management")
+_KEPT_THERE = "builds on what OpenAI keeps, and the target keeps nothing"
+_NOT_HERE = {
+    "previous_response_id": "names an answer that is not kept here",
+    "background": "makes a provider work on its own, and the target answers only who waits for it",
+}
+_KEEPS = (
+    'Send the whole conversation in `input`; with `ledger.bodies = "all"` the gateway keeps the'
+    " answers of models whose provider does not, for as long as `ledger.keep_bodies` says"
+)
+_ANOTHER = "Leave it out, or call a model whose provider speaks the Responses API"
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
@@ -154,9 +164,8 @@ def read_request(call: Call) -> Conversation:
     for name in _STATE:
         if body.raw(name) not in (b"", b"false", b"[]", b"{}"):
             raise Untranslatable(
-                f"`{name}` builds on what OpenAI keeps, and the target keeps nothing",
-                hint="Send the whole conversation in `input`, or call a model that speaks the"
-                " Responses API",
+                f"`{name}` {_NOT_HERE.get(name, _KEPT_THERE)}",
+                hint=_KEEPS if name == "previous_response_id" else _ANOTHER,
                 param=name,
             )
     body.raw("model")
@@ -260,8 +269,8 @@ def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
         yield "assistant", list(_thinking(item))
     elif item.type == "item_reference":
         raise Untranslatable(
-            "An item is referred to by its id, which only OpenAI can look up",
-            hint="Send the item itself",
+            "An item is referred to by its id, and nothing is kept here by that name",
+            hint=f"{_KEEPS}. Libraries send the items themselves where `store` is false",
             param=where,
         )
     else:

@@ -142,6 +142,9 @@ class Writer:
             else value
             for name, value in _REPEATED.items()
         }
+        repeated["store"] = msgspec.Raw(b"true" if self._call.adds else b"false")
+        if self._call.previous:
+            repeated["previous_response_id"] = self._call.previous
         now = int(time.time())
         created = self._start.created or now
         why = {"reason": _REASONS.get(self._stop or "", "content_filter")}

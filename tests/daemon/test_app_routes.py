@@ -75,7 +75,7 @@ async def test_every_caller_route_refuses_a_caller_without_a_key(daemon: Running
     """Each endpoint passes through the one place that authenticates."""
     for route in ROUTES:
         if route.role == "caller":
-            path = route.path.replace("{model:.+}", "x")
+            path = route.path.replace("{model:.+}", "x").replace("{id}", "x")
             body = b"{}" if route.method == "POST" else b""
             answer = await daemon.ask(route.method, path, body)
             assert (route.path, answer.status) == (route.path, 401)

@@ -86,6 +86,19 @@ async def test_the_vercel_ai_sdk_works_on_other_dialects(
     assert [bool(asked.get("stream")) for asked in brain.asked] == [False, False, True, True]
 
 
+async def test_the_vercel_ai_sdk_needs_no_setting_where_answers_are_kept(tmp_path: Path) -> None:
+    """Its Responses provider as it comes refers to earlier items by their ids."""
+    brain = Chat("note", NOTE)
+    async with (
+        upstream([brain.answer]) as up,
+        running('bodies = "all"\n' + config(up.port, "openai-compatible"), server="") as daemon,
+    ):
+        words = (node(), AI_SDK, installed(), f"http://127.0.0.1:{daemon.port}", "responses")
+        told = json.loads(await run(tmp_path, *words, "stores", TOLLWAY_KEY=KEY))
+        check(daemon, tmp_path, 4)
+    assert [one["text"].endswith("It is done.") for one in told] == [True, True]
+
+
 LANGCHAIN = """
 import json, sys
 from langchain_core.messages import HumanMessage, ToolMessage
