@@ -145,7 +145,7 @@ async def test_a_kept_answer_is_given_listed_and_deleted() -> None:
         page = await one.responses.input_items.list(second.id, order="asc", limit=2)
         assert len(page.data) == 2 and page.has_more
         rest = await one.responses.input_items.list(
-            second.id, order="asc", after=page.last_id or ""
+            second.id, order="asc", after=page.data[-1].id or ""
         )
         assert [item.id for item in rest.data] == [listed.data[0].id]
         with pytest.raises(openai.BadRequestError, match="in the background"):
