@@ -50,7 +50,16 @@ class Notice(msgspec.Struct, frozen=True):
     """
 
     id: str
-    kind: Literal["budget", "overrun", "ledger", "ledger_back", "provider", "provider_back"]
+    kind: Literal[
+        "budget",
+        "overrun",
+        "ledger",
+        "ledger_back",
+        "provider",
+        "provider_back",
+        "disk",
+        "disk_back",
+    ]
     at: float
     text: str
     facts: dict[str, str | None] = {}

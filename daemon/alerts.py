@@ -7,6 +7,7 @@ Telling never holds a call back: it happens in tasks of its own, behind a queue 
 
 import asyncio
 import logging
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ _KEPT = 50  # notices that `status` can show
 _MOST_TOLD = 20_000  # names kept in memory; the ledger has them all
 _CLAIM_WITHIN_S = 5.0  # a ledger that does not answer keeps nobody from being told
 _HOUR_MS = 3_600_000
+_LEAST_FREE = 2 * 2**30  # of a disk, or a twentieth of a small one
 _QUIET_S = 600.0  # in which a provider that comes and goes is not told of again
 # A refusal for want of room says that a budget is full once so much of it is spent. Below that
 # it says more of the call than of the budget: its worst case may be larger than any budget.
@@ -61,6 +63,7 @@ class Alerts:
         self._at: tuple[Decimal, ...] = ()
         self._zone = ZoneInfo("UTC")
         self._ledger_problem: str | None = None
+        self.disk_problem = ""  # "" while there is room
         self._failing: set[str] = set()  # what was told of, and has not come back
         self._told_s: dict[str, float] = {}
 
@@ -188,6 +191,29 @@ class Alerts:
             Notice(id=f"{kind} {name} {_now()}", kind=kind, at=_now(), text=text, facts=facts)
         )
 
+    # --- the disk -------------------------------------------------------------------------------
+
+    def disk(self, folder: Path, free: int, size: int) -> None:
+        """Tell that the ledger's disk is nearly full, before it is, and when there is room again.
+
+        Like the ledger's trouble it is a state. There is room again at half as much more than
+        what is too little, so that it is not told with every file that comes and goes.
+        """
+        least = min(size // 20, _LEAST_FREE)
+        if free < least and not self.disk_problem:
+            self.disk_problem = (
+                f"The disk of `{folder}` is nearly full: {free // 2**20:,} MiB are free. When it is"
+                " full no call is taken; free some, or lower `ledger.keep` or `ledger.max_size`"
+            )
+            self._tell_of_disk("disk", self.disk_problem, free)
+        elif free >= least * 3 // 2 and self.disk_problem:
+            self.disk_problem = ""
+            self._tell_of_disk("disk_back", f"The disk of `{folder}` has room again", free)
+
+    def _tell_of_disk(self, kind: Literal["disk", "disk_back"], text: str, free: int) -> None:
+        facts: dict[str, str | None] = {"free_bytes": str(free)}
+        self._publish(Notice(id=f"{kind} {_now()}", kind=kind, at=_now(), text=text, facts=facts))
+
     # --- once -----------------------------------------------------------------------------------
 
     def _once(self, notice: Notice, names: Sequence[str], at_ms: int) -> None:
@@ -211,7 +237,7 @@ class Alerts:
 
     def _publish(self, notice: Notice) -> None:
         self.recent.append(notice)
-        back = notice.kind in {"ledger_back", "provider_back"}
+        back = notice.kind.endswith("_back")
         log.log(logging.INFO if back else logging.WARNING, notice.text)
         self.channels.put(notice)
 
@@ -225,6 +251,25 @@ async def watch(daemon: "Daemon", tasks: Tasks, *, every_s: float = 1.0) -> None
         look = tasks.start(_look(daemon), name="alerts: look")
         await asyncio.wait([look])
         await asyncio.sleep(every_s)
+
+
+async def watch_disk(daemon: "Daemon", tasks: Tasks, *, every_s: float = 30.0) -> None:
+    """Look at the ledger's disk again and again; never returns."""
+    while True:
+        look = tasks.start(look_at_disk(daemon), name="alerts: disk")
+        await asyncio.wait([look])
+        await asyncio.sleep(every_s)
+
+
+async def look_at_disk(daemon: "Daemon") -> None:
+    """Tell of the ledger's disk where it is nearly full, or has room again."""
+    folder = daemon.ledger.path.parent
+    try:
+        # In a thread: a disk over the network may not answer.
+        found = await asyncio.to_thread(shutil.disk_usage, folder)
+    except OSError:
+        return  # the ledger says what is wrong with it
+    daemon.alerts.disk(folder, found.free, found.total)
 
 
 async def _look(daemon: "Daemon") -> None:

@@ -204,6 +204,7 @@ def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
     elif daemon.refusing:
         found.append(daemon.refusing.message)
     found += daemon.ledger.warnings
+    found += filter(None, [daemon.alerts.disk_problem])
     found += [f"alerts: {problem}" for problem in daemon.alerts.channels.problems]
     if config.state != "ok":
         found.append(config.problem)

@@ -8,7 +8,7 @@ only what gateway.toml names has one of its own, and all else counts as "other".
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tollway.daemon.config.schema import Config
 from tollway.providers.canon import Usage
@@ -37,7 +37,7 @@ _MOST_GROUPS = 500  # in one second of that
 class Facts:
     """What is known of one call beside its rows, for its line in the log and for whom it counts."""
 
-    __slots__ = ("began_s", "error", "first_ms", "input", "output", "took_s", "word")
+    __slots__ = ("began_s", "error", "first_ms", "input", "output", "took_s", "tries", "word")
 
     def __init__(self) -> None:
         self.began_s = time.monotonic()  # its body was read
@@ -46,6 +46,7 @@ class Facts:
         self.error = ""  # the code of what ended it
         self.input = self.output = 0  # tokens of all attempts
         self.first_ms: int | None = None  # of the last attempt
+        self.tries: list[tuple[Attempt, AttemptEnded]] | None = None  # where somebody watches
 
     def end(self, word: str, error: str) -> None:
         """Note how it ended, and that it did so now."""
@@ -93,11 +94,20 @@ class WhoTally:
         self.calls = self.input = self.output = self.cost = 0
 
 
+class Watcher(Protocol):
+    """Who is told of each call besides: `Telemetry` is one."""
+
+    def call(self, exchange: "Exchange") -> None:
+        """Take a call that has ended, with its `facts.tries`."""
+        ...
+
+
 class Meter:
     """All counts of one process. Everything runs on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.watcher: Watcher | None = None
         self.calls: dict[tuple[str, str, str], int] = {}  # route, endpoint, outcome
         self.call_s: dict[str, Histogram] = {}  # by route
         self.errors: dict[str, int] = {}  # answers that were errors, by their code
@@ -132,6 +142,8 @@ class Meter:
         if took is None:
             took = self.call_s[route] = Histogram(CALL_S)
         took.add(facts.took_s)
+        if self.watcher is not None:
+            self.watcher.call(exchange)
 
     def attempt(self, exchange: "Exchange", attempt: "Attempt", ended: "AttemptEnded") -> None:
         """Count an attempt that has ended, and what it cost."""
@@ -153,6 +165,8 @@ class Meter:
         facts.input += came
         facts.output += went
         facts.first_ms = ended.first_ms
+        if self.watcher is not None:
+            facts.tries = [*(facts.tries or ()), (attempt, ended)]
         who = exchange.caller.who
         for tallies, one, known in (
             (self.teams, who.team, self._known_teams),
@@ -211,6 +225,10 @@ class Meter:
         known[2] += values[2]
         known[3] += values[3]
 
+    def label(self, name: str, provider: str) -> str:
+        """Return the name that a target of a provider is counted under."""
+        return name if name in self._known_targets else f"{provider}/{OTHER}"
+
     def _route(self, exchange: "Exchange") -> str:
         route = exchange.plan.found.route if exchange.plan else ""
         return route if route in self._known_routes else ""
@@ -218,7 +236,7 @@ class Meter:
     def _tally(self, name: str, provider: str) -> TargetTally:
         found = self.targets.get(name)
         if found is None:
-            label = name if name in self._known_targets else f"{provider}/{OTHER}"
+            label = self.label(name, provider)
             if label not in self.targets and len(self.targets) >= _MOST_NAMES:
                 label = OTHER
             found = self.targets.setdefault(label, TargetTally())

@@ -61,6 +61,20 @@ SPECS: tuple[Spec, ...] = (
         "What attempts cost beyond their hold, US dollars",
         ("target",),
     ),
+    Spec(
+        "tollway_target_breaker_state",
+        "gauge",
+        "0 closed: it is called; 1 half-open: it is tried; 2 open: it rests",
+        ("target",),
+    ),
+    Spec("tollway_provider_up", "gauge", "0 where its probes fail", ("provider",)),
+    Spec(
+        "tollway_provider_keys",
+        "gauge",
+        "Keys of a provider by state: closed ones are used, the others rest",
+        ("provider", "state"),
+    ),
+    Spec("tollway_provider_retries_left", "gauge", "Retries that its budget has", ("provider",)),
     # Who.
     Spec("tollway_team_calls", "counter", "Calls that were sent, by team", ("team",)),
     Spec("tollway_team_tokens", "counter", "Tokens by team", ("team", "direction")),

@@ -7,6 +7,7 @@ gate's and the ledger's, as they stand at the moment of the question.
 import asyncio
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from ipaddress import ip_address
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tollway.daemon.errors import Forbidden
-from tollway.daemon.meter import CLASSES, Histogram, WhoTally
+from tollway.daemon.meter import CLASSES, Histogram, WhoTally, named_targets
 from tollway.daemon.metric_names import SPECS, Spec
 from tollway.daemon.state import CONTROL, DAEMON, OWNER, Daemon
 from tollway.providers.llamacpp.gpus import Gpu, gpus
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 _USD = 1e9  # nano-dollars
+_STATES = ("closed", "half-open", "open")
 _OWN = "tollway_"  # the rest are the operating system's
 
 
@@ -60,6 +62,7 @@ async def metrics(request: web.Request) -> web.Response:
     _config(sheet, request)
     _calls(sheet, daemon)
     _who(sheet, daemon)
+    _health(sheet, daemon)
     _money(sheet, daemon)
     _lines(sheet, daemon)
     _ledger(sheet, daemon)
@@ -146,6 +149,20 @@ def _used(sheet: Sheet, prefix: str, name: str, used: WhoTally) -> None:
     sheet.put(f"{prefix}_tokens", used.input, name, "input")
     sheet.put(f"{prefix}_tokens", used.output, name, "output")
     sheet.put(f"{prefix}_cost_usd", used.cost / _USD, name)
+
+
+def _health(sheet: Sheet, daemon: Daemon) -> None:
+    worst = dict.fromkeys(named_targets(daemon.config), 0)
+    for provider in daemon.health.states():
+        sheet.put("tollway_provider_up", provider.state == "closed", provider.provider)
+        sheet.put("tollway_provider_retries_left", provider.retries_left, provider.provider)
+        for state, count in Counter(key.state for key in provider.keys).items():
+            sheet.put("tollway_provider_keys", count, provider.provider, state)
+        for one in provider.targets:
+            label = daemon.meter.label(one.target, provider.provider)
+            worst[label] = max(worst.get(label, 0), _STATES.index(one.state))
+    for target, breaker in worst.items():
+        sheet.put("tollway_target_breaker_state", breaker, target)
 
 
 def _money(sheet: Sheet, daemon: Daemon) -> None:

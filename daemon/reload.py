@@ -36,6 +36,7 @@ _NEEDS_RESTART: dict[str, Callable[[Config], object]] = {
     "server.admin_socket": lambda config: config.admin_socket,
     "ledger.path": lambda config: config.ledger.path,
     "ledger.sync": lambda config: config.ledger.sync,
+    "telemetry": lambda config: config.telemetry,
 }
 # Tables whose entries hold callers back: what goes missing here opens or frees something.
 _GUARDED = ("keys", "users", "teams", "projects")

@@ -33,6 +33,7 @@ from tollway.daemon.gate.gate import Gate
 from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.writer import Ledger
 from tollway.daemon.log import Log
+from tollway.daemon.observe import observe
 from tollway.daemon.process import (
     PidFile,
     Ready,
@@ -108,6 +109,8 @@ class Server:
         self.addresses = [one.getsockname()[:2] for one in public]
 
         daemon = self.daemon = self._daemon(ledger, paths.folder)
+        if ends := await observe(config, daemon.meter, self.output.mask):
+            self._stack.push_async_callback(ends)
         self.reloader = Reloader(daemon, self._applied)
         try:
             daemon.gate = await Gate.build(config, daemon)
@@ -121,6 +124,7 @@ class Server:
         await self._listen(admin, public)
         self._tasks.start(self.reloader.watch(), name="watch")
         self._tasks.start(alerts.watch(daemon, self._tasks), name="alerts")
+        self._tasks.start(alerts.watch_disk(daemon, self._tasks), name="disk")
         self._tasks.start(probes.watch(daemon, self._tasks), name="probes")
         self._tasks.start(self.reloader.begin(), name="history")
         self._tasks.start(local_times.keep(daemon), name="local times")

@@ -18,6 +18,7 @@ from tollway.daemon.config.schema import (
     ProviderTimeouts,
     Server,
     Tag,
+    Telemetry,
 )
 from tollway.daemon.config.tables import RaiseTable
 from tollway.daemon.config.values import Reading
@@ -29,6 +30,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     **NAMED,
     "server": Server,
     "ledger": LedgerFile,
+    "telemetry": Telemetry,
     "prices": PriceOverride,
     "previous": PreviousHash,
     "tags": Tag,

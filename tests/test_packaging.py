@@ -17,6 +17,7 @@ HOMES = {
     "keyring": {"daemon/secrets.py"},
     "genai_prices": {"providers/price_distil.py"},
     "prometheus_client": {"daemon/metrics.py"},
+    "opentelemetry": {"daemon/telemetry.py"},
     "google": {"providers/google_tokens.py"},
     "requests": {"providers/google_tokens.py"},
     "botocore": {"providers/aws_signing.py"},

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -31,9 +32,13 @@ from tollway.daemon.config.schema import (
     Scope,
     ScopeKind,
     Team,
+    Telemetry,
 )
 from tollway.providers.catalog import KINDS
 from tollway.providers.price_report import states_cost
+
+# What the `otel` extra brings; found without being imported.
+OTEL = "opentelemetry.exporter.otlp.proto.http"
 
 Wrong = Callable[[At, str], None]
 Names = Mapping[str, Collection[str]]  # section -> the names in it, those of broken tables too
@@ -108,6 +113,7 @@ def check(config: Config, names: Names, wrong: Wrong) -> None:
     """Note everything in a configuration that does not fit together."""
     _server(config, names, wrong)
     _ledger(config.ledger, wrong)
+    _telemetry(config.telemetry, wrong)
     for name, provider in config.providers.items():
         _provider(provider, ("providers", name), wrong)
     for name, route in config.routes.items():
@@ -164,6 +170,25 @@ def _server(config: Config, names: Names, wrong: Wrong) -> None:
     socket = server.admin_socket
     if socket and len(bytes(socket)) > LONGEST_SOCKET:
         wrong(("server", "admin_socket"), f"longer than {LONGEST_SOCKET} bytes, as sockets allow")
+
+
+def _telemetry(telemetry: Telemetry, wrong: Wrong) -> None:
+    said = telemetry.otlp
+    if said is None:
+        return
+    url = urlsplit(said)
+    if said != "env" and (url.scheme not in {"http", "https"} or not url.hostname):
+        wrong(
+            ("telemetry", "otlp"),
+            'expected the URL of an OTLP collector, such as "http://127.0.0.1:4318", or "env"',
+        )
+    elif url.username or url.password or url.query:
+        wrong(("telemetry", "otlp"), "holds more than an address; a secret is for telemetry.token")
+    elif find_spec(OTEL) is None:
+        wrong(
+            ("telemetry", "otlp"),
+            'needs OpenTelemetry, which is not installed; pip install "tollway[otel]"',
+        )
 
 
 def _webhook_wrong(said: str | None) -> str | None:

@@ -24,6 +24,7 @@ from tollway.daemon.config.schema import (
     Server,
     Tag,
     Team,
+    Telemetry,
 )
 from tollway.daemon.config.toml import read_text, tables_of
 from tollway.daemon.config.values import READERS, Reading, TooMany, Wrong
@@ -42,7 +43,7 @@ NAMED: Mapping[str, type[msgspec.Struct]] = {
     "projects": Member,
     "keys": Key,
 }
-SECTIONS = ("server", "ledger", *NAMED, "prices", "tags", "raises")
+SECTIONS = ("server", "ledger", "telemetry", *NAMED, "prices", "tags", "raises")
 
 # The readers of a route's own values stand in a file of their own.
 READERS.update(route_values.READERS)
@@ -128,6 +129,8 @@ def _read(
             read[section] = _tags(value, reading)
         elif section == "server":
             read[section] = _server(value, reading)
+        elif section == "telemetry":
+            read[section] = reading.struct(Telemetry, value, (section,)) or Telemetry()
     ledger = raw.get("ledger", {})
     read["ledger"] = _ledger(ledger if isinstance(ledger, dict) else {}, reading, data)
     config = msgspec.structs.replace(

@@ -143,6 +143,17 @@ class LedgerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_bodies: Seconds = Seconds(7 * 86_400)
 
 
+class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[telemetry]: spans and metrics for an OTLP collector."""
+
+    otlp: str | None = None  # its URL; "env": what the OTEL_ variables say; None: nothing is sent
+    token: SecretRef | None = None  # goes along as `Authorization: Bearer`
+    service: str = "tollway"
+    traces: bool = True
+    metrics: bool = True
+    every: Seconds = Seconds(60)  # how often metrics are sent
+
+
 class ProviderTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """providers.NAME.timeout."""
 
@@ -425,6 +436,7 @@ class Config(msgspec.Struct, frozen=True):
     path: Path
     ledger: LedgerFile
     server: Server = Server()
+    telemetry: Telemetry = Telemetry()
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
     routes: dict[str, Route] = {}

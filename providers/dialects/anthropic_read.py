@@ -23,10 +23,12 @@ class _Delta(msgspec.Struct):
     thinking: Any = None
     partial_json: Any = None
     citation: Any = None
+    stop_reason: Any = None
 
 
 class _Message(msgspec.Struct):
     id: Any = None
+    model: Any = None
     usage: Any = None
 
 
@@ -42,6 +44,8 @@ class _Event(msgspec.Struct):
 class _Whole(msgspec.Struct):
     type: Any = None
     id: Any = None
+    model: Any = None
+    stop_reason: Any = None
     content: Any = None
     usage: Any = None
     error: Any = None
@@ -71,6 +75,8 @@ class Reader:
         self.raw_usage = ""
         self.upstream_id = ""
         self.service = ""
+        self.model = ""
+        self.finish_reasons: list[str] = []
         self._call = call
         self._counts: reports.Counts = {}
         self._report: dict[str, Any] = {}
@@ -102,6 +108,7 @@ class Reader:
                 self._start(said.message)
             case "message_delta":
                 self.begun = True
+                self._stopped(said.delta and said.delta.stop_reason)
                 self._used(said.usage)
             case "message_stop":
                 if self.failed is None:
@@ -126,6 +133,9 @@ class Reader:
             return
         if type(said.id) is str:
             self.upstream_id = said.id
+        if type(said.model) is str:
+            self.model = said.model
+        self._stopped(said.stop_reason)
         for block in said.content if type(said.content) is list else ():
             self.produced += _BLOCK + _bytes(block)
         self._used(said.usage)
@@ -153,7 +163,13 @@ class Reader:
         if message is not None:
             if type(message.id) is str:
                 self.upstream_id = message.id
+            if type(message.model) is str:
+                self.model = message.model
             self._used(message.usage)
+
+    def _stopped(self, reason: object) -> None:
+        if type(reason) is str:
+            self.finish_reasons = [reason]
 
     def _used(self, report: object) -> None:
         if type(report) is not dict:

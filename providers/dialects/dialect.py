@@ -39,6 +39,8 @@ class AnswerReader(Protocol):
     raw_usage: str  # the provider's last report as JSON, what we do not read included; or ""
     upstream_id: str  # the provider's name for the answer; or ""
     service: str  # the service tier that the answer says it was made in; or ""
+    model: str  # that the answer says it was made by; or ""
+    finish_reasons: list[str]  # in the dialect's words, in the order in which choices ended
 
     def end_early(self) -> bytes:
         """Return the events that end the stream here, as if the output limit had been reached."""

@@ -29,6 +29,7 @@ class _Chunk(msgspec.Struct):
     usageMetadata: Any = None  # noqa: N815 - Google's name
     promptFeedback: Any = None  # noqa: N815 - Google's name
     responseId: Any = None  # noqa: N815 - Google's name
+    modelVersion: Any = None  # noqa: N815 - Google's name
     error: Any = None
     totalTokens: Any = None  # noqa: N815 - Google's name, of a count
 
@@ -51,6 +52,8 @@ class Reader:
         self.raw_usage = ""
         self.upstream_id = ""
         self.service = ""
+        self.model = ""
+        self.finish_reasons: list[str] = []
         self._call = call
         self._finished: set[int] = set()
 
@@ -96,6 +99,8 @@ class Reader:
             return
         if type(said.responseId) is str:
             self.upstream_id = said.responseId
+        if type(said.modelVersion) is str:
+            self.model = said.modelVersion
         if said.candidates is None and said.promptFeedback is not None:
             self.begun = self.ended = True  # refused before it began
         for place, candidate in enumerate(said.candidates or ()):
@@ -109,7 +114,10 @@ class Reader:
         for part in parts if isinstance(parts, list) else ():
             self.produced += _visible(part)
         if said.finishReason is not None:
-            self._finished.add(said.index if type(said.index) is int else place)
+            index = said.index if type(said.index) is int else place
+            if index not in self._finished and type(said.finishReason) is str:
+                self.finish_reasons.append(said.finishReason)  # early models: in every chunk
+            self._finished.add(index)
             if len(self._finished) >= self._call.choices:
                 self.ended = True
 

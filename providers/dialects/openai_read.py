@@ -45,6 +45,7 @@ class _Choice(msgspec.Struct):
 class _Answer(msgspec.Struct):
     id: Any = None
     object: Any = None
+    model: Any = None
     choices: list[_Choice] | None = None
     data: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
@@ -71,6 +72,8 @@ class Reader:
         self.raw_usage = ""
         self.upstream_id = ""
         self.service = ""
+        self.model = ""
+        self.finish_reasons: list[str] = []
         self._call = call
         self._quirks = quirks
         self._hides_usage = not call.wants_usage and quirk.is_asked_for_usage(quirks)
@@ -169,6 +172,8 @@ class Reader:
         """Read what an answer or a chunk says beside its choices; return if it reports usage."""
         if not self.upstream_id and type(answer.id) is str:
             self.upstream_id = answer.id
+        if not self.model and type(answer.model) is str:
+            self.model = answer.model
         if type(answer.service_tier) is str:
             self.service = answer.service_tier
         used = answer.usage
@@ -186,6 +191,8 @@ class Reader:
             self.produced += _bytes(choice.text)
         if choice.finish_reason is not None:
             self._finished.add(choice.index if type(choice.index) is int else place)
+            if type(choice.finish_reason) is str:
+                self.finish_reasons.append(choice.finish_reason)
             if len(self._finished) >= self._call.choices and self.failed is None:
                 # Cerebras, Perplexity and others send no [DONE].
                 self.ended = True

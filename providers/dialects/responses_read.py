@@ -28,6 +28,7 @@ class _Response(msgspec.Struct):
     id: Any = None
     object: Any = None
     status: Any = None
+    model: Any = None
     output: list[Any] | None = None
     usage: msgspec.Raw = msgspec.Raw()
     tool_usage: Any = None
@@ -61,6 +62,8 @@ class Reader:
         self.raw_usage = ""
         self.upstream_id = ""
         self.service = ""
+        self.model = ""
+        self.finish_reasons: list[str] = []
         self._call = call
         self._quirks = quirks
         self._created = b""  # the event that the stream began with
@@ -133,6 +136,10 @@ class Reader:
             self.upstream_id = said.id
         if type(said.service_tier) is str:
             self.service = said.service_tier
+        if type(said.model) is str:
+            self.model = said.model
+        if said.status in _DONE:
+            self.finish_reasons = [said.status]
 
     def _end(self, said: _Response, data: bytes) -> None:
         self._name(said)

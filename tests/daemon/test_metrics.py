@@ -120,10 +120,14 @@ async def test_both_formats_are_spoken_and_the_admin_socket_answers_too() -> Non
         }
 
 
-async def test_every_sample_stands_in_the_table_and_the_table_names_real_ones() -> None:
+async def test_every_sample_stands_in_the_table_and_the_table_names_real_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The table is what docs, dashboard and rules are checked against."""
+    monkeypatch.setenv("UP_KEY", "sk-up-0123456789")
+    provider = 'slots = 3\napi_keys = ["env:UP_KEY"]'
     more = '[routes.fast]\nto = ["up/m"]\n[models.tiny]\ngguf = "/nowhere.gguf"\nprice = "free"'
-    async with gateway([ANSWER], more=more, provider="slots = 3") as gate:
+    async with gateway([ANSWER], more=more, provider=provider) as gate:
         await gate.ask(body(model="fast"))
         await gate.ask(body(model="nobody"))
         await until(lambda: gate.daemon.server.daemon.active == 0)
@@ -197,3 +201,17 @@ async def test_an_error_at_the_door_is_counted_too() -> None:
         await gate.daemon.ask("POST", CHAT, body(), authorization="Bearer tw-" + "x" * 40)
         found = await scrape(gate)
     assert of(found, "tollway_errors_total", code="invalid_api_key") == 1
+
+
+async def test_a_target_that_rests_and_keys_that_do_are_gauges() -> None:
+    """By the same breakers that choose targets; keys are counted, not named."""
+    down: list[Step] = [reads(), says(whole(status="500 Oops"))]
+    more = '[routes.fast]\nto = ["up/m"]'
+    async with gateway([down], more=more) as gate:
+        found = await scrape(gate)
+        assert of(found, "tollway_target_breaker_state", target="up/m") == 0
+        assert of(found, "tollway_provider_up", provider="up") == 1
+        for _ in range(10):
+            await gate.ask(body(model="fast"))
+        found = await scrape(gate)
+    assert of(found, "tollway_target_breaker_state", target="up/m") == 2
