@@ -36,6 +36,8 @@ class Reader:
         self.raw_usage = ""
         self.upstream_id = ""
         self.service = ""
+        self.model = ""  # its answers do not say
+        self.finish_reasons: list[str] = []
         self._embeds = call.endpoint == "embeddings"
 
     def event(self, event: Event) -> bool:
@@ -98,6 +100,8 @@ class Reader:
             self.failed = error_within(msgspec.json.encode(said))
         elif reason is not None:
             self.ended = True
+            if isinstance(reason, str):
+                self.finish_reasons = [reason]
 
     def _used(self, said: dict[str, Any]) -> None:
         if said:

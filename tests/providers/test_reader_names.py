@@ -24,6 +24,7 @@ SAID: dict[str, dict[str, object]] = {
     "openai_responses": {
         "object": "response", "model": "m-1", "status": "completed", "output": [],
     },
+    "cohere": {"id": "c-1", "message": {"content": []}, "finish_reason": "stop"},
 }  # fmt: skip
 STREAMS: dict[str, list[dict[str, object]]] = {
     "openai_chat": [
@@ -40,7 +41,12 @@ STREAMS: dict[str, list[dict[str, object]]] = {
         {"type": "response.created", "response": {"id": "resp_1", "model": "m-1"}},
         {"type": "response.completed", "response": SAID["openai_responses"]},
     ],
+    "cohere": [
+        {"type": "message-start", "id": "c-1"},
+        {"type": "message-end", "delta": {"finish_reason": "stop"}},
+    ],
 }
+MODELS = {name: "" if name == "cohere" else "m-1" for name in SAID}  # Cohere's do not say
 STOPPED = {name: "completed" if name == "openai_responses" else "stop" for name in SAID}
 
 
@@ -56,7 +62,7 @@ def test_a_whole_answer_names_its_model_and_its_end(dialect: str) -> None:
     """What a trace says of an answer."""
     found = reader(dialect)
     found.whole(msgspec.json.encode(SAID[dialect]))
-    assert (found.model, found.finish_reasons) == ("m-1", [STOPPED[dialect]])
+    assert (found.model, found.finish_reasons) == (MODELS[dialect], [STOPPED[dialect]])
 
 
 @pytest.mark.parametrize("dialect", STREAMS)
@@ -66,4 +72,4 @@ def test_a_stream_names_them_once(dialect: str) -> None:
     for said in STREAMS[dialect]:
         for event in Splitter().feed(b"data: " + msgspec.json.encode(said) + b"\n\n"):
             found.event(event)
-    assert (found.model, found.finish_reasons) == ("m-1", [STOPPED[dialect]])
+    assert (found.model, found.finish_reasons) == (MODELS[dialect], [STOPPED[dialect]])
