@@ -5,7 +5,7 @@ import pytest
 
 from tollway.providers.canon import Call
 from tollway.providers.dialects.dialect import AnswerReader
-from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.dialects.table import UPSTREAMS
 from tollway.providers.sse import Splitter
 
 SAID: dict[str, dict[str, object]] = {
@@ -54,7 +54,7 @@ def reader(dialect: str) -> AnswerReader:
     """Return a reader for a plain call of a dialect."""
     body = b'{"model": "m", "messages": [], "input": "", "contents": []}'
     call = Call(dialect=dialect, endpoint="chat", model="m", stream=True, body=body)
-    return DIALECTS[dialect].dialect.reader(call, frozenset())
+    return UPSTREAMS[dialect].dialect.reader(call, frozenset())
 
 
 @pytest.mark.parametrize("dialect", SAID)
