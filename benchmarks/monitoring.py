@@ -14,15 +14,26 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
+from typing import Any
 
 from gateway import load, machine
 from parties import LOAD_CORE, Party, Tollway
 
 from tollway.daemon.bench_gateway import upstream
+from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.rows import AttemptEnded, Who
+from tollway.daemon.log import Log
+from tollway.daemon.meter import Facts, Meter
+from tollway.daemon.state import Trace
+from tollway.providers.canon import Usage
+from tollway.providers.catalog import KINDS
 
 # Run before the program: what counts then does nothing.
 _BLIND = (
@@ -119,12 +130,67 @@ def main() -> None:
             for way, party in parties.items():
                 found[way].append(cpu_us(party, asked.seconds, scraped=ways[way][3]))
         scrapes_ms = _scrapes_ms(parties["counted"])
+    alone = alone_us()
     base = found["nothing"]
     print(f"{'CPU of a call':34}{'us':>8}{'more':>10}")
     for way, each in found.items():
         more = median([one - other for one, other in zip(each, base, strict=True)])
         print(f"{way:34}{median(each):8.1f}{more:+10.1f}")
     print(f"\n{'one scrape':34}{scrapes_ms:8.1f} ms")
+    print("\nthe same without a gateway around it, CPU of a call with one attempt, us")
+    for what, each in alone.items():
+        print(f"{what:34}{each:8.1f}")
+
+
+def alone_us() -> dict[str, float]:
+    """Return what counting and writing a line take by themselves, of an ended call's numbers."""
+    usage = Usage(input=100, output=100)
+    target = Target("up", "bench", KINDS["openai-compatible"])
+    ended = AttemptEnded("c", 1, 1_030, "answered", usage, 1_000, first_ms=20)
+    attempt = SimpleNamespace(
+        target=target, opened=SimpleNamespace(started_ms=1_000), slot=SimpleNamespace(waited_s=0.0)
+    )
+    exchange = SimpleNamespace(
+        attempts=1,
+        caller=SimpleNamespace(who=Who("walker", "walker", "road", "")),
+        call=SimpleNamespace(endpoint="chat", stream=False),
+        cost_nanousd=1_000,
+        facts=Facts(),
+        origin=SimpleNamespace(client="a client/1.0"),
+        plan=SimpleNamespace(found=SimpleNamespace(route="fast")),
+        target=target,
+        turn=SimpleNamespace(waited_ms=None),
+    )
+    trace: Any = Trace("01a228cf-5dd8-72ca-8000-000000000000")
+    trace.key = trace.user = "walker"
+    trace.model, trace.exchange = "fast", exchange
+    meter: Any = Meter()
+
+    def counted() -> None:
+        exchange.facts = Facts()
+        meter.attempt(exchange, attempt, ended)
+        exchange.facts.end("answered", "")
+        meter.call(exchange)
+
+    found = {"counted": _each_us(counted)}
+    for style in ("text", "json"):
+        with Path(os.devnull).open("wb") as nowhere:
+            log = Log(nowhere.fileno())
+            log.install("info", style)  # type: ignore[arg-type]
+            line = partial(log.access, "POST", "/v1/chat/completions", 200, 0.03, trace)
+            found[f"a line of {style}"] = _each_us(line)
+            log.close()
+    return found
+
+
+def _each_us(work: Callable[[], None], times: int = 10_000) -> float:
+    rounds = []
+    for _ in range(7):
+        began = time.thread_time()
+        for _ in range(times):
+            work()
+        rounds.append(1e6 * (time.thread_time() - began) / times)
+    return min(rounds)
 
 
 def _scrapes_ms(party: Party) -> float:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -27,6 +27,7 @@ _LAST_WORDS_S = 2.0
 _KEY = re.compile(r"tw-[A-Za-z0-9_-]{6,}")
 _SHORTEST_SECRET = 8  # a shorter value would blank out ordinary words
 _OUR_LOGGER = "tollway"
+_WORD = re.compile(r"[!#-<>-~]+")  # printable ASCII without blanks, quotes and `=`
 
 
 class Mask:
@@ -103,11 +104,7 @@ class Log:
                     "ms": ms}  # fmt: skip
             self.put("info", "call", head | said)
             return
-        cost = said.pop("cost_nanousd", None)
-        if isinstance(cost, int):
-            said["cost"] = f"${plain_usd(cost)}"
-        told = "".join(f" {name}={_plain(value)}" for name, value in said.items() if _says(value))
-        self.put("info", f"{method} {path} {status} {ms}ms{told} {trace.call_id}", {})
+        self.put("info", f"{method} {path} {status} {ms}ms{_told(said)} {trace.call_id}", {})
 
     def put(self, level: str, text: str, fields: dict[str, Any]) -> None:
         """Queue one line. When the reader of the log is stuck, lines are counted, not kept."""
@@ -177,16 +174,22 @@ def facts(trace: Trace) -> dict[str, object]:
     }
 
 
-def _says(value: object) -> bool:
-    return value is not None and value != "" and value is not False
-
-
-def _plain(value: object) -> str:
-    """Return a value for a line of text; in quotes where it would not be one word."""
-    if isinstance(value, str):
-        one_word = value.isprintable() and not set(value) & {" ", '"', "="}
-        return value if one_word else msgspec.json.encode(value).decode()
-    return "yes" if value is True else str(value)
+def _told(said: dict[str, object]) -> str:
+    """Return what there is to say as `name=value`; in quotes where a value is not one word."""
+    parts = [""]
+    for name, value in said.items():
+        if type(value) is str:
+            if not value:
+                continue
+            word = value if _WORD.fullmatch(value) else msgspec.json.encode(value).decode()
+            parts.append(f"{name}={word}")
+        elif name == "cost_nanousd":
+            parts.append(f"cost=${plain_usd(cast(int, value))}")
+        elif value is True:
+            parts.append(f"{name}=yes")
+        elif value is not None and value is not False:
+            parts.append(f"{name}={value}")
+    return " ".join(parts)
 
 
 class _Handler(logging.Handler):

@@ -134,10 +134,10 @@ class Telemetry:
             f"{operation} {route}".strip(),  # not what was asked for, which anybody makes up
             self._context(exchange),
             kind=SpanKind.SERVER,
-            attributes=said | _of_call(exchange),
             start_time=start_ns,
         )
-        if span.is_recording():
+        if span.is_recording():  # else it was not sampled: nothing need be put together
+            span.set_attributes(said | _of_call(exchange))
             inside = set_span_in_context(span)
             for attempt, ended in tries:
                 self._span(operation, attempt, ended, inside)

@@ -17,7 +17,7 @@ from shell import until
 from upstreams import Upstream, answer, reads, says, stalls, upstream
 
 from tollway.daemon.alert_channels import Notice
-from tollway.daemon.alerts import Alerts, look_at_disk
+from tollway.daemon.alerts import Alerts
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ConfigError
@@ -492,35 +492,3 @@ async def test_an_upstream_that_passes_its_limit_is_told_once_an_hour() -> None:
         # Three calls can lie on both sides of an hour's end.
         assert 1 <= len(told) <= 2
         assert told[0].facts["target"] == "up/m"
-
-
-@pytest.mark.parametrize("size", [20 * 2**30, 4 * 2**40])
-async def test_a_disk_that_fills_up_is_told_before_it_is_full_and_once(
-    tmp_path: Path, size: int
-) -> None:
-    """A twentieth of a small disk, two gibibytes of a large one; back when there is half more."""
-    least = min(size // 20, 2 * 2**30)
-    async with telling(tmp_path) as alerts:
-        for free in (least, least - 1, least // 2, least, least - 1):
-            alerts.disk(tmp_path, free, size)
-        assert [notice.kind for notice in alerts.recent] == ["disk"]
-        assert f"{(least - 1) // 2**20:,} MiB are free" in alerts.disk_problem
-        alerts.disk(tmp_path, least * 3 // 2, size)
-        assert [notice.kind for notice in alerts.recent] == ["disk", "disk_back"]
-        assert not alerts.disk_problem
-
-
-async def test_a_disk_that_is_nearly_full_shows_in_status() -> None:
-    """Whoever looks sees it, also where nobody is told."""
-    async with gateway([]) as gate:
-        daemon, folder = gate.daemon.server.daemon, gate.daemon.folder
-
-        async def shown(free: int) -> bool:
-            daemon.alerts.disk(folder, free, 2**40)
-            said = (await gate.daemon.ask("GET", "/control/status", admin=True)).json()
-            return any("nearly full: 1 MiB" in problem for problem in said["problems"])
-
-        await look_at_disk(daemon)  # the real one, which has room or not
-        # The daemon's own first look may come between; the next is half a minute away.
-        assert await shown(2**20) or await shown(2**20)
-        assert not await shown(2**40)
