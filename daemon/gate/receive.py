@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
+from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
 from tollway.providers.embedding import Embedding
@@ -141,11 +142,15 @@ def _within(error: UpstreamRefused) -> Failure:
 
 async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
     pieces: list[bytes] = []
-    size = 0
+    size, heard_s = 0, time.monotonic()
     try:
         async for chunk in answer.chunks():
             pieces.append(chunk)
             size += len(chunk)
+            if not chunk.isspace():
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > attempt.target.timeouts.idle_s:
+                raise _nothing_but_life(attempt.target)  # blank lines, which some send meanwhile
             if size > _MOST_WHOLE:
                 raise UpstreamBroke("The provider's answer is over 512 MiB")
     except UpstreamError as error:
@@ -181,6 +186,13 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
     await exchange.pipe.put(body)
     exchange.pipe.finish()
     return None
+
+
+def _nothing_but_life(target: Target) -> UpstreamTimeout:
+    return UpstreamTimeout(
+        f"`{target.provider}` has sent nothing but signs of life for {target.timeouts.idle_s:g} s",
+        phase="idle",
+    )
 
 
 def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
@@ -314,11 +326,7 @@ class _Relay:
             return
         target = self._attempt.target
         if now_s - self._heard_s > target.timeouts.idle_s:
-            raise UpstreamTimeout(
-                f"`{target.provider}` has sent nothing but signs of life for"
-                f" {target.timeouts.idle_s:g} s",
-                phase="idle",
-            )
+            raise _nothing_but_life(target)
 
     def _keep_back(self, event: Event) -> None:
         """Take the stream's last event, or what comes behind it."""

@@ -64,6 +64,8 @@ class Reader:
             self._used(meta if isinstance(meta, dict) else {})
             return
         message = said.get("message")
+        if isinstance(message, str):  # as in its errors
+            self.failed = error_within(body)
         if not isinstance(message, dict):
             return
         self.begun = True

@@ -91,7 +91,7 @@ class Reader:
         elif kind in _BEFORE and said.response is not None:
             self._created = self._created or data
             self._name(said.response)
-        else:
+        elif kind != "keepalive":  # a sign of life is no beginning of an answer
             self.begun = True
             if type(said.delta) is str:
                 delta = said.delta
