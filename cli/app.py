@@ -137,6 +137,12 @@ COMMANDS = (
     Row("prices update", "prices:update", "Show what new price data change, and put them in use"),
     Row("usage", "usage:usage", "Show your own use and what is left, over HTTP with your key", USE),
     Row("spend", "spend:spend", "Show what was used, and what it cost", USE),
+    Row(
+        "import",
+        "imports:import_",
+        "Take over what coding agents used elsewhere, by their logs",
+        USE,
+    ),
     Row("logs", "logs:logs", "Show the latest calls, or all there is to know about one", USE),
     Row("bench", "bench:bench", "Measure what the gateway adds to a call on this machine", USE),
     Row("ledger", "", "The ledger's file", USE),

@@ -22,7 +22,7 @@ def place(folder: Path) -> dict[str, str]:
         folder, "rev-parse", "--short", "HEAD"
     )
     name = _last(remote) or _last(top) or folder.name
-    found = {"project": _value(name), "branch": _value(branch)}
+    found = {"project": tag_value(name), "branch": tag_value(branch)}
     return {tag: value for tag, value in found.items() if value}
 
 
@@ -31,7 +31,8 @@ def _last(path: str) -> str:
     return re.split(r"[/:@]", path.rstrip("/").removesuffix(".git"))[-1]
 
 
-def _value(text: str) -> str:
+def tag_value(text: str) -> str:
+    """Return a text as the value of a tag: no space and no comma, at most 128 characters."""
     return _OTHER.sub("_", text)[:_MOST]
 
 

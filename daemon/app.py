@@ -6,7 +6,16 @@ from typing import Literal, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tollway.daemon import control, control_runs, inference, listing, metrics, responses, usage
+from tollway.daemon import (
+    control,
+    control_imports,
+    control_runs,
+    inference,
+    listing,
+    metrics,
+    responses,
+    usage,
+)
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.log import Log
 from tollway.daemon.middleware import MIDDLEWARES, Guard, stamp
@@ -96,6 +105,7 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("POST", "/control/reload", control.reload, "owner", "free"),
     Route("POST", "/control/runs", control_runs.keep, "owner", "free"),
     Route("POST", "/control/runs/{id}/end", control_runs.end, "owner", "free"),
+    Route("POST", "/control/imports", control_imports.take, "owner", "free"),
     Route("POST", "/control/stop", control.stop, "owner", "free"),
 )
 

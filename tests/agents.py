@@ -1,5 +1,6 @@
 """The coding agents that tests run, and a gateway for them to talk to."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -99,3 +100,44 @@ async def refuses(peer: Peer) -> None:
     body = b'{"error":{"message":"no such model","type":"invalid_request_error","code":null}}'
     head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
     await peer.say(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+
+async def run(home: Path, *command: str | Path, **env: str) -> str:
+    """Run an agent in a folder of its own below a home; return what it said."""
+    work = home / "work"
+    work.mkdir()
+    agent = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        cwd=work,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), **env},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            said, _ = await agent.communicate()
+    except TimeoutError:
+        agent.kill()
+        said, _ = await agent.communicate()
+        pytest.fail(f"the agent did not end: {said.decode()[-2000:]}")
+    assert agent.returncode == 0, said.decode()[-2000:]
+    return said.decode()
+
+
+def codex_home(home: Path, port: int) -> None:
+    """Write the configuration that makes Tollway Codex's provider."""
+    folder = home / ".codex"
+    folder.mkdir()
+    (folder / "config.toml").write_text(f"""
+model = "smart"
+model_provider = "tollway"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[model_providers.tollway]
+name = "Tollway"
+base_url = "http://127.0.0.1:{port}/v1"
+wire_api = "responses"
+env_key = "TOLLWAY_KEY"
+""")

@@ -12,12 +12,14 @@ from sqlite3 import Connection
 
 import msgspec
 
+from tollway.daemon.ledger.imports import write as write_imports
 from tollway.daemon.ledger.local_time import write_times
 from tollway.daemon.ledger.names import Names
 from tollway.daemon.ledger.operations import (
     Admit,
     Alert,
     Audit,
+    Import,
     Next,
     Operation,
     Queue,
@@ -123,13 +125,13 @@ class Book:
                 case Spread(queries=queries):
                     self._flush()
                     operation.answer = spread(self._db, queries)
-                case Audit() | Alert() | Time():
+                case Audit() | Alert() | Time() | Import():
                     self._note(operation)
                 case _:  # Ready and Stop write nothing
                     pass
         self._flush()
 
-    def _note(self, operation: Audit | Alert | Time) -> None:
+    def _note(self, operation: Audit | Alert | Time | Import) -> None:
         match operation:
             case Audit(row=row):
                 self._db.execute(
@@ -145,6 +147,8 @@ class Book:
                 operation.new = found.rowcount == 1
             case Time(rows=rows):
                 write_times(self._db, rows)
+            case Import(rows=rows):
+                operation.written = write_imports(self._db, rows)
 
     def _flush(self) -> None:
         # Rows come before what changes them; between calls the order makes no difference.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tollway.daemon.ledger.imports import Imported, Written
 from tollway.daemon.ledger.responses import Forget, Response
 from tollway.daemon.ledger.rows import (
     AttemptEnded,
@@ -100,6 +101,14 @@ class Time(msgspec.Struct):
     done: None = None
 
 
+class Import(msgspec.Struct):
+    """Calls that did not pass this gateway; `written` says how many were not there yet."""
+
+    rows: Sequence[Imported]
+    done: asyncio.Future[Written]
+    written: Written = msgspec.field(default_factory=Written)
+
+
 class Spent(msgspec.Struct):
     """A question; its answer waits for the commit of what it has seen."""
 
@@ -165,6 +174,7 @@ Operation = (
     | Audit
     | Alert
     | Time
+    | Import
     | Spent
     | Spread
     | Ready

@@ -64,6 +64,7 @@ def verify(path: Path) -> list[Difference]:
             *_open(db, by.since_ms if by else None),
             *_unended(db),
             *_unpriced(db),
+            *_imports(db),
         ]
 
 
@@ -221,3 +222,12 @@ def _unpriced(db: sqlite3.Connection) -> Iterator[Difference]:
     ):
         message = f"attempt {number} has a cost, but no price"
         yield Difference("price", call_id, message, repairable=False)
+
+
+def _imports(db: sqlite3.Connection) -> Iterator[Difference]:
+    for key, at_price in db.execute(
+        "SELECT key, price FROM imports WHERE notional_nanousd < 0"  # noqa: S608
+        f" OR (price IS NULL AND notional_nanousd <> 0) LIMIT {_MOST}"
+    ):
+        message = "would have cost less than nothing" if at_price else "has a worth, but no price"
+        yield Difference("import", key, message, repairable=False)

@@ -19,10 +19,12 @@ from typing import Literal, cast
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import faults
 from tollway.daemon.ledger.bodies import Bodies, Kept
+from tollway.daemon.ledger.imports import Imported, Written
 from tollway.daemon.ledger.operations import (
     Admit,
     Alert,
     Audit,
+    Import,
     Next,
     Operation,
     Queue,
@@ -56,7 +58,7 @@ log = logging.getLogger(__name__)
 
 _MOST_REFUSALS = 10_000
 _WATCH_S = 0.5
-_ASKED = (Spent, Spread, Alert)  # whose future is not done with None
+_ASKED = (Spent, Spread, Alert, Import)  # whose future is not done with None
 
 
 class Ledger:
@@ -248,6 +250,18 @@ class Ledger:
         if rows:
             self._writer.put(Time(tuple(rows)))
 
+    def take(self, rows: Sequence[Imported]) -> asyncio.Future[Written]:
+        """Write calls that did not pass this gateway; the future says how many were new.
+
+        It fails with LedgerUnavailable where the ledger cannot be written now.
+        """
+        done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        if problem := self._problem():
+            done.set_exception(problem.refusal())
+        else:
+            self._writer.put(Import(rows, done))
+        return done
+
     def spent(self, queries: Sequence[SpentQuery]) -> asyncio.Future[list[int]]:
         """Ask what scopes have spent, in nano-dollars, by attempts whose call was admitted since.
 
@@ -386,6 +400,8 @@ class Ledger:
                 operation.done.set_result(operation.answer)
             elif isinstance(operation, Spread):
                 operation.done.set_result(operation.answer)
+            elif isinstance(operation, Import):
+                operation.done.set_result(operation.written)
             else:
                 operation.done.set_result(operation.new)
 

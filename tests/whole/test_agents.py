@@ -4,42 +4,17 @@ They are given a task of two turns: call a tool that makes a file, then say that
 Each has a home of its own, and nothing to reach but the gateway.
 """
 
-import asyncio
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PATIENCE_S, claude, codex, config, gemini
+from agents import claude, codex, codex_home, config, gemini, run
 from brains import Chat, Messages
 from gateway import KEY
 from shell import Running, running
 from upstreams import upstream
 
 from tollway.daemon.ledger.calls import recent
-
-
-async def run(home: Path, *command: str | Path, **env: str) -> str:
-    """Run an agent in a folder of its own below a home; return what it said."""
-    work = home / "work"
-    work.mkdir()
-    agent = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        cwd=work,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), **env},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            said, _ = await agent.communicate()
-    except TimeoutError:
-        agent.kill()
-        said, _ = await agent.communicate()
-        pytest.fail(f"the agent did not end: {said.decode()[-2000:]}")
-    assert agent.returncode == 0, said.decode()[-2000:]
-    return said.decode()
 
 
 def check(daemon: Running, home: Path, said: str, asked: list[dict[str, Any]]) -> None:
@@ -76,24 +51,6 @@ async def test_claude_code_works_on_a_chat_completions_server(tmp_path: Path) ->
             DISABLE_TELEMETRY="1",
         )
         check(daemon, tmp_path, said, brain.asked)
-
-
-def codex_home(home: Path, port: int) -> None:
-    """Write the configuration that makes Tollway Codex's provider."""
-    folder = home / ".codex"
-    folder.mkdir()
-    (folder / "config.toml").write_text(f"""
-model = "smart"
-model_provider = "tollway"
-check_for_update_on_startup = false
-[analytics]
-enabled = false
-[model_providers.tollway]
-name = "Tollway"
-base_url = "http://127.0.0.1:{port}/v1"
-wire_api = "responses"
-env_key = "TOLLWAY_KEY"
-""")
 
 
 @pytest.mark.whole
