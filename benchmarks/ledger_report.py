@@ -2,6 +2,7 @@
 
     python benchmarks/ledger_report.py                     10,000,000 calls, some 5 minutes, 6 GB
     python benchmarks/ledger_report.py --calls 1000000     a tenth of both
+    python benchmarks/ledger_report.py --labels            every call has tags and a session
 
 The rows are made by SQL in a temporary folder, a year's calls until now, and the roll-ups by the
 function that `ledger verify --repair` has. The report is the real command in a process of its
@@ -77,7 +78,30 @@ FROM calls WHERE seq >= :first AND seq < :end
 """
 
 
-def generate(path: Path, count: int, now_ms: int) -> None:
+# A session for each key and quarter of an hour, fifty different lists of tags.
+LABELS = """
+UPDATE calls SET
+    tags = :tags + seq % 50,
+    session = :sessions + ((admitted_ms - :begin) / 900000) * 40 + (account - 1) / 5 % 40
+WHERE seq >= :first AND seq < :end
+"""
+
+
+def labels(db: sqlite3.Connection, names: Names, begin_ms: int) -> dict[str, int]:
+    """Write the words of tags and sessions; return the numbers of the first ones."""
+    tags = [
+        names.word(f'{{"branch":"b{number % 7}","ticket":"T-{number}"}}') for number in range(50)
+    ]
+    (last,) = db.execute("SELECT max(id) FROM words").fetchone()
+    db.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+        " INSERT INTO words (id, word) SELECT ? + i, 'session-' || i FROM n",
+        ((YEAR_MS // QUARTER_MS + 1) * 40, last),
+    )
+    return {"tags": tags[0], "sessions": last + 1, "begin": begin_ms}
+
+
+def generate(path: Path, count: int, now_ms: int, *, labelled: bool = False) -> None:
     """Fill a ledger with a year's calls until now."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         migrate(db, path)
@@ -103,12 +127,15 @@ def generate(path: Path, count: int, now_ms: int) -> None:
                 "begin": now_ms - YEAR_MS,
                 "step": YEAR_MS * 1000 // count,
             }
+            said = labels(db, names, now_ms - YEAR_MS) if labelled else {}
         for first in range(1, count + 1, STEP):
             end = min(first + STEP, count + 1)
             span = {**fixed, "first": first, "end": end}
             with transaction(db):
                 db.execute(CALLS, span)
                 db.execute(ATTEMPTS, span)
+                if labelled:
+                    db.execute(LABELS, {**said, "first": first, "end": end})
             print(f"\r{end - 1:,} calls made", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         with transaction(db):
@@ -122,18 +149,20 @@ def cold(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def report(folder: Path, path: Path, *, again: int) -> tuple[list[float], list[float]]:
+def report(
+    folder: Path, path: Path, *, again: int, by: str = "team,model", since: str = "30d"
+) -> tuple[list[float], list[float]]:
     """Return the seconds of `tollway spend` in all, and of its report alone, cold each time."""
     config = folder / "gateway.toml"
     config.write_text(f'[server]\nsingle_user = true\n[ledger]\npath = "{path}"\n')
     config.chmod(0o600)
-    words = ["spend", "--by", "team,model", "--since", "30d"]
+    words = ["spend", "--by", by, "--since", since]
     command = [sys.executable, "-m", "tollway.cli", "--config", str(config), *words]
     inner = (
         "import time; from pathlib import Path; from zoneinfo import ZoneInfo;"
-        "from tollway.daemon.ledger.spend import By, report;"
+        "from tollway.daemon.ledger.spend import report;"
         "now = time.time_ns() // 10**6; began = time.perf_counter();"
-        f"report(Path({str(path)!r}), by=[By.TEAM, By.MODEL], since_ms=now - 30 * 86400000,"
+        f"report(Path({str(path)!r}), by={by.split(',')!r}, since_ms=now - {since[:-1]} * 86400000,"
         "until_ms=now, tz=ZoneInfo('UTC')); print(time.perf_counter() - began)"
     )
     whole, alone = [], []
@@ -206,6 +235,7 @@ def main() -> None:
     options.add_argument("--calls", type=int, default=10_000_000)
     options.add_argument("--again", type=int, default=5)
     options.add_argument("--seconds", type=float, default=10.0, help="of each run of admissions")
+    options.add_argument("--labels", action="store_true", help="give calls tags and sessions")
     options.add_argument("--verify", action="store_true", help="check the whole ledger too")
     options.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     wanted = options.parse_args()
@@ -219,12 +249,15 @@ def main() -> None:
         path = folder / "ledger.db"
         began = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000 // QUARTER_MS * QUARTER_MS
-        generate(path, wanted.calls, now_ms)
+        generate(path, wanted.calls, now_ms, labelled=wanted.labels)
         print(f"{wanted.calls:,} calls made in {time.perf_counter() - began:.0f} s")
         print(f"{path.stat().st_size / wanted.calls:.0f} bytes a call, indexes and sums included")
-        whole, alone = report(folder, path, again=wanted.again)
-        print(f"`spend --by team,model --since 30d`, cold: {_seconds(whole)} in all")
-        print(f"of it the report: {_seconds(alone)}")
+        asked = [("team,model", "30d"), ("day", "30d"), ("team,month", "365d")]
+        asked += [("tag:branch,model", "30d"), ("session", "7d")] if wanted.labels else []
+        for by, since in asked:
+            whole, alone = report(folder, path, again=wanted.again, by=by, since=since)
+            print(f"`spend --by {by} --since {since}`, cold: {_seconds(whole)} in all")
+            print(f"of it the report: {_seconds(alone)}")
         if wanted.verify:
             began = time.perf_counter()
             assert verify(path) == []

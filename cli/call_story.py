@@ -130,6 +130,8 @@ def _attempt(attempt: AttemptRow) -> Iterator[tuple[str, str]]:
     yield "tokens", _tokens(attempt)
     yield "price", _price(attempt.price)
     yield "cost", _money(attempt) if _priced(attempt) else "not known"
+    listed = attempt.cost_nanousd + attempt.saved_nanousd
+    yield "list price", f"${plain_usd(listed)}" if attempt.saved_nanousd else ""
     if attempt.reported_nanousd is not None:
         yield "provider's cost", f"${plain_usd(attempt.reported_nanousd)}, which is what is billed"
     yield "provider's id", attempt.upstream_id
@@ -179,4 +181,5 @@ def _price(price: Price | None) -> str:
     said = ", ".join(f"${rate.usd:f} {name}" for name, rate in rates if rate)
     request = f", ${price.request_usd:f} a call" if price.request_usd else ""
     tier = f", service tier {price.service}" if price.service else ""
-    return f"{said} a million tokens{request} ({price.source}{tier})"
+    paid = "" if price.discount == 1 else f", of which {price.discount * 100:.4g}% is paid"
+    return f"{said} a million tokens{request} ({price.source}{tier}){paid}"

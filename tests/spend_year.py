@@ -44,12 +44,12 @@ class Made(NamedTuple):
     tokens: int
 
 
-def calls(count: int, seed: int = 11) -> Iterator[Made]:
-    """Yield a year's calls in the order of time, in UTC from `BEGIN_MS` on."""
+def calls(count: int, begin_ms: int = BEGIN_MS, seed: int = 11) -> Iterator[Made]:
+    """Yield the calls of a year that begins at a moment, in the order of time."""
     said = random.Random(seed)  # noqa: S311 - the seed is the point
     moments = sorted(said.randrange(365 * DAY_MS) for _ in range(count))
     for number, moment in enumerate(moments):
-        at_ms = BEGIN_MS + moment
+        at_ms = begin_ms + moment
         team = said.choice(tuple(TEAMS))
         provider, _, model = said.choice(MODELS).partition("/")
         weekend = datetime.fromtimestamp(at_ms // 1000, UTC).weekday() > 4
@@ -68,13 +68,15 @@ def calls(count: int, seed: int = 11) -> Iterator[Made]:
         )
 
 
-def write(path: Path, count: int, names: dict[str, str] | None = None) -> list[Made]:
+def write(
+    path: Path, count: int, names: dict[str, str] | None = None, begin_ms: int = BEGIN_MS
+) -> list[Made]:
     """Make a ledger of a year, roll-ups included; return its calls.
 
     `names` has other names for teams.
     """
     other = names or {}
-    made = [one._replace(team=other.get(one.team, one.team)) for one in calls(count)]
+    made = [one._replace(team=other.get(one.team, one.team)) for one in calls(count, begin_ms)]
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         migrate(db, path)
         db.execute("PRAGMA synchronous = off")

@@ -90,6 +90,7 @@ class AttemptRow(Tokens, frozen=True, kw_only=True):
     price: Price | None
     reported_nanousd: int | None = None  # what the provider said it cost
     gpu_ms: int | None = None  # of a local model's GPU
+    saved_nanousd: int = 0  # by a discount: the list price less the cost
     provider_key: str = ""  # where its key is kept, of a provider that has several
 
 

@@ -36,18 +36,20 @@ class What(StrEnum):
 _COLUMNS = {
     What.CALLS: (
         f"id, admitted_ms, ended_ms, state, ending, error, {_WHO}, requested, dialect, endpoint,"
-        f" stream, attempts, {_TOKENS}, cost_nanousd, overrun_nanousd, hold_nanousd, estimated,"
+        f" stream, attempts, {_TOKENS}, cost_nanousd, saved_nanousd, overrun_nanousd, hold_nanousd,"
+        " estimated,"
         " queue_ms, first_ms, total_ms, client, tags, session, dropped, source"
     ),
     What.ATTEMPTS: (
         "call_id, number, started_ms, ended_ms, provider, model, status, ending, error,"
-        f" {_TOKENS}, cost_nanousd, overrun_nanousd, hold_nanousd, reported_nanousd, estimated,"
+        f" {_TOKENS}, cost_nanousd, saved_nanousd, overrun_nanousd, hold_nanousd, reported_nanousd,"
+        " estimated,"
         " first_ms, total_ms, gpu_ms, provider_key, upstream_id, price_id, usage_shape,"
         " usage_numbers"
     ),
     What.SPEND: (
         f"quarter_ms, {_WHO}, calls, refused, attempts, unpriced, {_TOKENS}, cost_nanousd,"
-        " overrun_nanousd, estimated_nanousd"
+        " saved_nanousd, overrun_nanousd, estimated_nanousd"
     ),
 }
 _MOMENTS = {"admitted_ms", "ended_ms", "started_ms", "quarter_ms"}

@@ -193,6 +193,22 @@ def test_every_dimension_is_the_rows_added_up(
     assert found == expected
 
 
+@pytest.mark.long
+def test_a_year_of_many_calls_adds_up(tmp_path: Path) -> None:
+    """200,000 calls: verified, and the same by whatever they are added up by."""
+    path = tmp_path / "ledger.db"
+    made = write(path, 200_000)
+    assert verify(path) == []
+    whole = (len(made), *(sum(getattr(one, name) for one in made) for name in ("cost", "saved")))
+    for by in ((By.DAY,), (By.WEEK, "tag:branch"), (By.MONTH, By.SESSION), ("tag:x",), KEYS):
+        rows = report(path, by=tuple(by), tz=ZoneInfo("Australia/Lord_Howe"), **ALWAYS)
+        sums = (
+            sum(getattr(row, name) for row in rows)
+            for name in ("calls", "cost_nanousd", "saved_nanousd")
+        )
+        assert tuple(sums) == whole
+
+
 def test_the_generated_year_verifies(year: tuple[Path, list[Made]]) -> None:
     """What the tests count on is a ledger that agrees with itself."""
     assert verify(year[0]) == []
