@@ -10,6 +10,7 @@ from tollway.daemon import (
     control,
     control_imports,
     control_runs,
+    dashboard,
     inference,
     listing,
     metrics,
@@ -82,6 +83,8 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("GET", "/healthz", healthz, "open", "free"),
     Route("GET", "/readyz", readyz, "open", "free"),
     Route("GET", "/metrics", metrics.metrics, "monitor", "free"),
+    Route("GET", "/ui", dashboard.page, "monitor", "free"),
+    Route("GET", "/ui/events", dashboard.events, "monitor", "free"),
     *(
         CallRoute(path, use="free" if endpoint == "count_tokens" else "metered")
         for path, endpoint in inference.PATHS.items()
@@ -119,6 +122,7 @@ def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.A
     app[EDGE] = limits
     app[GUARD] = Guard()
     app[usage.READS] = asyncio.Semaphore(usage.MOST_READS)
+    app[dashboard.BOARD] = dashboard.Board()
     app[ROLES] = {}
     app[CALLS] = inference.Calls()
     for route in ROUTES:

@@ -106,29 +106,32 @@ async def status(request: web.Request) -> web.Response:
 
 async def now(request: web.Request) -> web.Response:
     """Answer GET /control/live: this moment, for `tollway top`."""
-    daemon, control = request.app[DAEMON], request.app[CONTROL]
+    return _json(await moment(request.app))
+
+
+async def moment(app: web.Application) -> live.Live:
+    """Return what happens at this moment, also while the ledger is broken."""
+    daemon, control = app[DAEMON], app[CONTROL]
     pace = live.pace(daemon)
     at = time.time()
     told = live.under_way(daemon)
-    return _json(
-        live.Live(
-            at=at,
-            version=version("tollway"),
-            listen=control.listen,
-            uptime_s=at - daemon.started_at,
-            draining=daemon.draining,
-            calls=live.totals(daemon, pace),
-            under_way=told,
-            more=len(daemon.exchanges) - len(told),
-            pace=pace,
-            queues=daemon.queue.states(),
-            models=live.models(daemon),
-            slots={name: model.slots for name, model in daemon.config.models.items()},
-            gpus=await live.gpus_now(),
-            budgets=live.fullest(daemon),
-            spend_today_nanousd=await _spend_today(daemon),
-            problems=_problems(daemon, control.reloader.state),
-        )
+    return live.Live(
+        at=at,
+        version=version("tollway"),
+        listen=control.listen,
+        uptime_s=at - daemon.started_at,
+        draining=daemon.draining,
+        calls=live.totals(daemon, pace),
+        under_way=told,
+        more=len(daemon.exchanges) - len(told),
+        pace=pace,
+        queues=daemon.queue.states(),
+        models=live.models(daemon),
+        slots={name: model.slots for name, model in daemon.config.models.items()},
+        gpus=await live.gpus_now(),
+        budgets=live.fullest(daemon),
+        spend_today_nanousd=await _spend_today(daemon),
+        problems=_problems(daemon, control.reloader.state),
     )
 
 

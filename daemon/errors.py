@@ -182,6 +182,13 @@ class Draining(GatewayError):
     retry_after_s = 2.0
 
 
+class TooManyViewers(GatewayError):
+    """More pages show the dashboard than it is for."""
+
+    status = 503
+    code = "too_many_viewers"
+
+
 class DaemonUnreachable(GatewayError):
     """The command needs the running daemon, and none answers. The CLI exits with 3."""
 

@@ -7,6 +7,7 @@ gate's and the ledger's, as they stand at the moment of the question.
 import asyncio
 import platform
 import shutil
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from multidict import CIMultiDict, MultiMapping
 
 from tollway.daemon.errors import Forbidden
 from tollway.daemon.meter import CLASSES, Histogram, WhoTally, named_targets
@@ -56,7 +58,7 @@ async def metrics(request: web.Request) -> web.Response:
         Unauthorized: It came with a key that does not work.
     """
     daemon = request.app[DAEMON]
-    _admit(request, daemon)
+    admit_monitor(request)
     sheet = Sheet()
     _process(sheet, daemon)
     _config(sheet, request)
@@ -73,21 +75,40 @@ async def metrics(request: web.Request) -> web.Response:
     return answer
 
 
-def _admit(request: web.Request, daemon: Daemon) -> None:
+def admit_monitor(request: web.Request, path: str = "/metrics") -> None:
+    """Return if whoever asks may see the figures of the whole box.
+
+    Raises:
+        Forbidden: It came from elsewhere than loopback, and without the key for it.
+        Unauthorized: It came with a key that does not work.
+    """
+    daemon = request.app[DAEMON]
     server = daemon.config.server
     if request.app[OWNER] or (not server.behind_proxy and _is_loopback(request)):
         return
     if server.metrics_key is None:
         raise Forbidden(
-            "/metrics is for loopback",
+            f"{path} is for loopback",
             hint='`server.metrics_key = "NAME"` in gateway.toml lets the key of that name read it',
         )
     if daemon.refusing:
         raise daemon.refusing
     gate = daemon.gate
-    caller = gate.keyring.find(request.headers, request.query, gate.now_s(), owner=False)
+    caller = gate.keyring.find(_headers(request), request.query, gate.now_s(), owner=False)
     if caller.who.key != server.metrics_key:
-        raise Forbidden("This key may not read /metrics", hint="`server.metrics_key` names another")
+        raise Forbidden(f"This key may not read {path}", hint="`server.metrics_key` names another")
+
+
+def _headers(request: web.Request) -> MultiMapping[str]:
+    """Return the headers, a browser's password as the key that it is."""
+    scheme, _, said = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return request.headers
+    try:
+        _, _, password = b64decode(said, validate=True).decode().partition(":")
+    except ValueError:
+        password = ""
+    return CIMultiDict({"Authorization": f"Bearer {password}"})
 
 
 def _is_loopback(request: web.Request) -> bool:
