@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tollway.providers.llamacpp.fit import layers_that_fit
+from tollway.providers.llamacpp.fit import is_steady, layers_that_fit
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
 from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules, copy_least
@@ -60,7 +60,9 @@ class LlamaCpp:
         unified = load.kv == "unified" or self.embeds
         # Without flash attention, and sequences apart, how prompts are cut and what runs beside
         # them changes no bit on a CPU. A quantised cache can't be had without.
-        self.steady = not (unified or self.gpu_layers or load.kv_type != "f16")
+        self.steady = not self.embeds and is_steady(
+            load.kv, load.kv_type, on_gpu=self.gpu_layers > 0
+        )
         self.mixes = unified
         self._context = self._make_context(load, unified=unified)
         if not self._context:

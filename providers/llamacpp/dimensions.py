@@ -70,6 +70,8 @@ class Dimensions(msgspec.Struct, frozen=True):
     attention: tuple[Attention, ...] = ()
     state_bytes: int = 0  # of each sequence, whatever its length
     numbers: int = 0  # 32-bit ones that a step needs for each of its tokens
+    attending: int = 0  # of them, those of attention alone
+    heads: int = 0  # each has a score for each token and cell, where flash attention is off
 
 
 class Facts:
@@ -112,6 +114,8 @@ def dimensions_of(architecture: str, metadata: Mapping[str, object]) -> Dimensio
         attention=_attention(facts, layers, recurrent),
         state_bytes=_state_numbers(facts) * 4 * sum(recurrent),
         numbers=_numbers(facts, layers),
+        attending=_attending(facts, layers),
+        heads=facts.whole("attention.head_count"),
     )
 
 
@@ -205,14 +209,19 @@ def _numbers(facts: Facts, layers: int) -> int:
     """
     embedding = facts.whole("embedding_length")
     queries = facts.whole("attention.head_count") * _width(facts, "key")
-    kv_heads = max(facts.each("attention.head_count_kv", layers, 0), default=0)
-    pairs = kv_heads * (_width(facts, "key") + _width(facts, "value"))
     forward = 3 * facts.whole("feed_forward_length")
     if used := facts.whole("expert_used_count"):
         wide = facts.whole("expert_feed_forward_length", facts.whole("feed_forward_length"))
         forward = used * (3 * wide + embedding)
     inner = 4 * facts.whole("ssm.inner_size")
-    return 3 * embedding + max(forward + queries, 2 * queries + pairs, inner)
+    return max(3 * embedding + max(forward + queries, inner), _attending(facts, layers))
+
+
+def _attending(facts: Facts, layers: int) -> int:
+    queries = facts.whole("attention.head_count") * _width(facts, "key")
+    kv_heads = max(facts.each("attention.head_count_kv", layers, 0), default=0)
+    pairs = kv_heads * (_width(facts, "key") + _width(facts, "value"))
+    return 3 * facts.whole("embedding_length") + 2 * queries + pairs
 
 
 def _is_count(value: object) -> bool:

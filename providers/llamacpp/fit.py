@@ -39,6 +39,7 @@ class Layout(msgspec.Struct, frozen=True):
     chunk: int = STEP_GPU  # tokens read in one step
     # Layers with a window keep the whole context all the same, so that a slot can go back.
     whole_windows: bool = True
+    flash: bool = True  # flash attention; see `is_steady`
 
 
 PLAIN = Layout()
@@ -46,7 +47,13 @@ PLAIN = Layout()
 
 def layout(slots: int, kv: Literal["split", "unified"], kv_type: KvType, *, on_gpu: bool) -> Layout:
     """Return how the memory of a model with these settings is laid out by the worker."""
-    return Layout(slots, kv, kv_type, slots + (STEP_GPU if on_gpu else STEP_CPU))
+    flash = not is_steady(kv, kv_type, on_gpu=on_gpu)
+    return Layout(slots, kv, kv_type, slots + (STEP_GPU if on_gpu else STEP_CPU), flash=flash)
+
+
+def is_steady(kv: Literal["split", "unified"], kv_type: KvType, *, on_gpu: bool) -> bool:
+    """Return whether a worker does without flash attention, which BATCHING.md gives reasons for."""
+    return kv == "split" and kv_type == "f16" and not on_gpu
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -100,9 +107,14 @@ def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
         pair = _bytes(one.keys, layout.kv_type) + _bytes(one.values, layout.kv_type)
         cache += one.layers * own * streams * pair
         masks.add((one.window, own))
-    mask = 2 * sum(own for _, own in masks)
+    flash = layout.flash or info.embeds
+    mask = (2 if flash else 4) * sum(own for _, own in masks)
     # The output of a step comes when the layers' buffers are free again.
     step = max(chunk * 4 * info.dimensions.numbers, outputs + chunk * 12 * info.embedding)
+    if not flash:
+        seen = max((own for _, own in masks), default=0)
+        scores = info.dimensions.attending + seen * info.dimensions.heads
+        step = max(step, chunk * 4 * scores)
     return Estimate(
         weights=info.weights_bytes,
         cache=cache,

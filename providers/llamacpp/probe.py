@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     llama: Any
 
 WITHIN_S = 120.0  # a GPU's driver may take many seconds to start
+_FLASH_OFF = 0
 _NO_MMAP = 0  # llama.cpp's load mode: a mapped file would be charged to nobody
 _KINDS: dict[int, "Kind"] = {0: "cpu", 1: "gpu", 2: "shared"}
 
@@ -136,6 +137,8 @@ def _try(question: Question) -> str:
     context.n_outputs_max = layout.slots
     context.type_k = context.type_v = {"f16": 1, "q8_0": 8, "q4_0": 2}[layout.kv_type]
     context.swa_full = layout.whole_windows
+    if not layout.flash and question.pooling is None:
+        context.flash_attn_type = _FLASH_OFF
     if question.pooling is not None:
         context.pooling_type, context.embeddings = question.pooling, True
         context.n_outputs_max = context.n_batch
