@@ -20,6 +20,7 @@ from tollway.daemon import audit
 from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Model, Team
+from tollway.daemon.config.values import is_secret_ref
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.limits import lost as lost_limits
@@ -275,7 +276,8 @@ def _command(model: Model) -> Command | None:
         base_url=model.base_url,
         health=model.health,
         start_within_s=model.start_within,
-        env=tuple(sorted(model.env.items())),
+        env=tuple(sorted(one for one in model.env.items() if not is_secret_ref(one[1]))),
+        secrets=tuple(sorted(one for one in model.env.items() if is_secret_ref(one[1]))),
         model=model.served_as,
         memory=model.memory,
     )

@@ -20,11 +20,11 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from tollway.daemon import alerts, local_times, probes
+from tollway.daemon import alerts, local_times, probes, secrets
 from tollway.daemon import app as application
 from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import private_folder, state_paths
-from tollway.daemon.config.schema import Config
+from tollway.daemon.config.schema import Config, SecretRef
 from tollway.daemon.connection import Connections, EdgeLimits
 from tollway.daemon.control import Control
 from tollway.daemon.errors import ConfigError, Draining, LedgerUnavailable
@@ -137,6 +137,7 @@ class Server:
         transport = HttpTransport()
         self._stack.push_async_callback(transport.close)
         local = LocalModels(log_folder=folder, transport=transport)
+        local.secret = self._secret
         daemon = Daemon(
             ledger=ledger, books=Books(), transport=transport, local=local, prices=PriceSource()
         )
@@ -149,6 +150,9 @@ class Server:
         daemon.config = self._config
         daemon.started_at = time.time()
         return daemon
+
+    def _secret(self, kept: str) -> str:
+        return secrets.resolve(SecretRef(kept), base=self._config.path.parent).reveal()
 
     async def _listen(self, admin: socket.socket, public: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()

@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 from tollway.daemon.config import shown
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.schema import Config, Model
+from tollway.daemon.config.values import is_secret_ref
 
 _OF_COMMANDS = ("base_url", "health", "start_within", "env", "served_as", "memory")
 _OF_FILES = ("gpu_layers", "kv", "kv_type")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _PORT = re.compile(r"\$\{(PORT|port)\}")
 
 
@@ -64,9 +66,23 @@ def _command(model: Model, command: str, at: At, wrong: Callable[[At, str], None
         )
     if model.health and not model.health.startswith("/"):
         wrong((*at, "health"), 'expected a path such as "/health", or "" for none')
-    for name in model.env:
+    for name, value in model.env.items():
         if not _NAME.fullmatch(name):
             wrong((*at, "env", name), "no name that a variable can have")
+        elif _is_bare_secret(name, value):
+            wrong(
+                (*at, "env", name),
+                "expected keyring:NAME, env:NAME or file:PATH, never the secret itself; run"
+                f' `tollway secrets set {name}`, then write {name} = "keyring:{name}"',
+            )
+
+
+def _is_bare_secret(name: str, value: str) -> bool:
+    if is_secret_ref(value):
+        return False
+    # A path may hold a hash that looks like a secret; what is called a token and looks so is one.
+    named = bool(_SECRET_NAME.search(name)) and shown.looks_secret(value)
+    return named or shown.holds_secret(value)
 
 
 def _address_wrong(url: str) -> str | None:

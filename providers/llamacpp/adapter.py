@@ -72,6 +72,9 @@ class LocalModels:
         self._on_change = on_change
         self._limits = limits or Limits()
         self._memory = memory
+        # Returns what is kept at a place that a command's `secrets` name, or raises a GatewayError
+        # that says why not; called in a thread.
+        self.secret: Callable[[str], str] | None = None
         self._admission = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
         self._around = Surroundings(
@@ -120,7 +123,7 @@ class LocalModels:
             return GgufResident(model, self._around)
         if self._transport is None:
             raise ValueError(f"{model.name} is a command, and there is no transport to ask it by")
-        return CommandResident(model, self._around, self._transport)
+        return CommandResident(model, self._around, self._transport, lambda: self.secret)
 
     def _retire(self, name: str) -> None:
         resident = self._residents.pop(name)

@@ -7,8 +7,9 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from tollway.providers.llamacpp.state import Command
@@ -60,9 +61,16 @@ class Server:
 
     @classmethod
     async def start(
-        cls, command: Command, grace_s: float, log: Log, clock: Callable[[], float]
+        cls,
+        command: Command,
+        grace_s: float,
+        log: Log,
+        clock: Callable[[], float],
+        secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> "Server":
         """Return a started command, which cannot take calls yet.
+
+        `secrets` are more variables of its environment, as they are.
 
         Raises:
             OSError: No process can be started.
@@ -70,6 +78,7 @@ class Server:
         port = str(_free_port())
         env = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
         env |= {name: _PORT.sub(port, value) for name, value in command.env}
+        env |= secrets
         its, ours = os.pipe()
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, ours)

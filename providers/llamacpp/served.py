@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from tollway.providers.dialects.json_edit import edit, fields
-from tollway.providers.errors import LocalModelFailed, UpstreamTimeout
+from tollway.providers.errors import GatewayError, LocalModelFailed, UpstreamTimeout
 from tollway.providers.llamacpp.command import Server
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.shares import Share
@@ -21,9 +21,16 @@ class CommandResident(Resident[Server]):
 
     word = "command"
 
-    def __init__(self, model: LocalModel, around: Surroundings, transport: Transport) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        around: Surroundings,
+        transport: Transport,
+        secret: Callable[[], Callable[[str], str] | None] = lambda: None,
+    ) -> None:
         super().__init__(model, around)
         self._transport = transport
+        self._secret = secret
 
     @property
     def _command(self) -> Command:
@@ -92,10 +99,13 @@ class CommandResident(Resident[Server]):
     async def _bring_up(self) -> None:
         command = self._command
         limits = self._around.limits
+        secrets = await self._secrets(command)
         await self._around.make_room(self)
         self._admitted = True
         try:
-            server = await Server.start(command, limits.stop_within_s, self.log, self._around.clock)
+            server = await Server.start(
+                command, limits.stop_within_s, self.log, self._around.clock, secrets
+            )
         except OSError as fault:
             raise LocalModelFailed(
                 f"The command of `{self.model.name}` cannot be started: {fault.strerror}",
@@ -116,6 +126,23 @@ class CommandResident(Resident[Server]):
                 hint="`tollway models ps` shows its last words; `start_within` gives it more time",
                 sent=False,
             ) from fault
+
+    async def _secrets(self, command: Command) -> dict[str, str]:
+        """Return the variables whose values are kept elsewhere; looked up at each start."""
+        found: dict[str, str] = {}
+        for name, kept in command.secrets:
+            look_up = self._secret()
+            assert look_up is not None  # noqa: S101 - who configures secrets gives a way
+            try:
+                # A keyring may ask a person, or another process.
+                found[name] = await asyncio.to_thread(look_up, kept)
+            except GatewayError as fault:
+                raise LocalModelFailed(
+                    f"The command of `{self.model.name}` lacks its `{name}`: {fault.message}",
+                    hint=fault.hint,
+                    sent=False,
+                ) from fault
+        return found
 
     def kill_if_hung(self) -> None:
         """See `Resident`. While it starts, `start_within` is the limit; idle, nobody waits."""

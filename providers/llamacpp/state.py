@@ -22,6 +22,7 @@ class Command(msgspec.Struct, frozen=True):
     health: str  # a path that answers 200 once calls can come; "" where any connection will do
     start_within_s: float
     env: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()  # more of it, by where each value is kept
     model: str = ""  # what the server calls the model; "" for our own name
     memory: int = 0  # bytes of RAM that it takes; 0: not known
 

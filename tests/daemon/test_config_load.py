@@ -149,6 +149,15 @@ def test_broken_toml_is_named_with_its_line(text: str, fault: str) -> None:
         ('[providers.local]\nkind = "openai"', "the name local is taken"),
         ('[providers.x]\nkind = "openai-compatible"', "providers.x: base_url is missing"),
         ("[providers.x]\n", "gateway.toml:1: providers.x: kind is missing"),
+        (
+            "[models.m]\ncommand = 'serve ${PORT}'\nenv = { HF_TOKEN = 'hf_aBcDeFgHiJkLmNoPqRsT' }",
+            'models.m.env.HF_TOKEN: expected keyring:NAME, env:NAME or file:PATH, never the secret'
+            " itself; run `tollway secrets set HF_TOKEN`",
+        ),
+        (
+            "[models.m]\ncommand = 'serve ${PORT}'\nenv = { DB_PASSWORD = 'x9' }\nkv = 'unified'",
+            "models.m.kv: is for a model that is served from a file",
+        ),
         ("[models.m]\ngguf = 3", "models.m.gguf: expected text in quotes, found a number"),
         ("[models.m]\ngguf = 'a'\ngpu_layers = -1", '"auto", "all" or a number of layers'),
         ("[models.m]\ngguf = 'a'\nprice = 1", 'expected { input = 0.1, output = 0.4 } or "free"'),

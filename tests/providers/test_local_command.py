@@ -12,10 +12,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from local_models import Clock, until
 
-from tollway.providers.errors import LocalModelFailed, UpstreamError, UpstreamTimeout
+from tollway.providers.errors import (
+    GatewayError,
+    LocalModelFailed,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels
 from tollway.providers.transport import Request
@@ -101,6 +107,35 @@ def pid_of(local: LocalModels, name: str = "qwen") -> int:
     pid = next(state.pid for state in local.states() if state.name == name)
     assert pid is not None
     return pid
+
+
+async def test_secrets_are_looked_up_at_each_start(tmp_path: Path) -> None:
+    """A variable of its environment may be kept elsewhere; where it is not there, that is told."""
+    places = {"keyring:echo": "kept apart ${PORT}"}
+
+    def secret(kept: str) -> str:
+        if kept not in places:
+            raise GatewayError(f"There is no secret `{kept}`", hint="store it")
+        return places[kept]
+
+    one = served()
+    assert one.command
+    command = msgspec.structs.replace(one.command, env=(), secrets=(("ECHO", "keyring:echo"),))
+    one = msgspec.structs.replace(one, command=command)
+    async with serving(tmp_path, one) as local:
+        local.secret = secret
+        assert (await ask(local))["env"] == "kept apart ${PORT}"
+        await local.unload("qwen")
+        del places["keyring:echo"]
+        with pytest.raises(LocalModelFailed) as told:
+            await ask(local)
+        assert told.value.message == (
+            "The command of `qwen` lacks its `ECHO`: There is no secret `keyring:echo`"
+        )
+        assert told.value.hint == "store it"
+        places["keyring:echo"] = "again"
+        await local.load("qwen")
+        assert (await ask(local))["env"] == "again"
 
 
 async def test_the_first_call_starts_it_and_idleness_ends_it(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from gguf_files import llama_gguf, real_model
 from gguf_shapes import SHAPES, hybrid, latent, mamba, shaped
 from local_models import NAME, model, serving, state_of
 
-from tollway.providers.llamacpp import probe
-from tollway.providers.llamacpp.fit import Layout, estimate, layout, resident_bytes
+from tollway.providers.llamacpp import fit, probe
+from tollway.providers.llamacpp.fit import Layout, estimate, resident_bytes
 from tollway.providers.llamacpp.gguf import describe
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
@@ -24,7 +24,7 @@ LAYOUTS = {
     "eight slots, q8_0": (4096, Layout(slots=8, kv_type="q8_0")),
     "unified, short windows": (8192, Layout(slots=4, kv="unified", whole_windows=False)),
     "q4_0, small steps": (2048, Layout(slots=2, kv_type="q4_0", chunk=128)),
-    "four slots on a CPU": (8192, layout(4, "split", "f16", on_gpu=False)),
+    "four slots on a CPU": (8192, fit.layout(4, "split", "f16", on_gpu=False)),
 }
 # Architectures whose memory follows other rules than plain attention; no weights are needed.
 STATES: dict[str, tuple[str, dict[str, Any]]] = {
