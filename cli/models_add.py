@@ -31,6 +31,7 @@ from tollway.daemon.config.schema import Config, Key, Member, Model, Server, Tea
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp import fit, install
 from tollway.providers.llamacpp.gguf import ModelInfo, describe
+from tollway.providers.llamacpp.gpus import gpus
 
 if TYPE_CHECKING:
     from tomlkit.items import InlineTable
@@ -61,6 +62,7 @@ class Found(msgspec.Struct, frozen=True):
 
     described: Described
     values: dict[str, object]
+    fewer: bool = False  # slots than a model has by itself, for there is no room for them
 
     @property
     def name(self) -> str:
@@ -201,12 +203,39 @@ def look_at(loaded: Config, source: Source, said: Mapping[str, object]) -> Found
     settings = {key: value for key, value in said.items() if key != "price"}
     wanted = with_said(known or Model(gguf=path), settings)
     values = {key: getattr(wanted, key) for key, value in settings.items() if value is not None}
+    before = wanted
+    if known is None and said.get("slots") is None:
+        wanted = with_room(info, wanted)
+        if wanted != before:
+            values["slots"] = wanted.slots
     if said.get("price") is not None:
         values["price"] = said["price"]
     if known is None:
         values = {"gguf": str(path), **values}
     _require_possible(name, info, wanted, explicit=said.get("context") is not None)
-    return Found(Described(path, info, memory_of(name, path, info, wanted), name), values)
+    described = Described(path, info, memory_of(name, path, info, wanted), name)
+    return Found(described, values, wanted != before)
+
+
+def with_room(info: ModelInfo, model: Model) -> Model:
+    """Return a model with its slots, or with half or a quarter of them where it would crowd.
+
+    Where it is for a GPU, all of its layers should go there; else it should take three quarters
+    of the machine's memory at most.
+    """
+    while model.slots > 1 and not info.embeds and not _has_room(info, model):
+        model = msgspec.structs.replace(model, slots=model.slots // 2)
+    return model
+
+
+def _has_room(info: ModelInfo, model: Model) -> bool:
+    context, layout = fit.usable_context(info, model.context), layout_of(model)
+    if model.gpu_layers != 0 and install.gpu():
+        cards = [card.total for card in gpus()]
+        placed = fit.place(info, context, layout, free=cards)
+        return not cards or placed.layers == placed.of
+    total = fit.total_memory()
+    return total is None or 4 * fit.estimate(info, context, layout).total <= 3 * total
 
 
 def register(
@@ -226,6 +255,10 @@ def register(
     if not as_json:
         for one in found:
             _tell(done, one.described)
+            if one.fewer:
+                calls = "one call" if (slots := one.values["slots"]) == 1 else f"{slots} calls"
+                edits.warn(f"It answers {calls} at once: more would take too much memory")
+                edits.hint("`--slots N` says another number; a smaller `--context` makes room")
     told = facts[0] if skipped is None and len(found) == 1 else {"models": facts}
     if skipped is not None:
         told["skipped"] = msgspec.to_builtins(skipped, enc_hook=str)

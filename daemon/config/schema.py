@@ -256,7 +256,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     served_as: str = ""  # what the command's server calls the model
     memory: Bytes = Bytes(0)  # of RAM, that the command takes; 0: not known
     context: Count = 8192
-    slots: Count = 1
+    slots: Count = 4
     kv: Literal["split", "unified"] = "split"  # a context for each slot, or one that they share
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     gpu_layers: Layers = "auto"

@@ -103,6 +103,26 @@ def test_a_model_larger_than_the_whole_memory_is_refused_with_the_way_out(home: 
     assert home.tollway(*words, fitting).returncode == 0
 
 
+def test_a_model_gets_as_many_slots_as_leave_room(home: Home) -> None:
+    """Four, or two, or one; who says a number gets it, and an old table keeps what it has."""
+    shaped(home.path / "huge.gguf", **HUGE)
+    info, total = describe(home.path / "huge.gguf"), total_memory()
+    assert total is not None
+    room = layout(2, "split", "f16", on_gpu=False)
+    least = estimate(info, 256, room).total
+    steps = (3 * total // 4 - least) // (estimate(info, 512, room).total - least)
+    words = ("models", "add", "huge.gguf", "--context", str(256 * (steps + 1)))
+    ended = home.tollway(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert "warning: It answers 2 calls at once: more would take too much memory" in ended.stderr
+    assert "slots = 2" in home.config.read_text()
+    assert home.tollway("models", "add", "huge.gguf", "--context", "256").returncode == 0
+    assert load(home.config).models["huge"].slots == 2
+    assert home.tollway("models", "add", "Tiny-Chat.Q8_0.gguf").returncode == 0
+    assert load(home.config).models["tiny-chat"].slots == 4
+    assert home.config.read_text().count("slots") == 1
+
+
 def test_a_model_too_large_for_now_is_told_of_with_the_way_out(home: Home) -> None:
     """It is registered all the same: memory may be free later."""
     shaped(home.path / "huge.gguf", **HUGE)

@@ -175,7 +175,7 @@ def test_info_answers_what_if(home: Home) -> None:
     words = ("--slots", "4", "--context", "16384", "--kv-type", "q8_0")
     ended = home.tollway("models", "info", "big.gguf", "--json", *words)
     other = json.loads(ended.stdout)["memory"]
-    assert plain["cache"] == pytest.approx(8192 * 131072, rel=0.001)
+    assert plain["cache"] == pytest.approx(4 * 8192 * 131072, rel=0.001)
     assert other["cache"] == pytest.approx(4 * 16384 * 131072 * 34 // 64, rel=0.001)
     assert (other["slots"], other["kv_type"], other["gpu_layers"]) == (4, "q8_0", 0)
     text = home.tollway("models", "info", "big.gguf", *words).stdout

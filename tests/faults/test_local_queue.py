@@ -24,6 +24,7 @@ TABLES = f"""
 gguf = "{{path}}"
 context = 1024
 gpu_layers = 0
+slots = 1
 price = "free"
 [users.lea]
 team = "ml"
