@@ -22,6 +22,7 @@ class Cloud:
     tokens: int = 0
     lasts_s: int = 3600
     refuses: bool = False
+    raw: bytes = b""  # the last call's body
 
     @property
     def url(self) -> str:
@@ -40,7 +41,7 @@ class Cloud:
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer a call."""
-        body = await request.read()
+        body = self.raw = await request.read()
         heads = {name.lower(): value for name, value in request.headers.items()}
         path = request.raw_path
         self.asked.append((path, heads, json.loads(body) if body else None))

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, RESPONSES, SAID
+from matrix_requests import ANTHROPIC, BEDROCK, CHAT, COHERE, GEMINI, RESPONSES, SAID
 from matrix_world import CLIENTS, TARGETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "dialects.md"
@@ -13,6 +13,7 @@ _CALLED = {
     ANTHROPIC: "Anthropic Messages",
     GEMINI: "Gemini",
     COHERE: "Cohere",
+    BEDROCK: "Bedrock",
 }
 # What recordings are tagged with, and what a person calls it.
 _OF_ANSWERS = {
@@ -59,7 +60,8 @@ the gateway and scripted upstreams behind it; don't edit it by hand.
 
 `openai` is a model that answers at once (GPT-4o); `openai, reasoning` one that thinks first
 (GPT-5.2), which clients of other dialects reach by the Responses API: chat completions of such
-models take no tools and show no thoughts.
+models take no tools and show no thoughts. `bedrock` is Claude there. Of Vertex AI's models Gemini's
+are asked as `gemini`, Anthropic's as `anthropic`.
 
 """
 

@@ -13,7 +13,7 @@ CHAT, RESPONSES, ANTHROPIC, GEMINI = (
     "gemini",
 )
 # Spoken to providers alone.
-COHERE = "cohere"
+COHERE, BEDROCK = "cohere", "bedrock"
 Said = dict[str, Any] | None
 
 HI = "Hi there"

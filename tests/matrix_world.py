@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from gateway import KEY
 from google import genai
 from google.genai.types import HttpOptions
-from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, HI, RESPONSES
+from matrix_requests import ANTHROPIC, BEDROCK, CHAT, COHERE, GEMINI, HI, RESPONSES
 from shell import Running, running, until
 from wire.recordings import recordings
 
@@ -30,6 +30,7 @@ TARGETS = {
     "anthropic": "anthropic/claude-sonnet-4-5",
     "gemini": "gemini/gemini-2.5-flash",
     "cohere": "cohere/command-a-plus-05-2026",
+    "bedrock": "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
 }
 _WHOLE = {
     CHAT: "openai/chat_gpt-4o",
@@ -37,6 +38,7 @@ _WHOLE = {
     ANTHROPIC: "anthropic/messages_claude-haiku-4-5",
     GEMINI: "gemini/generatecontent_gemini-2-5-flash",
     COHERE: "cohere/v2-chat_document_citations_thinking_command-a-plus-05-2026",
+    BEDROCK: "bedrock/converse_document_cache-write_cache-read_claude-sonnet-4-5",
 }
 _DIALECTS = {
     "/v1/chat/completions": CHAT,
@@ -58,7 +60,8 @@ class Scripted:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one call."""
-        dialect = _DIALECTS.get(request.path, GEMINI)
+        other = BEDROCK if request.path.startswith("/model/") else GEMINI
+        dialect = _DIALECTS.get(request.path, other)
         self.asked.append((dialect, await request.json()))
         if self.script is not None:
             return await self.script(request)
@@ -134,6 +137,7 @@ def _config(port: int, more: str, budget: str) -> str:
         "anthropic": ("anthropic", "/v1"),
         "gemini": ("gemini", "/v1beta"),
         "cohere": ("cohere", ""),
+        "bedrock": ("bedrock", ""),
     }
     tables = [
         f'[providers.{name}]\nkind = "{kind}"\napi_key = "env:HOME"\n'

@@ -3,7 +3,7 @@
 What must stand in the body, its JSON without spaces; a feature that is not here is never written.
 """
 
-from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, PDF, PNG, RESPONSES, URL, WAV
+from matrix_requests import ANTHROPIC, BEDROCK, CHAT, COHERE, GEMINI, PDF, PNG, RESPONSES, URL, WAV
 
 _S = (
     '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"],'
@@ -169,5 +169,35 @@ WRITTEN: dict[str, dict[str, str]] = {
         "beginning of the answer": '{"role":"assistant","content":"Once upon"}',
         "web search, offered": '"messages"',
         "service tier": '"messages"',
+    },
+    BEDROCK: {
+        "text": '{"role":"user","content":[{"text":"Hi there"}]}',
+        "system prompt": '"system":[{"text":"Be brief."}]',
+        "instructions in between": "<system-reminder>\\nBe brief.\\n</system-reminder>",
+        "images, base64": f'{{"image":{{"format":"png","source":{{"bytes":"{PNG}"}}}}}}',
+        "PDF, base64": f'"source":{{"bytes":"{PDF}"}}}}}},{{"text":"',
+        "sound": f'{{"audio":{{"format":"wav","source":{{"bytes":"{WAV}"}}}}}}',
+        "tools": f'{{"toolSpec":{{"name":"clock","inputSchema":{{"json":{_S}}}',
+        "tool choice: any": '"toolChoice":{"any":{}}',
+        "tool choice: one": '"toolChoice":{"tool":{"name":"clock"}}',
+        "tool choice: none": '{"messages":[{"role":"user","content":[{"text":"Hi there"}]}],'
+        '"inferenceConfig"',
+        "parallel calls and results": '{"toolResult":{"toolUseId":"call_Rome","content":[{"text":'
+        '"Sun"}]}},{"toolResult":{"toolUseId":"call_Oslo","content":[{"text":"Snow"}]}}',
+        "tool results: errors": '"content":[{"text":"no such city"}],"status":"error"',
+        "tool results: images": f'"image":{{"format":"png","source":{{"bytes":"{PNG}"}}}}',
+        "answer by JSON schema": '"textFormat":{"type":"json_schema","structure":{"jsonSchema":'
+        '{"schema":"{',
+        "stop sequences": '"stopSequences":["END"]',
+        "temperature": '"temperature":0.5',
+        "top_p": '"topP":0.5',
+        "top_k": '"additionalModelRequestFields":{"top_k":5}',
+        "reasoning effort": '"thinking":{"type":"enabled","budget_tokens":13107',
+        "reasoning budget": '"budget_tokens":2048',
+        "reasoning off": '"messages"',
+        "service tier": '"messages"',
+        "cache markers": '{"text":"Be brief."},{"cachePoint":{"type":"default"}}',
+        "beginning of the answer": '{"role":"assistant","content":[{"text":"Once upon"}]}',
+        "web search, offered": '"messages"',
     },
 }

@@ -1,5 +1,6 @@
 """The bill of each recording that carries usage, written so that a person can check it."""
 
+import base64
 import importlib
 import json
 import re
@@ -10,9 +11,11 @@ from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 from wire.recordings import WIRE
 
+from tollway.providers import eventstream
 from tollway.providers.canon import Call, Endpoint, Price, Rate, Usage
 from tollway.providers.catalog import KINDS
 from tollway.providers.dialects.dialect import AnswerReader, Upstream
@@ -36,6 +39,8 @@ DIALECTS: MappingProxyType[str, tuple[str, Endpoint]] = MappingProxyType(
         "generateContent": ("gemini", "chat"),
         "streamGenerateContent": ("gemini", "chat"),
         "countTokens": ("gemini", "count_tokens"),
+        "bedrock.converse": ("bedrock", "chat"),
+        "bedrock.converse-stream": ("bedrock", "chat"),
         "cohere.v2.chat": ("cohere", "chat"),
         "cohere.v2.embed": ("cohere", "embeddings"),
     }
@@ -121,7 +126,8 @@ def _bill(name: str, said: dict[str, Any], dialect: Upstream, source: PriceSourc
     if reader.usage is None:
         return None
     # Gemini names its model in the path alone.
-    named = body.get("model") or _found(r"/models/([^:/]+):", said["request"]["path"])
+    path = unquote(said["request"]["path"])
+    named = body.get("model") or _found(r"/models?/([^/]+?)(?::[a-zA-Z]+|/converse)", path)
     model = str(named or _found(r'"model": ?"([^"]*)"', answer))
     if pattern := _MODELS.get(provider):
         model = _found(pattern, model) or model
@@ -158,6 +164,7 @@ def _read(
 ) -> AnswerReader:
     body = said["request"]["body"] or {}
     streamed = "sse" in said["response"]
+    frames = base64.b64decode(said["response"].get("base64", ""))
     read_as = _read_as(said)
     assert read_as is not None
     call = Call(
@@ -165,12 +172,15 @@ def _read(
         dialect=dialect.name,
         model=body.get("model") or "recorded",
         body=json.dumps(body).encode(),
-        stream=streamed,
+        stream=streamed or bool(frames),
         wants_usage=True,
         choices=body.get("n") or 1,
     )
     reader = dialect.reader(call, quirks)
-    if streamed:
+    if frames:
+        for event in eventstream.Splitter().feed(frames):
+            reader.event(event)
+    elif streamed:
         for event in Splitter().feed(answer.encode()):
             reader.event(event)
     else:

@@ -24,7 +24,8 @@ NAMES = {row.name for row in COMMANDS}
 KIND_NAMES = {
     "OpenAI": "openai", "Mistral": "mistral", "Groq": "groq", "DeepSeek": "deepseek", "xAI": "xai",
     "OpenRouter": "openrouter", "Together": "together", "Fireworks": "fireworks",
-    "Cerebras": "cerebras", "Perplexity": "perplexity", "Vertex AI": "vertex", "Cohere": "cohere",
+    "Cerebras": "cerebras", "Perplexity": "perplexity", "Vertex AI": "vertex",
+    "Cohere": "cohere", "Bedrock": "bedrock",
     "vLLM": "vllm", "Ollama": "ollama",
     "LM Studio": "lmstudio", "llama-server": "llama-server", "Anthropic": "anthropic",
     "Gemini": "gemini", "Azure": "azure", "SGLang": "sglang",

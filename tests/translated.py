@@ -7,10 +7,12 @@ from urllib.parse import unquote
 from msgspec.structs import replace
 from wire.recordings import Recording, recordings
 
+from tollway.providers import eventstream, sse
 from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import Conversation, Refusal, Text, Thinking, ToolCall, carried
 from tollway.providers.dialects import (
     anthropic_codec,
+    bedrock_codec,
     cohere_codec,
     gemini_codec,
     openai_chat_codec,
@@ -19,19 +21,22 @@ from tollway.providers.dialects import (
 from tollway.providers.dialects.dialect import Asks, Codec
 from tollway.providers.dialects.gemini_said import unpacked
 from tollway.providers.errors import Untranslatable
-from tollway.providers.events import Answer, Choice, Event
+from tollway.providers.events import Answer, Choice, Event, Start
 from tollway.providers.fold import Fold
-from tollway.providers.sse import Splitter
+from tollway.providers.streams import Splitter
 
 ANTHROPIC: Codec = anthropic_codec.CODEC
 OPENAI: Codec = openai_chat_codec.CODEC
 RESPONSES: Codec = responses_codec.CODEC
 GEMINI: Codec = gemini_codec.CODEC
 COHERE: Asks = cohere_codec.CODEC
+BEDROCK: Asks = bedrock_codec.CODEC
 # Those that clients speak.
 CODECS = {codec.name: codec for codec in (ANTHROPIC, OPENAI, RESPONSES, GEMINI)}
 # Those that providers speak.
-ASKS: dict[str, Asks] = {**CODECS, COHERE.name: COHERE}
+ASKS: dict[str, Asks] = {**CODECS, COHERE.name: COHERE, BEDROCK.name: BEDROCK}
+# Bedrock's answers have no id, and writers make another for each.
+_UNNAMED = "msg_0123456789abcdef01234567"
 _CHAT = ("chat", "openai_chat")
 _MESSAGES = ("messages", "rawPredict")
 _GENERATE = ("generateContent", "streamGenerateContent")
@@ -40,6 +45,8 @@ _GENERATE = ("generateContent", "streamGenerateContent")
 def codec_of(recording: Recording) -> Codec | Asks | None:
     """Return the codec of the dialect that a recording is in; None for another endpoint."""
     surface = recording.api.rpartition(".")[2]
+    if recording.provider == "bedrock":
+        return BEDROCK
     if recording.provider == "cohere":
         return COHERE if surface == "chat" else None
     if surface in _MESSAGES:
@@ -109,7 +116,7 @@ def asked(recording: Recording) -> Conversation:
 def events(codec: Asks, said: Conversation, quirks: frozenset[str], *chunks: bytes) -> list[Event]:
     """Return the events of a stream that came in chunks."""
     reader = codec.events(said, quirks)
-    splitter = Splitter()
+    splitter: Splitter = eventstream.Splitter() if codec is BEDROCK else sse.Splitter()
     found = [
         one for chunk in chunks for event in splitter.feed(chunk) for one in reader.event(event)
     ]
@@ -131,8 +138,12 @@ def recorded(recording: Recording) -> tuple[list[Event], Answer]:
     codec = codec_of(recording)
     assert codec is not None
     if not recording.streamed:
-        return [], codec.events(asked(recording), recording.quirks).whole(recording.body)
+        answer = codec.events(asked(recording), recording.quirks).whole(recording.body)
+        return [], answer if answer.id else replace(answer, id=_UNNAMED)
     found = events(codec, asked(recording), recording.quirks, recording.body)
+    first = found[0]
+    if isinstance(first, Start) and not first.id:
+        found[0] = replace(first, id=_UNNAMED)
     return found, fold_of(found)
 
 

@@ -27,11 +27,6 @@ class Later(NamedTuple):
 LATER = (
     Later("server.tls", "serve HTTPS; until then a proxy in front does, with behind_proxy = true"),
     Later("server.cors_origins", "let pages of these origins call the gateway", live=([],)),
-    Later(
-        "providers.*.kind",
-        "speak that provider's own dialect",
-        values="bedrock",
-    ),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("models.*.kwh", "charge for energy"),
 )

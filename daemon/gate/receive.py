@@ -25,7 +25,8 @@ from tollway.providers.headers import Headers, to_client
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.refusals import is_key_refused, is_overflow
 from tollway.providers.retry_hints import hint_s, may_retry
-from tollway.providers.sse import Event, Splitter
+from tollway.providers.sse import Event
+from tollway.providers.streams import Splitter, splitter_of
 from tollway.providers.transport import Answer
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ async def receive(exchange: "Exchange", attempt: Attempt) -> Failure | None:
     answer = cast(Answer, attempt.answer)
     if not 200 <= answer.status < 300:
         return await _refusal(exchange, attempt, answer)
-    if exchange.call.stream and "text/event-stream" in _content_type(answer):
-        return await _stream(exchange, attempt, answer)
+    splitter = splitter_of(_content_type(answer)) if exchange.call.stream else None
+    if splitter is not None:
+        return await _stream(exchange, attempt, answer, splitter)
     return await _whole(exchange, attempt, answer)
 
 
@@ -202,8 +204,10 @@ def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
     return Interpreter(exchange.call, attempt.version, attempt.target.kind.quirks)
 
 
-async def _stream(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
-    relay = _Relay(exchange, attempt, answer)
+async def _stream(
+    exchange: "Exchange", attempt: Attempt, answer: Answer, splitter: Splitter
+) -> Failure | None:
+    relay = _Relay(exchange, attempt, answer, splitter)
     chunks = answer.chunks()
     try:
         while not await _each(chunks, relay.feed):
@@ -254,11 +258,13 @@ async def _tail(chunks: AsyncIterator[bytes]) -> bytes:
 class _Relay:
     """Passes a stream on event by event, unchanged, and keeps its last piece back."""
 
-    def __init__(self, exchange: "Exchange", attempt: Attempt, answer: Answer) -> None:
+    def __init__(
+        self, exchange: "Exchange", attempt: Attempt, answer: Answer, splitter: Splitter
+    ) -> None:
         self._exchange = exchange
         self._attempt = attempt
         self._answer = answer
-        self._splitter = Splitter()
+        self._splitter = splitter
         self._interpreter = _interpreter(exchange, attempt)
         self._turned_end = b""  # what `last` means to the client
         self._waiting: list[bytes] = []  # what came before the first valid event

@@ -23,7 +23,7 @@ _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 # What Anthropic does not have, in the words of the dialects that do.
-_NEVER = ("min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
+NEVER = ("min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
 
 
 def options(
@@ -44,9 +44,9 @@ def options(
     limit = limit if limit is not None else facts.default_output
     fields: dict[str, object] = {"max_tokens": limit}
     fields.update(_tools(said, dropped, tool_name))
-    thinking = dict(_thinking(said, facts, limit, dropped))
-    fields.update(thinking)
-    fields.update(_sampling(said, facts, dropped, thinks_on="thinking" in thinking))
+    thoughts = dict(thinking(said, facts, limit, dropped))
+    fields.update(thoughts)
+    fields.update(sampling(said, facts, dropped, thinks_on="thinking" in thoughts))
     if said.format is not None and said.format.kind != "text":
         config = fields.get("output_config")
         shaped = {"format": _format(said)}
@@ -124,7 +124,8 @@ def _choice(
     return written
 
 
-def _thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) -> _Fields:
+def thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) -> _Fields:
+    """Yield how long to think, within a limit of tokens, as a model of Anthropic's is told."""
     asked = said.reasoning
     if asked is None:
         return
@@ -175,7 +176,8 @@ def _is_unthought(said: Conversation) -> bool:
     return False
 
 
-def _sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on: bool) -> _Fields:
+def sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on: bool) -> _Fields:
+    """Yield how the next token is drawn, as far as a model of Anthropic's lets itself be told."""
     asked = said.sampling
     takes = takes_sampling(facts.model)
     temperature, top_p, top_k = asked.temperature, asked.top_p, asked.top_k
@@ -204,7 +206,7 @@ def _sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on
             yield "top_k", top_k
         else:
             dropped.append("top_k")
-    dropped += [name for name in _NEVER if getattr(asked, name) not in (None, b"")]
+    dropped += [name for name in NEVER if getattr(asked, name) not in (None, b"")]
     if said.logprobs:
         dropped.append("logprobs")
 

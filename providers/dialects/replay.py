@@ -8,7 +8,13 @@ import json
 from collections.abc import Callable, Mapping
 
 from tollway.providers.canon import Usage
-from tollway.providers.dialects import anthropic_usage, cohere_read, openai_usage, responses_read
+from tollway.providers.dialects import (
+    anthropic_usage,
+    bedrock_read,
+    cohere_read,
+    openai_usage,
+    responses_read,
+)
 from tollway.providers.dialects import openai_quirks as quirk
 
 _Read = Callable[[object, str, frozenset[str]], Usage | None]
@@ -50,6 +56,9 @@ _READ: Mapping[str, _Read] = {
     "openai_responses": lambda report, _endpoint, _quirks: responses_read.usage_of(report),
     "anthropic_messages": lambda report, _endpoint, _quirks: anthropic_usage.disjoint(
         anthropic_usage.counts(report)
+    ),
+    "bedrock": lambda report, _endpoint, _quirks: (
+        bedrock_read.usage_of(report) if isinstance(report, dict) else None
     ),
     "cohere": lambda report, _endpoint, _quirks: (
         cohere_read.usage_of(report) if isinstance(report, dict) else None

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 from tollway.providers.dialects import (
     anthropic_codec,
     anthropic_messages,
+    bedrock,
+    bedrock_codec,
     cohere,
     cohere_codec,
     gemini,
@@ -47,6 +49,7 @@ DIALECTS: Final[Mapping[str, Spoken]] = MappingProxyType(
 UPSTREAMS: Final[Mapping[str, Spoken | Asked]] = MappingProxyType(
     {
         **DIALECTS,
+        bedrock.DIALECT.name: Asked(bedrock.DIALECT, bedrock_codec.CODEC),
         cohere.DIALECT.name: Asked(cohere.DIALECT, cohere_codec.CODEC),
     }
 )

@@ -102,7 +102,7 @@ def test_a_provider_is_asked_with_its_key(home: Home) -> None:
     ("words", "said"),
     [
         (["--kind", "opnai"], "unknown kind; did you mean openai?"),
-        (["--kind", "bedrock"], "not supported yet"),
+        (["--kind", "bedrock"], "such as `https://bedrock-runtime.REGION.amazonaws.com`"),
         (["--kind", "openai-compatible"], "has no address of its own"),
         (["--kind", "azure"], "has no address of its own"),
         (["--kind", "openai", "--auth", "me"], "`--auth`: expected"),

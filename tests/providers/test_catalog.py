@@ -23,7 +23,17 @@ def test_every_kind_of_the_documentation_is_there() -> None:
     assert set(KINDS) == {
         *("openai", "openai-compatible", "vllm", "ollama", "lmstudio", "llama-server", "local"),
         *("mistral", "groq", "deepseek", "xai", "openrouter", "together", "fireworks"),
-        *("cerebras", "perplexity", "anthropic", "gemini", "azure", "sglang", "vertex", "cohere"),
+        *(
+            "cerebras",
+            "perplexity",
+            "anthropic",
+            "gemini",
+            "azure",
+            "sglang",
+            "vertex",
+            "cohere",
+            "bedrock",
+        ),
     }
 
 
@@ -64,6 +74,7 @@ def test_prices_exist_under_the_names_that_rows_give(tmp_path: Path) -> None:
         "cerebras": "gpt-oss-120b",
         "perplexity": "sonar",
         "azure": "gpt-4o",
+        "bedrock": "anthropic.claude-haiku-4-5-20251001-v1:0",
         "cohere": "command-a-03-2025",
         "vertex": "gemini-2.5-flash",
         "vertex-anthropic": "claude-sonnet-4-5@20250929",

@@ -29,6 +29,7 @@ FACTS = {
     "openai_responses": Facts("gpt-5.2", quirks=KINDS["openai"].quirks),
     "gemini": Facts("gemini-2.5-pro"),
     "cohere": Facts("command-a-plus-05-2026"),
+    "bedrock": Facts("us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
 }
 PAIRS = [
     pytest.param(path, target, id=f"{path.parent.name}-{path.stem}-{target.name}")

@@ -40,7 +40,8 @@ TYPES = """
     response.output_text.delta response.output_text.annotation.added response.completed
     response.content_part.done response.incomplete response.failed
     response.function_call_arguments.delta response.reasoning_summary_text.delta message-start
-    content-delta tool-call-start tool-call-delta citation-start message-end
+    content-delta tool-call-start tool-call-delta citation-start message-end messageStart
+    contentBlockStart contentBlockDelta contentBlockStop messageStop metadata exception/a
 """.split()  # noqa: SIM905
 SHAPES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=6),
@@ -51,6 +52,18 @@ SHAPES = st.recursive(
 )
 STREAMS = st.lists(st.tuples(st.sampled_from(TYPES), SHAPES), max_size=4)
 readers = pytest.mark.parametrize("codec", ASKS.values(), ids=list(ASKS))
+
+
+def bodies(shapes: list[tuple[str, Any]], noise: bytes) -> list[tuple[bytes, bytes]]:
+    """Return what events say, and their names, which some dialects go by."""
+    found = [
+        (
+            msgspec.json.encode({"type": kind, **shape} if isinstance(shape, dict) else shape),
+            kind.encode(),
+        )
+        for kind, shape in shapes
+    ]
+    return [*found, (noise, b"contentBlockDelta")]
 
 
 @readers
@@ -64,13 +77,9 @@ def test_a_reader_raises_nothing_but_its_own_errors(
 ) -> None:
     """Whatever a provider sends is an answer, or an error with words for a person."""
     reader = codec.events(no_request(codec), frozenset())
-    bodies = [
-        msgspec.json.encode({"type": kind, **shape} if isinstance(shape, dict) else shape)
-        for kind, shape in shapes
-    ]
-    for body in (*bodies, noise):
+    for body, name in bodies(shapes, noise):
         try:
-            reader.event(Event(b"data: " + body + b"\n\n", body))
+            reader.event(Event(b"data: " + body + b"\n\n", body, name))
         except GatewayError as error:
             assert error.message
         try:
@@ -90,12 +99,8 @@ def test_a_meter_never_raises(codec: Asks, shapes: list[tuple[str, Any]], noise:
     """It looks over the client's shoulder: what it cannot read is the client's all the same."""
     dialect = UPSTREAMS[codec.name].dialect
     meter = dialect.reader(client_call(codec), frozenset())
-    bodies = [
-        msgspec.json.encode({"type": kind, **shape} if isinstance(shape, dict) else shape)
-        for kind, shape in shapes
-    ]
-    for body in (*bodies, noise):
-        meter.event(Event(b"data: " + body + b"\n\n", body))
+    for body, name in bodies(shapes, noise):
+        meter.event(Event(b"data: " + body + b"\n\n", body, name))
         dialect.reader(client_call(codec), frozenset()).whole(body)
         assert dialect.read_error(400, body).message
     assert meter.end_early() or codec.name not in CODECS

@@ -12,6 +12,7 @@ from upstreams import Peer, upstream
 from wire.recordings import recordings
 
 from tollway.daemon.ledger.calls import recent
+from tollway.providers import eventstream
 from tollway.providers.dialects.dialect import InUrl
 from tollway.providers.dialects.table import UPSTREAMS
 from tollway.providers.sse import Splitter
@@ -22,6 +23,7 @@ SOURCES = {
     "openai_responses": ("openai", "openai/responses_stream_gpt-4o-mini"),
     "anthropic_messages": ("anthropic", "anthropic/messages_stream_claude-haiku-4-5"),
     "gemini": ("gemini", "gemini/streamgeneratecontent_stream_gemini-2-5-flash"),
+    "bedrock": ("bedrock", "bedrock/converse-stream_stream_cache-write_claude-3-7-sonnet"),
     "cohere": (
         "cohere",
         "cohere/v2-chat_stream_citations_cache-read_tool-result_command-a-03-2025",
@@ -79,7 +81,8 @@ def halves(source: str) -> tuple[bytes, bytes, int, int]:
     dialect = UPSTREAMS[source].dialect
     body = b'{"model":"m","messages":[],"input":"","max_tokens":9,"contents":[]}'
     meter = dialect.reader(dialect.peek("chat", body, InUrl("m", stream=True)), frozenset())
-    events = Splitter().feed(recording.body)
+    splitter = eventstream.Splitter() if source == "bedrock" else Splitter()
+    events = splitter.feed(recording.body)
     cut = 0
     for event in events:
         meter.event(event)
@@ -102,7 +105,10 @@ async def test_a_drained_stream_is_billed_by_its_true_usage_in_every_dialect(
 
     async def answers(peer: Peer) -> None:
         await peer.read_request()
-        await peer.say(HEAD + first)
+        head = HEAD
+        if source == "bedrock":
+            head = HEAD.replace(b"text/event-stream", eventstream.CONTENT_TYPE.encode())
+        await peer.say(head + first)
         await gone.wait()
         await peer.say(rest)
 

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from matrix_page import PAGE, page
-from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, RESPONSES, SAID
+from matrix_requests import ANTHROPIC, BEDROCK, CHAT, COHERE, GEMINI, RESPONSES, SAID
 from matrix_seen import seen
 from matrix_world import CLIENTS, TARGETS, World, compact, world
 from matrix_written import WRITTEN
 from translated import CODECS, answered, asked, codec_of, gist, loose, recorded
 from wire.recordings import Recording
+
+from tollway.providers.eventstream import CONTENT_TYPE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,6 +34,7 @@ SPOKEN_BY = {
     "anthropic": {ANTHROPIC},
     "gemini": {GEMINI},
     "cohere": {COHERE},
+    "bedrock": {BEDROCK},
 }
 # Where a recorded answer comes from, by its dialect.
 FROM = {
@@ -40,6 +43,7 @@ FROM = {
     ANTHROPIC: "anthropic",
     GEMINI: "gemini",
     COHERE: "cohere",
+    BEDROCK: "bedrock",
 }
 ANSWERS = answered()
 # Its usage adds up by choice, which only the row of its own kind of provider knows.
@@ -139,6 +143,8 @@ async def test_each_recorded_answer_is_read_by_each_library_as_what_it_was(
         if codec is None or codec.name != source or recording.id == PER_CHOICE:
             continue
         kind = "text/event-stream" if recording.streamed else "application/json"
+        if recording.streamed and source == BEDROCK:
+            kind = CONTENT_TYPE
         through.upstream.answer = (200, kind, recording.body)
         if client == source:
             await same_bytes(through, client, recording)

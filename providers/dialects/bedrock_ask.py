@@ -1,0 +1,256 @@
+"""Writes the neutral form as a request of Bedrock's Converse.
+
+What Converse has no field for goes to a model in `additionalModelRequestFields`, in the words of
+its maker; Claude's are Anthropic's.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import msgspec
+
+from tollway.providers.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Image,
+    Message,
+    Opaque,
+    Part,
+    Refusal,
+    Source,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    in_order,
+)
+from tollway.providers.dialects.bedrock_options import claude, options
+from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.wire import fitting, object_text, wrapped
+from tollway.providers.errors import Untranslatable
+
+# Whose signatures Claude's thoughts bear, wherever it runs.
+CLAUDES = "anthropic_messages"
+tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
+tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
+
+_CACHES = re.compile(r"(?:.*\.)?(?:anthropic\.claude|amazon\.nova)")
+_PICTURES = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "gif": "gif", "webp": "webp"}
+_DOCUMENTS = {
+    "application/pdf": "pdf",
+    "text/csv": "csv",
+    "text/html": "html",
+    "text/markdown": "md",
+    "text/plain": "txt",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+}
+_SOUNDS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
+# What the name of a document may hold.
+_UNNAMED = re.compile(r"[^a-zA-Z0-9 ()\[\]-]+")
+_Block = dict[str, object]
+
+
+def write_request(said: Conversation, facts: Facts) -> Written:
+    """Return the request for a target; which model it is for stands in the URL.
+
+    Raises:
+        Untranslatable: The target cannot say it; `param` names the field.
+    """
+    writer = _Turns(said, facts)
+    system, turns = writer.all()
+    body: dict[str, object] = {"messages": turns}
+    if system:
+        body["system"] = system
+    body.update(options(said, facts, writer.dropped, tool_name, caches=writer.caches))
+    return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
+
+
+class _Turns:
+    """Writes the turns, and notes in `dropped` what could not be written."""
+
+    def __init__(self, said: Conversation, facts: Facts) -> None:
+        self.dropped: list[str] = []
+        self.caches = bool(_CACHES.match(facts.model))
+        self._said = said
+        self._claude = bool(claude(facts.model))
+        self._names: set[str] = set()  # of documents, of which no two may be the same
+
+    def all(self) -> tuple[list[_Block], list[_Block]]:
+        """Return the system prompt's blocks, and the turns, in which the two sides alternate.
+
+        Instructions before the first turn are the system prompt; later ones stay where they
+        stood, marked as what they are.
+        """
+        system: list[_Block] = []
+        turns: list[_Block] = []
+        for message in in_order(self._said.messages):
+            if message.role in ("system", "developer"):
+                if turns:
+                    _add(turns, "user", _reminder(message))
+                else:
+                    system += self._blocks(message.parts)
+                continue
+            if message.name:
+                self.dropped.append("messages.name")
+            role = "assistant" if message.role == "assistant" else "user"
+            _add(turns, role, self._blocks(message.parts))
+        if turns and turns[0]["role"] != "user":
+            turns.insert(0, {"role": "user", "content": [{"text": "(continued)"}]})
+        if system and not turns:
+            system, turns = [], [{"role": "user", "content": system}]
+        return system, turns
+
+    def _blocks(self, parts: Iterable[Part]) -> list[_Block]:
+        blocks = [block for part in parts for block in self._marked(part)]
+        names = [
+            str(document["name"])
+            for block in blocks
+            if isinstance(document := block.get("document"), dict)
+        ]
+        if names and not any("text" in block for block in blocks):
+            blocks.append({"text": ", ".join(names)})  # it takes no document without words
+        return blocks
+
+    def _marked(self, part: Part) -> Iterator[_Block]:
+        yield from self._block(part)
+        lifetime = getattr(part, "cache", None)
+        if lifetime is None:
+            return
+        if self.caches:
+            yield {"cachePoint": cache_point(lifetime)}
+        else:
+            self.dropped.append("cache_control")
+
+    def _block(self, part: Part) -> Iterator[_Block]:
+        match part:
+            case Text(text=text) | Refusal(text=text):
+                if text.strip():
+                    yield {"text": text}
+            case ToolCall():
+                text = wrapped(part.arguments) if part.kind == "custom" else part.arguments
+                called = {"toolUseId": tool_id(part.id), "name": tool_name(part.name)}
+                yield {"toolUse": {**called, "input": msgspec.Raw(object_text(text))}}
+            case ToolResult():
+                yield self._result(part)
+            case Thinking():
+                yield from self._thinking(part)
+            case Opaque(by="bedrock"):
+                yield dict(msgspec.json.decode(part.payload, type=dict[str, object]))
+            case Image() | File() | Audio():
+                yield self._media(part)
+            case _:
+                self._lost(part)
+
+    def _thinking(self, part: Thinking) -> Iterator[_Block]:
+        if part.by == "bedrock" and part.encrypted:
+            yield {"reasoningContent": {"redactedContent": part.encrypted}}
+        elif part.by == CLAUDES and part.signature and self._claude:
+            thought = {"text": part.text, "signature": part.signature}
+            yield {"reasoningContent": {"reasoningText": thought}}
+        else:
+            self.dropped.append("thinking")
+
+    def _result(self, result: ToolResult) -> _Block:
+        content = self._blocks(result.parts) or [{"text": "(nothing)"}]
+        written: _Block = {"toolUseId": tool_id(result.id), "content": content}
+        if result.is_error:
+            written["status"] = "error"
+        return {"toolResult": written}
+
+    def _media(self, part: Image | File | Audio) -> _Block:
+        source = part.source
+        if isinstance(part, File):
+            return self._file(part)
+        if source.kind != "base64":
+            raise _elsewhere("picture" if isinstance(part, Image) else "sound")
+        kind = source.media_type.partition("/")[2]
+        data = {"bytes": source.value}
+        if isinstance(part, Audio):
+            return {"audio": {"format": _SOUNDS.get(kind, kind or "wav"), "source": data}}
+        if part.detail not in ("", "auto"):
+            self.dropped.append("image_url.detail")
+        if kind and kind not in _PICTURES:
+            raise Untranslatable(
+                f"The target takes no picture of the type `{source.media_type[:40]}`",
+                hint="Send PNG, JPEG, GIF or WebP",
+                param="messages",
+            )
+        return {"image": {"format": _PICTURES.get(kind, "png"), "source": data}}
+
+    def _file(self, file: File) -> _Block:
+        if file.source.kind == "text" and not file.cites:
+            head = " ".join(filter(None, (file.name, file.context)))
+            text = file.source.value
+            return {"text": f"{head}\n\n{text}" if head else text}
+        document: _Block = {"format": "txt", "name": self._named(file.name)}
+        if file.source.kind == "text":
+            document["source"] = {"text": file.source.value}
+        else:
+            document["format"] = _format(file.source)
+            document["source"] = {"bytes": file.source.value}
+        if file.context:
+            document["context"] = file.context
+        if file.cites:
+            document["citations"] = {"enabled": True}
+        return {"document": document}
+
+    def _named(self, name: str) -> str:
+        stem = _UNNAMED.sub(" ", name.rpartition(".")[0] or name).strip()
+        stem = re.sub(r" +", " ", stem)[:180] or "document"
+        found, number = stem, 1
+        while found in self._names:
+            number += 1
+            found = f"{stem} {number}"
+        self._names.add(found)
+        return found
+
+    def _lost(self, part: Part) -> None:
+        """Note what an assistant's turn loses; refuse what a user's would."""
+        kind = part.type if isinstance(part, Opaque) else type(part).__name__.lower()
+        if isinstance(part, Opaque) and not part.type.endswith(("_call", "_tool_use", "_result")):
+            raise Untranslatable(
+                f"The target has no content of the type `{kind}`", param="messages"
+            )
+        self.dropped.append(kind)
+
+
+def cache_point(lifetime: str) -> _Block:
+    """Return what marks the end of what is to be cached."""
+    return {"type": "default", **({"ttl": "1h"} if lifetime == "1h" else {})}
+
+
+def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
+    if not blocks:
+        return
+    content = turns[-1]["content"] if turns and turns[-1]["role"] == role else None
+    if isinstance(content, list):
+        content += blocks
+    else:
+        turns.append({"role": role, "content": blocks})
+
+
+def _reminder(message: Message) -> list[_Block]:
+    text = "\n\n".join(part.text for part in message.parts if isinstance(part, Text))
+    return [{"text": f"<system-reminder>\n{text}\n</system-reminder>"}] if text else []
+
+
+def _format(source: Source) -> str:
+    kind = source.media_type or "application/pdf"
+    if source.kind != "base64":
+        raise _elsewhere("file")
+    if kind not in _DOCUMENTS:
+        raise Untranslatable(
+            f"The target takes no file of the type `{kind[:60]}`", param="messages"
+        )
+    return _DOCUMENTS[kind]
+
+
+def _elsewhere(what: str) -> Untranslatable:
+    return Untranslatable(
+        f"The target takes no {what} by a URL or an id", hint="Send it as base64", param="messages"
+    )

@@ -1,0 +1,30 @@
+"""How Bedrock's Converse is translated: towards providers alone; no client of ours speaks it."""
+
+from typing import Final
+
+from tollway.providers.conversation import Conversation
+from tollway.providers.dialects.bedrock_ask import write_request
+from tollway.providers.dialects.bedrock_events import Reader
+from tollway.providers.dialects.bedrock_read import NAME
+from tollway.providers.dialects.dialect import EventReader, Facts, Written
+
+
+class BedrockCodec:
+    """Converse from the neutral form, and its answers to it; see `Asks`."""
+
+    name = NAME
+
+    def write_request(self, said: Conversation, facts: Facts) -> Written:
+        """Return the request for a target.
+
+        Raises:
+            Untranslatable: The target cannot say it; `param` names the field.
+        """
+        return write_request(said, facts)
+
+    def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
+        """Return a fresh reader for one attempt's answer."""
+        return Reader(said)
+
+
+CODEC: Final = BedrockCodec()

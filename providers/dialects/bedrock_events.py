@@ -1,0 +1,229 @@
+"""Reads an answer of Bedrock's Converse, streamed or whole, into the events of the neutral form."""
+
+from typing import Any, Final
+
+import msgspec
+
+from tollway.providers import events as ev
+from tollway.providers.conversation import Citation, Conversation, Opaque, Thinking, Tool
+from tollway.providers.dialects.bedrock_ask import CLAUDES, tool_name
+from tollway.providers.dialects.bedrock_errors import exception
+from tollway.providers.dialects.bedrock_read import NAME, usage_of
+from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of, unwrapped
+from tollway.providers.errors import UpstreamBroke
+from tollway.providers.eventstream import EXCEPTION
+from tollway.providers.fold import fold
+from tollway.providers.sse import Event
+
+_REASONS: Final[dict[str, ev.StopReason]] = {
+    "end_turn": "end",
+    "tool_use": "tools",
+    "max_tokens": "length",
+    "stop_sequence": "stop_sequence",
+    "guardrail_intervened": "filtered",
+    "content_filtered": "filtered",
+    "model_context_window_exceeded": "window",
+}
+# Where a place in a document stands, and what Anthropic calls such a place.
+_PLACES = {
+    "documentPage": ("page_location", "start_page_number", "end_page_number"),
+    "documentChar": ("char_location", "start_char_index", "end_char_index"),
+    "documentChunk": ("content_block_location", "start_block_index", "end_block_index"),
+}
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+
+
+class Reader:
+    """Reads one attempt's answer; see `EventReader` for what its methods give."""
+
+    def __init__(self, said: Conversation) -> None:
+        self.ended = False
+        tools = [tool for tool in said.tools if isinstance(tool, Tool)]
+        self._names = Names(tool_name, tuple(tool.name for tool in tools))
+        self._wrapped = frozenset(tool.name for tool in tools if tool.kind == "custom")
+        self._model = said.model  # which no answer names
+        self._calls = 0
+        self._open = ""  # "block" or "call"
+        self._plain = False  # the open call is one of a plain-text tool
+        self._pieces: list[str] = []  # its JSON, which must be whole to be read
+
+    def event(self, event: Event) -> list[ev.Event]:
+        """Return what one message of a stream means.
+
+        Raises:
+            UpstreamBroke: It is no message of this dialect.
+        """
+        name, data = event.name or b"", event.data
+        if data is None:
+            return []
+        if name.startswith(EXCEPTION):
+            failed = exception(name, data)
+            return [ev.Failed(failed.status, failed.message, data)]
+        said = _decoded(data)
+        out: list[ev.Event] = []
+        match name:
+            case b"contentBlockDelta":
+                self._delta(_object(said.get("delta")), out)
+            case b"contentBlockStart":
+                self._close(out)
+                start = _object(said.get("start"))
+                if "toolUse" in start:
+                    self._call(_object(start["toolUse"]), out)
+            case b"contentBlockStop":
+                self._close(out)
+            case b"messageStart":
+                out.append(ev.Start("", self._model))
+            case b"messageStop":
+                self._close(out)
+                self._stop(said, out)
+            case b"metadata":
+                _report(said, out)
+        return out
+
+    def end(self) -> list[ev.Event]:
+        """Return what was held back: a block that the stream did not end."""
+        out: list[ev.Event] = []
+        self._close(out)
+        return out
+
+    def whole(self, body: bytes) -> ev.Answer:
+        """Return a whole, unstreamed answer.
+
+        Raises:
+            UpstreamBroke: It is no answer of this dialect.
+        """
+        said = _decoded(body)
+        message = _object(said.get("output")).get("message")
+        if not isinstance(message, dict):
+            raise UpstreamBroke("The provider's answer is no message")
+        out: list[ev.Event] = [ev.Start("", self._model)]
+        for block in _listed(message.get("content")):
+            if isinstance(block, dict):
+                self._block(block, out)
+                self._close(out)
+        self._stop(said, out)
+        _report(said, out)
+        return fold(out)
+
+    def _block(self, block: dict[str, Any], out: list[ev.Event]) -> None:
+        if "toolUse" in block:
+            called = _object(block["toolUse"])
+            self._call(called, out)
+            given = msgspec.json.encode(called.get("input", {})).decode()
+            self._arguments(given, out)
+        elif "reasoningContent" in block:
+            thought = _object(block["reasoningContent"])
+            self._thought({**_object(thought.get("reasoningText")), **thought}, out)
+        elif "citationsContent" in block:
+            cited = _object(block["citationsContent"])
+            for one in _listed(cited.get("content")):
+                self._text(text_of(_object(one), "text"), out)
+            for one in _listed(cited.get("citations")):
+                out.append(ev.CitationAdded(_citation(_object(one))))
+        elif "text" in block:
+            self._text(text_of(block, "text"), out)
+        else:
+            kind = next(iter(block), "")
+            out.append(ev.PartWhole(Opaque(NAME, msgspec.json.encode(block), kind)))
+
+    def _delta(self, delta: dict[str, Any], out: list[ev.Event]) -> None:
+        if "text" in delta:
+            self._text(text_of(delta, "text"), out)
+        elif "toolUse" in delta:
+            self._arguments(text_of(_object(delta["toolUse"]), "input"), out)
+        elif "reasoningContent" in delta:
+            self._thought(_object(delta["reasoningContent"]), out)
+        elif "citation" in delta:
+            out.append(ev.CitationAdded(_citation(_object(delta["citation"]))))
+
+    def _text(self, text: str, out: list[ev.Event]) -> None:
+        self._open = self._open or "block"
+        if text:
+            out.append(ev.TextDelta(text))
+
+    def _thought(self, said: dict[str, Any], out: list[ev.Event]) -> None:
+        self._open = self._open or "block"
+        if text := text_of(said, "text"):
+            out.append(ev.ThinkingDelta(text))
+        if signature := text_of(said, "signature"):
+            out.append(ev.Signed(CLAUDES, signature))
+        if hidden := text_of(said, "redactedContent"):
+            out.append(ev.PartWhole(Thinking(encrypted=hidden, by=NAME)))
+
+    def _call(self, said: dict[str, Any], out: list[ev.Event]) -> None:
+        name = self._names.ours(text_of(said, "name"))
+        self._open, self._plain = "call", name in self._wrapped
+        made = text_of(said, "toolUseId") or made_id("", self._calls)
+        self._calls += 1
+        out.append(ev.ToolStart(made, name, "custom" if self._plain else "function"))
+
+    def _arguments(self, text: str, out: list[ev.Event]) -> None:
+        if self._open != "call" or not text:
+            return
+        self._pieces.append(text)
+        if not self._plain:
+            out.append(ev.ToolDelta(text))
+
+    def _close(self, out: list[ev.Event]) -> None:
+        if self._open == "call":
+            if self._plain:
+                out.append(ev.ToolDelta(unwrapped("".join(self._pieces))))
+            elif not self._pieces:
+                out.append(ev.ToolDelta("{}"))
+        if self._open:
+            out.append(ev.PartEnd())
+        self._pieces.clear()
+        self._open, self._plain = "", False
+
+    def _stop(self, said: dict[str, Any], out: list[ev.Event]) -> None:
+        reason = said.get("stopReason")
+        if reason is None:
+            return
+        self.ended = True
+        # Which sequence it was Claude says where it is asked to, which no client can.
+        out.append(ev.Stopped(_REASONS.get(str(reason), "other")))
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        return _OBJECT.decode(data)
+    except UNREADABLE as fault:
+        raise UpstreamBroke(f"The provider's answer cannot be read: {str(fault)[:200]}") from None
+
+
+def _object(said: object) -> dict[str, Any]:
+    return said if isinstance(said, dict) else {}
+
+
+def _listed(said: object) -> list[Any]:
+    return said if isinstance(said, list) else []
+
+
+def _report(said: dict[str, Any], out: list[ev.Event]) -> None:
+    usage = usage_of(_object(said.get("usage")))
+    if usage is not None:
+        out.append(ev.UsageReport(usage))
+
+
+def _citation(said: dict[str, Any]) -> Citation:
+    """Return a citation; a place in a document as Anthropic says it, whose documents they are."""
+    title = text_of(said, "title")
+    quote = "".join(text_of(_object(one), "text") for one in _listed(said.get("sourceContent")))
+    location = _object(said.get("location"))
+    url = text_of(_object(location.get("web")), "url")
+    source = text_of(said, "source")
+    if not url and "://" in source:
+        url = source
+    for name, (kind, start, end) in _PLACES.items():
+        place = _object(location.get(name))
+        if type(number := place.get("documentIndex")) is int:
+            payload = {
+                "type": kind,
+                "cited_text": quote,
+                "document_index": number,
+                "document_title": title or None,
+                start: place.get("start"),
+                end: place.get("end"),
+            }
+            return Citation(url, title, quote, by=CLAUDES, payload=msgspec.json.encode(payload))
+    return Citation(url, title, quote, by=NAME, payload=msgspec.json.encode(said))

@@ -1,0 +1,219 @@
+"""The fields beside `messages` of a Converse request, from the neutral form."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tollway.providers.conversation import Conversation, HostedTool, Tool, ToolCall, ToolChoice
+from tollway.providers.dialects import anthropic_options as anthropic
+from tollway.providers.dialects.dialect import Facts
+from tollway.providers.dialects.wire import PLAIN_TEXT
+from tollway.providers.effort import effort_of, nearest
+from tollway.providers.errors import Untranslatable
+
+_NO_ARGUMENTS = b'{"type":"object","properties":{}}'
+_MOST_STOPS = 4  # of most models; Claude takes many
+_CLAUDE = re.compile(r"(?:.*[./])?anthropic\.(claude-.*?)(?:-v\d+)?(?::\d+)*$")
+_NOVA = re.compile(r"(?:.*[./])?amazon\.nova-")
+_NOVA_THINKS = re.compile(r"(?:.*[./])?amazon\.nova-2-")
+_GPT = re.compile(r"(?:.*[./])?openai\.gpt-")
+_EFFORTS = ("low", "medium", "high")
+_TIERS = frozenset({"priority", "default", "flex", "reserved"})
+# Fields of Converse's own that any client may send: no dialect of theirs has such a thing.
+_OWN = frozenset({"guardrailConfig"})
+_Fields = Iterator[tuple[str, object]]
+
+
+def claude(model: str) -> str:
+    """Return what Anthropic calls a model of theirs, "" for anybody else's."""
+    found = _CLAUDE.match(model)
+    return found[1] if found else ""
+
+
+def options(
+    said: Conversation,
+    facts: Facts,
+    dropped: list[str],
+    tool_name: Callable[[str], str],
+    *,
+    caches: bool,
+) -> dict[str, object]:
+    """Return the fields beside the messages; what the target cannot say goes to `dropped`.
+
+    Raises:
+        Untranslatable: A tool, a schema or the kind of answer cannot be said.
+    """
+    if said.n > 1:
+        raise Untranslatable("The target gives one answer at a time", param="n")
+    if said.modalities:
+        raise Untranslatable("The target answers in text alone", param="modalities")
+    body: dict[str, object] = {}
+    own = claude(facts.model)
+    limit = facts.output_limit if facts.output_limit is not None else said.output_limit
+    if limit is None and own:
+        limit = facts.default_output  # its budget for thoughts must be below it
+    config: dict[str, object] = {} if limit is None else {"maxTokens": limit}
+    config.update(_stops(said, own, dropped))
+    more = dict(_claudes(said, facts, limit or 0, own, dropped) if own else ())
+    if not own:
+        more = dict(_others(said, facts, dropped))
+    for there, here in (("temperature", "temperature"), ("top_p", "topP")):
+        if there in more:
+            config[here] = more.pop(there)
+    if config:
+        body["inferenceConfig"] = config
+    shape = dict(_shape(said))
+    if isinstance(effort := more.pop("output_config", None), dict):
+        shape.update(effort)
+    if shape:
+        body["outputConfig"] = shape
+    if more:
+        body["additionalModelRequestFields"] = more
+    body.update(_tools(said, dropped, tool_name, caches=caches))
+    body.update(_labels(said, dropped))
+    return body
+
+
+def _stops(said: Conversation, own: str, dropped: list[str]) -> _Fields:
+    stops = [stop for stop in said.stop if stop.strip()]
+    most = len(stops) if own else _MOST_STOPS
+    if stops:
+        yield "stopSequences", stops[:most]
+    if len(stops) < len(said.stop) or len(stops) > most:
+        dropped.append("stop")
+
+
+def _claudes(said: Conversation, facts: Facts, limit: int, own: str, dropped: list[str]) -> _Fields:
+    """Yield what Claude is told beside Converse's own fields: all as at Anthropic."""
+    named = msgspec.structs.replace(facts, model=own)
+    thinking = dict(anthropic.thinking(said, named, limit, dropped))
+    yield from thinking.items()
+    yield from anthropic.sampling(said, named, dropped, thinks_on="thinking" in thinking)
+
+
+def _others(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
+    asked = said.sampling
+    if asked.temperature is not None:
+        if asked.temperature > 1:
+            dropped.append("temperature above 1")
+        yield "temperature", min(asked.temperature, 1.0)
+    if asked.top_p is not None:
+        yield "top_p", asked.top_p
+    if asked.top_k is not None:
+        if _NOVA.match(facts.model):
+            yield "inferenceConfig", {"topK": asked.top_k}
+        else:
+            dropped.append("top_k")
+    dropped += [name for name in anthropic.NEVER if getattr(asked, name) not in (None, b"")]
+    if said.logprobs:
+        dropped.append("logprobs")
+    reasoning = said.reasoning
+    if reasoning is None or reasoning.mode == "off":
+        return
+    effort = reasoning.effort or (effort_of(reasoning.budget) if reasoning.budget else "medium")
+    word = nearest(effort, _EFFORTS)
+    if _NOVA_THINKS.match(facts.model):
+        yield "reasoningConfig", {"type": "enabled", "maxReasoningEffort": word}
+    elif _GPT.match(facts.model):
+        yield "reasoning_effort", word
+    else:
+        dropped.append("reasoning")
+
+
+def _shape(said: Conversation) -> _Fields:
+    asked = said.format
+    if asked is None or asked.kind == "text":
+        return
+    if asked.kind != "json_schema" or not asked.schema:
+        raise Untranslatable(
+            "The target promises no JSON without a schema",
+            hint="Give the schema: `response_format` of the type `json_schema`",
+            param="response_format",
+        )
+    schema: dict[str, object] = {"schema": asked.schema.decode()}  # as text, not as JSON
+    if asked.name:
+        schema["name"] = asked.name
+    if asked.description:
+        schema["description"] = asked.description
+    yield "textFormat", {"type": "json_schema", "structure": {"jsonSchema": schema}}
+
+
+def _tools(
+    said: Conversation, dropped: list[str], tool_name: Callable[[str], str], *, caches: bool
+) -> _Fields:
+    choice = said.tool_choice
+    if choice is not None and choice.hosted:
+        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+    if choice is not None and choice.mode == "none":
+        if not any(isinstance(part, ToolCall) for one in said.messages for part in one.parts):
+            return  # no tool is offered, so none is called
+        raise Untranslatable(
+            "The target cannot be told to call none of the tools that a conversation has called",
+            hint="Leave `tool_choice` out",
+            param="tool_choice",
+        )
+    allowed = choice.names if choice else ()
+    tools: list[object] = []
+    for tool in said.tools:
+        if isinstance(tool, HostedTool):
+            raise Untranslatable(
+                f"The target has no tool of the type `{tool.type}`",
+                hint="Leave the tool out, or call a model whose provider runs it",
+                param="tools",
+            )
+        if allowed and tool.name not in allowed and choice and choice.mode != "tool":
+            continue
+        tools.append({"toolSpec": _tool(tool, dropped, tool_name)})
+        if tool.cache is not None and caches:
+            ttl = {"ttl": "1h"} if tool.cache == "1h" else {}
+            tools.append({"cachePoint": {"type": "default", **ttl}})
+        elif tool.cache is not None:
+            dropped.append("cache_control")
+    if not tools:
+        return
+    config: dict[str, object] = {"tools": tools}
+    if choice is not None:
+        config["toolChoice"] = _choice(choice, tool_name)
+    if said.parallel is False:
+        dropped.append("parallel_tool_calls")
+    yield "toolConfig", config
+
+
+def _choice(choice: ToolChoice, tool_name: Callable[[str], str]) -> dict[str, object]:
+    if choice.mode == "tool":
+        return {"tool": {"name": tool_name(choice.names[0])}}
+    return {choice.mode: {}}
+
+
+def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> dict[str, object]:
+    dropped += [f"tools.{name}" for name, _ in tool.extras]
+    written: dict[str, object] = {"name": tool_name(tool.name)}
+    if tool.description:
+        written["description"] = tool.description
+    schema = PLAIN_TEXT if tool.kind == "custom" else tool.schema or _NO_ARGUMENTS
+    written["inputSchema"] = {"json": msgspec.Raw(schema)}
+    if tool.strict and tool.kind != "custom":
+        written["strict"] = True
+    return written
+
+
+def _labels(said: Conversation, dropped: list[str]) -> _Fields:
+    """Yield the service tier and Converse's own fields; name what there is no place for."""
+    if said.service_tier in _TIERS:
+        yield "serviceTier", {"type": said.service_tier}
+    elif said.service_tier not in ("", "auto", "standard_only"):
+        dropped.append("service_tier")
+    for name, value in (
+        ("user", said.user),
+        ("metadata", said.metadata),
+        ("prompt_cache_key", said.cache_key),
+        ("store", said.store),
+    ):
+        if value:
+            dropped.append(name)
+    for name, text in said.extras:
+        if name in _OWN:
+            yield name, msgspec.Raw(text)
+        else:
+            dropped.append(name)

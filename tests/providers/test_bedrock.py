@@ -1,0 +1,240 @@
+"""Bedrock's Converse where no recording reaches: thoughts, cache points, documents, bounds."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from translated import BEDROCK, fold_of
+from wire.recordings import recordings
+
+from tollway.providers.canon import Usage
+from tollway.providers.conversation import (
+    Conversation,
+    File,
+    Format,
+    Message,
+    Reasoning,
+    Sampling,
+    Source,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from tollway.providers.dialects import bedrock
+from tollway.providers.dialects.bedrock_options import claude
+from tollway.providers.dialects.bedrock_read import Reader, usage_of
+from tollway.providers.dialects.dialect import Facts, InUrl
+from tollway.providers.errors import Untranslatable
+from tollway.providers.events import Event as Meant
+from tollway.providers.eventstream import Splitter
+from tollway.providers.sse import Event
+
+SONNET = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
+NOVA = "us.amazon.nova-2-lite-v1:0"
+HI = Message("user", (Text("Hi"),))
+
+
+def said(*messages: Message, **more: Any) -> Conversation:
+    """Return a conversation."""
+    return Conversation("", "asked", messages or (HI,), **more)
+
+
+def body(asked: Conversation, model: str = SONNET, limit: int | None = None) -> dict[str, Any]:
+    """Return a request's body."""
+    written = BEDROCK.write_request(asked, Facts(model, output_limit=limit))
+    return dict(msgspec.json.decode(written.body))
+
+
+def dropped(asked: Conversation, model: str) -> tuple[str, ...]:
+    """Return what a request loses."""
+    return BEDROCK.write_request(asked, Facts(model)).dropped
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (SONNET, "claude-sonnet-4-5-20250929"),
+        ("anthropic.claude-3-5-haiku-20241022-v1:0", "claude-3-5-haiku-20241022"),
+        ("global.anthropic.claude-opus-4-6-v1", "claude-opus-4-6"),
+        ("arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-opus-4-8",
+         "claude-opus-4-8"),
+        (NOVA, ""),
+    ],
+)  # fmt: skip
+def test_claude_is_known_by_whatever_name_bedrock_has_for_it(model: str, name: str) -> None:
+    """Its rules (thoughts, sampling) are those of the name that Anthropic gives it."""
+    assert claude(model) == name
+
+
+def test_claude_s_thoughts_go_back_with_their_signatures() -> None:
+    """They hold wherever Claude runs; what Bedrock redacted goes back to it alone."""
+    thoughts = (
+        Thinking("Hm.", "sig", by="anthropic_messages"),
+        Thinking(encrypted="cmVk", by="bedrock"),
+        Text("So."),
+    )
+    asked = said(HI, Message("assistant", thoughts), HI)
+    assert body(asked)["messages"][1]["content"] == [
+        {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "sig"}}},
+        {"reasoningContent": {"redactedContent": "cmVk"}},
+        {"text": "So."},
+    ]
+    assert dropped(asked, NOVA) == ("thinking",)
+
+
+def test_thoughts_are_read_with_their_signatures() -> None:
+    """Streamed in pieces, or whole; redacted ones too."""
+    reader = BEDROCK.events(said(), frozenset())
+    meter = Reader()
+    found: list[Meant] = []
+    for name, data in (
+        ("messageStart", {"role": "assistant"}),
+        ("contentBlockDelta", {"delta": {"reasoningContent": {"text": "Hm"}}}),
+        ("contentBlockDelta", {"delta": {"reasoningContent": {"text": "."}}}),
+        ("contentBlockDelta", {"delta": {"reasoningContent": {"signature": "sig"}}}),
+        ("contentBlockStop", {"contentBlockIndex": 0}),
+        ("contentBlockDelta", {"delta": {"reasoningContent": {"redactedContent": "cmVk"}}}),
+        ("contentBlockStop", {"contentBlockIndex": 1}),
+        ("contentBlockDelta", {"delta": {"text": "So."}}),
+        ("contentBlockStop", {"contentBlockIndex": 2}),
+        ("messageStop", {"stopReason": "end_turn"}),
+    ):
+        event = Event(b"", msgspec.json.encode(data), name.encode())
+        found += reader.event(event)
+        assert meter.event(event)
+    answer = fold_of(found)
+    assert answer.parts == (
+        Thinking("Hm.", "sig", by="anthropic_messages"),
+        Thinking(encrypted="cmVk", by="bedrock"),
+        Text("So."),
+    )
+    assert meter.produced == len("Hm." + "sig" + "cmVk" + "So.")
+    content = [
+        {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "sig"}}},
+        {"reasoningContent": {"redactedContent": "cmVk"}},
+        {"text": "So."},
+    ]
+    whole = {"output": {"message": {"content": content}}, "stopReason": "end_turn"}
+    again = BEDROCK.events(said(), frozenset()).whole(msgspec.json.encode(whole))
+    assert again.parts == answer.parts
+
+
+def test_thinking_is_asked_for_in_the_words_of_a_model_s_maker() -> None:
+    """A budget within the limit for Claude, an effort for Nova and gpt-oss."""
+    hard = said(reasoning=Reasoning("on", "high"), output_limit=4000)
+    assert body(hard)["additionalModelRequestFields"] == {
+        "thinking": {"type": "enabled", "budget_tokens": 3200}
+    }
+    more = body(hard, NOVA)["additionalModelRequestFields"]
+    assert more == {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "high"}}
+    more = body(hard, "openai.gpt-oss-120b-1:0")["additionalModelRequestFields"]
+    assert more == {"reasoning_effort": "high"}
+    assert dropped(hard, "meta.llama3-1-8b-instruct-v1:0") == ("reasoning",)
+
+
+def test_cache_points_stand_behind_what_is_to_be_cached() -> None:
+    """In the system prompt, in turns, behind tools; else they are named."""
+    asked = said(
+        Message("system", (Text("Be brief.", cache="1h"),)),
+        Message("user", (Text("Hi", cache="5m"),)),
+        tools=(Tool("ls", cache="5m"),),
+    )
+    written = body(asked)
+    assert written["system"][1] == {"cachePoint": {"type": "default", "ttl": "1h"}}
+    assert written["messages"][0]["content"][1] == {"cachePoint": {"type": "default"}}
+    assert written["toolConfig"]["tools"][1] == {"cachePoint": {"type": "default"}}
+    assert dropped(asked, "meta.llama3-1-8b-instruct-v1:0") == ("cache_control",)
+
+
+def test_documents_have_names_that_bedrock_takes() -> None:
+    """Letters and a few marks, no two the same, and words beside them."""
+    pdf = Source("base64", "JVBERi0=", "application/pdf")
+    files = (File(pdf, "Übersicht_2.pdf"), File(pdf, "bersicht 2.pdf", cites=True))
+    content = body(said(Message("user", files)))["messages"][0]["content"]
+    assert [one["document"]["name"] for one in content[:2]] == ["bersicht 2", "bersicht 2 2"]
+    assert content[1]["document"]["citations"] == {"enabled": True}
+    assert content[2] == {"text": "bersicht 2, bersicht 2 2"}
+    with pytest.raises(Untranslatable):
+        body(said(Message("user", (File(Source("url", "https://x.example/a.pdf")),))))
+
+
+def test_a_schema_is_text_and_stops_are_few() -> None:
+    """As the model of AWS's API has them."""
+    schema = b'{"type":"object"}'
+    asked = said(format=Format("json_schema", schema, "place"), stop=("a", "b", "c", "d", "e"))
+    shape = body(asked)["outputConfig"]["textFormat"]
+    assert shape["structure"]["jsonSchema"] == {"schema": schema.decode(), "name": "place"}
+    assert body(asked, NOVA)["inferenceConfig"]["stopSequences"] == ["a", "b", "c", "d"]
+    assert dropped(asked, NOVA) == ("stop",)
+    with pytest.raises(Untranslatable):
+        body(said(format=Format("json_object")))
+
+
+def test_no_tool_is_offered_where_none_may_be_called() -> None:
+    """Unless some were called before: Bedrock demands those, and cannot be told to call none."""
+    none = ToolChoice("none")
+    assert "toolConfig" not in body(said(tools=(Tool("ls"),), tool_choice=none))
+    turns = (
+        HI,
+        Message("assistant", (ToolCall("1", "ls", "{}"),)),
+        Message("tool", (ToolResult("1", ()),)),
+    )
+    with pytest.raises(Untranslatable) as caught:
+        body(said(*turns, tools=(Tool("ls"),), tool_choice=none))
+    assert caught.value.param == "tool_choice"
+
+
+def test_sampling_is_within_what_bedrock_takes() -> None:
+    """None above 1; further fields in the words of the model's maker."""
+    asked = said(sampling=Sampling(temperature=1.5, top_p=0.5, top_k=5))
+    assert body(asked, NOVA)["inferenceConfig"] == {"temperature": 1.0, "topP": 0.5}
+    assert body(asked, NOVA)["additionalModelRequestFields"] == {"inferenceConfig": {"topK": 5}}
+    assert dropped(asked, NOVA) == ("temperature above 1",)
+
+
+def test_what_was_cached_for_an_hour_has_a_price_of_its_own() -> None:
+    """Written tokens by their life; more than were written at all is a mistake."""
+    used = {"inputTokens": 3, "outputTokens": 5, "cacheWriteInputTokens": 100}
+    details = [{"ttl": "1h", "inputTokens": 60}, {"ttl": "5m", "inputTokens": 40}]
+    assert usage_of(used | {"cacheDetails": details}) == Usage(
+        input=3, cache_write=40, cache_write_1h=60, output=5
+    )
+    assert usage_of(used | {"cacheDetails": [{"ttl": "1h", "inputTokens": 600}]}) == Usage(
+        input=3, cache_write_1h=100, output=5
+    )
+    assert usage_of({"outputTokens": 5}) is None
+
+
+def test_no_recorded_answer_used_more_than_its_request_is_bounded_by() -> None:
+    """But for documents, whose bytes bound nothing; what has a fee beside tokens is named."""
+    tried = 0
+    for recording in recordings("bedrock/converse*.json"):
+        if recording.status != 200:
+            continue
+        asked = bedrock.DIALECT.peek("chat", recording.request, InUrl("m", recording.streamed))
+        bound = bedrock.DIALECT.bound(asked)
+        assert bound.by_window == bool(recording.features & {"document", "vision"})
+        rails = ("guardrailConfig",) if "param_guardrailConfig" in recording.features else ()
+        assert bound.unbounded == rails
+        meter = Reader()
+        if recording.streamed:
+            for event in Splitter().feed(recording.body):
+                meter.event(event)
+        else:
+            meter.whole(recording.body)
+        if meter.usage and not bound.by_window:
+            assert meter.usage.input_total <= bound.input
+            tried += 1
+    assert tried >= 4
+
+
+def test_a_budget_beside_the_limit_counts_with_it() -> None:
+    """Interleaved thoughts may use it up beside what is answered."""
+    more = {"thinking": {"type": "enabled", "budget_tokens": 9000}}
+    config = {"maxTokens": 1000}
+    raw = {"messages": [], "inferenceConfig": config, "additionalModelRequestFields": more}
+    call = bedrock.DIALECT.peek("chat", msgspec.json.encode(raw), InUrl("m"))
+    assert bedrock.DIALECT.bound(call).output == 10_000
