@@ -1,5 +1,6 @@
 """`config import-litellm`: what a LiteLLM proxy's configuration says, said in gateway.toml."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,8 +85,13 @@ def import_litellm(
 def _change(
     tables: dict[str, dict[str, dict[str, object]]], found: Translated, config: "Config"
 ) -> "edits.Change":
+    import tomlkit  # noqa: PLC0415 - only here
+
+    def plain(value: object) -> object:
+        return tomlkit.float_(str(value)) if isinstance(value, Decimal) else value
+
     changes = [
-        edits.put(section, name, values, new=section != "providers")
+        edits.put(section, name, {k: plain(v) for k, v in values.items()}, new=True)
         for section, named in tables.items()
         for name, values in named.items()
     ]
