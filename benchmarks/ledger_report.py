@@ -78,10 +78,10 @@ FROM calls WHERE seq >= :first AND seq < :end
 """
 
 
-# A session for each key and quarter of an hour, fifty different lists of tags.
+# A session for each key and quarter of an hour, with one of fifty lists of tags: as agents work.
 LABELS = """
 UPDATE calls SET
-    tags = :tags + seq % 50,
+    tags = :tags + ((admitted_ms - :begin) / 900000 + (account - 1) / 5) % 50,
     session = :sessions + ((admitted_ms - :begin) / 900000) * 40 + (account - 1) / 5 % 40
 WHERE seq >= :first AND seq < :end
 """

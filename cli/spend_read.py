@@ -26,6 +26,7 @@ from tollway.daemon.ledger.spend import (
     By,
     SpendRow,
     began_ms,
+    by_day,
     midnight_ms,
     report,
     report_with_imports,
@@ -86,11 +87,13 @@ def _days(path: Path, asked: Period) -> dict[date, int]:
     """Return what each day of a period cost, those without calls too; {} of a very long one."""
     if asked.until_ms - asked.since_ms > _MOST_DAYS * 86_400_000:
         return {}
-    costs = {row.group[0]: row.cost_nanousd for row in _rows(path, (By.DAY,), asked)}
+    between = {"since_ms": asked.since_ms, "until_ms": asked.until_ms}
+    costs = by_day(path, tz=asked.tz, **between)
     names = (
         name[By.DAY] for name, _, _ in spans((By.DAY,), asked.since_ms, asked.until_ms, asked.tz)
     )
-    return {date.fromisoformat(name): costs.get(name, 0) for name in names}
+    days = map(date.fromisoformat, names)
+    return {day: costs.get(day, 0) for day in days}
 
 
 def chart_of(config: Config, found: Report) -> "Days":
