@@ -58,6 +58,8 @@ the gateway and scripted upstreams behind it; don't edit it by hand.
 * *refused*: without it the answer would be another one, so the call is a 400 that names the field.
 * *-*: the client's dialect cannot say it.
 
+Each request is made whole and as a stream, and the same becomes of it.
+
 `openai` is a model that answers at once (GPT-4o); `openai, reasoning` one that thinks first
 (GPT-5.2), which clients of other dialects reach by the Responses API: chat completions of such
 models take no tools and show no thoughts. `bedrock` is Claude there. Of Vertex AI's models Gemini's

@@ -40,6 +40,13 @@ _WHOLE = {
     COHERE: "cohere/v2-chat_document_citations_thinking_command-a-plus-05-2026",
     BEDROCK: "bedrock/converse_document_cache-write_cache-read_claude-sonnet-4-5",
 }
+_STREAMED = {
+    CHAT: "openai/chat_stream_gpt-4o",
+    RESPONSES: "openai/responses_stream_gpt-4o-mini",
+    ANTHROPIC: "anthropic/messages_stream_claude-haiku-4-5",
+    GEMINI: "gemini/streamgeneratecontent_stream_gemini-2-5-flash",
+    COHERE: "cohere/v2-chat_stream_citations_cache-read_tool-result_command-a-03-2025",
+}
 _DIALECTS = {
     "/v1/chat/completions": CHAT,
     "/v1/responses": RESPONSES,
@@ -65,14 +72,24 @@ class Scripted:
         self.asked.append((dialect, await request.json()))
         if self.script is not None:
             return await self.script(request)
-        status, kind, body = self.answer or (200, "application/json", _BODIES[dialect])
+        usual = 200, "application/json", _BODIES[dialect]
+        if self.asked[-1][1].get("stream") or ":streamGenerateContent" in request.path:
+            body, said = _STREAMS[dialect], self.asked[-1][1].get("generationConfig", {})
+            if said.get("candidateCount", 1) > 1:
+                body += body.replace(b'"index": 0', b'"index": 1')
+            usual = 200, "text/event-stream", body
+        status, kind, body = self.answer or usual
         return web.Response(status=status, body=body, headers={"content-type": kind})
 
 
-_BODIES = {
-    dialect: next(one.body for one in recordings() if one.id == name)
-    for dialect, name in _WHOLE.items()
-}
+def _bodies(named: dict[str, str]) -> dict[str, bytes]:
+    return {
+        dialect: next(one.body for one in recordings() if one.id == name)
+        for dialect, name in named.items()
+    }
+
+
+_BODIES, _STREAMS = _bodies(_WHOLE), _bodies(_STREAMED)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from google.genai.types import GenerateContentResponse
 from wire.recordings import Recording, recordings
 
 from tollway.providers.canon import Call
-from tollway.providers.conversation import Conversation, Thinking, ToolCall, ToolResult
+from tollway.providers.conversation import Conversation, Text, Thinking, ToolCall, ToolResult
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl
 from tollway.providers.dialects.gemini import DIALECT
 from tollway.providers.dialects.gemini_codec import CODEC
@@ -208,3 +208,31 @@ def test_a_signature_of_another_provider_comes_back_to_it() -> None:
     content = json.loads(whole)["candidates"][0]["content"]
     (turn,) = CODEC.read_request(asked(contents=[content])).messages
     assert turn.parts == (thought, call_)
+
+
+@pytest.mark.parametrize(
+    "recording", [one for one in ALL if one.body[:1] == b"[" and one.status == 200], ids=name
+)
+def test_a_stream_as_an_array_means_what_its_elements_mean_as_events(recording: Recording) -> None:
+    """What Google sends without `alt=sse`: each element is an event, and none is lost."""
+    elements = json.loads(recording.body)
+    chunks = [b"data: " + json.dumps(one).encode() + b"\r\n\r\n" for one in elements]
+    found = fold(read(*chunks))
+    texts = [
+        part["text"]
+        for element in elements
+        for candidate in element.get("candidates", ())
+        for part in candidate.get("content", {}).get("parts", ())
+        if part.get("text") and not part.get("thought")
+    ]
+    assert text_of(found) == "".join(texts)
+    used = elements[-1]["usageMetadata"]
+    assert found.usage is not None
+    assert found.usage.input_total == used["promptTokenCount"]
+    made = used.get("candidatesTokenCount", 0) + used.get("thoughtsTokenCount", 0)
+    assert found.usage.output_total == made
+
+
+def text_of(answer: Answer) -> str:
+    """Return what an answer says aloud."""
+    return "".join(part.text for part in answer.choices[0].parts if isinstance(part, Text))
