@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -17,6 +18,7 @@ from tollway.cli import show
 from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import Control, load_config
 from tollway.cli.discover import gpus
+from tollway.cli.health import Provider, ill
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
@@ -267,7 +269,14 @@ def _daemon(config: Config) -> Iterator[Check]:
     except GatewayError as error:
         yield Check("daemon", "fail", error.message, error.hint)
         return
-    problems = msgspec.convert(said, _Problems).problems
+    found = msgspec.convert(said, _Problems)
+    for name, state, why, again in ill(found.providers):
+        told = f"{state.text}: {why}" + (f"; tried again {again}" if again else "")
+        provider = re.split(r"[/ ]", name)[0]
+        yield Check(
+            f"health of {name}", "warn", told, f"`tollway providers test {provider}` asks it"
+        )
+    problems = found.problems
     if problems:
         yield Check("daemon", "fail", "\n".join(problems), "`tollway status` tells more")
     else:
@@ -276,6 +285,7 @@ def _daemon(config: Config) -> Iterator[Check]:
 
 class _Problems(msgspec.Struct):
     problems: list[str]
+    providers: list[Provider] = []
 
 
 def _sqlite() -> Check:

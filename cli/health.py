@@ -1,11 +1,16 @@
 """What fails or rests, as `status` and `providers list` show it."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 from tollway.cli import show
 
 _COLOURS: dict[str, show.Colour] = {"closed": "green", "half-open": "yellow", "open": "red"}
 _STATES = {"closed": "serves", "half-open": "on trial", "open": "failing"}
+
+
+Row = tuple[str, show.Painted, str, str]
 
 
 class Target(msgspec.Struct):
@@ -41,15 +46,21 @@ class Provider(msgspec.Struct):
 
 def table(providers: list[Provider]) -> None:
     """Print what fails, rests or has failed of late, where there is any of it."""
-    rows = [row for one in providers for row in _rows(one)]
+    rows = list(ill(providers))
     if not rows:
         return
     show.say()
     show.table(["health of", "state", "why", "tried again"], rows)
 
 
-def _rows(one: Provider) -> list[tuple[show.Cell, ...]]:
-    rows: list[tuple[show.Cell, ...]] = []
+def ill(providers: list[Provider]) -> Iterator[Row]:
+    """Yield what fails, rests or has failed of late: its name, its state, why, and until when."""
+    for one in providers:
+        yield from _rows(one)
+
+
+def _rows(one: Provider) -> list[Row]:
+    rows: list[Row] = []
     if one.state != "closed":
         rows.append((f"{one.provider} (probe)", _state(one.state), one.why, "at its next probe"))
     for target in one.targets:

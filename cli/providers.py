@@ -28,12 +28,13 @@ from tollway.providers.errors import GatewayError
 _ASK = "-"
 
 Name = Annotated[str, typer.Argument(help="The provider's name.")]
-Reference = Annotated[
-    str | None,
+References = Annotated[
+    list[str] | None,
     typer.Option(
         "--api-key",
         metavar="REF",
-        help="keyring:NAME, env:NAME or file:PATH; `-` asks for the key and stores it.",
+        help="keyring:NAME, env:NAME or file:PATH; `-` asks for the key and stores it. Given"
+        " several times they are a pool.",
     ),
 ]
 Auth = Annotated[
@@ -81,7 +82,7 @@ def add(  # noqa: PLR0913 - an argument is an option
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
     ] = None,
-    api_key: Reference = None,
+    api_key: References = None,
     auth: Auth = None,
     serves: Serves = None,
     proxy: Annotated[
@@ -102,16 +103,19 @@ def add(  # noqa: PLR0913 - an argument is an option
         tollway providers add openai --kind openai
         tollway providers add box2 --kind vllm --base-url http://127.0.0.1:8000/v1
         tollway providers add groq --kind groq < key.txt
+        tollway providers add pool --kind openai --api-key env:ONE --api-key env:TWO
         tollway providers add claude --kind anthropic --auth caller
     """
     loaded = load_config(config)
     edits.require_new(
         loaded, "providers", name, hint=f"`tollway providers remove {name}` makes room"
     )
+    asks = api_key == [_ASK]
     said: dict[str, object] = {
         "kind": kind,
         "base_url": base_url,
-        "api_key": None if api_key == _ASK else api_key,
+        "api_key": api_key[0] if api_key and len(api_key) == 1 and not asks else None,
+        "api_keys": api_key if api_key and len(api_key) > 1 else None,
         "auth": auth,
         "serves": serves or None,
         "proxy": proxy,
@@ -121,8 +125,8 @@ def add(  # noqa: PLR0913 - an argument is an option
     _require_valid(loaded, name, values)
     kept = None
     needed = KINDS[kind].auth == "bearer" and auth != "caller"
-    if api_key == _ASK or (api_key is None and needed):
-        if api_key == _ASK or name not in secrets.list_secrets():
+    if asks or (not api_key and needed):
+        if asks or name not in secrets.list_secrets():
             kept = take_secret(name)
         values["api_key"] = f"keyring:{name}"
     done = edits.apply(
@@ -133,6 +137,8 @@ def add(  # noqa: PLR0913 - an argument is an option
             show.note(f"The key is stored in {place(kept)}")
         show.note(f"Added the provider `{name}`; `tollway providers test {name}` asks it")
     facts = {"name": name, "kind": kind, "api_key": values.get("api_key")}
+    if api_key and len(api_key) > 1:
+        facts["api_keys"] = values["api_keys"]
     edits.report(done, facts, ("providers", name), as_json=as_json)
 
 
@@ -154,7 +160,7 @@ def _require_valid(config: Config, name: str, values: dict[str, object]) -> None
         check.check(wanted, names, reading.wrong)
     if reading.problems:
         lines = [f"`{_option(at)}`: {what}" for at, what in reading.problems]
-        secret = any("api_key" in at for at, _ in reading.problems)
+        secret = any("api_key" in at or "api_keys" in at for at, _ in reading.problems)
         raise UsageProblem(
             "\n".join(lines),
             hint="`--api-key -` asks for the key and stores it"
@@ -167,7 +173,9 @@ _NAMED = tuple(section for section in SECTIONS if section not in ("server", "led
 
 
 def _option(at: At) -> str:
-    return "--base-url" if len(at) < 3 else f"--{str(at[2]).replace('_', '-')}"
+    if len(at) < 3:
+        return "--base-url"
+    return "--api-key" if at[2] == "api_keys" else f"--{str(at[2]).replace('_', '-')}"
 
 
 def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:

@@ -20,7 +20,7 @@ from tollway.daemon.gate.translate import Version
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects.dialect import AnswerReader
-from tollway.providers.errors import UpstreamError
+from tollway.providers.errors import UpstreamError, UpstreamTimeout
 from tollway.providers.money import saving, time_cost
 from tollway.providers.price_report import billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
@@ -63,6 +63,7 @@ class Attempt:
         self.taken = NOTHING  # of the rate limits
         self.slot: Slot | None = None  # of its target, where that has slots
         self.outing: Outing | None = None  # through the breakers
+        self.hurried = False  # it had less time than its target's own time-outs give
         self.reader: AnswerReader = version.dialect.reader(version.call, target.kind.quirks)
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
         self.binding = False
@@ -92,6 +93,8 @@ class Attempt:
         """Let its target's breakers know that it failed; before its `end`."""
         if self.outing is None or self.version.call.endpoint == "count_tokens":
             return  # who has no such endpoint may answer all else
+        if self.hurried and isinstance(failure.error, UpstreamTimeout):
+            return  # a target that was given what others had left of the time
         if failure.overflow:
             self.outing.answered()
         else:

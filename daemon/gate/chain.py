@@ -126,8 +126,10 @@ class Chain:
         """Whether the step's target likely has no room for a prompt; then it is tried last."""
         assert self._at is not None  # noqa: S101 - asked about a step
         target = self._at.target
+        if tokens is None or not self._left or target.name in self._small:
+            return False
         window = self._window(target)
-        if tokens is None or window is None or tokens <= window or target.name in self._small:
+        if window is None or tokens <= window:
             return False
         if not any((self._window(one) or tokens) >= tokens for one in self._left):
             return False  # nobody has more room

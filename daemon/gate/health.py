@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from tollway.daemon.config.schema import Config
+from tollway.daemon.config.schema import Config, Provider
 from tollway.daemon.gate.breaker import Breaker, Entry, Rules, State
 from tollway.daemon.gate.route import ProviderKey, Target
 from tollway.providers.errors import LocalModelBusy, UpstreamError, UpstreamRefused
@@ -153,11 +153,19 @@ class Health:
         self._probed: dict[str, Breaker] = {}
         self._allowances: dict[str, _Allowance] = {}
         self._pools: Mapping[str, tuple[str, ...]] = {}
+        self._known: dict[str, Provider] = {}
         self._turns = count(1)
         self._used: dict[tuple[str, str], int] = {}
 
     def configure(self, config: Config) -> None:
-        """Take a configuration: its rules, and its keys, which are trusted anew."""
+        """Take a configuration: its rules, its keys, which are trusted anew, and its places.
+
+        What was learned of a provider whose table has changed is forgotten.
+        """
+        for name, before in self._known.items():
+            if config.providers.get(name) != before:
+                self._forget(name)
+        self._known = dict(config.providers)
         self._rules = {
             name: Rules(
                 failures=one.breaker.failures,
@@ -180,6 +188,11 @@ class Health:
         for provider in tuple(self._probed):
             if provider not in config.providers or config.providers[provider].probe is None:
                 del self._probed[provider]
+
+    def _forget(self, provider: str) -> None:
+        self._targets = {at: one for at, one in self._targets.items() if at[0] != provider}
+        self._keys = {at: one for at, one in self._keys.items() if at[0] != provider}
+        self._probed.pop(provider, None)
 
     # --- before a call --------------------------------------------------------------------------
 
@@ -285,7 +298,8 @@ class Health:
         entry = outing.entry(breaker)
         if breaker.fail(entry, now, why):
             log.warning("%s is failing: %s; calls go elsewhere first", target.name, why)
-        if len(target.keys) > 1:
+        # Where the model fails with every key, none of them is to blame.
+        if len(target.keys) > 1 and breaker.state(now) == "closed":
             key = self._key(target.provider, target.key, target.model, _KEY_RULES)
             key.fail(outing.entry(key), now, why)
         outing.over()

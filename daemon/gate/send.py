@@ -337,6 +337,7 @@ class Exchange:
         if within_s < timeouts.first_s:  # the route's deadline comes first
             connect_s = min(timeouts.connect_s, within_s)
             timeouts = Timeouts(connect_s, within_s, timeouts.idle_s)
+            attempt.hurried = attempt.opened.number > 1
         version = attempt.version
         body = version.body(target, attempt.worst.write_output)
         limit_ms = attempt.worst.deadline_ms

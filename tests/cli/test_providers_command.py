@@ -98,6 +98,31 @@ def test_a_provider_is_asked_with_its_key(home: Home) -> None:
     assert (gone.returncode, json.loads(gone.stdout)["status"]) == (1, None)
 
 
+def test_a_pool_of_keys_is_added_listed_and_tested_key_by_key(home: Home) -> None:
+    """By their names; a key that is refused is told by its own, and exits with 1."""
+    with upstream(CANARY) as url:
+        add = ("--kind", "openai-compatible", "--base-url", url)
+        ended = home.tollway(
+            "providers", "add", "box", *add, "--api-key", "env:ONE", "--api-key", "env:TWO"
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert load(home.config).providers["box"].api_keys == ("env:ONE", "env:TWO")
+        tested = home.tollway("providers", "test", "box", "--json", ONE=CANARY, TWO="sk-wrong")
+        assert tested.returncode == 1
+        found = json.loads(tested.stdout)
+        assert [(one["key"], one["state"]) for one in found] == [
+            ("env:ONE", "ok"),
+            ("env:TWO", "fail"),
+        ]
+        (row,) = json.loads(home.tollway("providers", "list", "--json", ONE="x").stdout)
+        assert row["api_keys"] == ["env:ONE", "env:TWO"]
+        assert row["key_found"] is False and "`TWO` is not set" in row["problem"]
+    twice = home.tollway(
+        "providers", "add", "b", "--kind", "openai", "--api-key", "env:A", "--api-key", "env:A"
+    )
+    assert (twice.returncode, "`--api-key`: the same as another" in twice.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

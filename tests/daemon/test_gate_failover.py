@@ -294,6 +294,30 @@ async def test_a_prompt_known_to_be_too_long_is_not_sent_there() -> None:
         assert (await gate.ask(ASK)).headers["x-tollway-target"] == "up/m"
 
 
+async def test_a_provider_whose_table_changed_is_met_without_prejudice() -> None:
+    """A new address is another place; what was learned of the old one is forgotten."""
+    async with gateway([refuses("500 Oh")], [SERVES]) as gate:
+        for _ in range(5):
+            await gate.ask()
+        assert (await health(gate))[0]["targets"]
+        text = gate.daemon.config.read_text()
+        old, new = (f"127.0.0.1:{up.port}/v1" for up in gate.ups)
+        gate.daemon.config.write_text(text.replace(old, new, 1))
+        await gate.daemon.ask("POST", "/control/reload", admin=True)
+        assert not (await health(gate))[0]["targets"]
+        assert (await gate.ask()).status == 200
+
+
+async def test_a_target_that_had_no_time_is_not_held_to_have_failed() -> None:
+    """What the first one left of the deadline says nothing of the second."""
+    silent = [[reads(), stalls()]]
+    async with gateway(silent, silent, more=route("up/m", "up1/m", deadline='"250ms"'),
+                       provider='timeout = { first = "200ms" }') as gate:  # fmt: skip
+        reply = await gate.ask(ASK)
+        assert (reply.status, len((await gate.row(reply)).attempts)) == (504, 2)
+        assert [len(one["targets"]) for one in await health(gate)] == [1, 0]
+
+
 async def test_a_probe_finds_out_before_a_call_does() -> None:
     """Two that fail put the provider behind the others; one that succeeds brings it back."""
     sick, well = refuses("503 Oh"), [reads(), says(whole(b"{}"))]
