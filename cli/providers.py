@@ -169,7 +169,7 @@ def _require_valid(config: Config, name: str, values: dict[str, object]) -> None
         )
 
 
-_NAMED = tuple(section for section in SECTIONS if section not in ("server", "ledger"))
+_NAMED = tuple(section for section in SECTIONS if section not in ("server", "ledger", "telemetry"))
 
 
 def _option(at: At) -> str:
