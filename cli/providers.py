@@ -107,15 +107,13 @@ def add(  # noqa: PLR0913 - an argument is an option
         tollway providers add claude --kind anthropic --auth caller
     """
     loaded = load_config(config)
-    edits.require_new(
-        loaded, "providers", name, hint=f"`tollway providers remove {name}` makes room"
-    )
+    room = f"`tollway providers remove {name}` makes room"
+    edits.require_new(loaded, "providers", name, hint=room)
     asks = api_key == [_ASK]
     said: dict[str, object] = {
         "kind": kind,
         "base_url": base_url,
-        "api_key": api_key[0] if api_key and len(api_key) == 1 and not asks else None,
-        "api_keys": api_key if api_key and len(api_key) > 1 else None,
+        **_keys_of([] if asks else api_key or []),
         "auth": auth,
         "serves": serves or None,
         "proxy": proxy,
@@ -123,11 +121,9 @@ def add(  # noqa: PLR0913 - an argument is an option
     }
     values = {key: value for key, value in said.items() if value is not None}
     _require_valid(loaded, name, values)
-    kept = None
-    needed = KINDS[kind].auth == "bearer" and auth != "caller"
+    kept, needed = None, KINDS[kind].auth == "bearer" and auth != "caller"
     if asks or (not api_key and needed):
-        if asks or name not in secrets.list_secrets():
-            kept = take_secret(name)
+        kept = take_secret(name) if asks or name not in secrets.list_secrets() else None
         values["api_key"] = f"keyring:{name}"
     done = edits.apply(
         loaded.path, edits.put("providers", name, values, new=True), what=f"providers add {name}"
@@ -136,10 +132,18 @@ def add(  # noqa: PLR0913 - an argument is an option
         if kept:
             show.note(f"The key is stored in {place(kept)}")
         show.note(f"Added the provider `{name}`; `tollway providers test {name}` asks it")
-    facts = {"name": name, "kind": kind, "api_key": values.get("api_key")}
-    if api_key and len(api_key) > 1:
-        facts["api_keys"] = values["api_keys"]
-    edits.report(done, facts, ("providers", name), as_json=as_json)
+    facts = {"api_key": None} | {key: values[key] for key in _FACTS if key in values}
+    edits.report(done, {"name": name} | facts, ("providers", name), as_json=as_json)
+
+
+_FACTS = ("kind", "api_key", "api_keys")
+
+
+def _keys_of(references: list[str]) -> dict[str, object]:
+    """Return the key or the pool of them, as a provider's table has them."""
+    if len(references) < 2:
+        return {"api_key": references[0]} if references else {}
+    return {"api_keys": references}
 
 
 def _require_valid(config: Config, name: str, values: dict[str, object]) -> None:

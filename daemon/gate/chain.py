@@ -94,13 +94,15 @@ class Chain:
             if target is None:
                 return None
             step = Step(target)
-        chosen = self._health.with_key(
-            step.target,
-            prefer=self._prefer(step.target),
-            tried=self._tried.get(step.target.name, ()),
-        )
-        self._at = msgspec.structs.replace(step, target=chosen)
-        return self._at
+        if step.target.keys:
+            chosen = self._health.with_key(
+                step.target,
+                prefer=self._prefer(step.target),
+                tried=self._tried.get(step.target.name, ()),
+            )
+            step = Step(chosen, step.wait_s, step.repeats)
+        self._at = step
+        return step
 
     @property
     def left_s(self) -> float:
@@ -109,6 +111,8 @@ class Chain:
 
     def _pick(self) -> Target | None:
         """Take the next target out of those that are left: the first one that is well."""
+        if self._left and self._health.untroubled:
+            return self._left.pop(0)
         for at, target in enumerate(self._left):
             if self._health.standing(target).rank == 0:
                 return self._left.pop(at)

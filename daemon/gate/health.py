@@ -46,6 +46,9 @@ class Standing(NamedTuple):
     until_s: float
 
 
+_WELL = Standing(0, 0.0)
+
+
 class KeyHealth(msgspec.Struct, frozen=True):
     """A provider's key: by its place in `api_keys`, from 1, and where it is kept. Never itself."""
 
@@ -196,8 +199,15 @@ class Health:
 
     # --- before a call --------------------------------------------------------------------------
 
+    @property
+    def untroubled(self) -> bool:
+        """Whether there is nothing on anybody: the usual state, and quickly asked."""
+        return not (self._targets or self._keys or self._probed)
+
     def standing(self, target: Target) -> Standing:
         """Return how a target stands now."""
+        if self.untroubled:
+            return _WELL
         now = self.clock()
         late = 0.0
         for breaker in self._failing(target):
@@ -243,7 +253,7 @@ class Health:
         entries = []
         if target.key:
             self._used[target.provider, target.key] = next(self._turns)
-        if self._targets or self._keys or self._probed:
+        if not self.untroubled:
             found = [*self._failing(target), *self._of_key(target, target.key)]
             entries = [(breaker, breaker.begin(now)) for breaker in found]
         return Outing(self, target, now, entries)
@@ -346,7 +356,7 @@ class Health:
 
     def failing(self) -> dict[str, str]:
         """Return each provider and key that fails now, with a text that says how."""
-        if not (self._targets or self._keys or self._probed):
+        if self.untroubled:
             return {}
         now = self.clock()
         found: dict[str, str] = {}
