@@ -16,6 +16,7 @@ _NO_ONE = "-"
 _WIDE = 100  # columns of a terminal that has room for long bars
 _BARS = 80  # ... and for any
 _UNLIMITED = 1000
+_NAME = 14  # columns that a name takes
 
 
 class Field(NamedTuple):
@@ -38,10 +39,15 @@ def as_table(report: Report) -> None:
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else _UNLIMITED
     bars = terminal and width >= _BARS
-    shown = [one for one in fields(report) if one.least <= width]
+    # Names want room: each further one sends the least of the amounts away earlier.
+    room = width - _NAME * (len(report.by) - 1)
+    shown = [one for one in fields(report) if one.least <= room]
+    # On paper a column of dashes is noise; in a pipe columns stay where they are.
+    noted = not terminal or any(map(notes, report.all_rows)) or bool(report.idle)
     columns = [show.Column(name) for name in report.by]
     columns += [show.Column("")] if bars else []
-    columns += [show.Column(one.title, number=True) for one in shown] + [show.Column("notes")]
+    columns += [show.Column(one.title, number=True) for one in shown]
+    columns += [show.Column("notes")] if noted else []
     drawn: list[list[show.Cell]] = []
     above: tuple[str, ...] = ()
     for row in report.all_rows:
@@ -49,11 +55,13 @@ def as_table(report: Report) -> None:
         names = _names(row.group, above if terminal else ())
         above = row.group
         bar = [_bar(report, row, width)] if bars else []
-        drawn.append([*names, *bar, *(one.cell(row) for one in shown), notes(row)])
+        said = [notes(row)] if noted else []
+        drawn.append([*names, *bar, *(one.cell(row) for one in shown), *said])
     blank = [" " if terminal else ""] * (len(report.by) - 1) + ([" "] if bars else [])
     if len(report.all_rows) > 1:
         total = report.total
-        cells = ["total", *blank, *(one.cell(total) for one in shown), notes(total)]
+        cells = ["total", *blank, *(one.cell(total) for one in shown)]
+        cells += [notes(total)] if noted else []
         drawn.append([show.Painted(cell, "bold") for cell in cells])
     drawn += [_idle(one, blank, len(shown)) for one in report.idle]
     show.table(columns, drawn)
@@ -188,7 +196,7 @@ def fields(report: Report) -> list[Field]:
     whole = worth(total)
     found = [Field("cost", 0, _cost)]
     if total.saved_nanousd:
-        found.append(Field("saved", 0, lambda row: show.money(row.saved_nanousd)))
+        found.append(Field("saved", 68, lambda row: show.money(row.saved_nanousd)))
     if total.imported:
         found.append(Field("imported", 0, _notional))
     if report.price:
@@ -196,12 +204,12 @@ def fields(report: Report) -> list[Field]:
         found.append(Field(title, 0, lambda row: show.money(elsewhere(report, row))))
     found.append(Field("share" if whole else "of tokens", 0, lambda row: _share(report, row)))
     if change_of(report, total):
-        found.append(Field("change", 60, lambda row: _change(report, row)))
+        found.append(Field("change", 58, lambda row: _change(report, row)))
     return [
         *found,
         Field("calls", 60, lambda row: show.tokens(row.calls + row.imported)),
-        Field("in", 70, lambda row: show.tokens(row.input_total + row.imported_input_total)),
-        Field("out", 70, lambda row: show.tokens(row.output_total + row.imported_output_total)),
+        Field("in", 76, lambda row: show.tokens(row.input_total + row.imported_input_total)),
+        Field("out", 76, lambda row: show.tokens(row.output_total + row.imported_output_total)),
     ]
 
 
