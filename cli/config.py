@@ -20,7 +20,7 @@ from tollway.daemon.config import edit
 from tollway.daemon.config.history import versions
 from tollway.daemon.config.load import SECTIONS, load
 from tollway.daemon.config.paths import find_config, state_paths
-from tollway.daemon.config.schema import Budget, Bytes, Config, PreviousHash, Raise, Seconds
+from tollway.daemon.config.schema import Budget, Bytes, Commit, Config, PreviousHash, Raise, Seconds
 from tollway.daemon.config.toml import read_text
 from tollway.daemon.errors import ConfigError
 
@@ -187,6 +187,8 @@ def _written(value: object) -> object:  # noqa: PLR0911 - one line for each type
     match value:
         case Budget():
             return value.text if value.at == "hard" else _longer(value)
+        case Commit():
+            return {"usd": _usd(value.nanousd), "per": value.per}
         case PreviousHash():
             return {"hash": value.hash, "until": datetime.fromtimestamp(value.until, UTC)}
         case Raise():

@@ -1,13 +1,14 @@
 """The stretch of time that a report is about, from how a person says it."""
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from tollway.cli.boundary import UsageProblem
 from tollway.daemon.ledger.schema import QUARTER_MS
+from tollway.daemon.ledger.spend import midnight_ms
 
 _SPANS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _SPAN = re.compile(r"(\d{1,6})([mhdw])")
@@ -85,7 +86,7 @@ def period(since: str, until: str | None, tz: ZoneInfo, now_ms: int) -> Period:
 def _unit(first_ms: int, last_ms: int, tz: ZoneInfo) -> str:
     """Return "month" for whole months, "day" for whole days, else ""."""
     first, last = _local(first_ms, tz), _local(last_ms, tz)
-    if any(_midnight_ms(at.date(), tz) != int(at.timestamp()) * 1000 for at in (first, last)):
+    if any(midnight_ms(at.date(), tz) != int(at.timestamp()) * 1000 for at in (first, last)):
         return ""
     return "month" if first.day == last.day == 1 else "day"
 
@@ -105,7 +106,7 @@ def before(asked: Period) -> tuple[Period, str]:
     count, begin = _back(first.date(), final, unit)
     days = (last.date() - first.date()).days
     at = datetime.combine(begin + days * _DAY, last.time(), tz)
-    since_ms = _midnight_ms(begin, tz)
+    since_ms = midnight_ms(begin, tz)
     until_ms = min(int(at.timestamp()) // 900 * QUARTER_MS, asked.since_ms)
     if unit == "month" and last == datetime(last.year, last.month, 1, tzinfo=tz):
         until_ms = asked.since_ms  # whole months, however long each
@@ -133,9 +134,9 @@ def end_of(asked: Period) -> int | None:
     if _back(_local(asked.since_ms, asked.tz).date(), today, asked.unit)[0] > 1:
         return None  # more than one of them: "yesterday", until now
     if asked.unit == "month":
-        return _midnight_ms((today.replace(day=1) + 32 * _DAY).replace(day=1), asked.tz)
+        return midnight_ms((today.replace(day=1) + 32 * _DAY).replace(day=1), asked.tz)
     left = 7 - today.weekday() if asked.unit == "week" else 1
-    return _midnight_ms(today + left * _DAY, asked.tz)
+    return midnight_ms(today + left * _DAY, asked.tz)
 
 
 def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: bool) -> int:
@@ -150,7 +151,7 @@ def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: boo
     try:
         day = words.get(said) or _date(said)
         if day:
-            return _midnight_ms(day + _DAY if whole_day else day, tz)
+            return midnight_ms(day + _DAY if whole_day else day, tz)
         at = datetime.fromisoformat(text.strip())
         return int((at if at.tzinfo else at.replace(tzinfo=tz)).timestamp() * 1000)
     except (ValueError, OverflowError) as fault:
@@ -162,12 +163,6 @@ def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: boo
 
 def _date(text: str) -> date | None:
     return date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else None
-
-
-def _midnight_ms(day: date, tz: ZoneInfo) -> int:
-    # By way of UTC: where a DST change swallows midnight, the first moment after it.
-    local = datetime(day.year, day.month, day.day, tzinfo=tz)
-    return int(local.astimezone(UTC).timestamp() * 1000)
 
 
 def _local(ms: int, tz: ZoneInfo) -> datetime:

@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from tollway.daemon.ledger.spend import midnight_ms
+
 LOOK_BACK_DAYS = 28  # four of each weekday
 _FEWEST_DAYS = 7
 _DAY = timedelta(days=1)
@@ -50,7 +52,7 @@ def forecast(
     at_ms = now_ms
     while at_ms < ends_ms:
         # A day of 23 or 25 hours counts as one of 24.
-        next_ms = min(_midnight_ms(day + _DAY, tz), ends_ms)
+        next_ms = min(midnight_ms(day + _DAY, tz), ends_ms)
         rest += _expected(day, days) * min(next_ms - at_ms, _DAY_MS) // _DAY_MS
         left_ms += next_ms - at_ms
         at_ms, day = next_ms, day + _DAY
@@ -71,7 +73,3 @@ def _expected(day: date, days: Mapping[date, int]) -> int:
     same = [cost for one, cost in days.items() if one.weekday() == day.weekday()]
     chosen = same if len(same) > 1 else list(days.values())
     return sum(chosen) // len(chosen)
-
-
-def _midnight_ms(day: date, tz: ZoneInfo) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=tz).timestamp()) * 1000

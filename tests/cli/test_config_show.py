@@ -26,6 +26,8 @@ drain = "1500ms"
 kind = "openai"
 api_key = "keyring:openai"
 timeout = { connect = "5s" }
+discount = 0.9
+commit = { usd = 500.5, per = "quarter" }
 
 [models.small]
 gguf = "~/small.gguf"
