@@ -22,7 +22,7 @@ from tollway.cli.health import Provider, ill
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
-from tollway.daemon import secrets
+from tollway.daemon import secrets, tls
 from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import (
@@ -66,8 +66,9 @@ def doctor(
 ) -> None:
     """Check everything that a call needs, each with a fix.
 
-    Configuration, permissions, secrets and where they are kept, the ledger, its SQLite and its
-    disk, the port, the daemon, each provider and its key, llama-cpp-python, the GPU, the clock.
+    Configuration, permissions, secrets and where they are kept, the certificate, the ledger, its
+    SQLite and its disk, the port, the daemon, each provider and its key, llama-cpp-python, the
+    GPU, the clock.
     Exits with 1 if anything fails. Secrets are never shown.
 
     Example:
@@ -111,6 +112,7 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
     yield from _modes(config, repair=repair)
     yield _backend(config)
     yield from _secrets(config)
+    yield from _certificate(config)
     yield _ledger(config)
     yield _disk(config)
     yield from _daemon(config)
@@ -208,6 +210,22 @@ def _secrets(config: Config) -> Iterator[Check]:
                 yield Check(f"secret of {name}", "fail", error.message, error.hint)
             else:
                 yield Check(f"secret of {name}", "ok", str(key))
+
+
+def _certificate(config: Config) -> Iterator[Check]:
+    try:
+        found = tls.read(config)
+    except ConfigError as error:
+        yield Check("certificate", "fail", error.message, error.hint)
+        return
+    if found is None:
+        return
+    ends = show.when(found.ends)
+    if problem := found.problem(time.time()):
+        fix = "Renew it; the daemon takes the new files up by itself"
+        yield Check("certificate", "fail" if found.ends < time.time() else "warn", problem, fix)
+    else:
+        yield Check("certificate", "ok", f"for {', '.join(found.names)}, until {ends}")
 
 
 def _ledger(config: Config) -> Check:

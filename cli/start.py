@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import msgspec
 import typer
@@ -23,6 +23,8 @@ from tollway.providers.errors import GatewayError
 
 _MARGIN_S = 30.0  # what a stop may take beyond `server.drain`: settling, closing the ledger
 _LOG_LINES = 12
+_LOOK_S = 90.0  # for a new program to prove that it could serve
+_PAUSE_S = 0.05
 
 Wait = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long to wait for it.")]
 Now = Annotated[bool, typer.Option("--now", help="Cut the calls in flight; they are settled.")]
@@ -43,7 +45,7 @@ class _Ready(msgspec.Struct):
 
     ready: bool
     pid: int
-    listen: str = ""
+    url: str = ""
     error: dict[str, str] | None = None
 
 
@@ -83,6 +85,10 @@ def up(config: ConfigFile = None, wait: Wait = 60.0, as_json: AsJson = False) ->
         return
     if started.already_running:
         show.note("The daemon runs already")
+    _show(started)
+
+
+def _show(started: Started) -> None:
     show.pairs(
         [
             ("url", started.url),
@@ -110,7 +116,7 @@ def _running(config: Config, paths: StatePaths) -> Started | None:
         return None
     served = said.config.path
     require_same_file(served, config.path)
-    return Started(url_of(said.listen), said.pid, Path(served), paths.log, already_running=True)
+    return Started(said.url, said.pid, Path(served), paths.log, already_running=True)
 
 
 class _Served(msgspec.Struct):
@@ -119,23 +125,21 @@ class _Served(msgspec.Struct):
 
 class _Answering(msgspec.Struct):
     pid: int
-    listen: str
+    url: str
     config: _Served
+    started_at: float = 0.0
+    started_by: str = "up"
+    draining: bool = False
 
 
-def url_of(listen: str) -> str:
-    """Return the base URL that client libraries want, for "host:port"."""
-    return f"http://{listen}/v1"
-
-
-def _start(config: Config, paths: StatePaths, wait_s: float) -> Started:
+def _start(config: Config, paths: StatePaths, wait_s: float, *words: str) -> Started:
     private_folder(paths.folder)
     reading, writing = os.pipe()
     log = _open_log(paths)
     from_here = os.fstat(log).st_size
     try:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            daemon_command(config.path.absolute(), "--ready-fd", str(writing)),
+            daemon_command(config.path.absolute(), "--ready-fd", str(writing), *words),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -147,7 +151,8 @@ def _start(config: Config, paths: StatePaths, wait_s: float) -> Started:
         os.close(writing)
         os.close(log)
     try:
-        with show.waiting("Starting"):
+        waits = "Waiting for the calls in flight" if words else "Starting"
+        with show.waiting(waits):
             line = _first_line(reading, wait_s)
     finally:
         os.close(reading)
@@ -159,7 +164,7 @@ def _start(config: Config, paths: StatePaths, wait_s: float) -> Started:
     word = msgspec.json.decode(line, type=_Ready) if line else None
     if word is None or not word.ready:
         raise _not_started(word, paths.log, from_here)
-    return Started(url_of(word.listen), word.pid, config.path, paths.log)
+    return Started(word.url, word.pid, config.path, paths.log)
 
 
 def _open_log(paths: StatePaths) -> int:
@@ -219,19 +224,128 @@ def down(config: ConfigFile = None, now: Now = False, as_json: AsJson = False) -
         show.note("The daemon was not running" if pid is None else f"Stopped (pid {pid})")
 
 
+class Restarted(msgspec.Struct, frozen=True):
+    """What `restart` prints: the new daemon, and how it came into the old one's place.
+
+    `how`: "handed over" its socket to a new process; "anew" in the same process, which a
+    terminal, a container or systemd watches over; "started" where none ran, or it hung.
+    """
+
+    url: str
+    pid: int
+    was_pid: int | None
+    config: Path
+    log: Path
+    how: Literal["handed over", "anew", "started"]
+
+
 def restart(
     config: ConfigFile = None, now: Now = False, wait: Wait = 60.0, as_json: AsJson = False
 ) -> None:
-    """Stop the daemon and start it again.
+    """Put a new daemon in the old one's place; no connection is refused.
 
-    The file is checked first: a daemon that runs is not stopped for one that could not start.
+    The new one first proves that it could serve: configuration, secrets, ledger, address. If it
+    could not, the old one goes on untouched. Else that takes no more connections, lets its calls
+    end, up to `server.drain`, and hands its socket over; connections wait meanwhile. A daemon
+    of `tollway serve` or systemd begins anew in its own process.
 
     Example:
         tollway restart
     """
-    load_config(config)
-    _stop(place(config), now=now)
-    up(config, wait, as_json)
+    loaded = load_config(config)
+    paths = state_paths(loaded.ledger.path)
+    where = place(config)
+    old = _answer(where)
+    patience_s = where.drain_s + _MARGIN_S + wait
+    how: Literal["handed over", "anew", "started"] = "handed over"
+    if old is None:
+        was, how = _stop(where, now=now), "started"
+        started = _start(loaded, paths, wait)
+    elif old.started_by == "up":
+        was = old.pid
+        started = _succeed(loaded, paths, patience_s, old, now=now)
+    else:
+        was, how = old.pid, "anew"
+        started = _anew(loaded, paths, patience_s, old, now=now)
+    done = Restarted(started.url, started.pid, was, started.config, started.log, how)
+    if as_json:
+        show.emit(done)
+        return
+    show.note(_told(done))
+    _show(started)
+
+
+def _told(done: Restarted) -> str:
+    if done.how == "handed over":
+        return f"Pid {done.was_pid} made way for pid {done.pid}; no connection was refused"
+    if done.how == "anew":
+        return f"Pid {done.pid} began anew; no connection was refused"
+    if done.was_pid is None:
+        return "The daemon was not running"
+    return f"Pid {done.was_pid} did not answer, and was stopped"
+
+
+def _answer(where: Place) -> "_Answering | None":
+    try:
+        return msgspec.convert(Control(where.socket).get("/control/status"), _Answering)
+    except DaemonUnreachable:
+        return None
+
+
+def _succeed(
+    config: Config, paths: StatePaths, wait_s: float, old: "_Answering", *, now: bool
+) -> Started:
+    """Start a daemon that takes over from the one that runs.
+
+    Raises:
+        GatewayError: It could not serve, and the old one goes on.
+    """
+    words = ("--take-over", "--hurry") if now else ("--take-over",)
+    process = _opened(old.pid)
+    try:
+        started = _start(config, paths, wait_s, *words)
+        if process is not None:
+            select.select([process], [], [], _MARGIN_S)  # it has nothing left but to end
+        return started
+    except GatewayError as error:
+        still = _answer(Place(config.admin_socket, config.ledger.path, 0))
+        if still and still.pid == old.pid and not still.draining:
+            goes_on = f"The daemon that runs (pid {old.pid}) goes on as it was"
+            error.hint = f"{error.hint}\n{goes_on}" if error.hint else goes_on
+        raise
+    finally:
+        if process is not None:
+            os.close(process)
+
+
+def _opened(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _anew(
+    config: Config, paths: StatePaths, wait_s: float, old: "_Answering", *, now: bool
+) -> Started:
+    """Have a daemon begin anew in its own process, and return once it has.
+
+    Raises:
+        GatewayError: It could not serve as it stands now, and goes on; or it does not come back.
+    """
+    where = Place(config.admin_socket, config.ledger.path, 0)
+    with show.waiting("Restarting: calls in flight may end"):
+        Control(where.socket, timeout_s=_LOOK_S).post("/control/restart", {"hurry": now})
+        ends = time.monotonic() + wait_s
+        while time.monotonic() < ends:
+            new = _answer(where)
+            if new and new.started_at != old.started_at:
+                return Started(new.url, new.pid, config.path, paths.log)
+            time.sleep(_PAUSE_S)
+    raise GatewayError(
+        f"The daemon (pid {old.pid}) has not come back after {show.duration(wait_s)}",
+        hint="`tollway status` says whether it runs",
+    )
 
 
 def _stop(where: Place, *, now: bool) -> int | None:
@@ -241,11 +355,8 @@ def _stop(where: Place, *, now: bool) -> int | None:
         GatewayError: It is another user's, or still there when the time was up.
     """
     pid = _pid(where)
-    if pid is None:
-        return None
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
+    process = None if pid is None else _opened(pid)
+    if pid is None or process is None:
         return None
     try:
         signal.pidfd_send_signal(process, signal.SIGTERM)

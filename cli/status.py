@@ -8,7 +8,6 @@ from tollway.cli.health import Provider
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.queues import Queue
-from tollway.cli.start import url_of
 
 _STATES: dict[str, show.Colour] = {"ok": "green", "broken": "red", "pending": "yellow"}
 
@@ -46,6 +45,15 @@ class Calls(msgspec.Struct):
     input_a_minute: int = 0
     output_a_minute: int = 0
     nanousd_a_minute: int = 0
+
+
+class Loop(msgspec.Struct, frozen=True):
+    """How often and how long the event loop stood still, in seconds."""
+
+    stalls: int = 0
+    stalled_s: float = 0.0
+    longest_s: float = 0.0
+    last_at: float = 0.0
 
 
 class Model(msgspec.Struct):
@@ -86,11 +94,13 @@ class Status(msgspec.Struct):
     version: str
     pid: int
     uptime_s: float
-    listen: str
+    url: str
     config: Configuration
     ledger: Ledger
     calls: Calls
     draining: bool = False
+    connections: int = 0
+    loop: Loop = Loop()
     models: list[Model] = []
     queues: list[Queue] = []
     providers: list[Provider] = []
@@ -126,15 +136,22 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     show.pairs(
         [
             ("daemon", f"{now.version}, pid {now.pid}, up {show.duration(now.uptime_s)}{drains}"),
-            ("url", url_of(now.listen)),
+            ("url", now.url),
             ("config", now.config.path),
             ("", [_state(now.config), f", loaded {show.age(now.config.loaded_at)}"]),
             ("ledger", f"{now.ledger.path}{_ledger(now.ledger)}"),
             ("calls", _calls(now.calls)),
             ("last minute", _minute(now.calls)),
+            ("clients", f"{now.connections} connections"),
             ("today", show.money(now.spend_today_nanousd)),
         ]
     )
+    if now.loop.stalls:
+        lost = f"{now.loop.stalls} times, {show.duration(now.loop.longest_s)} at the longest"
+        ended = show.age(now.loop.last_at)
+        show.say(
+            [show.Painted("stalls", "yellow"), f": the event loop stood still {lost}, {ended}"]
+        )
     _models(now.models)
     queues.table(now.queues)
     health.table(now.providers)

@@ -17,7 +17,6 @@ from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, load_config, refusal
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.cli.start import url_of
 from tollway.daemon.config.units import nanousd
 from tollway.daemon.errors import ConfigError, DaemonUnreachable
 from tollway.providers.errors import GatewayError
@@ -233,7 +232,7 @@ def _here(config: ConfigFile) -> SplitResult:
         error.hint = f"{hint}`--url` or $TOLLWAY_URL names a gateway elsewhere"
         raise
     status = Control(loaded.admin_socket).get("/control/status")
-    return _base(url_of(str(status["listen"])))
+    return _base(str(status["url"]))
 
 
 def _tell(used: Used, left: Left) -> None:

@@ -110,6 +110,8 @@ ROUTES: tuple[Route | CallRoute, ...] = (
     Route("POST", "/control/runs/{id}/end", control_runs.end, "owner", "free"),
     Route("POST", "/control/imports", control_imports.take, "owner", "free"),
     Route("POST", "/control/stop", control.stop, "owner", "free"),
+    Route("POST", "/control/handover", control.hand_over, "owner", "free"),
+    Route("POST", "/control/restart", control.restart, "owner", "free"),
 )
 
 
@@ -120,7 +122,7 @@ def build(daemon: Daemon, log: Log, limits: EdgeLimits, *, owner: bool) -> web.A
     app[OWNER] = owner
     app[LOG] = log
     app[EDGE] = limits
-    app[GUARD] = Guard()
+    app[GUARD] = Guard(daemon)
     app[usage.READS] = asyncio.Semaphore(usage.MOST_READS)
     app[dashboard.BOARD] = dashboard.Board()
     app[ROLES] = {}

@@ -1,6 +1,7 @@
 """A request whose body is read under limits: of size after decompression, and of patience."""
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
@@ -24,21 +25,28 @@ class Request(web.Request):
         return self._read_bytes
 
 
+def _of_no_account(_size: int) -> None:
+    """Take no note of what is read: what the owner asks is small."""
+
+
 async def read(
     app: web.Application,
     headers: MultiMapping[str],
     content: StreamReader,
     protocol: web.RequestHandler,
+    take: Callable[[int], None] = _of_no_account,
 ) -> bytes:
     """Return a whole body, decompressed.
 
-    The limit is `server.max_body` of the configuration in force now. Decompression runs at
-    most a buffer ahead of the reading, so a small body that swells is cut off early.
+    `take` is told of each piece before more is read, and may refuse it. The limit is
+    `server.max_body` of the configuration in force now. Decompression runs at most a buffer ahead
+    of the reading, so a small body that swells is cut off early.
 
     Raises:
         RequestTooLarge: More than the limit, by its Content-Length or once counted.
         BodyStalled: Nothing came for too long.
         RequestInvalid: The body is broken: chunks, compression, or its end is missing.
+        GatewayError: What `take` refuses with.
     """
     limit = app[DAEMON].config.server.max_body
     length = headers.get(hdrs.CONTENT_LENGTH)
@@ -48,7 +56,7 @@ async def read(
     if hdrs.CONTENT_ENCODING in headers:
         protocol._lingering_time = app[EDGE].linger_s
     try:
-        return await _read(content, limit, idle_s)
+        return await _read(content, limit, idle_s, take)
     except TimeoutError:
         raise BodyStalled(f"The request's body stalled for {idle_s:g} s") from None
     except RequestPayloadError:
@@ -58,7 +66,9 @@ async def read(
         ) from None
 
 
-async def _read(content: StreamReader, limit: int, idle_s: float) -> bytes:
+async def _read(
+    content: StreamReader, limit: int, idle_s: float, take: Callable[[int], None]
+) -> bytes:
     parts: list[bytes] = []
     size = 0
     if content.is_eof() and content.exception() is None:  # all of it has come, as with most calls
@@ -66,12 +76,14 @@ async def _read(content: StreamReader, limit: int, idle_s: float) -> bytes:
         size = len(parts[0])
         if size > limit:
             raise _too_large(limit)
+        take(size)
     while not content.at_eof():
         async with asyncio.timeout(idle_s):
             part = await content.readany()
         size += len(part)
         if size > limit:
             raise _too_large(limit)
+        take(len(part))
         parts.append(part)
     if content.exception():
         raise RequestPayloadError

@@ -6,9 +6,12 @@ would cost more than it saves.
 """
 
 import asyncio
+import heapq
 import logging
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any, cast
 
 import msgspec
@@ -21,20 +24,19 @@ from aiohttp.web_protocol import ERROR
 from aiohttp.web_server import Server
 
 from tollway.daemon.body import Request
+from tollway.daemon.config.schema import Server as ServerTable
 from tollway.daemon.direct import Direct, Serve
 from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
-from tollway.daemon.state import CALLS
+from tollway.daemon.state import CALLS, DAEMON, OWNER
 from tollway.daemon.tasks import Tasks
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
 
 log = logging.getLogger(__name__)
 
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-    b"Connection: close\r\nContent-Length: 0\r\n\r\n"
-)
+_MOST_OWNERS = 256  # connections on the admin socket, which no client can use up
+_PART = 100  # of the connections at most are closed at once to make room, as 1/_PART
 _UNREAD = 256 * 1024  # bytes that a client has not read before what is written waits for it
 _ANSWERED = ConnectionError("the request was answered")
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -46,6 +48,8 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     `head_s` from a connection's start, or a head's first byte, to the end of the head; `idle_s`
     between two requests; `body_idle_s` between two pieces of a body; `unread_s` without reading
     any of the answer that waits for it; `linger_s` to go on sending a body that was refused.
+    `connections` is what the system's limit on open files allows. A connection that has been idle
+    for `spare_s` is closed where another needs its place.
     """
 
     head_s: float = 30.0
@@ -54,6 +58,7 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     unread_s: float = 120.0
     linger_s: float = 2.0
     connections: int = 10_000
+    spare_s: float = 5.0
     sweep_s: float = 1.0
 
 
@@ -62,8 +67,70 @@ class Connections:
 
     def __init__(self, limits: EdgeLimits, tasks: Tasks) -> None:
         self.limits = limits
-        self.open: set[Connection] = set()
+        self.open: set[Connection] = set()  # bounded by `admit`, as are the counts
+        self.refused = 0
+        self._owners = 0
+        self._clients: dict[str, int] = {}
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
+
+    @property
+    def public(self) -> int:
+        """How many connections there are, those of the admin socket aside."""
+        return len(self.open) - self._owners
+
+    def admit(self, one: "Connection", server: ServerTable) -> bytes | None:
+        """Take a connection in, or return the answer that refuses it."""
+        if one.owner:
+            if self._owners >= _MOST_OWNERS:
+                return _too_many("The admin socket has too many connections", 503)
+            self._owners += 1
+            self.open.add(one)
+            return None
+        most = min(server.max_connections, self.limits.connections)
+        if self.public >= most and not self._make_room(max(1, most // _PART)):
+            self.refused += 1
+            return _too_many(f"The gateway has its {most} connections", 503)
+        # A proxy is one client that stands for all.
+        if one.client and not server.behind_proxy:
+            most = server.max_connections_per_client
+            if self._clients.get(one.client, 0) >= most and not self._make_room(1, one.client):
+                self.refused += 1
+                return _too_many(f"Your address has {most} connections to the gateway", 429)
+        self._clients[one.client] = self._clients.get(one.client, 0) + 1
+        self.open.add(one)
+        return None
+
+    def leave(self, one: "Connection") -> None:
+        """Forget a connection; one that was never taken in, or has left, is none."""
+        if one not in self.open:
+            return
+        self.open.discard(one)
+        if one.owner:
+            self._owners -= 1
+        elif (left := self._clients.get(one.client, 1) - 1) > 0:
+            self._clients[one.client] = left
+        else:
+            self._clients.pop(one.client, None)
+
+    def still(self, still_s: float) -> bool:
+        """Whether no client has said anything for a while, or waits for an answer."""
+        now = asyncio.get_running_loop().time()
+        return all(one.owner or one.idle_s(now) >= still_s for one in self.open)
+
+    def _make_room(self, most: int, client: str | None = None) -> int:
+        """Close those that have been idle the longest, of one client or of all."""
+        now = asyncio.get_running_loop().time()
+        spare = [
+            one
+            for one in self.open
+            if not one.owner
+            and client in (None, one.client)
+            and one.idle_s(now) >= self.limits.spare_s
+        ]
+        for one in heapq.nlargest(most, spare, key=lambda one: one.idle_s(now)):
+            self.leave(one)
+            one.close_idle()
+        return len(spare)
 
     def factory(self, app: web.Application, server: Server) -> "partial[Connection]":
         """Return what asyncio calls for each connection to an application, run by `server`."""
@@ -85,7 +152,17 @@ class Connections:
 class Connection(web.RequestHandler):
     """aiohttp's protocol for one connection, watched for slowness, with a way past it for calls."""
 
-    __slots__ = ("_all", "_app", "_call", "_head_since", "_refused", "_unread_since")
+    __slots__ = (
+        "_all",
+        "_app",
+        "_call",
+        "_head_since",
+        "_idle_since",
+        "_refused",
+        "_unread_since",
+        "client",
+        "owner",
+    )
 
     def __init__(self, every: Connections, app: web.Application, server: Server) -> None:
         limits = every.limits
@@ -99,6 +176,9 @@ class Connection(web.RequestHandler):
         )
         self._all = every
         self._app = app
+        self.owner = app[OWNER]
+        self.client = ""  # who is at the other end, as far as its address tells
+        self._idle_since = 0.0  # since when nothing has been asked; 0 while something is
         self._call: Direct | None = None  # the one that is being answered
         self._head_since = 0.0  # when the head that is not whole yet began; 0 for none
         self._unread_since = 0.0
@@ -107,13 +187,14 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many connections already."""
         transport = cast(asyncio.Transport, transport)  # uvloop's has no common base
-        if len(self._all.open) >= self._all.limits.connections:
+        self.client = "" if self.owner else _client(transport.get_extra_info("peername"))
+        refusal = self._all.admit(self, self._app[DAEMON].config.server)
+        if refusal is not None:
             self._refused = True
-            transport.write(_FULL)
+            transport.write(refusal)
             transport.close()
             return
-        self._all.open.add(self)
-        self._head_since = self._loop.time()
+        self._head_since = self._idle_since = self._loop.time()
         transport.set_write_buffer_limits(_UNREAD)
         super().connection_made(transport)
 
@@ -125,7 +206,9 @@ class Connection(web.RequestHandler):
         waiter = self._waiter
         if waiter is None or waiter.done():
             self._head_since = 0.0
-        elif not self._head_since:
+            return
+        self._idle_since = 0.0  # a part of a head has come
+        if not self._head_since:
             self._head_since = self._loop.time()
 
     def pause_writing(self) -> None:
@@ -146,7 +229,7 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End; the handler, if one runs, is cancelled."""
-        self._all.open.discard(self)
+        self._all.leave(self)
         super().connection_lost(exc)
 
     def judge(self, now: float) -> None:
@@ -161,6 +244,14 @@ class Connection(web.RequestHandler):
         elif self._unread_since and now - self._unread_since > limits.unread_s:
             # Not close(): that waits for the client to read what is buffered.
             transport.abort()
+
+    def idle_s(self, now: float) -> float:
+        """Return for how long nothing has been asked, in seconds; less than 0 while it is."""
+        return now - self._idle_since if self._idle_since else -1.0
+
+    def close_idle(self) -> None:
+        """Hang up between two requests."""
+        self.force_close()
 
     def send(self, data: bytes) -> None:
         """Write; nothing happens where the client has left."""
@@ -198,10 +289,12 @@ class Connection(web.RequestHandler):
         """
         if not self._messages:
             self._waiter = self._loop.create_future()
+            self._idle_since = self._loop.time()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+        self._idle_since = 0.0
         message, payload = self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
@@ -242,6 +335,7 @@ class Connection(web.RequestHandler):
             # The answer's pipe and the call hold each other by it: the collector alone would
             # free them, and every body of a call with them.
             call.drained = None
+            call.release()
             self._request_in_progress = False
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
@@ -291,6 +385,31 @@ class Connection(web.RequestHandler):
         )
         answer.force_close()
         return answer
+
+
+def _client(peer: object) -> str:
+    """Return what one client is told apart by: its address, or its network's where it has many."""
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    address = str(peer[0]).partition("%")[0]
+    if ":" in address:
+        with suppress(ValueError):
+            # A host of IPv6 has all the addresses of its /64.
+            whole = IPv6Address(address)
+            return str(whole.ipv4_mapped or IPv6Network((int(whole) >> 64 << 64, 64)))
+    return address
+
+
+def _too_many(why: str, status: int) -> bytes:
+    """Return the whole answer to a connection that is not taken in."""
+    error = GatewayError(why, hint="Close those that you do not use, and try again later")
+    error.status, error.code = status, "too_many_connections"
+    body = openai_chat.DIALECT.write_error(error, new_id())
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nRetry-After: 1\r\n"
+        "Content-Type: application/json\r\nServer: tollway\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
 
 
 def _request(

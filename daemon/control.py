@@ -3,25 +3,27 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
 from aiohttp import web
 
-from tollway.daemon import live
+from tollway.daemon import handover, live
 from tollway.daemon.alert_channels import Notice
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
 from tollway.daemon.gate.health import ProviderHealth
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.queue import QueueState
+from tollway.daemon.handover import Offer, Same
 from tollway.daemon.ledger.rows import SpentQuery
+from tollway.daemon.process import StartedBy
 from tollway.daemon.reload import ConfigState, Reloader
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
+from tollway.daemon.watchdog import LoopState
 from tollway.providers.errors import GatewayError, RequestInvalid
 from tollway.providers.llamacpp.adapter import ModelState
 
@@ -29,14 +31,39 @@ T = TypeVar("T")
 _ANSWER_WITHIN_S = 2.0
 
 
+class Life(Protocol):
+    """The daemon as a process: where it listens, and how its owner ends it."""
+
+    @property
+    def listen(self) -> str:
+        """The first address in use, as "host:port"."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """The base URL that client libraries want."""
+        ...
+
+    def stop(self) -> None:
+        """Begin to stop; called again, hurry."""
+        ...
+
+    def hand_over(self, asked_on: asyncio.BaseTransport, *, hurry: bool) -> None:
+        """Begin to stop, and give the listening sockets to who asked on this connection."""
+        ...
+
+    def begin_anew(self, *, hurry: bool) -> None:
+        """Begin to stop, to be this process's next program with the same sockets."""
+        ...
+
+
 class Control:
     """What these handlers need besides the daemon."""
 
-    def __init__(self, reloader: Reloader, stop: Callable[[], None], listen: str) -> None:
-        """`stop` begins the drain; `listen` is the address in use, as "host:port"."""
+    def __init__(self, reloader: Reloader, life: Life, by: StartedBy) -> None:
         self.reloader = reloader
-        self.stop = stop
-        self.listen = listen
+        self.life = life
+        self.by = by
 
 
 class LedgerState(msgspec.Struct, frozen=True):
@@ -57,6 +84,8 @@ class Status(msgspec.Struct, frozen=True):
     uptime_s: float
     draining: bool
     listen: str
+    url: str
+    started_by: StartedBy
     config: ConfigState
     ledger: LedgerState
     calls: live.Totals
@@ -66,6 +95,8 @@ class Status(msgspec.Struct, frozen=True):
     budgets: list[BudgetState]
     limits: list[LimitState]
     spend_today_nanousd: int | None  # None: the ledger cannot tell now
+    connections: int  # of clients, now
+    loop: LoopState
     alerts: list[Notice]  # the latest, newest last
     problems: list[str]
 
@@ -82,8 +113,10 @@ async def status(request: web.Request) -> web.Response:
             pid=os.getpid(),
             started_at=daemon.started_at,
             uptime_s=now - daemon.started_at,
-            draining=daemon.draining,
-            listen=control.listen,
+            draining=daemon.leaving,
+            listen=control.life.listen,
+            url=control.life.url,
+            started_by=control.by,
             config=config,
             ledger=LedgerState(
                 path=str(ledger.path),
@@ -98,6 +131,8 @@ async def status(request: web.Request) -> web.Response:
             budgets=[] if daemon.refusing else daemon.gate.purse.states(),
             limits=[] if daemon.refusing else daemon.gate.limits.states(),
             spend_today_nanousd=await _spend_today(daemon),
+            connections=daemon.connections.public,
+            loop=daemon.watchdog.state,
             alerts=list(daemon.alerts.recent),
             problems=_problems(daemon, config),
         )
@@ -118,9 +153,9 @@ async def moment(app: web.Application) -> live.Live:
     return live.Live(
         at=at,
         version=version("tollway"),
-        listen=control.listen,
+        listen=control.life.listen,
         uptime_s=at - daemon.started_at,
-        draining=daemon.draining,
+        draining=daemon.leaving,
         calls=live.totals(daemon, pace),
         under_way=told,
         more=len(daemon.exchanges) - len(told),
@@ -168,7 +203,41 @@ async def reload(request: web.Request) -> web.Response:
 
 async def stop(request: web.Request) -> web.Response:
     """Answer POST /control/stop at once; the daemon then drains and exits."""
-    request.app[CONTROL].stop()
+    request.app[CONTROL].life.stop()
+    return _json({"stopping": True, "pid": os.getpid()})
+
+
+async def hand_over(request: web.Request) -> web.Response:
+    """Answer POST /control/handover: a new daemon asks whether it may serve after this one.
+
+    With `begin` the connection stays open beyond the answer, for the sockets to come.
+    """
+    offer = await _asked(request, Offer)
+    control = request.app[CONTROL]
+    serving = control.reloader.started_with.server
+    if offer.begin:
+        transport = request.transport
+        if transport is None:
+            raise RequestInvalid("The new daemon is gone")
+        control.life.hand_over(transport, hurry=offer.hurry)
+    return _json(Same((offer.host, offer.port) == (serving.host, serving.port)))
+
+
+class Anew(msgspec.Struct, frozen=True):
+    """What is asked of a daemon that is to begin anew in its own process."""
+
+    hurry: bool = False
+
+
+async def restart(request: web.Request) -> web.Response:
+    """Answer POST /control/restart once a new program has proved that it could serve.
+
+    The daemon then drains, and begins anew with the same process id and sockets.
+    """
+    asked = await _asked(request, Anew)
+    control = request.app[CONTROL]
+    await handover.looked(control.reloader.started_with)
+    control.life.begin_anew(hurry=asked.hurry)
     return _json({"stopping": True, "pid": os.getpid()})
 
 
@@ -208,6 +277,8 @@ def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
         found.append(daemon.refusing.message)
     found += daemon.ledger.warnings
     found += filter(None, [daemon.alerts.disk_problem])
+    if daemon.front is not None:
+        found += daemon.front.problems(time.time())
     found += [f"alerts: {problem}" for problem in daemon.alerts.channels.problems]
     if config.state != "ok":
         found.append(config.problem)

@@ -18,7 +18,7 @@ from multidict import MultiMapping
 
 from tollway.daemon.body import read
 from tollway.daemon.ids import new_id
-from tollway.daemon.state import DAEMON, Trace
+from tollway.daemon.state import DAEMON, GUARD, Trace
 from tollway.providers.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Direct:
         self._payload = payload
         self._new = message.version >= HttpVersion11
         self._chunked = False
+        self._held = 0  # bytes of the body, which counts in the room for all
 
     @property
     def query(self) -> MultiMapping[str] | None:
@@ -73,7 +74,16 @@ class Direct:
                 raise refused
             if self._new and not self._payload.is_eof():
                 self._connection.send(_CONTINUE)
-        return await read(self.app, self.headers, self._payload, self._connection)
+        return await read(self.app, self.headers, self._payload, self._connection, self._take)
+
+    def _take(self, size: int) -> None:
+        self.app[DAEMON].room.take(size)
+        self._held += size
+
+    def release(self) -> None:
+        """Give back what the body took; the call is over."""
+        self.app[DAEMON].room.give_back(self._held)
+        self._held = 0
 
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write an answer in one piece."""
@@ -107,8 +117,10 @@ class Direct:
         Raises:
             ValueError: There is one.
         """
-        if self.app[DAEMON].draining:
+        if self.app[DAEMON].leaving:
             self.keep_alive = False
+        if hdrs.ORIGIN in self.headers:
+            headers = (*headers, *self.app[GUARD].cors(self.headers[hdrs.ORIGIN]))
         lines = [_status_line(status)]
         typed = False
         for name, value in headers:

@@ -174,6 +174,14 @@ class LedgerHeld(GatewayError):
     code = "ledger_held"
 
 
+class Overloaded(GatewayError):
+    """There is no memory for the bodies of more calls at once."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1.0
+
+
 class Draining(GatewayError):
     """The daemon is stopping and takes no new calls."""
 

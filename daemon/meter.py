@@ -114,8 +114,6 @@ class Meter:
         self.targets: dict[str, TargetTally] = {}
         self.teams: dict[str, WhoTally] = {}
         self.keys: dict[str, WhoTally] = {}  # filled where the file asks for it
-        self.stalls = 0  # of the event loop, and how long they were together
-        self.stalled_s = 0.0
         self.output_tokens = 0  # of all attempts that have ended
         self._known_targets: frozenset[str] = frozenset()
         self._known_routes: frozenset[str] = frozenset()
@@ -187,11 +185,6 @@ class Meter:
         if code not in self.errors and len(self.errors) >= _MOST_CODES:
             code = OTHER
         self.errors[code] = self.errors.get(code, 0) + 1
-
-    def stall(self, seconds: float) -> None:
-        """Count a time in which the event loop did not turn."""
-        self.stalls += 1
-        self.stalled_s += seconds
 
     def lately(self) -> Iterator[tuple[str, str, list[int]]]:
         """Yield team, target and [calls, tokens in, tokens out, nano-dollars] of the last minute.

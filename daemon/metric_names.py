@@ -23,6 +23,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("tollway_config_loaded_time_seconds", "gauge", "When it came into force, unix seconds"),
     Spec("tollway_event_loop_stalls", "counter", "Times that the event loop stood still"),
     Spec("tollway_event_loop_stalled_seconds", "counter", "How long it stood still, together"),
+    Spec("tollway_client_connections", "gauge", "Connections of clients"),
+    Spec("tollway_connections_refused", "counter", "Connections that were over a limit"),
     # Calls.
     Spec(
         "tollway_calls",

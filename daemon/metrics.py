@@ -124,8 +124,11 @@ def _process(sheet: Sheet, daemon: Daemon) -> None:
     sheet.put("tollway_build", 1, version("tollway"), platform.python_version())
     sheet.put("tollway_start_time_seconds", daemon.started_at)
     sheet.put("tollway_draining", daemon.draining)
-    sheet.put("tollway_event_loop_stalls", daemon.meter.stalls)
-    sheet.put("tollway_event_loop_stalled_seconds", daemon.meter.stalled_s)
+    loop = daemon.watchdog.state
+    sheet.put("tollway_event_loop_stalls", loop.stalls)
+    sheet.put("tollway_event_loop_stalled_seconds", loop.stalled_s)
+    sheet.put("tollway_client_connections", daemon.connections.public)
+    sheet.put("tollway_connections_refused", daemon.connections.refused)
     sheet.put("tollway_alerts_untold", len(daemon.alerts.channels.problems))
 
 

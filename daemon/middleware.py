@@ -6,6 +6,7 @@
 import asyncio
 import logging
 import math
+import re
 import time
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -28,7 +29,7 @@ from tollway.daemon.errors import (
 )
 from tollway.daemon.ids import new_id
 from tollway.daemon.spoken import dialect_of
-from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Trace
+from tollway.daemon.state import DAEMON, GUARD, LOG, OWNER, ROLES, TRACE, Daemon, Trace
 from tollway.providers.dialects.rate_headers import rate_headers
 from tollway.providers.errors import (
     GatewayError,
@@ -48,6 +49,11 @@ istr = type(hdrs.HOST)
 _FETCH_SITE = istr("Sec-Fetch-Site")
 _CALL_ID = istr("x-tollway-request-id")
 _REQUEST_ID = istr("x-request-id")
+_PRIVATE_NETWORK = istr("Access-Control-Request-Private-Network")
+_PREFLIGHT_S = 600  # how long a browser may keep what it was told
+_HEADER_NAMES = re.compile(
+    r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}( ?, ?[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}){0,50}"
+)
 _JSON_ONLY = "Send JSON, with `Content-Type: application/json`"
 
 
@@ -189,12 +195,33 @@ def _guard(request: web.Request, app: web.Application) -> web.StreamResponse | N
         _check(request, app)
     except GatewayError as error:
         return _refuse(request, error, hang_up=True)
+    if request.method == hdrs.METH_OPTIONS and (answer := _preflight(request, app)) is not None:
+        return answer
     refusing = app[DAEMON].refusing
     if refusing:
         resource = request.match_info.route.resource
         if resource and app[ROLES][resource.canonical] == "caller":
             raise refusing
     return None
+
+
+def _preflight(request: web.Request, app: web.Application) -> web.Response | None:
+    """Return the answer to a browser that asks whether a page may send a request; else None."""
+    asked = request.headers
+    allowed = () if app[OWNER] else app[GUARD].cors(asked.get(hdrs.ORIGIN, ""))
+    if not allowed or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in asked:
+        return None
+    headers: dict[str, str] = {
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, POST",
+        hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_S),
+    }
+    wanted = asked.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+    if _HEADER_NAMES.fullmatch(wanted):
+        # Those of a dozen client libraries; what is in them counts for nothing unless we know it.
+        headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = wanted
+    if _PRIVATE_NETWORK in asked:
+        headers["Access-Control-Allow-Private-Network"] = "true"
+    return web.Response(status=204, headers=headers)
 
 
 def _check(request: web.Request, app: web.Application) -> None:
@@ -218,7 +245,8 @@ def _check(request: web.Request, app: web.Application) -> None:
 class Guard:
     """Which Host and Origin may speak to us, so that no web page can use a loopback gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
         self._config: Config | None = None
         self._names: frozenset[str] = frozenset()
         self._welcome: set[str] = set()  # whole Host headers that have passed
@@ -240,9 +268,22 @@ class Guard:
         if host not in self._welcome:
             self._admit(host, request)
         if hdrs.ORIGIN in headers or _FETCH_SITE in headers:
-            _check_origin(request, host)
+            _check_origin(request, host, config.server.cors_origins)
         if request.method == "POST":
             _check_content_type(headers.get(hdrs.CONTENT_TYPE))
+
+    def cors(self, origin: str) -> tuple[tuple[str, str], ...]:
+        """Return the headers that let a page of a listed origin read an answer, else none.
+
+        Never with credentials: no cookie and no stored password is anything here.
+        """
+        if origin not in self._daemon.config.server.cors_origins:
+            return ()
+        return (
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Expose-Headers", "*"),
+            ("Vary", "Origin"),
+        )
 
     def _learn(self, config: Config) -> None:
         server = config.server
@@ -250,6 +291,9 @@ class Guard:
         self._names = frozenset(
             name.lower() for name in ("localhost", server.host, *server.allowed_hosts)
         )
+        if self._daemon.front is not None:
+            # Who answers to a name in a certificate is whom the name's owner let have it.
+            self._names |= set(self._daemon.front.now.names)
         self._welcome = set()
 
     def _admit(self, host: str, request: Asked) -> None:
@@ -287,14 +331,17 @@ def _is_ours(name: str, request: Asked) -> bool:
         return False
 
 
-def _check_origin(request: Asked, host: str) -> None:
+def _check_origin(request: Asked, host: str, welcome: tuple[str, ...]) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
+    if origin in welcome:
+        return
     # A page of ours would come from this very host and port; `null` and foreign ones do not.
     same = origin is None or origin.partition("://")[2].lower() == host.lower()
     if not same or request.headers.get(_FETCH_SITE) in {"cross-site", "same-site"}:
         raise Forbidden(
             "Requests from web pages are refused",
-            hint="Call the gateway from a program, or from a server of your own",
+            hint="Call the gateway from a program, or list the page's origin in"
+            " `server.cors_origins` of gateway.toml",
         )
 
 
@@ -392,10 +439,14 @@ async def stamp(request: web.Request, answer: web.StreamResponse) -> None:
     headers = answer.headers
     headers[hdrs.SERVER] = "tollway"  # not aiohttp's own, which tells what to attack
     trace = request.get(TRACE)
+    if hdrs.ORIGIN in request.headers and not request.app[OWNER]:
+        headers.update(request.app[GUARD].cors(request.headers[hdrs.ORIGIN]))
     if trace is not None:
         headers[_CALL_ID] = headers[_REQUEST_ID] = trace.call_id
-    if request.app[DAEMON].draining:
+    if request.app[DAEMON].leaving:
         answer.force_close()
+        # aiohttp has said by now what becomes of the connection.
+        headers[hdrs.CONNECTION] = "close"
 
 
 MIDDLEWARES = (edge,)

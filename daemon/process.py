@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -20,13 +21,30 @@ _PRIVATE = 0o077
 _LISTEN = "0A"  # the state's number in /proc/net/tcp
 
 
+# Who watches over the process: nobody, whoever ran `tollway serve`, or systemd.
+StartedBy = Literal["up", "serve", "systemd"]
+
+
 class Ready(msgspec.Struct, frozen=True):
     """What the starter is told: `ready`, or the error that there was."""
 
     ready: bool
     pid: int
     listen: str = ""
+    url: str = ""
     error: dict[str, str] | None = None
+
+
+class Start(msgspec.Struct, frozen=True):
+    """How a daemon came to be.
+
+    `ready_fd` is the pipe of who waits for it, `sockets` are those that it was given, and `by`
+    says who watches over the process.
+    """
+
+    ready_fd: int | None = None
+    sockets: tuple[socket.socket, ...] = ()
+    by: StartedBy = "up"
 
 
 def tell(fd: int | None, word: Ready) -> None:

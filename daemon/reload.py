@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from tollway.daemon import audit
+from tollway.daemon import audit, tls
 from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Model, Team
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 # What is fixed when the process starts, by the name it has in the file.
 _NEEDS_RESTART: dict[str, Callable[[Config], object]] = {
     "server.listen": lambda config: (config.server.host, config.server.port),
+    "server.tls": lambda config: config.server.tls is None,  # another file is taken up at once
     "server.admin_socket": lambda config: config.admin_socket,
     "ledger.path": lambda config: config.ledger.path,
     "ledger.sync": lambda config: config.ledger.sync,
@@ -89,7 +90,7 @@ class Reloader:
         self.every_s = every_s
         self.still_s = still_s
         self.looks = 0  # how often the watch has looked
-        self._started_with = daemon.config
+        self.started_with = daemon.config
         self._path = daemon.config.path
         self._stamp = stamp_of(self._path)
         self._turn = asyncio.Lock()
@@ -183,9 +184,12 @@ class Reloader:
         before = daemon.config
         # `tollway prices update` may have put others in use.
         daemon.prices = await asyncio.to_thread(PriceSource)
+        certificate = await asyncio.to_thread(tls.read, config)
         gate = await Gate.build(config, daemon)
         daemon.gate = gate
         daemon.config = config
+        if daemon.front is not None and certificate is not None:
+            daemon.front.use(certificate)
         daemon.refusing = None
         self._applied(config)
         # It takes the new models over before it first waits: they change with the gate.
@@ -193,7 +197,7 @@ class Reloader:
         waiting = [
             key
             for key, value in _NEEDS_RESTART.items()
-            if value(config) != value(self._started_with)
+            if value(config) != value(self.started_with)
         ]
         self.state = ConfigState(path=str(self._path), loaded_at=time.time(), needs_restart=waiting)
         done = Reloaded(audit.changed(before, config), waiting)

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+import msgspec
 import uvloop
 from aiohttp import web
 
-from tollway.daemon import alerts, local_times, probes, secrets
+from tollway.daemon import alerts, handover, local_times, probes, secrets, supervisor, tls
 from tollway.daemon import app as application
 from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import private_folder, state_paths
@@ -30,6 +31,7 @@ from tollway.daemon.control import Control
 from tollway.daemon.errors import ConfigError, Draining, LedgerUnavailable
 from tollway.daemon.gate.books import Books
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.handover import Successor
 from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.writer import Ledger
 from tollway.daemon.log import Log
@@ -37,6 +39,8 @@ from tollway.daemon.observe import observe
 from tollway.daemon.process import (
     PidFile,
     Ready,
+    Start,
+    StartedBy,
     bind,
     bind_admin,
     make_private,
@@ -56,25 +60,52 @@ log = logging.getLogger(__name__)
 
 _SETTLE_S = 10.0  # for the settlements of calls that were cut off
 _HANG_UP_S = 2.0  # for clients to read the last bytes
+# After an answer, before its connection is closed under a client that was told it may ask again.
+_STILL_S = 0.25
+_LOOK_S = 0.02
 
 
 class Server:
     """One running daemon: `start` it, wait until it is `stopped`, `drain` it, `close` it."""
 
-    def __init__(self, config: Config, output: Log, *, limits: EdgeLimits | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        output: Log,
+        *,
+        limits: EdgeLimits | None = None,
+        start: Start = Start(),  # noqa: B008 - frozen
+    ) -> None:
         self._config = config
+        self._how = start
         self.output = output
         self._limits = limits or EdgeLimits()
         self._tasks = Tasks()
         self._stack = AsyncExitStack()
         self._runners: list[web.AppRunner] = []
         self._public: list[asyncio.Server] = []
+        self._listening: list[socket.socket] = []
+        self._factory: Callable[[], asyncio.Protocol]
+        # Who or what serves after us, and copies of the listening sockets for it.
+        self._successor: Successor | None = None
+        self._again = False
+        self._kept: list[socket.socket] = []
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self.daemon: Daemon
         self.reloader: Reloader
         self.connections: Connections
         self.addresses: list[tuple[str, int]] = []
+
+    @property
+    def url(self) -> str:
+        """The base URL that client libraries want."""
+        if self.daemon.front is None:
+            return f"http://{self.listen}/v1"
+        # Clients look for the name that they connected to in the certificate.
+        _, _, port = self.listen.rpartition(":")
+        host = self.daemon.front.now.name or self.listen.rpartition(":")[0]
+        return f"https://{host}:{port}/v1"
 
     @property
     def listen(self) -> str:
@@ -104,13 +135,18 @@ class Server:
         self._stack.push_async_callback(ledger.close)
         admin = bind_admin(config.admin_socket)
         self._stack.callback(config.admin_socket.unlink, missing_ok=True)
-        public = bind(config.server.host, config.server.port)
+        certificate = await asyncio.to_thread(tls.read, config)
+        public = list(self._how.sockets) or bind(config.server.host, config.server.port)
         self._stack.callback(_close_all, [admin, *public])
+        self._listening = public
         self.addresses = [one.getsockname()[:2] for one in public]
 
         daemon = self.daemon = self._daemon(ledger, paths.folder)
         if ends := await observe(config, daemon.meter, self.output.mask):
             self._stack.push_async_callback(ends)
+        if certificate is not None:
+            daemon.front = tls.Front(certificate)
+            self._tasks.start(daemon.front.watch(lambda: daemon.config), name="certificate")
         self.reloader = Reloader(daemon, self._applied)
         try:
             daemon.gate = await Gate.build(config, daemon)
@@ -122,6 +158,9 @@ class Server:
             self._tasks.start(self.reloader.until_served(), name="first gate")
         await daemon.local.configure(local_models(config))
         await self._listen(admin, public)
+        daemon.watchdog.start()
+        self._stack.callback(daemon.watchdog.close)
+        self._tasks.start(supervisor.ping(), name="supervisor")
         self._tasks.start(self.reloader.watch(), name="watch")
         self._tasks.start(alerts.watch(daemon, self._tasks), name="alerts")
         self._tasks.start(alerts.watch_disk(daemon, self._tasks), name="disk")
@@ -156,9 +195,11 @@ class Server:
 
     async def _listen(self, admin: socket.socket, public: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        connections = self.connections = Connections(self._limits, self._tasks)
-        control = Control(self.reloader, self.stop, self.listen)
-        for sockets, owner in ((public, False), ([admin], True)):
+        connections = self.connections = self.daemon.connections = Connections(
+            self._limits, self._tasks
+        )
+        control = Control(self.reloader, self, self._how.by)
+        for owner in (False, True):
             app = application.build(self.daemon, self.output, self._limits, owner=owner)
             app[CONTROL] = control  # what may be asked of it is the table's to say
             # Without the cancellation a handler lives on for as long as its provider talks. A
@@ -169,12 +210,27 @@ class Server:
             self._runners.append(runner)
             assert runner.server is not None  # noqa: S101 - made by setup
             factory = connections.factory(app, runner.server)
-            for one in sockets:
-                make = loop.create_unix_server if owner else loop.create_server
-                server = await make(factory, sock=one)
+            if owner:
+                server = await loop.create_unix_server(factory, sock=admin)
                 self._stack.callback(server.close)
-                if not owner:
-                    self._public.append(server)
+            else:
+                self._factory = factory
+                await self._accept(public)
+
+    async def _accept(self, sockets: list[socket.socket]) -> None:
+        """Take connections from the public address."""
+        loop = asyncio.get_running_loop()
+        front = self.daemon.front
+        for one in sockets:
+            server = await loop.create_server(
+                self._factory,
+                sock=one,
+                ssl=front.context if front else None,
+                ssl_handshake_timeout=tls.HANDSHAKE_S if front else None,
+                ssl_shutdown_timeout=tls.GOODBYE_S if front else None,
+            )
+            self._stack.callback(server.close)
+            self._public.append(server)
 
     def _applied(self, config: Config) -> None:
         self.output.mask.hide(self.daemon.gate.hidden)
@@ -192,36 +248,107 @@ class Server:
             self._hurry.set()
         self._stop.set()
 
+    def hand_over(self, asked_on: asyncio.BaseTransport, *, hurry: bool) -> None:
+        """Begin to stop, and give the listening sockets to who asked on this connection."""
+        self._leave(hurry=hurry)
+        self._successor = Successor(asked_on)
+
+    def begin_anew(self, *, hurry: bool) -> None:
+        """Begin to stop, to be this process's next program with the same sockets."""
+        self._leave(hurry=hurry)
+        self._again = True
+
+    @property
+    def making_way(self) -> bool:
+        """Whether another daemon, or this process's next program, will serve after this one."""
+        return self._again or self._successor is not None
+
+    def _leave(self, *, hurry: bool) -> None:
+        if self._stop.is_set():
+            raise Draining("The daemon is stopping already")
+        self._stop.set()
+        if hurry:
+            self._hurry.set()
+
     def reload(self) -> None:
         """Reload in the background; how it went is logged and stands in `status`."""
         self._tasks.start(self._reload(), name="reload")
 
     async def _reload(self) -> None:
+        supervisor.reloading()
         with suppress(GatewayError):  # the reloader has logged it
             await self.reloader.reload()
+        supervisor.notify("READY=1")
 
     async def stopped(self) -> None:
         """Return once `stop` was called."""
         await self._stop.wait()
 
-    async def drain(self) -> None:
+    async def drain(self) -> bool:
         """Take no new call, and give those under way until `server.drain` to end; then cut them.
 
-        The admin socket answers to the end, so that `status` can tell how far it is.
+        The admin socket answers to the end, so that `status` can tell how far it is. Where
+        another daemon serves next, new connections wait for it, and those that there are may
+        ask once more: a client whose request is on its way must not be refused.
+
+        Returns False, and goes on serving, where that other daemon has ended meanwhile.
         """
         daemon = self.daemon
-        daemon.draining = True
-        daemon.queue.drain(_stopping)
+        daemon.leaving = True
+        if self.making_way:
+            supervisor.reloading()
+            self._kept = self._kept or [one.dup() for one in self._listening]
+        else:
+            supervisor.notify("STOPPING=1")
         for server in self._public:
             server.close()
         log.info("draining: %d calls under way", daemon.active)
+        left_s = float(daemon.config.server.drain)
+        if self.making_way:
+            left_s = await self._until_still(left_s)
+            if self._successor is not None and self._successor.gone:
+                await self._go_on()
+                return False
+        daemon.draining = True
+        daemon.queue.drain(_stopping)
         either = (
-            self._tasks.start(daemon.tasks.wait(daemon.config.server.drain), name="drain"),
+            self._tasks.start(daemon.tasks.wait(left_s), name="drain"),
             self._tasks.start(self._hurry.wait(), name="hurry"),
         )
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         self._cut()
         await daemon.tasks.wait(_SETTLE_S)
+        return True
+
+    async def _until_still(self, within_s: float) -> float:
+        """Wait until nobody asks or is answered any more; return the seconds that are left.
+
+        It ends early where somebody hurries, or nobody would come after us.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within_s
+        while loop.time() < ends and not self._hurry.is_set():
+            if self._successor is not None and self._successor.gone:
+                break
+            if not self.daemon.tasks and self.connections.still(_STILL_S):
+                break
+            await asyncio.sleep(_LOOK_S)
+        return max(0.0, ends - loop.time())
+
+    async def _go_on(self) -> None:
+        """Serve again: whoever should have come after us has ended."""
+        assert self._successor is not None  # noqa: S101 - it is what has ended
+        log.error("the daemon that should have taken over has ended; this one goes on")
+        self._successor.close()
+        self._successor = None
+        self._public.clear()
+        self._listening, self._kept = self._kept, []
+        self._stack.callback(_close_all, self._listening)
+        self.daemon.leaving = False
+        self._stop.clear()
+        self._hurry.clear()
+        await self._accept(self._listening)
+        supervisor.notify("READY=1")
 
     def _cut(self) -> None:
         left = tuple(self.daemon.exchanges)
@@ -230,15 +357,29 @@ class Server:
         for exchange in left:
             exchange.cut("drained")
 
-    async def close(self) -> None:
-        """Hang up, wait for every settlement, and close the ledger last."""
+    async def close(self) -> list[socket.socket]:
+        """Hang up, wait for every settlement, and close the ledger last.
+
+        Then, and not before, the listening sockets go to whoever serves next: to the successor,
+        or they are returned for this process's next program.
+        """
         for runner in reversed(self._runners):
             await runner.cleanup()
         # A call whose body was still coming when the drain ended may have begun since.
         self._cut()
         await self.daemon.tasks.wait(_SETTLE_S)
         await self._stack.aclose()
-        log.info("stopped")
+        if self._again:
+            log.info("stopped, to begin anew")
+            return self._kept
+        if self._successor is not None:
+            taken = self._successor.give(self._kept)
+            self._successor = None
+            log.info("stopped; the next daemon %s", "listens now" if taken else "is gone")
+        else:
+            log.info("stopped")
+        _close_all(self._kept)
+        return []
 
 
 def _retention(config: Config) -> Policy:
@@ -260,18 +401,19 @@ def _close_all(sockets: list[socket.socket]) -> None:
 
 
 async def serve(
-    config: Config, output: Log, ready: Callable[[Ready], None], limits: EdgeLimits
-) -> None:
+    config: Config, output: Log, limits: EdgeLimits, start: Start
+) -> list[socket.socket] | None:
     """Serve until a signal or the control socket says stop, then drain.
 
-    `ready` is called once calls are answered. SIGTERM and SIGINT stop, a second one hurries;
-    SIGHUP reloads.
+    `start.ready_fd` is told once calls are answered. SIGTERM and SIGINT stop, a second one
+    hurries; SIGHUP reloads. Returns the sockets with which this process is to begin anew, None
+    where it is to end.
 
     Raises:
         GatewayError: It cannot start.
     """
     loop = asyncio.get_running_loop()
-    server = Server(config, output, limits=limits)
+    server = Server(config, output, limits=limits, start=start)
     await server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
@@ -282,42 +424,44 @@ async def serve(
     # A call makes no cycles; looking for them every 700 objects took 2 % of the time.
     gc.set_threshold(10_000, 20, 50)
     log.info("ready on %s, process %d", server.listen, os.getpid())
-    ready(Ready(ready=True, pid=os.getpid(), listen=server.listen))
+    tell(start.ready_fd, Ready(ready=True, pid=os.getpid(), listen=server.listen, url=server.url))
+    supervisor.notify("READY=1", f"STATUS=Serving {server.listen}")
     try:
         await server.stopped()
-        await server.drain()
+        while not await server.drain():
+            await server.stopped()
     finally:
-        await server.close()
+        kept = await server.close()
+    return kept or None
 
 
-def main(config_path: Path, *, ready_fd: int | None = None) -> int:
+def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: bool = False) -> int:
     """Run the daemon until it is told to stop; return its exit code, 0.
 
-    `ready_fd` is the writing end of a pipe: one line of JSON says when calls are answered.
+    With `take_over` the daemon that runs makes way first; `hurry` cuts its calls.
 
     Raises:
-        GatewayError: It cannot start. The pipe is left for `tell_error`.
+        GatewayError: It cannot start. `start.ready_fd` is left for `tell_error`.
     """
     make_private()
-    if ready_fd is not None:
-        os.set_inheritable(ready_fd, False)  # a model's worker must not hold it open
+    if start.ready_fd is not None:
+        os.set_inheritable(start.ready_fd, False)  # a model's worker must not hold it open
     config = load(config_path)
     limits = EdgeLimits()
     connections = raise_file_limit(limits.connections)
+    sockets = handover.inherited(config)
+    if take_over:
+        sockets = handover.take_over(config, hurry=hurry)
+    start = msgspec.structs.replace(start, sockets=tuple(sockets))
     output = Log()
     output.install(config.server.log_level, config.server.log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(
-                serve(
-                    config,
-                    output,
-                    lambda word: tell(ready_fd, word),
-                    EdgeLimits(connections=connections),
-                )
-            )
+            again = runner.run(serve(config, output, EdgeLimits(connections=connections), start))
     finally:
         output.close()
+    if again is not None:
+        handover.begin_anew(config, again)
     return 0
 
 
@@ -325,9 +469,18 @@ def _program() -> int:
     parser = argparse.ArgumentParser(prog="python -m tollway.daemon.run")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--take-over", action="store_true", help="once the running one makes way")
+    parser.add_argument("--hurry", action="store_true", help="cut that one's calls")
+    parser.add_argument("--check", metavar="HOST:PORT", help="only look whether it could serve")
     said = parser.parse_args()
+    by: StartedBy = (
+        "up" if said.ready_fd is not None else "systemd" if supervisor.is_systemds() else "serve"
+    )
     try:
-        return main(said.config, ready_fd=said.ready_fd)
+        if said.check:
+            return handover.look(load(said.config), said.check)
+        start = Start(ready_fd=said.ready_fd, by=by)
+        return main(said.config, start, take_over=said.take_over, hurry=said.hurry)
     except GatewayError as error:
         tell_error(said.ready_fd, error)
         print(f"error: {error.message}", file=sys.stderr)

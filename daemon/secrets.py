@@ -137,6 +137,19 @@ def fetch(
     ]
 
 
+def demand(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return every provider's secrets, an empty tuple for a provider without one.
+
+    Raises:
+        SecretError: Some cannot be had; the message has a line for each.
+    """
+    found, missing = fetch(config)
+    if missing:
+        hints = dict.fromkeys(error.hint for error in missing if error.hint)
+        raise SecretError("\n".join(error.message for error in missing), hint="\n".join(hints))
+    return found
+
+
 def set_secret(name: str, value: str, *, wait_s: float = WAIT_S) -> Backend:
     """Keep a secret under a name, in the place of an older one; return where it is now.
 

@@ -16,13 +16,15 @@ from tollway.daemon.gate.rates import Rates
 from tollway.daemon.gate.traffic import Traffic
 from tollway.daemon.gate.upstream_loads import UpstreamLoads
 from tollway.daemon.meter import Meter
+from tollway.daemon.room import room_for_bodies
 from tollway.daemon.runs import Runs
 from tollway.daemon.tasks import Tasks
+from tollway.daemon.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from tollway.daemon.alerts import Alerts
     from tollway.daemon.config.schema import Config
-    from tollway.daemon.connection import EdgeLimits
+    from tollway.daemon.connection import Connections, EdgeLimits
     from tollway.daemon.control import Control
     from tollway.daemon.gate.books import Books
     from tollway.daemon.gate.gate import Gate
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from tollway.daemon.ledger.writer import Ledger
     from tollway.daemon.log import Log
     from tollway.daemon.middleware import Guard
+    from tollway.daemon.tls import Front
     from tollway.providers.errors import GatewayError
     from tollway.providers.llamacpp.adapter import LocalModels
     from tollway.providers.prices import PriceSource
@@ -74,7 +77,13 @@ class Daemon:
         # Why no call is taken though the daemon answers: None once there is a gate.
         self.refusing: GatewayError | None = None
         self.started_at = 0.0  # unix seconds
-        self.draining = False
+        # Takes no new connections, and no second request on those that it has.
+        self.leaving = False
+        self.draining = False  # takes no new calls either
+        self.watchdog = Watchdog()
+        self.room = room_for_bodies()
+        self.connections: Connections
+        self.front: Front | None = None  # the certificate that is shown, where there is one
         self.active = 0  # calls between their admission check and their settlement
         self.served = 0
         # What must outlive a client's handler runs here: exchanges, their settlements.

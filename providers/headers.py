@@ -35,6 +35,10 @@ _OURS_UP = frozenset(
         *("host", "content-length", "content-type", "content-encoding", "accept-encoding"),
         *("origin", "referer", "forwarded", "via", "x-real-ip", "true-client-ip", "from"),
         *("cf-connecting-ip", "x-client-ip", "x-cluster-client-ip", "range", "if-range"),
+        # Some servers take another path or method from these: what was paid for and allowed is
+        # the path that was asked for.
+        *("x-original-url", "x-rewrite-url", "x-original-host", "x-host"),
+        *("x-http-method-override", "x-http-method", "x-method-override"),
     }
 )
 _OURS_DOWN = frozenset(

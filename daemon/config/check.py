@@ -58,6 +58,11 @@ _LEAST_KEEP_BODIES_S = 60
 _LEAST_SIZE = 64 * 2**20
 _MOST_GLOBS = 300  # compared each with each
 _RARE_DISCOUNT = Decimal("0.5")  # below it a discount may be meant the other way round
+# Names are in lower case, and a scheme's own port is not written.
+_ORIGIN = re.compile(
+    r"(http://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?!:80$)|https://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?!:443$))"
+    r"(:[0-9]{1,5})?"
+)
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -153,12 +158,16 @@ def _server(config: Config, names: Names, wrong: Wrong) -> None:
                 "other than loopback, where single_user would let everyone in; "
                 'write "127.0.0.1:4141" or remove single_user',
             )
-        elif not server.behind_proxy:
+        elif not server.behind_proxy and server.tls is None:
             wrong(
                 ("server", "listen"),
-                "other than loopback, where keys would travel unencrypted; put a proxy that "
-                "speaks TLS in front and set server.behind_proxy = true",
+                "other than loopback, where keys would travel unencrypted; set server.tls = "
+                '{ cert = "cert.pem", key = "key.pem" }, or put a proxy that speaks TLS in front '
+                "and set server.behind_proxy = true",
             )
+    for number, origin in enumerate(server.cors_origins):
+        if why := _origin_wrong(origin):
+            wrong(("server", "cors_origins", number), why)
     if server.metrics_key is not None:
         _refer("keys", server.metrics_key, ("server", "metrics_key"), names, wrong)
     if why := zone_wrong(server.timezone):
@@ -189,6 +198,15 @@ def _telemetry(telemetry: Telemetry, wrong: Wrong) -> None:
             ("telemetry", "otlp"),
             'needs OpenTelemetry, which is not installed; pip install "tollway[otel]"',
         )
+
+
+def _origin_wrong(said: str) -> str | None:
+    """Return why a text is no origin of a page as browsers write it, None where it is one."""
+    if said in {"*", "null"}:
+        return "would let any page in; name the origins, such as https://app.example"
+    if _ORIGIN.fullmatch(said):
+        return None
+    return "is no origin; write it as browsers do: https://app.example or http://localhost:3000"
 
 
 def _webhook_wrong(said: str | None) -> str | None:

@@ -105,6 +105,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     concurrent: Count | None = None  # calls at once
 
 
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """server.tls: PEM files; the certificate's issuers stand below it in its file."""
+
+    cert: Path
+    key: Path
+
+
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[server]."""
 
@@ -116,6 +123,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keepalive: Seconds = Seconds(10)
     max_wait: Seconds = Seconds(120)
     max_queue: Count = 1000
+    max_connections: Count = 10_000
+    max_connections_per_client: Count = 1000
     timezone: str = "UTC"
     budget: tuple[Budget, ...] = ()
     limits: Limits = Limits()
@@ -123,7 +132,9 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_output: Count = 16_384
     hold: HoldBy = "strict"
     admin_socket: Path | None = None
+    tls: Tls | None = None
     allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()  # "https://app.example:8443", as browsers write them
     watch: bool = True
     behind_proxy: bool = False
     metrics_key: str | None = None  # the key that may read /metrics from elsewhere than loopback

@@ -25,8 +25,6 @@ class Later(NamedTuple):
 
 
 LATER = (
-    Later("server.tls", "serve HTTPS; until then a proxy in front does, with behind_proxy = true"),
-    Later("server.cors_origins", "let pages of these origins call the gateway", live=([],)),
     Later("models.*.hold", "hold by learned token counts instead of the bound", live=("strict",)),
     Later("models.*.kwh", "charge for energy"),
 )

@@ -35,6 +35,7 @@ from tollway.daemon.config.schema import (
     Raise,
     Seconds,
     SecretRef,
+    Tls,
 )
 from tollway.daemon.config.tables import BudgetTable, CommitTable, PreviousTable, RaiseTable
 
@@ -492,6 +493,7 @@ READERS: dict[object, Reader] = {
     Limits: lambda reading, raw, at: reading.struct(Limits, raw, at),
     Alerts: lambda reading, raw, at: reading.struct(Alerts, raw, at),
     Commit: Reading.commit,
+    Tls: lambda reading, raw, at: reading.struct(Tls, raw, at),
     ProviderTimeouts: lambda reading, raw, at: reading.struct(ProviderTimeouts, raw, at),
     Probe: lambda reading, raw, at: reading.struct(Probe, raw, at),
     Breaker: lambda reading, raw, at: reading.struct(Breaker, raw, at),

@@ -11,7 +11,7 @@ import msgspec
 
 from tollway.daemon import secrets
 from tollway.daemon.config.schema import Config, HourPrice, Model, Provider
-from tollway.daemon.errors import ModelNotFound, SecretError
+from tollway.daemon.errors import ModelNotFound
 from tollway.daemon.gate.authenticate import Caller, Keyring
 from tollway.daemon.gate.authorise import allowed
 from tollway.daemon.gate.books import Charge
@@ -308,10 +308,7 @@ def _target(name: str, provider: Provider, credentials: tuple[str, ...]) -> Targ
 
 def _credentials(config: Config) -> dict[str, tuple[str, ...]]:
     """Fetch every provider's secrets; in a thread, since a keyring may take its time."""
-    found, missing = secrets.fetch(config)
-    if missing:
-        hints = dict.fromkeys(error.hint for error in missing if error.hint)
-        raise SecretError("\n".join(error.message for error in missing), hint="\n".join(hints))
+    found = secrets.demand(config)
     for name, provider in config.providers.items():
         # Here, since what signs for a cloud takes a third of a second to import.
         for credential in found[name] or (None,):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from one_answer import OneAnswer
 from program import Home
+from upstreams import self_signed
 
 CANARY = "gsk_CANARYcanaryCANARYcanary42"
 SINGLE = '[server]\nlisten = "127.0.0.1:{port}"\nsingle_user = true\n'
@@ -170,3 +171,18 @@ def test_nvidias_gpus_are_told_with_who_uses_them(home: Home) -> None:
     )
     found = checks(home, "--offline", code=0, PYTHONPATH=str(home.path))["gpu"]
     assert found["detail"] == ("RTX 4090, 20 GiB of 24 GiB free, 7% busy; used by pid 99 4 GiB")
+
+
+def test_a_certificate_is_looked_at_before_clients_refuse_it(home: Home) -> None:
+    """Its files, whom it is for, and its end; nothing is said where there is none."""
+    assert "certificate" not in checks(home, code=0)
+    folder = home.config.parent
+    self_signed(folder, "gate.example")
+    files = 'tls = { cert = "trusted.pem", key = "private.pem" }\n'
+    home.write(home.config.read_text() + files)
+    (folder / "private.pem").chmod(0o644)
+    assert "others may read" in checks(home, code=1)["certificate"]["detail"]
+    (folder / "private.pem").chmod(0o600)
+    found = checks(home, code=0)["certificate"]
+    assert (found["state"], found["fix"]) == ("ok", "")
+    assert found["detail"].startswith("for gate.example, until ")

@@ -8,11 +8,11 @@ import zlib
 import msgspec
 import pytest
 from aiohttp import web
-from shell import PATIENCE_S, Client, Running, running, until
+from shell import PATIENCE_S, Client, Running, parse, running, until
 
 from tollway.daemon import app as application
 from tollway.daemon.app import Route
-from tollway.daemon.connection import EdgeLimits
+from tollway.daemon.connection import EdgeLimits, _client
 
 CHAT = "/v1/chat/completions"
 HEAD = (
@@ -164,7 +164,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(
 
 async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None:
     """A cap on connections keeps files for the calls that are under way."""
-    async with running(limits=EdgeLimits(connections=3)) as daemon:
+    async with running(limits=EdgeLimits(connections=3, spare_s=3600)) as daemon:
         clients = [await daemon.connect() for _ in range(3)]
         for client in clients:
             await _healthy(client)
@@ -176,6 +176,97 @@ async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None
         assert (await daemon.ask("GET", "/healthz")).status == 200
         for client in clients:
             client.close()
+
+
+async def test_connections_that_idle_make_room_for_those_that_ask() -> None:
+    """Who holds connections and says nothing keeps nobody out: the oldest is closed first."""
+    async with running(
+        server="single_user = true\nmax_connections = 3", limits=EdgeLimits(spare_s=0)
+    ) as daemon:
+        idle = [await daemon.connect() for _ in range(3)]
+        await until(lambda: _open(daemon) == 3)
+        assert (await daemon.ask("GET", "/healthz")).status == 200
+        assert await idle[0].all() == b""
+        await _healthy(idle[2])
+
+
+async def test_who_has_a_request_under_way_is_not_closed_to_make_room() -> None:
+    """A head that has begun is one too, for as long as a head may take."""
+    async with running(
+        server="single_user = true\nmax_connections = 1", limits=EdgeLimits(spare_s=0)
+    ) as daemon:
+        client = await daemon.connect()
+        await client.send(b"GET /healthz HTTP/1.1\r\n")
+        await until(lambda: next(iter(daemon.server.connections.open)).idle_s(0) == -1)
+        answer = parse(await daemon.raw(b""))
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["error"]["code"] == "too_many_connections"
+        await client.send(b"Host: localhost\r\n\r\n")
+        assert (await client.answer()).status == 200
+
+
+async def test_one_address_cannot_take_all_connections() -> None:
+    """It is told so with 429; other addresses are served; a reload changes the number."""
+    async with running(
+        server="single_user = true\nwatch = false\nmax_connections_per_client = 2",
+        limits=EdgeLimits(spare_s=3600),
+    ) as daemon:
+        held = [await daemon.connect() for _ in range(2)]
+        await until(lambda: _open(daemon) == 2)
+        answer = parse(await daemon.raw(b""))
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+        assert answer.json()["error"]["code"] == "too_many_connections"
+        assert daemon.server.connections.refused == 1
+        other = Client(
+            *await asyncio.open_connection("127.0.0.1", daemon.port, local_addr=("127.0.0.2", 0))
+        )
+        await _healthy(other)
+        other.close()
+        daemon.config.write_text(daemon.config.read_text().replace("client = 2", "client = 3"))
+        await daemon.server.reloader.reload()
+        assert (await daemon.ask("GET", "/healthz")).status == 200
+        for one in held:
+            one.close()
+        await until(lambda: _open(daemon) == 0)
+        assert daemon.server.connections._clients == {}
+
+
+async def test_a_proxy_may_have_all_connections() -> None:
+    """Behind one, every client has its address."""
+    async with running(
+        server="behind_proxy = true\nmax_connections_per_client = 1",
+    ) as daemon:
+        clients = [await daemon.connect() for _ in range(3)]
+        for client in clients:
+            await _healthy(client)
+
+
+async def test_the_owner_gets_through_however_many_clients_there_are() -> None:
+    """`status` must answer when nothing else does."""
+    async with running(
+        server="single_user = true\nmax_connections = 1", limits=EdgeLimits(spare_s=3600)
+    ) as daemon:
+        await _healthy(await daemon.connect())
+        assert (await daemon.raw(b"")).startswith(b"HTTP/1.1 503")
+        said = (await daemon.ask("GET", "/control/status", admin=True)).json()
+        assert said["connections"] == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        (("192.0.2.7", 5000), "192.0.2.7"),
+        (("2001:db8:1:2:3:4:5:6", 5000, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 5000, 0, 2), "fe80::/64"),
+        (("::ffff:192.0.2.7", 5000, 0, 0), "192.0.2.7"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_client_is_told_by_its_address_or_its_network(peer: object, client: str) -> None:
+    """A host has one address of IPv4, and all of a /64 of IPv6."""
+    assert _client(peer) == client
 
 
 async def test_slow_clients_do_not_slow_the_others() -> None:

@@ -1,0 +1,201 @@
+"""Ten times what fits: what is admitted is served as ever, the rest is refused at once."""
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from gateway import CHAT, KEY, WHOLE, body, config, gateway, whole
+from shell import Client, Process, Reply, control, process, short_folder, until, write_config
+from upstreams import Peer, Upstream, upstream
+
+from tollway.daemon.ledger.verify import verify
+
+FITS = 10
+
+
+class Busy:
+    """An upstream that answers when the test says so, or after a while."""
+
+    def __init__(self, after_s: float | None = None) -> None:
+        self.go_on = asyncio.Event()
+        self.running = 0
+        self.most = 0
+        self._after_s = after_s
+
+    async def __call__(self, peer: Peer) -> None:
+        """Answer one call."""
+        await peer.read_request()
+        self.running += 1
+        self.most = max(self.most, self.running)
+        if self._after_s is None:
+            await self.go_on.wait()
+        else:
+            await asyncio.sleep(self._after_s)
+        self.running -= 1
+        await peer.say(whole(WHOLE, "Connection: close"))
+
+
+@contextlib.asynccontextmanager
+async def loaded(
+    busy: Busy, *, server: str = "", provider: str = ""
+) -> AsyncIterator[tuple[Process, Upstream]]:
+    """Yield a daemon in a process of its own before a busy upstream."""
+    async with upstream([busy]) as up:
+        with (
+            short_folder() as folder,
+            process(write_config(folder, config([up], provider), server=server)) as daemon,
+        ):
+            assert (await asyncio.to_thread(daemon.ready))["ready"]
+            yield daemon, up
+
+
+async def call(port: int) -> tuple[Reply, float]:
+    """Make a call; return the answer, and how long it took in seconds."""
+    said = body()
+    began = time.perf_counter()
+    client = Client(*await asyncio.open_connection("127.0.0.1", port))
+    await client.send(
+        f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\nContent-Length: {len(said)}\r\n"
+        "Connection: close\r\n\r\n".encode()
+        + said
+    )
+    reply = await client.answer()
+    client.close()
+    return reply, time.perf_counter() - began
+
+
+async def answers_its_owner(daemon: Process) -> dict[str, object]:
+    """Ask for the health by the public address, and for the status by the owner's socket."""
+    client = Client(*await asyncio.open_connection("127.0.0.1", daemon.port))
+    await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await client.answer()).status == 200
+    client.close()
+    socket = daemon.config.parent / "tollway.sock"
+    status, said = await asyncio.to_thread(control, socket, "GET", "/control/status")
+    assert status == 200
+    found: dict[str, object] = said
+    return found
+
+
+@pytest.mark.parametrize(
+    ("server", "provider", "waits"),
+    [
+        # The whole box, a provider's slots with a short line, and with none to speak of.
+        (f"limits = {{ concurrent = {FITS} }}", "", 0),
+        ("max_queue = 20", f"slots = {FITS}", 20),
+        ("max_queue = 1", f"slots = {FITS}", 1),
+    ],
+)
+async def test_what_does_not_fit_is_told_at_once_and_when_to_come_again(
+    server: str, provider: str, waits: int
+) -> None:
+    """429 with Retry-After while the others still run; those all end well; the owner is heard."""
+    busy = Busy()
+    async with loaded(busy, server=server, provider=provider) as (daemon, _):
+        calls = [asyncio.create_task(call(daemon.port)) for _ in range(FITS * 10)]
+        refused = FITS * 10 - FITS - waits
+        # Not one admitted call has ended: whoever is refused did not wait for that.
+        await until(lambda: sum(one.done() for one in calls) == refused)
+        await until(lambda: busy.running == FITS)
+        for one in calls:
+            if one.done():
+                reply, _ = one.result()
+                assert reply.status == 429
+                assert int(reply.headers["retry-after"]) >= 1
+                assert reply.json()["error"]["source"] == "gateway"
+        status = await answers_its_owner(daemon)
+        assert status["problems"] == []
+        busy.go_on.set()
+        replies = [reply for reply, _ in await asyncio.gather(*calls)]
+        found = Counter(reply.status for reply in replies)
+        assert found == {200: FITS + waits, 429: refused}
+        assert busy.most == FITS
+        ledger = daemon.config.parent / "ledger.db"
+        daemon.popen.terminate()
+        assert await asyncio.to_thread(daemon.ended) == 0
+        assert verify(ledger) == []
+
+
+async def test_connections_over_their_number_are_told_at_once_too() -> None:
+    """The cap on connections is the last line: its refusal costs neither a parser nor a row."""
+    busy = Busy()
+    async with loaded(busy, server=f"max_connections = {FITS}") as (daemon, _):
+        calls = [asyncio.create_task(call(daemon.port)) for _ in range(FITS)]
+        await until(lambda: busy.running == FITS)
+        for _ in range(FITS * 3):
+            client = Client(*await asyncio.open_connection("127.0.0.1", daemon.port))
+            reply = await client.answer()
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+            client.close()
+        socket = daemon.config.parent / "tollway.sock"
+        status, said = await asyncio.to_thread(control, socket, "GET", "/control/status")
+        assert (status, said["connections"]) == (200, FITS)
+        busy.go_on.set()
+        assert {reply.status for reply, _ in await asyncio.gather(*calls)} == {200}
+
+
+async def test_bodies_that_memory_has_no_room_for_are_refused_and_leave_no_trace() -> None:
+    """Each may be as long as `server.max_body` says, and all together no more than the room."""
+    busy = Busy()
+    async with gateway([[busy]]) as gate:
+        room = gate.daemon.server.daemon.room
+        room.most = 100_000
+        long = body(messages=[{"role": "user", "content": "x" * 60_000}])
+        first = asyncio.create_task(gate.ask(long))
+        await until(lambda: busy.running == 1)
+        assert room.held == len(long)
+        refused = await gate.ask(long)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert (await gate.daemon.ask("GET", "/healthz")).status == 200
+        busy.go_on.set()
+        assert (await gate.ask()).status == 200
+        assert (await first).status == 200
+        assert (await gate.ask(long)).status == 200
+        assert room.held == 0
+
+
+async def crowd(port: int, over: asyncio.Event, count: int) -> tuple[list[float], Counter[int]]:
+    """Call without a pause until it is over; return how long what was admitted took."""
+    took: list[float] = []
+    found: Counter[int] = Counter()
+
+    async def one() -> None:
+        while not over.is_set():
+            reply, seconds = await call(port)
+            found[reply.status] += 1
+            if reply.status == 200:
+                took.append(seconds)
+            else:
+                await asyncio.sleep(0.2)  # far sooner than it was told to
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return took, found
+
+
+@pytest.mark.long
+async def test_admitted_calls_keep_their_latency_at_ten_times_the_load(tmp_path: Path) -> None:
+    """Medians of one run, alone and in the crowd: the provider's 50 ms still dominate."""
+    busy = Busy(after_s=0.05)
+    async with loaded(busy, server=f"limits = {{ concurrent = {FITS} }}") as (daemon, _):
+        told = {}
+        for count in (FITS, FITS * 10):
+            over = asyncio.Event()
+            running = asyncio.create_task(crowd(daemon.port, over, count))
+            await asyncio.sleep(8)
+            over.set()
+            took, found = await running
+            told[count] = (statistics.median(took), dict(found))
+            await answers_its_owner(daemon)
+        (tmp_path / "told.json").write_bytes(msgspec.json.encode(told))
+        alone, crowded = told[FITS][0], told[FITS * 10][0]
+        print(told)
+        assert crowded < 2 * alone, told
+        assert set(told[FITS * 10][1]) == {200, 429}

@@ -1,0 +1,226 @@
+"""Hours of mixed load in small: memory, files and tables stay as large as they were."""
+
+import asyncio
+import itertools
+import os
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from gateway import CHAT, KEY, body
+from killing import Load, call, config, ready
+from shell import Client, Process, Running, control, process, running, short_folder, until
+
+from tollway.daemon.ledger.verify import verify
+
+CALLERS = 8
+CHANCE = 20_261_129
+MODELS = ("up/m", "either", "line/m", "flaky/m", "nobody/m")
+
+
+async def callers(port: int, chance: random.Random, count: int, names: int = 20) -> None:
+    """Make so many calls of all kinds, to so many models: whole, streamed, left, refused, broken.
+
+    A name that was not seen before has its place in a dozen tables, up to their bounds.
+    """
+    numbers = iter(range(count))
+
+    async def one() -> None:
+        for number in numbers:
+            said = body(
+                chance.random() < 0.5,
+                model=chance.choice(MODELS) if number % 9 else f"up/{chance.randrange(names)}",
+                max_tokens=chance.choice([5, 10, 10**9]),
+            )
+            if number % 13 == 0:
+                said = said[: len(said) // 2]
+            leave = chance.randrange(600) if number % 4 == 0 else None
+            await call(port, f"{chance.randrange(10**9)}-{number}", said, leave_after=leave)
+
+    await asyncio.gather(*(one() for _ in range(CALLERS)))
+
+
+class Watched:
+    """What a process has of the system."""
+
+    def __init__(self, daemon: Process) -> None:
+        proc = Path(f"/proc/{daemon.popen.pid}")
+        pages = int((proc / "statm").read_text().split()[1])
+        self.resident = pages * os.sysconf("SC_PAGE_SIZE")
+        self.files = len(os.listdir(proc / "fd"))
+        self.threads = len(os.listdir(proc / "task"))
+
+
+async def at_rest(daemon: Process) -> Watched:
+    """Return what the daemon has once no call runs and no client is connected."""
+    socket = daemon.config.parent / "tollway.sock"
+
+    async def still() -> bool:
+        _, said = await asyncio.to_thread(control, socket, "GET", "/control/status")
+        held = sum(one["held_nanousd"] for one in said["budgets"])
+        return (said["calls"]["active"], said["connections"], held) == (0, 0, 0)
+
+    await until(still)
+    return Watched(daemon)
+
+
+async def soak(rounds: Iterator[int], calls: int, warm: int) -> list[Watched]:
+    """Load a daemon round by round, with a reload in each; return what it had after each."""
+    chance = random.Random(CHANCE)  # noqa: S311 - must repeat itself
+    load = Load(chance)
+    seen: list[Watched] = []
+    with short_folder() as folder:
+        ledger = folder / "ledger.db"
+        async with load.upstreams() as (steady, flaky):
+            path = config(folder, ledger, steady, flaky)
+            # Bodies grow the ledger, and with it what SQLite and the system keep of it.
+            good = path.read_text().replace('bodies = "all"', "").replace("[server]\n", SERVER)
+            path.write_text(good)
+            with process(path) as daemon:
+                await ready(daemon)
+                for number in rounds:
+                    load.seen.clear()
+                    await callers(daemon.port, chance, calls if number >= warm else calls // 2)
+                    broken = number % 5 == 4
+                    path.write_text(
+                        good[:90] if broken else good.replace("900/", f"{900 + number}/")
+                    )
+                    status, _ = await asyncio.to_thread(
+                        control, folder / "tollway.sock", "POST", "/control/reload"
+                    )
+                    assert (status != 200) == broken
+                    seen.append(await at_rest(daemon))
+                daemon.popen.terminate()
+                assert await asyncio.to_thread(daemon.ended) == 0
+                assert verify(ledger) == []
+    return seen
+
+
+SERVER = '[server]\nwatch = false\nlog_level = "warning"\n'
+
+
+def check(seen: list[Watched], warm: int) -> None:
+    """Check that nothing grew after the warm-up."""
+    print([f"{one.resident / 2**20:.1f} MiB, {one.files} files" for one in seen])
+    before = seen[warm - 1]
+    for after in seen[warm:]:
+        assert after.resident < before.resident * 1.05
+        assert after.files <= before.files + 4
+        assert after.threads <= before.threads + 2
+
+
+async def test_memory_files_and_threads_are_flat_after_a_warm_up() -> None:
+    """Failing providers, clients that leave, refusals and reloads: within 5 %."""
+    check(await soak(iter(range(8)), calls=200, warm=5), warm=5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+async def test_memory_files_and_threads_are_flat_for_half_an_hour() -> None:
+    """The same, for as long as leaks of a byte a call need to be seen."""
+    ends = time.monotonic() + 1800
+    rounds = itertools.takewhile(lambda _: time.monotonic() < ends, itertools.count())
+    check(await soak(rounds, calls=2000, warm=5), warm=5)
+
+
+def tables(root: object) -> dict[str, int]:
+    """Return the size of every table that hangs on our own objects, by its path.
+
+    The sizes of several tables in one place, such as a table for each team, are added up.
+    """
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+    todo: deque[tuple[str, object]] = deque([("", root)])
+    while todo:
+        path, one = todo.popleft()
+        if id(one) in seen or isinstance(one, type | ModuleType | str | bytes):
+            continue
+        seen.add(id(one))
+        if isinstance(one, dict | list | set | deque | tuple | frozenset):
+            found[path] = found.get(path, 0) + len(one)
+            values = one.values() if isinstance(one, dict) else one
+            todo.extend((f"{path}[]", value) for value in list(values))
+        elif type(one).__module__.startswith("tollway."):
+            names = {name for base in type(one).__mro__ for name in getattr(base, "__slots__", ())}
+            fields = {name: getattr(one, name, None) for name in names} | getattr(
+                one, "__dict__", {}
+            )
+            todo.extend((f"{path}.{name}", value) for name, value in fields.items())
+    return found
+
+
+CALL = re.compile(r"\.(exchanges|open|_running|_waiting)\b")
+
+
+async def all_kinds(daemon: Running, chance: random.Random, count: int) -> None:
+    """Ask so many times, each in a way that no table has seen: names, hosts, tags, clients."""
+    await callers(daemon.port, chance, count, names=10**9)
+    for number in range(count // 4):
+        name = chance.randrange(10**9)
+        await daemon.ask("GET", f"/v1/models/m{name}", authorization=f"Bearer {KEY}")
+        await daemon.ask("GET", f"/x{name}?y={number}", authorization=f"Bearer tw-{name:040}")
+        await daemon.ask("POST", CHAT, body(model="up/m"), authorization=f"Bearer {KEY}",
+                         x_tollway_tags=f"ticket=T{name}", user_agent=f"mark-{name}-1",
+                         host=f"127.0.0.{number % 250 + 1}", session_id=f"{name}")  # fmt: skip
+    slow = Client(*await asyncio.open_connection("127.0.0.1", daemon.port))
+    await slow.send(b"GET / HTTP/1.1\r\n")
+    slow.close()
+
+
+async def test_no_table_grows_with_the_calls_that_were_made() -> None:
+    """Every table is walked: twice the calls, and none is larger but those whose bound is far."""
+    chance = random.Random(CHANCE)  # noqa: S311 - must repeat itself
+    load = Load(chance)
+    async with load.upstreams() as (steady, flaky):
+        with short_folder() as folder:
+            text = config(folder, folder / "ledger.db", steady, flaky).read_text()
+            more = text.partition('bodies = "all"')[2]
+            async with running(more, server=SERVER.partition("\n")[2], folder=folder) as daemon:
+                one = daemon.server
+                rest = quiet(daemon)
+                await all_kinds(daemon, chance, 400)
+                await until(rest)
+                first = tables(one)
+                assert len(first) > 100
+                await all_kinds(daemon, chance, 400)
+                await until(rest)
+                second = tables(one)
+                grown = {
+                    path: (first.get(path, 0), size)
+                    for path, size in second.items()
+                    if size > first.get(path, 0) * 1.2 + 8
+                }
+                print("GROWN", grown)
+                assert {path for path in grown if not bounded(path)} == set(), grown
+                assert not one.connections.open
+                assert not one.connections._clients
+                assert not one.daemon.exchanges
+
+
+def quiet(daemon: Running) -> Callable[[], bool] | Callable[[], Awaitable[bool]]:
+    """Return what says whether no call runs and nobody is connected."""
+    one = daemon.server
+    return lambda: not one.daemon.exchanges and not one.daemon.tasks and not one.connections.open
+
+
+# Tables that fill up to a bound, which 400 calls do not reach. Each has its bound beside it.
+BOUNDED = {
+    ".daemon.learned._targets": "10,000 targets (learned._MOST_TARGETS), a fixed row for each",
+    ".daemon.gate._plans": "10,000 (gate._MOST_KNOWN), then it begins anew",
+    ".daemon.gate._in_force": "10,000 (gate._MOST_KNOWN), then it begins anew",
+    ".daemon.gate._terms": "10,000 (gate._MOST_KNOWN), then it begins anew",
+    ".daemon.gate._prices._kept": "10,000 (prices._KEPT_NAMES), then it begins anew",
+    ".daemon.meter._lately": "500 groups in a second (meter._MOST_GROUPS), for a minute",
+    ".daemon.ledger._writer._book._names._words": "50,000 (names._MOST_CACHED)",
+    ".daemon.ledger._writer._book._names._accounts": "50,000 (names._MOST_CACHED)",
+}
+
+
+def bounded(path: str) -> bool:
+    """Whether a table, or one within it, has a bound that was looked up."""
+    return any(path.startswith(one) for one in BOUNDED)
