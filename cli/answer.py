@@ -81,9 +81,12 @@ class _Chunk(msgspec.Struct):
     error: dict[str, object] | None = None
 
 
-def hear(control: Control, ask: Ask, said: Said, write: Callable[[str], None]) -> None:
+def hear(
+    control: Control, ask: Ask, said: Said, write: Callable[[str], None], *, tags: str = ""
+) -> None:
     """Ask, and hand each piece of the answer to `write` as it comes; `said` fills meanwhile.
 
+    `tags` are the call's, "name=value", joined by commas.
     A caller that is interrupted in `write`, or between two pieces, has hung up: the daemon ends
     the call, and `said` has what came.
 
@@ -92,7 +95,7 @@ def hear(control: Control, ask: Ask, said: Said, write: Callable[[str], None]) -
     """
     beside = Beside()
     clock = _Clock(said)
-    headers = {"x-tollway-report": "cost"}
+    headers = {"x-tollway-report": "cost"} | ({"x-tollway-tags": tags} if tags else {})
     whole = False
     try:
         with closing(control.stream(PATH, ask, headers=headers, beside=beside)) as events:

@@ -129,6 +129,11 @@ COMMANDS = (
     Row("routes", "", "Names that clients ask for, and where they lead", MODELS),
     Row("routes list", "routes:list_", "List the routes: targets in order, strategy, fallbacks"),
     Row("routes explain", "routes:explain", "Say what would become of a call, without sending it"),
+    Row(
+        "routes test",
+        "routes_test:test",
+        "Ask each target for one token: who answers, how fast",
+    ),
     Row("routes add", "routes:add", "Add a route: a name for targets that are tried in order"),
     Row("routes remove", "routes:remove", "Remove a route that no other one falls back to"),
     Row(

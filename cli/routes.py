@@ -71,6 +71,35 @@ class Target(msgspec.Struct):
     passes: bool = True
     dropped: list[str] = []
     callers: bool = False
+    chosen: bool = True
+    route: str = ""
+    case: str = ""
+    strategy: str = ""
+    weight: int = 1
+    health: str = "ok"
+    window: int | None = None
+    expected_nanousd: int | None = None
+    first_ms: int | None = None
+    tokens_s: float | None = None
+    load: float = 0.0
+    changed: list[str] = []
+
+
+class Condition(msgspec.Struct):
+    """A condition of a case, and what it saw of the call."""
+
+    condition: str
+    seen: str
+    holds: bool
+
+
+class Case(msgspec.Struct):
+    """A case of a route's `when`, as far as the first that takes the call."""
+
+    route: str
+    case: str
+    takes: bool
+    conditions: list[Condition]
 
 
 class Explanation(msgspec.Struct):
@@ -87,6 +116,9 @@ class Explanation(msgspec.Struct):
     project: str = ""
     levels: list[str] = []
     also: list[str] = []
+    cases: list[Case] = []
+    input_tokens: int = 0
+    stays: str = ""
     refused: str = ""
 
 
@@ -131,22 +163,32 @@ def explain(  # noqa: PLR0913 - an argument is an option
         Path | None,
         typer.Option("--body", metavar="FILE", help="A request as JSON, instead of --tokens."),
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="NAME:VALUE", help="One that conditions may look at."),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag of the call.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="It wants a stream.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what would become of a call, without sending it.
 
-    How the name resolves, which targets would be tried in which order and what each would hold,
-    whether the request passes through or is translated, and how the budgets and rate limits stand
-    that the call must fit into. With --body it says what each target's dialect could not say.
+    How the name resolves, what each condition of the route saw, which targets would be tried in
+    which order, how they are and what each would hold, whether the request passes through or is
+    translated, and how the budgets and rate limits stand that the call must fit into. With --body
+    it says what each target's dialect could not say. Where chance decides, the likeliest is first.
     Exits with 1 where it would be refused. Needs the running daemon.
 
     Examples:
-        tollway routes explain --model fast --as ci --tokens 2000
+        tollway routes explain --model fast --as ci --tokens 2000 --header x-tier:batch --tag env=ci
         tollway routes explain --model fast --dialect anthropic --body request.json
     """
     question: dict[str, object] = {"model": model, "key": key, "tokens": tokens, "output": output}
     question |= {"endpoint": endpoint.value, "dialect": _NAMES[dialect]}
+    question |= {"stream": stream, "tags": tag or [], "headers": _headers(header or [])}
     question |= {"body": _request(body)} if body else {}
     answer = reach(config).post("/control/explain", question)
     said = msgspec.convert(answer, Explanation)
@@ -168,6 +210,16 @@ def _request(file: Path) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
+def _headers(said: list[str]) -> dict[str, str]:
+    found = {}
+    for text in said:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise UsageProblem(f"`{text}` is no header", hint="Write it as NAME:VALUE")
+        found[name.strip().lower()] = value.strip()
+    return found
+
+
 def _print(said: Explanation) -> None:
     owners = (("key", said.key), ("user", said.user), ("project", said.project))
     asked_as = ", ".join(f"{what} {name}" for what, name in (*owners, ("team", said.team)) if name)
@@ -182,13 +234,16 @@ def _print(said: Explanation) -> None:
             ("outcome", refused if said.refused else show.Painted("would be sent", "green")),
         ]
     )
+    _cases(said)
     show.say()
-    numbers = ("in $/M", "out $/M", "hold", "output limit")
+    numbers = ("in $/M", "out $/M", "likely", "hold", "output limit", "window")
     columns = [show.Column(title, number=True) for title in numbers]
     show.table(
         [
             show.Column("", number=True),
             "target",
+            "because",
+            "health",
             "reached by",
             "allowed",
             *columns,
@@ -198,14 +253,18 @@ def _print(said: Explanation) -> None:
         ],
         [
             (
-                str(number),
+                str(number) if one.chosen else "",
                 one.target,
+                _because(one, said),
+                show.Painted(one.health, "green" if one.health == "ok" else "red"),
                 _reached(one),
                 "yes" if one.allowed else "no",
                 one.input_usd,
                 one.output_usd,
-                show.money(one.hold_nanousd),
+                show.money(one.expected_nanousd if one.chosen else None),
+                show.money(one.hold_nanousd if one.chosen else None),
                 str(one.output_limit or ""),
+                show.tokens(one.window) if one.window else "",
                 one.price,
                 queues.line(one.slots, one.running, one.waiting),
                 one.why,
@@ -213,12 +272,59 @@ def _print(said: Explanation) -> None:
             for number, one in enumerate(said.targets, start=1)
         ],
     )
+    changed = [one for one in said.targets if one.changed and one.chosen]
+    if changed:
+        show.say()
+    for one in changed:
+        show.say(f"{one.target} would be asked with {', '.join(one.changed)}")
     for one in said.targets:
         if one.dropped:
             show.say()
             show.say(f"{one.target} would not be told: {', '.join(one.dropped)}")
     _budgets(said.budgets)
     limits.table(said.limits)
+
+
+def _cases(said: Explanation) -> None:
+    if not said.cases:
+        return
+    show.say()
+    show.table(
+        ["case", "condition", "saw", "holds", "takes it"],
+        [
+            (
+                f"{case.route} {case.case}" if at == 0 else "",
+                one.condition,
+                one.seen,
+                show.Painted("yes", "green") if one.holds else "no",
+                ("yes" if case.takes else "no") if at == 0 else "",
+            )
+            for case in said.cases
+            for at, one in enumerate(case.conditions)
+        ],
+    )
+
+
+def _because(one: Target, said: Explanation) -> str:
+    """Return why a target stands where it does."""
+    if not one.chosen:
+        return ""
+    reasons = [f"{one.route} {one.case}".strip()] if one.route else []
+    match one.strategy:
+        case "weighted":
+            reasons.append(f"weight {one.weight}")
+        case "fastest" if one.first_ms is not None or one.tokens_s:
+            first = "" if one.first_ms is None else f"{show.duration(one.first_ms / 1000)}, "
+            reasons.append(f"{first}{one.tokens_s or '?'} tokens/s")
+        case "fastest":
+            reasons.append("not measured yet")
+        case "least-busy":
+            reasons.append(f"{one.load:.0%} busy")
+        case "cheapest":
+            reasons.append("cheapest")
+    if one.target == said.stays:
+        reasons.insert(0, "has the conversation")
+    return ", ".join(reasons)
 
 
 def _reached(one: Target) -> str:

@@ -53,6 +53,7 @@ class Affinity:
         self._most = most
         self._secret = secrets.token_bytes(32)
         self._kept: OrderedDict[bytes, tuple[float, Kept]] = OrderedDict()
+        self._strayed: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -65,6 +66,22 @@ class Affinity:
             hashed.update(len(data).to_bytes(8, "big"))
             hashed.update(data)
         return hashed.digest()
+
+    def stray(self, name: str) -> None:
+        """Note that a call by a name was served elsewhere than where its calls begin."""
+        if len(self._strayed) >= self._most:
+            self._strayed.clear()
+        self._strayed[name] = self._clock()
+
+    def has_strayed(self, name: str) -> bool:
+        """Whether a conversation by a name may be elsewhere than where its calls begin."""
+        at_s = self._strayed.get(name)
+        if at_s is None:
+            return False
+        if self._clock() - at_s > IDLE_S:
+            del self._strayed[name]
+            return False
+        return True
 
     def find(self, digest: bytes) -> Kept | None:
         """Return where a conversation was served, None where that is not known any more."""

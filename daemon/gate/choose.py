@@ -7,6 +7,7 @@ docs/routing.md says the rules to users.
 """
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -46,6 +47,7 @@ class Asked:
         session: str = "",
         at_ms: int = 0,
         known: Features | None = None,
+        dice: random.Random | None = None,
     ) -> None:
         """Take a call.
 
@@ -59,7 +61,9 @@ class Asked:
             session: What its client calls its conversation, outside of its body.
             at_ms: When it came, in unix milliseconds.
             known: What its request uses, where that need not be read from its body.
+            dice: What chance goes by, where not by the daemon's own.
         """
+        self.dice = dice or gate.daemon.dice
         self._gate = gate
         self._plan = plan
         self._call = call
@@ -197,8 +201,8 @@ def _ordered(gate: "Gate", branch: Branch, asked: Asked) -> Sequence[Target]:
     return [targets[at] for at in _STRATEGIES[branch.strategy](gate, branch, asked)]
 
 
-def _by_weight(gate: "Gate", branch: Branch, _: Asked) -> list[int]:
-    return strategies.weighted(branch.weights, gate.daemon.dice)
+def _by_weight(_: "Gate", branch: Branch, asked: Asked) -> list[int]:
+    return strategies.weighted(branch.weights, asked.dice)
 
 
 def _by_speed(gate: "Gate", branch: Branch, asked: Asked) -> list[int]:
@@ -206,7 +210,7 @@ def _by_speed(gate: "Gate", branch: Branch, asked: Asked) -> list[int]:
     likely = strategies.likely_output(asked.limit, paces)
     # Of one length for all: who says little is not quick by that.
     output = max(likely(at) for at in range(len(paces)))
-    return strategies.fastest(paces, output, gate.daemon.dice)
+    return strategies.fastest(paces, output, asked.dice)
 
 
 def _by_cost(gate: "Gate", branch: Branch, asked: Asked) -> list[int]:
@@ -244,6 +248,8 @@ def expected(gate: "Gate", targets: Sequence[Target], asked: Asked) -> list[Expe
     found = []
     for at, target in enumerate(targets):
         output = 0 if asked.endpoint == "embeddings" else likely(at)
+        if target.overrides and target.overrides.max_output:
+            output = min(output, target.overrides.max_output)
         price = gate.price(target, asked.at_ms)
         if price is None:
             found.append(Expected(None, output))

@@ -15,29 +15,24 @@ if TYPE_CHECKING:
 class Course:
     """One call's targets, in the order to try them."""
 
-    __slots__ = ("_stay", "targets")
+    __slots__ = ("_plan", "_stay", "targets")
 
+    # It is given its exchange, and does not hold it: two that hold each other, with all else of a
+    # call, are freed by the collector alone.
     def __init__(self, exchange: "Exchange", plan: Plan) -> None:
         """Choose.
 
         Raises:
             ModelNotFound: The caller may use none of the targets that such a call goes to.
         """
+        self._plan = plan
         self._stay: Stay | None = None
         self.targets = plan.targets
         if plan.fixed:  # as most are: this is all that choosing costs them
             return
-        origin = exchange.origin
-        asked = Asked(
-            exchange.gate,
-            plan,
-            exchange.call,
-            who=exchange.caller.who,
-            tags=origin.tags.pairs,
-            headers=origin.looked_at,
-            session=origin.conversation(exchange.caller.run) if plan.stays else "",
-            at_ms=exchange.at_ms,
-        )
+        if plan.plain and not exchange.daemon.affinity.has_strayed(plan.found.name):
+            return
+        asked = _asked(exchange, plan)
         self._stay = asked.stay
         self.targets = choose(exchange.gate, plan, asked).targets
 
@@ -46,11 +41,28 @@ class Course:
         kept = self._stay.kept if self._stay else None
         return kept.key if kept and kept.target == target.name else ""
 
-    def served(self, attempt: Attempt) -> None:
+    def served(self, exchange: "Exchange", attempt: Attempt) -> None:
         """Take note of where the call was answered, for those of its conversation that follow."""
+        target, plan = attempt.target, self._plan
+        if self._stay is None and plan.plain and target.name != self.targets[0].name:
+            exchange.daemon.affinity.stray(plan.found.name)
+            self._stay = _asked(exchange, plan).stay
         if self._stay:
-            target = attempt.target
             self._stay.served(target.name, answer=_to_go_on_from(attempt), key=target.key)
+
+
+def _asked(exchange: "Exchange", plan: Plan) -> Asked:
+    origin = exchange.origin
+    return Asked(
+        exchange.gate,
+        plan,
+        exchange.call,
+        who=exchange.caller.who,
+        tags=origin.tags.pairs,
+        headers=origin.looked_at,
+        session=origin.conversation(exchange.caller.run) if plan.stays else "",
+        at_ms=exchange.at_ms,
+    )
 
 
 def _to_go_on_from(attempt: Attempt) -> str:

@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True):
     forks: tuple[Fork, ...]
     fixed: bool  # they are tried as they stand, whatever the call
     stays: bool = False  # calls of one conversation are to stay at one of them
+    plain: bool = False  # they do, and begin at the first: only who is elsewhere is looked for
 
 
 def plan_of(found: Found, targets: tuple[Target, ...], *, stays: bool = False) -> Plan:
@@ -61,15 +62,17 @@ def plan_of(found: Found, targets: tuple[Target, ...], *, stays: bool = False) -
             )
         forks.append(Fork(stage.route, tuple(branches)))
     # One target, with one key, is where it stays anyway.
-    stays = stays and (len(targets) > 1 or any(len(target.keys) > 1 for target in targets))
-    fixed = not stays and _is_fixed(forks)
-    if fixed:  # with what each is to change
+    pooled = any(len(target.keys) > 1 for target in targets)
+    stays = stays and (len(targets) > 1 or pooled)
+    in_order = _is_fixed(forks)
+    if in_order:  # with what each is to change
         each: dict[str, Target] = {}
         for fork in forks:
             for target in fork.branches[0].targets:
                 each.setdefault(target.name, target)
         targets = tuple(each.values())
-    return Plan(found, targets, tuple(forks), fixed, stays)
+    plain = in_order and stays and not pooled
+    return Plan(found, targets, tuple(forks), in_order and not stays, stays, plain)
 
 
 def _is_fixed(forks: list[Fork]) -> bool:

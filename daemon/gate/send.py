@@ -399,7 +399,7 @@ class Exchange:
         """End an answered call; return when that is on disk, or the disk has stalled too long."""
         ended = self._end(attempt, ending)
         if self._course:
-            self._course.served(attempt)
+            self._course.served(self, attempt)
         done = self._finish(ended, ended.ending, "", attempt.first_ms)
         # As `asyncio.wait` would, which makes a future and two callbacks more.
         timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT_S, _let_go, done)

@@ -1,5 +1,6 @@
 """Calls of one conversation stay where it was served, and nothing else follows from that."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 from gateway import HEAD, Gateway, body, chunk, gateway, whole
 from hypothesis import given
 from hypothesis import strategies as st
-from upstreams import reads, says
+from upstreams import reads, says, upstream
 
 from tollway.daemon.gate.affinity import HEADERS, IDLE_S, Affinity, Kept, Stay, conversation_in
 from tollway.providers.canon import Call
@@ -216,8 +217,52 @@ when = [{ tools = true, to = ["up/t", "up1/t"] }]
         text = config.read_text().replace('models = ["*"]', 'models = ["*"]\nexcept = ["up/m"]')
         config.write_text(text)
         await gate.daemon.server.reloader.reload()
+        kept.stray("r")
         kept.keep(kept.digest("laptop", "r", "session", "s"), Kept("up/m"))
         assert await asked(gate, body(model="r"), session_id="s") == "up1/m"
         config.write_text(text.replace('budget = ["1/day"]', 'budget = ["0.000001/day"]'))
         await gate.daemon.server.reloader.reload()
         assert (await gate.ask(body(model="r"), session_id="s")).status == 402
+
+
+async def test_calls_in_order_pay_for_affinity_only_once_one_has_strayed() -> None:
+    """While all are served where they begin there is nothing to remember for them."""
+    route = ROUTE.replace("weighted", "ordered")
+    fails = [reads(), says(whole(b"{}", status="503 Service Unavailable"))]
+    up = [[reads(), says(whole())], fails, [reads(), says(whole())]]
+    async with gateway(up, ANSWERS, more=route) as gate:
+        kept = gate.daemon.server.daemon.affinity
+        assert await asked(gate, body(model="r"), session_id="s") == "up/m"
+        assert (len(kept), kept.has_strayed("r")) == (0, False)
+        assert await asked(gate, body(model="r"), session_id="s") == "up1/m"
+        assert (len(kept), kept.has_strayed("r")) == (1, True)
+        assert await asked(gate, body(model="r"), session_id="t") == "up/m"
+        assert await asked(gate, body(model="r"), session_id="s") == "up1/m"
+        assert len(kept) == 2
+
+
+async def test_a_conversation_stays_with_the_key_that_served_it() -> None:
+    """Of a provider's pool: each session has one key, and the sessions have both."""
+    more = """[providers.pool]
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:{port}/v1"
+api_keys = ["env:POOL_ONE", "env:POOL_TWO"]
+[prices."pool/*"]
+input = 1
+output = 2
+[routes.r]
+to = ["pool/m"]
+"""
+    async with upstream(*ANSWERS) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("POOL_ONE", "key-one")
+            patch.setenv("POOL_TWO", "key-two")
+            async with gateway(ANSWERS, more=more.replace("{port}", str(pool.port))) as gate:
+                for turn in range(3):
+                    for session in ("s", "t"):
+                        await asked(gate, body(model="r", seed=turn), session_id=session)
+        sent = [re.search(rb"[Bb]earer (key-\w+)", one) for one in pool.requests]
+    keys = [found[1] for found in sent if found]
+    assert len(keys) == 6
+    assert len(set(keys[::2])) == len(set(keys[1::2])) == 1
+    assert len(set(keys)) == 2

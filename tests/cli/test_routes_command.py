@@ -1,0 +1,110 @@
+"""`tollway routes`: explained on a terminal, and tested with one token each."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from program import Home
+
+pytestmark = pytest.mark.whole
+
+STREAM = (
+    b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"yes"}}]}\n\n'
+    b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
+    b"data: [DONE]\n\n"
+)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """An upstream that says yes, and keeps what it was asked."""
+
+    asked: list[dict[str, object]] = []  # noqa: RUF012 - one upstream, one list
+
+    def do_POST(self) -> None:
+        """Answer a chat."""
+        length = int(self.headers["content-length"])
+        self.asked.append(json.loads(self.rfile.read(length)))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(STREAM)))
+        self.end_headers()
+        self.wfile.write(STREAM)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """Return a home with a gateway before two upstreams, one of which is not there."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    made = Home(tmp_path)
+    made.write(f"""[server]
+listen = "127.0.0.1:0"
+watch = false
+drain = "5s"
+[providers.up]
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:{server.server_port}/v1"
+[providers.gone]
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:9/v1"
+[prices."*/*"]
+input = 1
+output = 2
+[routes.fast]
+to = ["up/m", "gone/m"]
+when = [{{ header.x-tier = "batch", to = ["up/o3-x"], max_output = 9 }}]
+[routes.good]
+to = ["up/m"]
+""")
+    try:
+        ended = made.tollway("up")
+        assert ended.returncode == 0, ended.stderr
+        yield made
+    finally:
+        made.tollway("down", "--now")
+        server.shutdown()
+        server.server_close()
+
+
+def test_routes_are_explained_and_tested(home: Home) -> None:
+    """Nothing is sent before a person has agreed to its cost; then each target gets one token."""
+    Handler.asked.clear()
+    told = home.tollway("routes", "explain", "--model", "fast", "--header", "x-tier: batch")
+    assert told.returncode == 0, told.stderr
+    assert "header.x-tier = batch" in told.stdout
+    assert "up/o3-x would be asked with output=9" in told.stdout
+    wrong = home.tollway("routes", "explain", "--model", "fast", "--header", "x-tier")
+    assert (wrong.returncode, "is no header" in wrong.stderr) == (2, True)
+    unasked = home.tollway("routes", "test", "fast")
+    assert unasked.returncode == 2
+    assert "Ask 3 targets, which may cost up to $" in unasked.stderr
+    assert Handler.asked == []
+    tested = home.tollway("routes", "test", "--yes", "--json")
+    assert tested.returncode == 1
+    found = {one["target"]: one for one in json.loads(tested.stdout)}
+    assert {name: one["result"] for name, one in found.items()} == {
+        "up/m": "ok",
+        "gone/m": "error",
+        "up/o3-x": "ok",
+    }
+    assert found["up/m"]["cost_nanousd"] == 7 * 1000 + 2000
+    assert found["up/m"]["first_ms"] is not None
+    assert "refused the connection" in found["gone/m"]["error"]
+    # One token; a model that reasons takes no fewer than sixteen.
+    limits = {said["model"]: said.get("max_tokens", said.get("max_completion_tokens"))
+              for said in Handler.asked}  # fmt: skip
+    assert limits == {"m": 1, "o3-x": 16}
+    logged = home.tollway("logs", str(found["up/m"]["call"]), "--json")
+    assert json.loads(json.loads(logged.stdout)["call"]["tags"]) == {"tollway": "test"}
+    table = home.tollway("routes", "test", "good", "--yes")
+    assert table.returncode == 0
+    assert "up/m" in table.stdout and "ok" in table.stdout
+    unknown = home.tollway("routes", "test", "godo")
+    assert (unknown.returncode, "is no route" in unknown.stderr) == (1, True)
