@@ -235,6 +235,21 @@ def _print(said: Explanation) -> None:
         ]
     )
     _cases(said)
+    _targets(said)
+    changed = [one for one in said.targets if one.changed and one.chosen]
+    if changed:
+        show.say()
+    for one in changed:
+        show.say(f"{one.target} would be asked with {', '.join(one.changed)}")
+    for one in said.targets:
+        if one.dropped:
+            show.say()
+            show.say(f"{one.target} would not be told: {', '.join(one.dropped)}")
+    _budgets(said.budgets)
+    limits.table(said.limits)
+
+
+def _targets(said: Explanation) -> None:
     show.say()
     numbers = ("in $/M", "out $/M", "likely", "hold", "output limit", "window")
     columns = [show.Column(title, number=True) for title in numbers]
@@ -272,17 +287,6 @@ def _print(said: Explanation) -> None:
             for number, one in enumerate(said.targets, start=1)
         ],
     )
-    changed = [one for one in said.targets if one.changed and one.chosen]
-    if changed:
-        show.say()
-    for one in changed:
-        show.say(f"{one.target} would be asked with {', '.join(one.changed)}")
-    for one in said.targets:
-        if one.dropped:
-            show.say()
-            show.say(f"{one.target} would not be told: {', '.join(one.dropped)}")
-    _budgets(said.budgets)
-    limits.table(said.limits)
 
 
 def _cases(said: Explanation) -> None:

@@ -117,14 +117,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         ModelNotFound: The key or the model does not exist. (The owner asks, so what is
             forbidden is told from what is unknown.)
     """
-    caller = gate.keyring.owner
-    if question.key is not None:
-        known = gate.keyring.callers.get(question.key)
-        if known is None:
-            raise ModelNotFound(
-                f"There is no key `{question.key}`", hint="`tollway keys list` shows them"
-            )
-        caller = known
+    caller = _caller(gate, question.key)
     found = gate.router.find(question.model)
     if found is None:
         raise ModelNotFound(
@@ -172,6 +165,15 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         stays=choice.stays,
         refused=_refused(tuple(targets)) if names else "This key may not use the model",
     )
+
+
+def _caller(gate: Gate, key: str | None) -> Caller:
+    if key is None:
+        return gate.keyring.owner
+    known = gate.keyring.callers.get(key)
+    if known is None:
+        raise ModelNotFound(f"There is no key `{key}`", hint="`tollway keys list` shows them")
+    return known
 
 
 class _Steady(random.Random):
