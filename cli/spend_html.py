@@ -31,12 +31,19 @@ class Days(msgspec.Struct, frozen=True):
     """What the chart of days shows: for each series what each day, week or month cost.
 
     `unit` says which; the amounts are nano-dollars, as many in each series as there are `names`.
+    Where nothing was paid but something imported, they are `notional`.
     """
 
     unit: str
     names: tuple[str, ...]
     dimension: str
     series: tuple[tuple[str, tuple[int, ...]], ...]
+    notional: bool = False
+
+    @property
+    def what(self) -> str:
+        """What the amounts are."""
+        return "Imported use at list prices" if self.notional else "Cost"
 
 
 def as_html(report: Report, days: Days, made_at: str) -> None:
@@ -228,7 +235,7 @@ def _days_table(days: Days) -> str:
     )
     return (
         f"<section><details><summary>The numbers of the chart by {days.unit}</summary>"
-        f'<div class="scroll" tabindex="0"><table id="days"><caption>Cost by {days.unit} and'
+        f'<div class="scroll" tabindex="0"><table id="days"><caption>{days.what} by {days.unit} and'
         f" {_text(days.dimension)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div></details></section>"
     )
@@ -261,12 +268,16 @@ def _days(pygal: ModuleType, days: Days) -> str:
         chart.x_labels_major = labels[::every]
         for name, costs in days.series:
             chart.add(printable(name or "-"), [cost / 1e9 for cost in costs])
-        drawn.append(_svg(chart, screen, f"Cost by {days.unit} and {days.dimension}"))
+        drawn.append(_svg(chart, screen, f"{days.what} by {days.unit} and {days.dimension}"))
     keys = "".join(
         f'<li><i class="c{at}"></i>{_text(name or "-")}</li>'
         for at, (name, _) in enumerate(days.series)
     )
-    return f'<section><h2>By {days.unit}</h2>{"".join(drawn)}<ul class="keys">{keys}</ul></section>'
+    said = "<p>Imported: at list prices, not paid here.</p>" if days.notional else ""
+    return (
+        f'<section><h2>By {days.unit}</h2>{said}{"".join(drawn)}<ul class="keys">{keys}</ul>'
+        "</section>"
+    )
 
 
 def _year(days: Days) -> str:
@@ -367,14 +378,16 @@ def _svg(chart: object, screen: str, said: str) -> str:
 
 def shares_of(rows: Sequence[SpendRow], unit: str, names: Sequence[str], dimension: str) -> Days:
     """Return the chart's data of rows by unit and dimension: the dearest, and all others in one."""
+    notional = not any(row.cost_nanousd for row in rows) and any(row.imported for row in rows)
     sums: dict[str, dict[str, int]] = {}
     for row in rows:
         of_name = sums.setdefault(row.group[1], {})
-        of_name[row.group[0]] = of_name.get(row.group[0], 0) + row.cost_nanousd
+        amount = row.notional_nanousd if notional else row.cost_nanousd
+        of_name[row.group[0]] = of_name.get(row.group[0], 0) + amount
     ordered = sorted(sums, key=lambda name: (-sum(sums[name].values()), name))
     most = COLOURS if len(ordered) <= COLOURS else COLOURS - 1
     series = [(name, tuple(sums[name].get(one, 0) for one in names)) for name in ordered[:most]]
     if rest := ordered[most:]:
         others = tuple(sum(sums[name].get(one, 0) for name in rest) for one in names)
         series.append((f"({len(rest)} others)", others))
-    return Days(unit, tuple(names), dimension, tuple(series))
+    return Days(unit, tuple(names), dimension, tuple(series), notional)

@@ -40,6 +40,7 @@ _DAY = timedelta(days=1)
 _MOST_DAYS = 800  # with a sparkline
 _MOST_BUDGETS = 8
 _MOST_BARS = 62  # of the chart of days
+_FEWEST_BARS = 7
 
 
 def read(config: Config, by: tuple[str, ...], asked: Period, top: int | None) -> Report:
@@ -109,9 +110,13 @@ def chart_of(config: Config, found: Report) -> "Days":
     unit = By.DAY if length <= _MOST_BARS else By.WEEK if length <= 7 * _MOST_BARS else By.MONTH
     dimension = next((part for part in found.by if part not in TIMES), By.MODEL.value)
     rows = _rows(path, (unit, dimension), asked) if path.exists() else []
-    first = max(asked.since_ms, (began_ms(path) or asked.since_ms) if path.exists() else 0)
-    names = [name[unit] for name, _, _ in spans((unit,), first, asked.until_ms, asked.tz)]
-    return shares_of(rows, unit, list(dict.fromkeys(names)), dimension)
+    first = min((row.group[0] for row in rows), default="")
+    names = [name[unit] for name, _, _ in spans((unit,), asked.since_ms, asked.until_ms, asked.tz)]
+    names = list(dict.fromkeys(names))
+    # Many days before there was anything would only take room.
+    empty = sum(name < first for name in names)
+    names = names[max(0, min(empty, len(names) - _FEWEST_BARS)) :]
+    return shares_of(rows, unit, names, dimension)
 
 
 def _before(path: Path, by: tuple[str, ...], asked: Period, began: int) -> Before:

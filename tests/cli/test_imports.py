@@ -347,6 +347,9 @@ def test_imports_stand_apart_and_are_not_made_twice(tmp_path: Path) -> None:
     more = box.say("claude-code")["claude-code"]
     assert (more["new"], more["changed"], more["there"]) == (1, 1, 0)
     total = box.spent("--by", "session")["total"]["imported"]
+    page = box.home.tollway("spend", "--since", "7d", "--by", "source", "--format", "html").stdout
+    assert "Imported: at list prices, not paid here." in page
+    assert "<svg" in page
     assert (total["calls"], total["output_total"]) == (3, 101)
     assert verify(box.ledger) == []
 
