@@ -1,7 +1,6 @@
 """`logs`: calls as they end, and one call's whole story; from the ledger, without a daemon."""
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -160,7 +159,7 @@ def _latest(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
 def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> None:
     try:
         while not path.exists():  # the daemon makes it
-            time.sleep(_POLL_S)
+            show.pause(_POLL_S)
         # First, so that no call can end unseen between the two.
         following = calls.follow(path, where=where)
         shown = [
@@ -175,7 +174,7 @@ def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
         while True:
             ended = following.poll()
             _print([row for row in ended if row.id not in already], as_json=as_json)
-            time.sleep(_POLL_S)
+            show.pause(_POLL_S)
     except KeyboardInterrupt:
         return  # the way to end it, and no fault
 

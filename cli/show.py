@@ -8,6 +8,7 @@ more between columns, `-` for nothing.
 import csv
 import os
 import re
+import select
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -194,6 +195,18 @@ def emit_line(data: object) -> None:
     """Print data as JSON on one line of stdout, at once: for what comes bit by bit."""
     sys.stdout.write(msgspec.json.encode(data, enc_hook=_plain).decode() + "\n")
     sys.stdout.flush()
+
+
+def pause(seconds: float) -> None:
+    """Wait, but no longer than somebody reads stdout.
+
+    Raises:
+        BrokenPipeError: The reader (`| head`) has gone; nothing more need be looked for.
+    """
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)  # only what is told unasked: it has gone
+    if reader.poll(seconds * 1000):
+        raise BrokenPipeError
 
 
 def emit_csv(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -55,11 +55,10 @@ def _objects(control: Control, every_s: float, *, once: bool) -> None:
     if once:
         show.emit(control.get(_LIVE))
         return
-    pause = threading.Event()
     try:
         while True:
             show.emit_line(control.get(_LIVE))
-            pause.wait(every_s)
+            show.pause(every_s)
     except KeyboardInterrupt:
         return  # the way to end it, and no fault
 

@@ -232,6 +232,15 @@ async def test_following_shows_each_call_once_when_it_has_ended(home: Home, ledg
     assert (following.returncode, rest, talk) == (0, "", "")
 
 
+async def test_following_ends_when_nobody_reads_any_more(home: Home, ledger: Ledger) -> None:
+    """`logs -f | head -1` gives the shell back at once, not with the next call."""
+    with follow(home, "-n", "1") as following:
+        assert following.stdout
+        following.stdout.readline()
+        following.stdout.close()
+        assert following.wait(timeout=30) == 1
+
+
 async def test_following_for_people_prints_lines_in_columns(home: Home, ledger: Ledger) -> None:
     """Columns stay where they are, though nobody knows what comes."""
     with follow(home, "-n", "1", "--state", "settled") as following:
