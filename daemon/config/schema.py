@@ -183,7 +183,7 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """providers.NAME.breaker: when a model there counts as failing, and for how long."""
 
-    failures: Count = 5  # within the window, and at least half of its calls
+    failures: Count = 5  # within the window: in a row, or at least half of its calls
     window: Seconds = Seconds(30)
     rest: Seconds = Seconds(10)  # before one call is let through on trial; doubled when that fails
     longest: Seconds = Seconds(300)

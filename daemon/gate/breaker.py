@@ -1,11 +1,11 @@
 """A circuit breaker: a state machine of numbers alone, which reads no clock and does no I/O.
 
-**Closed**: calls pass, and their ends are counted. So many failures within the window, at least
-half of what ended, open it. **Open**: calls had better go elsewhere until its rest is over.
-**Half-open**: one call at a time is let through on trial; it closes the breaker, or doubles the
-rest. A call that was sent before the breaker opened says nothing of what is there now: its end
-is not counted. Nothing is ever forbidden here: who has no other place to go may ask all the same,
-and an answer closes the breaker.
+**Closed**: calls pass, and their ends are counted. So many failures within the window open it,
+where they are half of what ended there or came one after the other. **Open**: calls had better go
+elsewhere until its rest is over. **Half-open**: one call at a time is let through on trial; it
+closes the breaker, or doubles the rest. A call that was sent before the breaker opened says nothing
+of what is there now: its end is not counted. Nothing is ever forbidden here: who has no other place
+to go may ask all the same, and an answer closes the breaker.
 """
 
 from typing import Literal
@@ -43,20 +43,24 @@ class Breaker:
         "_half",
         "_opened_s",
         "_rest_s",
+        "_streak",
         "_trial",
+        "name",
         "rules",
         "until_s",
         "why",
     )
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, name: str = "") -> None:
         self.rules = rules
+        self.name = name  # what it is the breaker of, for a person
         self.until_s = 0.0  # while it is open: when a trial may come
         self.why = ""  # of the last failure, a word for a person
         self._opened_s: float | None = None
         self._rest_s = 0.0  # of the last rest
         self._trial: Entry | None = None
         self._half = 0  # the window's half that is being counted in
+        self._streak = 0  # failures since the last answer
         self._good = [0, 0]  # of this half, and of the one before
         self._bad = [0, 0]
 
@@ -99,6 +103,7 @@ class Breaker:
         if self._opened_s is None:
             self._turn(now)
             self._good[0] += 1
+            self._streak = 0
             return False
         if entry.began_s < self._opened_s:
             return False
@@ -117,8 +122,10 @@ class Breaker:
         self.why = why
         self._turn(now)
         self._bad[0] += 1
+        self._streak += 1
         bad, good = sum(self._bad), sum(self._good)
-        if bad < self.rules.failures or bad < good:
+        most = self.rules.failures
+        if bad < most or (bad < good and self._streak < most):
             return False
         self._open(now, self.rules.rest_s)
         return True
@@ -159,7 +166,7 @@ class Breaker:
 
     def _close(self) -> None:
         self._opened_s, self._trial = None, None
-        self._rest_s = 0.0
+        self._rest_s, self._streak = 0.0, 0
         self._good, self._bad = [0, 0], [0, 0]
 
     def _turn(self, now: float) -> None:

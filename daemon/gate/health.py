@@ -28,6 +28,8 @@ _LONGEST_TEXT = 300
 # acts: what is tried in between is to notice that.
 _REFUSED_S = 600.0
 _KEY_RULES = Rules(rest_s=5.0, longest_s=60.0)
+# A quota that ends tomorrow may be raised today: one call now and then finds out.
+_LONGEST_HINT_S = 600.0
 _REFUSED_RULES = Rules(rest_s=_REFUSED_S, longest_s=3600.0)
 _PROBE_RULES = Rules(failures=2, window_s=86_400.0)
 _BEYOND_NEXT = 1.5  # times the pause between probes: the next one comes before a call on trial
@@ -100,7 +102,7 @@ class Outing:
         now = self._health.clock()
         for breaker, entry in self._entries:
             if breaker.succeed(entry, now):
-                log.info("%s serves again", self.target.name)
+                log.info("%s serves again", breaker.name)
         # Breakers that others' failures have made since then.
         self._entries = []
 
@@ -291,7 +293,8 @@ class Health:
         elif is_unpaid(status, error.body):
             self._rest(outing, "", f"out of money (HTTP {status})", _REFUSED_RULES, None)
         elif status == 429:
-            self._rest(outing, target.model, "rate limited", _KEY_RULES, hint_s)
+            most_s = None if hint_s is None else min(hint_s, _LONGEST_HINT_S)
+            self._rest(outing, target.model, "rate limited", _KEY_RULES, most_s)
         elif status >= 500:
             self._count(outing, f"HTTP {status}", now)
         else:
@@ -304,7 +307,7 @@ class Health:
         if breaker is None:
             _make_room(self._targets)
             rules = self._rules.get(target.provider, Rules())
-            breaker = self._targets[target.provider, target.model] = Breaker(rules)
+            breaker = self._targets[target.provider, target.model] = Breaker(rules, target.name)
         entry = outing.entry(breaker)
         if breaker.fail(entry, now, why):
             log.warning("%s is failing: %s; calls go elsewhere first", target.name, why)
@@ -332,14 +335,14 @@ class Health:
         now = self.clock()
         breaker = self._probed.get(provider)
         if breaker is None:
-            breaker = self._probed[provider] = Breaker(_PROBE_RULES)
+            breaker = self._probed[provider] = Breaker(_PROBE_RULES, provider)
         if fault:
             if breaker.fail(Entry(now), now, fault):
                 log.warning("%s does not answer its probe: %s", provider, fault)
             if breaker.state(now) != "closed":
                 breaker.rest(None, now, fault, _BEYOND_NEXT * every_s)
         elif breaker.state(now) == "closed":
-            self._probed[provider] = Breaker(_PROBE_RULES)
+            self._probed[provider] = Breaker(_PROBE_RULES, provider)
         elif breaker.succeed(Entry(now), now):
             log.info("%s answers its probe again", provider)
             for (name, _), one in self._targets.items():
@@ -437,7 +440,9 @@ class Health:
         found = self._keys.get((provider, key, model))
         if found is None:
             _make_room(self._keys)
-            found = self._keys[provider, key, model] = Breaker(rules)
+            name = f"the key {key} of {provider}" if key else f"the key of {provider}"
+            name += f" for {model}" if model else ""
+            found = self._keys[provider, key, model] = Breaker(rules, name)
         return found
 
     def _allowance(self, provider: str) -> _Allowance:

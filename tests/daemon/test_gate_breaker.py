@@ -42,13 +42,36 @@ def test_failures_far_apart_do_not() -> None:
 
 
 def test_a_target_that_answers_most_calls_stays_closed() -> None:
-    """Ten failures among eleven answers are an upstream under load, not one that is away."""
+    """Two failures after each three answers are an upstream under load, not one that is away."""
     breaker = Breaker(RULES)
-    for _ in range(11):
+    for _ in range(30):
+        for _ in range(3):
+            breaker.succeed(breaker.begin(T), T)
+        failing(breaker, 2)
+    assert breaker.state(T) == "closed"
+    for _ in range(31):
+        failing(breaker, 1)
         breaker.succeed(breaker.begin(T), T)
-    failing(breaker, 10)
+    assert breaker.state(T) == "closed"
+
+
+def test_failures_in_a_row_open_it_however_many_answers_came_before() -> None:
+    """A busy target that dies is not asked for as long as it was well."""
+    breaker = Breaker(RULES)
+    for _ in range(1000):
+        breaker.succeed(breaker.begin(T), T)
+    failing(breaker, 2)
     assert breaker.state(T) == "closed"
     failing(breaker, 1)
+    assert breaker.state(T) == "open"
+
+
+def test_half_of_the_calls_open_it_without_a_row() -> None:
+    """One that fails every other call is no place to go first."""
+    breaker = Breaker(RULES)
+    for _ in range(3):
+        breaker.succeed(breaker.begin(T), T)
+        failing(breaker, 1)
     assert breaker.state(T) == "open"
 
 

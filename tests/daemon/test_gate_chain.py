@@ -241,6 +241,16 @@ def test_a_key_that_is_rate_limited_rests_for_that_model_alone() -> None:
     assert not world.health.another_key(target("p/other", keys=3), {"env:K1", "env:K2"})
 
 
+def test_a_key_rests_ten_minutes_at_most() -> None:
+    """A quota of the day that is raised meanwhile is noticed by one call."""
+    world = World()
+    world.rests(A, 86_000)
+    world.now += 599
+    assert world.health.standing(A).rank == 1
+    world.now += 2
+    assert world.health.standing(A).rank == 0
+
+
 def test_a_pool_is_never_empty() -> None:
     """When all rest, the one whose rest ends first is used."""
     world = World()
