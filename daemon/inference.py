@@ -8,11 +8,13 @@ from tollway.daemon.gate.pipeline import serve
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import InUrl
 from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.units import UNITS
 
 _PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
     "/v1/chat/completions": ("chat", "openai_chat"),
     "/v1/completions": ("completions", "openai_chat"),
     "/v1/embeddings": ("embeddings", "openai_chat"),
+    **{f"/v1{unit.path}": (endpoint, "openai_chat") for endpoint, unit in UNITS.items()},
     "/v1/responses": ("chat", "openai_responses"),
     "/v1/responses/input_tokens": ("count_tokens", "openai_responses"),
     "/v1/responses/compact": ("compact", "openai_responses"),

@@ -38,6 +38,7 @@ from tollway.providers.errors import (
     UpstreamError,
     UpstreamRefused,
 )
+from tollway.providers.units import UNITS
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ _PREFLIGHT_S = 600  # how long a browser may keep what it was told
 _HEADER_NAMES = re.compile(
     r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}( ?, ?[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}){0,50}"
 )
+_FORMS = frozenset(f"/v1{unit.path}" for unit in UNITS.values() if unit.multipart)
 _JSON_ONLY = "Send JSON, with `Content-Type: application/json`"
 
 
@@ -68,6 +70,11 @@ class Asked(Protocol):
     @property
     def method(self) -> str:
         """Its method."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Its path, without the query."""
         ...
 
     @property
@@ -270,7 +277,7 @@ class Guard:
         if hdrs.ORIGIN in headers or _FETCH_SITE in headers:
             _check_origin(request, host, config.server.cors_origins)
         if request.method == "POST":
-            _check_content_type(headers.get(hdrs.CONTENT_TYPE))
+            _check_content_type(headers.get(hdrs.CONTENT_TYPE), form=request.path in _FORMS)
 
     def cors(self, origin: str) -> tuple[tuple[str, str], ...]:
         """Return the headers that let a page of a listed origin read an answer, else none.
@@ -345,10 +352,16 @@ def _check_origin(request: Asked, host: str, welcome: tuple[str, ...]) -> None:
         )
 
 
-def _check_content_type(said: str | None) -> None:
+def _check_content_type(said: str | None, *, form: bool) -> None:
     if said == "application/json" or said is None:
         return  # a page that posts without one still sends its Origin
     kind = said.partition(";")[0].strip().lower()
+    if form:
+        if kind == "multipart/form-data":
+            return  # as above
+        raise ContentTypeRefused(
+            f"A body of type `{kind[:100]}` is not taken here", hint="Send a form with the file"
+        )
     if kind != "application/json" and not kind.endswith("+json"):
         raise ContentTypeRefused(f"A body of type `{kind[:100]}` is not taken", hint=_JSON_ONLY)
 

@@ -10,7 +10,19 @@ from typing import Literal
 import msgspec
 
 # "chat" is a conversation in any dialect, "count_tokens" how long one is, "compact" its short form.
-Endpoint = Literal["chat", "completions", "embeddings", "count_tokens", "compact"]
+# The last five sell something else than tokens (`units.py`).
+Endpoint = Literal[
+    "chat",
+    "completions",
+    "embeddings",
+    "count_tokens",
+    "compact",
+    "rerank",
+    "transcriptions",
+    "speech",
+    "images",
+    "moderations",
+]
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -30,7 +42,9 @@ class Usage(msgspec.Struct, frozen=True):
     audio_output: int = 0
     image_input: int = 0  # images and video
     image_output: int = 0
-    searches: int = 0  # no tokens: paid searches that the provider ran on its own account
+    # No tokens: paid searches that the provider ran on its own account, or whatever an endpoint
+    # sells in place of tokens (`units.py`).
+    searches: int = 0
     estimated: bool = False
 
     @property
@@ -127,6 +141,8 @@ class Price(msgspec.Struct, frozen=True):
     image_output: Rate | None = None
     request_usd: Decimal = Decimal(0)
     search_usd: Decimal | None = None  # for each paid search; None: not known
+    units: tuple[tuple[str, Decimal], ...] = ()  # by the keys of `units.py`: what else is sold
+    longest_audio: Decimal | None = None  # minutes that the model hears at most, where known
     context_window: int | None = None  # tokens, where known
     gpu_hour_usd: Decimal | None = None  # of a model on this box that is charged by its time
     service: str = ""  # the service tier that it is the price of; "": the standard one

@@ -230,6 +230,8 @@ def identified(price: Price) -> Price:
             ("image_input", plain(price.image_input)),
             ("image_output", plain(price.image_output)),
             ("search", "-" if price.search_usd is None else str(Fraction(price.search_usd))),
+            ("units", " ".join(f"{key}:{Fraction(usd)}" for key, usd in price.units) or "-"),
+            ("longest", "-" if price.longest_audio is None else str(price.longest_audio)),
             ("hour", "-" if price.gpu_hour_usd is None else str(Fraction(price.gpu_hour_usd))),
             ("service", price.service or "-"),
             ("services", " ".join(each.id for each in price.services) or "-"),

@@ -89,6 +89,14 @@ class Override(Protocol):
         """Dollars for each paid search; None: not known."""
 
     @property
+    def units(self) -> tuple[tuple[str, Decimal], ...]:
+        """Dollars for what is sold in place of tokens, by the keys of `units.py`."""
+
+    @property
+    def longest_audio(self) -> Decimal | None:
+        """Minutes that the model hears at most; None: not known."""
+
+    @property
     def service_tiers(self) -> Mapping[str, Decimal] | None:
         """How many times the price each service tier costs, its fees apart."""
 
@@ -141,6 +149,8 @@ def _overridden(
             image_output=rate(said.image_output),
             request_usd=said.request,
             search_usd=said.search,
+            units=said.units,
+            longest_audio=said.longest_audio,
             context_window=said.context_window,
             service=service,
             services=services,

@@ -23,6 +23,7 @@ class Cloud:
     lasts_s: int = 3600
     refuses: bool = False
     raw: bytes = b""  # the last call's body
+    forms: bool = False  # bodies are no JSON
 
     @property
     def url(self) -> str:
@@ -44,7 +45,7 @@ class Cloud:
         body = self.raw = await request.read()
         heads = {name.lower(): value for name, value in request.headers.items()}
         path = request.raw_path
-        self.asked.append((path, heads, json.loads(body) if body else None))
+        self.asked.append((path, heads, json.loads(body) if body and not self.forms else None))
         status, kind, said = self.answer
         return web.Response(status=status, body=said, headers={"content-type": kind})
 

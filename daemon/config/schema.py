@@ -238,8 +238,21 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_output: Decimal | None = None
     request: Decimal = Decimal(0)
     search: Decimal | None = None
+    rerank: Decimal | None = None  # for each search unit
+    image: Decimal | None = None  # for each image that is made
+    audio_minute: Decimal | None = None  # for each minute that is written down
+    longest_audio: Decimal | None = None  # minutes
+    speech: Decimal | None = None  # for a million characters
+    moderation: Decimal | None = None  # for each call
     service_tiers: dict[str, Decimal] | None = None  # how many times the price above, by name
     context_window: Count | None = None
+
+    @property
+    def units(self) -> tuple[tuple[str, Decimal], ...]:
+        """What is sold in place of tokens, and for how many dollars."""
+        keys = ("rerank", "image", "audio_minute", "speech", "moderation")
+        said = ((key, getattr(self, key)) for key in keys)
+        return tuple((key, usd) for key, usd in said if usd is not None)
 
 
 PriceSaid = PriceOverride | Literal["free"]

@@ -24,6 +24,7 @@ from tollway.providers.errors import UpstreamError, UpstreamTimeout
 from tollway.providers.money import saving, time_cost
 from tollway.providers.price_report import billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
+from tollway.providers.units import UNITS
 
 # Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
 _FRAME_TOKENS = 64
@@ -216,6 +217,8 @@ class Attempt:
         # Once the answer has ended its report is final, whatever then became of the client.
         if usage is None or not (ending == "answered" or self.reader.ended):
             return None
+        if self.version.call.endpoint in UNITS:
+            return usage
         if not usage.input_total or (self.reader.produced and not usage.output_total):
             # There was a prompt, or text came out, and the report says none: it is no report.
             return None

@@ -118,6 +118,13 @@ def _refuse_unbounded(bound: Bound, target: Target, window: int | None) -> None:
             hint="Call another model, or set `allow_unbounded = true` on a route to it",
             param="model",
         )
+    if bound.unbounded == ("file",):
+        raise Unbounded(
+            "How long the recording is cannot be told from the file, and a hard budget applies",
+            hint="Send it as WAV, or say how many minutes the model hears at most:"
+            f' `longest_audio = 25` in [prices."{target.name}"]',
+            param="file",
+        )
     if bound.unbounded:
         fields = ", ".join(f"`{field}`" for field in bound.unbounded)
         raise Unbounded(

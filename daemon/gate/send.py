@@ -40,6 +40,7 @@ from tollway.providers.headers import Headers
 from tollway.providers.money import plain_usd
 from tollway.providers.prices import FREE
 from tollway.providers.transport import Answer, Request, Timeouts
+from tollway.providers.units import UNITS, sold
 
 if TYPE_CHECKING:
     from tollway.daemon.state import Daemon
@@ -241,6 +242,8 @@ class Exchange:
         bound = version.bound
         counts = self.call.endpoint == "count_tokens"
         price = FREE if counts else self.gate.price(target, self._at_ms)
+        if self.call.endpoint in UNITS:
+            price, bound = sold(self.call.endpoint, price, bound, target.name)
         limits = self.gate.limits.applying(self.caller.who, plan.found.route, target)
         if counts:
             limits = limits.without_tokens()

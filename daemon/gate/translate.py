@@ -17,6 +17,7 @@ from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects import cohere_embed, cohere_read, openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.openai_models import reasons
+from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import changed, overridden
 from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
 from tollway.providers.embedding import Embedding
@@ -25,6 +26,7 @@ from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
 from tollway.providers.headers import Headers
 from tollway.providers.sse import Event
+from tollway.providers.units import UNITS
 
 # What a client's library says of itself to its own provider; another one has no use for it.
 _DIALECTS_OWN = ("anthropic-", "openai-", "x-stainless-", "x-goog-", "x-codex-", "x-openai-")
@@ -100,7 +102,10 @@ class Translator:
             RequestInvalid: A part of the request that only a translation reads is wrong.
         """
         call = self._call
-        if target.kind.speaks(call.dialect):
+        sells = call.endpoint in UNITS
+        if target.kind.speaks(call.dialect) or (sells and call.endpoint in target.kind.paths):
+            if sells and target.worker:
+                raise Untranslatable(f"`{target.name}` has no `/v1{UNITS[call.endpoint].path}`")
             if target.overrides is not None:
                 own = DIALECTS[call.dialect].dialect
                 after = overridden(call, target.overrides, target.model)
@@ -310,6 +315,9 @@ def request_headers(headers: Headers, version: Version, target: Target) -> Heade
     """
     if version.said is not None:
         return (*_foreign(headers), *target.headers)
+    if version.call.endpoint in UNITS:
+        kept = (pair for pair in target.headers if pair[0] != "content-type")
+        return (*headers, *kept, ("content-type", content_type(version.call)))
     if not target.kind.headers:
         return headers + target.headers
     said = {name for name, _ in headers}

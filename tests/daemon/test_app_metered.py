@@ -1,5 +1,7 @@
 """The table of routes, driven: each is authenticated, metered and limited, or marked as free."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from gateway import DONE, HEAD, KEY, USED, Gateway, body, chunk, gateway, whole
@@ -17,6 +19,15 @@ gguf = "none.gguf"
 [routes.open]
 to = ["up/m"]
 allow_unbounded = true
+[prices."up/units"]
+input = 0
+output = 0
+rerank = 0.01
+image = 0.01
+audio_minute = 0.01
+longest_audio = 1
+speech = 10
+moderation = 0.01
 """
 TEXT = (
     b'{"id":"c","object":"text_completion","choices":[{"index":0,"text":"Hi","finish_reason":"stop"'
@@ -61,6 +72,22 @@ CALLS: dict[str, tuple[bytes, bytes]] = {
         HEAD + chunk("Hi", "stop") + USED + DONE,
     ),
 }
+# What sells something else than tokens.
+SOLD: dict[str, dict[str, Any]] = {
+    "/v1/rerank": {"query": "Q", "documents": ["a"]},
+    "/v1/images/generations": {"prompt": "a cat"},
+    "/v1/moderations": {"input": "Hi"},
+    "/v1/audio/speech": {"input": "Hi", "voice": "x"},
+}
+CALLS |= {
+    path: (msgspec.json.encode({"model": "up/units", **said}), whole(b'{"data":[{}],"results":[]}'))
+    for path, said in SOLD.items()
+}
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nup/units\r\n--b\r\nContent-'
+    b'Disposition: form-data; name="file"; filename="a.mp3"\r\n\r\nX\r\n--b--\r\n'
+)
+CALLS["/v1/audio/transcriptions"] = (FORM, whole(b'{"text":"Hi"}'))
 # Google's library says either version.
 CALLS |= {f"/v1/{path.removeprefix('/v1beta/')}": said for path, said in CALLS.items()
           if path.startswith("/v1beta/")}  # fmt: skip
@@ -81,6 +108,8 @@ async def _ask(gate: Gateway, route: Route | CallRoute, said: bytes, *, key: boo
     if ":stream" in path:
         path += "?alt=sse"
     headers = {"authorization": f"Bearer {KEY}"} if key and route.role == "caller" else {}
+    if said is FORM:
+        headers["content_type"] = "multipart/form-data; boundary=b"
     admin = route.role == "owner"
     return await gate.daemon.ask(route.method, path, said, admin=admin, **headers)
 

@@ -1,0 +1,274 @@
+"""OpenAI's endpoints that sell something else than tokens (`units.py`), passed through.
+
+Bodies pass as they came but for the model's name: JSON, or the form of an audio file. What is paid
+for is counted in the request where that says it, and in the answer where it does.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tollway.providers.canon import Bound, Call, Endpoint, Usage
+from tollway.providers.dialects.dialect import Edits
+from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.dialects.openai_errors import error_within
+from tollway.providers.errors import RequestInvalid, UpstreamRefused
+from tollway.providers.sse import Event
+from tollway.providers.units import UNITS
+
+_NAME = "openai_chat"
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+# Cohere's search unit is a question and up to 100 documents; a longer document than 500 tokens
+# counts as several (cohere.com/pricing). What a question leaves of those 500 is at least this.
+_DOCUMENTS, _PIECE = 100, 100
+_MOST_IMAGES = 10_000
+_BOUNDARY = re.compile(rb"--([^\r\n]{1,70})\r\n")
+_FIELD = re.compile(rb';\s*name="([^"]*)"', re.IGNORECASE)
+_FILE = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
+
+
+class _Part(NamedTuple):
+    """A field of a form: where its value begins and ends in the body."""
+
+    begin: int
+    end: int
+    is_file: bool
+
+
+def peek(endpoint: Endpoint, body: bytes) -> Call:
+    """Return what the gate must know of a request.
+
+    Raises:
+        RequestInvalid: It is no form or no JSON object, it asks for a stream, or it names no model.
+    """
+    if UNITS[endpoint].multipart:
+        form = _form(body)
+        model: Any = _value(body, form, "model")
+        stream = _value(body, form, "stream").lower() in ("true", "1")
+        scan: object = form
+    else:
+        known = fields(body)
+        said = {name: _decoded(known[name]) for name in ("model", "stream", "stream_format")
+                if name in known}  # fmt: skip
+        model = said.get("model")
+        stream = bool(said.get("stream")) or said.get("stream_format") == "sse"
+        scan = known
+    if not isinstance(model, str) or not model:
+        raise RequestInvalid("`model` is missing; it must be a string", param="model")
+    if stream:
+        raise RequestInvalid(
+            f"`/v1{UNITS[endpoint].path}` is answered whole", hint="Leave `stream` out",
+            param="stream",
+        )  # fmt: skip
+    return Call(endpoint=endpoint, dialect=_NAME, model=model, body=body, scan=scan)
+
+
+def edited(call: Call, edits: Edits) -> bytes:
+    """Return the body with the model's name there."""
+    if edits.model == call.model:
+        return call.body
+    if not UNITS[call.endpoint].multipart:
+        return edit(call.body, fields(call.body), {"model": msgspec.json.encode(edits.model)})
+    place = _form(call.body)["model"]
+    return call.body[: place.begin] + edits.model.encode() + call.body[place.end :]
+
+
+def content_type(call: Call) -> str:
+    """Return the media type of a request's body."""
+    if not UNITS[call.endpoint].multipart:
+        return "application/json"
+    found = _BOUNDARY.match(call.body)
+    assert found is not None  # noqa: S101 - `peek` has seen it
+    return f'multipart/form-data; boundary="{found[1].decode("latin-1")}"'
+
+
+def bound(call: Call) -> Bound:
+    """Return how many of the things that are paid for a call may come to, in `searches`.
+
+    Raises:
+        RequestInvalid: The request does not say what is to be done.
+    """
+    unbounded: tuple[str, ...] = ()
+    if UNITS[call.endpoint].multipart:
+        seconds = _seconds(call.body)
+        count = seconds or 0
+        unbounded = () if seconds is not None else ("file",)
+    else:
+        body = _decoded_body(call.body)
+        count = _COUNTS[call.endpoint](body)
+    return Bound(0, 0, media=False, searches=count, service="default", unbounded=unbounded)
+
+
+def _of_rerank(body: dict[str, Any]) -> int:
+    documents = body.get("documents")
+    if not isinstance(documents, list) or not documents:
+        raise RequestInvalid("`documents` must be a list of texts", param="documents")
+    pieces = sum(1 + len(msgspec.json.encode(one)) // _PIECE for one in documents)
+    return ceil(pieces / _DOCUMENTS)
+
+
+def _of_images(body: dict[str, Any]) -> int:
+    n = body.get("n", 1)
+    n = 1 if n is None else n
+    if type(n) is not int or not 1 <= n <= _MOST_IMAGES:
+        raise RequestInvalid("`n` must be a whole number of at least 1", param="n")
+    return n
+
+
+def _of_speech(body: dict[str, Any]) -> int:
+    text = body.get("input")
+    if not isinstance(text, str) or not text:
+        raise RequestInvalid("`input` must be a text", param="input")
+    return len(text)
+
+
+_COUNTS: Mapping[Endpoint, Callable[[dict[str, Any]], int]] = {
+    "rerank": _of_rerank,
+    "images": _of_images,
+    "speech": _of_speech,
+    "moderations": lambda _body: 1,
+}
+
+
+class Reader:
+    """Counts what one attempt's answer came to; see `AnswerReader` for what its fields say."""
+
+    def __init__(self, call: Call) -> None:
+        self.usage: Usage | None = None
+        self.produced = 0
+        self.begun = False
+        self.ended = False
+        self.last = False
+        self.failed: UpstreamRefused | None = None
+        self.raw_usage = ""
+        self.upstream_id = ""
+        self.service = ""
+        self.model = ""
+        self.finish_reasons: list[str] = []
+        self._call = call
+
+    def event(self, event: Event) -> bool:
+        """Pass an event of a stream that nobody asked for."""
+        return True
+
+    def end_early(self) -> bytes:
+        """Return nothing: these are no streams."""
+        return b""
+
+    def whole(self, body: bytes) -> None:
+        """Read a whole answer: JSON, a text, or the sound itself."""
+        endpoint = self._call.endpoint
+        try:
+            said = _ANY.decode(body)
+        except _UNREADABLE:
+            said = None
+        if isinstance(said, dict) and said.get("error"):
+            self.failed = error_within(body)
+            return
+        plain = endpoint in ("speech", "transcriptions")  # may be no JSON: a sound, or SRT
+        page = body[:64].lstrip().startswith(b"<")
+        self.begun = self.ended = isinstance(said, dict) or (plain and bool(body) and not page)
+        if not self.begun:
+            return
+        count = self._count(said if isinstance(said, dict) else {})
+        if count is not None:
+            self.usage = Usage(searches=count)
+            self.raw_usage = msgspec.json.encode({UNITS[endpoint].key: count}).decode()
+
+    def _count(self, said: dict[str, Any]) -> int | None:
+        """Return what an answer says that it came to; what the request says where that decides."""
+        match self._call.endpoint:
+            case "images":
+                made = said.get("data")
+                return len(made) if isinstance(made, list) and made else None
+            case "rerank":
+                meta = said.get("meta")
+                billed = meta.get("billed_units") if isinstance(meta, dict) else None
+                return _whole(billed.get("search_units") if isinstance(billed, dict) else None)
+            case "transcriptions":
+                used = said.get("usage")
+                told = used.get("seconds") if isinstance(used, dict) else None
+                return _whole(told if told is not None else said.get("duration"))
+        return bound(self._call).searches
+
+
+def _whole(value: object) -> int | None:
+    if type(value) in (int, float) and 0 < float(value) < 1e9:  # type: ignore[arg-type]
+        return ceil(float(value))  # type: ignore[arg-type]
+    return None
+
+
+def _decoded(field: Field) -> Any:
+    try:
+        return _ANY.decode(field.raw)
+    except _UNREADABLE:
+        return None
+
+
+def _decoded_body(body: bytes) -> dict[str, Any]:
+    try:
+        said = _ANY.decode(body)
+    except _UNREADABLE:
+        said = None
+    if not isinstance(said, dict):
+        raise RequestInvalid("The request's body must be a JSON object")
+    return said
+
+
+def _form(body: bytes) -> dict[str, _Part]:
+    """Return the fields of a form.
+
+    Raises:
+        RequestInvalid: It is none, or a field stands in it twice, so that it is not clear which
+            of the two another reader would take.
+    """
+    first = _BOUNDARY.match(body)
+    if first is None:
+        raise RequestInvalid(
+            "The body must be a form (`multipart/form-data`) that begins with its boundary"
+        )
+    mark = b"\r\n--" + first[1]
+    found: dict[str, _Part] = {}
+    at = first.end()
+    while True:
+        begin, end = body.find(b"\r\n\r\n", at), body.find(mark, at - 2)
+        if begin < 0 or end < begin:
+            raise RequestInvalid("The body's form is cut short")
+        head = body[at : begin + 2]
+        name = _FIELD.search(head)
+        key = name[1].decode("utf-8", "replace") if name else ""
+        if key in found:
+            raise RequestInvalid(f"`{key[:60]}` stands twice in the form", param=key[:60])
+        found[key] = _Part(begin + 4, max(end, begin + 4), _FILE.search(head) is not None)
+        after = end + len(mark)
+        if body[after : after + 2] == b"--":
+            return found
+        if body[after : after + 2] != b"\r\n":
+            raise RequestInvalid("The body's form is broken behind a boundary")
+        at = after + 2
+
+
+def _value(body: bytes, form: dict[str, _Part], name: str) -> str:
+    place = form.get(name)
+    return body[place.begin : place.end].decode("utf-8", "replace").strip() if place else ""
+
+
+def _seconds(body: bytes) -> int | None:
+    """Return how long a WAV file is, by its own size and rate; None for any other file."""
+    place = _form(body).get("file")
+    if place is None:
+        raise RequestInvalid("`file` is missing from the form", param="file")
+    data = body[place.begin : place.end]
+    at = data.find(b"fmt ", 0, 4096)
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE" or at < 0 or len(data) < at + 24:
+        return None
+    plain = int.from_bytes(data[at + 8 : at + 10], "little") in (1, 3)  # samples, uncompressed
+    rate = int.from_bytes(data[at + 12 : at + 16], "little")
+    frame = int.from_bytes(data[at + 20 : at + 22], "little")
+    if not plain or not rate or not frame:
+        return None
+    return ceil(len(data) / (rate * frame))

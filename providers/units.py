@@ -1,0 +1,100 @@
+"""Endpoints whose answers are paid for by something else than tokens, and by what.
+
+One table: which path, which key of [prices] says the price of one, how many of the counted things
+that price is for, and how many a request can come to. A target serves such an endpoint where its
+price has the key, or is "free"; what it sold stands in the ledger's column of paid searches.
+"""
+
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from tollway.providers.canon import Bound, Endpoint, Price, Rate
+from tollway.providers.errors import Untranslatable
+from tollway.providers.price_data import identified
+
+_NOTHING = Rate(Decimal(0))
+_FINE = Decimal("1e-18")
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """What an endpoint sells: `key` of [prices] is dollars for `per` of the things counted."""
+
+    path: str
+    key: str
+    words: str
+    per: int = 1
+    multipart: bool = False
+
+
+UNITS: Final[Mapping[Endpoint, Unit]] = MappingProxyType(
+    {
+        "rerank": Unit("/rerank", "rerank", "dollars for each search unit"),
+        "images": Unit("/images/generations", "image", "dollars for each image"),
+        "moderations": Unit("/moderations", "moderation", "dollars for each call"),
+        "speech": Unit("/audio/speech", "speech", "dollars for a million characters", 1_000_000),
+        "transcriptions": Unit(
+            "/audio/transcriptions", "audio_minute", "dollars for each minute", 60, multipart=True
+        ),
+    }
+)
+
+
+class NoUnit(Untranslatable):
+    """The target's price does not say what an endpoint's answers cost; another target's may."""
+
+    status = 404
+    code = "endpoint_not_priced"
+
+
+def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tuple[Price, Bound]:
+    """Return the price of one thing that an endpoint sells, and how many a call may come to.
+
+    Args:
+        endpoint: One of `UNITS`.
+        price: The target's, None for none.
+        bound: Of the request; a recording whose length it does not say is bounded by the price.
+        name: The target's, "provider/model".
+
+    Raises:
+        NoUnit: The price does not say it.
+    """
+    unit = UNITS[endpoint]
+    found = None if price is None else _of(price, endpoint)
+    if price is None or found is None:
+        raise NoUnit(
+            f"`{name}` has no price for `/v1{unit.path}`, so that it is not served there",
+            hint=f'Add `{unit.key} = ...` ({unit.words}) to [prices."{name}"] in gateway.toml, with'
+            f' `input = 0` and `output = 0` where it sells no tokens; or "{name}" = "free" below'
+            " [prices]",
+            param="model",
+        )
+    if unit.multipart and bound.unbounded and price.longest_audio is not None:
+        most = int((price.longest_audio * unit.per).to_integral_value(ROUND_CEILING))
+        bound = msgspec.structs.replace(bound, searches=most, unbounded=())
+    return found, bound
+
+
+@lru_cache(maxsize=1024)  # one price object for each, so that it is turned into numbers once
+def _of(price: Price, endpoint: Endpoint) -> Price | None:
+    if price.source in ("free", "caller"):
+        return price
+    unit = UNITS[endpoint]
+    usd = dict(price.units).get(unit.key)
+    if usd is None:
+        return None
+    each = (usd / unit.per).quantize(_FINE, ROUND_CEILING)
+    return identified(
+        Price(
+            id="",
+            source=price.source,
+            input=_NOTHING,
+            output=_NOTHING,
+            search_usd=each,
+            discount=price.discount,
+        )
+    )
