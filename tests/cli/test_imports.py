@@ -295,6 +295,8 @@ class Box:
 
     def __init__(self, folder: Path, toml: str = TOML) -> None:
         self.home = Home(folder)
+        # The first to read price data unpacks them for half a second: once for all tests.
+        self.home.env["XDG_CACHE_HOME"] = str(folder.parent / "cache")
         self.home.write(toml)
         self.ledger = self.home.data / "ledger.db"
         self.claude = folder / ".claude/projects/shop/s-1.jsonl"
