@@ -29,6 +29,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tollway.daemon.config.schema import Telemetry as Wanted
+from tollway.daemon.log import Mask
 from tollway.daemon.meter import Meter
 from tollway.providers.money import plain_usd
 
@@ -42,6 +43,7 @@ Value = str | bool | int | float | list[str]
 _NAME = "tollway"
 _ASK_WITHIN_S = 5.0
 _CLOSE_WITHIN_S = 8.0
+_LONGEST = 200  # of a text that somebody else chose
 _WHOLE = frozenset({"answered", "no_usage"})
 # The caller's doing, or nobody's fault.
 _NO_ERROR = _WHOLE | {"client_left", "at_cap"}
@@ -140,7 +142,7 @@ class Telemetry:
             span.set_attributes(said | _of_call(exchange))
             inside = set_span_in_context(span)
             for attempt, ended in tries:
-                self._span(operation, attempt, ended, inside)
+                self._span(exchange, attempt, ended, inside)
         if failed:
             span.set_status(Status(StatusCode.ERROR, facts.error or facts.word))
         span.end(start_ns + int(facts.took_s * 1e9))
@@ -173,13 +175,15 @@ class Telemetry:
         self._attempt_s.record(max(0, ended.ended_ms - attempt.opened.started_ms) / 1000, said)
 
     def _span(
-        self, operation: str, attempt: "Attempt", ended: "AttemptEnded", inside: Context
+        self, exchange: "Exchange", attempt: "Attempt", ended: "AttemptEnded", inside: Context
     ) -> None:
+        operation = _operation(exchange)
+        told = _of_attempt(attempt, ended, exchange.gate.mask)
         span = self._tracer.start_span(
             f"{operation} {attempt.target.model}",
             inside,
             kind=SpanKind.CLIENT,
-            attributes={"gen_ai.operation.name": operation, **_of_attempt(attempt, ended)},
+            attributes={"gen_ai.operation.name": operation, **told},
             start_time=attempt.opened.started_ms * 1_000_000,
         )
         if ended.ending not in _NO_ERROR:
@@ -223,7 +227,7 @@ def _provider(attempt: "Attempt") -> str:
 def _of_call(exchange: "Exchange") -> dict[str, Value]:
     facts, who = exchange.facts, exchange.caller.who
     said: dict[str, Value] = {
-        "gen_ai.request.model": exchange.gate.mask(exchange.call.model[:200]),
+        "gen_ai.request.model": exchange.gate.mask(exchange.call.model[:_LONGEST]),
         "gen_ai.request.stream": exchange.call.stream,
         "gen_ai.usage.input_tokens": facts.input,
         "gen_ai.usage.output_tokens": facts.output,
@@ -239,7 +243,7 @@ def _of_call(exchange: "Exchange") -> dict[str, Value]:
     return said
 
 
-def _of_attempt(attempt: "Attempt", ended: "AttemptEnded") -> dict[str, Value]:
+def _of_attempt(attempt: "Attempt", ended: "AttemptEnded", mask: Mask) -> dict[str, Value]:
     usage, reader, target = ended.usage, attempt.reader, attempt.target
     said: dict[str, Value] = {
         "gen_ai.provider.name": _provider(attempt),
@@ -258,8 +262,8 @@ def _of_attempt(attempt: "Attempt", ended: "AttemptEnded") -> dict[str, Value]:
         "gen_ai.usage.cache_creation.input_tokens": usage.cache_write + usage.cache_write_1h,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning,
         "gen_ai.response.id": ended.upstream_id,
-        "gen_ai.response.model": getattr(reader, "model", ""),
-        "gen_ai.response.finish_reasons": list(getattr(reader, "finish_reasons", ())),
+        "gen_ai.response.model": mask(reader.model[:_LONGEST]),  # a provider may repeat a key
+        "gen_ai.response.finish_reasons": [mask(one[:_LONGEST]) for one in reader.finish_reasons],
         "http.response.status_code": ended.status,
     }
     said |= {name: value for name, value in known.items() if value}

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from gateway import DONE, HEAD, USED, Gateway, body, chunk, gateway, whole
+from gateway import DONE, HEAD, USED, WHOLE, Gateway, body, chunk, gateway, whole
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
@@ -204,6 +204,47 @@ async def test_a_token_goes_along_and_stands_nowhere_else(
     assert all(one["authorization"] == "Bearer otlp-secret-value" for one in collector.headers)
     assert collector.headers
     assert "otlp-secret-value" not in said
+
+
+async def test_a_key_that_a_provider_repeats_is_not_sent_on(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model and its reasons are its own words."""
+    secret = "sk-canary-0123456789"
+    monkeypatch.setenv("UP_KEY", secret)
+    said = whole(WHOLE.replace(b'"model":"m"', b'"model":"%b"' % secret.encode()))
+    said = said.replace(b'"stop"', b'"%b"' % secret.encode())
+    script: list[Step] = [reads(), says(whole(said.partition(b"\r\n\r\n")[2]))]
+    provider = 'api_key = "env:UP_KEY"'
+    async with gateway([script], more=asked(collector), provider=provider) as gate:
+        await gate.ask()
+        await sent(gate)
+    attempt = next(span for span in collector.spans() if span.kind == 3)
+    told = attributes(attempt)
+    assert (told["gen_ai.response.model"], told["gen_ai.response.finish_reasons"]) == (
+        "***",
+        ["***"],
+    )
+    assert not any(secret.encode() in data for data in collector.bodies)
+
+
+async def test_the_standard_variables_decide_where_the_file_leaves_it_to_them(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `otlp = "env"`; without it they turn nothing on."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.port}")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "gate-of-ours")
+    async with gateway([ANSWER]) as gate:
+        await gate.ask()
+        assert gate.daemon.server.daemon.meter.watcher is None
+    assert not collector.bodies
+    async with gateway([ANSWER], more='[telemetry]\notlp = "env"') as gate:
+        await gate.ask()
+        await sent(gate)
+    assert len(collector.spans()) == 2
+    (resource,) = {attributes(one.resource)["service.name"]
+                   for request in collector.traces for one in request.resource_spans}  # fmt: skip
+    assert resource == "gate-of-ours"
 
 
 async def test_a_collector_that_is_gone_costs_no_call_anything(collector: Collector) -> None:
