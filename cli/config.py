@@ -20,7 +20,18 @@ from tollway.daemon.config import edit
 from tollway.daemon.config.history import versions
 from tollway.daemon.config.load import SECTIONS, load
 from tollway.daemon.config.paths import find_config, state_paths
-from tollway.daemon.config.schema import Budget, Bytes, Commit, Config, PreviousHash, Raise, Seconds
+from tollway.daemon.config.schema import (
+    Aim,
+    Between,
+    Budget,
+    Bytes,
+    Case,
+    Commit,
+    Config,
+    PreviousHash,
+    Raise,
+    Seconds,
+)
 from tollway.daemon.config.toml import read_text
 from tollway.daemon.errors import ConfigError
 
@@ -183,10 +194,12 @@ def _settings(struct: msgspec.Struct) -> dict[str, object]:
     return {name: _written(value) for name, value in values.items() if value is not None}
 
 
-def _written(value: object) -> object:  # noqa: PLR0911 - one line for each type that TOML lacks
+def _written(value: object) -> object:  # noqa: C901, PLR0911, PLR0912 - one line for each type that TOML lacks
     match value:
         case Budget():
             return value.text if value.at == "hard" else _longer(value)
+        case Aim() | Between() | Case():
+            return _routed(value)
         case Commit():
             return {"usd": _usd(value.nanousd), "per": value.per}
         case PreviousHash():
@@ -211,6 +224,15 @@ def _written(value: object) -> object:  # noqa: PLR0911 - one line for each type
         case _:
             assert isinstance(value, bool | int | float | Decimal | date)  # noqa: S101
             return value
+
+
+def _routed(value: Aim | Between | Case) -> object:
+    if isinstance(value, Aim):
+        return value.target if value.weight is None else _settings(value)
+    if isinstance(value, Between):
+        return [value.clock(value.start), value.clock(value.end)]
+    # What it has no condition on is not there: an empty list of names would be refused.
+    return {name: one for name, one in _settings(value).items() if one not in ([], {})}
 
 
 def _longer(budget: Budget) -> dict[str, object]:

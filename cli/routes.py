@@ -36,6 +36,16 @@ class Dialect(StrEnum):
     GEMINI = "gemini"
 
 
+class Strategy(StrEnum):
+    """How the targets of a route are ordered."""
+
+    ORDERED = "ordered"
+    WEIGHTED = "weighted"
+    FASTEST = "fastest"
+    CHEAPEST = "cheapest"
+    LEAST_BUSY = "least-busy"
+
+
 _NAMES = {
     Dialect.OPENAI: "openai_chat",
     Dialect.RESPONSES: "openai_responses",
@@ -51,6 +61,8 @@ class Route(msgspec.Struct, frozen=True):
     to: tuple[str, ...]
     strategy: str
     fallback: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    cases: int = 0  # of its `when`
 
 
 class Target(msgspec.Struct):
@@ -129,13 +141,26 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
         tollway routes list
     """
     loaded = load_config(config)
-    rows = [Route(name, one.to, one.strategy, one.fallback) for name, one in loaded.routes.items()]
+    rows = [
+        Route(name, one.to, one.strategy, one.fallback, one.aliases, len(one.when))
+        for name, one in loaded.routes.items()
+    ]
     if as_json:
         show.emit(rows)
     elif rows:
         show.table(
-            ["route", "to", "strategy", "fallback"],
-            [(one.name, ", ".join(one.to), one.strategy, ", ".join(one.fallback)) for one in rows],
+            ["route", "to", "strategy", show.Column("cases", number=True), "fallback", "aliases"],
+            [
+                (
+                    one.name,
+                    ", ".join(one.to),
+                    one.strategy,
+                    str(one.cases or ""),
+                    ", ".join(one.fallback),
+                    ", ".join(one.aliases),
+                )
+                for one in rows
+            ],
         )
     else:
         show.note("There are no routes: `tollway routes add NAME --to PROVIDER/MODEL` adds one")
@@ -364,11 +389,19 @@ def add(
     name: Name,
     to: Annotated[
         list[str],
-        typer.Option("--to", metavar="PROVIDER/MODEL", help="A target; repeated: in order."),
+        typer.Option(
+            "--to", metavar="PROVIDER/MODEL[=WEIGHT]", help="A target; repeated: in order."
+        ),
     ],
     fallback: Annotated[
         list[str] | None,
         typer.Option("--fallback", metavar="ROUTE", help="Where to go on when all failed."),
+    ] = None,
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="In which order they are tried.")
+    ] = Strategy.ORDERED,
+    alias: Annotated[
+        list[str] | None, typer.Option("--alias", metavar="NAME", help="Another name for it.")
     ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -377,17 +410,29 @@ def add(
 
     Example:
         tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini
+        tollway routes add both --strategy weighted --to openai/gpt-5=3 --to groq/qwen3-32b=1
     """
     loaded = load_config(config)
     edits.require_new(loaded, "routes", name, hint="`tollway routes remove` makes room for it")
-    values = {"to": to} | ({"fallback": fallback} if fallback else {})
+    values: dict[str, object] = {"to": [_aim(one) for one in to]}
+    values |= {"strategy": strategy.value} if strategy is not Strategy.ORDERED else {}
+    values |= {"aliases": alias} if alias else {}
+    values |= {"fallback": fallback} if fallback else {}
     done = edits.apply(
         loaded.path, edits.put("routes", name, values, new=True), what=f"routes add {name}"
     )
     if not as_json:
         show.note(f"Added the route `{name}`")
-    facts = {"name": name, "to": to, "fallback": fallback or []}
+    facts = {"name": name, **values, "fallback": fallback or []}
     edits.report(done, facts, ("routes", name), as_json=as_json)
+
+
+def _aim(said: str) -> object:
+    """Return a target as the file has it: with its weight, where one is said."""
+    target, equals, weight = said.rpartition("=")
+    if not equals or not (weight.isdecimal() and weight.isascii()):
+        return said
+    return {"target": target, "weight": int(weight)}
 
 
 def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:

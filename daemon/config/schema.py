@@ -315,7 +315,12 @@ class Between(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """The times as they are written in the file."""
-        return " to ".join(f"{at // 60:02}:{at % 60:02}" for at in (self.start, self.end))
+        return f"{self.clock(self.start)} to {self.clock(self.end)}"
+
+    @staticmethod
+    def clock(minutes: int) -> str:
+        """Return minutes from midnight as a clock shows them: "09:00"."""
+        return f"{minutes // 60:02}:{minutes % 60:02}"
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

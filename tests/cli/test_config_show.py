@@ -164,6 +164,30 @@ def test_what_is_in_force_reads_back_as_the_same_configuration(folder: Path) -> 
     assert as_json["providers"]["openai"]["api_key"] == "keyring:openai"
 
 
+def test_a_route_s_cases_survive_being_shown(tmp_path: Path) -> None:
+    """Only the conditions that there are: an empty list of names would be refused."""
+    path = tmp_path / "gateway.toml"
+    text = (
+        GOOD
+        + """
+[routes."claude-*"]
+to = [{ target = "openai/a", weight = 0 }, "openai/b"]
+aliases = ["x"]
+strategy = "weighted"
+system_prefix = "Two\\nlines"
+max_temperature = 0.5
+when = [
+    { between = ["22:00", "24:00"], days = "mon", header.X-Tier = "b*", to = ["openai/c"] },
+    { budget_over = 0.8, input_over = 0, stream = false, tag.a = ["b", "c"], max_output = 5 },
+]
+"""
+    )
+    config = parse(text, path=path, home=tmp_path)
+    again = parse(tomli_w.dumps(in_force(config)), path=path, home=tmp_path)
+    assert again.routes == config.routes
+    assert len(config.routes["claude-*"].when) == 2
+
+
 def test_a_rotated_key_and_a_soft_budget_survive_being_shown(tmp_path: Path) -> None:
     """The longer spellings are used where the short one would lose something."""
     digest = "sha256:" + "1" * 64

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from program import Home
 
+from tollway.daemon.config.load import load
+
 pytestmark = pytest.mark.whole
 
 STREAM = (
@@ -106,5 +108,15 @@ def test_routes_are_explained_and_tested(home: Home) -> None:
     table = home.tollway("routes", "test", "good", "--yes")
     assert table.returncode == 0
     assert "up/m" in table.stdout and "ok" in table.stdout
+    shared = ("--to", "up/m=3", "--to", "up/n=1", "--strategy", "weighted", "--alias", "gpt-4*")
+    added = home.tollway("routes", "add", "shared", *shared)
+    assert added.returncode == 0, added.stderr
+    route = load(home.config).routes["shared"]
+    assert [(aim.target, aim.weight) for aim in route.aims] == [("up/m", 3), ("up/n", 1)]
+    assert (route.strategy, route.aliases) == ("weighted", ("gpt-4*",))
+    listed = json.loads(home.tollway("routes", "list", "--json").stdout)
+    assert [one["cases"] for one in listed] == [1, 0, 0]
+    alias = home.tollway("routes", "explain", "--model", "gpt-4o")
+    assert "route gpt-4*" in alias.stdout
     unknown = home.tollway("routes", "test", "godo")
     assert (unknown.returncode, "is no route" in unknown.stderr) == (1, True)
