@@ -385,7 +385,7 @@ def _budgets(budgets: list[Budget]) -> None:
     )
 
 
-def add(
+def add(  # noqa: PLR0913 - an argument is an option
     name: Name,
     to: Annotated[
         list[str],
@@ -393,6 +393,7 @@ def add(
             "--to", metavar="PROVIDER/MODEL[=WEIGHT]", help="A target; repeated: in order."
         ),
     ],
+    *,
     fallback: Annotated[
         list[str] | None,
         typer.Option("--fallback", metavar="ROUTE", help="Where to go on when all failed."),
