@@ -138,7 +138,13 @@ def translated(config: object) -> Translated:
     ours = {"model_list", "router_settings", "litellm_settings", "general_settings"}
     for key in sorted(config.keys() - ours - {"environment_variables"}):
         found.left_out.append(f"{key}: {_OF_FILE.get(key, _UNKNOWN)}")
+    # The first provider that serves a name gets it: who serves all names comes last.
+    found.providers = dict(sorted(found.providers.items(), key=lambda one: _serves_all(one[1])))
     return found
+
+
+def _serves_all(provider: Mapping[str, Any]) -> bool:
+    return "*" in provider.get("serves", ())
 
 
 _UNKNOWN = "has no counterpart here"

@@ -97,6 +97,7 @@ def test_every_setting_has_its_place_or_is_named() -> None:
         "ollama": {"kind": "ollama", "base_url": "http://localhost:11434/v1"},
         "anthropic": {"kind": "anthropic", "api_key": "env:ANTHROPIC_API_KEY"},
     }
+    assert list(found.providers)[-1] == "openai"  # it takes the names that nobody else serves
     rest = {"retries": 2, "deadline": "30s"}
     both = {
         "to": [{"target": "azure/gpt-4o-eu", "weight": 3}, "openai/gpt-4o"],
