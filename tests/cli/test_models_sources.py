@@ -1,6 +1,5 @@
 """`models add` from where people have models: folders, Ollama's store, LM Studio's; and `pull`."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from gguf_files import llama_gguf
 from gguf_shapes import LLAMA_8B, shaped
 from hub_server import Hub, serving_hub
+from ollama_files import ollama_store
 from program import Home
 
 from tollway.cli.boundary import UsageProblem
@@ -26,22 +26,6 @@ def home(tmp_path: Path) -> Home:
     made = Home(tmp_path)
     made.write(SERVER)
     return made
-
-
-def ollama_store(store: Path, **tags: bytes | None) -> Path:
-    """Write a store as Ollama does; `tags` are "library__llama3__8b" and the weights' bytes."""
-    (store / "blobs").mkdir(parents=True)
-    for tag, data in tags.items():
-        manifest = store / "manifests/registry.ollama.ai" / tag.replace("__", "/")
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        layers = [{"mediaType": "application/vnd.ollama.image.template", "digest": "sha256:00"}]
-        if data is not None:
-            digest = hashlib.sha256(data).hexdigest()
-            (store / f"blobs/sha256-{digest}").write_bytes(data)
-            kind = "application/vnd.ollama.image.model"
-            layers.insert(0, {"mediaType": kind, "digest": f"sha256:{digest}"})
-        manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
-    return store
 
 
 def test_ollamas_models_are_found_by_their_manifests(tmp_path: Path) -> None:
