@@ -147,7 +147,8 @@ class Story:
         assert words.pop(0) == "tollway"
         home = Home(self.home.path)
         home.path = self.folder
-        done = home.tollway(*words, stdin=stdin, **{**self.env, **env})
+        home.env |= {**self.env, **env}
+        done = home.tollway(*words, stdin=stdin)
         assert done.returncode == code, f"`{line}` exited with {done.returncode}:\n{done.stderr}"
         if out:
             assert done.stdout
