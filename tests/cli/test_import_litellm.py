@@ -108,15 +108,12 @@ def test_every_setting_has_its_place_or_is_named() -> None:
     assert found.routes == {
         "gpt-4o": both,
         "small": {
-            "to": ["openai/gpt-4o-mini"],
-            "limits": {"rpm": 480},
-            "fallback": ["gpt-4o"],
-            **rest,
+            "to": ["openai/gpt-4o-mini"], "limits": {"rpm": 480}, "fallback": ["gpt-4o"], **rest,
         },
         "box": {"to": ["openai-compatible/qwen"], **rest},
         "llama": {"to": ["ollama/llama3"], **rest},
         "best": both,
-    }
+    }  # fmt: skip
     assert found.prices == {
         "openai/gpt-4o-mini": {"input": Decimal("0.15"), "output": Decimal("0.6")}
     }
