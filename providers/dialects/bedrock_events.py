@@ -5,11 +5,12 @@ from typing import Any, Final
 import msgspec
 
 from tollway.providers import events as ev
-from tollway.providers.conversation import Citation, Conversation, Opaque, Thinking, Tool
+from tollway.providers.conversation import Citation, Conversation, Opaque, Thinking
 from tollway.providers.dialects.bedrock_ask import CLAUDES, tool_name
 from tollway.providers.dialects.bedrock_errors import exception
 from tollway.providers.dialects.bedrock_read import NAME, usage_of
-from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of, unwrapped
+from tollway.providers.dialects.open_part import OpenPart
+from tollway.providers.dialects.wire import UNREADABLE, text_of
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.eventstream import EXCEPTION
 from tollway.providers.fold import fold
@@ -38,14 +39,8 @@ class Reader:
 
     def __init__(self, said: Conversation) -> None:
         self.ended = False
-        tools = [tool for tool in said.tools if isinstance(tool, Tool)]
-        self._names = Names(tool_name, tuple(tool.name for tool in tools))
-        self._wrapped = frozenset(tool.name for tool in tools if tool.kind == "custom")
         self._model = said.model  # which no answer names
-        self._calls = 0
-        self._open = ""  # "block" or "call"
-        self._plain = False  # the open call is one of a plain-text tool
-        self._pieces: list[str] = []  # its JSON, which must be whole to be read
+        self._part = OpenPart(said, tool_name)
 
     def event(self, event: Event) -> list[ev.Event]:
         """Return what one message of a stream means.
@@ -65,16 +60,16 @@ class Reader:
             case b"contentBlockDelta":
                 self._delta(_object(said.get("delta")), out)
             case b"contentBlockStart":
-                self._close(out)
+                self._part.close(out)
                 start = _object(said.get("start"))
                 if "toolUse" in start:
                     self._call(_object(start["toolUse"]), out)
             case b"contentBlockStop":
-                self._close(out)
+                self._part.close(out)
             case b"messageStart":
                 out.append(ev.Start("", self._model))
             case b"messageStop":
-                self._close(out)
+                self._part.close(out)
                 self._stop(said, out)
             case b"metadata":
                 _report(said, out)
@@ -83,7 +78,7 @@ class Reader:
     def end(self) -> list[ev.Event]:
         """Return what was held back: a block that the stream did not end."""
         out: list[ev.Event] = []
-        self._close(out)
+        self._part.close(out)
         return out
 
     def whole(self, body: bytes) -> ev.Answer:
@@ -100,7 +95,7 @@ class Reader:
         for block in _listed(message.get("content")):
             if isinstance(block, dict):
                 self._block(block, out)
-                self._close(out)
+                self._part.close(out)
         self._stop(said, out)
         _report(said, out)
         return fold(out)
@@ -110,7 +105,7 @@ class Reader:
             called = _object(block["toolUse"])
             self._call(called, out)
             given = msgspec.json.encode(called.get("input", {})).decode()
-            self._arguments(given, out)
+            self._part.arguments(given, out)
         elif "reasoningContent" in block:
             thought = _object(block["reasoningContent"])
             self._thought({**_object(thought.get("reasoningText")), **thought}, out)
@@ -130,19 +125,19 @@ class Reader:
         if "text" in delta:
             self._text(text_of(delta, "text"), out)
         elif "toolUse" in delta:
-            self._arguments(text_of(_object(delta["toolUse"]), "input"), out)
+            self._part.arguments(text_of(_object(delta["toolUse"]), "input"), out)
         elif "reasoningContent" in delta:
             self._thought(_object(delta["reasoningContent"]), out)
         elif "citation" in delta:
             out.append(ev.CitationAdded(_citation(_object(delta["citation"]))))
 
     def _text(self, text: str, out: list[ev.Event]) -> None:
-        self._open = self._open or "block"
+        self._part.begin("block", out)
         if text:
             out.append(ev.TextDelta(text))
 
     def _thought(self, said: dict[str, Any], out: list[ev.Event]) -> None:
-        self._open = self._open or "block"
+        self._part.begin("block", out)
         if text := text_of(said, "text"):
             out.append(ev.ThinkingDelta(text))
         if signature := text_of(said, "signature"):
@@ -151,29 +146,7 @@ class Reader:
             out.append(ev.PartWhole(Thinking(encrypted=hidden, by=NAME)))
 
     def _call(self, said: dict[str, Any], out: list[ev.Event]) -> None:
-        name = self._names.ours(text_of(said, "name"))
-        self._open, self._plain = "call", name in self._wrapped
-        made = text_of(said, "toolUseId") or made_id("", self._calls)
-        self._calls += 1
-        out.append(ev.ToolStart(made, name, "custom" if self._plain else "function"))
-
-    def _arguments(self, text: str, out: list[ev.Event]) -> None:
-        if self._open != "call" or not text:
-            return
-        self._pieces.append(text)
-        if not self._plain:
-            out.append(ev.ToolDelta(text))
-
-    def _close(self, out: list[ev.Event]) -> None:
-        if self._open == "call":
-            if self._plain:
-                out.append(ev.ToolDelta(unwrapped("".join(self._pieces))))
-            elif not self._pieces:
-                out.append(ev.ToolDelta("{}"))
-        if self._open:
-            out.append(ev.PartEnd())
-        self._pieces.clear()
-        self._open, self._plain = "", False
+        self._part.call(text_of(said, "toolUseId"), text_of(said, "name"), "", out)
 
     def _stop(self, said: dict[str, Any], out: list[ev.Event]) -> None:
         reason = said.get("stopReason")

@@ -5,11 +5,12 @@ from typing import Any, Final
 import msgspec
 
 from tollway.providers import events as ev
-from tollway.providers.conversation import Citation, Conversation, Tool
+from tollway.providers.conversation import Citation, Conversation
 from tollway.providers.dialects.cohere_ask import tool_name
 from tollway.providers.dialects.cohere_read import FAILED, NAME, usage_of
 from tollway.providers.dialects.error_words import error_within
-from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of, unwrapped
+from tollway.providers.dialects.open_part import OpenPart
+from tollway.providers.dialects.wire import UNREADABLE, text_of
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -31,15 +32,9 @@ class Reader:
 
     def __init__(self, said: Conversation) -> None:
         self.ended = False
-        tools = [tool for tool in said.tools if isinstance(tool, Tool)]
-        self._names = Names(tool_name, tuple(tool.name for tool in tools))
-        self._wrapped = frozenset(tool.name for tool in tools if tool.kind == "custom")
         self._model = said.model  # which no answer names
         self._id = ""
-        self._calls = 0
-        self._open = ""  # "plan", "content" or "call"
-        self._plain = False  # the open call is one of a plain-text tool
-        self._pieces: list[str] = []  # its JSON, which must be whole to be read
+        self._part = OpenPart(said, tool_name)
 
     def event(self, event: Event) -> list[ev.Event]:
         """Return what one event of a stream means.
@@ -70,7 +65,7 @@ class Reader:
             case "tool-plan-delta":
                 self._plan(text_of(message, "tool_plan"), out)
             case "content-end" | "tool-call-end":
-                self._close(out)
+                self._part.close(out)
             case "citation-start":
                 _cite(message.get("citations"), out)
             case "message-start":
@@ -83,7 +78,7 @@ class Reader:
     def end(self) -> list[ev.Event]:
         """Return what was held back: a call that the stream did not end."""
         out: list[ev.Event] = []
-        self._close(out)
+        self._part.close(out)
         return out
 
     def whole(self, body: bytes) -> ev.Answer:
@@ -106,26 +101,22 @@ class Reader:
             for one in cited:
                 if isinstance(one, dict) and one.get("content_index", 0) == place:
                     _cite(one, out)
-            self._close(out)
+            self._part.close(out)
         for call in _listed(message.get("tool_calls")):
             self._call(call, out)
-            self._close(out)
+            self._part.close(out)
         self._end(said, out)
         self.ended = True
         return fold(out)
 
     def _plan(self, text: str, out: list[ev.Event]) -> None:
         """Take what the model says before it calls tools: a text of its own, without a place."""
-        if self._open != "plan":
-            self._close(out)
-        self._open = "plan"
+        self._part.begin("plan", out)
         if text:
             out.append(ev.TextDelta(text))
 
     def _content(self, content: object, out: list[ev.Event]) -> None:
-        if self._open != "content":
-            self._close(out)
-        self._open = "content"
+        self._part.begin("content", out)
         if not isinstance(content, dict):
             return
         if text := text_of(content, "text"):
@@ -134,39 +125,19 @@ class Reader:
             out.append(ev.ThinkingDelta(thought))
 
     def _call(self, call: object, out: list[ev.Event]) -> None:
-        self._close(out)
         said = call if isinstance(call, dict) else {}
         function = said.get("function")
-        named = function if isinstance(function, dict) else {}
-        name = self._names.ours(text_of(named, "name"))
-        self._open, self._plain = "call", name in self._wrapped
-        made = text_of(said, "id") or made_id(self._id, self._calls)
-        self._calls += 1
-        out.append(ev.ToolStart(made, name, "custom" if self._plain else "function"))
+        name = text_of(function, "name") if isinstance(function, dict) else ""
+        self._part.call(text_of(said, "id"), name, self._id, out)
         self._arguments(said, out)
 
     def _arguments(self, call: object, out: list[ev.Event]) -> None:
         function = call.get("function") if isinstance(call, dict) else None
-        text = text_of(function, "arguments") if isinstance(function, dict) else ""
-        if self._open != "call" or not text:
-            return
-        self._pieces.append(text)
-        if not self._plain:
-            out.append(ev.ToolDelta(text))
-
-    def _close(self, out: list[ev.Event]) -> None:
-        if self._open == "call":
-            if self._plain:
-                out.append(ev.ToolDelta(unwrapped("".join(self._pieces))))
-            elif not self._pieces:
-                out.append(ev.ToolDelta("{}"))
-        if self._open:
-            out.append(ev.PartEnd())
-        self._pieces.clear()
-        self._open, self._plain = "", False
+        if isinstance(function, dict):
+            self._part.arguments(text_of(function, "arguments"), out)
 
     def _end(self, said: dict[str, Any], out: list[ev.Event]) -> None:
-        self._close(out)
+        self._part.close(out)
         used = said.get("usage")
         usage = usage_of(used) if isinstance(used, dict) else None
         if usage is not None:
