@@ -36,6 +36,7 @@ from tollway.providers.errors import GatewayError, RequestInvalid
 log = logging.getLogger(__name__)
 
 _MOST_OWNERS = 256  # connections on the admin socket, which no client can use up
+_LOOK_AGAIN_S = 0.2
 _PART = 100  # of the connections at most are closed at once to make room, as 1/_PART
 _UNREAD = 256 * 1024  # bytes that a client has not read before what is written waits for it
 _ANSWERED = ConnectionError("the request was answered")
@@ -70,6 +71,7 @@ class Connections:
         self.open: set[Connection] = set()  # bounded by `admit`, as are the counts
         self.refused = 0
         self._owners = 0
+        self._none_spare_until: dict[str | None, float] = {}  # emptied by each sweep
         self._clients: dict[str, int] = {}
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 
@@ -120,6 +122,8 @@ class Connections:
     def _make_room(self, most: int, client: str | None = None) -> int:
         """Close those that have been idle the longest, of one client or of all."""
         now = asyncio.get_running_loop().time()
+        if now < self._none_spare_until.get(client, 0.0):
+            return 0
         spare = [
             one
             for one in self.open
@@ -127,6 +131,9 @@ class Connections:
             and client in (None, one.client)
             and one.idle_s(now) >= self.limits.spare_s
         ]
+        if not spare:
+            # To look through ten thousand for each that knocks would be what an attacker wants.
+            self._none_spare_until[client] = now + _LOOK_AGAIN_S
         for one in heapq.nlargest(most, spare, key=lambda one: one.idle_s(now)):
             self.leave(one)
             one.close_idle()
@@ -145,6 +152,7 @@ class Connections:
         while True:
             await asyncio.sleep(self.limits.sweep_s)
             now = asyncio.get_running_loop().time()
+            self._none_spare_until.clear()
             for connection in tuple(self.open):
                 connection.judge(now)
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,24 @@ def asked(body: bytes) -> bytes:
     ) + body
 
 
+@contextlib.asynccontextmanager
+async def successor(daemon: Running) -> AsyncIterator[socket.socket]:
+    """Yield the connection of a new daemon for which the old one has begun to stop."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(str(daemon.socket))
+        one.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(one, asked(offer(daemon, begin=True)))
+        await daemon.server.stopped()
+        yield one
+
+
 async def test_the_sockets_come_only_once_the_ledger_is_free() -> None:
     """Calls are settled and the lock is let go of; then, not before, the socket changes hands."""
     async with running() as daemon:
         ledger = daemon.server.daemon.ledger.path
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(str(daemon.socket))
-            one.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(one, asked(offer(daemon, begin=True)))
-            answer = parse(await loop.sock_recv(one, 65536))
+        async with successor(daemon) as one:
+            answer = parse(await asyncio.get_running_loop().sock_recv(one, 65536))
             assert (answer.status, answer.json()) == (200, {"same": True})
-            await daemon.server.stopped()
             assert await daemon.server.drain()
             assert holder(ledger)
             # A client that comes now waits: it is neither refused nor answered.
@@ -82,11 +88,7 @@ async def test_an_old_daemon_goes_on_where_the_new_one_ends_before_its_turn() ->
     async with running() as daemon:
         client = await daemon.connect()
         await client.send(b"GET /healthz HTTP/1.1\r\n")  # so that it is not still
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(str(daemon.socket))
-            one.setblocking(False)
-            await asyncio.get_running_loop().sock_sendall(one, asked(offer(daemon, begin=True)))
-            await daemon.server.stopped()
+        async with successor(daemon):
             drained = asyncio.create_task(daemon.server.drain())
             await until(lambda: daemon.server.daemon.leaving)
             assert (await daemon.ask("GET", "/control/status", admin=True)).json()["draining"]
@@ -103,11 +105,7 @@ async def test_who_is_connected_may_ask_once_more_and_is_then_let_go() -> None:
         client = await daemon.connect()
         await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET")
         assert "connection" not in (await client.answer()).headers
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(str(daemon.socket))
-            one.setblocking(False)
-            await asyncio.get_running_loop().sock_sendall(one, asked(offer(daemon, begin=True)))
-            await daemon.server.stopped()
+        async with successor(daemon):
             drained = asyncio.create_task(daemon.server.drain())
             await until(lambda: daemon.server.daemon.leaving)
             await client.send(b" /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
