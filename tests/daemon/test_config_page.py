@@ -73,7 +73,6 @@ def test_no_key_of_the_format_is_unknown(head: str, line: str) -> None:
 TODAY = """
 [server]
 hold = "strict"
-cors_origins = []
 [ledger]
 bodies = "off"
 [providers.openai]
@@ -83,6 +82,7 @@ auth = "key"
 [models.a]
 gguf = "a.gguf"
 slots = 1
+hold = "strict"
 kv_type = "f16"
 apart_from = []
 [routes.r]
@@ -108,7 +108,7 @@ def test_values_that_say_what_happens_today_are_taken() -> None:
 @pytest.mark.parametrize(
     ("was", "wanted"),
     [
-        ("cors_origins = []", 'cors_origins = ["https://x.example"]'),
+        ('slots = 1\nhold = "strict"', 'slots = 1\nhold = "expected"'),
     ],
 )
 def test_other_values_of_those_keys_are_not(was: str, wanted: str) -> None:
