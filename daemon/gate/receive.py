@@ -102,7 +102,6 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
             f"`{attempt.target.provider}` refused the gateway's credential (HTTP {status})",
             hint="The gateway's owner can check it with `tollway doctor`",
             status=502,
-            body=said,
         )
         error.upstream_status = status
     elif status < 400:
