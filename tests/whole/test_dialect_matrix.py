@@ -109,8 +109,9 @@ async def test_each_feature_of_a_request_becomes_what_the_table_says(
         asked_before = len(through.upstream.asked)
         became = await outcome(through, client, TARGETS[target], said)
         whole = through.upstream.asked[asked_before:]
-        assert await outcome(through, client, TARGETS[target], said, stream=True) == became
-        assert plain(through.upstream.asked[asked_before + len(whole) :]) == plain(whole)
+        if client not in SPOKEN_BY[target]:  # where bytes pass, `same_bytes` has the streams
+            assert await outcome(through, client, TARGETS[target], said, stream=True) == became
+            assert plain(through.upstream.asked[asked_before + len(whole) :]) == plain(whole)
         if became == "refused":
             assert len(through.upstream.asked) == asked_before
         else:

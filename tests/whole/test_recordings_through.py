@@ -28,6 +28,7 @@ ANSWERS = [found for found in ALL if found.status == 200 and found.id not in BRO
 STREAMS = [found for found in ANSWERS if found.streamed]
 REFUSALS = [found for found in ALL if found.status >= 400]
 SLICES = ("whole", "1", "recorded")
+_MOST_SINGLY = 4000
 # Every class of tokens at a price of its own, in nano-dollars a token, so that none can stand
 # for another unseen.
 RATES = {
@@ -59,6 +60,19 @@ search = 0.001
 def name(recording: Recording) -> str:
     """Name a test after its recording."""
     return recording.id
+
+
+# Byte by byte a long body takes its time and shows no more than a short one.
+SLICED = [
+    pytest.param(
+        one,
+        slices,
+        marks=[pytest.mark.long] if slices == "1" and len(one.body) > _MOST_SINGLY else [],
+        id=f"{one.id}-{slices}",
+    )
+    for one in ANSWERS
+    for slices in SLICES
+]
 
 
 @dataclass(frozen=True)
@@ -177,8 +191,7 @@ def check_row(recording: Recording, row: CallDetail) -> None:
     assert row.call.attempts == 1
 
 
-@pytest.mark.parametrize("slices", SLICES)
-@pytest.mark.parametrize("recording", ANSWERS, ids=name)
+@pytest.mark.parametrize(("recording", "slices"), SLICED)
 async def test_an_answer_comes_through_byte_for_byte_and_is_booked_as_reported(
     through: Through, recording: Recording, slices: str
 ) -> None:
