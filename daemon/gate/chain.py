@@ -188,6 +188,8 @@ class Chain:
     def _repeat(self, step: Step, hint_s: float | None) -> Step | None:
         """Return the same step once more, None where it would come too late or is not granted."""
         health, now = self._health, self._health.clock()
+        if hint_s is not None and step.target.keys:  # another key may be at rest for less long
+            hint_s = min(hint_s, max(0.0, health.standing(step.target).until_s - now))
         most = min(_MOST_S, _FIRST_S * 2**step.repeats)
         wait_s = health.chance() * (most if hint_s is None else min(1.0, hint_s / 4))
         wait_s += hint_s or 0.0

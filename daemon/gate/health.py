@@ -226,17 +226,17 @@ class Health:
         """Return a target with the key of its pool to use now, which is not used by this.
 
         `prefer`, the key that served the conversation before, as long as it is ready; else of
-        those that are ready the one used least recently. Where all rest, the one whose rest ends
-        first. Keys that were `tried` already come last.
+        those that are ready the one used least recently, those `tried` already last. Where all
+        rest, the one whose rest ends first.
         """
         if not target.keys:
             return target
         now = self.clock()
 
-        def claim(key: ProviderKey) -> tuple[bool, float, bool, int]:
+        def claim(key: ProviderKey) -> tuple[float, bool, bool, int]:
             wait = self._key_wait(target, key.name, now)
             used = self._used.get((target.provider, key.name), 0)
-            return key.name in tried, wait, key.name != prefer, used
+            return wait, key.name in tried, key.name != prefer, used
 
         best = min(target.keys, key=claim)
         return target.with_key(best)

@@ -261,6 +261,16 @@ def test_a_pool_is_never_empty() -> None:
     assert world.health.with_key(POOL).key == "env:K2"
 
 
+def test_a_further_try_waits_for_the_key_that_is_ready_first() -> None:
+    """The last key that was asked may be told to wait longer than the others have to."""
+    world = World()
+    for name, rest in (("env:K0", 2.0), ("env:K1", 30.0)):
+        (key,) = [one for one in POOL.keys if one.name == name]
+        world.rests(POOL.with_key(key), rest)
+    steps = list(walk(world, Chain([POOL], world.health, retries=1), refused(429, hint_s=30.0)))
+    assert steps == [("p/m env:K2", 0), ("p/m env:K0", 2.5)]
+
+
 def test_a_conversation_keeps_its_key_as_long_as_that_is_ready() -> None:
     """What is preferred comes first, and is passed over while it rests."""
     world = World()

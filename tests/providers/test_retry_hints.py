@@ -156,6 +156,13 @@ def test_overflows_are_known_by_their_words(message: str) -> None:
     assert not is_overflow(429, json.dumps({"error": {"message": message}}).encode())
 
 
+def test_an_overflow_may_stand_in_the_last_event_of_a_stream() -> None:
+    """As Responses tell it, once they have begun with 200."""
+    error = {"code": "context_length_exceeded", "message": "Too long"}
+    said = {"type": "response.failed", "response": {"status": "failed", "error": error}}
+    assert is_overflow(400, json.dumps(said).encode())
+
+
 def test_other_bad_requests_are_no_overflow() -> None:
     """Another window would not mend them."""
     for said in ("max_tokens is too large: 99999", "Unknown field", "Invalid 'input': too long"):
