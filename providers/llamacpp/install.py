@@ -20,6 +20,12 @@ _BUILDS = {
     "metal": ("Apple", "-DGGML_METAL=on"),
     "cpu": ("no GPU", _PORTABLE),
 }
+# What a CPU says that it has, and how ggml is told to use it. AMX is left out; see above.
+_AVX512 = {"avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"}
+_MORE = {
+    "avx512vbmi": "AVX512_VBMI", "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16", "avx_vnni": "AVX_VNNI",
+}  # fmt: skip
 
 
 def installed() -> bool:
@@ -50,6 +56,7 @@ def install_help() -> str:
             f"Local models need llama-cpp-python {LLAMA_CPP_PYTHON}. For this machine"
             f" ({_BUILDS[here][0]}):",
             f"    {_line(here)}",
+            *_faster(here),
             "It is compiled for some minutes and needs a C and C++ compiler and CMake; a GPU build"
             " needs that GPU's toolkit too.",
             "Other builds:",
@@ -59,8 +66,31 @@ def install_help() -> str:
     )
 
 
-def _line(kind: str) -> str:
+def cpu_flags(cpuinfo: str) -> list[str]:
+    """Return how ggml is told to use what a CPU has beyond AVX2; `cpuinfo` as Linux writes it."""
+    found = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+    has = set(found.partition(":")[2].split())
+    names = ["AVX512"] if has >= _AVX512 else []
+    names += sorted({name for flag, name in _MORE.items() if flag in has})
+    return [f"-DGGML_{name}=ON" for name in names if names[0] == "AVX512" or name == "AVX_VNNI"]
+
+
+def _faster(kind: str) -> list[str]:
+    try:
+        flags = cpu_flags(Path("/proc/cpuinfo").read_text())
+    except OSError:
+        return []
+    if kind != "cpu" or not flags:
+        return []
+    return [
+        "A quarter to a half faster on this CPU, and for none with less:",
+        f"    {_line(kind, *flags)}",
+    ]
+
+
+def _line(kind: str, *more: str) -> str:
     # Into the very Python that runs this, wherever a tool installer has put it. Past pip's cache,
     # which does not know CMAKE_ARGS and may hold a wheel of another build.
     pip = f"{sys.executable} -m pip install --no-cache-dir"
-    return f'CMAKE_ARGS="{_BUILDS[kind][1]}" {pip} llama-cpp-python=={LLAMA_CPP_PYTHON}'
+    args = " ".join([_BUILDS[kind][1], *more])
+    return f'CMAKE_ARGS="{args}" {pip} llama-cpp-python=={LLAMA_CPP_PYTHON}'

@@ -14,6 +14,7 @@ from tollway.providers.llamacpp.fit import Offload
 from tollway.providers.llamacpp.frames import Load, LoadFailed, frame_length, pack, read_up
 from tollway.providers.llamacpp.install import (
     LLAMA_CPP_PYTHON,
+    cpu_flags,
     install_help,
     install_line,
     installed,
@@ -30,6 +31,26 @@ def test_the_help_has_every_build() -> None:
         assert flag in told
     assert LLAMA_CPP_PYTHON in told
     assert told.index(install_line()) < told.index("Other builds")
+
+
+FLAGS = "avx512f avx512cd avx512vl avx512dq avx512bw"
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("sse2 avx2", []),
+        ("avx2 avx_vnni", ["AVX_VNNI"]),
+        (FLAGS, ["AVX512"]),
+        # AMX crashes where GCC 12 has built it.
+        (f"{FLAGS} avx512_vnni amx_int8 avx512_bf16", ["AVX512", "AVX512_BF16", "AVX512_VNNI"]),
+        ("avx512f avx512vbmi avx_vnni", ["AVX_VNNI"]),
+    ],
+)
+def test_a_cpus_own_build_names_what_it_has(flags: str, wanted: list[str]) -> None:
+    """And nothing that it lacks, which would end the process at the first such instruction."""
+    told = cpu_flags(f"processor : 0\nflags\t\t: fpu {flags}\nprocessor : 1\n")
+    assert told == [f"-DGGML_{name}=ON" for name in wanted]
 
 
 def test_the_pinned_version_is_the_one_that_is_asked_for() -> None:
