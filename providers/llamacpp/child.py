@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     llama: Any
 
 PR_SET_PDEATHSIG = 1
+# ggml's levels of log lines, and the one that continues a line.
+_LOG_DEBUG, _LOG_GOES_ON = 1, 5
 
 
 class Link:
@@ -108,8 +110,17 @@ def _import_llama(version: str) -> None:
 def _log_to_stderr() -> Any:
     """Send llama.cpp's log to stderr; the result must be kept for as long as it may log."""
 
+    told = True  # the line before, whose rest may follow
+
     @llama.llama_log_callback  # type: ignore[untyped-decorator]
-    def log(_level: int, text: bytes, _data: object) -> None:
+    def log(level: int, text: bytes, _data: object) -> None:
+        nonlocal told
+        # What is only for its developers comes at every step, and would be all that is left of
+        # the lines that tell how a worker ended.
+        if level != _LOG_GOES_ON:
+            told = level != _LOG_DEBUG
+        if not told:
+            return
         with contextlib.suppress(OSError):
             os.write(2, text)
 

@@ -112,6 +112,18 @@ class Manner:
         return whole.text(f"{call} ({apart} {call})*" if parallel else call)
 
 
+def joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:
+    """Return the same pieces of calls, those of one call in a row as one."""
+    found: list[CallPiece] = []
+    for piece in pieces:
+        if found and found[-1].index == piece.index and not piece.name:
+            arguments = found[-1].arguments + piece.arguments
+            found[-1] = msgspec.structs.replace(found[-1], arguments=arguments)
+        else:
+            found.append(piece)
+    return found
+
+
 class Speech:
     """Tells thoughts, text and tool calls of one answer apart as it comes.
 
@@ -163,7 +175,9 @@ class Speech:
             before = (self._state, len(self._held))
             said = said.then(getattr(self, f"_in_{self._state}")())
             if before == (self._state, len(self._held)) or not self._held:
-                return said
+                break
+        # The scanner goes by characters; a client should get a piece for each token.
+        return Said(said.text, said.thought, joined(said.calls)) if said.calls else said
 
     def finish(self) -> Said:
         """Return what was held back, now that nothing follows."""

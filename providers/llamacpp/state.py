@@ -79,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     deaths: int = 3  # so many within `deaths_within_s`: it stays failed
     deaths_within_s: float = 300.0
-    back_off_s: tuple[float, ...] = (0.0, 2.0)  # before the restart after the 1st, 2nd ... death
+    back_off_s: tuple[float, ...] = (0.0, 0.5)  # before the restart after the 1st, 2nd ... death
     hang_s: float = 300.0  # without a frame while loading or at work: it is killed
     stop_within_s: float = 5.0
     sweep_s: float = 2.0  # how often idle and hung workers are looked for
