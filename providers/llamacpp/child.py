@@ -109,7 +109,6 @@ def _import_llama(version: str) -> None:
 
 def _log_to_stderr() -> Any:
     """Send llama.cpp's log to stderr; the result must be kept for as long as it may log."""
-
     told = True  # the line before, whose rest may follow
 
     @llama.llama_log_callback  # type: ignore[untyped-decorator]
