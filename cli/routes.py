@@ -411,7 +411,7 @@ def add(  # noqa: PLR0913 - an argument is an option
 
     Example:
         tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini
-        tollway routes add both --strategy weighted --to openai/gpt-5=3 --to groq/qwen3-32b=1
+        tollway routes add both --strategy weighted --to openai/gpt-5=3 --to openai/gpt-4o-mini=1
     """
     loaded = load_config(config)
     edits.require_new(loaded, "routes", name, hint="`tollway routes remove` makes room for it")

@@ -62,8 +62,8 @@ def test(
     did not answer. Needs the running daemon.
 
     Examples:
-        tollway routes test fast
-        tollway routes test --yes --json
+        tollway routes test smart
+        tollway routes test smart --yes --json
     """
     loaded = load_config(config)
     control = reach(config)

@@ -289,14 +289,19 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway models import-llama-swap config.yaml --free")
     told.quietly("tollway routes add best --to up/large")
     told.run("tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini")
+    both = "--to openai/gpt-5=3 --to openai/gpt-4o-mini=1"
+    told.run(f"tollway routes add both --strategy weighted {both}")
     told.run("tollway routes list")
     told.put(
         "request.json",
         '{"model": "fast", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}',
     )
     told.quietly("tollway keys set ci --models '*'")
-    told.run("tollway routes explain --model fast --as ci --tokens 2000")
+    more = "--header x-tier:batch --tag env=ci"
+    told.run(f"tollway routes explain --model fast --as ci --tokens 2000 {more}")
     told.run("tollway routes explain --model fast --dialect anthropic --body request.json")
+    told.run("tollway routes test smart", more="--yes")
+    told.run("tollway routes test smart --yes --json")
     told.run("tollway routes remove fast")
 
 
