@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import httpx2
 import msgspec
-from broken_streams import ALIVE, FAILED, MODELS, STREAMS, opening
+from broken_streams import ALIVE, FAILED, FRAMED, GARBAGE, MODELS, STREAMS, opening
 from gateway import KEY
-from matrix_requests import ANTHROPIC, CHAT, COHERE, GEMINI, RESPONSES
+from matrix_requests import ANTHROPIC, BEDROCK, CHAT, COHERE, GEMINI, RESPONSES
 from matrix_world import _BODIES as WHOLE
 from matrix_world import CLIENTS
 from shell import Running, running
@@ -41,14 +41,15 @@ from upstreams import (
 from wire.recordings import recordings
 
 from tollway.daemon.gate.health import Health
+from tollway.providers.eventstream import CONTENT_TYPE
 
 Bill = Literal["nothing", "hold", "some", "answer"]
 # What the gateway calls them in the ledger.
 UNREACHABLE, TIMEOUT, BROKE = "upstream_unreachable", "upstream_timeout", "upstream_broke"
-GARBAGE, REFUSED, ANSWERED = "garbage", "upstream_refused", "answered"
+NO_ANSWER, REFUSED, ANSWERED = "garbage", "upstream_refused", "answered"
 STREAMED = {
     dialect: next(one.body for one in recordings() if one.id == name)
-    for dialect, name in STREAMS.items()
+    for dialect, name in (STREAMS | FRAMED).items()
 }
 REFUSALS = {
     CHAT: b'{"error":{"message":"Oh","type":"x","param":null,"code":null}}',
@@ -56,6 +57,7 @@ REFUSALS = {
     ANTHROPIC: b'{"type":"error","error":{"type":"api_error","message":"Oh"}}',
     GEMINI: b'{"error":{"code":500,"message":"Oh","status":"INTERNAL"}}',
     COHERE: b'{"id":"1","message":"Oh"}',
+    BEDROCK: b'{"message":"Oh"}',
 }
 RETRY_INFO = (
     b'{"error":{"code":429,"message":"Oh","status":"RESOURCE_EXHAUSTED","details":[{"@type":'
@@ -80,11 +82,17 @@ class Fault:
     passes_on: bool = True  # another target is asked
 
 
-def head(stream: bool, *more: str, kind: str = "") -> bytes:
+def head(source: str, stream: bool, *more: str, kind: str = "") -> bytes:
     """Return the head of an answer that ends with its connection."""
-    kind = kind or ("text/event-stream" if stream else "application/json")
+    kind = kind or kind_of(source, stream)
     lines = ["HTTP/1.1 200 OK", f"Content-Type: {kind}", "Connection: close", *more, "", ""]
     return "\r\n".join(lines).encode()
+
+
+def kind_of(source: str, stream: bool) -> str:
+    """Return the content type of a good answer."""
+    streamed = CONTENT_TYPE if source in FRAMED else "text/event-stream"
+    return streamed if stream else "application/json"
 
 
 def body(source: str, stream: bool) -> bytes:
@@ -125,14 +133,14 @@ def _early(*steps: Step, status: int = 502, ending: str = BROKE) -> Callable[[st
 
 def _wrong_type(source: str, stream: bool) -> Fault:
     kind = "text/html" if stream else "text/event-stream"
-    said = [reads(), says(head(stream, kind=kind) + body(source, stream))]
+    said = [reads(), says(head(source, stream, kind=kind) + body(source, stream))]
     if stream:
-        return Fault(said, ending=GARBAGE)
+        return Fault(said, ending=NO_ANSWER)
     return Fault(said, statuses=(200,), ending=ANSWERED, bill="answer", passes_on=False)
 
 
 def _drip(source: str, stream: bool) -> Fault:
-    whole = head(stream) + body(source, stream)
+    whole = head(source, stream) + body(source, stream)
     pieces = [whole[at : at + 61] for at in range(0, len(whole), 61)]
     return Fault(
         [reads(), drips(pieces)],
@@ -144,24 +152,25 @@ def _drip(source: str, stream: bool) -> Fault:
 
 
 def _error_within(source: str, stream: bool) -> Fault:
-    said = head(stream) + (FAILED[source] if stream else REFUSALS[source])
+    said = head(source, stream) + (FAILED[source] if stream else REFUSALS[source])
     return Fault(
-        [reads(), says(said)], statuses=(500, 502, 503, 529), ending=REFUSED, bill="nothing"
+        [reads(), says(said)], statuses=(429, 500, 502, 503, 529), ending=REFUSED, bill="nothing"
     )
 
 
 def _half_gzip(source: str, stream: bool) -> Fault:
     packed = gzip.compress(body(source, stream))[:40]
-    return Fault([reads(), says(head(stream, "Content-Encoding: gzip") + packed)])
+    return Fault([reads(), says(head(source, stream, "Content-Encoding: gzip") + packed)])
 
 
-def _silent_body(_source: str, stream: bool) -> Fault:
-    return Fault([reads(), says(head(stream)), stalls()], statuses=(504,), ending=TIMEOUT)
+def _silent_body(source: str, stream: bool) -> Fault:
+    return Fault([reads(), says(head(source, stream)), stalls()], statuses=(504,), ending=TIMEOUT)
 
 
 def _alive(source: str, stream: bool) -> Fault:
-    sign = ALIVE[source] if stream else b" \n"
-    return Fault([reads(), says(head(stream)), trickles(sign)], statuses=(504,), ending=TIMEOUT)
+    sign = ALIVE.get(source, b"") if stream else b" \n"
+    lives = trickles(sign) if sign else stalls()  # AWS has no signs of life
+    return Fault([reads(), says(head(source, stream)), lives], statuses=(504,), ending=TIMEOUT)
 
 
 def _midway(
@@ -172,7 +181,7 @@ def _midway(
     def fault(source: str, stream: bool) -> Fault:
         begun = opening(source) if stream else WHOLE[source][:-20]
         return Fault(
-            [reads(), says(head(stream) + begun), lets_go(), *steps],
+            [reads(), says(head(source, stream) + begun), lets_go(), *steps],
             statuses=(status,),
             ending=ending if stream else whole or ending,
             bill="some" if stream else "hold",
@@ -182,9 +191,22 @@ def _midway(
     return fault
 
 
+def _garbage_midway(source: str, stream: bool) -> Fault:
+    garbage = GARBAGE.get(source, b"data: {]\n\n\xff\xfe")
+    return _midway(says(garbage), whole=NO_ANSWER)(source, stream)
+
+
+def _half_a_character(source: str, stream: bool) -> Fault:
+    half = FAILED[source][:-9] if source in FRAMED else b'data: {"x": "\xe2\x82'
+    return _midway(says(half), whole=NO_ANSWER)(source, stream)
+
+
 def _cut(source: str, stream: bool) -> Fault:
     begun = opening(source) if stream else WHOLE[source][:-20]
-    framed = head(stream, "Transfer-Encoding: chunked") + b"%x\r\n%s\r\n" % (len(begun), begun)
+    framed = head(source, stream, "Transfer-Encoding: chunked") + b"%x\r\n%s\r\n" % (
+        len(begun),
+        begun,
+    )
     return Fault(
         [reads(), says(framed), lets_go()], bill="some" if stream else "hold", shows=stream
     )
@@ -193,7 +215,7 @@ def _cut(source: str, stream: bool) -> Fault:
 def _error_midway(source: str, stream: bool) -> Fault:
     if not stream:
         return _error_within(source, stream)
-    said = head(stream) + opening(source)
+    said = head(source, stream) + opening(source)
     return Fault([reads(), says(said), lets_go(), says(FAILED[source])], bill="some", shows=True)
 
 
@@ -233,9 +255,9 @@ FAULTS: dict[str, Callable[[str, bool], Fault]] = {
     "hang up": _early(),
     "no HTTP": _early(says(b"SSH-2.0-OpenSSH_9.6\r\n")),
     "a page with 200": _early(
-        says(answer(b"<html>Log in</html>", "Content-Type: text/html")), ending=GARBAGE
+        says(answer(b"<html>Log in</html>", "Content-Type: text/html")), ending=NO_ANSWER
     ),
-    "zeros with 200": _early(says(answer(bytes(500))), ending=GARBAGE),
+    "zeros with 200": _early(says(answer(bytes(500))), ending=NO_ANSWER),
     "an error with 200": _error_within,
     "wrong content type": _wrong_type,
     "half of a gzip": _half_gzip,
@@ -245,10 +267,10 @@ FAULTS: dict[str, Callable[[str, bool], Fault]] = {
     "cut midway": _cut,
     "hang midway": _midway(stalls(), ending=TIMEOUT, status=504),
     "reset midway": _midway(resets()),
-    "garbage midway": _midway(says(b"data: {]\n\n\xff\xfe"), whole=GARBAGE),
+    "garbage midway": _garbage_midway,
     "error midway": _error_midway,
-    "no end": _midway(whole=GARBAGE),
-    "half a character": _midway(says(b'data: {"x": "\xe2\x82'), whole=GARBAGE),
+    "no end": _midway(whole=NO_ANSWER),
+    "half a character": _half_a_character,
     "429": refusal(429),
     "429, seconds": refusal(429, "Retry-After: 30"),
     "429, a date": refusal(429, f"Retry-After: {formatdate(time() + 3600, usegmt=True)}"),
@@ -322,11 +344,13 @@ def answers_well() -> Step:
                 (b"/responses", RESPONSES),
                 (b"/messages", ANTHROPIC),
                 (b"/v2/chat ", COHERE),
+                (b"/model/", BEDROCK),
             ):
                 source = dialect if mark in line else source
             stream = b"streamGenerateContent" in line
+            stream = stream or b"/converse-stream" in line
             stream = stream or b'"stream":true' in said.replace(b" ", b"")
-            kind = "text/event-stream" if stream else "application/json"
+            kind = kind_of(source, stream)
             await peer.say(answer(body(source, stream), f"Content-Type: {kind}"))
 
     return step
@@ -338,6 +362,7 @@ _KINDS = {
     ANTHROPIC: ("anthropic", "v1"),
     GEMINI: ("gemini", "v1beta"),
     COHERE: ("cohere", ""),
+    BEDROCK: ("bedrock", ""),
 }
 # Long for a machine at work on other things, short for who waits until they are over.
 _QUICK = 'timeout = { connect = "5s", first = "400ms", idle = "400ms" }\n'

@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 import pytest
 import pytest_asyncio
-from broken_streams import PAIRS
+from broken_streams import EVERY_PAIR as PAIRS
 from fault_world import (
     ANSWERED,
     FAULTS,
