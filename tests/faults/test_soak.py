@@ -24,9 +24,10 @@ MODELS = ("up/m", "either", "line/m", "flaky/m", "nobody/m")
 
 
 async def callers(port: int, chance: random.Random, count: int, names: int = 20) -> None:
-    """Make so many calls of all kinds, to so many models: whole, streamed, left, refused, broken.
+    """Make calls of all kinds, of so many clients to so many models: whole, streamed, left, broken.
 
-    A name that was not seen before has its place in a dozen tables, up to their bounds.
+    A name that was not seen before has its place in a dozen tables, up to their bounds: 50,000
+    clients of different names are 18 MB, and no more come on top.
     """
     numbers = iter(range(count))
 
@@ -40,7 +41,8 @@ async def callers(port: int, chance: random.Random, count: int, names: int = 20)
             if number % 13 == 0:
                 said = said[: len(said) // 2]
             leave = chance.randrange(600) if number % 4 == 0 else None
-            await call(port, f"{chance.randrange(10**9)}-{number}", said, leave_after=leave)
+            client = chance.randrange(names)
+            await call(port, f"{client}-{number % 7}", said, leave_after=leave)
 
     await asyncio.gather(*(one() for _ in range(CALLERS)))
 
