@@ -213,6 +213,7 @@ def quiet(daemon: Running) -> Callable[[], bool] | Callable[[], Awaitable[bool]]
 # Tables that fill up to a bound, which 400 calls do not reach. Each has its bound beside it.
 BOUNDED = {
     ".daemon.learned._targets": "10,000 targets (learned._MOST_TARGETS), a fixed row for each",
+    ".daemon.traffic._targets": "10,000 targets (traffic._MOST_TARGETS), then half are forgotten",
     ".daemon.gate._plans": "10,000 (gate._MOST_KNOWN), then it begins anew",
     ".daemon.gate._in_force": "10,000 (gate._MOST_KNOWN), then it begins anew",
     ".daemon.gate._terms": "10,000 (gate._MOST_KNOWN), then it begins anew",
