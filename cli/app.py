@@ -28,7 +28,9 @@ COMMANDS = (
         DAEMON,
     ),
     Row("status", "status:status", "Show what runs", DAEMON),
-    Row("top", "top:top", "Show calls, speed, lines, models and spending, live", DAEMON),
+    Row(
+        "top", "top:top", "Show calls, speed, lines, GPUs, local models and spending, live", DAEMON
+    ),
     Row("reload", "status:reload", "Make the daemon read gateway.toml again", DAEMON),
     Row("serve", "start:serve", "Run the daemon in the foreground", DAEMON),
     Row("service", "", "The daemon as a service of systemd or launchd", DAEMON),
@@ -154,7 +156,7 @@ COMMANDS = (
     Row(
         "import",
         "imports:import_",
-        "Take over what coding agents used elsewhere, by their logs",
+        "Take over what coding agents used elsewhere, by their own logs",
         USE,
     ),
     Row("logs", "logs:logs", "Show the latest calls, or all there is to know about one", USE),

@@ -33,9 +33,9 @@ def import_litellm(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take the models of a LiteLLM proxy over: providers, routes, prices, limits, budgets.
+    """Take the models of a LiteLLM proxy over.
 
-    Each `model_name` becomes a route to its deployments, strategies, fallbacks and retries with
+    Providers, routes, prices, limits and budgets: each `model_name` becomes a route to its deployments, strategies, fallbacks and retries with
     it. What has no place in gateway.toml is listed. A key that stands in the file is not taken
     along: you are told the command that stores it. Where there is no gateway.toml, one is
     written. Needs PyYAML.

@@ -43,9 +43,9 @@ def diff(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the file changes: against what is in force, or an earlier version.
+    """Show what the file changes against what is in force.
 
-    In force is what the daemon took up last. The file may be broken: its text is compared.
+    Or against an earlier version. In force is what the daemon took up last. The file may be broken: its text is compared.
 
     Examples:
         tollway config diff
@@ -99,7 +99,7 @@ def _version(path: Path, number: int | None) -> tuple[history.Version, str]:
 
 
 def edit(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Edit gateway.toml in your editor; only a right file replaces it.
+    """Edit it in your editor; only a right file replaces it.
 
     A copy is opened in $VISUAL or $EDITOR. What you saved is checked: where it is wrong, you are
     told the line and may go on editing. Then it replaces the file, the version before it is
@@ -197,9 +197,9 @@ def export(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the configuration out as a new document, in plain order and without comments.
+    """Write it out as a new document.
 
-    Secrets are not in it, only where they are kept; callers' keys are hashes. Relative paths are
+    In plain order and without comments. Secrets are not in it, only where they are kept; callers' keys are hashes. Relative paths are
     made whole.
 
     Examples:

@@ -135,6 +135,8 @@ async def events(request: web.Request) -> web.StreamResponse:
         raise TooManyViewers("Too many pages show the dashboard", hint="Close some of them")
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", **_FOREIGN}
     answer = web.StreamResponse(headers=headers)
+    if request.method == "HEAD":
+        return answer
     number = 0
     board.viewers += 1
     try:
