@@ -35,10 +35,10 @@ def import_litellm(
 ) -> None:
     """Take the models of a LiteLLM proxy over.
 
-    Providers, routes, prices, limits and budgets: each `model_name` becomes a route to its deployments, strategies, fallbacks and retries with
-    it. What has no place in gateway.toml is listed. A key that stands in the file is not taken
-    along: you are told the command that stores it. Where there is no gateway.toml, one is
-    written. Needs PyYAML.
+    Providers, routes, prices, limits and budgets: each `model_name` becomes a route to its
+    deployments, strategies, fallbacks and retries with it. What has no place in gateway.toml is
+    listed. A key that stands in the file is not taken along: you are told the command that
+    stores it. Where there is no gateway.toml, one is written. Needs PyYAML.
 
     Examples:
         tollway config import-litellm ./litellm.yaml --dry-run

@@ -45,7 +45,8 @@ def diff(
 ) -> None:
     """Show what the file changes against what is in force.
 
-    Or against an earlier version. In force is what the daemon took up last. The file may be broken: its text is compared.
+    Or against an earlier version. In force is what the daemon took up last. The file may be
+    broken: its text is compared.
 
     Examples:
         tollway config diff
@@ -106,7 +107,7 @@ def edit(config: ConfigFile = None, as_json: AsJson = False) -> None:
     kept, and a running daemon takes it up.
 
     Example:
-        EDITOR=nano tollway config edit
+        tollway config edit
     """
     path = find_config(config)
     before = read_text(path)
@@ -199,8 +200,8 @@ def export(
 ) -> None:
     """Write it out as a new document.
 
-    In plain order and without comments. Secrets are not in it, only where they are kept; callers' keys are hashes. Relative paths are
-    made whole.
+    In plain order and without comments. Secrets are not in it, only where they are kept;
+    callers' keys are hashes. Relative paths are made whole.
 
     Examples:
         tollway config export > box2.toml

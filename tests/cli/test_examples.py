@@ -137,7 +137,7 @@ class Story:
         )
         while "=" in words[0]:
             name, _, value = words.pop(0).partition("=")
-            env[name] = "true" if name == "EDITOR" else value
+            env[name] = value
         out = words.pop() if len(words) > 1 and words[-2] == ">" else None
         if out:
             words.pop()
@@ -366,7 +366,7 @@ def _the_file(told: Story) -> None:
     told.run("tollway config history")
     told.run("tollway config diff")
     told.run("tollway config diff 3")
-    told.run("EDITOR=nano tollway config edit")
+    told.run("tollway config edit")
     told.run("tollway config export > box2.toml")
     told.run("tollway config export --effective --json")
     told.run("tollway config import-litellm ./litellm.yaml --dry-run")
