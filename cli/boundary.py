@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
+from tollway.cli.wrap import Piece, columns, wrapped
 from tollway.providers.errors import GatewayError
 
 ANSWER_IS_NO = 1
@@ -86,7 +87,16 @@ def show_error(message: str, hint: str = "") -> None:
     """Print a message's lines as `error:` lines and the hint's as `hint:` lines on stderr."""
     for word, colour, text in (("error", "31", message), ("hint", "36", hint)):
         for line in text.splitlines():
-            print(f"{_painted(word, colour)}: {printable(line)}", file=sys.stderr)
+            for told in _wrapped(f"{word}: {printable(line)}"):
+                head = _painted(word, colour) if told.startswith(f"{word}: ") else ""
+                print(f"{head}{told.removeprefix(word) if head else told}", file=sys.stderr)
+
+
+def _wrapped(line: str) -> list[str]:
+    if not sys.stderr.isatty():
+        return [line]
+    lines = wrapped([Piece(line)], columns(sys.stderr.fileno()))
+    return ["".join(piece.text for piece in one) for one in lines]
 
 
 def _painted(word: str, colour: str) -> str:

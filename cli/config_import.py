@@ -128,7 +128,7 @@ def _show(tables: dict[str, object], found: Translated) -> None:
     import tomli_w  # noqa: PLC0415 - only here
 
     server = {"server": found.server} if found.server else {}
-    show.say(tomli_w.dumps(server | tables))
+    show.write(tomli_w.dumps(server | tables))
 
 
 def _say(found: Translated) -> None:

@@ -68,7 +68,7 @@ def diff(
     elif lines:
         for line in lines:
             colour = _COLOURS.get(line[:1])
-            show.say([show.Painted(line, colour)] if colour else line)
+            show.say_as_it_is([show.Painted(line, colour)] if colour else line)
     else:
         show.note(f"{path} is {name}")
     if exit_code and now != then:

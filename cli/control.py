@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -45,6 +45,8 @@ _KINDS: dict[str, type[GatewayError]] = {
         Unpriced,
     )
 }
+
+T = TypeVar("T")
 
 _MOST_TRIES = 200  # of reading a broken file's beginning
 
@@ -162,7 +164,13 @@ class Control:
         except (OSError, http.client.HTTPException) as fault:
             raise self._gone(fault) from fault
         if answer.status >= 400:
-            raise refusal(answer.status, self._read(answer))
+            error = refusal(answer.status, self._read(answer))
+            if isinstance(error, NotFound) and path.startswith("/control/"):
+                raise OtherVersion(
+                    f"The daemon is of another version: it has no `{path}`",
+                    hint="`tollway restart` puts this version in its place",
+                ) from error
+            raise error
         return answer
 
     def _read(self, answer: http.client.HTTPResponse) -> bytes:
@@ -201,6 +209,50 @@ class Control:
             f"The daemon at `{self.socket_path}` broke off: {fault or type(fault).__name__}",
             hint="`tollway status` says whether it still runs",
         )
+
+
+class OtherVersion(GatewayError):
+    """The daemon does not say what this program asks it for: it is of another version."""
+
+    code = "other_version"
+
+
+def version_note(said: Mapping[str, object]) -> str:
+    """Return what to say of a daemon whose version is not this program's; "" where they agree."""
+    theirs, ours = said.get("version"), _own_version()
+    if theirs is None or theirs == ours:
+        return ""
+    return f"The daemon is of version {theirs}, this is {ours}: `tollway restart` brings it up"
+
+
+def convert(said: object, kind: type[T]) -> T:
+    """Return a daemon's answer as a Struct of this program's.
+
+    What an older daemon leaves out takes the field's default; what a newer one adds is left alone.
+
+    Raises:
+        OtherVersion: Something is missing that has no default, or is of another type.
+    """
+    try:
+        return msgspec.convert(said, kind)
+    except msgspec.ValidationError as fault:
+        theirs = said.get("version") if isinstance(said, dict) else None
+        ours = _own_version()
+        told = (
+            "began before this program was replaced"
+            if theirs == ours
+            else (f"is of {f'version {theirs}' if theirs else 'another version'}, this is {ours}")
+        )
+        raise OtherVersion(
+            f"The daemon {told}; its answer is not understood: {fault}",
+            hint="`tollway restart` puts this version in its place",
+        ) from fault
+
+
+def _own_version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - 20 ms that only a few need
+
+    return version("tollway")
 
 
 def refusal(status: int, body: bytes) -> GatewayError:

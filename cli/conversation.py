@@ -11,7 +11,7 @@ import msgspec
 from tollway.cli import show
 from tollway.cli.answer import Ask, Message, Said, hear
 from tollway.cli.boundary import UsageProblem, show_error
-from tollway.cli.control import Control
+from tollway.cli.control import Control, convert
 from tollway.cli.editor import editor
 from tollway.cli.markdown import Drawing
 from tollway.providers.errors import GatewayError
@@ -92,13 +92,13 @@ class _Models(msgspec.Struct):
 
 def models(control: Control) -> list[str]:
     """Return the names that the owner may ask, routes first."""
-    return [one.id for one in msgspec.convert(control.get("/v1/models"), _Models).data]
+    return [one.id for one in convert(control.get("/v1/models"), _Models).data]
 
 
 def applies(control: Control, model: str) -> Applies:
     """Return what is known of the owner's calls of a model; nothing where nobody can say."""
     try:
-        return msgspec.convert(control.post("/control/explain", {"model": model}), Applies)
+        return convert(control.post("/control/explain", {"model": model}), Applies)
     except GatewayError:
         return Applies()  # the answer is here and whole: this is a courtesy
 

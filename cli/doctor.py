@@ -16,7 +16,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import ANSWER_IS_NO
-from tollway.cli.control import Control, load_config
+from tollway.cli.control import Control, convert, load_config
 from tollway.cli.discover import gpus
 from tollway.cli.health import Provider, ill
 from tollway.cli.options import AsJson, ConfigFile
@@ -287,7 +287,7 @@ def _daemon(config: Config) -> Iterator[Check]:
     except GatewayError as error:
         yield Check("daemon", "fail", error.message, error.hint)
         return
-    found = msgspec.convert(said, _Problems)
+    found = convert(said, _Problems)
     for name, state, why, again in ill(found.providers):
         told = f"{state.text}: {why}" + (f"; tried again {again}" if again else "")
         provider = re.split(r"[/ ]", name)[0]

@@ -14,7 +14,7 @@ import typer
 from tollway.cli import claude_logs, codex_logs, show
 from tollway.cli.agent_calls import AgentCall, Logs, Progress
 from tollway.cli.boundary import UsageProblem
-from tollway.cli.control import Control, load_config
+from tollway.cli.control import Control, convert, load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.periods import period, zone
 from tollway.cli.run_place import tag_value
@@ -250,7 +250,7 @@ def _write(config: Config, rows: list[Imported]) -> Written:
             if control:
                 try:
                     answer = control.post("/control/imports", {"rows": some})
-                    written = msgspec.convert(answer, Written)
+                    written = convert(answer, Written)
                 except DaemonUnreachable:
                     control = None
             if written is None:

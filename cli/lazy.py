@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from tollway.cli.boundary import UsageProblem, boundary
+from tollway.cli.wrap import settle
 
 if TYPE_CHECKING:
     # Typer carries its own click and does not export these names.
@@ -155,6 +156,7 @@ class Table(TyperGroup):
     ) -> Any:
         """Run what the words ask for and end the process with its exit code."""
         words = list(sys.argv[1:] if args is None else args)
+        settle()
         with boundary(debug=take_debug(words)):
             code = super().main(
                 words,

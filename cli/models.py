@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from tollway.cli import edits, show
-from tollway.cli.control import Control, load_config, reach
+from tollway.cli.control import Control, convert, load_config, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config, HourPrice, Model
@@ -122,7 +122,7 @@ def _states(config: Config) -> dict[str, State]:
         said = Control(config.admin_socket).get("/control/models")
     except DaemonUnreachable:
         return {}
-    return {one.name: one for one in msgspec.convert(said["models"], list[State])}
+    return {one.name: one for one in convert(said["models"], list[State])}
 
 
 def ps(config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -138,7 +138,7 @@ def ps(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         show.emit(answer["models"])
         return
-    _process_table(msgspec.convert(answer["models"], list[State]))
+    _process_table(convert(answer["models"], list[State]))
 
 
 def _process_table(states: list[State]) -> None:
@@ -192,7 +192,7 @@ def _ask(name: str, what: Literal["load", "unload"], config: Path | None, *, as_
     edits.require_known(load_config(config), "models", name)
     with show.waiting(f"Loading {name}" if what == "load" else f"Waiting for {name} to end"):
         answer = reach(config).post(f"/control/models/{name}/{what}", timeout_s=_LOAD_S)
-    states = msgspec.convert(answer["models"], list[State])
+    states = convert(answer["models"], list[State])
     own = [one for one in states if one.name == name]
     if as_json:
         show.emit(own[0] if own else None)

@@ -93,7 +93,7 @@ def _show(found: Translated, facts: dict[str, object], *, as_json: bool) -> None
         return
     import tomli_w  # noqa: PLC0415 - only this needs it
 
-    show.say(tomli_w.dumps({"models": found.models, "routes": found.routes}))
+    show.write(tomli_w.dumps({"models": found.models, "routes": found.routes}))
     _say_left_out(found)
 
 

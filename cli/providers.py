@@ -9,7 +9,7 @@ import typer
 
 from tollway.cli import edits, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
-from tollway.cli.control import Control, load_config
+from tollway.cli.control import Control, convert, load_config
 from tollway.cli.health import Provider as Seen
 from tollway.cli.health import word
 from tollway.cli.options import AsJson, ConfigFile
@@ -232,7 +232,7 @@ def _seen(config: Config) -> dict[str, Seen]:
         said = Control(config.admin_socket).get("/control/status")
     except GatewayError:
         return {}
-    found = msgspec.convert(said.get("providers", []), list[Seen])
+    found = convert(said.get("providers", []), list[Seen])
     return {one.provider: one for one in found}
 
 

@@ -10,7 +10,7 @@ import typer
 
 from tollway.cli import edits, limits, queues, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
-from tollway.cli.control import load_config, reach
+from tollway.cli.control import convert, load_config, reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.status import Budget
@@ -216,7 +216,7 @@ def explain(  # noqa: PLR0913 - an argument is an option
     question |= {"stream": stream, "tags": tag or [], "headers": _headers(header or [])}
     question |= {"body": _request(body)} if body else {}
     answer = reach(config).post("/control/explain", question)
-    said = msgspec.convert(answer, Explanation)
+    said = convert(answer, Explanation)
     if as_json:
         show.emit(answer)
     else:

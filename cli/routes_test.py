@@ -9,7 +9,7 @@ import typer
 
 from tollway.cli import answer, edits, show
 from tollway.cli.boundary import ANSWER_IS_NO
-from tollway.cli.control import Control, load_config, reach
+from tollway.cli.control import Control, convert, load_config, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import DaemonUnreachable, ModelNotFound
@@ -97,7 +97,7 @@ def _planned(control: Control, config: Config, route: str | None) -> list[_Plann
 
 def _explained(control: Control, name: str) -> _Plan:
     question = {"model": name, "tokens": len(_PROMPT), "output": _tokens(name)}
-    return msgspec.convert(control.post("/control/explain", question), _Plan)
+    return convert(control.post("/control/explain", question), _Plan)
 
 
 def _tokens(target: str) -> int:

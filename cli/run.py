@@ -17,7 +17,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem
-from tollway.cli.control import Control, load_config
+from tollway.cli.control import Control, convert, load_config
 from tollway.cli.edits import warn
 from tollway.cli.options import ConfigFile
 from tollway.cli.run_child import child, signals_held
@@ -97,7 +97,7 @@ class Session:
             GatewayError: The daemon does not answer, or does not know of it.
         """
         answer = self._control.post(f"/control/runs/{self.id}/end", timeout_s=30)
-        return msgspec.convert(answer, Ended)
+        return convert(answer, Ended)
 
 
 def run(  # noqa: PLR0913 - an argument is an option

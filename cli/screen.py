@@ -117,7 +117,7 @@ class Screen:
         self._handlers.clear()
 
     def _write(self, text: str) -> None:
-        data = text.encode(sys.stdout.encoding or "utf-8", "replace")
+        data = text.encode(sys.stdout.encoding or "utf-8", sys.stdout.errors or "replace")
         while data:
             data = data[os.write(self._out, data) :]
 

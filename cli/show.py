@@ -6,26 +6,27 @@ more between columns, `-` for nothing.
 """
 
 import csv
-import os
 import re
 import select
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from tollway.cli.boundary import has_colour, printable
+from tollway.cli.wrap import Piece, ascii_json, columns, is_plain, is_utf8, shares, wrapped
+from tollway.cli.wrap import cells as wide
 
 Colour = Literal["green", "yellow", "red", "cyan", "dim", "bold"]
 
 _NOTHING = "-"
+_LONG_WORD = 16  # a column is no wider for the sake of a word alone
 _KEPT = re.compile(r"[^\n\t]+")  # of an answer, between what lays it out
 _ANSI = {"green": 32, "yellow": 33, "red": 31, "cyan": 36, "dim": 2, "bold": 1}
 
@@ -144,10 +145,7 @@ def percent(part: int, whole: int) -> str:
 
 def has_blocks() -> bool:
     """Whether stdout can show blocks: it is UTF-8, and the person's locale says nothing else."""
-    said = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
-    # No locale at all is a container's; Python then takes UTF-8, and so do terminals.
-    plain = said.partition(".")[0] in ("C", "POSIX") and "UTF" not in said.upper()
-    return not plain and (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return not is_plain() and is_utf8(sys.stdout.encoding)
 
 
 def bar(part: int, whole: int, width: int = 20) -> str:
@@ -188,13 +186,18 @@ def change(now: int, then: int | None) -> str:
 def emit(data: object) -> None:
     """Print data as indented JSON on stdout. Structs keep their field names, paths become text."""
     text = msgspec.json.format(msgspec.json.encode(data, enc_hook=_plain), indent=2)
-    sys.stdout.write(text.decode() + "\n")
+    sys.stdout.write(_as_json(text) + "\n")
 
 
 def emit_line(data: object) -> None:
     """Print data as JSON on one line of stdout, at once: for what comes bit by bit."""
-    sys.stdout.write(msgspec.json.encode(data, enc_hook=_plain).decode() + "\n")
+    sys.stdout.write(_as_json(msgspec.json.encode(data, enc_hook=_plain)) + "\n")
     sys.stdout.flush()
+
+
+def _as_json(data: bytes) -> str:
+    text = data.decode()
+    return text if is_utf8(sys.stdout.encoding) else ascii_json(text)
 
 
 def pause(seconds: float) -> None:
@@ -240,14 +243,19 @@ def _plain(value: object) -> object:
 
 
 def say(cell: Cell = "") -> None:
-    """Print data on stdout; several lines where the text has them."""
-    for line in _lines(cell, colour=has_colour(sys.stdout.isatty())):
+    """Print data on stdout, wrapped where a terminal is narrow; several lines where it has them."""
+    for line in _lines(cell, sys.stdout):
         print(line)
 
 
+def say_as_it_is(cell: Cell) -> None:
+    """Print a line on stdout that means something as it stands: it is never wrapped."""
+    print(_drawn(cell, colour=has_colour(sys.stdout.isatty())))
+
+
 def note(cell: Cell) -> None:
-    """Print talk on stderr: what happened, what comes next."""
-    for line in _lines(cell, colour=has_colour(sys.stderr.isatty())):
+    """Print talk on stderr: what happened, what comes next; wrapped where a terminal is narrow."""
+    for line in _lines(cell, sys.stderr):
         print(line, file=sys.stderr)
 
 
@@ -268,15 +276,36 @@ def pairs(rows: Iterable[tuple[str, Cell]]) -> None:
     width = max((len(name) for name, _ in block), default=0)
     colour = has_colour(sys.stdout.isatty())
     for name, value in block:
-        for number, line in enumerate(_lines(value, colour=colour)):
+        for number, line in enumerate(_lines(value, sys.stdout, taken=width + 2)):
             head = _drawn(Painted("" if number else name.ljust(width), "dim"), colour=colour)
             print(f"{head or ' ' * width}  {line}")
 
 
-def _lines(cell: Cell, *, colour: bool) -> list[str]:
-    if isinstance(cell, str):
-        return [_drawn(line, colour=colour) for line in cell.split("\n")]
-    return [_drawn(cell, colour=colour)]
+def _lines(cell: Cell, stream: TextIO, *, taken: int = 0) -> list[str]:
+    """Return the lines that a stream is given; `taken` columns of a terminal are not theirs."""
+    terminal = stream.isatty()
+    colour = has_colour(terminal)
+    texts: list[Cell] = [*cell.split("\n")] if isinstance(cell, str) else [cell]
+    if not terminal:
+        return [_drawn(one, colour=False) for one in texts]
+    room = columns(stream.fileno()) - taken
+    hang = 0 if taken else None
+    return [
+        "".join(
+            f"\x1b[{piece.colour}m{piece.text}\x1b[0m" if colour and piece.colour else piece.text
+            for piece in line
+        )
+        for one in texts
+        for line in wrapped(list(_pieces(one)), room, hang)
+    ]
+
+
+def _pieces(cell: Cell) -> Iterator[Piece]:
+    for part in cell if isinstance(cell, list) else [cell]:
+        if isinstance(part, str):
+            yield Piece(printable(part))
+        else:
+            yield Piece(printable(part.text), str(_ANSI[part.colour]))
 
 
 def _drawn(cell: Cell, *, colour: bool) -> str:
@@ -317,22 +346,42 @@ def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
+    room = columns(sys.stdout.fileno())
+    widths, gap = _widths(
+        heads, [[Text.from_ansi(cell).plain for cell in row] for row in cells], room
+    )
+    drawn = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for head, width in zip(heads, widths, strict=True):
         drawn.add_column(
             Text(head.title),
             justify="right" if head.number else "left",
             no_wrap=head.number,
             overflow="fold",
+            width=width,
         )
     for row in cells:
         drawn.add_row(*(Text.from_ansi(cell) for cell in row))
     Console(
         highlight=False,
-        width=shutil.get_terminal_size().columns,
+        width=room,
         # Rich keeps bold under NO_COLOR; what was asked for is text.
         color_system="auto" if has_colour(True) else None,
     ).print(drawn)
+
+
+def _widths(heads: list[Column], rows: list[list[str]], room: int) -> tuple[list[int], int]:
+    """Return how wide a terminal's columns are, and the blanks between them."""
+    needed, least = [], []
+    for at, head in enumerate(heads):
+        texts = [head.title, *(line for row in rows for line in row[at].split("\n"))]
+        most = max(map(wide, texts))
+        # Where it must be broken, then between words, unless one is long.
+        words = [wide(word) for text in texts for word in text.split()]
+        needed.append(most)
+        least.append(most if head.number else min(_LONG_WORD, max(words, default=0)))
+    gaps = len(heads) - 1
+    gap = 2 if sum(least) + 2 * gaps <= room else 1
+    return shares(needed, least, room - gap * gaps), gap
 
 
 @contextmanager
@@ -358,5 +407,7 @@ def waiting(text: str) -> Iterator[None]:
     from rich.console import Console  # noqa: PLC0415 - for terminals alone: 0.1 s
     from rich.text import Text  # noqa: PLC0415
 
-    with Console(stderr=True).status(Text(text)):
+    # Rich's usual spinner is of dots that an ASCII terminal has not.
+    spinner = "dots" if is_utf8(sys.stderr.encoding) else "line"
+    with Console(stderr=True).status(Text(text), spinner=spinner):
         yield

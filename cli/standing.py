@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tollway.cli import show
-from tollway.cli.control import Control
+from tollway.cli.control import Control, convert
 from tollway.cli.limits import Limit, plain
 from tollway.cli.status import Budget
 from tollway.daemon.config import schema
@@ -40,9 +40,9 @@ class Budgets:
             said = Control(config.admin_socket).get("/control/status")
         except DaemonUnreachable:
             return
-        for one in msgspec.convert(said.get("budgets", []), list[Budget]):
+        for one in convert(said.get("budgets", []), list[Budget]):
             self._known[one.scope, one.name, one.budget] = one
-        for limit in msgspec.convert(said.get("limits", []), list[Limit]):
+        for limit in convert(said.get("limits", []), list[Limit]):
             self._limits[limit.scope, limit.name, limit.limit] = limit
 
     def of(self, scope: str, name: str, budgets: Sequence[schema.Budget]) -> list[Standing]:

@@ -13,7 +13,15 @@ import msgspec
 import typer
 
 from tollway.cli import show
-from tollway.cli.control import Control, Place, load_config, place, require_same_file
+from tollway.cli.control import (
+    Control,
+    Place,
+    convert,
+    load_config,
+    place,
+    require_same_file,
+    version_note,
+)
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config
@@ -38,6 +46,7 @@ class Started(msgspec.Struct, frozen=True):
     config: Path
     log: Path
     already_running: bool = False
+    note: str = ""  # that it is of another version
 
 
 class _Ready(msgspec.Struct):
@@ -85,6 +94,8 @@ def up(config: ConfigFile = None, wait: Wait = 60.0, as_json: AsJson = False) ->
         return
     if started.already_running:
         show.note("The daemon runs already")
+        if started.note:
+            show.note(started.note)
     _show(started)
 
 
@@ -111,12 +122,14 @@ def ensure_up(config: Config, wait_s: float = 60.0) -> Started:
 
 def _running(config: Config, paths: StatePaths) -> Started | None:
     try:
-        said = msgspec.convert(Control(config.admin_socket).get("/control/status"), _Answering)
+        answer = Control(config.admin_socket).get("/control/status")
     except DaemonUnreachable:
         return None
+    said = convert(answer, _Answering)
     served = said.config.path
     require_same_file(served, config.path)
-    return Started(said.url, said.pid, Path(served), paths.log, already_running=True)
+    other = version_note(answer)
+    return Started(said.url, said.pid, Path(served), paths.log, already_running=True, note=other)
 
 
 class _Served(msgspec.Struct):
@@ -124,6 +137,8 @@ class _Served(msgspec.Struct):
 
 
 class _Answering(msgspec.Struct):
+    """What even a daemon of another version says of itself."""
+
     pid: int
     url: str
     config: _Served
@@ -287,7 +302,7 @@ def _told(done: Restarted) -> str:
 
 def _answer(where: Place) -> "_Answering | None":
     try:
-        return msgspec.convert(Control(where.socket).get("/control/status"), _Answering)
+        return convert(Control(where.socket).get("/control/status"), _Answering)
     except DaemonUnreachable:
         return None
 
@@ -386,4 +401,4 @@ def _pid(where: Place) -> int | None:
         # It may hang. Then it still holds the ledger, and the lock says who it is.
         held = holder(where.ledger)
         return held.pid if held and held.pid else None
-    return msgspec.convert(answer, _Answering).pid
+    return convert(answer, _Answering).pid

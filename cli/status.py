@@ -3,7 +3,7 @@
 import msgspec
 
 from tollway.cli import health, limits, queues, show
-from tollway.cli.control import reach
+from tollway.cli.control import convert, reach, version_note
 from tollway.cli.health import Provider
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
@@ -37,8 +37,8 @@ class Ledger(msgspec.Struct):
 class Calls(msgspec.Struct):
     """Calls in flight, ended since the start, and what the last minute came to."""
 
-    active: int
-    served: int
+    active: int = 0
+    served: int = 0
     streams: int = 0
     waiting: int = 0
     calls_a_minute: int = 0
@@ -97,7 +97,7 @@ class Status(msgspec.Struct):
     url: str
     config: Configuration
     ledger: Ledger
-    calls: Calls
+    calls: Calls = msgspec.field(default_factory=Calls)
     draining: bool = False
     connections: int = 0
     loop: Loop = Loop()
@@ -131,7 +131,9 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         show.emit(answer)
         return
-    now = msgspec.convert(answer, Status)
+    if other := version_note(answer):
+        show.note([show.Painted("warning", "yellow"), f": {other}"])
+    now = convert(answer, Status)
     drains = ", draining" if now.draining else ""
     show.pairs(
         [
@@ -259,7 +261,7 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         show.emit(answer)
         return
-    done = msgspec.convert(answer, Reloaded)
+    done = convert(answer, Reloaded)
     for key in done.changed:
         show.say(f"changed  {key}")
     if not done.changed:

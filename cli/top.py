@@ -11,7 +11,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem, has_colour
-from tollway.cli.control import Control, reach
+from tollway.cli.control import Control, convert, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.top_data import Live, Speed
 from tollway.providers.errors import GatewayError
@@ -96,7 +96,7 @@ def _live(control: Control, every_s: float) -> None:
 
 
 def _ask(control: Control) -> Live:
-    return msgspec.convert(control.get(_LIVE), Live)
+    return convert(control.get(_LIVE), Live)
 
 
 def _has_blocks() -> bool:

@@ -130,7 +130,9 @@ class _Pen:
         """Return something of Rich's as lines."""
         with self._console.capture() as taken:
             self._console.print(drawn, end="")
-        return [line.rstrip() for line in taken.get().split("\n")]
+        # One column, as Rich's own mark of what was cut, where there are no such characters.
+        text = taken.get() if self.view.blocks else taken.get().replace("…", "~")
+        return [line.rstrip() for line in text.split("\n")]
 
     def line(self, text: str, style: str = "") -> str:
         """Return one line, cut where the terminal ends."""

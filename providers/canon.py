@@ -100,6 +100,15 @@ class Call(msgspec.Struct, frozen=True):
     scan: object = None  # the dialect's own: what `peek` found in `body`, so that `edit` need not
 
 
+class Overrides(msgspec.Struct, frozen=True):
+    """What a route changes; None and "" for nothing."""
+
+    max_temperature: float | None = None
+    max_output: int | None = None
+    system_prefix: str = ""
+    reasoning_effort: str = ""
+
+
 class Tier(msgspec.Struct, frozen=True):
     """A price that holds from `start` input tokens on, for the whole call."""
 

@@ -1,16 +1,24 @@
 """Runs the real `tollway` in a home of its own, and stops what it started."""
 
 import atexit
+import contextlib
+import fcntl
 import functools
 import json
 import os
+import pty
+import select
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 NO_KEYRING = "keyring.backends.fail.Keyring"
 PATIENCE_S = 100.0
@@ -47,6 +55,13 @@ class Home:
         test needs that asks what the program imports or how it starts.
         """
         return run(*words, env={**self.env, **env}, cwd=self.path, stdin=stdin, fresh=fresh)
+
+    def on_terminal(
+        self, *words: str, columns: int = 60, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program on a terminal of that width; return all that it wrote there."""
+        env = {"TERM": "xterm-256color", **self.env, **env}
+        return fork_server().run_on_terminal(words, env, self.path, columns)
 
 
 def run(
@@ -102,28 +117,56 @@ class ForkServer:
         self, words: tuple[str, ...], env: dict[str, str], cwd: Path, stdin: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the program in a fork; return what it said."""
-        message = json.dumps({"words": words, "env": env, "cwd": os.path.abspath(cwd)}).encode()
-        pipes = [os.pipe() for _ in range(3)]
-        (reading, ours), (out, writing), (err, complaining) = pipes
-        answers, theirs = socket.socketpair()
-        with theirs, answers.makefile("rb") as lines, answers:
-            theirs_all = [reading, writing, complaining, theirs.fileno()]
-            try:
-                socket.send_fds(self._control, [message], theirs_all)
-            finally:
-                for fd in theirs_all[:3]:
-                    os.close(fd)
-            theirs.close()
-            pid = int(lines.readline())
+        (reading, ours), (out, writing), (err, complaining) = (os.pipe() for _ in range(3))
+        with self._forked(words, env, cwd, [reading, writing, complaining]) as (pid, lines):
             try:
                 said = talk(ours, stdin.encode(), out, err)
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
                 raise
             code = int(lines.readline())
-        return subprocess.CompletedProcess(
-            [sys.executable, "-m", "tollway.cli", *words], code, said[0], said[1]
-        )
+        return _done(words, code, said[0], said[1])
+
+    def run_on_terminal(
+        self, words: tuple[str, ...], env: dict[str, str], cwd: Path, columns: int
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program in a fork with a terminal for all its streams; return what that got."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        said = b""
+        with self._forked(words, env, cwd, [theirs, os.dup(theirs), os.dup(theirs)]) as (_, lines):
+            try:
+                while select.select([ours], [], [], PATIENCE_S)[0]:
+                    said += os.read(ours, 65536)
+            except OSError:  # the last one that had it open has gone
+                code = int(lines.readline())
+            finally:
+                os.close(ours)
+        return _done(words, code, said.decode().replace("\r\n", "\n"), "")
+
+    @contextlib.contextmanager
+    def _forked(
+        self, words: tuple[str, ...], env: dict[str, str], cwd: Path, fds: list[int]
+    ) -> Iterator[tuple[int, BinaryIO]]:
+        """Yield a fork's pid, and what tells its exit code; it has `fds`, which are closed here."""
+        message = json.dumps({"words": words, "env": env, "cwd": os.path.abspath(cwd)}).encode()
+        answers, theirs = socket.socketpair()
+        with theirs, answers.makefile("rb") as lines, answers:
+            try:
+                socket.send_fds(self._control, [message], [*fds, theirs.fileno()])
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            theirs.close()
+            yield int(lines.readline()), lines
+
+
+def _done(
+    words: tuple[str, ...], code: int, out: str, err: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess(
+        [sys.executable, "-m", "tollway.cli", *words], code, out, err
+    )
 
 
 def talk(into: int, text: bytes, out: int, err: int) -> tuple[str, str]:

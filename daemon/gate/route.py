@@ -9,8 +9,8 @@ import msgspec
 from tollway.daemon.config.schema import Aim, Case, Config, Provider, Strategy
 from tollway.daemon.config.schema import Route as RouteTable
 from tollway.daemon.gate.conditions import Conditions, headers_of
+from tollway.providers.canon import Overrides
 from tollway.providers.catalog import KINDS, Kind
-from tollway.providers.dialects.override import Overrides
 from tollway.providers.signing import Signer
 from tollway.providers.transport import Timeouts
 

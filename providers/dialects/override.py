@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tollway.providers.canon import Call
+from tollway.providers.canon import Call, Overrides
 from tollway.providers.conversation import Conversation, Message, Reasoning, Text
 from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl
@@ -25,15 +25,6 @@ from tollway.providers.effort import LEAST_BUDGET, SHARE_OF_THOUGHT, budget_of
 _USUAL_TEMPERATURE = 1.0
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _INSTRUCTED = frozenset({"system", "developer"})
-
-
-class Overrides(msgspec.Struct, frozen=True):
-    """What a route changes; None and "" for nothing."""
-
-    max_temperature: float | None = None
-    max_output: int | None = None
-    system_prefix: str = ""
-    reasoning_effort: str = ""
 
 
 NOTHING = Overrides()

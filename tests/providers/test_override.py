@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.providers.canon import Call
+from tollway.providers.canon import Call, Overrides
 from tollway.providers.conversation import Conversation, Message, Reasoning, Sampling, Text
 from tollway.providers.dialects.dialect import InUrl
-from tollway.providers.dialects.override import Overrides, changed, overridden
+from tollway.providers.dialects.override import changed, overridden
 from tollway.providers.dialects.table import DIALECTS
 
 ALL = Overrides(max_temperature=0.5, max_output=100, system_prefix="P", reasoning_effort="low")

@@ -1,0 +1,99 @@
+"""Lines and columns that fit a terminal, and characters that it has."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollway.cli.wrap import Piece, ascii_json, cells, shares, wrapped
+
+TEXT = st.text("ab `é中", max_size=80)
+
+
+def plain(lines: list[list[Piece]]) -> list[str]:
+    """Return lines without their colours."""
+    return ["".join(piece.text for piece in line) for line in lines]
+
+
+@given(
+    parts=st.lists(st.tuples(TEXT, st.sampled_from(["", "31"])), max_size=4),
+    width=st.integers(24, 60),
+)
+def test_a_line_is_broken_at_blanks_alone(parts: list[tuple[str, str]], width: int) -> None:
+    """No word is lost, changed or recoloured, and only a word alone is wider than the terminal."""
+    line = [Piece(text, colour) for text, colour in parts]
+    lines = wrapped(line, width)
+    text = "".join(piece.text for piece in line)
+    assert " ".join(plain(lines)).split() == text.split()
+    for one in plain(lines)[1:]:
+        words = re.findall(r"(?:`[^`]*`|[^\s`]|`)+", one)
+        assert cells(one) <= width or len(words) == 1 or "`" in one
+    coloured = "".join(one.text for each in lines for one in each if one.colour)
+    wanted = "".join(text for text, colour in parts if colour)
+    assert "".join(coloured.split()) == "".join(wanted.split())
+
+
+def test_what_goes_on_is_set_in() -> None:
+    """A reader sees which lines are one; a command in backticks stays whole."""
+    told = [Piece("hint", "36"), Piece(": Take another road, or `tollway routes explain` one")]
+    assert plain(wrapped(told, 32)) == [
+        "hint: Take another road, or",
+        "  `tollway routes explain` one",
+    ]
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=9),
+    room=st.integers(20, 120),
+)
+def test_columns_share_the_room_there_is(pairs: list[tuple[int, int]], room: int) -> None:
+    """Together never more than that, none wider than it needs, all of it where that fits."""
+    needed = [max(pair) for pair in pairs]
+    least = [min(pair) for pair in pairs]
+    widths = shares(needed, least, room)
+    assert sum(widths) <= room
+    assert all(1 <= width <= need for width, need in zip(widths, needed, strict=True))
+    if sum(needed) <= room:
+        assert widths == needed
+    elif sum(least) <= room:
+        assert all(width >= most for width, most in zip(widths, least, strict=True))
+        assert sum(widths) == room
+
+
+def test_json_stays_what_it_says_in_ascii() -> None:
+    """Beyond the first plane as the two halves that JSON has."""
+    assert ascii_json('"é😀"') == '"\\u00e9\\ud83d\\ude00"'
+
+
+@pytest.mark.parametrize(("locale", "shown"), [("C", b"----"), ("C.UTF-8", "━━━━".encode())])
+def test_bars_and_names_are_ascii_where_the_terminal_is(locale: str, shown: bytes) -> None:
+    """LC_ALL=C is a terminal without lines and dots: Rich's bars are told of it."""
+    code = (
+        "from tollway.cli import show, wrap\n"
+        "wrap.settle()\n"
+        "with show.waiting('Looking'): pass\n"
+        "with show.progress('Copying') as done: done(1, 2)\n"
+        "show.say('José · 1…')\n"
+    )
+    ours, theirs = pty.openpty()
+    env = {"PATH": os.environ["PATH"], "TERM": "xterm", "LC_ALL": locale, "COLUMNS": "60"}
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=env
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while piece := os.read(ours, 65536):
+            said += piece
+    except OSError:  # it has ended
+        assert program.wait() == 0, said
+    os.close(ours)
+    assert shown in said
+    assert said.isascii() is (locale == "C")
+    name = rb"Jos\u00e9 - 1..." if locale == "C" else "José · 1…".encode()
+    assert name in said
