@@ -9,39 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 from parties import Party
 
-from tollway.daemon.bench_gateway import KEY, end, free_port, wait_for
+from tollway.daemon.bench_gateway import BenchGateway, end, free_port, wait_for
 
 CONTEXT = 2048  # of each call
-_CONFIG = """
-[server]
-listen = "127.0.0.1:{port}"
-budget = ["1000000/month"]
-watch = false
-[ledger]
-path = "{folder}/ledger.db"
+_MODEL = """
 [models.bench]
 gguf = "{model}"
 context = {context}
 slots = {slots}
 load_at_start = true
 price = {{ input = 0.1, output = 0.4 }}
-[groups.everyone]
-models = ["local/*"]
-[teams.road]
-groups = ["everyone"]
-budget = ["100000/month"]
-[users.walker]
-team = "road"
-budget = ["100000/month"]
-[keys.walker]
-hash = "sha256:{hash}"
-user = "walker"
-budget = ["100000/month"]
 """
 # xllamacpp is llama.cpp's llama-server as a Python package.
 _XLLAMACPP = """
@@ -82,21 +63,16 @@ def _running(
 @contextmanager
 def tollway(model: Path, slots: int, folder: Path) -> Iterator[Party]:
     """Run the whole gateway: a key, budgets of four levels, the ledger on disk, one local model."""
-    port, file = free_port(), folder / "gateway.toml"
-    file.write_text(
-        _CONFIG.format(
-            port=port, folder=folder, model=model.resolve(), context=CONTEXT, slots=slots,
-            hash=sha256(KEY.encode()).hexdigest(),
-        )
-    )  # fmt: skip
-    file.chmod(0o600)
-    homes = {}
-    for kind in ("DATA", "CACHE", "STATE", "CONFIG", "RUNTIME"):
-        (folder / kind).mkdir(mode=0o700)
-        homes[f"XDG_{kind}_{'DIR' if kind == 'RUNTIME' else 'HOME'}"] = str(folder / kind)
-    words = [sys.executable, "-P", "-m", "tollway.daemon.run", "--config", str(file)]
-    with _running(words, port, folder, "/readyz", homes) as party:
-        yield party
+    gateway = BenchGateway(folder, {"local/bench": ""})
+    # Its key may call the model; there is no route of that name, nor an upstream.
+    known = gateway.file.read_text().partition("[prices.")[0]
+    table = _MODEL.format(model=model.resolve(), context=CONTEXT, slots=slots)
+    gateway.file.write_text(known + table)
+    gateway.start()
+    try:
+        yield Party(gateway.url, gateway.pid)
+    finally:
+        gateway.stop()
 
 
 @contextmanager
