@@ -277,6 +277,8 @@ def _parties(said: argparse.Namespace, slots: int, stack: ExitStack) -> dict[str
         found[name] = Http(stack.enter_context(party))
 
     join("Tollway", local_parties.tollway(model, slots, folder()))
+    if said.unified:
+        join("Tollway, unified", local_parties.tollway(model, slots, folder(), "unified"))
     if said.worker:
         found["our worker"] = Worker(model, slots)
     if not said.alone:
@@ -297,6 +299,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", default="short,burst,long")
     parser.add_argument("--worker", action="store_true", help="also our worker without the gateway")
+    parser.add_argument("--unified", action="store_true", help='also Tollway with kv = "unified"')
     parser.add_argument("--alone", action="store_true", help="without llama-cpp-python's server")
     parser.add_argument("--server-packages", type=Path, help="a folder with its server's packages")
     parser.add_argument("--xllamacpp", type=Path, help="a folder with the package xllamacpp")

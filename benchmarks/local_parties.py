@@ -21,6 +21,7 @@ _MODEL = """
 gguf = "{model}"
 context = {context}
 slots = {slots}
+kv = "{kv}"
 load_at_start = true
 price = {{ input = 0.1, output = 0.4 }}
 """
@@ -61,12 +62,12 @@ def _running(
 
 
 @contextmanager
-def tollway(model: Path, slots: int, folder: Path) -> Iterator[Party]:
+def tollway(model: Path, slots: int, folder: Path, kv: str = "split") -> Iterator[Party]:
     """Run the whole gateway: a key, budgets of four levels, the ledger on disk, one local model."""
     gateway = BenchGateway(folder, {"local/bench": ""})
     # Its key may call the model; there is no route of that name, nor an upstream.
     known = gateway.file.read_text().partition("[prices.")[0]
-    table = _MODEL.format(model=model.resolve(), context=CONTEXT, slots=slots)
+    table = _MODEL.format(model=model.resolve(), context=CONTEXT, slots=slots, kv=kv)
     gateway.file.write_text(known + table)
     gateway.start()
     try:
