@@ -43,6 +43,7 @@ class Breaker:
         "_half",
         "_opened_s",
         "_rest_s",
+        "_rested_s",
         "_streak",
         "_trial",
         "name",
@@ -58,6 +59,7 @@ class Breaker:
         self.why = ""  # of the last failure, a word for a person
         self._opened_s: float | None = None
         self._rest_s = 0.0  # of the last rest
+        self._rested_s = 0.0  # when it began
         self._trial: Entry | None = None
         self._half = 0  # the window's half that is being counted in
         self._streak = 0  # failures since the last answer
@@ -137,12 +139,15 @@ class Breaker:
             entry: The call; None where no call told it.
             now: The time.
             why: A word for a person.
-            for_s: How long to rest; None doubles the last rest, from the rules' own on.
+            for_s: How long to rest; None doubles the last rest, from the rules' own on, unless
+                the call was sent before that began: all who were under way are told the same.
         """
         if entry is not None:
             self.drop(entry)
-        self.why = why
         opens = self._opened_s is None
+        if for_s is None and not opens and entry is not None and entry.began_s < self._rested_s:
+            return False
+        self.why = why
         if for_s is None:
             for_s = min(self.rules.longest_s, 2 * self._rest_s or self.rules.rest_s)
         if opens:
@@ -161,7 +166,7 @@ class Breaker:
         self._rest(now, for_s)
 
     def _rest(self, now: float, for_s: float) -> None:
-        self._rest_s = for_s
+        self._rest_s, self._rested_s = for_s, now
         self.until_s = now + for_s
 
     def _close(self) -> None:

@@ -74,7 +74,7 @@ class Chain:
         self._small: set[str] = set()  # those that ever were
         self._health = health
         self._retries = retries
-        self._until_s = until_s
+        self.until_s = until_s
         self._window = window
         self._prefer = prefer
         self._again: Step | None = None
@@ -88,7 +88,7 @@ class Chain:
         """Return what to try now, None where nothing is left."""
         step, self._again = self._again, None
         if step is None:
-            if self.sent and self._health.clock() >= self._until_s:
+            if self._at is not None and self._health.clock() >= self.until_s:
                 return None
             target = self._pick()
             if target is None:
@@ -107,7 +107,7 @@ class Chain:
     @property
     def left_s(self) -> float:
         """How many seconds the call has left."""
-        return max(0.001, self._until_s - self._health.clock())
+        return max(0.001, self.until_s - self._health.clock())
 
     def _pick(self) -> Target | None:
         """Take the next target out of those that are left: the first one that is well."""
@@ -194,7 +194,7 @@ class Chain:
         wait_s = health.chance() * (most if hint_s is None else min(1.0, hint_s / 4))
         wait_s += hint_s or 0.0
         others = any(health.standing(one).rank == 0 for one in self._left)
-        if wait_s > (_PATIENCE_S if others else _LAST_PATIENCE_S) or now + wait_s >= self._until_s:
+        if wait_s > (_PATIENCE_S if others else _LAST_PATIENCE_S) or now + wait_s >= self.until_s:
             return None
         if health.standing(step.target).rank == 2 or not health.may_retry(step.target.provider):
             return None

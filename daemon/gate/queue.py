@@ -7,6 +7,7 @@ caller who waits, so that a slot and what is taken with it change hands in one s
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -163,14 +164,18 @@ class Queue:
         """Return the slot of a call that has had its turn."""
         return Slot(self, place)
 
-    async def wait(self, place: Place, *, waited_s: float) -> None:
+    async def wait(self, place: Place, *, waited_s: float, within_s: float = inf) -> None:
         """Return when a call has had its turn, or `server.max_wait` is over.
 
-        It has waited `waited_s` for other targets before. Cancelled, it leaves the line, and a
-        slot that it was given that very moment goes to the next.
+        It has waited `waited_s` for other targets before, and has `within_s` left in all.
+        Cancelled, it leaves the line, and a slot that it was given that very moment goes to the
+        next.
         """
         left_s = max(0.0, self._max_wait_s - waited_s)
-        timer = asyncio.get_running_loop().call_later(left_s, self._too_long, place)
+        said_s = self._max_wait_s
+        if within_s < left_s:
+            left_s, said_s = within_s, round(within_s, 1)
+        timer = asyncio.get_running_loop().call_later(left_s, self._too_long, place, said_s)
         stays = False
         try:
             await asyncio.wait([place.done])
@@ -240,10 +245,10 @@ class Queue:
             self._take_out(place)
             place.done.set_exception(refusal)
 
-    def _too_long(self, place: Place) -> None:
+    def _too_long(self, place: Place, said_s: float) -> None:
         pool, lane = place.pool, place.pool.lanes[place.ticket.asks.lane]
         refusal = QueueTimeout(
-            f"`{lane.name}` was at work on other calls for {self._max_wait_s:g} s:"
+            f"`{lane.name}` was at work on other calls for {said_s:g} s:"
             f" {_calls(lane.running)} at once, and {_calls(lane.waiting - 1)} more wait",
             hint="Ask again later, or ask another model",
         )

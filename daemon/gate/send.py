@@ -191,6 +191,7 @@ class Exchange:
         plan = self.plan = self.gate.plan(self.caller, self.call.model)
         course = self._course = self._course or Course(self, plan)
         chain = self.gate.chain(plan, course.targets, course.key_before)
+        self.turn.until_s = chain.until_s
         translator = self.gate.translator(self.call, plan)
         full: Skipped | None = None
         unsaid: Untranslatable | None = None
@@ -340,7 +341,8 @@ class Exchange:
         if within_s < timeouts.first_s:  # the route's deadline comes first
             connect_s = min(timeouts.connect_s, within_s)
             timeouts = Timeouts(connect_s, within_s, timeouts.idle_s)
-            attempt.hurried = attempt.opened.number > 1
+            # What others, or the line before it, have left of the time blames nobody.
+            attempt.hurried = attempt.opened.number > 1 or bool(self.turn.waited_s)
         version = attempt.version
         body = version.body(target, attempt.worst.write_output)
         limit_ms = attempt.worst.deadline_ms

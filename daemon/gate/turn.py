@@ -1,6 +1,7 @@
 """One call's turn at its target: the slot, the hold and the limits' share, all of it or nothing."""
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -47,15 +48,19 @@ class Had(msgspec.Struct, frozen=True):
 
 
 class Turn:
-    """The turns of one call: it waits `server.max_wait` at most for all of them together."""
+    """The turns of one call: it waits `server.max_wait` at most for all of them together.
 
-    __slots__ = ("_queued", "waited_s")
+    Nor does it wait beyond its route's deadline: a slot that comes too late is of no use.
+    """
+
+    __slots__ = ("_queued", "until_s", "waited_s")
 
     # It is given its exchange, and does not hold it: two that hold each other, with the request's
     # body and all else of a call, are freed by the collector alone.
     def __init__(self) -> None:
         self._queued = False  # its row stands in the ledger, as one that waits
         self.waited_s: float | None = None  # None: no target of its had slots
+        self.until_s = inf  # its route's deadline, by the health's clock
 
     @property
     def waited_ms(self) -> int | None:
@@ -67,7 +72,7 @@ class Turn:
 
         Raises:
             BudgetSpent, RateLimited, OverLimit: There is no room for it, at its turn or ever.
-            QueueTimeout, QueueFull: It did not get a slot.
+            QueueTimeout, QueueFull: It did not get a slot, or not in time.
             LedgerUnavailable: It would have to wait, and that cannot be written.
         """
         queue = exchange.daemon.queue
@@ -108,7 +113,8 @@ class Turn:
             queue.leave(place)
             raise
         try:
-            await queue.wait(place, waited_s=before_s)
+            within_s = max(0.0, self.until_s - exchange.daemon.health.clock())
+            await queue.wait(place, waited_s=before_s, within_s=within_s)
         finally:
             self.waited_s = before_s + time.monotonic() - began
 

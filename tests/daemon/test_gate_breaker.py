@@ -132,6 +132,17 @@ def test_a_rest_that_was_asked_for_is_as_long_as_asked() -> None:
         now = other.until_s
 
 
+def test_all_who_were_under_way_lengthen_a_rest_once() -> None:
+    """Fifty calls that a key is refused at once are one refusal; the next trial's doubles it."""
+    breaker = Breaker(RULES)
+    together = [breaker.begin(T) for _ in range(50)]
+    for entry in together:
+        breaker.rest(entry, T + 1, "refused (HTTP 401)", None)
+    assert breaker.until_s == T + 11
+    breaker.rest(breaker.begin(T + 11), T + 12, "refused (HTTP 401)", None)
+    assert breaker.until_s == T + 32
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["begin", "succeed", "fail", "drop", "rest", "hint"]),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gateway import CHAT, INPUT, KEY, OUTPUT, Gateway, body, error, gateway, whole
 from shell import until
-from upstreams import Step, answer, reads, resets, says, stalls
+from upstreams import Step, answer, reads, resets, says, stalls, waits
 from wire.recordings import recordings
 
 from tollway.daemon import probes
@@ -138,6 +138,25 @@ async def test_the_deadline_ends_the_last_try_too() -> None:
         reply = await gate.ask(ASK)
         assert (reply.status, error(reply)["code"]) == (504, "upstream_timeout")
         assert (await gate.row(reply)).call.attempts == 1
+
+
+async def test_the_deadline_ends_the_waiting_for_a_slot_too() -> None:
+    """Who has no time left when its turn comes is not sent, so not billed, and blames nobody."""
+    busy = asyncio.Event()
+    script = [[reads(), waits(busy), says(whole())], SERVES]
+    lines = "slots = 1"
+    async with routed(script, deadline='"200ms"', retries=2, provider=lines) as gate:
+        first = asyncio.create_task(gate.ask(body()))
+        await until(lambda: gate.ups[0].connections == 1)
+        reply = await gate.ask(ASK)
+        assert (reply.status, error(reply)["code"]) == (503, "queue_timeout")
+        assert "0.2 s" in error(reply)["message"]
+        row = await gate.row(reply)
+        assert (row.call.cost_nanousd or 0, row.attempts) == (0, ())
+        busy.set()
+        assert (await first).status == 200
+        assert gate.ups[0].connections == 1
+        assert (await health(gate))[0]["targets"] == []
 
 
 async def test_a_target_that_keeps_failing_is_passed_over() -> None:
