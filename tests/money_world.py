@@ -178,37 +178,16 @@ def _anthropic(used: tuple[int, int], fault: str) -> list[bytes]:
 
 def settings(ups: list[Upstream], dice: random.Random) -> str:
     """Return a gateway.toml in which everything that touches money meets, drawn by chance."""
-    pool = 'api_keys = ["env:POOL_ONE", "env:POOL_TWO"]'
-    strategy = dice.choice(["ordered", "weighted", "fastest", "cheapest", "least-busy"])
-
     rich = dice.choice((1, 10, 10))
 
-    def cap(*usd: str) -> str:
+    def cap(*usd: float) -> str:
         mode = dice.choice(("hard", "clamp"))
-        return f'{{ usd = {float(dice.choice(usd)) * rich}, per = "day", at = "{mode}" }}'
+        return f'{{ usd = {dice.choice(usd) * rich}, per = "day", at = "{mode}" }}'
 
+    strategy = dice.choice(["ordered", "weighted", "fastest", "cheapest", "least-busy"])
     shares = '{ target = "up0/m", weight = 3 }' if strategy == "weighted" else '"up0/m"'
-    tables = []
-    for at, up in enumerate(ups):
-        kind = "anthropic" if at == 2 else "openai"
-        base = f"http://127.0.0.1:{up.port}" + ("/v1" if kind == "openai" else "")
-        lines = [f"[providers.up{at}]", f'kind = "{kind}"', f'base_url = "{base}"']
-        if at != 1:
-            lines.append(pool)
-        if at == 1:
-            lines.append("discount = 0.7")
-            lines.append('commit = { usd = 5, per = "month" }')
-            lines.append("slots = 2")
-        if at == 0:
-            lines.append(f'budget = ["{dice.choice(("0.002", "0.01", "1"))}/day"]')
-        tables.append("\n".join(lines))
-        fee = "\nrequest = 0.00001" if at == 2 else ""
-        tables.append(f'[prices."up{at}/*"]\ninput = {at + 1}\noutput = {2 * at + 3}{fee}')
-    over = dice.choice(("0.1", "0.5", "0.9"))
-    return "\n".join(
-        [
-            *tables,
-            f"""
+    return f"""
+{_providers(ups, dice)}
 [routes.r]
 to = [{shares}, "up1/m"]
 strategy = "{strategy}"
@@ -217,9 +196,9 @@ deadline = "{dice.choice(("200ms", "5s"))}"
 fallback = ["s"]
 aliases = ["alias-*"]
 default_output = 40
-budget = [{cap("0.005", "0.02", "1")}]
+budget = [{cap(0.005, 0.02, 1)}]
 when = [
-    {{ budget_over = {over}, to = ["up1/n"], max_output = 30 }},
+    {{ budget_over = {dice.choice((0.1, 0.5, 0.9))}, to = ["up1/n"], max_output = 30 }},
     {{ stream = true, max_output = 25, system_prefix = "Ärger: {"ﷺ" * 30}" }},
 ]
 [routes.s]
@@ -229,18 +208,44 @@ system_prefix = "Short."
 models = ["*"]
 [teams.ml]
 groups = ["all"]
-budget = [{cap("0.01", "0.05")}, "1/hour"]
+budget = [{cap(0.01, 0.05)}, "1/hour"]
 [users.ann]
 team = "ml"
-budget = [{cap("0.004", "0.03")}]
+budget = [{cap(0.004, 0.03)}]
 [keys.laptop]
 hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
 user = "ann"
 [tags.run]
 1 = {{ budget = [{{ usd = 0.01, per = "day", at = "clamp" }}] }}
-""",
-        ]
-    )
+"""
+
+
+def _providers(ups: list[Upstream], dice: random.Random) -> str:
+    """Return two pools of keys, and one with slots and a discount; each with a price."""
+    pool = 'api_keys = ["env:POOL_ONE", "env:POOL_TWO"]'
+    own = [
+        f'{pool}\nbudget = ["{dice.choice((0.002, 0.01, 1))}/day"]',
+        'discount = 0.7\ncommit = { usd = 5, per = "month" }\nslots = 2',
+        pool,
+    ]
+    tables = []
+    for at, up in enumerate(ups):
+        kind, path, fee = (
+            ("anthropic", "", "request = 0.00001") if at == 2 else ("openai", "/v1", "")
+        )
+        tables.append(
+            f"""
+[providers.up{at}]
+kind = "{kind}"
+base_url = "http://127.0.0.1:{up.port}{path}"
+{own[at]}
+[prices."up{at}/*"]
+input = {at + 1}
+output = {2 * at + 3}
+{fee}
+"""
+        )
+    return "".join(tables)
 
 
 def request(dice: random.Random) -> tuple[str, bytes, dict[str, str]]:
