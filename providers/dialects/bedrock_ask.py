@@ -136,7 +136,7 @@ class _Turns:
                 called = {"toolUseId": tool_id(part.id), "name": tool_name(part.name)}
                 yield {"toolUse": {**called, "input": msgspec.Raw(object_text(text))}}
             case ToolResult():
-                yield self._result(part)
+                yield from self._marked_result(part)
             case Thinking():
                 yield from self._thinking(part)
             case Opaque(by="bedrock"):
@@ -155,8 +155,16 @@ class _Turns:
         else:
             self.dropped.append("thinking")
 
-    def _result(self, result: ToolResult) -> _Block:
-        content = self._blocks(result.parts) or [{"text": "(nothing)"}]
+    def _marked_result(self, result: ToolResult) -> Iterator[_Block]:
+        """Yield a result; where something within it is marked, the mark stands behind it all."""
+        blocks = self._blocks(result.parts)
+        content = [block for block in blocks if "cachePoint" not in block]
+        yield self._result(result, content or [{"text": "(nothing)"}])
+        marks = [block for block in blocks if "cachePoint" in block]
+        if result.cache is None:
+            yield from marks[-1:]
+
+    def _result(self, result: ToolResult, content: list[_Block]) -> _Block:
         written: _Block = {"toolUseId": tool_id(result.id), "content": content}
         if result.is_error:
             written["status"] = "error"

@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tollway.providers.conversation import Conversation, HostedTool, Tool, ToolCall, ToolChoice
+from tollway.providers.conversation import (
+    Conversation,
+    HostedTool,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
 from tollway.providers.dialects import anthropic_options as anthropic
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.wire import PLAIN_TEXT
@@ -13,6 +20,11 @@ from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
+_NO_TOOL = {
+    "name": "no_tool",
+    "description": "Not a tool: there is none to call now. Answer in words.",
+    "inputSchema": {"json": msgspec.Raw(_NO_ARGUMENTS)},
+}
 _MOST_STOPS = 4  # of most models; Claude takes many
 _CLAUDE = re.compile(r"(?:.*[./])?anthropic\.(claude-.*?)(?:-v\d+)?(?::\d+)*$")
 _NOVA = re.compile(r"(?:.*[./])?amazon\.nova-")
@@ -145,14 +157,12 @@ def _tools(
     choice = said.tool_choice
     if choice is not None and choice.hosted:
         raise Untranslatable("The target has no such tool to choose", param="tool_choice")
-    if choice is not None and choice.mode == "none":
-        if not any(isinstance(part, ToolCall) for one in said.messages for part in one.parts):
-            return  # no tool is offered, so none is called
-        raise Untranslatable(
-            "The target cannot be told to call none of the tools that a conversation has called",
-            hint="Leave `tool_choice` out",
-            param="tool_choice",
-        )
+    if (choice is not None and choice.mode == "none") or not said.tools:
+        # No tool is offered, so none is called. Where calls and results stand in the turns, it
+        # takes the request only with some tool beside them.
+        if any(isinstance(part, ToolCall | ToolResult) for m in said.messages for part in m.parts):
+            yield "toolConfig", {"tools": [{"toolSpec": _NO_TOOL}]}
+        return
     allowed = choice.names if choice else ()
     tools: list[object] = []
     for tool in said.tools:

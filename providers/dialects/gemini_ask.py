@@ -100,6 +100,9 @@ class _Contents:
                     written[-1]["parts"] = [*_list(written[-1]["parts"]), *parts]
                 else:
                     written.append({"role": role, "parts": parts})
+        if self.system and not written:
+            # OpenAI answers to instructions alone, Gemini to a user.
+            written, self.system = [{"role": "user", "parts": self.system}], []
         return written
 
     def _turn(self, message: Message) -> Iterator[dict[str, object]]:

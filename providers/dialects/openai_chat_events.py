@@ -1,9 +1,9 @@
 """Reads a chat completion, streamed or whole, into the events of the neutral form.
 
 One rule: tool calls never interleave in what comes out, whatever comes in. A call is open until
-its arguments are whole; what comes meanwhile for another waits. Most providers send one call
-after the other, so that nothing waits; a few mix them, and some send each in one piece, some
-without an id, some all at index 0.
+its arguments are whole; what comes meanwhile, for another call or as text, waits. Most providers
+send one after the other, so that nothing waits; a few mix them, and some send each call in one
+piece, some without an id, some all at index 0.
 """
 
 from typing import Any
@@ -242,9 +242,13 @@ class _Call:
         self.signature = ""
         self.waiting: list[str] = []  # arguments that came while another call was open
         self.text: list[str] = []  # all arguments
+        self._tried = 0  # how many pieces of them were not yet whole
 
     def is_whole(self) -> bool:
         """Whether the arguments are complete: JSON that parses, of an object."""
+        if self._tried == len(self.text):
+            return False
+        self._tried = len(self.text)
         text = "".join(self.text)
         if not text.rstrip().endswith("}"):
             return False
@@ -252,6 +256,7 @@ class _Call:
             msgspec.json.decode(text)
         except UNREADABLE:
             return False
+        self._tried = -1
         return True
 
 
@@ -266,6 +271,7 @@ class _Open:
         self._at: dict[int, _Call] = {}  # the last call that began at an index
         self._open: _Call | None = None
         self._queue: list[_Call] = []  # began while another was open
+        self._held: list[ev.Event] = []  # came before the open call was whole
         self._thought = False  # the text of thoughts comes beside `reasoning_details`
         self._audio: dict[str, Any] = {}
         self._stopped = False
@@ -311,11 +317,19 @@ class _Open:
             out.append(ev.PartWhole(Opaque(NAME, payload, "audio"), self._index))
             self._audio = {}
 
+    def _behind(self, out: list[ev.Event]) -> list[ev.Event]:
+        """Return where what is no call goes: behind the open one, once that is whole."""
+        if self._open is None:
+            return out
+        if not self._open.is_whole():
+            return self._held
+        self._close(out)
+        return out
+
     def _content(self, content: object, out: list[ev.Event]) -> None:
         index = self._index
+        out = self._behind(out)
         if isinstance(content, str):
-            if self._open is not None:
-                self._close(out)
             out.append(ev.TextDelta(content, index))
             return
         for part in content if isinstance(content, list) else ():
@@ -330,8 +344,7 @@ class _Open:
 
     def _think(self, said: _Said, out: list[ev.Event]) -> None:
         index = self._index
-        if self._open is not None:
-            self._close(out)
+        out = self._behind(out)
         text = said.reasoning_content or (said.reasoning if isinstance(said.reasoning, str) else "")
         if text:
             self._thought = True
@@ -401,7 +414,11 @@ class _Open:
             return
         if call.name in self._tools.wrapped:
             out.append(ev.ToolDelta(unwrapped("".join(call.text)), self._index))
+        elif not (call.text or call.custom):
+            out.append(ev.ToolDelta("{}", self._index))
         out.append(ev.PartEnd(self._index))
+        out += self._held
+        self._held.clear()
 
     def _cite(self, annotations: object, out: list[ev.Event]) -> None:
         for said in annotations if isinstance(annotations, list) else ():

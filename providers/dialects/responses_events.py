@@ -197,6 +197,8 @@ class Reader:
         if kind in _CALLS:
             started = [] if place in self._shown else self._added(item, place)
             arguments = text_of(item, "arguments") or text_of(item, "input")
+            if not arguments and kind == "function_call":
+                arguments = "{}"  # a call without any is given nothing by some servers
             rest: list[ev.Event] = [] if shown else [ev.ToolDelta(arguments)]
             return [*started, *rest, ev.PartEnd()]
         if kind == "reasoning":

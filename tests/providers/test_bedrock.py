@@ -174,7 +174,10 @@ def test_a_schema_is_text_and_stops_are_few() -> None:
 
 
 def test_no_tool_is_offered_where_none_may_be_called() -> None:
-    """Unless some were called before: Bedrock demands those, and cannot be told to call none."""
+    """Where some were called before, it takes no request without tools: one stands there unnamed.
+
+    So it is where the client offers none: when an agent has its conversation summed up.
+    """
     none = ToolChoice("none")
     assert "toolConfig" not in body(said(tools=(Tool("ls"),), tool_choice=none))
     turns = (
@@ -182,9 +185,19 @@ def test_no_tool_is_offered_where_none_may_be_called() -> None:
         Message("assistant", (ToolCall("1", "ls", "{}"),)),
         Message("tool", (ToolResult("1", ()),)),
     )
-    with pytest.raises(Untranslatable) as caught:
-        body(said(*turns, tools=(Tool("ls"),), tool_choice=none))
-    assert caught.value.param == "tool_choice"
+    for asked in (said(*turns, tools=(Tool("ls"),), tool_choice=none), said(*turns)):
+        config = body(asked)["toolConfig"]
+        assert [tool["toolSpec"]["name"] for tool in config["tools"]] == ["no_tool"]
+        assert "toolChoice" not in config
+
+
+def test_a_cache_mark_within_a_result_stands_behind_it() -> None:
+    """A result's content has no cache points of its own in Converse."""
+    marked = ToolResult("1", (Text("a", cache="1h"), Text("b", cache="5m")))
+    turns = (HI, Message("assistant", (ToolCall("1", "ls", "{}"),)), Message("tool", (marked,)))
+    content = body(said(*turns, tools=(Tool("ls"),)))["messages"][2]["content"]
+    assert content[0]["toolResult"]["content"] == [{"text": "a"}, {"text": "b"}]
+    assert content[1:] == [{"cachePoint": {"type": "default"}}]
 
 
 def test_sampling_is_within_what_bedrock_takes() -> None:

@@ -38,6 +38,7 @@ from tollway.providers.events import (
     Start,
     Stopped,
     TextDelta,
+    ThinkingDelta,
     ToolDelta,
     ToolStart,
 )
@@ -149,6 +150,28 @@ def test_text_behind_a_call_ends_it() -> None:
     """A part is over when another kind begins."""
     found = deltas({"tool_calls": [call(0, "a", "f", '{"x"')]}, {"content": "So"})
     assert found[-2:] == [PartEnd(), TextDelta("So")]
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+def test_what_comes_within_a_call_waits_for_its_end(field: str) -> None:
+    """Some servers put a line of text between a call's arguments: none of them is lost."""
+    found = deltas(
+        {"tool_calls": [call(0, "a", "f", '{"x":')]},
+        {field: "So"},
+        {"tool_calls": [call(0, args="1}")]},
+        {"content": "!"},
+        {"tool_calls": [call(1, "b", "g", "{}")], "finish": "tool_calls"},
+    )
+    assert calls_of(found) == [ToolCall("a", "f", '{"x":1}'), ToolCall("b", "g", "{}")]
+    said = TextDelta("So") if field == "content" else ThinkingDelta("So")
+    kinds = [type(event) for event in found]
+    assert kinds.index(PartEnd) < found.index(said) < found.index(TextDelta("!"))
+
+
+def test_a_call_without_arguments_has_an_empty_object() -> None:
+    """Which agents read as JSON, whatever the server left out."""
+    found = deltas({"tool_calls": [call(0, "a", "f"), call(1, "b", "g")], "finish": "tool_calls"})
+    assert calls_of(found) == [ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}")]
 
 
 def test_why_it_stopped_is_said_once() -> None:

@@ -1,7 +1,9 @@
 """Calls and their results, in the order that each dialect demands; proofs between turns."""
 
+import json
+
 import pytest
-from translated import ANTHROPIC, GEMINI, OPENAI
+from translated import ANTHROPIC, BEDROCK, GEMINI, OPENAI
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import (
@@ -13,7 +15,7 @@ from tollway.providers.conversation import (
     ToolCall,
     ToolResult,
 )
-from tollway.providers.dialects.dialect import Codec, Facts
+from tollway.providers.dialects.dialect import Asks, Codec, Facts
 
 ALL = Facts("claude-sonnet-4-5")
 
@@ -55,3 +57,15 @@ def test_anthropic_is_not_asked_to_think_on_without_its_own_thoughts(known: bool
     written = ANTHROPIC.write_request(said, ALL)
     assert (b'"thinking":{"type":"enabled"' in written.body) is known
     assert written.dropped == (() if known else ("reasoning",))
+
+
+@pytest.mark.parametrize(
+    ("codec", "turns"), [(ANTHROPIC, "messages"), (BEDROCK, "messages"), (GEMINI, "contents")]
+)
+def test_instructions_alone_are_asked_as_a_user_does(codec: Asks, turns: str) -> None:
+    """OpenAI answers to them; these refuse a request without a turn."""
+    said = Conversation("openai_chat", "m", (Message("system", (Text("Say hi"),)),))
+    written = json.loads(codec.write_request(said, ALL).body)
+    assert len(written[turns]) == 1
+    assert written[turns][0]["role"] == "user"
+    assert not written.keys() & {"system", "systemInstruction"}
