@@ -44,10 +44,16 @@ UNITS: Final[Mapping[Endpoint, Unit]] = MappingProxyType(
 )
 
 
-class NoUnit(Untranslatable):
-    """The target's price does not say what an endpoint's answers cost; another target's may."""
+class NotThere(Untranslatable):
+    """The target has no such endpoint; another one may."""
 
     status = 404
+    code = "endpoint_not_served"
+
+
+class NoUnit(NotThere):
+    """The target's price does not say what an endpoint's answers cost; another target's may."""
+
     code = "endpoint_not_priced"
 
 

@@ -118,8 +118,9 @@ def headers(exchange: "Exchange", attempt: Attempt, *, whole: bool) -> list[tupl
     ]
     if worst.write_output is not None:
         ours.append(("x-tollway-output-limit", str(worst.write_output)))
-    if dropped := attempt.version.dropped:
-        ours.append(("x-tollway-dropped", quote(", ".join(dropped), safe=_IN_HEADER + " ")))
+    if exchange.dropped:  # of the answer too, as far as it has come
+        said = exchange.dropped.replace(",", ", ")
+        ours.append(("x-tollway-dropped", quote(said, safe=_IN_HEADER + " ")))
     if changed := attempt.version.changed:
         ours.append(("x-tollway-changed", quote(", ".join(changed), safe=_IN_HEADER + " ")))
     if worst.clamped:

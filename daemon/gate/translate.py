@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tollway.daemon.gate.route import Target
-from tollway.providers.canon import Bound, Call
+from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects import cohere_embed, cohere_read, openai_embed
@@ -26,7 +26,7 @@ from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
 from tollway.providers.headers import Headers
 from tollway.providers.sse import Event
-from tollway.providers.units import UNITS
+from tollway.providers.units import UNITS, NotThere
 
 # What a client's library says of itself to its own provider; another one has no use for it.
 _DIALECTS_OWN = ("anthropic-", "openai-", "x-stainless-", "x-goog-", "x-codex-", "x-openai-")
@@ -99,13 +99,14 @@ class Translator:
 
         Raises:
             Untranslatable: Its dialect cannot say it.
+            NotThere: It has no such endpoint.
             RequestInvalid: A part of the request that only a translation reads is wrong.
         """
         call = self._call
         sells = call.endpoint in UNITS
         if target.kind.speaks(call.dialect) or (sells and call.endpoint in target.kind.paths):
             if sells and target.worker:
-                raise Untranslatable(f"`{target.name}` has no `/v1{UNITS[call.endpoint].path}`")
+                raise _not_there(target, call.endpoint)
             if target.overrides is not None:
                 own = DIALECTS[call.dialect].dialect
                 after = overridden(call, target.overrides, target.model)
@@ -116,6 +117,8 @@ class Translator:
             return self._own
         if call.endpoint == "embeddings" and target.kind.dialect == cohere_read.NAME:
             return self._embedding(target)
+        if sells:
+            raise _not_there(target, call.endpoint)
         if call.endpoint not in ("chat", "count_tokens"):
             raise Untranslatable(
                 f"`{target.name}` has no endpoint for {call.endpoint} in this API's form",
@@ -180,6 +183,14 @@ class Translator:
             except Untranslatable:
                 pass  # what it cannot say, the other one may
         return spoken, _written(said, spoken, target, self._default_output, None)
+
+
+def _not_there(target: Target, endpoint: Endpoint) -> NotThere:
+    return NotThere(
+        f"`{target.name}` has no `/v1{UNITS[endpoint].path}`",
+        hint="Call a model whose provider serves it",
+        param="model",
+    )
 
 
 def asked_in(target: Target) -> Name:
@@ -269,7 +280,7 @@ class Interpreter:
     @property
     def dropped(self) -> tuple[str, ...]:
         """What of the answer so far the client's dialect cannot say."""
-        return tuple(sorted(self._writer.dropped))
+        return _few(tuple(sorted(self._writer.dropped)))
 
     def event(self, event: Event) -> bytes:
         """Return what the client is to see of one event of a stream; often nothing.

@@ -163,7 +163,8 @@ async def test_what_has_no_price_of_its_unit_is_a_404_that_names_the_line(
     """Tokens' prices say nothing of it; nothing is sent."""
     up, daemon = both
     reply = await ask(daemon, "/v1/images/generations", model="cohere/rerank-v3.5", prompt="a cat")
-    assert reply.status == 400  # it speaks another dialect
+    assert reply.status == 404  # it speaks another dialect
+    assert reply.json()["error"]["code"] == "endpoint_not_served"
     async with running(
         config(up.port, '[prices."up/*"]\ninput = 1\noutput = 2\n'), server=""
     ) as one:

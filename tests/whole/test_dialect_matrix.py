@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
@@ -180,11 +181,37 @@ async def test_each_recorded_answer_is_read_by_each_library_as_what_it_was(
             assert row.call.input_total == answer.usage.input_total, recording.id
             assert row.call.output_total == answer.usage.output_total, recording.id
         lost = set(filter(None, row.call.dropped.split(",")))
+        if not recording.streamed:
+            head = through.heads.get("x-tollway-dropped", "")
+            assert set(filter(None, head.split(", "))) == lost, recording.id
         for feature in recording.features:
             found[feature] = found.get(feature, lost) & lost  # what it always loses
     if client != source:
         said = {feature: ", ".join(sorted(lost)) for feature, lost in sorted(found.items())}
         assert said == golden(f"{client}.from_{source}", said)
+
+
+async def test_what_a_whole_answer_loses_stands_in_its_head(through: World) -> None:
+    """As what its request has lost does; whatever a provider calls it, it is one short name."""
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": [
+            {"type": "text", "text": "Hello"},
+            {"type": "of, tomorrow" + "!" * 100, "said": 1},
+            {"type": "another", "said": 2},
+        ],
+        "stop_reason": "of_tomorrow",
+        "usage": {"input_tokens": 7, "output_tokens": 3},
+    }
+    through.upstream.answer = (200, "application/json", json.dumps(message).encode())
+    reply = await through.ask(CHAT, TARGETS["anthropic"], user="x" * 10, logit_bias={"1": 1})
+    assert reply.choices[0].message.content == "Hello"
+    names = ["logit_bias", "another", "of_ tomorrow" + "!" * 52]
+    assert (await through.row()).call.dropped.split(",") == names
+    assert unquote(through.heads["x-tollway-dropped"]).split(", ") == names
 
 
 def meant(said: dict[str, Any], client: str) -> dict[str, Any]:
