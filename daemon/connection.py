@@ -168,7 +168,9 @@ class Connection(web.RequestHandler):
         "_idle_since",
         "_refused",
         "_unread_since",
+        "calls",
         "client",
+        "daemon",
         "owner",
     )
 
@@ -184,7 +186,10 @@ class Connection(web.RequestHandler):
         )
         self._all = every
         self._app = app
+        # Looked up once: an application's own look-up is a function of Python.
         self.owner = app[OWNER]
+        self.daemon = app[DAEMON]
+        self.calls = app[CALLS]
         self.client = ""  # who is at the other end, as far as its address tells
         self._idle_since = 0.0  # since when nothing has been asked; 0 while something is
         self._call: Direct | None = None  # the one that is being answered
@@ -196,7 +201,7 @@ class Connection(web.RequestHandler):
         """Begin, unless there are too many connections already."""
         transport = cast(asyncio.Transport, transport)  # uvloop's has no common base
         self.client = "" if self.owner else _client(transport.get_extra_info("peername"))
-        refusal = self._all.admit(self, self._app[DAEMON].config.server)
+        refusal = self._all.admit(self, self.daemon.config.server)
         if refusal is not None:
             self._refused = True
             transport.write(refusal)
@@ -317,7 +322,7 @@ class Connection(web.RequestHandler):
     async def _answer(self, message: Any, payload: StreamReader) -> bool:
         """Answer one request; return whether the connection may be used again."""
         if isinstance(message, RawRequestMessage) and message.method == "POST":
-            serve = self._app[CALLS].get(message.path.partition("?")[0])
+            serve = self.calls.get(message.path.partition("?")[0])
             if serve is not None:
                 return await self._serve(serve, message, payload)
         handler, make, task = self._request_handler, self._request_factory, self._task_handler

@@ -18,7 +18,7 @@ from multidict import MultiMapping
 
 from tollway.daemon.body import read
 from tollway.daemon.ids import new_id
-from tollway.daemon.state import DAEMON, GUARD, Trace
+from tollway.daemon.state import GUARD, Trace
 from tollway.providers.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Direct:
         payload: StreamReader,
     ) -> None:
         self.app = app
+        self.daemon = connection.daemon
         self.trace = Trace(new_id())
         self.headers: MultiMapping[str] = message.headers
         self.raw_path: str = message.path
@@ -77,12 +78,12 @@ class Direct:
         return await read(self.app, self.headers, self._payload, self._connection, self._take)
 
     def _take(self, size: int) -> None:
-        self.app[DAEMON].room.take(size)
+        self.daemon.room.take(size)
         self._held += size
 
     def release(self) -> None:
         """Give back what the body took; the call is over."""
-        self.app[DAEMON].room.give_back(self._held)
+        self.daemon.room.give_back(self._held)
         self._held = 0
 
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
@@ -117,7 +118,7 @@ class Direct:
         Raises:
             ValueError: There is one.
         """
-        if self.app[DAEMON].leaving:
+        if self.daemon.leaving:
             self.keep_alive = False
         if hdrs.ORIGIN in self.headers:
             headers = (*headers, *self.app[GUARD].cors(self.headers[hdrs.ORIGIN]))

@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Literal, cast
+from functools import lru_cache
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,7 +27,9 @@ _MOST_LINES = 20_000
 _LAST_WORDS_S = 2.0
 _KEY = re.compile(r"tw-[A-Za-z0-9_-]{6,}")
 _SHORTEST_SECRET = 8  # a shorter value would blank out ordinary words
+_FEW_SECRETS = 16  # that are looked for one by one: a pattern of any is tried at each character
 _OUR_LOGGER = "tollway"
+_NAMED = ("key", "user", "model", "team", "project", "route", "target")
 _WORD = re.compile(r"[!#-<>-~]+")  # printable ASCII without blanks, quotes and `=`
 
 
@@ -36,18 +39,28 @@ class Mask:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._secrets: re.Pattern[str] | None = None
+        self._few: tuple[str, ...] | None = ()  # all there are, where those are few
 
     def hide(self, values: Iterable[str]) -> None:
         """Hide these values too from now on: calls under way may still use older ones."""
         self._known |= {value for value in values if len(value) >= _SHORTEST_SECRET}
         found = sorted(self._known, key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, found))) if found else None
+        self._few = tuple(found) if len(found) <= _FEW_SECRETS else None
 
     def __call__(self, text: str) -> str:
         """Return the text with every Tollway key and known secret blanked out."""
         if "tw-" in text:
             text = _KEY.sub("tw-***", text)
-        return self._secrets.sub("***", text) if self._secrets else text
+        if self._secrets is None:
+            return text
+        if self._few is not None:
+            for secret in self._few:
+                if secret in text:
+                    break
+            else:
+                return text
+        return self._secrets.sub("***", text)
 
 
 class Log:
@@ -98,13 +111,12 @@ class Log:
         if self._level > logging.INFO:
             return
         ms = round(seconds * 1000, 1)
-        said = facts(trace)
         if self._json:
             head = {"call": trace.call_id, "method": method, "path": path, "status": status,
                     "ms": ms}  # fmt: skip
-            self.put("info", "call", head | said)
+            self.put("info", "call", head | facts(trace))
             return
-        self.put("info", f"{method} {path} {status} {ms}ms{_told(said)} {trace.call_id}", {})
+        self.put("info", f"{method} {path} {status} {ms}ms{_told(trace)} {trace.call_id}", {})
 
     def put(self, level: str, text: str, fields: dict[str, Any]) -> None:
         """Queue one line. When the reader of the log is stuck, lines are counted, not kept."""
@@ -174,22 +186,42 @@ def facts(trace: Trace) -> dict[str, object]:
     }
 
 
-def _told(said: dict[str, object]) -> str:
-    """Return what there is to say as `name=value`; in quotes where a value is not one word."""
-    parts = [""]
-    for name, value in said.items():
-        if type(value) is str:
-            if not value:
-                continue
-            word = value if _WORD.fullmatch(value) else msgspec.json.encode(value).decode()
-            parts.append(f"{name}={word}")
-        elif name == "cost_nanousd":
-            parts.append(f"cost=${plain_usd(cast(int, value))}")
-        elif value is True:
-            parts.append(f"{name}=yes")
-        elif value is not None and value is not False:
-            parts.append(f"{name}={value}")
-    return " ".join(parts)
+def _told(trace: Trace) -> str:
+    """Return what `facts` says as ` name=value`, what there is of it; in quotes what is no word.
+
+    Written for every call: names are put into words once, and no table is made of the rest.
+    """
+    exchange = trace.exchange
+    if exchange is None:
+        return _names((trace.key, trace.user, trace.model))
+    known, who = exchange.facts, exchange.caller.who
+    first_ms, waited_ms, client = known.first_ms, exchange.turn.waited_ms, exchange.origin.client
+    route = exchange.plan.found.route if exchange.plan else ""
+    target = exchange.target.name if exchange.target and exchange.attempts else ""
+    return (
+        f"{_names((trace.key, trace.user, trace.model, who.team, who.project, route, target))}"
+        f" attempts={exchange.attempts} ending={known.word}"
+        f"{_pair('error', known.error)}"
+        f" input_tokens={known.input} output_tokens={known.output}"
+        f" cost=${plain_usd(exchange.cost_nanousd)}"
+        f"{'' if first_ms is None else f' first_ms={first_ms}'}"
+        f"{'' if waited_ms is None else f' queue_ms={waited_ms}'}"
+        f"{' stream=yes' if exchange.call.stream else ''}{_pair('client', client)}"
+    )
+
+
+# Bounded, as the next: clients choose the names of models, and their own.
+@lru_cache(maxsize=1024)
+def _names(said: tuple[str, ...]) -> str:
+    return "".join([_pair(name, value) for name, value in zip(_NAMED, said, strict=False)])
+
+
+@lru_cache(maxsize=1024)
+def _pair(name: str, value: str) -> str:
+    if not value:
+        return ""
+    word = value if _WORD.fullmatch(value) else msgspec.json.encode(value).decode()
+    return f" {name}={word}"
 
 
 class _Handler(logging.Handler):

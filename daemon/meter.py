@@ -93,6 +93,13 @@ class WhoTally:
     def __init__(self) -> None:
         self.calls = self.input = self.output = self.cost = 0
 
+    def add(self, first: int, came: int, went: int, cost: int) -> None:
+        """Count an attempt; a call with its `first`."""
+        self.calls += first
+        self.input += came
+        self.output += went
+        self.cost += cost
+
 
 class Watcher(Protocol):
     """Who is told of each call besides: `Telemetry` is one."""
@@ -147,12 +154,13 @@ class Meter:
         """Count an attempt that has ended, and what it cost."""
         target, usage, cost = attempt.target, ended.usage, ended.cost_nanousd
         name = target.name
-        tally = self._tally(name, target.provider)
+        tally = self.targets.get(name) or self._tally(name, target.provider)
         tally.attempts[ended.ending] = tally.attempts.get(ended.ending, 0) + 1
         tally.cost += cost
         tally.overrun += ended.overrun_nanousd
         _add_tokens(tally.tokens, usage)
-        tally.attempt_s.add(max(0, ended.ended_ms - attempt.opened.started_ms) / 1000)
+        took_ms = ended.ended_ms - attempt.opened.started_ms
+        tally.attempt_s.add(took_ms / 1000 if took_ms > 0 else 0.0)
         if ended.first_ms is not None:
             tally.first_s.add(ended.first_ms / 1000)
         if attempt.slot is not None:
@@ -165,20 +173,14 @@ class Meter:
         facts.first_ms = ended.first_ms
         if self.watcher is not None:
             facts.tries = [*(facts.tries or ()), (attempt, ended)]
-        who = exchange.caller.who
-        for tallies, one, known in (
-            (self.teams, who.team, self._known_teams),
-            (self.keys, who.key, self._known_keys),
-        ):
-            if one in known:
-                used = tallies.get(one)
-                if used is None:
-                    used = tallies[one] = WhoTally()
-                used.calls += ended.number == 1
-                used.input += came
-                used.output += went
-                used.cost += cost
-        self._note(who.team, name, (ended.number == 1, came, went, cost))
+        who, first = exchange.caller.who, ended.number == 1
+        if who.team in self._known_teams:
+            used = self.teams.get(who.team) or self.teams.setdefault(who.team, WhoTally())
+            used.add(first, came, went, cost)
+        if who.key in self._known_keys:
+            used = self.keys.get(who.key) or self.keys.setdefault(who.key, WhoTally())
+            used.add(first, came, went, cost)
+        self._note(who.team, name, (first, came, went, cost))
 
     def error(self, code: str) -> None:
         """Count an answer that was an error."""

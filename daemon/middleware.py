@@ -104,12 +104,12 @@ async def direct(call: Direct, serve: Serve) -> None:
     try:
         try:
             if not call.app[OWNER]:
-                call.app[GUARD].check(call, call.app[DAEMON].config)
+                call.app[GUARD].check(call, call.daemon.config)
         except GatewayError as error:
             call.keep_alive = False
             _answer(call, error)
             return
-        if refusing := call.app[DAEMON].refusing:
+        if refusing := call.daemon.refusing:
             raise refusing
         await serve(call)
     except GatewayError as error:
@@ -141,7 +141,7 @@ def _log(call: Direct, status: int, seconds: float) -> None:
 def _answer(call: Direct, error: GatewayError) -> None:
     if call.status:
         raise _broken_off(call.trace.call_id, error)
-    call.app[DAEMON].meter.error(error.code)
+    call.daemon.meter.error(error.code)
     dialect = dialect_of(call.path, call.headers)
     said = dialect.write_error(error, call.trace.call_id)
     refusal = _refusal(call.app, error, said, dialect.name)

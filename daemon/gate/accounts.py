@@ -89,6 +89,10 @@ class Calendar:
             return self._before(at_ms)
         return current
 
+    def covers(self, at_ms: int) -> bool:
+        """Whether a moment is in the current period."""
+        return self.current.start_ms <= at_ms < self.current.end_ms
+
     def _before(self, at_ms: int) -> Window:
         for window in reversed(self.past):
             if window.start_ms <= at_ms < window.end_ms:

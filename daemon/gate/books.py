@@ -14,6 +14,7 @@ import msgspec
 
 from tollway.daemon.config.schema import Budget, Mode, Period, Scope
 from tollway.daemon.gate.accounts import (
+    NEVER,
     QUARTER_MS,
     Account,
     Calendar,
@@ -43,9 +44,15 @@ class Charge:
 
     `caps` are the limits that hold back, `clamps` those of them that shorten answers first; the
     provider's own come last, since another target has none of them.
+
+    The books keep here which windows its accounts have from `since_ms` until `until_ms`, where
+    all of them go by the calendar: what else every call would have to look up.
     """
 
-    __slots__ = ("accounts", "caps", "clamps", "limits", "own", "scopes", "version")
+    __slots__ = (
+        *("accounts", "caps", "capped", "clamps", "limits", "own", "owned", "rolls", "scopes"),
+        *("since_ms", "until_ms", "version", "windows"),
+    )
 
     def __init__(self, scopes: tuple[Scope, ...], limits: Sequence[Limit]) -> None:
         self.scopes = scopes
@@ -55,6 +62,11 @@ class Charge:
         self.own = tuple(limit for limit in self.caps if limit.account.scope[0] != "provider")
         self.accounts: tuple[Account, ...] = ()
         self.version = -1  # of the books' accounts that `accounts` was taken from
+        self.windows: tuple[Window, ...] = ()  # of `accounts`
+        self.capped: tuple[tuple[Limit, Window], ...] = ()  # `caps` with theirs
+        self.owned: tuple[tuple[Limit, Window], ...] = ()  # `own` with theirs
+        self.since_ms = self.until_ms = 0  # when these are the ones
+        self.rolls = False  # an account has a window that is new with every moment
 
 
 class Hold:
@@ -198,18 +210,62 @@ class Books:
         Raises:
             Full: A budget that holds back has no room for it.
         """
+        if self._knows(charge, at_ms):
+            if amount:
+                for limit, window in charge.capped:
+                    if window.settled + window.held + amount > limit.nanousd:
+                        raise Full(limit)
+            hold = Hold(self, amount, at_ms, charge.scopes)
+            hold.windows = list(charge.windows)
+            for window in charge.windows:
+                window.held += amount
+            self.live.add(hold)
+            return hold
         if amount:
             for limit in charge.caps:
                 if limit.account.used(at_ms) + amount > limit.nanousd:
                     raise Full(limit)
-        if charge.version != self.version:
-            found = [one for scope in charge.scopes for one in self.accounts.get(scope, ())]
-            charge.accounts, charge.version = tuple(found), self.version
         hold = Hold(self, amount, at_ms, charge.scopes)
         for one in charge.accounts:
             _book(hold, one.window(at_ms))
         self.live.add(hold)
         return hold
+
+    def _knows(self, charge: Charge, at_ms: int) -> bool:
+        """Whether a charge has its windows of a moment at hand; its accounts it has afterwards."""
+        if charge.version == self.version:
+            if charge.since_ms <= at_ms < charge.until_ms:
+                return True
+            if charge.rolls:
+                return False
+        found = [one for scope in charge.scopes for one in self.accounts.get(scope, ())]
+        charge.accounts, charge.version = tuple(found), self.version
+        charge.since_ms = charge.until_ms = 0
+        every = (*found, *(limit.account for limit in charge.caps))
+        dated = [one for one in every if isinstance(one, Calendar)]
+        charge.rolls = len(dated) < len(every)
+        # An account that has not turned over yet does so in its own time, when it is asked.
+        if charge.rolls or not all(one.covers(at_ms) for one in dated):
+            return False
+        charge.since_ms = max((one.current.start_ms for one in dated), default=0)
+        charge.until_ms = min((one.current.end_ms for one in dated), default=NEVER)
+        charge.windows = tuple(one.current for one in dated[: len(found)])
+        charge.capped = tuple(
+            (limit, one.current)
+            for limit, one in zip(charge.caps, dated[len(found) :], strict=True)
+        )
+        charge.owned = tuple(pair for pair in charge.capped if pair[0] in charge.own)
+        return True
+
+    def left(self, charge: Charge, at_ms: int) -> int:
+        """Return the nano-dollars that those budgets of a charge leave that are a caller's own."""
+        if not self._knows(charge, at_ms):
+            return self.room(charge.own, at_ms)[0]
+        least = NEVER
+        for limit, window in charge.owned:
+            room = limit.nanousd - window.settled - window.held
+            least = min(least, room)
+        return max(0, least)
 
     def room(self, limits: Sequence[Limit], at_ms: int) -> tuple[int, Limit]:
         """Return the nano-dollars that all of some budgets have room for, and the tightest one."""

@@ -161,9 +161,11 @@ async def resumed(gate: "Gate", caller: Caller, call: Call, dialect: Dialect) ->
         RequestInvalid: A part of the conversation is not kept any more.
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
+    if call.dialect != NAME or call.endpoint != "chat":
+        return call
     refers = any(word in call.body for word in _REFERS)
     keeps = gate.config.ledger.bodies == "all"
-    if not (refers or keeps) or call.dialect != NAME or call.endpoint != "chat":
+    if not (refers or keeps):
         return call
     known = fields(call.body)
     try:

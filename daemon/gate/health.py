@@ -130,16 +130,18 @@ class Outing:
 class _Allowance:
     """A token bucket of further tries."""
 
-    __slots__ = ("at_s", "left")
+    __slots__ = ("at_s", "calls", "left")
 
     def __init__(self, now: float) -> None:
         self.left = _MOST_RETRIES
         self.at_s = now
+        self.calls = 0  # since then
 
-    def refill(self, now: float, calls: int = 0) -> None:
-        self.left += (now - self.at_s) * _RETRIES_A_S + calls * _RETRIES_A_CALL
+    def refill(self, now: float) -> None:
+        self.left += (now - self.at_s) * _RETRIES_A_S + self.calls * _RETRIES_A_CALL
         self.left = min(self.left, _MOST_RETRIES)
         self.at_s = now
+        self.calls = 0
 
 
 class Health:
@@ -271,7 +273,7 @@ class Health:
 
     def called(self, provider: str) -> None:
         """Count a call's first try, which earns its provider a part of a further one."""
-        self._allowance(provider).refill(self.clock(), 1)
+        self._allowance(provider).calls += 1
 
     # --- after a call ---------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange
 from tollway.daemon.gate.session import session_of
-from tollway.daemon.state import DAEMON, OWNER
+from tollway.daemon.state import OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, Dialect, InUrl
 from tollway.providers.errors import GatewayError, RequestInvalid
@@ -31,7 +31,7 @@ async def serve(
     Raises:
         GatewayError: The call was refused, or failed before the client was sent anything.
     """
-    daemon = request.app[DAEMON]
+    daemon = request.daemon
     trace = request.trace
     gate, caller = _enter(request)
     trace.key, trace.user = caller.who.key, caller.who.user
@@ -77,7 +77,7 @@ async def serve(
 
 def _enter(request: Direct) -> tuple[Gate, Caller]:
     """Return the gate in force, and who is calling by it."""
-    daemon = request.app[DAEMON]
+    daemon = request.daemon
     gate = daemon.gate
     if daemon.draining:
         raise Draining("The gateway is stopping and takes no new calls")

@@ -234,7 +234,7 @@ class Purse:
         """
         if not charge.own:
             return None
-        return self._books.room(charge.own, self._now_ms())[0]
+        return self._books.left(charge, self._now_ms())
 
     def used(self, charge: Charge) -> Decimal:
         """Return what is spent of the fullest budget of a charge, as a part of its cap."""

@@ -43,6 +43,11 @@ class Target(msgspec.Struct, frozen=True):
     keys: tuple[ProviderKey, ...] = ()  # the provider's pool, where it has more than one
     overrides: Overrides | None = None  # what its route changes of requests
     key: str = ""  # the name of the one whose headers these are, where there is a pool
+    name: str = ""  # as the target is written: "provider/model"; nobody gives it
+
+    def __post_init__(self) -> None:
+        """Write the name: a call asks for it some ten times."""
+        msgspec.structs.force_setattr(self, "name", f"{self.provider}/{self.model}")
 
     def at(self, model: str) -> "Target":
         """Return the same provider with a model there."""
@@ -51,11 +56,6 @@ class Target(msgspec.Struct, frozen=True):
     def with_key(self, key: ProviderKey) -> "Target":
         """Return the same target, to be asked with a key of its pool."""
         return msgspec.structs.replace(self, key=key.name, headers=key.headers, signer=key.signer)
-
-    @property
-    def name(self) -> str:
-        """The target as it is written: "provider/model"."""
-        return f"{self.provider}/{self.model}"
 
     @property
     def local(self) -> bool:

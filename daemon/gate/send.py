@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tollway.daemon.errors import BudgetSpent, LedgerUnavailable, NoTurn, OverLimit, RateLimited
+from tollway.daemon.errors import BudgetSpent, NoTurn, OverLimit, RateLimited
 from tollway.daemon.gate import entry
 from tollway.daemon.gate.attempt import Attempt, ending_of, now_ms
 from tollway.daemon.gate.authenticate import Caller
@@ -50,8 +50,6 @@ log = logging.getLogger("tollway.gate")
 # Refusals that get no row from here: a crash may come at any point, and what the ledger would
 # not take it writes down as refused by itself.
 _ROWLESS = frozenset({"internal_error", "ledger_unavailable"})
-# The longest that a last byte waits for a stalled disk.
-_COMMIT_WAIT_S = 5.0
 # How long a billed answer is read on after its client has left, where the provider says so.
 _DRAIN_S = 60.0
 
@@ -406,14 +404,8 @@ class Exchange:
         if self._course:
             self._course.served(self, attempt)
         done = self._finish(ended, ended.ending, "", attempt.first_ms)
-        # As `asyncio.wait` would, which makes a future and two callbacks more.
-        timer = asyncio.get_running_loop().call_later(_COMMIT_WAIT_S, _let_go, done)
-        try:
-            await done
-        except LedgerUnavailable:
-            pass  # the ledger has logged it; the client has paid for its answer
-        finally:
-            timer.cancel()
+        # Whatever became of the row: the client has paid for its answer.
+        await self.daemon.ledger.settled(done)
 
     def lost(self, names: tuple[str, ...]) -> None:
         """Take note of what of an answer its client's dialect cannot say."""
@@ -487,9 +479,3 @@ def _stopped() -> GatewayError:
     error = GatewayError("The gateway is stopping and ended this call")
     error.status, error.code = 503, "draining"
     return error
-
-
-def _let_go(done: asyncio.Future[None]) -> None:
-    """Let a last byte go though the disk has stalled: the row is still on its way."""
-    if not done.done():
-        done.set_result(None)

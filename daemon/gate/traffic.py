@@ -25,7 +25,7 @@ class Average:
 
     def add(self, value: float, now_s: float) -> None:
         """Take one more value."""
-        fade = math.exp2(-max(0.0, now_s - self._at_s) / HALF_LIFE_S)
+        fade = math.exp2((self._at_s - now_s) / HALF_LIFE_S) if now_s > self._at_s else 1.0
         self._sum = self._sum * fade + value
         self._weight = self._weight * fade + 1.0
         self._at_s = now_s

@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 
 _MOST_REFUSALS = 10_000
 _WATCH_S = 0.5
+_PATIENCE_S = 5.0  # the longest that a last byte waits for a stalled disk
 _ASKED = (Spent, Spread, Alert, Import)  # whose future is not done with None
 
 
@@ -82,6 +83,8 @@ class Ledger:
         self._stalled = False
         # Admissions under way, with the loop's time at which each has waited too long.
         self._waiting: deque[tuple[float, Admit | Next]] = deque()
+        # Settlements that a last byte waits for, with the time at which it goes all the same.
+        self._patient: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._watching = False
         self._refusals = 0
         self._dropped = 0
@@ -197,6 +200,23 @@ class Ledger:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writer.put(Settle(call, attempt, done))
         return done
+
+    async def settled(self, done: asyncio.Future[None]) -> None:
+        """Return when a settlement's future is done, or after some 5 s of a disk that stalls.
+
+        The row is still on its way then. One that cannot be written has been logged.
+        """
+        loop = asyncio.get_running_loop()
+        self._patient.append((loop.time() + _PATIENCE_S, done))
+        self._watch_on(loop)
+        try:
+            await done
+        except LedgerUnavailable:
+            pass
+        finally:
+            patient = self._patient
+            while patient and patient[0][1].done():
+                patient.popleft()
 
     def queue(self, row: CallOpened) -> None:
         """Write that a call waits for its turn; nobody waits for it, since nothing is sent.
@@ -354,9 +374,7 @@ class Ledger:
     async def _committed(self, operation: Admit | Next) -> None:
         loop = asyncio.get_running_loop()
         self._waiting.append((loop.time() + self._stall_s, operation))
-        if not self._watching:
-            self._watching = True
-            loop.call_later(_WATCH_S, self._watch, loop)
+        self._watch_on(loop)
         self._writer.put(operation)
         try:
             await operation.done
@@ -365,8 +383,13 @@ class Ledger:
             while waiting and waiting[0][1].done.done():
                 waiting.popleft()
 
+    def _watch_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._watching:
+            self._watching = True
+            loop.call_later(_WATCH_S, self._watch, loop)
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        # One timer for all admissions: a time-out of its own for each would cost 5 us a call.
+        # One timer for all calls: a time-out of its own for each would cost 5 us a call.
         while self._waiting:
             until, operation = self._waiting[0]
             if not operation.done.done():
@@ -374,9 +397,12 @@ class Ledger:
                     break
                 self._give_up(operation)
             self._waiting.popleft()
-        self._watching = bool(self._waiting)
-        if self._watching:
-            loop.call_later(_WATCH_S, self._watch, loop)
+        patient = self._patient
+        while patient and (patient[0][1].done() or loop.time() >= patient[0][0]):
+            _resolve(patient.popleft()[1])
+        self._watching = False
+        if self._waiting or patient:
+            self._watch_on(loop)
 
     def _give_up(self, operation: Admit | Next) -> None:
         self._stalled = True

@@ -5,6 +5,7 @@ OpenAI counts parts within wholes: cached tokens within `prompt_tokens`, reasoni
 larger than its whole, tell. Read the wrong way, it is billed twice or not at all.
 """
 
+from functools import lru_cache
 from typing import TypeAlias
 
 from tollway.providers.canon import Usage
@@ -43,6 +44,8 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
         ("num_search_queries", "searches"),  # Perplexity
     ),
 }
+_NAMES = frozenset({*_PLACES, *(key for key, _ in _PLACES[""])}) - {""}
+_WHOLES = frozenset({"prompt", "completion", "total"})
 # Larger than any context, small enough for a database's integers.
 _MOST = 2**40
 
@@ -52,8 +55,8 @@ def counts(report: object) -> Counts:
     found: Counts = {}
     if not isinstance(report, dict):
         return found
-    for within, places in _PLACES.items():
-        said = report.get(within) if within else report
+    for within, places in _present(_NAMES.intersection(report)):
+        said = report[within] if within else report
         if not isinstance(said, dict):
             continue
         for key, name in places:
@@ -61,6 +64,13 @@ def counts(report: object) -> Counts:
             if value is not None and name not in found and (count := _count(value)) is not None:
                 found[name] = count
     return found
+
+
+@lru_cache(maxsize=256)
+def _present(names: frozenset[str]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Return what of `_PLACES` a report that has these of `_NAMES` can say, in the same order."""
+    own = tuple(place for place in _PLACES[""] if place[0] in names)
+    return (*((at, places) for at, places in _PLACES.items() if at in names), ("", own))
 
 
 def _count(value: object) -> int | None:
@@ -108,6 +118,8 @@ def disjoint(found: Counts, *, generates: bool = True, within: bool = False) -> 
         completion = max(0, total - prompt)
     if prompt is None or completion is None:
         return None
+    if found.keys() <= _WHOLES:  # as most say: nothing overlaps
+        return Usage(input=prompt, output=completion)
     reasoning = found.get("reasoning", 0)
     beside = _is_beside(reasoning, completion, prompt, total) and not within
     output = completion if beside else completion - (reasoning := min(reasoning, completion))

@@ -281,3 +281,48 @@ def test_no_minute_has_more_in_it_than_the_cap(steps: list[tuple[int, int, int, 
         admitted.append((at_ms, min(cost, amount)))
         for end, _ in admitted:
             assert sum(spent for at, spent in admitted if end - MINUTE_MS < at <= end) <= 100
+
+
+@given(
+    periods=st.lists(
+        st.sampled_from(["hour", "day", "month", "total", "24h", "2h"]), min_size=1, max_size=4
+    ),
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 3 * HOUR_MS), st.integers(0, 60), st.integers(0, 3), st.booleans()
+        ),
+        max_size=25,
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_charge_that_is_used_again_holds_as_a_new_one_does(
+    periods: list[str], steps: list[tuple[int, int, int, bool]]
+) -> None:
+    """What is kept with a charge changes no answer: over turns, late calls and new accounts."""
+    kept, fresh = Books(), Books()
+    budgets = [(BOX if at % 2 else ANN, Budget(100, text)) for at, text in enumerate(periods)]
+    limits = {books: limits_of(books, budgets) for books in (kept, fresh)}
+    again = charge_of(limits[kept])
+    now_ms = START_MS
+    for on_ms, amount, cost, comes in steps:
+        now_ms += on_ms
+        if comes:
+            for books in (kept, fresh):
+                books.add(account(ANN, "day", ZONE, now_ms))
+        at_ms = now_ms - (HOUR_MS if cost == 3 else 0)
+        told = []
+        for books, charge in ((kept, again), (fresh, charge_of(limits[fresh]))):
+            try:
+                hold = books.hold(amount, at_ms, charge)
+            except Full as full:
+                told.append(limits[books].index(full.limit))
+            else:
+                told.append(-1)
+                if cost:
+                    hold.settle(cost)
+        assert told[0] == told[1]
+        left = kept.left(again, now_ms)
+        assert left == fresh.room(limits[fresh], now_ms)[0]
+        assert [counted(limit.account, now_ms) for limit in limits[kept]] == [
+            counted(limit.account, now_ms) for limit in limits[fresh]
+        ]
