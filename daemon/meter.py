@@ -243,7 +243,7 @@ def named_targets(config: Config) -> Iterator[str]:
     for name in config.models:
         yield f"local/{name}"
     for route in config.routes.values():
-        yield from route.to
+        yield from (one for one in route.every if "*" not in one)
     globs = (
         *config.prices,
         *(model for group in config.groups.values() for model in group.models),

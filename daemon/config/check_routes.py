@@ -30,6 +30,7 @@ Names = Mapping[str, Collection[str]]
 
 # What clients put in "model" has slashes and colons with some providers.
 ROUTE_NAME = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9._@+:/*?-]{0,127}")
+_LEAST_DEADLINE_S = 0.1
 _GLOB = re.compile(r"[*?\[]")
 # A header that says who somebody is: what stands beside it in the file would be the secret.
 _SECRET = re.compile(r"authorization|cookie2?|.*-?api-?key|x-tollway-key", re.IGNORECASE)
@@ -68,6 +69,8 @@ def check_names(config: Config, wrong: Wrong) -> None:
     owners = {name: name for name in config.routes}
     for name, route in config.routes.items():
         at: At = ("routes", name)
+        if route.deadline < _LEAST_DEADLINE_S:
+            wrong((*at, "deadline"), 'less than "100ms", in which hardly anybody answers')
         for number, alias in enumerate(route.aliases):
             here = (*at, "aliases", number)
             if not ROUTE_NAME.fullmatch(alias):

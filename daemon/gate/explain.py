@@ -16,7 +16,7 @@ from tollway.daemon.gate.choose import Asked, Choice, choose, expected, load
 from tollway.daemon.gate.conditions import Checked
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.limit import LimitState
-from tollway.daemon.gate.limits import Passage, Skipped, fitted, needed
+from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, needed
 from tollway.daemon.gate.plan import Branch, Plan
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.tags import read as read_tags
@@ -381,7 +381,8 @@ def _target(
         most = gate.purse.check(charge, worst(bound, price, target, terms), price)
         Passage().check(limits, needed(most, price))
     except GatewayError as error:
-        skips = isinstance(error, Skipped) and error.skips
+        skips = isinstance(error, UNFIT)
+        skips = skips or (isinstance(error, Skipped) and error.skips)
         return msgspec.structs.replace(answer, why=answer.why or error.message, skips=skips)
     return msgspec.structs.replace(
         answer, hold_nanousd=most.nanousd, output_limit=most.write_output, hold=held_by

@@ -15,7 +15,7 @@ import msgspec
 
 from tollway.daemon.config import schema
 from tollway.daemon.config.schema import Config, Key, Member, Model, Provider, Route, Team
-from tollway.daemon.errors import BudgetSpent, NoTurn, OverLimit, RateLimited
+from tollway.daemon.errors import BudgetSpent, NoTurn, OverLimit, RateLimited, Unpriced
 from tollway.daemon.gate.budget import Terms, Worst
 from tollway.daemon.gate.limit import (
     CallRate,
@@ -31,6 +31,7 @@ from tollway.daemon.ledger.counts import Counted, counted
 from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Bound, Price
 from tollway.providers.dialects.rate_headers import Rate, Standing
+from tollway.providers.errors import Unbounded, Untranslatable
 
 _Limited = Provider | Model | Route | Team | Member | Key
 # The sections whose tables have limits, and what one of each is called.
@@ -45,6 +46,8 @@ _SCOPES: Final[Mapping[str, str]] = {
     "keys": "key",
 }
 Skipped = BudgetSpent | RateLimited | OverLimit | NoTurn  # what may let another target be tried
+# By these a target cannot be asked such a call, or not within a budget; another one may.
+UNFIT: Final = (Untranslatable, Unpriced, Unbounded)
 _OF_CALLS = ("rpm", "rpd")
 _LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
 # Names a stranger makes up must not fill the memory; real ones are far fewer.

@@ -22,7 +22,7 @@ from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.course import Course
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.keep import build_on, keep, pipe_for
-from tollway.daemon.gate.limits import Passage, Skipped, fitted, sooner
+from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, sooner
 from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.pipe import Head
 from tollway.daemon.gate.plan import Plan
@@ -35,7 +35,7 @@ from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, CallEnded, E
 from tollway.daemon.meter import Facts
 from tollway.providers.canon import Call, Price
 from tollway.providers.dialects.dialect import Dialect
-from tollway.providers.errors import GatewayError, Untranslatable, UpstreamError
+from tollway.providers.errors import GatewayError, UpstreamError
 from tollway.providers.headers import Headers
 from tollway.providers.money import plain_usd
 from tollway.providers.prices import FREE
@@ -192,7 +192,7 @@ class Exchange:
         self.turn.until_s = chain.until_s
         translator = self.gate.translator(self.call, plan)
         full: Skipped | None = None
-        unsaid: Untranslatable | None = None
+        unfit: GatewayError | None = None
         while step := chain.next():
             target = step.target
             try:
@@ -204,8 +204,8 @@ class Exchange:
                     self.write_ended()
                     await asyncio.sleep(step.wait_s)  # with neither slot nor hold
                 attempt = await self._open(target, plan, version)
-            except Untranslatable as refusal:
-                unsaid = unsaid or refusal  # another target's dialect may be able to say it
+            except UNFIT as refusal:
+                unfit = unfit or refusal  # another target may have words, a price or a bound
                 continue
             except (BudgetSpent, RateLimited, OverLimit, NoTurn) as refusal:
                 if not refusal.skips:
@@ -220,7 +220,7 @@ class Exchange:
             chain.failed(failure)
             if self._left:
                 break
-        for reason in (chain.error, full, unsaid):
+        for reason in (chain.error, full, unfit):
             if reason:
                 raise reason
 

@@ -207,3 +207,10 @@ def test_a_glob_that_takes_targets_too_is_told() -> None:
     told = [line for line in config.warnings if "takes calls to" in line]
     assert len(told) == 1
     assert 'routes."*": takes calls to `up/...`, `local/...` too' in told[0]
+
+
+def test_a_deadline_in_which_nobody_answers_is_refused() -> None:
+    """`"0s"` is no way to say "for ever"."""
+    with pytest.raises(ConfigError, match=r'routes\.r\.deadline: less than "100ms"'):
+        read('deadline = "0s"')
+    assert read('deadline = "100ms"').routes["r"].deadline == pytest.approx(0.1)

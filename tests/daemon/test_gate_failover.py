@@ -421,3 +421,48 @@ def test_retries_are_a_small_number(retries: str) -> None:
     text = f'[providers.p]\nkind = "openai"\n[routes.r]\nto = ["p/m"]\nretries = {retries}\n'
     with pytest.raises(ConfigError, match=r"gateway.toml:5: routes.r.retries: expected"):
         parse(text, path=Path("gateway.toml"))
+
+
+PICTURE = body(
+    model="r",
+    messages=[
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+            ],
+        }
+    ],
+)
+WINDOWED = """[prices."up1/m"]
+input = 1
+output = 2
+context_window = 1000
+"""
+
+
+async def test_a_target_that_could_cost_anything_is_passed_over_for_one_that_cannot() -> None:
+    """What no budget could bear there, another target may have a bound for."""
+    more = route("up/m", "up1/m") + WINDOWED
+    async with gateway([SERVES], [SERVES], more=more) as gate:
+        reply = await gate.ask(PICTURE)
+        assert (reply.status, reply.headers["x-tollway-target"]) == (200, "up1/m")
+        assert gate.ups[0].connections == 0
+        explained = await gate.daemon.ask(
+            "POST",
+            "/control/explain",
+            b'{"model":"r","body":' + PICTURE + b"}",
+            admin=True,
+        )
+        assert explained.json()["refused"] == ""
+        alone = await gate.ask(PICTURE.replace(b'"r"', b'"up/m"'))
+        assert (alone.status, error(alone)["code"]) == (402, "unbounded")
+
+
+async def test_what_a_provider_answered_is_told_though_the_next_target_has_no_bound() -> None:
+    """A 503 may be tried again by its client, a 402 never."""
+    more = route("up1/m", "up/m") + WINDOWED
+    async with gateway([SERVES], [refuses("503 Busy")], more=more) as gate:
+        reply = await gate.ask(PICTURE)
+        assert (reply.status, reply.headers["x-tollway-target"]) == (503, "up1/m")
+        assert gate.ups[0].connections == 0

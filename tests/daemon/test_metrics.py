@@ -80,6 +80,23 @@ async def test_what_a_call_holds_while_it_runs_is_seen() -> None:
         await asked
 
 
+async def test_targets_of_cases_have_their_own_names_and_globs_have_none() -> None:
+    """What a route's `when` leads to is named in the file; `*` stands for no target."""
+    more = """[routes.fast]
+to = ["up/m"]
+when = [{ stream = false, to = ["up/special"] }]
+[routes."wild-*"]
+to = ["up/wild-*"]
+"""
+    async with gateway([ANSWER], more=more) as gate:
+        await gate.row(await gate.ask(body(model="fast")))
+        await until(lambda: gate.daemon.server.daemon.active == 0)
+        found = await scrape(gate)
+    assert of(found, "tollway_attempts_total", target="up/special", outcome="answered") == 1
+    breakers = {dict(labels)["target"] for name, labels in found if "breaker_state" in name}
+    assert breakers == {"up/m", "up/special"}
+
+
 async def test_names_that_callers_make_up_are_counted_as_other() -> None:
     """Labels are gateway.toml's: a stranger's thousand names must not make a thousand series."""
     async with gateway([ANSWER], more='[routes.fast]\nto = ["up/m"]') as gate:
