@@ -143,7 +143,7 @@ class Reader:
         if usage is not None:
             out.append(ev.UsageReport(usage))
         reason = said.get("finish_reason")
-        if reason in FAILED:
+        if isinstance(reason, str) and reason in FAILED:
             body = msgspec.json.encode(said)
             failed = error_within(body)
             out.append(ev.Failed(failed.status, failed.message, body))

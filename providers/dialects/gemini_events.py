@@ -173,7 +173,8 @@ def _citations(said: dict[str, Any], choice: int) -> list[ev.Event]:
     """Return the sources that an answer names: those it quotes, and those it found on the web."""
     found: list[ev.Event] = []
     quoted = said.get("citationMetadata")
-    sources = quoted.get("citationSources") or quoted.get("citations") if quoted else None
+    quoted = quoted if isinstance(quoted, dict) else {}
+    sources = quoted.get("citationSources") or quoted.get("citations")
     for source in sources if isinstance(sources, list) else ():
         if isinstance(source, dict) and source.get("uri"):
             citation = Citation(url=text_of(source, "uri"), title=text_of(source, "title"))
@@ -195,7 +196,8 @@ def _logprobs(said: object, choice: int) -> list[ev.Event]:
     for place, one in enumerate(chosen if isinstance(chosen, list) else ()):
         top = tops[place] if isinstance(tops, list) and place < len(tops) else {}
         listed = top.get("candidates") if isinstance(top, dict) else None
-        tokens.append(_token(one, tuple(_token(other) for other in listed or ())))
+        others = listed if isinstance(listed, list) else []
+        tokens.append(_token(one, tuple(_token(other) for other in others)))
     return [ev.LogprobsDelta(tuple(tokens), choice)] if tokens else []
 
 

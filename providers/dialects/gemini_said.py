@@ -248,7 +248,8 @@ def _result(result: _Object, ids: _Ids) -> ToolResult:
             is_error = key == "error"
     if not parts and said is not None:
         parts.append(Text(msgspec.json.encode(said).decode()))
-    for part in result.get("parts") or ():
+    shown = result.get("parts")
+    for part in shown if isinstance(shown, list) else ():
         if isinstance(part, dict):
             parts.append(_part({camel(name): value for name, value in part.items()}, part, ids))
     return ToolResult(ids.answered(name, text_of(result, "id")), tuple(parts), is_error, name)

@@ -16,7 +16,7 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
 from tollway.providers.dialects.openai_chat_ask import tool_name
 from tollway.providers.dialects.openai_chat_reasoning import thinking
-from tollway.providers.dialects.openai_chat_said import NAME, google_signature
+from tollway.providers.dialects.openai_chat_said import NAME, google_signature, thought
 from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.dialects.wire import (
     UNREADABLE,
@@ -336,9 +336,8 @@ class _Open:
             if not isinstance(part, dict):
                 continue
             if part.get("type") == "thinking":
-                for piece in part.get("thinking") or ():
-                    if isinstance(piece, dict) and (text := text_of(piece, "text")):
-                        out.append(ev.ThinkingDelta(text, index))
+                if text := thought(part.get("thinking")):
+                    out.append(ev.ThinkingDelta(text, index))
             elif text := text_of(part, "text"):
                 out.append(ev.TextDelta(text, index))
 

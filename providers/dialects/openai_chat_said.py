@@ -314,7 +314,7 @@ def _part(raw: msgspec.Raw, where: str) -> Iterator[Part]:
     elif part.type == "refusal" and part.refusal is not None:
         yield Refusal(part.refusal)
     elif part.type == "thinking":
-        yield Thinking(_thought(part.thinking))
+        yield Thinking(thought(part.thinking))
     else:
         yield Opaque(NAME, bytes(raw), part.type, cache)
 
@@ -329,7 +329,7 @@ def _file(file: _FileOf, cache: Lifetime | None) -> File:
     return File(source, file.filename or "", cache=cache)
 
 
-def _thought(thinking: object) -> str:
+def thought(thinking: object) -> str:
     """Return the text of Mistral's way to say what was thought."""
     if isinstance(thinking, str):
         return thinking

@@ -14,7 +14,7 @@ from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.dialects.responses_ask import tool_name
 from tollway.providers.dialects.responses_read import usage_of
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.responses_said import citation, joined_name
+from tollway.providers.dialects.responses_said import citations, joined_name
 from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.fold import fold
@@ -149,7 +149,7 @@ class Reader:
             # What was thought is signed behind its last part.
             found = [ev.PartEnd()] if said.part.get("type") != "reasoning_text" else []
         elif kind == "output_text.annotation.added":
-            found = [ev.CitationAdded(citation(said.annotation))]
+            found = [ev.CitationAdded(one) for one in citations([said.annotation])]
             self._cited.add(place)
         elif kind == "reasoning_summary_part.added" and said.summary_index:
             found = [ev.ThinkingDelta("\n\n", summary=True)]
@@ -179,7 +179,7 @@ class Reader:
         return [ev.LogprobsDelta(tuple(map(_logprob, said)))]
 
     def _added(self, item: dict[str, Any], place: int) -> list[ev.Event]:
-        if item.get("type") not in _CALLS:
+        if text_of(item, "type") not in _CALLS:
             return []
         self._called = True
         name = joined_name(text_of(item, "namespace"), text_of(item, "name"))
@@ -203,10 +203,10 @@ class Reader:
             return [*started, *rest, ev.PartEnd()]
         if kind == "reasoning":
             return _thought(item, shown=bool(shown))
-        return [ev.PartWhole(Opaque(NAME, msgspec.json.encode(item), kind))]
+        return [ev.PartWhole(Opaque(NAME, msgspec.json.encode(item), kind))] if kind else []
 
     def _whole_item(self, item: dict[str, Any], place: int) -> list[ev.Event]:
-        if item.get("type") in _CALLS:
+        if text_of(item, "type") in _CALLS:
             return [*self._added(item, place), *self._done(item, place)]
         return self._done(item, place)
 
@@ -221,9 +221,8 @@ class Reader:
                 found.append(ev.RefusalDelta(text_of(part, "refusal")))
             else:
                 found.append(ev.TextDelta(text_of(part, "text")))
-                notes = part.get("annotations")
-                for note in notes if isinstance(notes, list) and not cited else ():
-                    found.append(ev.CitationAdded(citation(note)))
+                notes = citations(part.get("annotations")) if not cited else ()
+                found += [ev.CitationAdded(one) for one in notes]
                 found += self._tokens(part.get("logprobs"))
             found.append(ev.PartEnd())
         return found
@@ -259,8 +258,8 @@ def _thought(item: dict[str, Any], *, shown: bool) -> list[ev.Event]:
 
 
 def _joined(parts: object, between: str) -> str:
-    said = [text_of(part, "text") for part in parts or () if isinstance(part, dict)]  # type: ignore[attr-defined]
-    return between.join(said)
+    said = parts if isinstance(parts, list) else []
+    return between.join(text_of(part, "text") for part in said if isinstance(part, dict))
 
 
 def _logprob(said: object) -> ev.Logprob:

@@ -294,7 +294,7 @@ def _content(said: object, where: str) -> Iterator[Part]:
 def _part(part: dict[str, Any]) -> Part:
     kind = text_of(part, "type")
     if kind in ("input_text", "output_text", "text", "summary_text"):
-        return Text(text_of(part, "text"), tuple(map(citation, part.get("annotations") or ())))
+        return Text(text_of(part, "text"), citations(part.get("annotations")))
     if kind == "refusal":
         return Refusal(text_of(part, "refusal"))
     if kind == "input_image":
@@ -325,9 +325,13 @@ def _file(part: dict[str, Any]) -> File:
     return File(source, name)
 
 
-def citation(said: object) -> Citation:
-    """Return what an annotation of a text says."""
-    note = said if isinstance(said, dict) else {}
+def citations(said: object) -> tuple[Citation, ...]:
+    """Return what the annotations of a text say."""
+    notes = said if isinstance(said, list) else []
+    return tuple(_citation(note) for note in notes if isinstance(note, dict))
+
+
+def _citation(note: dict[str, Any]) -> Citation:
     start, end = note.get("start_index"), note.get("end_index")
     return Citation(
         url=text_of(note, "url"),
@@ -335,7 +339,7 @@ def citation(said: object) -> Citation:
         start=start if isinstance(start, int) else None,
         end=end if isinstance(end, int) else None,
         by=NAME,
-        payload=msgspec.json.encode(said),
+        payload=msgspec.json.encode(note),
     )
 
 

@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from translated import (
     ASKS,
     CODECS,
+    COHERE,
+    GEMINI,
+    OPENAI,
+    RESPONSES,
     answered,
     asked,
+    call_of,
     client_call,
     codec_of,
     events,
@@ -19,9 +24,12 @@ from translated import (
 )
 from wire.recordings import Recording
 
-from tollway.providers.dialects.dialect import Asks
+from tollway.providers.canon import Call
+from tollway.providers.conversation import Text
+from tollway.providers.dialects.dialect import Asks, Facts
 from tollway.providers.dialects.table import UPSTREAMS
 from tollway.providers.errors import GatewayError
+from tollway.providers.fold import unfold
 from tollway.providers.sse import Event
 
 KEYS = """
@@ -131,3 +139,107 @@ def test_a_spoilt_answer_raises_nothing_but_our_own_errors(
             codec.events(said, recording.quirks).whole(bytes(body))
     except GatewayError as error:
         assert error.message
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return where every value within a JSON value stands."""
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        inner = list(enumerate(value[:3]))
+    return [found for key, one in inner for found in [(*path, key), *places(one, (*path, key))]]
+
+
+def changed(body: bytes, share: float, value: object) -> bytes:
+    """Return a JSON body in which one value, so far into it, is another."""
+    said = msgspec.json.decode(body)
+    found = places(said)
+    *path, last = found[int(share * len(found))]
+    inner = said
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    return msgspec.json.encode(said)
+
+
+def written(codec: Asks, said: Any, body: bytes) -> None:
+    """Read a whole answer, and write it for clients of each dialect."""
+    answer = codec.events(said, frozenset()).whole(body)
+    for client in CODECS.values():
+        client.writer(client_call(client)).whole(answer)
+        writer = client.writer(client_call(client))
+        for event in unfold(answer):
+            writer.event(event)
+        writer.end()
+
+
+OTHERS: list[Any] = [5, True, "x", None, [], {}, [5], [[]], [{}], {"a": 1}]
+WHOLE = [one for one in RECORDED if not one.streamed]
+ASKED = [one for one in RECORDED if codec_of(one) in CODECS.values() and len(one.request) < 20_000]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(WHOLE), st.floats(0, 0.999), st.sampled_from(OTHERS))
+def test_an_answer_with_a_field_of_another_type_is_an_answer_or_an_error_of_ours(
+    recording: Recording, share: float, value: object
+) -> None:
+    """Servers differ in everything; what cannot be read is left out or told."""
+    codec = codec_of(recording)
+    assert codec is not None
+    try:
+        written(codec, asked(recording), changed(recording.body, share, value))
+    except GatewayError as error:
+        assert error.message
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ASKED), st.floats(0, 0.999), st.sampled_from(OTHERS))
+def test_a_request_with_a_field_of_another_type_is_a_request_or_an_error_of_ours(
+    recording: Recording, share: float, value: object
+) -> None:
+    """Whatever a client sends is written for each target, or refused in words."""
+    call = call_of(recording)
+    try:
+        said = CODECS[call.dialect].read_request(
+            msgspec.structs.replace(call, body=changed(call.body, share, value))
+        )
+    except GatewayError as error:
+        assert error.message
+        return
+    for target in ASKS.values():
+        try:
+            target.write_request(said, Facts("claude-sonnet-4-5", default_output=4096))
+        except GatewayError as error:
+            assert error.message
+
+
+@pytest.mark.parametrize(
+    ("codec", "answer"),
+    [
+        (RESPONSES, {"output": [{"type": ["x"]}]}),
+        (RESPONSES, {"output": [{"type": "reasoning", "summary": 5}]}),
+        (RESPONSES, {"output": [{}]}),
+        (RESPONSES, {"output": [{"type": "message", "content": [{"annotations": [5]}]}]}),
+        (COHERE, {"message": {}, "finish_reason": []}),
+        (OPENAI, {"choices": [{"message": {"content": [{"type": "thinking", "thinking": 5}]}}]}),
+        (GEMINI, {"candidates": [{"citationMetadata": "x"}]}),
+        (GEMINI, {"candidates": [{"logprobsResult": {
+            "chosenCandidates": [{}], "topCandidates": [{"candidates": 5}]}}]}),
+    ],
+)  # fmt: skip
+def test_what_a_field_of_another_type_says_is_left_out(codec: Asks, answer: Any) -> None:
+    """As if it were not there: the rest of the answer is good."""
+    written(codec, no_request(codec), msgspec.json.encode(answer))
+
+
+def test_a_client_s_annotations_and_parts_may_be_anything() -> None:
+    """They are read where they are what the API says, and nowhere else."""
+    text = {"type": "output_text", "text": "a", "annotations": 5}
+    body = {"input": [{"role": "assistant", "content": [text]}]}
+    said = RESPONSES.read_request(Call("chat", RESPONSES.name, "m", msgspec.json.encode(body)))
+    assert said.messages[0].parts == (Text("a"),)
+    result = {"functionResponse": {"name": "f", "response": {"result": "a"}, "parts": 5}}
+    body = {"contents": [{"parts": [result]}]}
+    said = GEMINI.read_request(Call("chat", GEMINI.name, "m", msgspec.json.encode(body)))
+    assert [message.role for message in said.messages] == ["tool"]
