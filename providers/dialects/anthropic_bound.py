@@ -11,6 +11,7 @@ import msgspec
 
 from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.openai_bound import CALL, MESSAGE, PART, TOOLS, Tally, strings
+from tollway.providers.dialects.wire import text_of
 from tollway.providers.errors import RequestInvalid
 
 # The instructions for a tool of Anthropic's own that the client runs: at most 735 tokens for the
@@ -104,9 +105,9 @@ def _content(tally: Tally, content: object, *, result: bool = False) -> int:
 def _block(tally: Tally, block: object, *, result: bool) -> int:
     if type(block) is not dict:
         return tally.printed(block)
-    kind = block.get("type")
+    kind = text_of(block, "type")
     source = block.get("source")
-    origin = source.get("type") if type(source) is dict else None
+    origin = text_of(source, "type") if type(source) is dict else ""
     if kind in _TEXTS:
         # Of thinking the signature holds all of it, where the text is but a summary.
         text = tally.text(block)
@@ -124,7 +125,7 @@ def _block(tally: Tally, block: object, *, result: bool) -> int:
         tally.text(block)
         tally.by_window = True
         if origin in _AWAY:
-            tally.unbounded.append(f"messages[].content[].{str(kind)[:40]}")
+            tally.unbounded.append(f"messages[].content[].{kind[:40]}")
     return total
 
 

@@ -98,7 +98,7 @@ class Reader:
         used = said.get("usage")
         self._used(used if isinstance(used, dict) else {})
         reason = said.get("finish_reason")
-        if reason in FAILED:
+        if isinstance(reason, str) and reason in FAILED:
             self.failed = error_within(msgspec.json.encode(said))
         elif reason is not None:
             self.ended = True

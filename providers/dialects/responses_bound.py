@@ -107,6 +107,8 @@ def _item(tally: Tally, item: object) -> int:
     if type(item) is not dict:
         return tally.printed(item)
     kind = item.get("type") or "message"
+    if type(kind) is not str:
+        kind = ""
     if kind == "message":
         return _message(tally, item)
     if kind in _OUTPUTS:

@@ -138,13 +138,13 @@ class Reader:
             self.service = said.service_tier
         if type(said.model) is str:
             self.model = said.model
-        if said.status in _DONE:
+        if type(said.status) is str and said.status in _DONE:
             self.finish_reasons = [said.status]
 
     def _end(self, said: _Response, data: bytes) -> None:
         self._name(said)
         self._report(said)
-        if said.error or said.status not in _DONE:
+        if said.error or type(said.status) is not str or said.status not in _DONE:
             self.failed = error_within(data)
         else:
             self.begun = self.ended = self.last = True

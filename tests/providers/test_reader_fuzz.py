@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from translated import (
+    ANTHROPIC,
     ASKS,
     CODECS,
     COHERE,
@@ -26,8 +27,8 @@ from wire.recordings import Recording
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import Text
-from tollway.providers.dialects.dialect import Asks, Facts
-from tollway.providers.dialects.table import UPSTREAMS
+from tollway.providers.dialects.dialect import Asks, Codec, Facts, InUrl
+from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
 from tollway.providers.errors import GatewayError
 from tollway.providers.fold import unfold
 from tollway.providers.sse import Event
@@ -187,8 +188,10 @@ def test_an_answer_with_a_field_of_another_type_is_an_answer_or_an_error_of_ours
     """Servers differ in everything; what cannot be read is left out or told."""
     codec = codec_of(recording)
     assert codec is not None
+    body = changed(recording.body, share, value)
+    UPSTREAMS[codec.name].dialect.reader(client_call(codec, stream=False), frozenset()).whole(body)
     try:
-        written(codec, asked(recording), changed(recording.body, share, value))
+        written(codec, asked(recording), body)
     except GatewayError as error:
         assert error.message
 
@@ -198,12 +201,13 @@ def test_an_answer_with_a_field_of_another_type_is_an_answer_or_an_error_of_ours
 def test_a_request_with_a_field_of_another_type_is_a_request_or_an_error_of_ours(
     recording: Recording, share: float, value: object
 ) -> None:
-    """Whatever a client sends is written for each target, or refused in words."""
+    """Whatever a client sends is bounded and written for each target, or refused in words."""
     call = call_of(recording)
+    body = changed(call.body, share, value)
+    dialect = DIALECTS[call.dialect].dialect
     try:
-        said = CODECS[call.dialect].read_request(
-            msgspec.structs.replace(call, body=changed(call.body, share, value))
-        )
+        dialect.bound(dialect.peek("chat", body, InUrl("m", recording.streamed)))
+        said = CODECS[call.dialect].read_request(msgspec.structs.replace(call, body=body))
     except GatewayError as error:
         assert error.message
         return
@@ -220,6 +224,7 @@ def test_a_request_with_a_field_of_another_type_is_a_request_or_an_error_of_ours
         (RESPONSES, {"output": [{"type": ["x"]}]}),
         (RESPONSES, {"output": [{"type": "reasoning", "summary": 5}]}),
         (RESPONSES, {"output": [{}]}),
+        (RESPONSES, {"output": [], "status": ["x"]}),
         (RESPONSES, {"output": [{"type": "message", "content": [{"annotations": [5]}]}]}),
         (COHERE, {"message": {}, "finish_reason": []}),
         (OPENAI, {"choices": [{"message": {"content": [{"type": "thinking", "thinking": 5}]}}]}),
@@ -230,7 +235,25 @@ def test_a_request_with_a_field_of_another_type_is_a_request_or_an_error_of_ours
 )  # fmt: skip
 def test_what_a_field_of_another_type_says_is_left_out(codec: Asks, answer: Any) -> None:
     """As if it were not there: the rest of the answer is good."""
-    written(codec, no_request(codec), msgspec.json.encode(answer))
+    body = msgspec.json.encode(answer)
+    UPSTREAMS[codec.name].dialect.reader(client_call(codec, stream=False), frozenset()).whole(body)
+    written(codec, no_request(codec), body)
+
+
+@pytest.mark.parametrize(
+    ("codec", "said"),
+    [
+        (ANTHROPIC, {"messages": [{"role": "user", "content": [{"type": ["x"]}]}]}),
+        (ANTHROPIC, {"messages": [{"role": "user", "content": [{"source": {"type": {}}}]}]}),
+        (RESPONSES, {"input": [{"type": ["x"]}]}),
+        (RESPONSES, {"input": [{"type": 5}]}),
+    ],
+)
+def test_a_request_of_other_types_is_bounded(codec: Codec, said: dict[str, Any]) -> None:
+    """What it may cost is known before anybody says what is wrong with it."""
+    dialect = DIALECTS[codec.name].dialect
+    body = msgspec.json.encode({"model": "m", "max_tokens": 5, **said})
+    assert dialect.bound(dialect.peek("chat", body)).input > 0
 
 
 def test_a_client_s_annotations_and_parts_may_be_anything() -> None:
