@@ -27,6 +27,8 @@ _DAY_MS = 24 * _HOUR_MS
 _WEEK_MS = 7 * _DAY_MS
 # How far back the pace of a budget is taken from; a day has all hours of a day in it.
 _LOOK_BACK_MS = {"hour": _HOUR_MS, "day": _DAY_MS}
+# At a pace that fills a total later than this, no moment is told: it says nothing of such years.
+_FORESEEN_MS = 3650 * _DAY_MS
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
     `at_end_nanousd` is what will be spent at the end of its period, or of a rolling budget what
     its window will hold; None for a total, which has no end. `runs_out_ms`, unix milliseconds, is
-    when the limit is reached; None where it is not, before the period turns over.
+    when the limit is reached; None where it is not, before the period turns over, or for ten years.
     """
 
     at_end_nanousd: int | None
@@ -116,7 +118,7 @@ def forecast(state: BudgetState, recent_nanousd: int, span_ms: int, now_ms: int)
         level = recent_nanousd * width // span_ms
         return Forecast(level, runs_out if level > state.limit_nanousd else None, method)
     if state.ends_ms >= periods.FOR_EVER:
-        return Forecast(None, runs_out, method)
+        return Forecast(None, runs_out if reach_ms <= _FORESEEN_MS else None, method)
     at_end = state.settled_nanousd + recent_nanousd * max(0, state.ends_ms - now_ms) // span_ms
     return Forecast(at_end, runs_out if at_end > state.limit_nanousd else None, method)
 

@@ -5,9 +5,19 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def whole(text: str) -> bytes:
+    """Return an answer that is not streamed."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "large"}
+    return json.dumps({**head, "choices": [choice], "usage": USAGE}).encode()
+
 
 class ChatUpstream:
-    """Streams "You said: QUESTION"; `asked` has each request's body.
+    """Answers "You said: QUESTION", streamed or not; `asked` has each request's body.
 
     Questions with a meaning: "break" ends the stream early, "fail" sends an error event, "refuse"
     is answered 400, "long" stops at the limit, "wait" says one word and then nothing until the
@@ -20,12 +30,18 @@ class ChatUpstream:
         upstream = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send(200, b'{"object":"list","data":[{"id":"large","object":"model"}]}')
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 upstream.asked.append(body)
                 question = body["messages"][-1]["content"]
                 if question == "refuse":
                     self._send(400, b'{"error":{"message":"No such thing","code":"bad"}}')
+                    return
+                if not body.get("stream"):
+                    self._send(200, whole(f"You said: {question}"))
                     return
                 self.send_response(200)
                 self.send_header("content-type", "text/event-stream")

@@ -18,9 +18,9 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-README = (ROOT / "README.md").read_text()
+ENDPOINTS = (ROOT / "docs/endpoints.md").read_text()
 NAMES = {row.name for row in COMMANDS}
-# What people call the kinds that the README lists.
+# What people call the kinds that the page of endpoints lists.
 KIND_NAMES = {
     "OpenAI": "openai", "Mistral": "mistral", "Groq": "groq", "DeepSeek": "deepseek", "xAI": "xai",
     "OpenRouter": "openrouter", "Together": "together", "Fireworks": "fireworks",
@@ -75,24 +75,42 @@ def test_every_link_leads_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-def test_the_readme_lists_the_endpoints_there_are() -> None:
+def test_the_page_of_endpoints_lists_those_there_are() -> None:
     """Each path that callers may use is named, and no other."""
-    said = set(re.findall(r"(?<=[`\s])/v1/[a-z_/]+", README))
+    said = set(re.findall(r"(?<=[`\s])/v1/[a-z_/]+", ENDPOINTS))
     real = {route.path.partition("/{")[0] for route in ROUTES if route.path.startswith("/v1/")}
     assert said == real
     for route in ROUTES:
         if route.path.startswith("/v1beta/"):
-            assert route.path.partition("{model:.+}")[2].partition("?")[0] in README
+            assert route.path.partition("{model:.+}")[2].partition("?")[0] in ENDPOINTS
 
 
-def test_the_readme_lists_the_kinds_there_are() -> None:
-    """Every kind of upstream has its name in the README."""
-    named = {kind for name, kind in KIND_NAMES.items() if name in README}
+def test_the_page_of_endpoints_lists_the_kinds_there_are() -> None:
+    """Every kind of upstream has its name there."""
+    named = {kind for name, kind in KIND_NAMES.items() if name in ENDPOINTS}
     assert named | {"openai-compatible", "local"} == set(KINDS)
 
 
-def test_the_readme_s_settings_are_accepted() -> None:
-    """A key that the README names stands in gateway.toml.example."""
+def test_the_settings_in_a_document_s_prose_are_accepted() -> None:
+    """A key of the server or the ledger that a page names stands in gateway.toml.example."""
+    others = {"db", "address", "port"}  # a file, and OpenTelemetry's attributes
     example = (ROOT / "gateway.toml.example").read_text()
-    for key in re.findall(r"`server\.([a-z_]+)", README):
-        assert re.search(rf"^#? ?{key} =", example, re.MULTILINE), key
+    for path in DOCUMENTS:
+        for key in re.findall(r"`(?:server|ledger)\.([a-z_]+)", path.read_text()):
+            assert key in others or re.search(rf"^#? ?{key} =", example, re.MULTILINE), (
+                f"{path.name}: {key}"
+            )
+
+
+def test_the_page_of_commands_has_each_with_its_help() -> None:
+    """`python tests/commands_page.py` makes it anew; another test compares `--json`."""
+    text = (ROOT / "docs/commands.md").read_text()
+    told = re.findall(r"^\| `tollway (.+?)` \| (.+) \|$", text, re.MULTILINE)
+    assert sorted(told) == sorted((row.name, row.help) for row in COMMANDS if row.home)
+
+
+def test_every_page_is_in_the_index() -> None:
+    """A page that nothing leads to is not read."""
+    index = (ROOT / "docs/README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"({path.name})" in index or path.name == "README.md", path.name

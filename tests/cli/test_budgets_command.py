@@ -27,7 +27,7 @@ from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Scope
 from tollway.daemon.ledger.rows import Who
 from tollway.daemon.ledger.writer import Ledger
-from tollway.daemon.standing import BudgetState, forecast
+from tollway.daemon.standing import NEVER_MS, BudgetState, forecast
 from tollway.providers.money import plain_usd
 
 pytestmark = pytest.mark.whole
@@ -272,6 +272,14 @@ def test_a_forecast_goes_on_at_the_pace_of_late() -> None:
     level = forecast(budget(3 * USD, 10 * USD, day, rolling=True), USD, HOUR_MS, 0)
     assert level.at_end_nanousd == 24 * USD
     assert level.runs_out_ms == 7 * HOUR_MS
+
+
+def test_a_total_that_lasts_for_centuries_has_no_day_on_which_it_is_full() -> None:
+    """A cent a week of $10,000 would end in a year that no calendar has."""
+    week = 7 * 24 * HOUR_MS
+    total = budget(USD, 10_000 * USD, NEVER_MS)
+    assert forecast(total, USD // 100, week, 10**12).runs_out_ms is None
+    assert forecast(total, 100 * USD, week, 10**12).runs_out_ms is not None
 
 
 @settings(max_examples=50, deadline=None)

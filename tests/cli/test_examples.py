@@ -1,9 +1,7 @@
 """Every example in every command's help is run, in one story: a home where they all make sense."""
 
 import json
-import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,16 +12,22 @@ import pytest
 from chat_upstream import ChatUpstream
 from gguf_files import real_model
 from gguf_shapes import shaped
-from hub_server import Hub, serving_hub
+from hub_server import serving_hub
 from ollama_files import ollama_store
-from program import Home
+from story import Story, small
 
 from tollway.cli.app import COMMANDS
 
 pytestmark = pytest.mark.whole
 
-# Where they are run instead: these end only with their terminal, or measure for seconds.
+# Where they are run instead: these end only with their terminal, measure for seconds, or are
+# for whoever is the service manager's.
 ELSEWHERE = {
+    "tollway service install": "tests/whole/test_docs_operations.py",
+    "tollway service install --print": "tests/whole/test_docs_operations.py",
+    "sudo tollway service install --system --run-as tollway": "tests/cli/test_service.py",
+    "tollway service uninstall": "tests/whole/test_docs_operations.py",
+    "tollway service status": "tests/whole/test_docs_operations.py",
     "tollway top": "tests/cli/test_top.py",
     "tollway serve --config ./gateway.toml": "tests/cli/test_lifecycle.py",
     "tollway logs -f --team ml": "tests/cli/test_logs.py",
@@ -73,12 +77,6 @@ AGENT = '#!/bin/sh\necho agent at $ANTHROPIC_BASE_URL $OPENAI_BASE_URL "$@"\n'
 CALL_ID = re.compile(r"\b01[0-9a-f]{6}-[0-9a-f-]+")
 
 
-def small(folder: Path) -> bytes:
-    """Return a GGUF file that llama.cpp finds nothing wrong with."""
-    shaped(folder / "small.gguf")
-    return (folder / "small.gguf").read_bytes()
-
-
 def examples() -> list[str]:
     """Return every line that a command's help shows as an example."""
     found = []
@@ -91,69 +89,6 @@ def examples() -> list[str]:
         assert shown, row.name
         found += [line.strip() for line in shown[1].splitlines()]
     return found
-
-
-class Story:
-    """A home and a folder in it, in which lines are run as a shell would."""
-
-    def __init__(self, path: Path, upstream: ChatUpstream, hub: Hub) -> None:
-        self.home = Home(path)
-        self.folder = path / "project"
-        self.folder.mkdir()
-        self.upstream = upstream
-        self.ran: list[str] = []
-        self.env = {
-            "HF_ENDPOINT": hub.url, "OPENAI_API_KEY": "sk-openai", "EDITOR": "true",
-            "PATH": f"{path}/bin:{os.environ['PATH']}",
-        }  # fmt: skip
-        self.key = ""
-
-    def put(self, name: str, text: str | bytes) -> Path:
-        """Write a file in the folder, or in the home for "~/..."."""
-        path = self.home.path / name[2:] if name.startswith("~/") else self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    def run(self, line: str, *, more: str = "", stdin: str = "", code: int = 0, **env: str) -> str:
-        """Run an example and return what it wrote on stdout.
-
-        `more` is what only this story needs: an answer to a question that a person is asked.
-        """
-        self.ran.append(line)
-        return self.quietly(f"{line} {more}".strip(), stdin=stdin, code=code, **env)
-
-    def quietly(self, line: str, *, stdin: str = "", code: int = 0, **env: str) -> str:
-        """Run a line that is no example."""
-        before, pipe, after = line.partition(" | ")
-        if pipe:
-            line, stdin = after, f"what `{before}` said"
-        if said := re.fullmatch(r"KEY=\$\((.*)\)", line):
-            self.key = self.quietly(said[1]).strip()
-            assert self.key.startswith("tw-")
-            return self.key
-        words = shlex.split(
-            line.replace("~", str(self.home.path)).replace("/backup/", f"{self.folder}/")
-        )
-        while "=" in words[0]:
-            name, _, value = words.pop(0).partition("=")
-            env[name] = value
-        out = words.pop() if len(words) > 1 and words[-2] == ">" else None
-        if out:
-            words.pop()
-        if len(words) > 1 and words[-2] == "<":
-            stdin = (self.folder / words.pop()).read_text()
-            words.pop()
-        assert words.pop(0) == "tollway"
-        home = Home(self.home.path)
-        home.path = self.folder
-        home.env |= {**self.env, **env}
-        done = home.tollway(*words, stdin=stdin)
-        assert done.returncode == code, f"`{line}` exited with {done.returncode}:\n{done.stderr}"
-        if out:
-            assert done.stdout
-            (self.folder / out).write_text(done.stdout)
-        return done.stdout
 
 
 @pytest.fixture
@@ -261,6 +196,7 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway providers add box2 --kind vllm --base-url http://127.0.0.1:8000/v1")
     told.run("tollway providers add groq --kind groq < key.txt")
     told.run("tollway providers add claude --kind anthropic --auth caller")
+    told.run("tollway providers add pool --kind openai --api-key env:ONE --api-key env:TWO")
     told.run("tollway providers list")
     told.run("tollway providers kinds")
     told.run("tollway providers test openai", code=1)  # no network reaches it here
