@@ -31,6 +31,7 @@ class Story:
         self.page = ""
         self.env = {
             "HF_ENDPOINT": hub.url, "OPENAI_API_KEY": "sk-openai", "EDITOR": "true",
+            "ONE": "sk-one", "TWO": "sk-two",
             "PATH": f"{path}/bin:{os.environ['PATH']}",
         }  # fmt: skip
         self.key = ""
