@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+MODELS = b'{"object":"list","data":[{"id":"large","object":"model"}]}'
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
@@ -14,6 +15,25 @@ def whole(text: str) -> bytes:
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "large"}
     return json.dumps({**head, "choices": [choice], "usage": USAGE}).encode()
+
+
+class _Sender(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send(200, MODELS)
+
+    def send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def event(self, data: object) -> None:
+        self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 class ChatUpstream:
@@ -29,19 +49,16 @@ class ChatUpstream:
         self.left = threading.Event()
         upstream = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._send(200, b'{"object":"list","data":[{"id":"large","object":"model"}]}')
-
+        class Handler(_Sender):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 upstream.asked.append(body)
                 question = body["messages"][-1]["content"]
                 if question == "refuse":
-                    self._send(400, b'{"error":{"message":"No such thing","code":"bad"}}')
+                    self.send(400, b'{"error":{"message":"No such thing","code":"bad"}}')
                     return
                 if not body.get("stream"):
-                    self._send(200, whole(f"You said: {question}"))
+                    self.send(200, whole(f"You said: {question}"))
                     return
                 self.send_response(200)
                 self.send_header("content-type", "text/event-stream")
@@ -49,7 +66,7 @@ class ChatUpstream:
                 self.end_headers()
                 self.close_connection = True
                 for word in ("You ", "said: ", question):
-                    self._event({"choices": [{"index": 0, "delta": {"content": word}}]})
+                    self.event({"choices": [{"index": 0, "delta": {"content": word}}]})
                     if question == "wait":
                         # The gateway hangs up when its client has; nothing else comes from it.
                         self.rfile.read(1)
@@ -58,26 +75,12 @@ class ChatUpstream:
                 if question == "break":
                     return
                 if question == "fail":
-                    self._event({"error": {"message": "The model is ill", "code": "ill"}})
+                    self.event({"error": {"message": "The model is ill", "code": "ill"}})
                     return
                 reason = "length" if question == "long" else "stop"
-                self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-                self._event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+                self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+                self.event({"choices": [], "usage": USAGE})
                 self.wfile.write(b"data: [DONE]\n\n")
-
-            def _send(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def _event(self, data: object) -> None:
-                self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
-                self.wfile.flush()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port
