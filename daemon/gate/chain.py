@@ -126,6 +126,11 @@ class Chain:
                 return ill.pop(at)
         return None
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are targets that were not tried yet."""
+        return bool(self._left)
+
     def too_small(self, tokens: int | None) -> bool:
         """Whether the step's target likely has no room for a prompt; then it is tried last."""
         assert self._at is not None  # noqa: S101 - asked about a step

@@ -16,14 +16,14 @@ _MOST_TARGETS = 10_000  # names a stranger makes up must not fill the memory
 
 
 class _Target:
-    __slots__ = ("calls", "counts", "least", "looked_at", "share")
+    __slots__ = ("calls", "counts", "least", "least_at", "looked_at", "share")
 
     def __init__(self) -> None:
         self.counts = [0] * (_WHOLE + 1)
         self.calls = 0
         self.share: int | None = None
         self.least: int | None = None
-        self.looked_at = 0
+        self.looked_at = self.least_at = 0  # how many calls there were at the last look
 
 
 class Learned:
@@ -43,7 +43,7 @@ class Learned:
         known.calls += 1
         if known.calls >= _MOST_CALLS:
             known.counts = [count // 2 for count in known.counts]
-            known.calls = known.looked_at = sum(known.counts)
+            known.calls = known.looked_at = known.least_at = sum(known.counts)
 
     def share(self, target: str) -> int | None:
         """Return the thousandths of the bound that suffice; None while too few calls tell."""
@@ -63,8 +63,8 @@ class Learned:
         known = self._targets.get(target)
         if known is None or known.calls < LEAST_CALLS:
             return bound // _MOST_BYTES_A_TOKEN
-        if known.least is None or known.calls - known.looked_at >= _ANEW_EVERY:
-            known.least = _quantile(known, _LEAST_QUANTILE)
+        if known.least is None or known.calls - known.least_at >= _ANEW_EVERY:
+            known.least_at, known.least = known.calls, _quantile(known, _LEAST_QUANTILE)
         return bound * max(0, known.least - 1) // _WHOLE
 
 

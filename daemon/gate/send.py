@@ -197,7 +197,7 @@ class Exchange:
             target = step.target
             try:
                 version = translator.version(target)
-                if chain.too_small(self._least(target, version)):
+                if chain.has_others and chain.too_small(self._least(target, version)):
                     continue
                 entry.demand_own(self.origin.own, version, target)
                 if step.wait_s:
