@@ -69,14 +69,14 @@ async def read(
 async def _read(
     content: StreamReader, limit: int, idle_s: float, take: Callable[[int], None]
 ) -> bytes:
+    if content.is_eof() and content.exception() is None:  # all of it has come, as with most calls
+        whole = content.read_nowait()
+        if len(whole) > limit:
+            raise _too_large(limit)
+        take(len(whole))
+        return whole
     parts: list[bytes] = []
     size = 0
-    if content.is_eof() and content.exception() is None:  # all of it has come, as with most calls
-        parts.append(content.read_nowait())
-        size = len(parts[0])
-        if size > limit:
-            raise _too_large(limit)
-        take(size)
     while not content.at_eof():
         async with asyncio.timeout(idle_s):
             part = await content.readany()

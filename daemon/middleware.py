@@ -132,7 +132,7 @@ def _log(call: Direct, status: int, seconds: float) -> None:
         output.access("POST", path, status, seconds, trace)
         trace.exchange = None  # its connection may live on: the prompt need not
 
-    if trace.exchange is None:
+    if trace.exchange is None or trace.exchange.ending is not None:
         say()
     else:
         trace.exchange.once_settled(say)

@@ -7,6 +7,7 @@ run on every call, so a price is turned into whole numbers once and kept.
 from bisect import bisect_right
 from decimal import Context, Decimal, Inexact
 from fractions import Fraction
+from functools import lru_cache
 from math import lcm
 
 import msgspec
@@ -173,6 +174,7 @@ def dollars(nanousd: int) -> str:
     return f"{'-' if nanousd < 0 else ''}${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
 
 
+@lru_cache(maxsize=1024)  # an answer's cost is said in its head and in the log
 def plain_usd(nanousd: int) -> str:
     """Return an amount to its last digit, for headers and files: "0.000042"."""
     whole, rest = divmod(abs(nanousd), NANO)  # on every answer: Decimal takes ten times as long

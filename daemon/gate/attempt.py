@@ -168,7 +168,8 @@ class Attempt:
                 cost = cost if timed is None else timed
         finally:
             self.hold.settle(cost)
-            self.taken.settle(usage.input_total + usage.output_total if usage else None)
+            if self.taken is not NOTHING:
+                self.taken.settle(usage.input_total + usage.output_total if usage else None)
             if self.slot:
                 self.slot.release(usage)
             if self.outing:

@@ -79,7 +79,7 @@ class Chain:
         self._prefer = prefer
         self._again: Step | None = None
         self._at: Step | None = None
-        self._tried: dict[str, set[str]] = {}  # by target: the keys that it was asked with
+        self._tried: dict[str, set[str]] = {}  # by target: the keys that it failed with
         self._asked: set[str] = set()  # providers
         self.sent = False  # some attempt was begun
         self.error: UpstreamError | None = None  # what the client hears, if nothing answers
@@ -152,7 +152,6 @@ class Chain:
         assert self._at is not None  # noqa: S101 - a step is sent after it was asked for
         target = self._at.target
         self.sent = True
-        self._tried.setdefault(target.name, set()).add(target.key)
         if target.provider not in self._asked:
             self._asked.add(target.provider)
             self._health.called(target.provider)
@@ -162,6 +161,8 @@ class Chain:
         assert self._at is not None  # noqa: S101 - what failed was a step
         step, error = self._at, failure.error
         target = step.target
+        tried = self._tried.setdefault(target.name, set())
+        tried.add(target.key)
         # What a provider said itself tells more than that another could not be reached.
         if self.error is None or _is_its_own(error) or not _is_its_own(self.error):
             self.error = error
@@ -172,7 +173,6 @@ class Chain:
             self._keep_larger(target)
             return
         status = error.upstream_status if isinstance(error, Refused) else 0
-        tried = self._tried[target.name]
         if status in (401, 402, 403, 429) and self._health.another_key(target, tried):
             self._again = Step(target, 0.0, step.repeats)
             return

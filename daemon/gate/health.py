@@ -99,6 +99,8 @@ class Outing:
 
     def answered(self) -> None:
         """Say that it gave a valid event. What breaks afterwards is a failure all the same."""
+        if not self._entries:  # as with most
+            return
         now = self._health.clock()
         for breaker, entry in self._entries:
             if breaker.succeed(entry, now):
@@ -115,9 +117,10 @@ class Outing:
     def over(self) -> None:
         """Say that it ended, and tells nothing more."""
         self._ended = True
-        for breaker, entry in self._entries:
-            breaker.drop(entry)
-        self._entries = []
+        if self._entries:
+            for breaker, entry in self._entries:
+                breaker.drop(entry)
+            self._entries = []
 
     def entry(self, breaker: Breaker) -> Entry:
         """Return its way through a breaker, which may have been made since it began."""

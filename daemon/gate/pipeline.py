@@ -1,5 +1,7 @@
 """The path of a call, on one screen: each line is a step with a file of its own."""
 
+from aiohttp import hdrs
+
 from tollway.daemon.direct import Direct
 from tollway.daemon.errors import Draining
 from tollway.daemon.gate import entry, tags
@@ -18,6 +20,10 @@ from tollway.providers.errors import GatewayError, RequestInvalid
 from tollway.providers.headers import Headers, own_credential, to_provider
 
 _MOST_CLIENT = 200
+# Names of this type, aiohttp's own, are compared without folding their case each time.
+_istr = type(hdrs.USER_AGENT)
+_REPORT = _istr("x-tollway-report")
+_PRIORITY = _istr("x-tollway-priority")
 
 
 async def serve(
@@ -91,12 +97,12 @@ def _origin(request: Direct, call_id: str, own: tags.Tags) -> Origin:
     return Origin(
         call_id,
         # Bytes that are no UTF-8 come as surrogates, which no database takes.
-        client=request.headers.get("User-Agent", "")
+        client=request.headers.get(hdrs.USER_AGENT, "")
         .encode("utf-8", "replace")
         .decode()[:_MOST_CLIENT],
         headers=to_provider(request.headers.items()),
-        report_cost=request.headers.get("x-tollway-report") == "cost",
-        batch=_is_batch(request.headers.get("x-tollway-priority")),
+        report_cost=request.headers.get(_REPORT) == "cost",
+        batch=_is_batch(request.headers.get(_PRIORITY)),
         tags=own.over(tags.read(request.headers.getall(tags.HEADER, ()))),
     )
 

@@ -6,11 +6,16 @@ a coding agent names its own session, which is also the name of its log; the run
 
 from collections.abc import Mapping
 
+from aiohttp import hdrs
+
 from tollway.daemon.gate.tags import Tags
 
 NAME = "x-tollway-session"
+# Names of this type, aiohttp's own, are compared without folding their case each time.
+_istr = type(hdrs.AUTHORIZATION)
+_NAME = _istr(NAME)
 # Claude Code; Codex, whose name for it changed.
-_AGENTS = ("x-claude-code-session-id", "session-id", "session_id")
+_AGENTS = tuple(map(_istr, ("x-claude-code-session-id", "session-id", "session_id")))
 _LONGEST = 100
 
 
@@ -22,7 +27,7 @@ def session_of(headers: Mapping[str, str], tags: Tags, run: str) -> str:
         tags: Of the call.
         run: The id of its run, "" where it has none.
     """
-    if said := headers.get(NAME):
+    if said := headers.get(_NAME):
         return _clean(said)
     for pair in tags.pairs:
         if pair.startswith("session="):

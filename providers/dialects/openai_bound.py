@@ -239,7 +239,8 @@ def _messages(tally: Tally, messages: list[object]) -> int:
         for key, value in message.items():
             total += len(key) if key.isascii() else tally.text_bytes(key)
             if type(value) is str and (key == "role" or (key == "content" and not result)):
-                total += tally.text(value)
+                tally.strings += 1  # as `text` does, without the call
+                total += len(value) if value.isascii() else tally.text_bytes(value)
             elif key == "content":
                 total += _content(tally, value, result=result)
             elif key in ("tool_calls", "function_call"):
