@@ -220,14 +220,17 @@ async def until(true: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> Non
 class Process:
     """The daemon as a process of its own."""
 
-    def __init__(self, config: Path, log: Path) -> None:
-        """Start it; `word` is what it tells its starter, once `ready` has returned."""
+    def __init__(self, config: Path, log: Path, *, take_over: bool = False) -> None:
+        """Start it; `word` is what it tells its starter, once `ready` has returned.
+
+        With `take_over` it asks the daemon that runs to make way.
+        """
         self.config = config
         reading, writing = os.pipe()
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "tollway.daemon.run", "--config", str(config),
-                 "--ready-fd", str(writing)],
+                 "--ready-fd", str(writing), *(["--take-over"] if take_over else [])],
                 pass_fds=[writing], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         os.close(writing)

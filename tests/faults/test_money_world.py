@@ -83,6 +83,12 @@ async def story(seed: int) -> None:
             if one.scope == "team" and one.budget.endswith("hour")
         ]
         assert team.settled_nanousd == spent
+        # What monitoring counts is what the ledger has, under the file's own names.
+        tallies = daemon.meter.targets
+        assert sum(tally.cost for tally in tallies.values()) == spent
+        assert sum(sum(tally.attempts.values()) for tally in tallies.values()) == len(tried)
+        assert set(tallies) <= {"up0/m", "up1/m", "up1/n", "up2/claude-sonnet-4-5"}
+        assert sum(used.cost for used in daemon.meter.teams.values()) == spent
         text = gate.daemon.log.read_text() + gate.daemon.config.read_text()
         assert "secret-0123456789" not in text
         assert "Traceback" not in text
