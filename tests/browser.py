@@ -65,6 +65,8 @@ class Page:
         for domain in ("Log", "Runtime", "Page", "Network", "Accessibility"):
             await self.send(f"{domain}.enable")
         await self.send("Page.navigate", url=url)
+        while (said := await self._socket.receive_json()).get("method") != "Page.loadEventFired":
+            self._note(said)
 
     async def get(self, script: str) -> Any:
         """Return the value of an expression in the page; of a promise, what it comes to."""

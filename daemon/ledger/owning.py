@@ -9,7 +9,7 @@ from pathlib import Path
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger.faults import reason
 from tollway.daemon.ledger.lock import LedgerLock
-from tollway.daemon.ledger.reading import reading
+from tollway.daemon.ledger.reading import open_to_write, reading
 
 _BUSY_S = 5.0
 
@@ -27,7 +27,7 @@ def owned(path: Path) -> Iterator[sqlite3.Connection]:
         pass
     lock.acquire(time.time_ns() // 1_000_000)
     try:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S)) as db:
+        with closing(open_to_write(path, _BUSY_S)) as db:
             yield db
     except sqlite3.Error as fault:
         raise LedgerUnavailable(

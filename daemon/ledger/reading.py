@@ -48,3 +48,13 @@ def open_read_only(path: Path) -> Connection:
     """
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     return connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+
+
+def open_to_write(path: Path, busy_s: float) -> Connection:
+    """Return a connection that writes a file that is there, and never makes one.
+
+    Raises:
+        sqlite3.Error: The file cannot be opened.
+    """
+    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
+    return connect(uri, uri=True, timeout=busy_s, isolation_level=None)

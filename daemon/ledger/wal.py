@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tollway.daemon.ledger.reading import open_to_write
 from tollway.daemon.ledger.schema import transaction
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Checkpoints:
 
     def _run(self) -> None:
         try:
-            with closing(sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_S)) as db:
+            with closing(open_to_write(self._path, _BUSY_S)) as db:
                 while not self._ended.wait(self._every_s):
                     self._try(db)
         except sqlite3.Error as fault:

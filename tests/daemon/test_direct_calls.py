@@ -117,6 +117,10 @@ async def test_a_client_that_leaves_early_is_logged_as_one_that_left() -> None:
             await client.reader.readuntil(b"Hello")
         client.close()
         await gate.only_row()
-        gate.daemon.server.output.flush()
-        assert f"POST {CHAT} 499" in gate.daemon.log.read_text()
+
+        def told() -> bool:  # once its bill is known
+            gate.daemon.server.output.flush()
+            return f"POST {CHAT} 499" in gate.daemon.log.read_text()
+
+        await until(told)
         never.set()
