@@ -27,7 +27,7 @@ from tollway.providers.dialects.anthropic_citations import entry
 from tollway.providers.dialects.anthropic_options import options
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import fitting, object_text, wrapped
+from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
 from tollway.providers.errors import Untranslatable
 
 # The patterns that Anthropic names in its refusals.
@@ -141,6 +141,8 @@ class _Messages:
                 self.dropped.append("audio")
                 if part.transcript:
                     yield {"type": "text", "text": part.transcript}
+            case Opaque() if is_work_done(part.type):
+                self.dropped.append(part.type)
             case _:
                 kind = part.type if isinstance(part, Opaque) else "audio"
                 raise Untranslatable(

@@ -8,7 +8,7 @@ from tollway.providers.conversation import Conversation, HostedTool, Thinking, T
 from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
-from tollway.providers.dialects.wire import PLAIN_TEXT
+from tollway.providers.dialects.wire import PLAIN_TEXT, of_object
 from tollway.providers.effort import (
     LEAST_BUDGET,
     SHARE_OF_THOUGHT,
@@ -99,7 +99,7 @@ def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> di
         if tool.schema and b'"grammar"' in tool.schema:
             dropped.append("tools.format")
     else:
-        schema = tool.schema or _NO_ARGUMENTS
+        schema = of_object(tool.schema) or _NO_ARGUMENTS
         if tool.strict:
             written["strict"] = True
     written["input_schema"] = msgspec.Raw(schema)

@@ -28,7 +28,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.bedrock_options import claude, options
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import fitting, object_text, wrapped
+from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
 from tollway.providers.errors import Untranslatable
 
 # Whose signatures Claude's thoughts bear, wherever it runs.
@@ -220,7 +220,7 @@ class _Turns:
     def _lost(self, part: Part) -> None:
         """Note what an assistant's turn loses; refuse what a user's would."""
         kind = part.type if isinstance(part, Opaque) else type(part).__name__.lower()
-        if isinstance(part, Opaque) and not part.type.endswith(("_call", "_tool_use", "_result")):
+        if isinstance(part, Opaque) and not is_work_done(part.type):
             raise Untranslatable(
                 f"The target has no content of the type `{kind}`", param="messages"
             )

@@ -23,7 +23,7 @@ from tollway.providers.conversation import (
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import PLAIN_TEXT, as_url, fitting, wrapped
+from tollway.providers.dialects.wire import PLAIN_TEXT, as_url, fitting, is_work_done, wrapped
 from tollway.providers.effort import SHARE_OF_THOUGHT, budget_of
 from tollway.providers.errors import Untranslatable
 
@@ -188,7 +188,7 @@ class _Messages:
         """Note what an assistant's turn loses; refuse what a user's would."""
         kind = part.type if isinstance(part, Opaque) else type(part).__name__.lower()
         history = isinstance(part, Thinking) or (
-            isinstance(part, Opaque) and part.type.endswith(("_call", "_tool_use", "_result"))
+            isinstance(part, Opaque) and is_work_done(part.type)
         )
         if not history:
             raise Untranslatable(

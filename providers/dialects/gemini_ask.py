@@ -29,7 +29,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
-from tollway.providers.dialects.wire import fitting, object_text, wrapped
+from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
 from tollway.providers.effort import budget_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -201,7 +201,7 @@ class _Contents:
     def _lost(self, part: Part) -> None:
         """Note what an assistant's turn loses; refuse what a user's would."""
         kind = part.type if isinstance(part, Opaque) else type(part).__name__.lower()
-        if isinstance(part, Opaque) and not part.type.endswith(("_call", "_tool_use", "_result")):
+        if isinstance(part, Opaque) and not is_work_done(part.type):
             raise Untranslatable(
                 f"The target has no content of the type `{kind}`", param="messages"
             )

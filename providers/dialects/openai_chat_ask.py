@@ -28,7 +28,7 @@ from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_chat_options import options
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
-from tollway.providers.dialects.wire import as_url, fitting, wrapped
+from tollway.providers.dialects.wire import as_url, fitting, is_work_done, wrapped
 from tollway.providers.errors import Untranslatable
 
 # What OpenAI takes as a function's name; ids have no pattern, but some targets count them.
@@ -254,7 +254,7 @@ class _Messages:
             self.dropped.append("thinking")
         elif isinstance(part, Opaque) and part.type in _WORK_DONE:
             self.dropped.append(part.type)
-        elif isinstance(part, Opaque) and not part.type.endswith("_tool_result"):
+        elif isinstance(part, Opaque) and not is_work_done(part.type):
             raise Untranslatable(
                 f"The target has no content of the type `{part.type}`", param="messages"
             )
@@ -265,7 +265,7 @@ class _Messages:
 
 
 # What a provider did by itself in an earlier turn: history, not instructions.
-_WORK_DONE = frozenset({"server_tool_use", "mcp_tool_use", "compaction", "container_upload"})
+_WORK_DONE = frozenset({"compaction", "container_upload"})
 
 
 def _sound(part: Audio) -> dict[str, object]:

@@ -16,7 +16,7 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
-from tollway.providers.dialects.wire import PLAIN_TEXT, is_strict, object_in
+from tollway.providers.dialects.wire import PLAIN_TEXT, is_strict, object_in, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -155,6 +155,7 @@ def _with_properties(schema: bytes) -> bytes:
     """Return a schema that OpenAI takes: it refuses an object that lists no properties."""
     if not schema:
         return _NO_ARGUMENTS
+    schema = of_object(schema)
     if b'"properties"' in schema or (said := object_in(schema)) is None:
         return schema
     return (

@@ -29,7 +29,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.wire import as_url, fitting, is_strict
+from tollway.providers.dialects.wire import as_url, fitting, is_strict, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -263,7 +263,7 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
         if tool.schema:
             said["format"] = msgspec.Raw(tool.schema)
         return said
-    said["parameters"] = msgspec.Raw(tool.schema or _NO_ARGUMENTS)
+    said["parameters"] = msgspec.Raw(of_object(tool.schema) or _NO_ARGUMENTS)
     # Left out, OpenAI tries to hold the model to the schema, which other dialects never do.
     said["strict"] = bool(tool.strict)
     return said

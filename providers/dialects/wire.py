@@ -164,6 +164,22 @@ def unwrapped(arguments: str) -> str:
     return said if isinstance(said, str) else arguments
 
 
+def is_work_done(kind: str) -> bool:
+    """Whether a type of part is what a provider did by itself in an earlier turn, or found.
+
+    It is history, not an instruction: another provider's answer means the same without it.
+    """
+    return kind.endswith(("_call", "_tool_use", "_tool_result"))
+
+
+def of_object(schema: bytes) -> bytes:
+    """Return the schema of a tool's arguments with the type that some targets demand in it."""
+    said = object_in(schema)
+    if said is None or "type" in said:
+        return schema
+    return msgspec.json.encode({"type": "object", "properties": {}, **said})
+
+
 def object_in(text: str | bytes) -> dict[str, Any] | None:
     """Return the JSON object in a text, None where there is none."""
     try:

@@ -3,15 +3,17 @@
 import json
 
 import pytest
-from translated import ANTHROPIC, BEDROCK, GEMINI, OPENAI
+from translated import ANTHROPIC, ASKS, BEDROCK, GEMINI, OPENAI, RESPONSES
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import (
     Conversation,
     Message,
+    Opaque,
     Reasoning,
     Text,
     Thinking,
+    Tool,
     ToolCall,
     ToolResult,
 )
@@ -69,3 +71,29 @@ def test_instructions_alone_are_asked_as_a_user_does(codec: Asks, turns: str) ->
     assert len(written[turns]) == 1
     assert written[turns][0]["role"] == "user"
     assert not written.keys() & {"system", "systemInstruction"}
+
+
+@pytest.mark.parametrize("codec", ASKS.values(), ids=list(ASKS))
+def test_what_a_provider_searched_is_history_to_another(codec: Asks) -> None:
+    """A conversation that began at one goes on at the next: its own work is left out by name."""
+    found = Opaque("openai_responses", b'{"type":"web_search_call","id":"w"}', "web_search_call")
+    turns = (
+        Message("user", (Text("Hi"),)),
+        Message("assistant", (found, Text("So"))),
+        Message("user", (Text("And?"),)),
+    )
+    written = codec.write_request(Conversation("openai_responses", "m", turns), ALL)
+    own = codec.name == "openai_responses"
+    assert ("web_search_call" in written.dropped) is not own
+    assert (b"web_search_call" in written.body) is own
+
+
+@pytest.mark.parametrize("codec", [OPENAI, RESPONSES, ANTHROPIC, BEDROCK], ids=lambda one: one.name)
+@pytest.mark.parametrize("schema", [b"{}", b'{"description":"none"}'])
+def test_a_schema_without_a_type_is_an_object_s(codec: Asks, schema: bytes) -> None:
+    """Open servers take any; these refuse a tool whose schema does not say so."""
+    said = Conversation(
+        "", "m", (Message("user", (Text("Hi"),)),), tools=(Tool("ls", schema=schema),)
+    )
+    written = codec.write_request(said, ALL).body
+    assert b'"type":"object","properties":{}' in written
