@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-# A word with the space before it, cut where a capital begins, as in code and base64; digits, which some tokenizers take one by one; spaces; what
-# is beyond ASCII, character by character; marks, which often stand two in a token.
+# A word with the space before it, cut where a capital begins, as in code and base64; digits,
+# which some tokenizers take one by one; spaces; what is beyond ASCII, character by character;
+# marks, which often stand two in a token.
 _PIECES = re.compile(
-    r"(?P<word> ?(?:[A-Z]?[a-z]+|[A-Z]+(?![a-z])))|(?P<number>[0-9]+)|(?P<space>\s+)|(?P<beyond>[^\x00-\x7f]+)"
-    r"|(?P<mark>[^A-Za-z0-9\s])"
+    r"(?P<word> ?(?:[A-Z]?[a-z]+|[A-Z]+(?![a-z])))|(?P<number>[0-9]+)|(?P<space>\s+)"
+    r"|(?P<beyond>[^\x00-\x7f]+)|(?P<mark>[^A-Za-z0-9\s])"
 )
 # Letters of a word that one token holds at least, on average over rare words too; and of what
 # is longer than words are.

@@ -38,4 +38,4 @@ def test_what_is_no_prose_needs_more() -> None:
     assert estimate(encoded) > len(encoded) / 2
     assert estimate("getUserNameFromRequestContext") == 8
     assert estimate("x" * 300) == 100
-    assert estimate("Say hello to the people of the town") == 8
+    assert estimate("Say hello to the people of the town") == 9
