@@ -1,6 +1,8 @@
 """The one place where the command line catches errors and shows them to a person."""
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ ANSWER_IS_NO = 1
 USAGE = 2
 UNREACHABLE = 3
 INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
+
+_CHOICES = re.compile(r"'([^']*)' is not one of (.*)")  # Typer's words for a wrong choice
 
 # By code and not by class, so that the classes need not be imported to show an error. An error
 # that the daemon sent over its socket has the same code, and so the same exit code.
@@ -47,7 +51,8 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
         _trace(debug)
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "tollway"
-        show_error(_usage(error), f"`{path} --help` shows how it is called")
+        hint = f"`{path} --help` shows how it is called"
+        show_error(_usage(error), f"{_meant(error)}{hint}")
         raise SystemExit(USAGE) from error
     except (typer.Abort, KeyboardInterrupt) as error:
         print(file=sys.stderr)
@@ -70,8 +75,18 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
         raise SystemExit(ANSWER_IS_NO) from error
 
 
+def _meant(error: typer.TyperException) -> str:
+    """Return "Did you mean `--json`? " for what is nearest to what was typed, "" for nothing."""
+    near = list(getattr(error, "possibilities", None) or ())
+    if said := _CHOICES.search(error.format_message()):
+        near = difflib.get_close_matches(said[1], re.findall(r"'([^']*)'", said[2]), n=2)
+    return f"Did you mean {' or '.join(f'`{one}`' for one in near[:2])}? " if near else ""
+
+
 def _usage(error: typer.TyperException) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    if message.startswith("No such option"):
+        return message.partition(" (Possible options")[0]
     # The word too many may be a secret, and stderr may be a log.
     return message.partition(" (")[0] if message.startswith("Got unexpected extra") else message
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from tollway.cli import budget_table, edits, show
+from tollway.cli import budget_table, complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.budget_edits import SECTIONS, add_raise, end_raises, put
 from tollway.cli.control import load_config
@@ -30,7 +30,10 @@ _MORE = re.compile(r"\+?(\d{1,9}(?:\.\d{1,9})?)")
 
 def list_(
     scope: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCOPE]", help="Only of this: `team ml`.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCOPE]", help="Only of this: `team ml`.", autocompletion=complete.scope
+        ),
     ] = None,
     config: ConfigFile = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, amounts exact.")] = False,
@@ -63,11 +66,20 @@ def list_(
 def set_(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="SCOPE AMOUNT/PERIOD", help="As `team ml 200/month`, `box 9/day`."),
+        typer.Argument(
+            metavar="SCOPE AMOUNT/PERIOD",
+            help="As `team ml 200/month`, `box 9/day`.",
+            autocompletion=complete.scope,
+        ),
     ],
     at: Annotated[
         str | None,
-        typer.Option("--at", metavar="MODE", help="At the cap: hard, clamp or warn."),
+        typer.Option(
+            "--at",
+            metavar="MODE",
+            help="At the cap: hard, clamp or warn.",
+            autocompletion=complete.among("hard", "clamp", "warn"),
+        ),
     ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -109,7 +121,11 @@ def set_(
 def remove(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="SCOPE [PERIOD]", help="As `team ml month`; alone, all of it."),
+        typer.Argument(
+            metavar="SCOPE [PERIOD]",
+            help="As `team ml month`; alone, all of it.",
+            autocompletion=complete.scope,
+        ),
     ],
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -145,7 +161,11 @@ def remove(
 def raise_(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="SCOPE [PERIOD] +USD", help="As `team ml +10`, `box day +5`."),
+        typer.Argument(
+            metavar="SCOPE [PERIOD] +USD",
+            help="As `team ml +10`, `box day +5`.",
+            autocompletion=complete.scope,
+        ),
     ],
     until: Annotated[
         str | None,
@@ -236,8 +256,10 @@ def _scope(words: Sequence[str], config: Config) -> tuple[Scope, str | None]:
     try:
         scope, period = units.scope(text)
     except units.WrongUnit as fault:
+        near = shown.meant(text.partition(" ")[0], get_args(ScopeKind))
         raise UsageProblem(
-            f"{shown.value(text)} is no scope: {fault}", hint=f"Write {_SCOPES}"
+            f"{shown.value(text)} is no scope: {fault}{near}",
+            hint=f"Write {_SCOPES}",
         ) from fault
     _require(scope, config)
     return scope, period

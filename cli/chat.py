@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.answer import Message, Said, hear
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, reach
@@ -20,14 +20,21 @@ from tollway.providers.money import plain_usd
 def chat(  # noqa: PLR0913, PLR0917 - each is an option that people type
     first: Annotated[
         str | None,
-        typer.Argument(metavar="ROUTE", help="Whom to ask; else the first route or model."),
+        typer.Argument(
+            metavar="ROUTE",
+            help="Whom to ask; else the first route or model.",
+            autocompletion=complete.callables,
+        ),
     ] = None,
     second: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="The question, which may stand alone.")
     ] = None,
     config: ConfigFile = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME", help="What to ask.")
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="NAME", help="What to ask.", autocompletion=complete.callables
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="How it should be.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer.")] = None,

@@ -11,7 +11,7 @@ import msgspec
 import tomli_w
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.control import load_config, reload_daemon, rough_ledger
 from tollway.cli.edits import agreed
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
@@ -107,7 +107,12 @@ def show_(config: ConfigFile = None, effective: Effective = False, as_json: AsJs
         show.write(tomli_w.dumps(settings))
 
 
-Number = Annotated[int, typer.Argument(min=1, help="A number that `config history` lists.")]
+Number = Annotated[
+    int,
+    typer.Argument(
+        min=1, help="A number that `config history` lists.", autocompletion=complete.versions
+    ),
+]
 
 
 def history(config: ConfigFile = None, as_json: AsJson = False) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.boundary import printable
 from tollway.cli.config import in_force
 from tollway.cli.control import load_config, reload_daemon, rough_ledger
@@ -31,7 +31,11 @@ _COLOURS: Final[dict[str, show.Colour]] = {"+": "green", "-": "red", "@": "cyan"
 
 Version = Annotated[
     int | None,
-    typer.Argument(min=1, help="A version of `config history`; without it, the one in force."),
+    typer.Argument(
+        min=1,
+        help="A version of `config history`; without it, the one in force.",
+        autocompletion=complete.versions,
+    ),
 ]
 ExitCode = Annotated[bool, typer.Option("--exit-code", help="Exit with 1 where they differ.")]
 

@@ -5,14 +5,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.members import chosen
 from tollway.cli.options import AsJson, ConfigFile, Globs
 from tollway.daemon.config.schema import Config
 
-Name = Annotated[str, typer.Argument(help="The group's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The group's name.", autocompletion=complete.entries("groups"))
+]
+New = Annotated[str, typer.Argument(metavar="NAME", help="The group's name.")]
 Except = Annotated[
     list[str] | None,
     typer.Option("--except", metavar="GLOB", help="What it may not call; may be repeated."),
@@ -30,7 +33,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 def create(
-    name: Name,
+    name: New,
     models: Globs = None,
     except_: Except = None,
     config: ConfigFile = None,

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import claude_logs, codex_logs, show
+from tollway.cli import claude_logs, codex_logs, complete, show
 from tollway.cli.agent_calls import AgentCall, Logs, Progress
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, convert, load_config
@@ -74,13 +74,22 @@ class Found(msgspec.Struct):
 def import_(
     agents: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[claude-code|codex]", help="Whose logs; else both."),
+        typer.Argument(
+            metavar="[claude-code|codex]",
+            help="Whose logs; else both.",
+            autocompletion=complete.among("claude-code", "codex"),
+        ),
     ] = None,
     since: Annotated[
         str, typer.Option(metavar="WHEN", help="30d, week, month, or a date; else all of it.")
     ] = "",
     user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose use it is; else the owner's.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose use it is; else the owner's.",
+            autocompletion=complete.entries("users"),
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, and write nothing.")] = False,
     config: ConfigFile = None,

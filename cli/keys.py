@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import typer
 
-from tollway.cli import edits, limits, show
+from tollway.cli import complete, edits, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.limits import Concurrent, Limit, Rpd, Rpm, Tpm
@@ -24,7 +24,10 @@ _PREFIX = "tw-"
 _BYTES = 32  # 256 random bits: nobody guesses one, so a fast hash is enough
 _LONGEST_GRACE_S = 90 * 86_400
 
-Name = Annotated[str, typer.Argument(help="The key's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The key's name.", autocompletion=complete.entries("keys"))
+]
+New = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -45,13 +48,25 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 def create(  # noqa: PLR0913 - an argument is an option
-    name: Name,
+    name: New,
     *,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The user it is billed to.")
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="The user it is billed to.",
+            autocompletion=complete.entries("users"),
+        ),
     ] = None,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="NAME", help="The project, or that too.")
+        str | None,
+        typer.Option(
+            "--project",
+            metavar="NAME",
+            help="The project, or that too.",
+            autocompletion=complete.entries("projects"),
+        ),
     ] = None,
     budget: Budgets = None,
     rpm: Rpm = None,

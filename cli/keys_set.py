@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tollway.cli import edits, limits, show
+from tollway.cli import complete, edits, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.keys import Name, last_day, require_owner
@@ -18,10 +18,22 @@ def set_(  # noqa: PLR0913 - an argument is an option
     name: Name,
     *,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The user it is billed to.")
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="The user it is billed to.",
+            autocompletion=complete.entries("users"),
+        ),
     ] = None,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="NAME", help="The project, or that too.")
+        str | None,
+        typer.Option(
+            "--project",
+            metavar="NAME",
+            help="The project, or that too.",
+            autocompletion=complete.entries("projects"),
+        ),
     ] = None,
     budget: Budgets = None,
     no_budget: NoBudget = False,

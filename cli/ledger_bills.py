@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile, me
@@ -50,13 +50,29 @@ class RepricedOut(msgspec.Struct, frozen=True):
 def reprice(
     config: ConfigFile = None,
     since: Annotated[
-        str, typer.Option(metavar="WHEN", help="7d, 12h, today, yesterday, week, month, or a date.")
+        str,
+        typer.Option(
+            metavar="WHEN",
+            help="7d, 12h, today, yesterday, week, month, or a date.",
+            autocompletion=complete.periods,
+        ),
     ] = "month",
     until: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="As --since; a day counts whole. Else now.")
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="As --since; a day counts whole. Else now.",
+            autocompletion=complete.periods,
+        ),
     ] = None,
     tz: Annotated[
-        str | None, typer.Option("--tz", metavar="ZONE", help="Whose days; else server.timezone.")
+        str | None,
+        typer.Option(
+            "--tz",
+            metavar="ZONE",
+            help="Whose days; else server.timezone.",
+            autocompletion=complete.zones,
+        ),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply/--dry-run", help="Write it, with the daemon down; else look.")

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
@@ -37,13 +37,29 @@ def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     what: Annotated[What, typer.Option("--what", help="What a row is.")] = What.CALLS,
     since: Annotated[
-        str, typer.Option(metavar="WHEN", help="7d, 12h, today, month, a date. Else all.")
+        str,
+        typer.Option(
+            metavar="WHEN",
+            help="7d, 12h, today, month, a date. Else all.",
+            autocompletion=complete.periods,
+        ),
     ] = _EVER,
     until: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="As --since; a day counts whole. Else now.")
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="As --since; a day counts whole. Else now.",
+            autocompletion=complete.periods,
+        ),
     ] = None,
     tz: Annotated[
-        str | None, typer.Option("--tz", metavar="ZONE", help="Whose days; else server.timezone.")
+        str | None,
+        typer.Option(
+            "--tz",
+            metavar="ZONE",
+            help="Whose days; else server.timezone.",
+            autocompletion=complete.zones,
+        ),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="CSV or JSON Lines.")] = Format.CSV,
     out: Annotated[

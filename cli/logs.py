@@ -1,18 +1,20 @@
 """`logs`: calls as they end, and one call's whole story; from the ledger, without a daemon."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.call_story import ENDINGS, cost, plain, tell, tell_bodies
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.daemon.config import shown
+from tollway.daemon.config.schema import Config
 from tollway.daemon.ledger import bodies, calls
 from tollway.daemon.ledger.calls import CallFilter, CallRow
 from tollway.daemon.ledger.schema import STATES
@@ -30,12 +32,32 @@ _COLUMNS = [
 _WIDTHS = (19, _SHORT, 16, 20, 28, 18, 6, 6, 11, 6)
 
 
-_Key = Annotated[str | None, typer.Option(metavar="NAME", help="Of this key.")]
-_User = Annotated[str | None, typer.Option(metavar="NAME", help="Of this user.")]
-_Team = Annotated[str | None, typer.Option(metavar="NAME", help="Of this team.")]
-_Project = Annotated[str | None, typer.Option(metavar="NAME", help="Of this project.")]
-_Route = Annotated[str | None, typer.Option(metavar="NAME", help="By this route.")]
-_Provider = Annotated[str | None, typer.Option(metavar="NAME", help="Sent there.")]
+_Key = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of this key.", autocompletion=complete.entries("keys")),
+]
+_User = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of this user.", autocompletion=complete.entries("users")),
+]
+_Team = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of this team.", autocompletion=complete.entries("teams")),
+]
+_Project = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Of this project.", autocompletion=complete.entries("projects")
+    ),
+]
+_Route = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="By this route.", autocompletion=complete.entries("routes")),
+]
+_Provider = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Sent there.", autocompletion=complete.entries("providers")),
+]
 _Model = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Sent to this model, as its provider names it."),
@@ -44,10 +66,17 @@ _Tag = Annotated[str | None, typer.Option(metavar="NAME[=VALUE]", help="With thi
 _Status = Annotated[
     str | None,
     typer.Option(
-        metavar="WORD", help="ok, error, an ending such as client_left, or an HTTP status."
+        metavar="WORD",
+        help="ok, error, an ending such as client_left, or an HTTP status.",
+        autocompletion=complete.among("ok", "error", *ENDINGS),
     ),
 ]
-_State = Annotated[str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")]
+_State = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STATE", help=f"One of {', '.join(STATES)}.", autocompletion=complete.among(*STATES)
+    ),
+]
 
 
 def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
@@ -83,7 +112,8 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         tollway logs -f --team ml
         tollway logs 019a2b3c-4d5e-7f60
     """
-    path = load_config(config).ledger.path
+    loaded = load_config(config)
+    path = loaded.ledger.path
     where = CallFilter(
         key=key,
         user=user,
@@ -109,19 +139,20 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     elif follow:
         _follow(path, number, where, as_json=as_json)
     else:
-        _latest(path, number, where, as_json=as_json)
+        _latest(loaded, number, where, as_json=as_json)
 
 
 def _check(where: CallFilter) -> None:
     status = where.status
     if status is not None and not (status in {"ok", "error", *ENDINGS} or status.isdecimal()):
         raise UsageProblem(
-            f"There is no status `{status}`",
+            f"There is no status `{status}`{shown.meant(status, ('ok', 'error', *ENDINGS))}",
             hint=f"Choose ok, error, an HTTP status, or of {', '.join(ENDINGS)}",
         )
     if where.state is not None and where.state not in STATES:
         raise UsageProblem(
-            f"There is no state `{where.state}`", hint=f"Choose of {', '.join(STATES)}"
+            f"There is no state `{where.state}`{shown.meant(where.state, STATES)}",
+            hint=f"Choose of {', '.join(STATES)}",
         )
 
 
@@ -142,7 +173,8 @@ def _one(path: Path, prefix: str, *, body: bool, as_json: bool) -> None:
         show.note("Nothing of what it said is kept: `ledger.bodies` in gateway.toml is for that")
 
 
-def _latest(path: Path, number: int, where: CallFilter, *, as_json: bool) -> None:
+def _latest(config: Config, number: int, where: CallFilter, *, as_json: bool) -> None:
+    path = config.ledger.path
     found: list[CallRow] = []
     if path.exists():
         found = calls.recent(path, limit=number, where=where)[::-1]
@@ -153,7 +185,20 @@ def _latest(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
     elif found:
         show.table(_COLUMNS, [_cells(row) for row in found])
     elif path.exists():
-        show.note("No such calls" if where != calls.ANY else "No calls yet")
+        show.note(f"No such calls{_near(config, where)}" if where != calls.ANY else "No calls yet")
+
+
+def _near(config: Config, where: CallFilter) -> str:
+    """Return what may have been meant by a name that gateway.toml does not have."""
+    tables: dict[str, Iterable[str]] = {
+        **{"key": config.keys, "user": config.users, "team": config.teams},
+        **{"project": config.projects, "route": config.routes, "provider": config.providers},
+    }
+    for field, names in tables.items():
+        said = getattr(where, field)
+        if said is not None and said not in names:
+            return shown.meant(said, names)
+    return ""
 
 
 def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.limits import Limit, plain, with_others
@@ -19,7 +19,13 @@ from tollway.daemon.config.schema import Config, Member, Team
 Section = Literal["teams", "users", "projects"]
 
 TeamOf = Annotated[
-    str | None, typer.Option("--team", metavar="NAME", help="The team it belongs to.")
+    str | None,
+    typer.Option(
+        "--team",
+        metavar="NAME",
+        help="The team it belongs to.",
+        autocompletion=complete.entries("teams"),
+    ),
 ]
 NoTeam = Annotated[bool, typer.Option("--no-team", help="It belongs to no team.")]
 NoGroups = Annotated[

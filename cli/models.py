@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.control import Control, convert, load_config, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config import shown
@@ -16,7 +16,9 @@ from tollway.daemon.errors import DaemonUnreachable
 _LOAD_S = 1800.0  # a large model from a slow disk
 _LOCAL = "local"
 
-Name = Annotated[str, typer.Argument(help="The model's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The model's name.", autocompletion=complete.entries("models"))
+]
 
 
 class State(msgspec.Struct):

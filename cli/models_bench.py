@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.answer import Ask, Message, Said, hear
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, load_config, reach
@@ -50,7 +50,12 @@ class Bench(msgspec.Struct, frozen=True):
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The model's name.", autocompletion=complete.entries("models")
+        ),
+    ],
     *,
     callers: Annotated[
         str | None, typer.Option(metavar="N,N", help="At once; else 1, 2, 4 ... up to its slots.")

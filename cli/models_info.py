@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
@@ -87,7 +87,14 @@ class Described(msgspec.Struct, frozen=True):
 
 
 def info(  # noqa: PLR0913 - an argument is an option
-    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A model, or a GGUF file.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|PATH",
+            help="A model, or a GGUF file.",
+            autocompletion=complete.entries("models"),
+        ),
+    ],
     *,
     context: Context = None,
     slots: Slots = None,

@@ -7,6 +7,8 @@ from typing import Annotated, cast
 
 import typer
 
+from tollway.cli import complete
+
 
 def _of_the_program(ctx: typer.Context, value: Path | None) -> Path | None:
     """Return the option's value, else the one given before the command's name."""
@@ -30,11 +32,23 @@ Budgets = Annotated[
 ]
 Groups = Annotated[
     list[str] | None,
-    typer.Option("--group", "--groups", metavar="NAME", help="A group; may be repeated."),
+    typer.Option(
+        "--group",
+        "--groups",
+        metavar="NAME",
+        help="A group; may be repeated.",
+        autocompletion=complete.entries("groups"),
+    ),
 ]
 Globs = Annotated[
     list[str] | None,
-    typer.Option("--models", "--model", metavar="GLOB", help="What it may call; may be repeated."),
+    typer.Option(
+        "--models",
+        "--model",
+        metavar="GLOB",
+        help="What it may call; may be repeated.",
+        autocompletion=complete.callables,
+    ),
 ]
 
 

@@ -2,11 +2,12 @@
 
 import re
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import msgspec
 
 from tollway.cli.boundary import UsageProblem
+from tollway.daemon.config import shown
 from tollway.daemon.ledger.schema import QUARTER_MS
 from tollway.daemon.ledger.spend import midnight_ms
 
@@ -57,7 +58,8 @@ def zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as fault:
         raise UsageProblem(
-            f"There is no time zone `{name}`", hint="Name one as `Europe/Berlin` or `UTC`"
+            f"There is no time zone `{name}`{shown.meant(name, available_timezones())}",
+            hint="Name one as `Europe/Berlin` or `UTC`",
         ) from fault
 
 
@@ -156,7 +158,7 @@ def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: boo
         return int((at if at.tzinfo else at.replace(tzinfo=tz)).timestamp() * 1000)
     except (ValueError, OverflowError) as fault:
         raise UsageProblem(
-            f"`{option} {text}` is no moment",
+            f"`{option} {text}` is no moment{shown.meant(said, words)}",
             hint=f"Say `7d`, `12h`, `{'`, `'.join(words)}`, `2026-11-01` or `2026-11-01T15:00`",
         ) from fault
 

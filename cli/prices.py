@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import reload_daemon
 from tollway.cli.edits import agreed
@@ -26,7 +26,12 @@ _MOST_SHOWN = 50
 
 Provider = Annotated[
     str | None,
-    typer.Option("--provider", metavar="NAME", help="One of gateway.toml, or of genai-prices."),
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="One of gateway.toml, or of genai-prices.",
+        autocompletion=complete.entries("providers"),
+    ),
 ]
 
 
@@ -115,7 +120,12 @@ def _row(one: Listed) -> list[show.Cell]:
 
 
 def show_(
-    target: Annotated[str, typer.Argument(metavar="PROVIDER/MODEL", help="The target.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROVIDER/MODEL", help="The target.", autocompletion=complete.targets
+        ),
+    ],
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

@@ -4,16 +4,19 @@ from typing import Annotated
 
 import typer
 
-from tollway.cli import members
+from tollway.cli import complete, members
 from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm, chosen, said
 from tollway.cli.members import NoBudget, NoGroups, NoTeam, TeamOf
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Groups
 
-Name = Annotated[str, typer.Argument(help="The project's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The project's name.", autocompletion=complete.entries("projects"))
+]
+New = Annotated[str, typer.Argument(metavar="NAME", help="The project's name.")]
 
 
 def create(  # noqa: PLR0913 - an argument is an option
-    name: Name,
+    name: New,
     *,
     team: TeamOf = None,
     group: Groups = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import edits, show
+from tollway.cli import complete, edits, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import Control, convert, load_config
 from tollway.cli.health import Provider as Seen
@@ -27,7 +27,10 @@ from tollway.providers.errors import GatewayError
 
 _ASK = "-"
 
-Name = Annotated[str, typer.Argument(help="The provider's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The provider's name.", autocompletion=complete.entries("providers"))
+]
+New = Annotated[str, typer.Argument(metavar="NAME", help="The provider's name.")]
 References = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,9 +79,14 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 def add(  # noqa: PLR0913 - an argument is an option
-    name: Name,
+    name: New,
     *,
-    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="`providers kinds` lists.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind", metavar="KIND", help="`providers kinds` lists.", autocompletion=complete.kinds
+        ),
+    ],
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
     ] = None,

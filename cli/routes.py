@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import edits, limits, queues, show
+from tollway.cli import complete, edits, limits, queues, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import convert, load_config, reach
 from tollway.cli.limits import Limit
@@ -16,7 +16,10 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.status import Budget
 from tollway.daemon.config import shown
 
-Name = Annotated[str, typer.Argument(help="The route's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The route's name.", autocompletion=complete.entries("routes"))
+]
+New = Annotated[str, typer.Argument(metavar="NAME", help="The route's name.")]
 
 
 class Endpoint(StrEnum):
@@ -168,11 +171,23 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def explain(  # noqa: PLR0913 - an argument is an option
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="What the client would ask for.")
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="What the client would ask for.",
+            autocompletion=complete.callables,
+        ),
     ],
     *,
     key: Annotated[
-        str | None, typer.Option("--as", metavar="KEY", help="A key's name; else as the owner.")
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="KEY",
+            help="A key's name; else as the owner.",
+            autocompletion=complete.entries("keys"),
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")] = 1000,
     output: Annotated[
@@ -386,17 +401,25 @@ def _budgets(budgets: list[Budget]) -> None:
 
 
 def add(  # noqa: PLR0913 - an argument is an option
-    name: Name,
+    name: New,
     to: Annotated[
         list[str],
         typer.Option(
-            "--to", metavar="PROVIDER/MODEL[=WEIGHT]", help="A target; repeated: in order."
+            "--to",
+            metavar="PROVIDER/MODEL[=WEIGHT]",
+            help="A target; repeated: in order.",
+            autocompletion=complete.targets,
         ),
     ],
     *,
     fallback: Annotated[
         list[str] | None,
-        typer.Option("--fallback", metavar="ROUTE", help="Where to go on when all failed."),
+        typer.Option(
+            "--fallback",
+            metavar="ROUTE",
+            help="Where to go on when all failed.",
+            autocompletion=complete.entries("routes"),
+        ),
     ] = None,
     strategy: Annotated[
         Strategy, typer.Option("--strategy", help="In which order they are tried.")

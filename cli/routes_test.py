@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from tollway.cli import answer, edits, show
+from tollway.cli import answer, complete, edits, show
 from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import Control, convert, load_config, reach
 from tollway.cli.options import AsJson, ConfigFile
@@ -47,7 +47,10 @@ class _Plan(msgspec.Struct):
 
 def test(
     route: Annotated[
-        str | None, typer.Argument(help="A route, or PROVIDER/MODEL; else all routes.")
+        str | None,
+        typer.Argument(
+            help="A route, or PROVIDER/MODEL; else all routes.", autocompletion=complete.callables
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it costs.")] = False,
     config: ConfigFile = None,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, convert, load_config
 from tollway.cli.edits import warn
@@ -25,7 +25,7 @@ from tollway.cli.run_env import CLAUDE, CODEX, Gateway, agent_of, launch
 from tollway.cli.run_gemini import agent_settings
 from tollway.cli.run_place import place
 from tollway.cli.start import ensure_up
-from tollway.daemon.config import units
+from tollway.daemon.config import shown, units
 from tollway.daemon.config.check import tag_value_wrong, tag_wrong
 from tollway.daemon.config.schema import Config
 from tollway.providers.catalog import KINDS
@@ -104,14 +104,27 @@ def run(  # noqa: PLR0913 - an argument is an option
     command: Command,
     *,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME", help="What the agent asks for.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="What the agent asks for.",
+            autocompletion=complete.callables,
+        ),
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option("--budget", metavar="USD", help="The most that this run may cost: 2.50."),
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--as", metavar="KEY", help="A key's name; else as the owner.")
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="KEY",
+            help="A key's name; else as the owner.",
+            autocompletion=complete.entries("keys"),
+        ),
     ] = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="May be repeated.")
@@ -141,7 +154,8 @@ def run(  # noqa: PLR0913 - an argument is an option
     program = shutil.which(command[0])
     if program is None:
         raise UsageProblem(
-            f"There is no program `{command[0]}`", hint="`tollway run -- COMMAND` starts one"
+            f"There is no program `{command[0]}`{shown.meant(command[0], _DIALECTS)}",
+            hint="`tollway run -- COMMAND` starts one",
         )
     cap, tags = _cap(budget), {**place(Path.cwd()), **_tags(tag)}
     own = _keeps_login(loaded, command) if own_login is None else own_login

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
@@ -17,7 +17,12 @@ from tollway.daemon import secrets
 from tollway.daemon.errors import ConfigError, SecretError
 from tollway.daemon.vault import VARIABLE
 
-Name = Annotated[str, typer.Argument(help="The secret's name, as in `keyring:NAME`.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="The secret's name, as in `keyring:NAME`.", autocompletion=complete.secrets
+    ),
+]
 
 
 class Kind(StrEnum):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
@@ -33,13 +33,29 @@ class Format(StrEnum):
 
 
 Since = Annotated[
-    str, typer.Option(metavar="WHEN", help="7d, 12h, today, yesterday, week, month, or a date.")
+    str,
+    typer.Option(
+        metavar="WHEN",
+        help="7d, 12h, today, yesterday, week, month, or a date.",
+        autocompletion=complete.periods,
+    ),
 ]
 Until = Annotated[
-    str | None, typer.Option(metavar="WHEN", help="As --since; a day counts whole. Else now.")
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="As --since; a day counts whole. Else now.",
+        autocompletion=complete.periods,
+    ),
 ]
 Zone = Annotated[
-    str | None, typer.Option("--tz", metavar="ZONE", help="Whose days; else server.timezone.")
+    str | None,
+    typer.Option(
+        "--tz",
+        metavar="ZONE",
+        help="Whose days; else server.timezone.",
+        autocompletion=complete.zones,
+    ),
 ]
 Top = Annotated[int | None, typer.Option(min=1, help="Show the dearest only; add up the others.")]
 
@@ -47,7 +63,12 @@ Top = Annotated[int | None, typer.Option(min=1, help="Show the dearest only; add
 def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     by: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"Comma-separated, of: {', '.join(By)}, tag:NAME.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help=f"Comma-separated, of: {', '.join(By)}, tag:NAME.",
+            autocompletion=complete.by(By),
+        ),
     ] = "model",
     since: Since = "month",
     until: Until = None,

@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-from tollway.cli import members
+from tollway.cli import complete, members
 from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm, chosen, said
 from tollway.cli.members import NoBudget, NoGroups
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Groups
 
-Name = Annotated[str, typer.Argument(help="The team's name.")]
+Name = Annotated[
+    str, typer.Argument(help="The team's name.", autocompletion=complete.entries("teams"))
+]
+New = Annotated[str, typer.Argument(metavar="NAME", help="The team's name.")]
 Share = Annotated[
     int | None,
     typer.Option("--share", metavar="N", min=1, max=1000, help="Weight in the lines for slots."),
@@ -17,7 +20,7 @@ Share = Annotated[
 
 
 def create(  # noqa: PLR0913 - an argument is an option
-    name: Name,
+    name: New,
     *,
     group: Groups = None,
     budget: Budgets = None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tollway.daemon.config.schema import HoldBy
+from tollway.daemon.config.shown import meant
 from tollway.daemon.errors import ModelNotFound
 from tollway.daemon.gate.affinity import conversation_in
 from tollway.daemon.gate.authenticate import Caller
@@ -121,7 +122,8 @@ async def explain(gate: Gate, question: Question) -> Explanation:
     found = gate.router.find(question.model)
     if found is None:
         raise ModelNotFound(
-            f"`{question.model}` is no route, no `provider/model`, and no provider serves it",
+            f"`{question.model}` is no route, no `provider/model`, and no provider serves it"
+            f"{meant(question.model, gate.router.names())}",
             hint="`tollway routes list` shows the names",
         )
     names = (
@@ -172,7 +174,8 @@ def _caller(gate: Gate, key: str | None) -> Caller:
         return gate.keyring.owner
     known = gate.keyring.callers.get(key)
     if known is None:
-        raise ModelNotFound(f"There is no key `{key}`", hint="`tollway keys list` shows them")
+        near = meant(key, gate.keyring.callers)
+        raise ModelNotFound(f"There is no key `{key}`{near}", hint="`tollway keys list` shows them")
     return known
 
 

@@ -1,12 +1,15 @@
 """The program itself: its table, its help, what it imports, and how it fails."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+from program import Home
 from typer.testing import CliRunner
 
 from tollway.cli import app as program
@@ -43,6 +46,19 @@ def function_of(row: Row) -> object:
     return getattr(import_module(f"tollway.cli.{module}"), name)
 
 
+NAMES = """[providers.openai]
+kind = "openai"
+api_key = "env:NOBODYS"
+[routes.smart]
+to = ["openai/gpt-5"]
+[teams.ml]
+[users.ada]
+[keys.ci]
+user = "ada"
+hash = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+[models.tiny]
+gguf = "tiny.gguf"
+"""
 LEAVES = [row for row in program.COMMANDS if row.home]
 
 
@@ -108,7 +124,44 @@ def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
     assert ended.returncode == 2
     first, second = ended.stderr.splitlines()
     assert first.startswith("error: No such option: --jsn")
-    assert second == "hint: `tollway status --help` shows how it is called"
+    assert second.startswith("hint: Did you mean `--json`? `tollway status --help` shows")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("stauts", "`tollway status`"),
+        ("keys shw", "`tollway keys show`"),
+        ("status --jsno", "`--json`"),
+        ("spend --format jsno", "`json`"),
+        ("ledger export --what cals", "`calls`"),
+        ("secrets backend vautl", "`vault`"),
+        ("keys show cii", "ci?"),
+        ("users show adda", "ada?"),
+        ("keys set ci --user adda", "ada?"),
+        ("teams show mll", "ml?"),
+        ("routes remove smrt", "smart?"),
+        ("models remove tny", "tiny?"),
+        ("providers test opnai", "openai?"),
+        ("providers add new --kind opnai", "openai?"),
+        ("prices show opnai/gpt-5", "openai?"),
+        ("spend --by taem", "team?"),
+        ("spend --since yesterdya", "yesterday?"),
+        ("spend --tz Europe/Berln", "Europe/Berlin?"),
+        ("logs --state opne", "open?"),
+        ("logs --status eror", "error?"),
+        ("import claud-code", "claude-code?"),
+        ("run -- cluade", "claude?"),
+        ("budgets set taem ml 5/day", "team?"),
+    ],
+)
+def test_what_is_typed_wrong_names_what_was_meant(tmp_path: Path, line: str, meant: str) -> None:
+    """Commands, options, their values, and names of gateway.toml."""
+    home = Home(tmp_path)
+    home.write(NAMES)
+    ended = home.tollway(*line.split())
+    assert ended.returncode in (1, 2), ended.stderr
+    assert re.search(rf"[Dd]id you mean {re.escape(meant)}", ended.stderr), ended.stderr
 
 
 def test_the_version_is_the_packages() -> None:
