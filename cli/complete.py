@@ -106,16 +106,13 @@ periods = among(*_PERIODS)
 def scope(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
     """Return what may come next of `team ml month`: a kind, its names, then periods."""
     del args  # a shell's, which Typer leaves empty
-    said = [str(word) for word in next(iter(_lists(ctx)), [])]
+    lists = [one for one in ctx.params.values() if isinstance(one, list | tuple)]
+    said = [str(word) for word in next(iter(lists), [])]
     if not said:
         return [one for one in (*_SCOPES, "box", "tag") if one.startswith(incomplete)]
     if len(said) == 1 and said[0] in _SCOPES:
         return entries(_SCOPES[said[0]])(ctx, incomplete)
     return [one for one in _BUDGET_PERIODS if one.startswith(incomplete)]
-
-
-def _lists(ctx: typer.Context) -> list[list[object]]:
-    return [value for value in ctx.params.values() if isinstance(value, list | tuple)]
 
 
 def by(choices: Iterable[str]) -> Complete:

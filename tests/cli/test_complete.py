@@ -63,7 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     yield made
 
 
-def offered(home: Home, line: str, shell: str = "bash", **env: str) -> set[str]:
+def offered(home: Home, line: str, shell: str = "bash") -> set[str]:
     """Return what a shell is offered for a line's last word."""
     words = f"tollway {line}"
     said = home.tollway(
@@ -72,7 +72,6 @@ def offered(home: Home, line: str, shell: str = "bash", **env: str) -> set[str]:
         COMP_CWORD=str(len(words.split()) - (not words.endswith(" "))),
         _TYPER_COMPLETE_ARGS=words,
         _TYPER_COMPLETE_FISH_ACTION="get-args",
-        **env,
     )
     assert said.stderr == ""
     return {one for one in said.stdout.splitlines() if one}
