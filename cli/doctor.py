@@ -4,26 +4,25 @@ import os
 import platform
 import re
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import doctor_fix, show
 from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import Control, convert, load_config
 from tollway.cli.discover import gpus
+from tollway.cli.doctor_fix import Check, State
 from tollway.cli.health import Provider, ill
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
 from tollway.daemon import secrets, tls
-from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import (
     ConfigError,
@@ -41,24 +40,16 @@ from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp import gpus as nvidia
 from tollway.providers.llamacpp import install, probe
 
-State = Literal["ok", "warn", "fail"]
-_COLOURS: dict[State, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
+_COLOURS: dict[State, show.Colour] = {
+    "ok": "green", "warn": "yellow", "fail": "red", "fixed": "cyan",
+}  # fmt: skip
 _MUCH_FREE = 256 * 2**20  # within the ledger, before it is worth a word
 _LEAST_BYTES = 100 * 2**20  # below it the ledger's write-ahead file alone may not fit
 _FEW_BYTES = 2**30
 _OLDEST = 1_767_225_600  # 2026-01-01: a clock before it has never been set
 
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no provider.")]
-Fix = Annotated[bool, typer.Option("--fix", help="Close files that are open to others.")]
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing looked at. `fix` says what to do, "" where nothing is wrong."""
-
-    name: str
-    state: State
-    detail: str
-    fix: str = ""
+Fix = Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend, and say what was.")]
 
 
 def doctor(
@@ -67,12 +58,14 @@ def doctor(
     """Check everything that a call needs, each with a fix.
 
     Configuration, permissions, secrets and where they are kept, the certificate, the ledger, its
-    SQLite and its disk, the port, the daemon, each provider and its key, llama-cpp-python, the
-    GPU, the clock.
+    SQLite and its disk, the port, the daemon, each provider and its key, llama-cpp-python and a
+    model of yours in it, the GPU, the clock. --fix closes files and keys that others may read,
+    makes the ledger's folder, and removes what a killed daemon left; all else is yours to decide.
     Exits with 1 if anything fails. Secrets are never shown.
 
-    Example:
+    Examples:
         tollway doctor --offline
+        tollway doctor --fix
     """
     with show.waiting("Looking"):
         checks = list(_all(config, offline=offline, repair=fix))
@@ -89,7 +82,7 @@ def _print(checks: list[Check]) -> None:
     for check in checks:
         first, *more = check.detail.splitlines() or [""]
         show.say(
-            [show.Painted(f"{check.state:4}", _COLOURS[check.state]), f"  {check.name}: {first}"]
+            [show.Painted(f"{check.state:5}", _COLOURS[check.state]), f" {check.name}: {first}"]
         )
         for line in more:
             show.say(f"      {line}")
@@ -109,9 +102,12 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
         yield from _graphics()
         return
     yield _configuration(config)
-    yield from _modes(config, repair=repair)
+    yield from doctor_fix.folder(config, repair=repair)
+    yield from doctor_fix.leftovers(config, repair=repair)
+    yield from doctor_fix.modes(config, repair=repair)
     yield _backend(config)
     yield from _secrets(config)
+    yield from doctor_fix.environment(config, os.environ)
     yield from _certificate(config)
     yield _ledger(config)
     yield _disk(config)
@@ -147,40 +143,6 @@ def _configuration(config: Config) -> Check:
             "configuration", "warn", "\n".join(config.warnings), "`tollway config check` repeats"
         )
     return Check("configuration", "ok", str(config.path))
-
-
-def _modes(config: Config, *, repair: bool) -> Iterator[Check]:
-    """Check that nobody else may read or write what is the owner's."""
-    folder = state_paths(config.ledger.path).folder
-    private = [config.path, folder, config.ledger.path, config.admin_socket]
-    private += [path for path in (secrets.vault_path(), secrets.vault_key_path()) if path]
-    open_ones = [path for path in private if _openness(path)]
-    if repair:
-        for path in open_ones:
-            path.chmod(0o700 if path.is_dir() else 0o600)
-        open_ones = [path for path in open_ones if _openness(path)]
-    for path in open_ones:
-        bits = _openness(path)
-        mode = "700" if path.is_dir() else "600"
-        yield Check(
-            "permissions",
-            "fail" if bits & 0o022 else "warn",
-            f"`{path}` may be {'written' if bits & 0o022 else 'read'} by others",
-            f"`tollway doctor --fix`, or `chmod {mode} {path}`",
-        )
-    if not open_ones:
-        yield Check("permissions", "ok", "what is yours is closed to others")
-
-
-def _openness(path: Path) -> int:
-    """Return the mode bits that let others in, 0 for none or where there is nothing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0
-    # A folder that others may look at but not into gives nothing away; a file must be closed.
-    allowed = 0o011 if stat.S_ISDIR(found.st_mode) else 0
-    return found.st_mode & 0o077 & ~allowed
 
 
 def _backend(config: Config | None = None) -> Check:
@@ -329,10 +291,19 @@ def _llama(config: Config) -> Iterator[Check]:
     files = {name: model.gguf for name, model in config.models.items() if model.gguf}
     if not files:
         return
-    yield _engine(probe.ask(probe.Question()))
+    there = {name: path for name, path in files.items() if path.is_file()}
+    # The smallest is read, as a load would: that this build can is seen by trying.
+    tried = min(there, key=lambda name: there[name].stat().st_size, default="")
+    said = probe.ask(probe.Question(path=str(there[tried]) if tried else ""))
+    wrong = said.fault in {"architecture", "file"}
+    yield _engine(msgspec.structs.replace(said, fault="") if wrong else said)
     for name, path in files.items():
-        if not path.is_file():
+        if name not in there:
             yield Check(f"model {name}", "fail", f"`{path}` is not there", "Mend its `gguf`")
+        elif name == tried and wrong:
+            yield Check(f"model {name}", "fail", said.message, f"`tollway models info {name}`")
+        elif name == tried and not said.fault:
+            yield Check(f"model {name}", "ok", f"`{path}` can be loaded")
 
 
 def _engine(said: probe.Answer) -> Check:

@@ -71,26 +71,30 @@ class Found(msgspec.Struct):
     notional_nanousd: int = 0
 
 
+_AgentsOption = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[claude-code|codex]",
+        help="Whose logs; else both.",
+        autocompletion=complete.among("claude-code", "codex"),
+    ),
+]
+_UserOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Whose use it is; else the owner's.",
+        autocompletion=complete.entries("users"),
+    ),
+]
+
+
 def import_(
-    agents: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[claude-code|codex]",
-            help="Whose logs; else both.",
-            autocompletion=complete.among("claude-code", "codex"),
-        ),
-    ] = None,
+    agents: _AgentsOption = None,
     since: Annotated[
         str, typer.Option(metavar="WHEN", help="30d, week, month, or a date; else all of it.")
     ] = "",
-    user: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Whose use it is; else the owner's.",
-            autocompletion=complete.entries("users"),
-        ),
-    ] = None,
+    user: _UserOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, and write nothing.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,

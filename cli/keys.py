@@ -47,27 +47,31 @@ class Shown(msgspec.Struct, frozen=True):
     limits: list[Limit]
 
 
+UserOf = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        metavar="NAME",
+        help="The user it is billed to.",
+        autocompletion=complete.entries("users"),
+    ),
+]
+ProjectOf = Annotated[
+    str | None,
+    typer.Option(
+        "--project",
+        metavar="NAME",
+        help="The project, or that too.",
+        autocompletion=complete.entries("projects"),
+    ),
+]
+
+
 def create(  # noqa: PLR0913 - an argument is an option
     name: New,
     *,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--user",
-            metavar="NAME",
-            help="The user it is billed to.",
-            autocompletion=complete.entries("users"),
-        ),
-    ] = None,
-    project: Annotated[
-        str | None,
-        typer.Option(
-            "--project",
-            metavar="NAME",
-            help="The project, or that too.",
-            autocompletion=complete.entries("projects"),
-        ),
-    ] = None,
+    user: UserOf = None,
+    project: ProjectOf = None,
     budget: Budgets = None,
     rpm: Rpm = None,
     tpm: Tpm = None,

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from tollway.cli import complete, edits, limits, show
+from tollway.cli import edits, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
-from tollway.cli.keys import Name, last_day, require_owner
+from tollway.cli.keys import Name, ProjectOf, UserOf, last_day, require_owner
 from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm
 from tollway.cli.members import NoBudget, chosen
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Globs
@@ -17,24 +17,8 @@ from tollway.daemon.config.schema import Key
 def set_(  # noqa: PLR0913 - an argument is an option
     name: Name,
     *,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--user",
-            metavar="NAME",
-            help="The user it is billed to.",
-            autocompletion=complete.entries("users"),
-        ),
-    ] = None,
-    project: Annotated[
-        str | None,
-        typer.Option(
-            "--project",
-            metavar="NAME",
-            help="The project, or that too.",
-            autocompletion=complete.entries("projects"),
-        ),
-    ] = None,
+    user: UserOf = None,
+    project: ProjectOf = None,
     budget: Budgets = None,
     no_budget: NoBudget = False,
     rpm: Rpm = None,

@@ -47,33 +47,38 @@ class RepricedOut(msgspec.Struct, frozen=True):
     changes: list[Repriced]
 
 
+_SinceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="WHEN",
+        help="7d, 12h, today, yesterday, week, month, or a date.",
+        autocompletion=complete.periods,
+    ),
+]
+_UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="As --since; a day counts whole. Else now.",
+        autocompletion=complete.periods,
+    ),
+]
+_TzOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tz",
+        metavar="ZONE",
+        help="Whose days; else server.timezone.",
+        autocompletion=complete.zones,
+    ),
+]
+
+
 def reprice(
     config: ConfigFile = None,
-    since: Annotated[
-        str,
-        typer.Option(
-            metavar="WHEN",
-            help="7d, 12h, today, yesterday, week, month, or a date.",
-            autocompletion=complete.periods,
-        ),
-    ] = "month",
-    until: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN",
-            help="As --since; a day counts whole. Else now.",
-            autocompletion=complete.periods,
-        ),
-    ] = None,
-    tz: Annotated[
-        str | None,
-        typer.Option(
-            "--tz",
-            metavar="ZONE",
-            help="Whose days; else server.timezone.",
-            autocompletion=complete.zones,
-        ),
-    ] = None,
+    since: _SinceOption = "month",
+    until: _UntilOption = None,
+    tz: _TzOption = None,
     apply: Annotated[
         bool, typer.Option("--apply/--dry-run", help="Write it, with the daemon down; else look.")
     ] = False,

@@ -33,34 +33,39 @@ class Format(StrEnum):
     JSONL = "jsonl"
 
 
+_SinceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="WHEN",
+        help="7d, 12h, today, month, a date. Else all.",
+        autocompletion=complete.periods,
+    ),
+]
+_UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="As --since; a day counts whole. Else now.",
+        autocompletion=complete.periods,
+    ),
+]
+_TzOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tz",
+        metavar="ZONE",
+        help="Whose days; else server.timezone.",
+        autocompletion=complete.zones,
+    ),
+]
+
+
 def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     what: Annotated[What, typer.Option("--what", help="What a row is.")] = What.CALLS,
-    since: Annotated[
-        str,
-        typer.Option(
-            metavar="WHEN",
-            help="7d, 12h, today, month, a date. Else all.",
-            autocompletion=complete.periods,
-        ),
-    ] = _EVER,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN",
-            help="As --since; a day counts whole. Else now.",
-            autocompletion=complete.periods,
-        ),
-    ] = None,
-    tz: Annotated[
-        str | None,
-        typer.Option(
-            "--tz",
-            metavar="ZONE",
-            help="Whose days; else server.timezone.",
-            autocompletion=complete.zones,
-        ),
-    ] = None,
+    since: _SinceOption = _EVER,
+    until: _UntilOption = None,
+    tz: _TzOption = None,
     form: Annotated[Format, typer.Option("--format", help="CSV or JSON Lines.")] = Format.CSV,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Else standard output.")

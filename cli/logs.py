@@ -132,9 +132,7 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         raise UsageProblem("`--body` is of one call", hint="Give its id")
     if call is not None:
         if follow or where != calls.ANY:
-            raise UsageProblem(
-                "One call is neither followed nor filtered", hint="Give its id alone"
-            )
+            raise UsageProblem("One call is neither followed nor filtered; give its id alone")
         _one(path, call, body=body, as_json=as_json)
     elif follow:
         _follow(path, number, where, as_json=as_json)

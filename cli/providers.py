@@ -78,15 +78,18 @@ class Kind(msgspec.Struct, frozen=True):
     serves: tuple[str, ...]
 
 
+_KindOption = Annotated[
+    str,
+    typer.Option(
+        "--kind", metavar="KIND", help="`providers kinds` lists.", autocompletion=complete.kinds
+    ),
+]
+
+
 def add(  # noqa: PLR0913 - an argument is an option
     name: New,
     *,
-    kind: Annotated[
-        str,
-        typer.Option(
-            "--kind", metavar="KIND", help="`providers kinds` lists.", autocompletion=complete.kinds
-        ),
-    ],
+    kind: _KindOption,
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
     ] = None,

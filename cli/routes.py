@@ -169,26 +169,30 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
         show.note("There are no routes: `tollway routes add NAME --to PROVIDER/MODEL` adds one")
 
 
+_ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="What the client would ask for.",
+        autocompletion=complete.callables,
+    ),
+]
+_KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="KEY",
+        help="A key's name; else as the owner.",
+        autocompletion=complete.entries("keys"),
+    ),
+]
+
+
 def explain(  # noqa: PLR0913 - an argument is an option
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="What the client would ask for.",
-            autocompletion=complete.callables,
-        ),
-    ],
+    model: _ModelOption,
     *,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            metavar="KEY",
-            help="A key's name; else as the owner.",
-            autocompletion=complete.entries("keys"),
-        ),
-    ] = None,
+    key: _KeyOption = None,
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")] = 1000,
     output: Annotated[
         int | None, typer.Option("--output", min=1, help="The output limit the client sets.")

@@ -100,42 +100,47 @@ class Session:
         return convert(answer, Ended)
 
 
+_ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="What the agent asks for.",
+        autocompletion=complete.callables,
+    ),
+]
+_KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="KEY",
+        help="A key's name; else as the owner.",
+        autocompletion=complete.entries("keys"),
+    ),
+]
+_OwnLoginOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--own-login/--no-own-login",
+        help="Keep the agent's own login: a subscription; else where a provider says so.",
+    ),
+]
+
+
 def run(  # noqa: PLR0913 - an argument is an option
     command: Command,
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="What the agent asks for.",
-            autocompletion=complete.callables,
-        ),
-    ] = None,
+    model: _ModelOption = None,
     budget: Annotated[
         str | None,
         typer.Option("--budget", metavar="USD", help="The most that this run may cost: 2.50."),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            metavar="KEY",
-            help="A key's name; else as the owner.",
-            autocompletion=complete.entries("keys"),
-        ),
-    ] = None,
+    key: _KeyOption = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
-    own_login: Annotated[
-        bool | None,
-        typer.Option(
-            "--own-login/--no-own-login",
-            help="Keep the agent's own login: a subscription; else where a provider says so.",
-        ),
-    ] = None,
+    own_login: _OwnLoginOption = None,
     config: ConfigFile = None,
 ) -> None:
     """Run an agent or a script through the gateway, and show what it cost.

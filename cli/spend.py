@@ -60,16 +60,19 @@ Zone = Annotated[
 Top = Annotated[int | None, typer.Option(min=1, help="Show the dearest only; add up the others.")]
 
 
+_ByOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help=f"Comma-separated, of: {', '.join(By)}, tag:NAME.",
+        autocompletion=complete.by(By),
+    ),
+]
+
+
 def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
-    by: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help=f"Comma-separated, of: {', '.join(By)}, tag:NAME.",
-            autocompletion=complete.by(By),
-        ),
-    ] = "model",
+    by: _ByOption = "model",
     since: Since = "month",
     until: Until = None,
     tz: Zone = None,

@@ -220,7 +220,9 @@ async def eventually(condition: Callable[[], bool], within_s: float = 30.0) -> N
             await asyncio.sleep(0)
 
 
-def self_signed(folder: Path, name: str = "127.0.0.1") -> tuple[ssl.SSLContext, Path]:
+def self_signed(
+    folder: Path, name: str = "127.0.0.1", days: int = 2
+) -> tuple[ssl.SSLContext, Path]:
     """Return a server's TLS context, and the file that makes a client trust it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test's own server")])
@@ -235,7 +237,7 @@ def self_signed(folder: Path, name: str = "127.0.0.1") -> tuple[ssl.SSLContext, 
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(now + datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -1,13 +1,18 @@
 """`doctor`: each trouble is found, named and given its fix; none is found where there is none."""
 
 import json
+import os
+import select
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 from one_answer import OneAnswer
-from program import Home
+from program import PATIENCE_S, Home
 from upstreams import self_signed
+
+from tollway.daemon.config.paths import socket_beside, state_paths
 
 CANARY = "gsk_CANARYcanaryCANARYcanary42"
 SINGLE = '[server]\nlisten = "127.0.0.1:{port}"\nsingle_user = true\n'
@@ -58,8 +63,75 @@ def test_open_files_are_found_and_closed_on_request(home: Home) -> None:
     found = checks(home, code=1)
     assert "may be written by others" in found["permissions"]["detail"]
     assert home.config.stat().st_mode & 0o777 == 0o666
-    assert checks(home, "--fix", code=0)["permissions"]["state"] == "ok"
+    mended = checks(home, "--fix", code=0)["permissions"]
+    assert (mended["state"], mended["fix"]) == ("fixed", "")
+    assert "(666), and is closed now (600)" in mended["detail"]
     assert home.config.stat().st_mode & 0o777 == 0o600
+    assert checks(home, code=0)["permissions"]["state"] == "ok"
+
+
+def test_key_files_and_the_certificate_s_key_are_closed_too(home: Home) -> None:
+    """Secrets beside gateway.toml, wherever it names them; then nothing fails any more."""
+    folder = home.config.parent
+    self_signed(folder, "gate.example")
+    home.write(
+        f'{SINGLE.format(port=0)}tls = {{ cert = "trusted.pem", key = "private.pem" }}\n'
+        '[providers.g]\nkind = "groq"\napi_key = "file:groq.key"\n'
+    )
+    (folder / "groq.key").write_text(CANARY)
+    for name in ("groq.key", "private.pem"):
+        (folder / name).chmod(0o644)
+    before = home.tollway("doctor", "--offline")
+    assert before.returncode == 1
+    assert before.stdout.count("may be read by others") == 2
+    after = home.tollway("doctor", "--offline", "--fix")
+    assert after.returncode == 0, after.stdout
+    assert after.stdout.count("fixed permissions: ") == 2
+    assert CANARY not in before.stdout + after.stdout
+    assert {(folder / name).stat().st_mode & 0o777 for name in ("groq.key", "private.pem")} == {
+        0o600
+    }
+
+
+def test_what_a_killed_daemon_left_is_told_and_removed(home: Home) -> None:
+    """A socket at which nobody listens, and a pidfile; a daemon that runs keeps its own."""
+    started = json.loads(home.tollway("up", "--json").stdout)
+    assert "leftovers" not in checks(home, "--offline", "--fix", code=0)
+    process = os.pidfd_open(started["pid"])
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    assert select.select([process], [], [], PATIENCE_S)[0]
+    os.close(process)
+    ledger = home.data / "ledger.db"
+    left = [socket_beside(ledger), state_paths(ledger).pidfile]
+    assert all(path.exists() for path in left)
+    assert checks(home, "--offline", code=0)["leftovers"]["state"] == "warn"
+    assert all(path.exists() for path in left)
+    shown = home.tollway("doctor", "--offline", "--fix")
+    assert shown.returncode == 0, shown.stdout
+    assert shown.stdout.count("fixed leftovers: ") == 2
+    assert not any(path.exists() for path in left)
+    assert "leftovers" not in checks(home, "--offline", code=0)
+
+
+def test_a_missing_folder_of_the_ledger_is_made_on_request(home: Home) -> None:
+    """With its parents, closed to others; one that cannot be made is a failure."""
+    home.write(SINGLE.format(port=0) + '[ledger]\npath = "a/b/ledger.db"\n')
+    assert "ledger folder" not in checks(home, code=0)
+    assert checks(home, "--fix", code=0)["ledger folder"]["state"] == "fixed"
+    assert (home.data / "a/b").stat().st_mode & 0o777 == 0o700
+    (home.data / "file").write_text("")
+    home.write(SINGLE.format(port=0) + '[ledger]\npath = "file/ledger.db"\n')
+    assert checks(home, "--fix", code=1)["ledger"]["state"] == "fail"
+
+
+def test_a_key_of_the_environment_that_nobody_uses_is_named(home: Home) -> None:
+    """By its variable; one of ours, and one whose kind is configured, are no finding."""
+    found = checks(home, "--offline", code=0, GROQ_API_KEY=CANARY)["environment"]
+    assert (found["state"], CANARY in json.dumps(found)) == ("warn", False)
+    assert "--api-key env:GROQ_API_KEY" in found["fix"]
+    assert "environment" not in checks(home, "--offline", code=0, OPENAI_API_KEY="tw-ours")
+    home.write(SINGLE.format(port=0) + '[providers.g]\nkind = "groq"\napi_key = "env:G"\n')
+    assert "environment" not in checks(home, "--offline", code=0, GROQ_API_KEY="x", G="x")
 
 
 def test_a_missing_secret_is_named_and_a_present_one_not_shown(home: Home) -> None:
@@ -186,3 +258,8 @@ def test_a_certificate_is_looked_at_before_clients_refuse_it(home: Home) -> None
     found = checks(home, code=0)["certificate"]
     assert (found["state"], found["fix"]) == ("ok", "")
     assert found["detail"].startswith("for gate.example, until ")
+    self_signed(folder, "gate.example", days=1)
+    (folder / "private.pem").chmod(0o600)
+    near = checks(home, code=0)["certificate"]
+    assert (near["state"], near["fix"][:8]) == ("warn", "Renew it")
+    assert "renew it" in near["detail"]

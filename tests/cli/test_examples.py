@@ -283,6 +283,7 @@ def _the_ledger(told: Story) -> None:
     told.run("tollway ledger export --since 2026-11-01 > calls.csv")
     told.run("tollway ledger export --what attempts --format jsonl --out attempts.jsonl")
     told.run("tollway doctor --offline")
+    told.run("tollway doctor --fix", more="--offline")
     told.run("tollway restart")
     told.run("tollway down --now")
     told.run("tollway ledger verify --repair")
