@@ -85,10 +85,32 @@ def provider_keys(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def server_ports(said: Mapping[int, str], environ: Mapping[str, str]) -> dict[int, str]:
+    """Return {port: kind} of where to look for servers.
+
+    A kind that is `said` to be at a port, or Ollama by its own $OLLAMA_HOST, is not looked for at
+    its usual one.
+    """
+    found = dict(said)
+    # Ollama's own reading: a host, a port or both, with or without a scheme.
+    own = re.fullmatch(
+        r"(?:https?://)?(127\.\d+\.\d+\.\d+|localhost|0\.0\.0\.0|):(\d{1,5})/?",
+        environ.get("OLLAMA_HOST", "").strip(),
+    )
+    if own and "ollama" not in found.values():
+        found.setdefault(int(own[2]), "ollama")
+    kinds = set(found.values())
+    usual = {port: kind for port, kind in SERVER_PORTS.items() if kind not in kinds}
+    return usual | found
+
+
 def local_servers(
-    ports: Mapping[int, str] = SERVER_PORTS, *, timeout_s: float = 0.3
+    ports: Mapping[int, str] = SERVER_PORTS, *, timeout_s: float = 1.0
 ) -> list[LocalServer]:
-    """Return the servers that answer `GET /v1/models` on loopback in time, all asked at once."""
+    """Return the servers that answer `GET /v1/models` on loopback in time, all asked at once.
+
+    A port where nobody listens refuses at once: only one that hangs takes the time.
+    """
     with ThreadPoolExecutor(max_workers=max(1, len(ports))) as askers:
         found = askers.map(lambda port: _ask(port, ports[port], timeout_s), ports)
         return [server for server in found if server]

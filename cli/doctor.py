@@ -19,6 +19,7 @@ from tollway.cli.control import Control, convert, load_config
 from tollway.cli.discover import gpus
 from tollway.cli.doctor_fix import Check, State
 from tollway.cli.health import Provider, ill
+from tollway.cli.models_info import ask_llama_cpp
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
@@ -39,10 +40,13 @@ from tollway.daemon.process import listener
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp import gpus as nvidia
 from tollway.providers.llamacpp import install, probe
+from tollway.providers.llamacpp.fit import Layout
+from tollway.providers.llamacpp.gguf import describe
 
 _COLOURS: dict[State, show.Colour] = {
     "ok": "green", "warn": "yellow", "fail": "red", "fixed": "cyan",
 }  # fmt: skip
+_FEW_TOKENS = 512  # of context, for a model that is only tried
 _MUCH_FREE = 256 * 2**20  # within the ledger, before it is worth a word
 _LEAST_BYTES = 100 * 2**20  # below it the ledger's write-ahead file alone may not fit
 _FEW_BYTES = 2**30
@@ -294,16 +298,25 @@ def _llama(config: Config) -> Iterator[Check]:
     there = {name: path for name, path in files.items() if path.is_file()}
     # The smallest is read, as a load would: that this build can is seen by trying.
     tried = min(there, key=lambda name: there[name].stat().st_size, default="")
-    said = probe.ask(probe.Question(path=str(there[tried]) if tried else ""))
-    wrong = said.fault in {"architecture", "file"}
-    yield _engine(msgspec.structs.replace(said, fault="") if wrong else said)
+    said, wrong = _tried(there.get(tried))
+    yield _engine(said)
     for name, path in files.items():
         if name not in there:
             yield Check(f"model {name}", "fail", f"`{path}` is not there", "Mend its `gguf`")
         elif name == tried and wrong:
-            yield Check(f"model {name}", "fail", said.message, f"`tollway models info {name}`")
+            yield Check(f"model {name}", "fail", wrong.message, wrong.hint)
         elif name == tried and not said.fault:
             yield Check(f"model {name}", "ok", f"`{path}` can be loaded")
+
+
+def _tried(path: Path | None) -> tuple[probe.Answer, GatewayError | None]:
+    """Return what llama.cpp says of this box, having gone through a load of a model if any."""
+    if path is None:
+        return probe.ask(probe.Question()), None
+    try:
+        return ask_llama_cpp(path, describe(path), _FEW_TOKENS, Layout()), None
+    except GatewayError as error:
+        return probe.ask(probe.Question()), error
 
 
 def _engine(said: probe.Answer) -> Check:

@@ -11,9 +11,10 @@ import msgspec
 import tomli_w
 import typer
 
-from tollway.cli import show
+from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem, printable
 from tollway.cli.discover import (
+    SERVER_PORTS,
     Gpu,
     LocalServer,
     ModelFile,
@@ -22,10 +23,11 @@ from tollway.cli.discover import (
     model_files,
     model_folders,
     provider_keys,
+    server_ports,
 )
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Yes
 from tollway.daemon import secrets
-from tollway.daemon.config import edit, units
+from tollway.daemon.config import edit, shown, units
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.paths import NAME, config_folder
 from tollway.daemon.config.schema import Config
@@ -41,6 +43,17 @@ Keys = Annotated[
     ),
 ]
 
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="KIND=PORT",
+        help="A model server of this box at another port: vllm=8001; may be repeated.",
+        autocompletion=complete.among(*(f"{kind}=" for kind in SERVER_PORTS.values())),
+    ),
+]
+
+_PATIENCE_S = 5.0  # with a server that somebody said is there
 _HEADING = """\
 Tollway's configuration. `tollway config check` says whether it is right, `tollway reload` makes
 a running daemon read it. Secrets are kept elsewhere and only named here."""
@@ -78,26 +91,29 @@ class Written(msgspec.Struct, frozen=True):
     next: str
 
 
-def init(
+def init(  # noqa: PLR0913 - an argument is an option
+    *,
     config: ConfigFile = None,
     yes: Yes = False,
     keys: Keys = False,
     budget: Budgets = None,
+    at: At = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a first gateway.toml from what is found on this box.
 
     It looks for provider keys in the environment, for Ollama, vLLM, LM Studio and llama-server
-    on loopback, for GGUF files in the usual folders, and for a GPU. It asks at most four
-    questions, none with --yes. A key is never written into the file. With --budget all calls
-    together cost at most that: answers get shorter near the cap, then calls are refused; servers
-    and models of this box then have the price "free".
+    on loopback (--at says where else one is), for GGUF files in the usual folders, and for a
+    GPU. It asks at most four questions, none with --yes. A key is never written into the file.
+    With --budget all calls together cost at most that: answers get shorter near the cap, then
+    calls are refused; servers and models of this box then have the price "free".
 
     Examples:
         tollway init
         tollway init --budget 20/month
         tollway init --yes --config ./gateway.toml
+        tollway init --yes --at vllm=8001
     """
     path = place(config)
     if path.exists() and not force:
@@ -105,8 +121,9 @@ def init(
             f"`{path}` is there already",
             hint="`--force` keeps it under another name and writes a new one",
         )
+    said = _ports(at)
     with show.waiting("Looking around"):
-        found = look(os.environ)
+        found = look(os.environ, said)
         store = secrets.backend().kind
     chosen = _taken(found, store, keys) if yes or as_json else _asked(found, store, keys)
     chosen = msgspec.structs.replace(chosen, budgets=_budgets(budget))
@@ -116,6 +133,25 @@ def init(
     replaced = _set_aside(path) if path.exists() else None
     written = edit.write_new(path, tables, heading=_HEADING)
     _report(_summary(written, found, replaced, explicit=config is not None), found, as_json=as_json)
+    for port, kind in said.items():
+        if not any(one.base_url == f"http://127.0.0.1:{port}/v1" for one in found.servers):
+            show.note(f"Nothing lists its models at 127.0.0.1:{port}: {kind} is not in the file")
+
+
+def _ports(said: Sequence[str] | None) -> dict[int, str]:
+    found = {}
+    for text in said or ():
+        kind, _, port = text.partition("=")
+        if kind not in SERVER_PORTS.values():
+            near = shown.meant(kind, SERVER_PORTS.values())
+            known = ", ".join(SERVER_PORTS.values())
+            raise UsageProblem(
+                f"`--at {text}`: no such server is looked for{near}", hint=f"Choose of {known}"
+            )
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UsageProblem(f"`--at {text}` names no port", hint=f"Such as `--at {kind}=8001`")
+        found[int(port)] = kind
+    return found
 
 
 def _budgets(said: Sequence[str] | None) -> tuple[str, ...]:
@@ -143,12 +179,13 @@ def _set_aside(path: Path) -> Path:
     raise ConfigError(f"`{path.parent}` has a thousand old versions", hint="Remove some")
 
 
-def look(environ: Mapping[str, str]) -> Found:
-    """Return what is on this box; takes under a second."""
+def look(environ: Mapping[str, str], said: Mapping[int, str]) -> Found:
+    """Return what is on this box; takes about a second. `said` are ports of servers, by kind."""
     home = Path.home()
+    ports = server_ports(said, environ)
     return Found(
         keys=provider_keys(environ),
-        servers=local_servers(),
+        servers=local_servers(ports, timeout_s=_PATIENCE_S) if said else local_servers(ports),
         models=model_files(model_folders(home, environ)),
         gpus=gpus(),
         llama_cpp=installed(),

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from gguf_shapes import shaped
 from one_answer import OneAnswer
 from program import PATIENCE_S, Home
 from upstreams import self_signed
@@ -203,6 +204,22 @@ def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
     (home.path / "llama_cpp.py").write_text(crash)
     found = checks(home, code=1, PYTHONPATH=str(home.path))
     assert "signal 4" in found["llama-cpp-python"]["detail"]
+
+
+def test_the_smallest_model_is_tried(home: Home) -> None:
+    """As a load would read it: one that this build can run, then one that is damaged."""
+    pytest.importorskip("llama_cpp")
+    shaped(home.path / "m.gguf")
+    (home.path / "large.gguf").write_bytes(bytes(8 * 2**20))
+    models = "".join(f'[models.{m}]\ngguf = "{home.path}/{m}.gguf"\n' for m in ("large", "m"))
+    home.write(SINGLE.format(port=0) + models)
+    found = checks(home, code=0)
+    assert found["llama-cpp-python"]["state"] == found["model m"]["state"] == "ok"
+    assert "model large" not in found
+    (home.path / "m.gguf").write_bytes((home.path / "m.gguf").read_bytes()[:2000])
+    found = checks(home, code=1)
+    assert (found["model m"]["state"], found["llama-cpp-python"]["state"]) == ("fail", "ok")
+    assert found["model m"]["fix"]
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def chapter(tell: Callable[[Story], None]) -> Callable[[Story], None]:
 @chapter
 def _begin(told: Story) -> None:
     told.run("tollway init --yes --config ./gateway.toml")
+    told.run("tollway init --yes --at vllm=8001", XDG_CONFIG_HOME=f"{told.home.path}/zero")
     told.run("tollway init", stdin="n\nn\nn\nn\n", XDG_CONFIG_HOME=f"{told.home.path}/one")
     told.run(
         "tollway init --budget 20/month",

@@ -1,12 +1,15 @@
 """`init`: what is found is what is written, and a key never is."""
 
 import json
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from one_answer import OneAnswer
 from program import Home
 
 from tollway.cli.discover import (
@@ -15,10 +18,28 @@ from tollway.cli.discover import (
     LocalServer,
     ModelFile,
     provider_keys,
+    server_ports,
 )
 from tollway.cli.init import Choices, Found, document
 from tollway.daemon.config.load import load, parse
 
+RING = """
+import json, os, pathlib
+from keyring.backend import KeyringBackend
+PLACE = pathlib.Path(os.environ["RING"])
+class Ring(KeyringBackend):
+    priority = 1
+    def _read(self):
+        return json.loads(PLACE.read_text()) if PLACE.exists() else {}
+    def get_password(self, service, name):
+        return self._read().get(f"{service} {name}")
+    def set_password(self, service, name, value):
+        PLACE.write_text(json.dumps(self._read() | {f"{service} {name}": value}))
+    def delete_password(self, service, name):
+        kept = self._read()
+        del kept[f"{service} {name}"]
+        PLACE.write_text(json.dumps(kept))
+"""
 CANARY = "gsk_CANARYcanaryCANARYcanary42"
 
 
@@ -65,6 +86,112 @@ def test_answers_decide(home: Home) -> None:
     config = load(home.config)
     assert not config.server.single_user
     assert config.providers["groq"].api_key == "keyring:groq"
+
+
+def served(*owners: str) -> bytes:
+    """Return a list of models, owned by these."""
+    models = [{"id": f"m{at}", "object": "model", "owned_by": one} for at, one in enumerate(owners)]
+    return json.dumps({"object": "list", "data": models}).encode()
+
+
+@pytest.fixture
+def servers() -> Iterator[dict[str, int]]:
+    """Yield the ports of all the servers that are looked for."""
+    owners = {
+        "ollama": "library", "vllm": "vllm", "sglang": "sglang", "lmstudio": "organization_owner",
+        "llama-server": "llamacpp",
+    }  # fmt: skip
+    running = {kind: OneAnswer(200, served(owner)) for kind, owner in owners.items()}
+    assert set(running) == set(SERVER_PORTS.values())
+    yield {kind: one.port for kind, one in running.items()}
+    for one in running.values():
+        one.close()
+
+
+def fill(home: Home) -> dict[str, str]:
+    """Make a GPU's driver and a keyring; return the environment that has them and two keys."""
+    driver = home.path / "bin/nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034'\n")
+    driver.chmod(0o755)
+    (home.path / "filering.py").write_text(RING)
+    return {
+        "PATH": f"{driver.parent}:{home.env['PATH']}", "PYTHONPATH": str(home.path),
+        "PYTHON_KEYRING_BACKEND": "filering.Ring", "RING": str(home.path / "ring.json"),
+        "OPENAI_API_KEY": CANARY, "GROQ_API_KEY": CANARY,
+    }  # fmt: skip
+
+
+def test_a_full_home_is_four_questions_and_a_file_that_is_right(
+    home: Home, servers: dict[str, int]
+) -> None:
+    """Keys into the keyring, every server, the GGUF file, the GPU; then the next command."""
+    env = fill(home)
+    words = [word for kind, port in servers.items() for word in ("--at", f"{kind}={port}")]
+    ended = home.tollway("init", *words, stdin="\n" * 4, fresh=True, **env)
+    assert ended.returncode == 0, ended.stderr
+    llama = find_spec("llama_cpp") is not None
+    assert ended.stderr.count("?") == 3 + llama
+    assert "Copy OPENAI_API_KEY, GROQ_API_KEY into this system's keyring?" in ended.stderr
+    assert "next: tollway up" in ended.stderr
+    assert "NVIDIA L4" in ended.stdout
+    config = load(home.config)
+    assert {name: one.base_url for name, one in config.providers.items() if one.base_url} == {
+        kind: f"http://127.0.0.1:{port}/v1" for kind, port in servers.items()
+    }
+    assert [config.providers[kind].api_key for kind in ("openai", "groq")] == [
+        "keyring:openai", "keyring:groq",
+    ]  # fmt: skip
+    assert list(config.models) == (["tiny"] if llama else [])
+    assert (home.path / "ring.json").read_text().count(CANARY) == 2
+    assert CANARY not in home.config.read_text() + ended.stdout + ended.stderr
+    checked = home.tollway("config", "check", stdin="", fresh=True, **env)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_an_empty_home_is_one_question_and_a_file_that_is_right(tmp_path: Path) -> None:
+    """Whether others will use it; then it says how to bring a model."""
+    home = Home(tmp_path)
+    kinds = enumerate(SERVER_PORTS.values(), start=1)  # ports that nobody listens at
+    closed = [word for port, kind in kinds for word in ("--at", f"{kind}={port}")]
+    home.env["PATH"] = "/nowhere"
+    ended = home.tollway("init", *closed, stdin="\n")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("?") == 1
+    assert "next: tollway models add PATH.gguf" in ended.stderr
+    assert "Nothing lists its models at 127.0.0.1:1" in ended.stderr
+    checked = home.tollway("config", "check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("vlm=8001", "did you mean vllm?"),
+        ("vllm", "names no port"),
+        ("vllm=70000", "names no port"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(home: Home, said: str, words: str) -> None:
+    """Before anything is looked for or written."""
+    ended = home.tollway("init", "--yes", "--at", said)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert not home.config.exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("127.0.0.1:11500", 11500), ("http://localhost:11500", 11500), (":11500", 11500),
+     ("0.0.0.0:11500", 11500), ("box2:11500", 11434), ("", 11434), ("127.0.0.1", 11434)],
+)  # fmt: skip
+def test_ollama_is_looked_for_where_its_own_variable_says(host: str, port: int) -> None:
+    """On this box alone; what is said on the command line wins."""
+    found = server_ports({}, {"OLLAMA_HOST": host})
+    assert [at for at, kind in found.items() if kind == "ollama"] == [port]
+    said = server_ports({9000: "ollama"}, {"OLLAMA_HOST": host})
+    assert [at for at, kind in said.items() if kind == "ollama"] == [9000]
+    assert set(found.values()) == set(said.values()) == set(SERVER_PORTS.values())
 
 
 def test_a_budget_shortens_answers_before_it_refuses(home: Home) -> None:
