@@ -77,7 +77,7 @@ READING: list[tuple[str, int]] = [
     ("groups show everyone", 0),
     ("providers list", 0),
     ("providers kinds", 0),
-    ("providers test up", 1),
+    ("providers test up", 0),
     ("models list", 0),
     ("models info tiny", 0),
     ("models ps", 0),
