@@ -44,7 +44,7 @@ _NEEDS_RESTART: dict[str, Callable[[Config], object]] = {
 _GUARDED = ("keys", "users", "teams", "projects")
 # Scopes whose budgets are guarded beside those, and where they stand in the file.
 _SECTIONS = {"box": "server", "provider": "providers.", "route": "routes.", "tag": "tags."}
-_NOTHING: tuple[object, ...] = (None, (), {})
+_NOTHING: tuple[object, ...] = (None, (), {}, False)
 
 Holder = Key | Member | Team
 

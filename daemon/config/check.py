@@ -401,6 +401,7 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
     for name, model in config.models.items():
         if model.gguf is not None and not _is_file(model.gguf):
             yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"
+    yield from _shared_after_all(config)
     for name in config.prices:
         if _prices_nothing(name, names):
             yield ("prices", name), "prices a target that there is not"
@@ -409,6 +410,14 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
         there = periods.get(one.scope, set())
         if not there or (one.period and one.period not in there):
             yield ("raises", number), f"there is no budget of {shown.value(one.text)} to raise"
+
+
+def _shared_after_all(config: Config) -> Iterator[tuple[At, str]]:
+    commands = [name for name, model in config.models.items() if model.command is not None]
+    for name, key in config.keys.items():
+        if key.private_prefix and commands:
+            said = f"says nothing to {shown.value(LOCAL + '/' + commands[0])}, whose command keeps"
+            yield ("keys", name, "private_prefix"), f"{said} prompts as it likes"
 
 
 def _prices_nothing(name: str, names: Names) -> bool:

@@ -451,6 +451,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[str, ...] = ()
     require_tags: tuple[str, ...] = ()
     tags: dict[str, str] = {}  # that all its calls have
+    private_prefix: bool = False  # local models share what they keep of its prompts with no other
 
 
 class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
 """Who is calling: headers to `Caller`, before the body is read."""
 
 import hmac
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -36,6 +36,7 @@ class Caller(msgspec.Struct, frozen=True):
     require_tags: tuple[str, ...] = ()  # names of tags that its calls must have
     tags: Tags = NO_TAGS  # that all its calls have, whatever they say
     run: str = ""  # the id of the run that calls, "" for none
+    prefix_owner: str = ""  # with whom it shares local models' kept prefixes, "" for everybody
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -173,4 +174,15 @@ def _caller(config: Config, name: str, key: Key) -> Caller:
     who = Who(key=name, user=key.user or "", team=team, project=key.project or "")
     own = tags_of(f"{tag}={value}" for tag, value in key.tags.items())
     levels = levels_of(config, key, who)
-    return Caller(who, levels, require_tags=key.require_tags, tags=own if key.tags else NO_TAGS)
+    return Caller(
+        who,
+        levels,
+        require_tags=key.require_tags,
+        tags=own if key.tags else NO_TAGS,
+        prefix_owner=_prefix_owner(name) if key.private_prefix else "",
+    )
+
+
+def _prefix_owner(name: str) -> str:
+    """Return what a worker knows a key by: the same after a rotation, and no name."""
+    return blake2b(name.encode(), digest_size=16, person=b"prefix owner").hexdigest()

@@ -14,6 +14,7 @@ from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
+from tollway.providers.dialects.error_words import words_in
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import (
     UpstreamBroke,
@@ -110,6 +111,12 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
             " not followed",
             hint="Correct the provider's `base_url`",
             status=502,
+        )
+    elif attempt.target.worker:  # no provider: it is a model of this box that says so
+        error = UpstreamRefused(
+            f"The model `{attempt.target.name}` cannot do that: {words_in(said)}",
+            status=status,
+            body=said,
         )
     else:
         error = attempt.version.dialect.read_error(status, said)

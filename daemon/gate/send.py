@@ -353,6 +353,7 @@ class Exchange:
                 body,
                 first_s=timeouts.first_s,
                 deadline_s=deadline_s,
+                owner=self.caller.prefix_owner,
             )
         request = Request(
             url=target.base_url + target.kind.behind + version.path(target),

@@ -23,18 +23,19 @@ def read_error(status: int, body: bytes) -> UpstreamRefused:
         status: Its HTTP status.
         body: What it said.
     """
-    text = _text(body)
+    text = words_in(body)
     message = f"The provider answered {status}"
     return UpstreamRefused(f"{message}: {text}" if text else message, status=status, body=body)
 
 
 def error_within(body: bytes) -> UpstreamRefused:
     """Return an error that came inside a 200 answer, with the status that it gives itself."""
-    message = f"The provider failed within its answer: {_text(body) or 'it does not say why'}"
+    message = f"The provider failed within its answer: {words_in(body) or 'it does not say why'}"
     return UpstreamRefused(message, status=_status(json_in(body)), body=body)
 
 
-def _text(body: bytes) -> str:
+def words_in(body: bytes) -> str:
+    """Return what an error's body says, for a person; "" where it says nothing."""
     said = json_in(body)
     return _tidy(_page(body) if said is _NO_JSON else _message(said))
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from tollway.providers.canon import Endpoint, Usage
 from tollway.providers.errors import LocalModelFailed, RequestInvalid
 from tollway.providers.llamacpp.answer import Refusal
@@ -145,13 +147,15 @@ class LocalModels:
         *,
         first_s: float | None = None,
         deadline_s: float | None = None,
+        owner: str = "",
     ) -> MeteredAnswer:
         """Return the answer of a model that our own worker serves, once it has begun.
 
         It is a 200 (events or one JSON body) or a 400 in OpenAI's shape, for a request that the
         model can't do. `first_s` is the time to the first token once the model is loaded, the
         wait behind earlier calls included; after `deadline_s` at work it ends with what it has,
-        as one that has reached its longest answer.
+        as one that has reached its longest answer. An `owner` shares kept prefixes with its own
+        calls alone; "" is everybody who shares.
 
         Raises:
             LocalModelFailed: No such model; it cannot be loaded; or it died before it answered.
@@ -164,6 +168,8 @@ class LocalModels:
             asked = read_request(endpoint, body)
         except RequestInvalid as fault:
             return Refusal(refusal(fault))
+        if owner:
+            asked = replace(asked, job=replace(asked.job, owner=owner))
         return await resident.ask(asked, first_s, deadline_s)
 
     async def forward(

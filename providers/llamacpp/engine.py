@@ -78,6 +78,7 @@ class _Seq:
         self.cells: list[int] = []
         self.choice: _Choice | None = None
         self.used = 0
+        self.owner = ""  # of the call whose tokens it holds
 
 
 class Engine:
@@ -174,7 +175,8 @@ class Engine:
         """Give sequences to those who wait, in their turn; one may wait for a prefix meanwhile."""
         self._waiting.sort(key=attrgetter("turn", "index"))
         for choice in tuple(self._waiting):
-            found = policy.place(choice.prompt, self._facts(), self._native.rules)
+            owner = choice.run.job.owner
+            found = policy.place(choice.prompt, self._facts(), self._native.rules, owner)
             if found is None:
                 return
             if isinstance(found, policy.Place):
@@ -191,6 +193,7 @@ class Engine:
                 seq.choice is not None,
                 seq.choice.prompt if seq.choice and seq.choice.last is None else None,
                 seq.used,
+                seq.owner,
             )
             for seq in self._seqs
         ]
@@ -203,6 +206,7 @@ class Engine:
         else:
             self._native.copy(found.copy_from, found.seq, found.keep)
             kept, seq.cells = found.keep, self._seqs[found.copy_from].cells[: found.keep]
+        seq.owner = run.job.owner
         prompt_at = choice.index // run.job.n
         if prompt_at not in run.begun:  # further choices of a prompt cost no input at all
             run.begun.add(prompt_at)

@@ -104,7 +104,11 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """Generate (`n` choices for each prompt) or embed; the answer carries `id`."""
+    """Generate (`n` choices for each prompt) or embed; the answer carries `id`.
+
+    What is kept of it is for later calls of the same `owner` alone, as it reads only theirs; ""
+    is everybody who shares.
+    """
 
     id: int
     kind: Literal["chat", "completions", "embeddings"]
@@ -117,6 +121,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     logprobs: int | None = None  # with so many alternatives for each token
     shape: Shape | None = None
     parallel: bool = True  # more than one tool call in an answer
+    owner: str = ""
 
 
 class Count(msgspec.Struct, frozen=True, tag="count"):

@@ -20,13 +20,14 @@ class Seq(msgspec.Struct, frozen=True):
     """One sequence of the model's memory: the tokens in it, and who uses it.
 
     `reading` is the whole prompt of a call whose prompt is being read. `used` orders sequences
-    by their last use, higher is later.
+    by their last use, higher is later. `owner` is whose tokens they are, "" for everybody's.
     """
 
     cells: Sequence[int] = ()
     busy: bool = False
     reading: Sequence[int] | None = None
     used: int = 0
+    owner: str = ""
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -78,8 +79,12 @@ def common(one: Sequence[int], other: Sequence[int], most: int) -> int:
     return at
 
 
-def place(prompt: Sequence[int], seqs: Sequence[Seq], rules: Rules) -> Place | Wait | None:
+def place(
+    prompt: Sequence[int], seqs: Sequence[Seq], rules: Rules, owner: str = ""
+) -> Place | Wait | None:
     """Return where a call goes, that it should wait for its beginning, or None: no room.
+
+    Only tokens of the same owner are looked at: how soon a call is answered tells what was kept.
 
     In place where most of what a free sequence holds is the prompt's beginning; else a copy of
     the longest common beginning into the sequence that nobody has used for longest.
@@ -88,7 +93,7 @@ def place(prompt: Sequence[int], seqs: Sequence[Seq], rules: Rules) -> Place | W
     if not free:
         return None
     most = max(0, len(prompt) - rules.tail)
-    shared = [common(seq.cells, prompt, most) for seq in seqs]
+    shared = [common(seq.cells, prompt, most) if seq.owner == owner else 0 for seq in seqs]
     own = max(free, key=lambda at: (shared[at], seqs[at].used))
     target = own if _mostly(shared[own], seqs[own]) else _spare(seqs, free)
     best = max(range(len(seqs)), key=lambda at: shared[at]) if rules.copies else target
@@ -99,7 +104,7 @@ def place(prompt: Sequence[int], seqs: Sequence[Seq], rules: Rules) -> Place | W
         coming = {
             at: common(seq.reading, prompt, most)
             for at, seq in enumerate(seqs)
-            if seq.busy and seq.reading is not None
+            if seq.busy and seq.reading is not None and seq.owner == owner
         }
         behind = max(coming, key=lambda at: coming[at], default=None)
         if behind is not None and coming[behind] - have >= max(SHARE_LEAST, rules.copy_least):
@@ -141,7 +146,8 @@ def budget(decoding: int, most: int, token_s: float) -> int:
     """
     if not decoding:
         return most
-    room = most if token_s <= 0 else int(STEP_TARGET_S / token_s)
+    # By a product first: the time of one token may be so small that it divides to infinity.
+    room = most if most * token_s <= STEP_TARGET_S else int(STEP_TARGET_S / token_s)
     return max(min(PIECE_LEAST * 2, most), min(most, room // PIECE_LEAST * PIECE_LEAST))
 
 

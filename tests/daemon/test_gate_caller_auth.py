@@ -1,6 +1,7 @@
 """`auth = "caller"`: the caller's own credential goes to the provider, and its account pays."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -13,6 +14,7 @@ from upstreams import Step, Upstream, reads, says, upstream
 
 from tollway.daemon.config.load import parse
 from tollway.daemon.errors import ConfigError
+from tollway.daemon.gate.authenticate import Keyring
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.reload import removed
 
@@ -232,6 +234,44 @@ def test_a_key_beside_it_is_refused_with_its_line() -> None:
         " remove api_key"
     )
     assert parse(text.replace('api_key = "env:X"\n', ""), path=Path("gateway.toml")).warnings == ()
+
+
+# --- prefixes that a key shares with no other ---------------------------------------------------
+
+
+def test_a_private_key_has_an_owner_that_names_it_not() -> None:
+    """It is the same after a rotation, another key's is another, and it says nothing."""
+    text = "".join(
+        f'[keys.{name}]\nuser = "a"\nhash = "sha256:{at * 64}"\nprivate_prefix = {value}\n'
+        for name, at, value in (("k", "0", "true"), ("l", "1", "true"), ("m", "2", "false"))
+    )
+    found = Keyring(parse("[users.a]\n" + text, path=Path("gateway.toml"))).callers
+    turned = text.replace("0" * 64, "3" * 64)
+    later = Keyring(parse("[users.a]\n" + turned, path=Path("gateway.toml"))).callers
+    assert found["k"].prefix_owner == later["k"].prefix_owner
+    assert len({found[name].prefix_owner for name in "klm"}) == 3
+    assert found["m"].prefix_owner == ""
+    assert re.fullmatch("[0-9a-f]{32}", found["k"].prefix_owner)
+
+
+def test_a_key_that_is_private_no_more_waits_for_a_person() -> None:
+    """A file that was cut off must not open what was closed."""
+    text = f'[users.a]\n[keys.k]\nuser = "a"\nhash = "sha256:{"0" * 64}"\n'
+    old = parse(text + "private_prefix = true\n", path=Path("gateway.toml"))
+    new = parse(text, path=Path("gateway.toml"))
+    assert removed(old, new) == ["keys.k.private_prefix"]
+    assert removed(new, old) == []
+
+
+def test_a_private_key_beside_a_command_is_told_what_that_does_not_keep() -> None:
+    """Another's server shares prompts as it likes: nothing of ours can stop it."""
+    text = (
+        f'[users.a]\n[keys.k]\nuser = "a"\nhash = "sha256:{"0" * 64}"\nprivate_prefix = true\n'
+        '[models.big]\ncommand = "serve --port ${PORT}"\n'
+    )
+    (told,) = parse(text, path=Path("gateway.toml")).warnings
+    assert told.startswith("gateway.toml:5: keys.k.private_prefix")
+    assert "local/big" in told
 
 
 # --- tags that a key has ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,49 @@ async def test_a_file_that_cannot_be_a_model_is_a_clear_503() -> None:
                     assert str(folder) not in told["message"]
                     found = (await row(daemon, reply.headers["x-tollway-request-id"])).call
                     assert (found.cost_nanousd, found.ending) == (0, "failed")
+
+
+async def test_a_private_key_s_prefix_is_its_own() -> None:
+    """What its calls leave in a model's memory is found by its own next call, and by no other's.
+
+    Nor does it find what others left: whether a prompt is known is seen in time and in usage.
+    """
+    keys = {"ann": KEY, "bea": "tw-" + "b" * 40, "cyd": "tw-" + "c" * 40, "dan": "tw-" + "d" * 40}
+    tables = "".join(
+        f'[keys.{name}]\nhash = "sha256:{sha256(keys[name].encode()).hexdigest()}"\nuser = "ann"\n'
+        f"private_prefix = {'false' if name == 'dan' else 'true'}\n"
+        for name in ("bea", "cyd", "dan")
+    )
+    files = models(smol=(real_model(), 512)) + "slots = 4\n"
+    prompt = "A secret of the house: " + "the key lies under the third stone. " * 12
+
+    async def known(daemon: Running, name: str) -> bool:
+        asked = said(messages=[{"role": "user", "content": prompt}], max_tokens=1)
+        reply = await daemon.ask("POST", CHAT, asked, authorization=f"Bearer {keys[name]}")
+        usage = reply.json()["usage"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        assert cached in (0, usage["prompt_tokens"] - 2), usage
+        return bool(cached)
+
+    async with serving(files + tables) as daemon:
+        callers = ("bea", "ann", "dan", "cyd", "bea", "cyd", "ann")
+        found = [await known(daemon, name) for name in callers]
+    assert found == [False, False, True, False, True, True, True]
+
+
+async def test_what_a_model_of_this_box_cannot_do_is_said_as_its_own() -> None:
+    """No provider is there to have answered: it is the model that says no, and why."""
+    async with serving(models(smol=(real_model(), 64))) as daemon:
+        reply = await ask(daemon, said(messages=[{"role": "user", "content": "word " * 99}]))
+        told = error(reply)
+        assert (reply.status, told["code"]) == (400, "context_length_exceeded")
+        begin = "The model `local/smol` cannot do that: The prompt has"
+        assert told["message"].startswith(begin), told
+        refused = await ask(daemon, said(max_tokens=4, logit_bias={"9999999": 1}))
+        told = error(refused)
+        assert (refused.status, told["param"]) == (400, "logit_bias")
+        begin = "The model `local/smol` cannot do that: There is no token 9999999"
+        assert told["message"].startswith(begin), told
 
 
 async def test_a_dead_model_takes_no_other_call_with_it() -> None:

@@ -190,6 +190,18 @@ def test_a_kept_prefix_is_read_only_once() -> None:
     assert text(said) == "e"
 
 
+def test_what_an_owner_leaves_is_the_owner_s() -> None:
+    """One sequence, three callers: only who asks with the same owner finds the prompt kept."""
+    engine = Engine(Alphabet("h"), None)
+    cached = []
+    for owner in ("ada", "ada", "", "", "bob", "ada"):
+        engine.submit(job("xyzabcd", owner=owner, max_tokens=1))
+        done = run(engine)[-1]
+        assert isinstance(done, Done)
+        cached.append(done.usage.cached)
+    assert cached == [0, 6, 0, 6, 0, 0]
+
+
 def test_a_memory_that_cannot_forget_parts_is_read_afresh() -> None:
     """Recurrent and sliding-window models: the same answer, only slower."""
     native = Alphabet("h", forgets_parts=False)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from hypothesis import given
+import msgspec
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tollway.providers.llamacpp.policy import (
@@ -51,8 +52,48 @@ def memories(draw: st.DrawFn) -> list[Seq]:
         busy = draw(st.booleans())
         cells = draw(tokens)
         reading = [*cells, *draw(tokens)] if busy and draw(st.booleans()) else None
-        found.append(Seq(cells, busy, reading, draw(st.integers(0, 9))))
+        used, owner = draw(st.integers(0, 9)), draw(st.sampled_from(["", "ada", "bob"]))
+        found.append(Seq(cells, busy, reading, used, owner))
     return found
+
+
+@given(tokens.filter(bool), memories(), st.booleans(), st.sampled_from(["", "ada"]))
+def test_what_is_another_s_is_as_if_it_were_not_there(
+    prompt: list[int], seqs: list[Seq], copies: bool, owner: str
+) -> None:
+    """Where a call goes, what it keeps and whom it waits for tells nothing of others' tokens.
+
+    Were the others' other tokens, as many of them, all would be the same: only which sequences
+    are empty is seen.
+    """
+    rules = Rules(copies=copies, copy_least=4)
+    found = place(prompt, seqs, rules, owner)
+    strange = [
+        seq
+        if seq.owner == owner
+        else msgspec.structs.replace(
+            seq, cells=[9] * len(seq.cells), reading=None if seq.reading is None else [9]
+        )
+        for seq in seqs
+    ]
+    assert place(prompt, strange, rules, owner) == found
+    match found:
+        case Place(seq=seq, keep=keep, copy_from=source) if keep:
+            assert seqs[seq if source is None else source].owner == owner
+        case Wait(behind=behind):
+            assert seqs[behind].owner == owner
+
+
+def test_an_owner_s_conversation_goes_back_to_its_own_sequence() -> None:
+    """Its own beginning is found again, read or being read, though another has more of it."""
+    prompt = list(range(100))
+    seqs = [Seq(prompt[:90], used=3), Seq(prompt[:60], used=2, owner="ada"), Seq(used=1)]
+    assert place(prompt, seqs, Rules(), "ada") == Place(1, 60)
+    assert place(prompt, seqs, Rules()) == Place(0, 90)
+    assert place(prompt, seqs, Rules(), "bob") == Place(2, 0)
+    reading = [Seq(busy=True, reading=prompt, owner="ada"), Seq()]
+    assert place(prompt, reading, Rules(), "ada") == Wait(0)
+    assert place(prompt, reading, Rules()) == Place(1, 0)
 
 
 @given(tokens.filter(bool), memories(), st.booleans())
@@ -171,6 +212,7 @@ def test_every_prompt_is_read_to_its_end(lefts: list[int], more: list[int], most
 
 
 @given(st.integers(1, 16), st.integers(1, 512), st.floats(0, 1))
+@example(1, 1, 5e-324)
 def test_beside_answers_a_step_stays_short(answers: int, most: int, token_s: float) -> None:
     """A prompt is read in as much as 150 ms allow, and in no less than progress needs."""
     allowed = budget(answers, most, token_s)
