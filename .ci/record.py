@@ -223,6 +223,8 @@ def main() -> None:
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
     console.print(told, soft_wrap=True)
     svg = console.export_svg(title="tollway", theme=MONOKAI, clear=False, unique_id="tollway")
+    # Rich names a font of the web; a page of documentation fetches nothing.
+    svg = re.sub(r" *@font-face \{.*?\n *\}\n", "", svg, flags=re.DOTALL)
     (options.to / "session.svg").write_text(svg)
     (options.to / "session.txt").write_text(f"{told.plain}\n")
 

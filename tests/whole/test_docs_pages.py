@@ -208,7 +208,9 @@ def test_the_recorded_session_can_be_made_anew(tmp_path: Path) -> None:
     assert [line for line in typed if "providers add" not in line and "routes add" not in line] == [
         line for line in there if "tollway models" not in line and "routes add" not in line
     ]
-    assert "<svg" in (tmp_path / "session.svg").read_text()
+    drawing = (tmp_path / "session.svg").read_text()
+    assert "<svg" in drawing
+    assert not re.search(r"url\(\W?http", drawing)  # it fetches nothing
 
 
 # Tables that a fragment leans on.
@@ -222,7 +224,7 @@ to = ["openai/gpt-4o-mini"]
 """
 SETTINGS = [
     (name, text)
-    for name in [*STORIES, "docs/clouds.md", "docs/reliability.md"]
+    for name in [*STORIES, "docs/clouds.md", "docs/monitoring.md", "docs/reliability.md"]
     for text in blocks((ROOT / name).read_text(), "toml")
 ]
 
