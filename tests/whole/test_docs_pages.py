@@ -219,6 +219,11 @@ AROUND = {
     "ollama": '[providers.ollama]\nkind = "ollama"\nbase_url = "http://127.0.0.1:11434/v1"\n',
     "openai": '[providers.openai]\nkind = "openai"\napi_key = "env:OPENAI_API_KEY"\n',
 }
+PROMETHEUS = f"""[users.owner]
+[keys.prometheus]
+hash = "sha256:{"0" * 64}"
+user = "owner"
+"""
 FAST = """[routes.fast]
 to = ["openai/gpt-4o-mini"]
 """
@@ -239,6 +244,8 @@ def test_every_setting_of_a_page_is_right(page: str, text: str, tmp_path: Path) 
         for name, table in AROUND.items()
         if f'"{name}/' in text and f"[providers.{name}]" not in text
     )
+    if "metrics_key" in text:
+        around += PROMETHEUS
     if "[routes.fast]" not in text:
         around += AROUND["openai"] * ("[providers.openai]" not in text + around) + FAST
     config = parse(text + "\n" + around, path=tmp_path / "gateway.toml")
