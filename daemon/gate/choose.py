@@ -168,7 +168,10 @@ def choose(gate: "Gate", plan: Plan, asked: Asked) -> Choice:
             hint="`tollway routes explain` shows the targets, and which of them are allowed",
             param="model",
         )
-    targets, stays = _kept_first(tuple(found.values()), asked.stay)
+    stay = asked.stay
+    if stay and stay.kept and _is_sent_elsewhere(stay.kept.target, plan, taken):
+        stay = None
+    targets, stays = _kept_first(tuple(found.values()), stay)
     return Choice(targets, tuple(taken), stays)
 
 
@@ -184,6 +187,20 @@ def _kept_first(targets: tuple[Target, ...], stay: Stay | None) -> tuple[tuple[T
     first = tuple(target for target in targets if target.name == kept.target)
     rest = tuple(target for target in targets if target.name != kept.target)
     return (*first, *rest), (kept.target if first else "")
+
+
+def _is_sent_elsewhere(name: str, plan: Plan, taken: Sequence[Branch]) -> bool:
+    """Whether the first route that names a target has it for other calls than this one.
+
+    A budget that has turned conversations to another target must not lead them back to the old
+    one by a fallback.
+    """
+    for fork, branch in zip(plan.forks, taken, strict=True):
+        if any(target.name == name for target in branch.targets):
+            return False
+        if any(target.name == name for other in fork.branches for target in other.targets):
+            return True
+    return False
 
 
 def taken_by(fork: Fork, asked: Asked) -> Branch:

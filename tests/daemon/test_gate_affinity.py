@@ -225,6 +225,22 @@ when = [{ tools = true, to = ["up/t", "up1/t"] }]
         assert (await gate.ask(body(model="r"), session_id="s")).status == 402
 
 
+async def test_a_case_that_sends_a_conversation_elsewhere_is_not_undone_by_a_fallback() -> None:
+    """What a route has for other calls comes after what it has for this one, however it is named."""
+    more = """[routes.r]
+to = ["up/m"]
+fallback = ["s"]
+when = [{ tag.part = "last", to = ["up1/m"] }]
+[routes.s]
+to = ["up/m"]
+"""
+    answers = [reads(), says(whole())]
+    async with gateway([answers], [answers], more=more) as gate:
+        said, session = body(model="r"), {"x-session-id": "one"}
+        assert await asked(gate, said, **session) == "up/m"
+        assert await asked(gate, said, **session, **{"x-tollway-tags": "part=last"}) == "up1/m"
+
+
 async def test_calls_in_order_pay_for_affinity_only_once_one_has_strayed() -> None:
     """While all are served where they begin there is nothing to remember for them."""
     route = ROUTE.replace("weighted", "ordered")
