@@ -226,7 +226,7 @@ when = [{ tools = true, to = ["up/t", "up1/t"] }]
 
 
 async def test_a_case_that_sends_a_conversation_elsewhere_is_not_undone_by_a_fallback() -> None:
-    """What a route has for other calls comes after what it has for this one, however it is named."""
+    """What a route has for other calls comes after what it has for this one."""
     more = """[routes.r]
 to = ["up/m"]
 fallback = ["s"]
