@@ -68,8 +68,10 @@ class Writer:
             return b""
         if isinstance(event, ev.Failed):
             return b""
-        # There is one answer to a request; others are never asked for.
-        return self._written(self._piece(event)) if event.choice == 0 else b""
+        if event.choice:
+            self.dropped.add("n")  # there is one answer to a request; others are never asked for
+            return b""
+        return self._written(self._piece(event))
 
     def end(self) -> bytes:
         """Return the bytes that end a stream."""
