@@ -65,9 +65,9 @@ def opened(exchange: "Exchange", plan: Plan) -> CallOpened:
         route=plan.found.route,
         stream=call.stream,
         client=mask(origin.client),
-        tags=mask(origin.tags.json),
+        tags=origin.tags.json and mask(origin.tags.json),
         budget_tags=exchange.budget_tags,
-        session=mask(origin.session),
+        session=origin.session and mask(origin.session),
         queue_ms=exchange.turn.waited_ms,
     )
 
