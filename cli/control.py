@@ -165,7 +165,8 @@ class Control:
             raise self._gone(fault) from fault
         if answer.status >= 400:
             error = refusal(answer.status, self._read(answer))
-            if isinstance(error, NotFound) and path.startswith("/control/"):
+            # What it says of a path; of a key or a run that it lacks, it says another thing.
+            if isinstance(error, NotFound) and f"`{method} {path}`" in error.message:
                 raise OtherVersion(
                     f"The daemon is of another version: it has no `{path}`",
                     hint="`tollway restart` puts this version in its place",

@@ -230,6 +230,8 @@ def test_routes_are_added_listed_and_refused_with_the_nearest_name(home: Home) -
         "to": ["local/tiny"],
         "strategy": "ordered",
         "fallback": ["slow"],
+        "aliases": [],
+        "cases": 0,
     }
     assert "is needed by route fast" in home.tollway("routes", "remove", "slow").stderr
     assert home.tollway("routes", "list").stdout.splitlines()[2].split() == [
