@@ -347,9 +347,12 @@ def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     room = columns(sys.stdout.fileno())
-    widths, gap = _widths(
-        heads, [[Text.from_ansi(cell).plain for cell in row] for row in cells], room
-    )
+    plain = [[Text.from_ansi(cell).plain for cell in row] for row in cells]
+    found = _widths(heads, plain, room)
+    if found is None:
+        _blocks(heads, cells, plain, room)
+        return
+    widths, gap = found
     drawn = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for head, width in zip(heads, widths, strict=True):
         drawn.add_column(
@@ -369,8 +372,8 @@ def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
     ).print(drawn)
 
 
-def _widths(heads: list[Column], rows: list[list[str]], room: int) -> tuple[list[int], int]:
-    """Return how wide a terminal's columns are, and the blanks between them."""
+def _widths(heads: list[Column], rows: list[list[str]], room: int) -> tuple[list[int], int] | None:
+    """Return how wide a terminal's columns are and the blanks between them; None: too many."""
     needed, least = [], []
     for at, head in enumerate(heads):
         texts = [head.title, *(line for row in rows for line in row[at].split("\n"))]
@@ -381,7 +384,28 @@ def _widths(heads: list[Column], rows: list[list[str]], room: int) -> tuple[list
         least.append(most if head.number else min(_LONG_WORD, max(words, default=0)))
     gaps = len(heads) - 1
     gap = 2 if sum(least) + 2 * gaps <= room else 1
+    if sum(least) + gap * gaps > room:
+        return None
     return shares(needed, least, room - gap * gaps), gap
+
+
+def _blocks(heads: list[Column], cells: list[list[str]], plain: list[list[str]], room: int) -> None:
+    """Print each row as a block of names and values, where a table's columns would be cut."""
+    width = max(wide(head.title) for head in heads)
+    for row, texts in zip(cells, plain, strict=True):
+        for at, (head, cell, text) in enumerate(zip(heads, row, texts, strict=True)):
+            if at and text.strip() in ("", _NOTHING):
+                continue
+            title = f"{'  ' if at else ''}{head.title.ljust(width if at else width + 2)}  "
+            title = title if title.strip() else ""
+            if wide(title) + wide(text) <= room and "\n" not in text:
+                print(f"{title}{cell}")
+                continue
+            pieces = (Piece(line) for line in text.split("\n"))
+            lines = [line for one in pieces for line in wrapped([one], room - wide(title), 0)]
+            for number, line in enumerate(lines):
+                head_of = title if not number else " " * wide(title)
+                print(head_of + "".join(piece.text for piece in line))
 
 
 @contextmanager

@@ -182,3 +182,30 @@ def test_a_pipe_gets_no_colours_and_no_boxes(world: World, line: str, code: int)
     assert seen.returncode == code, seen.stderr
     assert "\x1b" not in seen.stdout + seen.stderr
     assert not BOXES.search(seen.stdout + seen.stderr)
+
+
+@pytest.mark.parametrize(
+    ("line", "whole"),
+    [
+        ("budgets list", ["1000/month", "$1,000.00", "team research"]),
+        ("keys list", ["for-the-nightly-integration-tests", "research"]),
+        (
+            "routes explain --model smart",
+            ["up/large-model-of-the-fourth-generation", "gateway.toml"],
+        ),
+    ],
+)
+def test_a_table_that_is_too_wide_is_a_block_for_each_row(
+    world: World, line: str, whole: list[str]
+) -> None:
+    """No amount is cut and no name is broken where columns cannot stand side by side."""
+    seen = world.home.on_terminal(*world.words(line), columns=WIDTH, NO_COLOR="1")
+    assert all(one in seen.stdout for one in whole), seen.stdout
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("line", ["status", "budgets list", "spend", "top --once", "stauts"])
+def test_who_wants_no_colour_gets_none(world: World, line: str, env: dict[str, str]) -> None:
+    """Nor bold, nor dim: text is what was asked for."""
+    seen = world.home.on_terminal(*world.words(line), columns=WIDTH, **env)
+    assert "\x1b[" not in seen.stdout, seen.stdout
