@@ -9,10 +9,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import complete, show
+from tollway.cli import show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile, me
+from tollway.cli.period_options import Since, Until, Zone
 from tollway.cli.periods import Period, period, zone
 from tollway.daemon.ledger.reprice import Repriced, Result
 from tollway.daemon.ledger.reprice import reprice as reprice_
@@ -47,38 +48,11 @@ class RepricedOut(msgspec.Struct, frozen=True):
     changes: list[Repriced]
 
 
-_SinceOption = Annotated[
-    str,
-    typer.Option(
-        metavar="WHEN",
-        help="7d, 12h, today, yesterday, week, month, or a date.",
-        autocompletion=complete.periods,
-    ),
-]
-_UntilOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WHEN",
-        help="As --since; a day counts whole. Else now.",
-        autocompletion=complete.periods,
-    ),
-]
-_TzOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tz",
-        metavar="ZONE",
-        help="Whose days; else server.timezone.",
-        autocompletion=complete.zones,
-    ),
-]
-
-
 def reprice(
     config: ConfigFile = None,
-    since: _SinceOption = "month",
-    until: _UntilOption = None,
-    tz: _TzOption = None,
+    since: Since = "month",
+    until: Until = None,
+    tz: Zone = None,
     apply: Annotated[
         bool, typer.Option("--apply/--dry-run", help="Write it, with the daemon down; else look.")
     ] = False,

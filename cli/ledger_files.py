@@ -16,6 +16,7 @@ from tollway.cli import complete, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.period_options import Until, Zone
 from tollway.cli.periods import period, zone
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import backup as backups
@@ -41,31 +42,14 @@ _SinceOption = Annotated[
         autocompletion=complete.periods,
     ),
 ]
-_UntilOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WHEN",
-        help="As --since; a day counts whole. Else now.",
-        autocompletion=complete.periods,
-    ),
-]
-_TzOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tz",
-        metavar="ZONE",
-        help="Whose days; else server.timezone.",
-        autocompletion=complete.zones,
-    ),
-]
 
 
 def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     what: Annotated[What, typer.Option("--what", help="What a row is.")] = What.CALLS,
     since: _SinceOption = _EVER,
-    until: _UntilOption = None,
-    tz: _TzOption = None,
+    until: Until = None,
+    tz: Zone = None,
     form: Annotated[Format, typer.Option("--format", help="CSV or JSON Lines.")] = Format.CSV,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Else standard output.")

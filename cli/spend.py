@@ -12,6 +12,7 @@ from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.period_options import Since, Until, Zone
 from tollway.cli.periods import period, zone
 from tollway.cli.spend_read import chart_of, read
 from tollway.cli.spend_report import as_csv, as_json_data, compared
@@ -32,31 +33,6 @@ class Format(StrEnum):
     HTML = "html"
 
 
-Since = Annotated[
-    str,
-    typer.Option(
-        metavar="WHEN",
-        help="7d, 12h, today, yesterday, week, month, or a date.",
-        autocompletion=complete.periods,
-    ),
-]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WHEN",
-        help="As --since; a day counts whole. Else now.",
-        autocompletion=complete.periods,
-    ),
-]
-Zone = Annotated[
-    str | None,
-    typer.Option(
-        "--tz",
-        metavar="ZONE",
-        help="Whose days; else server.timezone.",
-        autocompletion=complete.zones,
-    ),
-]
 Top = Annotated[int | None, typer.Option(min=1, help="Show the dearest only; add up the others.")]
 
 
