@@ -166,7 +166,7 @@ class Control:
         if answer.status >= 400:
             error = refusal(answer.status, self._read(answer))
             # What it says of a path; of a key or a run that it lacks, it says another thing.
-            if isinstance(error, NotFound) and f"`{method} {path}`" in error.message:
+            if isinstance(error, NotFound) and f"{path}` here" in error.message:
                 raise OtherVersion(
                     f"The daemon is of another version: it has no `{path}`",
                     hint="`tollway restart` puts this version in its place",

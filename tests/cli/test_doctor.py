@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from gguf_files import needs_llama_cpp
 from gguf_shapes import shaped
 from one_answer import OneAnswer
 from program import PATIENCE_S, Home
@@ -208,7 +209,7 @@ def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
 
 def test_the_smallest_model_is_tried(home: Home) -> None:
     """As a load would read it: one that this build can run, then one that is damaged."""
-    pytest.importorskip("llama_cpp")
+    needs_llama_cpp()
     shaped(home.path / "m.gguf")
     (home.path / "large.gguf").write_bytes(bytes(8 * 2**20))
     models = "".join(f'[models.{m}]\ngguf = "{home.path}/{m}.gguf"\n' for m in ("large", "m"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import llama_gguf
+from gguf_files import llama_gguf, needs_llama_cpp
 from gguf_shapes import LLAMA_8B, shaped
 from hub_server import Hub, serving_hub
 from ollama_files import ollama_store
@@ -142,7 +142,7 @@ def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
 @pytest.mark.local
 def test_what_llama_cpp_does_not_know_is_refused_by_name(home: Home) -> None:
     """Before it is registered, and not at its first call."""
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    needs_llama_cpp()
     shaped(home.path / "new.gguf", "llamapus")
     ended = home.tollway("models", "add", "new.gguf")
     assert (ended.returncode, ended.stdout) == (1, "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import llama_gguf, real_model
+from gguf_files import llama_gguf, needs_llama_cpp, real_model
 from gguf_shapes import SHAPES, hybrid, latent, mamba, shaped
 from local_models import NAME, model, serving, state_of
 
@@ -42,7 +42,7 @@ STATES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(autouse=True)
 def _needs_llama_cpp() -> None:
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    needs_llama_cpp()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
