@@ -78,7 +78,7 @@ class Gateway:
 
         def ended() -> bool:
             try:
-                return one(path, call_id).call.state != "open"
+                return one(path, call_id).call.state not in {"open", "queued"}
             except CallUnknown:
                 return False  # nobody waits for the row of a refusal
 
