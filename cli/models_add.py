@@ -264,6 +264,8 @@ def register(
         told["skipped"] = msgspec.to_builtins(skipped, enc_hook=str)
     edits.report(done, told, ("models", found[0].name), as_json=as_json)
     if not as_json and done.refused is None:
+        if any(done.config.models[one.name].price is None for one in found):
+            edits.hint("Without a `price` its calls are refused while a budget applies: `--free`")
         show.note(f"Next: `tollway chat {LOCAL}/{found[0].name} hello`")
 
 

@@ -31,7 +31,7 @@ from tollway.daemon.config.schema import Config
 from tollway.providers.catalog import KINDS
 from tollway.providers.errors import GatewayError
 
-_BEAT_S = 5.0  # after a restart the daemon learns of the run that much later
+_BEAT_S = 0.5  # after a restart the daemon learns of the run that much later
 _DIALECTS = {CLAUDE: "anthropic_messages", CODEX: "openai_responses"}
 
 Command = Annotated[
@@ -96,6 +96,7 @@ class Session:
         Raises:
             GatewayError: The daemon does not answer, or does not know of it.
         """
+        self.beat()  # a daemon that began since the last one does not know of it yet
         answer = self._control.post(f"/control/runs/{self.id}/end", timeout_s=30)
         return convert(answer, Ended)
 
