@@ -24,7 +24,7 @@ from aiohttp import web
 from tollway.daemon import alerts, handover, local_times, probes, secrets, supervisor, tls
 from tollway.daemon import app as application
 from tollway.daemon.config.load import load
-from tollway.daemon.config.paths import private_folder, state_paths
+from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config, SecretRef
 from tollway.daemon.connection import Connections, EdgeLimits
 from tollway.daemon.control import Control
@@ -48,6 +48,7 @@ from tollway.daemon.process import (
     tell,
     tell_error,
 )
+from tollway.daemon.rates_kept import kept
 from tollway.daemon.reload import Reloader, local_models
 from tollway.daemon.state import CONTROL, Daemon
 from tollway.daemon.tasks import Tasks
@@ -141,7 +142,7 @@ class Server:
         self._listening = public
         self.addresses = [one.getsockname()[:2] for one in public]
 
-        daemon = self.daemon = self._daemon(ledger, paths.folder)
+        daemon = self.daemon = self._daemon(ledger, paths)
         if ends := await observe(config, daemon.meter, self.output.mask):
             self._stack.push_async_callback(ends)
         if certificate is not None:
@@ -172,15 +173,16 @@ class Server:
         pidfile.write()
         self._stack.callback(pidfile.remove)
 
-    def _daemon(self, ledger: Ledger, folder: Path) -> Daemon:
+    def _daemon(self, ledger: Ledger, paths: StatePaths) -> Daemon:
         transport = HttpTransport()
         self._stack.push_async_callback(transport.close)
-        local = LocalModels(log_folder=folder, transport=transport)
+        local = LocalModels(log_folder=paths.folder, transport=transport)
         local.secret = self._secret
         daemon = Daemon(
             ledger=ledger, books=Books(), transport=transport, local=local, prices=PriceSource()
         )
         self._stack.callback(local_times.write, daemon)
+        self._stack.enter_context(kept(daemon.rates, paths.rates))
         self._stack.push_async_callback(local.close)
         daemon.alerts = alerts.Alerts(ledger, transport)
         daemon.alerts.configure(self._config)  # also while no gate can be built

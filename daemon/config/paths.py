@@ -73,6 +73,7 @@ class StatePaths(msgspec.Struct, frozen=True):
     pidfile: Path
     lock: Path
     log: Path
+    rates: Path  # how rate limits stood when a daemon ended; gone while one runs
     history: Path  # a folder: earlier versions of gateway.toml
 
 
@@ -89,6 +90,7 @@ def state_paths(ledger: Path) -> StatePaths:
         pidfile=folder / f"{stem}.pid",
         lock=folder / f"{stem}.lock",
         log=folder / f"{stem}.log",
+        rates=folder / f"{stem}.rates",
         history=folder / "history",
     )
 

@@ -27,7 +27,7 @@ from tollway.daemon.gate.limit import (
 )
 from tollway.daemon.gate.rates import Place, Rates
 from tollway.daemon.gate.route import Target
-from tollway.daemon.ledger.counts import Counted, counted
+from tollway.daemon.ledger.counts import Counted, counted, lately
 from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Bound, Price
 from tollway.providers.dialects.rate_headers import Rate, Standing
@@ -50,6 +50,7 @@ Skipped = BudgetSpent | RateLimited | OverLimit | NoTurn  # what may let another
 UNFIT: Final = (Untranslatable, Unpriced, Unbounded)
 _OF_CALLS = ("rpm", "rpd")
 _LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
+REPLAYED_MS: Final = 120_000  # the last minute would not say whether the one before was used up
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
 
@@ -285,11 +286,15 @@ class Limits:
     def seed(self, path: Path) -> None:
         """Count the calls of today that the ledger knows of, where nothing counts them yet.
 
+        After a death, which left nothing else to go by, those of the last two minutes too.
         Blocks while it reads the ledger's file.
 
         Raises:
             LedgerUnavailable: It cannot be read.
         """
+        if not self._rates.begun:
+            self._replay(path)
+            self._rates.begun = True
         days = [one for one in self.every() if isinstance(one, DayLimit) and not one.day.seeded]
         if not days:
             return
@@ -298,6 +303,27 @@ class Limits:
         for one, calls in zip(days, counted(path, wanted), strict=True):
             one.day.used += calls
             one.day.seeded = True
+
+    def _replay(self, path: Path) -> None:
+        rates = {
+            (one.scope, one.name, one.what): one
+            for one in self.every()
+            if isinstance(one, CallRate)
+        }
+        if not rates:
+            return
+        now_ms, clock_ns = self._rates.now_ms(), self._rates.clock_ns()
+        used: dict[tuple[str, str, str], list[tuple[int, int]]] = {at: [] for at in rates}
+        for one in lately(path, now_ms - REPLAYED_MS, now_ms):
+            at_ns = clock_ns - (now_ms - one.at_ms) * 1_000_000
+            for place in (*one.callers, one.target):
+                if (at := (*place, "rpm")) in used and (one.first or place == one.target):
+                    used[at].append((at_ns, 1))
+                if (at := (*place, "tpm")) in used:
+                    used[at].append((at_ns, one.tokens))
+        since_ns = clock_ns - REPLAYED_MS * 1_000_000
+        for at, rate in rates.items():
+            rate.bucket.replay(used[at], rate.most, since_ns)
 
     def applying(self, who: Who, route: str, target: Target) -> Applying:
         """Return the limits of a caller's attempts at a target of a route; "" for no route."""

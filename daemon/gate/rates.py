@@ -5,13 +5,16 @@ that a limit counts are not here: each function is told the limit that it is ask
 """
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Final
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from tollway.daemon.gate import periods
 
 MINUTE_NS: Final = 60_000_000_000
+_PART: Final = MINUTE_NS // 1_000_000  # of a level, in which it is kept: a millionth of a unit
 
 
 class Mark:
@@ -135,6 +138,25 @@ class Bucket:
         if mark.below:
             mark.below.above = mark.above
 
+    def replay(self, used: Iterable[tuple[int, int]], limit: int, since_ns: int) -> None:
+        """Use what was used by a daemon that died: moments and units, in order, all later.
+
+        What it had used before nobody says, so the minute before is taken for used up.
+        """
+        self.restore(limit * MINUTE_NS, since_ns)
+        for at_ns, units in used:
+            self.wait_ns(0, limit, at_ns)
+            self.take(units)
+
+    def restore(self, level: int, at_ns: int) -> None:
+        """Begin with what another bucket had at some moment, once all was settled there."""
+        self._level = self._loose = level
+        self._at_ns = at_ns
+
+    def kept(self, now_ns: int) -> tuple[int, int]:
+        """Return what `restore` takes: the level, and how long ago it was."""
+        return self._level, now_ns - self._at_ns
+
     def left(self, limit: int, now_ns: int) -> int:
         """Return the units that fit in now; a level that passed its limit leaves none."""
         self.wait_ns(0, limit, now_ns)
@@ -181,6 +203,15 @@ class Gauge:
 Place = tuple[str, str]  # what is limited: ("key", "ci"), ("box", "")
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A bucket between two daemons: its level in millionths of a unit, and how old that is."""
+
+    place: Place
+    what: str
+    level: int
+    age_ns: int
+
+
 class Rates:
     """Every counter there is, by what it counts for; it lives as long as the daemon.
 
@@ -197,10 +228,29 @@ class Rates:
         self._buckets: dict[tuple[Place, str], Bucket] = {}
         self._days: dict[tuple[Place, str], Day] = {}
         self._gauges: dict[Place, Gauge] = {}
+        self.begun = False  # whether what an earlier daemon counted is here
 
     def bucket(self, place: Place, what: str) -> Bucket:
         """Return the bucket of a place's rpm or tpm."""
         return self._buckets.setdefault((place, what), Bucket())
+
+    def kept(self) -> list[Kept]:
+        """Return every bucket that is not empty, once all that was reserved is settled."""
+        now = self.clock_ns()
+        found = []
+        for (place, what), bucket in self._buckets.items():
+            level, age = bucket.kept(now)
+            if level:
+                found.append(Kept(place, what, -(-level // _PART), age))
+        return found
+
+    def restore(self, kept: Sequence[Kept], passed_ns: int) -> None:
+        """Go on from the buckets that a daemon left so long ago."""
+        now = self.clock_ns()
+        for one in kept:
+            bucket = self.bucket(one.place, one.what)
+            bucket.restore(one.level * _PART, now - passed_ns - one.age_ns)
+        self.begun = True
 
     def gauge(self, place: Place) -> Gauge:
         """Return the gauge of a place."""
