@@ -1,6 +1,8 @@
 """/metrics tells what happened, in names that do not grow with what callers send."""
 
 import asyncio
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from upstreams import Step, reads, says, waits
 from tollway.daemon.meter import CLASSES, OTHER, Histogram, Meter
 from tollway.daemon.metric_names import SPECS, samples
 
+PROMTOOL = shutil.which("promtool")
 ANSWER: list[Step] = [reads(), says(whole())]
 Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -28,6 +31,15 @@ async def scrape(gate: Gateway, accept: str = "", *, admin: bool = False) -> Fou
         for family in parse(answer.body.decode())
         for one in family.samples
     }
+
+
+def check_with_promtool(page: bytes) -> None:
+    """Check names, units, types and help as Prometheus would have them, where its checker is."""
+    if PROMTOOL is None:
+        return
+    command = [PROMTOOL, "check", "metrics"]
+    seen = subprocess.run(command, input=page, capture_output=True, check=False)
+    assert (seen.returncode, seen.stderr) == (0, b"")
 
 
 def of(found: Found, name: str, /, **labels: str) -> float | None:
@@ -149,6 +161,8 @@ async def test_every_sample_stands_in_the_table_and_the_table_names_real_ones(
         await gate.ask(body(model="nobody"))
         await until(lambda: gate.daemon.server.daemon.active == 0)
         found = await scrape(gate)
+        page = (await gate.daemon.ask("GET", "/metrics")).body
+    await asyncio.to_thread(check_with_promtool, page)
     names = {name for name, _ in found}
     known = {name for spec in SPECS for name in samples(spec)}
     assert names <= known
