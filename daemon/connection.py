@@ -30,6 +30,7 @@ from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
 from tollway.daemon.state import CALLS, DAEMON, OWNER
 from tollway.daemon.tasks import Tasks
+from tollway.daemon.turns import Turns, line_of
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
 
@@ -73,6 +74,7 @@ class Connections:
         self._owners = 0
         self._none_spare_until: dict[str | None, float] = {}  # emptied by each sweep
         self._clients: dict[str, int] = {}
+        self.turns = Turns(asyncio.get_running_loop())
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 
     @property
@@ -309,6 +311,8 @@ class Connection(web.RequestHandler):
                 self._waiter = None
         self._idle_since = 0.0
         message, payload = self._messages.popleft()
+        if not self.owner and not self._all.turns.free():
+            await self._all.turns.wait(self._line(message))
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -318,6 +322,10 @@ class Connection(web.RequestHandler):
             await self._pass_over(payload)
         payload.set_exception(_ANSWERED)
         return self._keepalive and not self._close
+
+    def _line(self, message: Any) -> int:
+        known = isinstance(message, RawRequestMessage)
+        return line_of(self.client, message.headers) if known else 0
 
     async def _answer(self, message: Any, payload: StreamReader) -> bool:
         """Answer one request; return whether the connection may be used again."""

@@ -16,7 +16,7 @@ from tollway.daemon.config.paths import private_folder
 from tollway.daemon.errors import CannotStart
 from tollway.providers.errors import GatewayError
 
-_BACKLOG = 1024
+BACKLOG = 1024
 _PRIVATE = 0o077
 _LISTEN = "0A"  # the state's number in /proc/net/tcp
 
@@ -98,7 +98,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
-            one.listen(_BACKLOG)
+            one.listen(BACKLOG)
     except OSError as fault:
         for one in bound:
             one.close()
@@ -172,7 +172,7 @@ def bind_admin(path: Path) -> socket.socket:
     try:
         _clear(path, hint)
         one.bind(str(path))
-        one.listen(_BACKLOG)
+        one.listen(BACKLOG)
     except OSError as fault:
         one.close()
         # A path that is too long comes without an errno.

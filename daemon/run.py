@@ -37,6 +37,7 @@ from tollway.daemon.ledger.writer import Ledger
 from tollway.daemon.log import Log
 from tollway.daemon.observe import observe
 from tollway.daemon.process import (
+    BACKLOG,
     PidFile,
     Ready,
     Start,
@@ -227,6 +228,7 @@ class Server:
             server = await loop.create_server(
                 self._factory,
                 sock=one,
+                backlog=BACKLOG,  # or asyncio's 100 takes the place of what `bind` asked for
                 ssl=front.context if front else None,
                 ssl_handshake_timeout=tls.HANDSHAKE_S if front else None,
                 ssl_shutdown_timeout=tls.GOODBYE_S if front else None,
