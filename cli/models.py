@@ -10,8 +10,9 @@ from tollway.cli import complete, edits, show
 from tollway.cli.control import Control, convert, load_config, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config import shown
-from tollway.daemon.config.schema import Config, HourPrice, Model
+from tollway.daemon.config.schema import Config, HourPrice, Model, ModelPrice
 from tollway.daemon.errors import DaemonUnreachable
+from tollway.daemon.pricing import local_said
 
 _LOAD_S = 1800.0  # a large model from a slow disk
 _LOCAL = "local"
@@ -61,7 +62,10 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """
     loaded = load_config(config)
     states = _states(loaded)
-    rows = [_listed(name, one, states.get(name)) for name, one in loaded.models.items()]
+    rows = [
+        _listed(name, one, states.get(name), local_said(loaded, name))
+        for name, one in loaded.models.items()
+    ]
     if as_json:
         show.emit(rows)
         return
@@ -87,7 +91,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
 
 
-def _listed(name: str, model: Model, state: State | None) -> Listed:
+def _listed(name: str, model: Model, state: State | None, said: ModelPrice | None) -> Listed:
     problem = state.problem if state else ""
     size: int | None = None
     try:
@@ -100,15 +104,15 @@ def _listed(name: str, model: Model, state: State | None) -> Listed:
         gguf=model.gguf,
         bytes=size,
         context=model.context,
-        price=_price(model),
+        price=_price(said),
         command=model.command or "",
         state=state.state if state else "",
         problem=problem,
     )
 
 
-def _price(model: Model) -> str:
-    match model.price:
+def _price(said: ModelPrice | None) -> str:
+    match said:
         case None:
             return ""
         case str(free):

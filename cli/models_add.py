@@ -28,6 +28,7 @@ from tollway.cli.models_info import (
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config import units
 from tollway.daemon.config.schema import Config, Key, Member, Model, Server, Team
+from tollway.daemon.pricing import local_said
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp import fit, install
 from tollway.providers.llamacpp.gguf import ModelInfo, describe
@@ -264,7 +265,7 @@ def register(
         told["skipped"] = msgspec.to_builtins(skipped, enc_hook=str)
     edits.report(done, told, ("models", found[0].name), as_json=as_json)
     if not as_json and done.refused is None:
-        if any(done.config.models[one.name].price is None for one in found):
+        if any(local_said(done.config, one.name) is None for one in found):
             edits.hint("Without a `price` its calls are refused while a budget applies: `--free`")
         show.note(f"Next: `tollway chat {LOCAL}/{found[0].name} hello`")
 
@@ -273,7 +274,7 @@ def _facts(config: Config, one: Described) -> dict[str, object]:
     return {
         **msgspec.to_builtins(one, enc_hook=str),
         "llama_cpp_installed": install.installed(),
-        "refused_unpriced": _refused_unpriced(config, config.models[one.name]),
+        "refused_unpriced": _refused_unpriced(config, one.name),
     }
 
 
@@ -281,7 +282,7 @@ def _tell(done: edits.Done, one: Described) -> None:
     model = done.config.models[one.name]
     print_described(one)
     show.note(f"Registered as `{LOCAL}/{one.name}`" if done.changed else "It is so already")
-    _advise(one, model, unpriced=_refused_unpriced(done.config, model))
+    _advise(one, model, unpriced=_refused_unpriced(done.config, one.name))
 
 
 def _require_possible(name: str, info: ModelInfo, model: Model, *, explicit: bool) -> None:
@@ -342,11 +343,11 @@ def price_said(
     return table
 
 
-def _refused_unpriced(config: Config, model: Model) -> bool:
+def _refused_unpriced(config: Config, name: str) -> bool:
     """Whether some calls are refused because the model has no price and a budget applies."""
     holders: list[Server | Team | Member | Key] = [config.server, *config.teams.values()]
     holders += [*config.users.values(), *config.projects.values(), *config.keys.values()]
-    return model.price is None and any(one.budget for one in holders)
+    return local_said(config, name) is None and any(one.budget for one in holders)
 
 
 def _advise(one: Described, model: Model, *, unpriced: bool) -> None:

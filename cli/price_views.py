@@ -14,21 +14,25 @@ from tollway.daemon.config.lines import At, lines_of
 from tollway.daemon.config.paths import find_config
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ConfigError
-from tollway.daemon.pricing import discounts, price_said
+from tollway.daemon.pricing import LOCAL, local_price, price_said, price_table
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
 from tollway.providers.price_data import Model
-from tollway.providers.prices import PriceSource, PriceTable, is_match
+from tollway.providers.prices import PriceSource, PriceTable, is_glob, is_match
 
-LOCAL = "local"
+__all__ = ("LOCAL", "Prices", "Target")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A target and its price; `said_at` is "gateway.toml:12" where the file says the price."""
+    """A target and its price; `said_at` is "gateway.toml:12" where the file says the price.
+
+    `said_for` is the name below [prices] that does.
+    """
 
     target: str
     price: Price | None
     said_at: str = ""
+    said_for: str = ""
 
 
 class Prices:
@@ -45,8 +49,8 @@ class Prices:
         self.config = _config(explicit)
         said = self.config.prices if self.config else {}
         self.own = {name: price_said(one) for name, one in said.items()}
-        self.table = PriceTable(
-            self.source, self.own, discounts(self.config) if self.config else None
+        self.table = (
+            price_table(self.config, self.source) if self.config else PriceTable(self.source, {})
         )
         self._lines: Mapping[At, int] = {}
         if self.config:
@@ -95,17 +99,22 @@ class Prices:
             return self._local(model)
         prices_id = self.chosen(provider)[provider]
         price = self.table.price(provider, prices_id, model, self.now)
-        return Target(target, price, self.place(self.table.override_of(target)))
+        return self._said(target, price)
+
+    def _said(self, target: str, price: Price | None) -> Target:
+        name = self.table.override_of(target)
+        return Target(target, price, self.place(name), name or "")
 
     def _local(self, model: str) -> Target:
         found = self.config.models.get(model) if self.config else None
         if found is None:
             names = self.config.models if self.config else {}
             raise UsageProblem(f"There is no model `{model}`{shown.meant(model, names)} here")
-        if found.price is None:
-            return Target(f"{LOCAL}/{model}", None)
-        line = self._line(("models", model, "price"))
-        return Target(f"{LOCAL}/{model}", price_said(found.price), line)
+        target = f"{LOCAL}/{model}"
+        price = local_price(model, found, self.table)
+        if found.price is not None:
+            return Target(target, price, self._line(("models", model, "price")))
+        return self._said(target, price)
 
     def bundled(self, target: str) -> Price | None:
         """Return what the data say of a target, whatever the file says."""
@@ -138,7 +147,7 @@ class Prices:
                     yield self._local(model)
 
     def _named(self) -> Iterator[str]:
-        yield from (name for name in self.own if "*" not in name and "?" not in name)
+        yield from (name for name in self.own if not is_glob(name))
         yield from self.routed()
 
     def routed(self) -> list[str]:

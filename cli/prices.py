@@ -13,6 +13,7 @@ from tollway.cli.control import reload_daemon
 from tollway.cli.edits import agreed
 from tollway.cli.options import AsJson, ConfigFile, Yes
 from tollway.cli.price_views import LOCAL, Prices, Target
+from tollway.daemon.config.check_prices import idle
 from tollway.daemon.ledger.unpriced import unpriced
 from tollway.providers import price_file
 from tollway.providers.canon import Price, Rate
@@ -20,7 +21,7 @@ from tollway.providers.catalog import KINDS
 from tollway.providers.price_data import FromDay, edges, in_force
 from tollway.providers.price_diff import CLASSES, FEES, Change, changes, summary
 from tollway.providers.price_report import is_believed, states_cost
-from tollway.providers.prices import PriceSource, is_match
+from tollway.providers.prices import PriceSource, is_glob
 
 _MOST_SHOWN = 50
 
@@ -206,9 +207,8 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
     said = f", {found.said_at}" if found.said_at else ""
     yield "price", f"{price.source}{said} (id {price.id})"
     if found.said_at:
-        name = prices.table.override_of(found.target)
-        if name and name != found.target:
-            yield "said for", name
+        if found.said_for not in ("", found.target):
+            yield "said for", found.said_for
         bundled = prices.bundled(found.target)
         yield "instead of", f"{summary(bundled)} ({bundled.source})" if bundled else ""
     if price.free or price.gpu_hour_usd is not None:
@@ -349,14 +349,11 @@ def _called(prices: Prices) -> Iterator[Finding]:
 
 def _overrides(prices: Prices) -> Iterator[Finding]:
     assert prices.config is not None  # noqa: S101 - `check` has seen to it
-    known = [*prices.config.providers, LOCAL]
     for name, own in prices.own.items():
         at = prices.place(name)
-        provider = name.partition("/")[0]
-        if not any(is_match(one.lower(), provider.lower()) for one in known):
-            yield Finding("matches nothing", name, "prices a provider that there is not", at)
-            continue
-        if "*" in name or "?" in name:
+        if why := idle(name, prices.config):
+            yield Finding("matches nothing", name, why, at)
+        if why or name.partition("/")[0] == LOCAL or is_glob(name):
             continue
         bundled = prices.bundled(name)
         if bundled is None:

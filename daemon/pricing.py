@@ -3,13 +3,21 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from tollway.daemon.config.schema import Config, HourPrice, ModelPrice
+from tollway.daemon.config.schema import Config, HourPrice, Model, ModelPrice
 from tollway.daemon.ledger.reprice import InForce, Terms
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
-from tollway.providers.prices import CALLERS, FREE, PriceSource, PriceTable, by_the_hour, override
+from tollway.providers.prices import (
+    CALLERS,
+    FREE,
+    Overrides,
+    PriceSource,
+    PriceTable,
+    by_the_hour,
+    override,
+)
 
-_LOCAL = "local"
+LOCAL = "local"
 
 
 def in_force(config: Config) -> InForce:
@@ -17,17 +25,13 @@ def in_force(config: Config) -> InForce:
 
     A provider that is not in the file has no terms, nor has a local model that is not.
     """
-    table = PriceTable(
-        PriceSource(),
-        {name: price_said(said) for name, said in config.prices.items()},
-        discounts(config),
-    )
+    table = price_table(config, PriceSource())
 
     def terms(provider: str, model: str, at_ms: int) -> Terms:
-        if provider == _LOCAL:
+        if provider == LOCAL:
             found = config.models.get(model)
-            price = price_said(found.price) if found and found.price is not None else None
-            kind = KINDS[_LOCAL]
+            price = local_price(model, found, table) if found else None
+            kind = KINDS[LOCAL]
             return Terms(price, kind.dialect, kind.also, kind.quirks)
         said = config.providers.get(provider)
         if said is None:
@@ -42,7 +46,31 @@ def in_force(config: Config) -> InForce:
     return terms
 
 
-def discounts(config: Config) -> dict[str, Decimal]:
+def price_table(config: Config, source: PriceSource) -> PriceTable:
+    """Return the prices of a configuration: its own above those of the data."""
+    said = {name: price_said(one) for name, one in config.prices.items()}
+    return PriceTable(source, said, _discounts(config))
+
+
+def local_price(name: str, model: Model, table: PriceTable) -> Price | None:
+    """Return what a model of this box costs: its own `price`, else what [prices] says of it.
+
+    None where neither says anything: the data know nothing of models of this box.
+    """
+    if model.price is not None:
+        return price_said(model.price)
+    # What the file says holds at all times.
+    return table.price(LOCAL, None, name, datetime.now(UTC))
+
+
+def local_said(config: Config, name: str) -> ModelPrice | None:
+    """Return the value that `local_price` stands for, as gateway.toml has it."""
+    own = config.models[name].price
+    over = Overrides(config.prices).of(f"{LOCAL}/{name}")
+    return own if own is not None or over is None else config.prices[over]
+
+
+def _discounts(config: Config) -> dict[str, Decimal]:
     """Return the part of the list price that is paid, of each provider where that is not all."""
     return {name: one.discount for name, one in config.providers.items() if one.discount != 1}
 

@@ -6,7 +6,7 @@ the network, and what is unknown is None, never $0.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -251,14 +251,43 @@ class PriceSource:
         return [each.models for each in resold if each]
 
 
-class PriceTable:
-    """The prices of one gate: gateway.toml's first, then the bundled ones.
+class Overrides:
+    """The names under [prices], "provider/model", where `*` and `?` may stand for more.
 
-    `overrides` are by "provider/model", where `*` and `?` may stand for more. The exact name
-    wins, then the glob with the most literal characters, then the one that stands first. As in
-    the bundled data, names differ by more than case: whoever asks for "GPT-4o" is not to get
-    another price than for "gpt-4o". Where two overrides differ by case alone, each has its own.
+    The exact name wins, then the glob with the most literal characters, then the one that stands
+    first. As in the bundled data, names differ by more than case: whoever asks for "GPT-4o" is
+    not to get another price than for "gpt-4o". Where two differ by case alone, each has its own.
     """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Take the names in the order of the file."""
+        self._exact = dict.fromkeys(names)
+        self._folded: dict[str, str] = {}
+        for name in self._exact:
+            self._folded.setdefault(name.lower(), name)
+        self._globs = sorted(
+            filter(is_glob, self._exact),
+            key=lambda name: sum(character not in "*?" for character in name),
+            reverse=True,
+        )
+
+    def of(self, target: str) -> str | None:
+        """Return the name that decides a target's price, or None for none."""
+        if target in self._exact:
+            return target
+        folded = target.lower()
+        if folded in self._folded:
+            return self._folded[folded]
+        near = [glob for glob in self._globs if is_match(folded, glob.lower())]
+        if not near:
+            return None
+        # Two that differ by case alone mean what each says.
+        twins = [glob for glob in near if glob.lower() == near[0].lower()]
+        return next((glob for glob in twins if is_match(target, glob)), near[0])
+
+
+class PriceTable:
+    """The prices of one gate: gateway.toml's first, then the bundled ones."""
 
     def __init__(
         self,
@@ -266,18 +295,11 @@ class PriceTable:
         overrides: Mapping[str, Price],
         discounts: Mapping[str, Decimal] | None = None,
     ) -> None:
-        """Take prices by target, and which part of them is paid at a provider of such a name."""
+        """Take prices as `Overrides` are named, and which part is paid at a provider."""
         self._source = source
         self._discounts = discounts or {}
-        self._exact = dict(overrides)
-        self._folded: dict[str, str] = {}
-        for name in overrides:
-            self._folded.setdefault(name.lower(), name)
-        self._globs = sorted(
-            (name for name in overrides if "*" in name or "?" in name),
-            key=lambda name: sum(character not in "*?" for character in name),
-            reverse=True,
-        )
+        self._said = dict(overrides)
+        self._overrides = Overrides(self._said)
         self._kept: dict[tuple[str, str | None, str], InForce] = {}
 
     def price(
@@ -305,17 +327,7 @@ class PriceTable:
 
     def override_of(self, name: str) -> str | None:
         """Return the name of the override that decides a target's price, or None for none."""
-        if name in self._exact:
-            return name
-        folded = name.lower()
-        if folded in self._folded:
-            return self._folded[folded]
-        near = [glob for glob in self._globs if is_match(folded, glob.lower())]
-        if not near:
-            return None
-        # Two that differ by case alone mean what each says.
-        twins = [glob for glob in near if glob.lower() == near[0].lower()]
-        return next((glob for glob in twins if is_match(name, glob)), near[0])
+        return self._overrides.of(name)
 
     def _look_up(self, key: tuple[str, str | None, str], at: datetime) -> InForce:
         found = self._listed(key, at)
@@ -328,10 +340,15 @@ class PriceTable:
         provider_name, prices_id, model = key
         said = self.override_of(f"{provider_name}/{model}")
         if said is not None:
-            return InForce(self._exact[said], at, _EVER)
+            return InForce(self._said[said], at, _EVER)
         if prices_id is None:
             return InForce(None, at, _EVER)
         return self._source.in_force(prices_id, model, at)
+
+
+def is_glob(name: str) -> bool:
+    """Whether a name of [prices] may mean several targets."""
+    return "*" in name or "?" in name
 
 
 def is_match(name: str, glob: str) -> bool:

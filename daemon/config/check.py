@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tollway.daemon.config import shown, values
+from tollway.daemon.config import check_prices, shown, values
 from tollway.daemon.config.check_models import check_model
 from tollway.daemon.config.check_routes import (
     LOCAL,
@@ -403,8 +403,8 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
             yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"
     yield from _shared_after_all(config)
     for name in config.prices:
-        if _prices_nothing(name, names):
-            yield ("prices", name), "prices a target that there is not"
+        if why := check_prices.idle(name, config):
+            yield ("prices", name), why
     periods = {scope: {one.period for one in budgets} for scope, budgets in budgets_of(config)}
     for number, one in enumerate(config.raises):
         there = periods.get(one.scope, set())
@@ -418,16 +418,6 @@ def _shared_after_all(config: Config) -> Iterator[tuple[At, str]]:
         if key.private_prefix and commands:
             said = f"says nothing to {shown.value(LOCAL + '/' + commands[0])}, whose command keeps"
             yield ("keys", name, "private_prefix"), f"{said} prompts as it likes"
-
-
-def _prices_nothing(name: str, names: Names) -> bool:
-    provider, _, model = name.lower().partition("/")
-    if "*" in name or "?" in name:
-        known = (*names["providers"], LOCAL)
-        return not any(fnmatchcase(one.lower(), provider.replace("[", "[[]")) for one in known)
-    if provider == LOCAL:
-        return model not in {one.lower() for one in names["models"]}
-    return provider not in {one.lower() for one in names["providers"]}
 
 
 def budgets_of(config: Config) -> Iterator[tuple[Scope, tuple[Budget, ...]]]:

@@ -23,11 +23,11 @@ from tollway.daemon.gate.purse import Purse
 from tollway.daemon.gate.route import LOCAL, Found, ProviderKey, Router, Target
 from tollway.daemon.gate.translate import Translator
 from tollway.daemon.log import Mask
-from tollway.daemon.pricing import discounts, price_said
+from tollway.daemon.pricing import local_price, price_table
 from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.headers import Headers
-from tollway.providers.prices import CALLERS, PriceTable
+from tollway.providers.prices import CALLERS
 from tollway.providers.signing import signer_of, within
 from tollway.providers.transport import Timeouts
 
@@ -69,14 +69,9 @@ class Gate:
             name: _target(name, provider, credentials[name])
             for name, provider in config.providers.items()
         }
-        self._prices = PriceTable(
-            daemon.prices,
-            {name: price_said(price) for name, price in config.prices.items()},
-            discounts(config),
-        )
+        self._prices = price_table(config, daemon.prices)
         self._local_prices = {
-            name: None if model.price is None else price_said(model.price)
-            for name, model in config.models.items()
+            name: local_price(name, model, self._prices) for name, model in config.models.items()
         }
         # By the key's name ("" for the owner): a caller is long to hash.
         self._plans: dict[tuple[str, str], Plan] = {}

@@ -182,6 +182,46 @@ def test_check_finds_what_is_amiss_and_fails_for_a_target_without_a_price(home: 
     assert "box2/x" not in worse.stdout
 
 
+def test_a_glob_prices_the_models_of_this_box_that_say_no_price(home: Home) -> None:
+    """`prices` and `models list` know it by its line; a model's own price is above it."""
+    bare = '[models.bare]\ngguf = "b.gguf"\n[prices."local/*"]\ninput = 0.5\noutput = 1\n'
+    home.write(CONFIG + bare)
+    assert said(home.tollway("prices", "show", "local/bare", "--json"))["price"]["output"] == {
+        "usd": "1",
+        "tiers": [],
+    }
+    shown = home.tollway("prices", "show", "local/bare").stdout
+    assert "gateway.toml:39" in shown
+    assert "said for    local/*" in shown
+    own = home.tollway("prices", "show", "local/small").stdout
+    assert "gateway.toml:17" in own
+    assert "local/*" not in own
+    listed = {row["name"]: row["price"] for row in said(home.tollway("models", "list", "--json"))}
+    assert listed == {"small": "0.1/0.4", "bare": "0.5/1"}
+    check = home.tollway("prices", "check", "--json")
+    assert "local" not in check.stdout, check.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("local/*", "does nothing: [models.small] says the price already"),
+        ("local/SMALL", "does nothing: [models.small] says the price already"),
+        ("local/none*", "prices a target that there is not"),
+    ],
+)
+def test_a_price_for_models_of_this_box_that_does_nothing_is_told(
+    home: Home, name: str, why: str
+) -> None:
+    """With its line: no model is meant, or all that are say prices of their own."""
+    home.write(f'{CONFIG}[prices."{name}"]\ninput = 0.5\noutput = 1\n')
+    assert f'gateway.toml:37: prices."{name}": {why}' in home.tollway("config", "check").stderr
+    found = said(home.tollway("prices", "check", "--json"))
+    assert ("matches nothing", name, why) in [
+        (one["kind"], one["subject"], one["message"]) for one in found
+    ]
+
+
 def test_config_check_does_not_call_a_glob_of_prices_a_mistake(home: Home) -> None:
     """`*` as the provider means every one; a glob for one that there is not is told."""
     home.write(CONFIG.replace("boxx/*", "*/qwen*"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway import CHAT, KEY, body, config, error
 from shell import Reply, Running, running, until
 
+from tollway.daemon.gate.explain import Question, explain
 from tollway.daemon.ledger.calls import CallDetail, one
 from tollway.daemon.ledger.local_time import local_times
 from tollway.daemon.ledger.reprice import reprice
@@ -88,6 +89,25 @@ async def test_a_price_by_the_hour_bills_the_time_and_holds_the_deadline() -> No
         await daemon.server.reloader.reload()
         other = reprice(path, in_force(inner.config), (0, 2**53), apply=False)
         assert (other.changed, other.after_nanousd) == (1, 2 * other.before_nanousd)
+
+
+async def test_a_glob_of_prices_prices_a_model_that_says_no_price() -> None:
+    """It is billed, held for, explained and repriced by it; the model's own price is above it."""
+    glob = '[prices."local/*"]\ninput = 1\noutput = 2\n'
+    async with serving(table("") + glob) as daemon:
+        inner = daemon.server.daemon
+        said = await explain(inner.gate, Question("local/qwen", output=10))
+        assert (said.targets[0].price, said.targets[0].input_usd) == ("gateway.toml", "1")
+        assert said.targets[0].hold_nanousd == 1000 * 1000 + 10 * 2000
+        reply = await ask(daemon, body(model="local/qwen"))
+        assert reply.status == 200
+        assert (await row(daemon, reply)).call.cost_nanousd == 7 * 1000 + 3 * 2000
+        same = reprice(inner.ledger.path, in_force(inner.config), (0, 2**53), apply=False)
+        assert (same.attempts, same.changed, same.left) == (1, 0, 0)
+        path = inner.config.path
+        path.write_text(path.read_text().replace("slots = 2", 'slots = 2\nprice = "free"'))
+        await daemon.server.reloader.reload()
+        assert (await explain(inner.gate, Question("local/qwen"))).targets[0].price == "free"
 
 
 async def test_a_budget_smaller_than_the_deadline_refuses() -> None:
