@@ -181,7 +181,7 @@ def rollback(
 
 def in_force(config: Config) -> dict[str, object]:
     """Return every setting as it would stand in gateway.toml: read again, it is the same."""
-    found = _settings(config)
+    found = _settings(msgspec.structs.replace(config, stated={}))
     server = _settings(config.server)
     host, port = config.server.host, config.server.port
     listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

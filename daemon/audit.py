@@ -7,7 +7,7 @@ version was written by hand. So a change is told the same whether the daemon ran
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from sqlite3 import Error
 
@@ -18,17 +18,17 @@ from tollway.daemon.config.edit import kept
 from tollway.daemon.config.history import Version, digest
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.paths import state_paths
-from tollway.daemon.config.schema import Budget, Config, Raise
+from tollway.daemon.config.schema import Config
 from tollway.daemon.config.toml import read_text
 from tollway.daemon.errors import ConfigError
 from tollway.daemon.ledger.reading import open_read_only, reading
 from tollway.daemon.ledger.rows import Audited
-from tollway.providers.money import plain_usd
 
-_NAMES = {"server.host": "server.listen", "server.port": "server.listen"}
+_Key = tuple[str, ...]
+
 _UNTOLD = frozenset({"hash", "previous"})
 _LONGEST_TOLD = 2000
-_NOT_SETTINGS = ("path", "warnings")
+_NONE: object = object()
 # Who the file's writer is, nobody can tell: whoever may write it owns the gateway.
 _BY_HAND = ("owner", "edited by hand")
 _FIRST = ("owner", "seen for the first time")
@@ -89,9 +89,12 @@ def rows(change: Step) -> Iterator[Audited]:
     yield Audited(*said, path, change.digest_before, change.digest_after)
     if change.before is None:
         return
-    before, after = _flat(change.before), _flat(change.after)
-    for key in changed(change.before, change.after):
-        yield Audited(*said, key, _told(key, before), _told(key, after))
+    before, after = (
+        _flat(msgspec.structs.replace(one, stated={})) for one in (change.before, change.after)
+    )
+    for at in _changed(change.before, change.after):
+        told = _told(at, change.before, before), _told(at, change.after, after)
+        yield Audited(*said, shown.key(at), *told)
 
 
 def last_served(ledger: Path, config: Config) -> tuple[str, Config | None]:
@@ -132,13 +135,20 @@ def recent(ledger: Path, *, limit: int) -> list[Audited]:
 
 
 def changed(old: Config, new: Config) -> list[str]:
-    """Return the keys whose values differ, as they stand in the file, in alphabetical order."""
-    before, after = _flat(old), _flat(new)
-    for key in _NOT_SETTINGS:
-        before.pop(key)
-        after.pop(key)
-    keys = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    return sorted({_NAMES.get(key, key) for key in keys})
+    """Return the keys whose values differ, as they stand in the file, in alphabetical order.
+
+    What stands in neither file has not changed, whatever default it has.
+    """
+    return [shown.key(at) for at in _changed(old, new)]
+
+
+def _changed(old: Config, new: Config) -> list[_Key]:
+    before, after = old.stated, new.stated
+    keys = before.keys() | after.keys()
+    differ = {key for key in keys if before.get(key, _NONE) != after.get(key, _NONE)}
+    # A table that was empty and is no more is told by what stands in it.
+    around = {key[:end] for key in differ for end in range(1, len(key))}
+    return sorted(differ - around)
 
 
 def _since(config: Config, served: str) -> list[Version]:
@@ -160,30 +170,20 @@ def _readable(versions: Sequence[Version], like: Config) -> Iterator[tuple[Versi
             continue  # its change is then part of the next one's
 
 
-def _told(key: str, settings: dict[str, object]) -> str:
-    """Return a setting as JSON, "" where it is unset or could hold a secret."""
-    if key not in settings or key.rpartition(".")[2] in _UNTOLD:
+def _told(at: _Key, config: Config, settings: dict[_Key, object]) -> str:
+    """Return a setting as JSON, as the file says it or else its default.
+
+    "" where there is neither, or where it could hold a secret.
+    """
+    if at[-1] in _UNTOLD or not (at in config.stated or at in settings):
         return ""
-    value = settings[key]
-    if isinstance(value, tuple):
-        value = [_item(one) for one in value]
+    value = config.stated[at] if at in config.stated else settings[at]
     told = msgspec.json.encode(value, enc_hook=str).decode()
     return "***" if shown.holds_secret(told) else told[:_LONGEST_TOLD]
 
 
-def _item(one: object) -> object:
-    match one:
-        case Budget():
-            return one.text if one.at == "hard" else f"{one.text} {one.at}"
-        case Raise():
-            until = datetime.fromtimestamp(one.until, UTC).isoformat()
-            return f"{one.text} +{plain_usd(one.nanousd)} until {until}"
-        case _:
-            return one
-
-
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    """Return every setting under its dotted key; lists are settings as a whole."""
+def _flat(value: object, at: _Key = ()) -> dict[_Key, object]:
+    """Return every setting under its key; lists are settings as a whole."""
     if isinstance(value, msgspec.Struct):
         pairs = [
             (field.encode_name, getattr(value, field.name))
@@ -192,8 +192,8 @@ def _flat(value: object, key: str = "") -> dict[str, object]:
     elif isinstance(value, dict):
         pairs = list(value.items())
     else:
-        return {key: value}
-    found: dict[str, object] = {}
+        return {at: value}
+    found: dict[_Key, object] = {}
     for name, inner in pairs:
-        found |= _flat(inner, f"{key}.{name}" if key else name)
+        found |= _flat(inner, (*at, name))
     return found

@@ -89,7 +89,7 @@ def parse(text: str, *, path: Path, home: Path | None = None) -> Config:
         # In a value it would have been refused or is a name; a comment is nobody's to refuse.
         number = _line_with_secret(text)
         found.append(f"{path}:{number}: looks like a secret; no version that holds it is kept")
-    return msgspec.structs.replace(config, warnings=tuple(found))
+    return msgspec.structs.replace(config, warnings=tuple(found), stated=_stated(raw))
 
 
 def places(path: Path, keys: Sequence[At]) -> list[str]:
@@ -137,6 +137,19 @@ def _read(
         Config(path=Path(os.path.abspath(path)), ledger=LedgerFile(path=data / "ledger.db")), **read
     )
     return config, names
+
+
+def _stated(
+    tables: Mapping[str, object], at: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], object]:
+    """Return every value that stands in tables, by its key; a table without any is one."""
+    found: dict[tuple[str, ...], object] = {}
+    for name, value in tables.items():
+        if isinstance(value, dict) and value:
+            found |= _stated(value, (*at, name))
+        else:
+            found[*at, name] = value
+    return found
 
 
 def _server(raw: dict[str, object], reading: Reading) -> Server:

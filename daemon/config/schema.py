@@ -479,6 +479,7 @@ class Config(msgspec.Struct, frozen=True):
     tags: dict[str, dict[str, Tag]] = {}
     raises: tuple[Raise, ...] = ()
     warnings: tuple[str, ...] = ()  # "gateway.toml:14: ..." lines that `config check` shows
+    stated: dict[tuple[str, ...], object] = {}  # what stands in the file itself, by its key
 
     @property
     def admin_socket(self) -> Path:

@@ -1,6 +1,7 @@
 """Reload is all or nothing, and a file that changed by itself takes nothing away."""
 
 import contextlib
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from shell import Running, running, until
 
 from tollway.daemon.audit import changed
 from tollway.daemon.config.edit import kept
+from tollway.daemon.config.load import parse
 from tollway.daemon.config.schema import (
     Budget,
     Config,
@@ -59,6 +61,30 @@ async def test_a_reload_says_what_changed_and_swaps_the_gate() -> None:
         )
         assert daemon.server.daemon.gate is not before
         assert daemon.server.daemon.gate.config is daemon.server.daemon.config
+
+
+async def test_a_reload_tells_what_stands_in_the_file_and_no_default() -> None:
+    """In the file's own words: names in quotes where it needs them, one value for `listen`."""
+    async with running(TEAM) as daemon:
+        before = daemon.config.read_text()
+        more = (
+            '[users.ann]\n[providers.up]\nkind = "vllm"\nbase_url = "http://127.0.0.1:1/v1"\n'
+            '[prices."up/bench"]\ninput = 1\noutput = 2\n'
+        )
+        daemon.config.write_text(before + more)
+        added = [
+            'prices."up/bench".input',
+            'prices."up/bench".output',
+            "providers.up.base_url",
+            "providers.up.kind",
+            "users.ann",
+        ]
+        assert (await post_reload(daemon))[1]["changed"] == added
+        rewrite(daemon, "[users.ann]", '[users.ann]\nteam = "ml"')
+        assert (await post_reload(daemon))[1]["changed"] == ["users.ann.team"]
+        daemon.config.write_text(before)
+        gone = [*added[:-1], "users.ann.team"]
+        assert (await post_reload(daemon))[1]["changed"] == gone
 
 
 async def test_what_changed_stands_in_the_audit() -> None:
@@ -298,7 +324,17 @@ def test_nothing_changed_means_nothing_removed_and_every_loss_is_a_change(
     old: dict[str, Team], new: dict[str, Team]
 ) -> None:
     """`removed` never speaks of what `changed` does not see."""
-    before, after = config(teams=old), config(teams=new)
+    before, after = (
+        parse(
+            "".join(
+                f"[teams.{name}]\nbudget = {json.dumps([one.text for one in team.budget])}\n"
+                for name, team in teams.items()
+            ),
+            path=Path("/c/gateway.toml"),
+        )
+        for teams in (old, new)
+    )
+    assert (before.teams, after.teams) == (old, new)
     assert changed(before, before) == removed(before, before) == []
     assert not removed(before, after) or changed(before, after)
     # Whoever was held back by a period's budget before still is, or it is told.
