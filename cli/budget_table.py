@@ -67,14 +67,15 @@ def lines(config: Config, scope: Scope | None = None) -> Lines:
     if scope is not None:
         found = [one for one in found if (one.scope, one.name) == scope]
     now_ms = time.time_ns() // 1_000_000
-    leads = standing.forecasts(config.ledger.path, found, now_ms)
+    zone = ZoneInfo(config.server.timezone)
+    leads = standing.forecasts(config.ledger.path, found, now_ms, zone)
     return Lines(
         [Line(*pair) for pair in zip(found, leads, strict=True)],
         tuple(
             one for one in config.raises if one.until * 1000 > now_ms and scope in (None, one.scope)
         ),
         live,
-        ZoneInfo(config.server.timezone),
+        zone,
     )
 
 
@@ -146,8 +147,19 @@ def as_table(found: Lines) -> None:
         ["budget of", "budget", *bars, *numbers, "turns over", "forecast", "notes"],
         [_cells(line, found.zone, wide=wide) for line in found.lines],
     )
-    method = "spent so far, and the pace of late until the period ends (`--json` says which)"
-    show.note(f"forecast: {method}" + ("" if found.live else "; no daemon runs: nothing is held"))
+    if not all(line.forecast.missing for line in found.lines):
+        show.note(
+            "forecast: spent so far, and the pace of late until the period ends"
+            " (`--json` says which)"
+        )
+    for why in dict.fromkeys(line.forecast.missing for line in found.lines):
+        if why:
+            which = dict.fromkeys(
+                one.state.budget for one in found.lines if one.forecast.missing == why
+            )
+            show.note(f"no forecast of {', '.join(which)}: {why}")
+    if not found.live:
+        show.note("no daemon runs: nothing is held")
     for one in found.raises:
         until = show.when(one.until)
         by = f", by {one.by}" if one.by else ""

@@ -44,6 +44,8 @@ def list_(
     Without a daemon what is spent comes from the ledger, and nothing is held. The forecast is
     what is spent so far, and the pace of late until the period ends: of the last hour for an
     hour, 24 h for a day, 7 days for what is longer; of a rolling budget, what its span will hold.
+    As in `spend`, there is none before the ledger has seven complete days; of budgets for less
+    than a day, before it is as old as their span.
 
     Examples:
         tollway budgets list

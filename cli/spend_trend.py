@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tollway.daemon.ledger.spend import midnight_ms
+from tollway.daemon.standing import too_few
 
 LOOK_BACK_DAYS = 28  # four of each weekday
-_FEWEST_DAYS = 7
 _DAY = timedelta(days=1)
 _DAY_MS = 86_400_000
 
@@ -44,9 +44,8 @@ def forecast(
         ends_ms: When the period ends.
         tz: Whose days.
     """
-    if len(days) < _FEWEST_DAYS:
-        method = f"too little to go by: {len(days)} complete days, and {_FEWEST_DAYS} are needed"
-        return Forecast(None, None, None, ends_ms, method)
+    if why := too_few(len(days)):
+        return Forecast(None, None, None, ends_ms, why)
     rest, left_ms = 0, 0
     day = datetime.fromtimestamp(now_ms // 1000, tz).date()
     at_ms = now_ms

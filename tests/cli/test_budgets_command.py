@@ -197,7 +197,7 @@ async def _spent(path: Path, usd: int, hours_ago: int) -> None:
 
 
 def test_without_a_daemon_the_ledger_tells_what_is_spent(home: Home) -> None:
-    """In every form alike; nothing is held, and a forecast says what it rests on."""
+    """In every form alike; nothing is held, and there is no forecast from an hour."""
     fine(home.tollway("budgets", "set", "team", "ml", "40/48h"))
     asyncio.run(_spent(home.data / "ledger.db", 6, 1))
     found = json.loads(fine(home.tollway("budgets", "list", "team", "ml", "--json")))
@@ -205,7 +205,8 @@ def test_without_a_daemon_the_ledger_tells_what_is_spent(home: Home) -> None:
     by = {one["budget"]: one for one in found["budgets"]}
     rolling = by["40/48h"]
     assert (rolling["settled_usd"], rolling["held_usd"], rolling["left_usd"]) == ("6", "0", "34")
-    assert rolling["forecast"]["method"].startswith("the pace of the last ")
+    assert rolling["forecast"]["at_end_nanousd"] is rolling["forecast"]["runs_out_ms"] is None
+    assert rolling["forecast"]["method"].startswith("too little to go by: 0 complete days")
     rows = list(csv.DictReader(io.StringIO(fine(home.tollway("budgets", "list", "--csv")))))
     assert [row["budget"] for row in rows] == ["5/day", "20/week", "40/48h"]
     assert rows[2]["settled_usd"] == "6"
@@ -213,6 +214,28 @@ def test_without_a_daemon_the_ledger_tells_what_is_spent(home: Home) -> None:
     (line,) = [line for line in table.splitlines() if "40/48h" in line]
     assert "$34.00" in line
     assert "rolls on" in line
+
+
+def test_a_forecast_takes_as_many_days_here_as_in_the_spend_report(home: Home) -> None:
+    """Seven complete days, in every form; a budget for an hour needs an hour."""
+    fine(home.tollway("budgets", "set", "team", "ml", "40/hour"))
+    asyncio.run(_spent(home.data / "ledger.db", 6, 7 * 24))
+    few = "too little to go by: 6 complete days, and 7 are needed"
+    found = json.loads(fine(home.tollway("budgets", "list", "--json")))["budgets"]
+    methods = {one["budget"]: one["forecast"]["method"] for one in found}
+    assert methods == {"5/day": few, "20/week": few, "40/hour": "the pace of the last 1h"}
+    assert all(one["forecast"]["at_end_nanousd"] is None for one in found[:2])
+    told = home.tollway("budgets", "list")
+    assert f"no forecast of 5/day, 20/week: {few}" in told.stderr
+    spent = json.loads(fine(home.tollway("spend", "--since", "month", "--json")))
+    assert spent["forecast"]["method"] == few
+    (home.data / "ledger.db").unlink()
+    asyncio.run(_spent(home.data / "ledger.db", 6, 8 * 24))
+    found = json.loads(fine(home.tollway("budgets", "list", "--json")))["budgets"]
+    assert [one["forecast"]["method"] for one in found[:2]] == [
+        "the pace of the last 24h",
+        "the pace of the last 7d",
+    ]
 
 
 def test_budgets_turn_over_in_the_time_of_the_gateway(home: Home) -> None:
