@@ -324,7 +324,7 @@ def _targets(said: Explanation) -> None:
                 show.money(one.hold_nanousd if one.chosen else None),
                 str(one.output_limit or ""),
                 show.tokens(one.window) if one.window else "",
-                one.price,
+                _priced_by(one),
                 queues.line(one.slots, one.running, one.waiting),
                 one.why,
             )
@@ -373,6 +373,10 @@ def _because(one: Target, said: Explanation) -> str:
     if one.target == said.stays:
         reasons.insert(0, "has the conversation")
     return ", ".join(reasons)
+
+
+def _priced_by(one: Target) -> show.Cell:
+    return one.price or show.Painted("no price", "yellow")
 
 
 def _reached(one: Target) -> str:

@@ -22,7 +22,10 @@ _LEAST_OF_THINKERS = 16
 
 
 class Tried(msgspec.Struct):
-    """What became of a target's one token. Money is nano-dollars, times are milliseconds."""
+    """What became of a target's one token. Money is nano-dollars, times are milliseconds.
+
+    `cost_nanousd` is None where nobody knows it; `unpriced`: for want of a price.
+    """
 
     target: str
     result: Literal["ok", "error", "skipped"]
@@ -32,10 +35,12 @@ class Tried(msgspec.Struct):
     answered_by: str = ""
     call: str = ""
     error: str = ""
+    unpriced: bool = False
 
 
 class _Planned(msgspec.Struct):
     target: str
+    price: str = ""  # where it comes from; "" for none
     hold_nanousd: int | None = None
     callers: bool = False
     why: str = ""
@@ -60,7 +65,8 @@ def test(
 
     Those of a route, of all routes, or one that is named; and at what cost. The calls are real
     ones, of the owner's: they are in the ledger with the tag tollway=test, and budgets and limits
-    hold. Models of this box are loaded. Where it may cost something, it says how much and asks.
+    hold. Models of this box are loaded. Where it may cost something, it says how much and asks;
+    of targets without a price nobody knows.
     Models that reason are asked for 16 tokens, the fewest that they take. Exits with 1 where one
     did not answer. Needs the running daemon.
 
@@ -73,7 +79,10 @@ def test(
     planned = _planned(control, loaded, route)
     most = sum(one.hold_nanousd or 0 for one in planned if not one.callers)
     if most:
-        asked = f"Ask {len(planned)} targets, which may cost up to {show.money(most)}?"
+        asked = f"Ask {show.counted(len(planned), 'target')}, which may cost up to"
+        unknown = sum(not (one.price or one.callers or one.why) for one in planned)
+        more = f", and {unknown} without a price" if unknown else ""
+        asked += f" {show.money(most)}{more}?"
         edits.agreed(asked, yes=yes)
     done = [_try(control, one, as_json=as_json) for one in planned]
     if as_json:
@@ -131,10 +140,12 @@ def _try(control: Control, planned: _Planned, *, as_json: bool) -> Tried:
         "error" if error else "ok",
         first_ms=None if error else (said.total_ms if said.first_ms is None else said.first_ms),
         total_ms=said.total_ms,
-        cost_nanousd=said.cost_nanousd,
+        # What a provider itself says that it charged is known without a price.
+        cost_nanousd=None if not (planned.price or said.cost_nanousd) else said.cost_nanousd,
         answered_by=said.target,
         call=said.call,
         error=error,
+        unpriced=not (error or planned.price or said.cost_nanousd),
     )
 
 
@@ -151,7 +162,9 @@ def _print(done: list[Tried]) -> None:
                 one.target,
                 _result(one),
                 "" if one.first_ms is None else show.duration(one.first_ms / 1000),
-                show.money(one.cost_nanousd),
+                show.Painted("no price", "yellow")
+                if one.unpriced
+                else show.money(one.cost_nanousd),
                 one.error,
             )
             for one in done

@@ -22,6 +22,7 @@ import msgspec
 from tollway.cli.boundary import has_colour, printable
 from tollway.cli.wrap import Piece, ascii_json, columns, is_plain, is_utf8, shares, wrapped
 from tollway.cli.wrap import cells as wide
+from tollway.providers import words
 
 Colour = Literal["green", "yellow", "red", "cyan", "dim", "bold"]
 
@@ -77,6 +78,11 @@ def tokens(count: int | None) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}" if count < 999.5 * size else f"{count // size}{unit}"
     return str(count)
+
+
+def counted(count: int, one: str, many: str = "", *, shown: str = "") -> str:
+    """Return a number with what it counts: "1 call", "2 calls", "12.3k calls" by `shown`."""
+    return words.counted(count, one, many, shown=shown)
 
 
 def duration(seconds: float | None) -> str:

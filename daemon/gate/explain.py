@@ -56,7 +56,7 @@ class TargetAnswer(msgspec.Struct, frozen=True):
     price: str = ""  # where its price comes from; "" for none
     input_usd: str = ""  # for a million tokens
     output_usd: str = ""
-    hold_nanousd: int | None = None
+    hold_nanousd: int | None = None  # None too where there is no price: nothing is held
     output_limit: int | None = None  # that the gateway would write into the request
     dialect: str = ""  # in which it would be asked
     passes: bool = True  # the client's own bytes would reach it: nothing is translated
@@ -388,5 +388,8 @@ def _target(
         skips = skips or (isinstance(error, Skipped) and error.skips)
         return msgspec.structs.replace(answer, why=answer.why or error.message, skips=skips)
     return msgspec.structs.replace(
-        answer, hold_nanousd=most.nanousd, output_limit=most.write_output, hold=held_by
+        answer,
+        hold_nanousd=most.nanousd if price else None,
+        output_limit=most.write_output,
+        hold=held_by,
     )

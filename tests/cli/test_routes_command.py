@@ -118,5 +118,29 @@ def test_routes_are_explained_and_tested(home: Home) -> None:
     assert [one["cases"] for one in listed] == [1, 0, 0]
     alias = home.tollway("routes", "explain", "--model", "gpt-4o")
     assert "route gpt-4*" in alias.stdout
+    home.config.write_text(home.config.read_text().replace('[prices."*/*"]', '[prices."gone/*"]'))
+    assert home.tollway("reload").returncode == 0
+    _no_price_is_no_zero(home)
     unknown = home.tollway("routes", "test", "godo")
     assert (unknown.returncode, "is no route" in unknown.stderr) == (1, True)
+
+
+def _no_price_is_no_zero(home: Home) -> None:
+    """See that what has no price is told so: nobody knows what it costs, which is not $0."""
+    told = home.tollway("routes", "explain", "--model", "good")
+    (line,) = [one for one in told.stdout.splitlines() if "up/m" in one and "passing" in one]
+    assert "no price" in line
+    assert "$" not in line
+    said = json.loads(home.tollway("routes", "explain", "--model", "good", "--json").stdout)
+    target = said["targets"][0]
+    assert (target["price"], target["hold_nanousd"], target["expected_nanousd"]) == ("", None, None)
+    tested = json.loads(home.tollway("routes", "test", "good", "--json").stdout)
+    assert [(one["result"], one["cost_nanousd"], one["unpriced"]) for one in tested] == [
+        ("ok", None, True)
+    ]
+    table = home.tollway("routes", "test", "good").stdout
+    assert "no price" in table
+    assert "$" not in table
+    asked = home.tollway("routes", "test", "fast").stderr
+    assert "Ask 3 targets, which may cost up to $" in asked
+    assert ", and 2 without a price?" in asked
