@@ -66,9 +66,11 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
 
     From the start of this month unless said otherwise. Costs that rest on an estimate, and calls
     whose model had no price, are marked. What models of this box cost while they were in memory
-    without work stands in lines of its own: it is in no call's cost. `--as` adds what the same
-    tokens would have cost elsewhere, long prompts at the price of short ones. CSV has no totals
-    row, so that its columns can be added up; amounts in CSV and JSON are exact.
+    without work stands in lines of its own: it is in no call's cost. What `tollway import` took
+    over was not paid here: its list prices stand in brackets, and shares and order are by what
+    was paid; by list prices where only those are known. `--as` adds what the tokens that passed
+    the gateway would have cost elsewhere, long prompts at the price of short ones. CSV has no
+    totals row, so that its columns can be added up; amounts in CSV and JSON are exact.
 
     Beside it stand the period before, a forecast to the period's end, and the budgets. A session
     is what the header `x-tollway-session` or the tag `session` says, else an agent's own session,

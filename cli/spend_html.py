@@ -15,8 +15,8 @@ import msgspec
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem, printable
 from tollway.cli.spend_page import PAGE
-from tollway.cli.spend_report import Report, elsewhere, worth
-from tollway.cli.spend_table import budget_text, commitment_text, fields, notes, part_of, told
+from tollway.cli.spend_report import Report, elsewhere, part_of, share_of, worth
+from tollway.cli.spend_table import budget_text, commitment_text, fields, notes, told
 from tollway.daemon.ledger.spend import SpendRow
 
 COLOURS = 6  # series in the chart of days; the last is for all others
@@ -287,24 +287,28 @@ def _year(days: Days) -> str:
 
 
 def _groups(pygal: ModuleType, report: Report) -> str:
-    rows = [row for row in report.rows if worth(row)]
+    rows = [row for row in report.rows if row.cost_nanousd or row.notional_nanousd]
     rows = sorted(rows, key=worth, reverse=True)[:_BARS]
-    if len(rows) < 2 or not worth(report.total):
+    if len(rows) < 2:
         return ""
     names = [" / ".join(printable(name or "-") for name in row.group) for row in rows]
     drawn = []
     for screen, width, _ in _SIZES:
         # From the bottom up, so that the dearest stands on top.
-        look = _look(pygal, f"groups-{screen}", width, 60 + 28 * len(rows))
-        chart = pygal.HorizontalStackedBar(**look)
+        imported = bool(report.total.notional_nanousd)
+        each = 44 if imported else 28
+        look = _look(pygal, f"groups-{screen}", width, 60 + each * len(rows))
+        # Beside each other: what was paid and what was not are no sum.
+        chart = (pygal.HorizontalBar if imported else pygal.HorizontalStackedBar)(**look)
         longest = 40 if screen == "wide" else 16
         chart.x_labels = [_cut(name, longest) for name in reversed(names)]
         chart.add("paid", [row.cost_nanousd / 1e9 for row in reversed(rows)])
-        if report.total.notional_nanousd:
+        if imported:
             chart.add("imported", [row.notional_nanousd / 1e9 for row in reversed(rows)])
         drawn.append(_svg(chart, screen, f"Cost by {', '.join(report.by)}"))
-    share = sum(part_of(report, row)[0] for row in rows)
-    some = f"The {len(rows)} dearest: {show.percent(share, worth(report.total))} of all."
+    parts = [part_of(report, row) for row in rows]
+    share = show.percent(sum(part for part, _ in parts), parts[0][1])
+    some = f"The {len(rows)} dearest: {share} of what was {share_of(report)}."
     keys = ""
     if report.total.notional_nanousd:
         keys = (

@@ -76,7 +76,7 @@ class Report(msgspec.Struct, frozen=True):
 def made(rows: Sequence[SpendRow], by: tuple[str, ...], period: Period, top: int | None) -> Report:
     """Return the report of such rows, nested: the dearest first at each level, days in order."""
     ordered = sorted(rows, key=_nested(rows, by))
-    dearest = sorted(ordered, key=lambda row: (-worth(row), -tokens_of(row)))[:top]
+    dearest = sorted(ordered, key=worth, reverse=True)[:top]
     kept = {row.group for row in dearest}
     rest = [row for row in ordered if row.group not in kept]
     name = f"({len(rest)} others)"
@@ -126,19 +126,19 @@ def elsewhere(report: Report, row: SpendRow) -> int:
 
 def _nested(
     rows: Sequence[SpendRow], by: tuple[str, ...]
-) -> Callable[[SpendRow], tuple[tuple[int, int, str], ...]]:
+) -> Callable[[SpendRow], tuple[tuple[int, int, int, str], ...]]:
     """Return the key to sort by: each level by what all below it came to."""
-    sums: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
+    sums: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
     for row in rows:
         for depth in range(1, len(by) + 1):
-            sums[row.group[:depth]][0] -= worth(row)
-            sums[row.group[:depth]][1] -= tokens_of(row)
+            for at, amount in enumerate(worth(row)):
+                sums[row.group[:depth]][at] -= amount
 
-    def place(level: str, group: tuple[str, ...]) -> tuple[int, int, str]:
-        cost, tokens = (0, 0) if level in TIMES else sums[group]
-        return cost, tokens, group[-1]
+    def place(level: str, group: tuple[str, ...]) -> tuple[int, int, int, str]:
+        paid, listed, tokens = (0, 0, 0) if level in TIMES else sums[group]
+        return paid, listed, tokens, group[-1]
 
-    def key(row: SpendRow) -> tuple[tuple[int, int, str], ...]:
+    def key(row: SpendRow) -> tuple[tuple[int, int, int, str], ...]:
         return tuple(place(level, row.group[: depth + 1]) for depth, level in enumerate(by))
 
     return key
@@ -160,9 +160,32 @@ def tokens_of(row: SpendRow) -> int:
     return row.input_total + row.output_total + imported
 
 
-def worth(row: SpendRow) -> int:
-    """Return what a group is placed by: what it cost, and would have cost where it was imported."""
-    return row.cost_nanousd + row.notional_nanousd
+def worth(row: SpendRow) -> tuple[int, int, int]:
+    """Return what a group is placed by: what was paid; then list prices of imports; then tokens.
+
+    They are never added up: nobody paid here what was imported.
+    """
+    return row.cost_nanousd, row.notional_nanousd, tokens_of(row)
+
+
+def part_of(report: Report, row: SpendRow) -> tuple[int, int]:
+    """Return a group's part and the whole that its share is of, which `share_of` names."""
+    whole = worth(report.total)
+    at = _shared_by(report)
+    return worth(row)[at], whole[at]
+
+
+def share_of(report: Report) -> str:
+    """Return what shares are parts of: what was "paid"; else "imported" list prices; else "tokens".
+
+    Of the first of them that there is any of.
+    """
+    return ("paid", "imported", "tokens")[_shared_by(report)]
+
+
+def _shared_by(report: Report) -> int:
+    paid, listed, _ = worth(report.total)
+    return 0 if paid else 1 if listed else 2
 
 
 def change_of(report: Report, row: SpendRow) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tollway.cli import show
 from tollway.cli.budget_table import Line
-from tollway.cli.spend_report import Report, change_of, elsewhere, tokens_of, worth
+from tollway.cli.spend_report import Report, change_of, elsewhere, part_of, share_of, tokens_of
 from tollway.daemon.commitments import Standing
 from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.spend import SpendRow
@@ -119,6 +119,7 @@ def told(report: Report) -> Iterator[str]:
             f"Imported, and in no budget: {show.tokens(total.imported)} calls that did not pass"
             f" this gateway; at list prices they would cost {show.money(total.notional_nanousd)},"
             " which nobody billed here"
+            + ("; shares are of what was paid here" if total.cost_nanousd else "")
         )
     if total.saved_nanousd:
         listed = total.cost_nanousd + total.saved_nanousd
@@ -193,7 +194,6 @@ def as_markdown(report: Report) -> None:
 def fields(report: Report) -> list[Field]:
     """Return the columns of amounts, in their order; those that would be empty are left out."""
     total = report.total
-    whole = worth(total)
     found = [Field("cost", 0, _cost)]
     if total.saved_nanousd:
         found.append(Field("saved", 68, lambda row: show.money(row.saved_nanousd)))
@@ -201,8 +201,10 @@ def fields(report: Report) -> list[Field]:
         found.append(Field("imported", 0, _notional))
     if report.price:
         title = f"as {report.reference}"
-        found.append(Field(title, 0, lambda row: show.money(elsewhere(report, row))))
-    found.append(Field("share" if whole else "of tokens", 0, lambda row: _share(report, row)))
+        found.append(Field(title, 0, lambda row: _elsewhere(report, row)))
+    of = share_of(report)
+    title = "share" if of == "paid" and not total.imported else f"of {of}"
+    found.append(Field(title, 0, lambda row: _share(report, row)))
     if change_of(report, total):
         found.append(Field("change", 58, lambda row: _change(report, row)))
     return [
@@ -217,7 +219,7 @@ def _cost(row: SpendRow) -> str:
     if row.unpriced and not row.cost_nanousd:
         return "unpriced"
     # What was only imported cost nothing here, and not $0.00.
-    return _NO_ONE if row.imported and not row.attempts else show.money(row.cost_nanousd)
+    return _NO_ONE if _only_imported(row) else show.money(row.cost_nanousd)
 
 
 def _notional(row: SpendRow) -> str:
@@ -231,18 +233,24 @@ def _change(report: Report, row: SpendRow) -> str:
     return show.change(*pair) if pair else ""
 
 
+def _elsewhere(report: Report, row: SpendRow) -> str:
+    return _NO_ONE if _only_imported(row) else show.money(elsewhere(report, row))
+
+
 def _share(report: Report, row: SpendRow) -> str:
-    # Of what nobody knows there is no share, unless it is one of tokens.
-    if row.unpriced and not worth(row) and worth(report.total):
-        return ""
-    return show.percent(*part_of(report, row))
+    part, whole = part_of(report, row)
+    if not part:
+        # Of what nobody knows, or nobody paid here, there is no share.
+        match share_of(report):
+            case "paid" if row.unpriced or _only_imported(row):
+                return ""
+            case "imported" if row.imported_unpriced or not row.imported:
+                return ""
+    return show.percent(part, whole)
 
 
-def part_of(report: Report, row: SpendRow) -> tuple[int, int]:
-    """Return a row's part and the whole: of the cost, or of tokens where nothing cost anything."""
-    if worth(report.total):
-        return worth(row), worth(report.total)
-    return tokens_of(row), tokens_of(report.total)
+def _only_imported(row: SpendRow) -> bool:
+    return bool(row.imported and not row.attempts)
 
 
 def _idle(one: LocalTime, blank: list[str], amounts: int) -> list[show.Cell]:

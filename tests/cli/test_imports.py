@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,43 @@ def test_imports_stand_apart_and_are_not_made_twice(tmp_path: Path) -> None:
     assert "<svg" in page
     assert (total["calls"], total["output_total"]) == (3, 101)
     assert verify(box.ledger) == []
+
+
+async def test_list_prices_are_not_added_to_what_was_paid(tmp_path: Path) -> None:
+    """Shares and order are by what was paid, whatever the report is by; else by list prices."""
+    box = Box(tmp_path)
+    box.say()
+
+    def lines(*words: str) -> list[list[str]]:
+        done = box.home.tollway("spend", "--since", "7d", *words)
+        assert done.returncode == 0, done.stderr
+        return [line.split() for line in done.stdout.splitlines()]
+
+    only = lines("--by", "source")
+    assert only[0][1:5] == ["cost", "imported", "of", "imported"]
+    assert [line[:2] for line in only[1:3]] == [["claude-code", "-"], ["codex", "-"]]
+    assert only[1][3] in {"99%", "100%"}
+    ledger = Ledger(box.ledger)
+    ledger.start()
+    await ledger.ready()
+    for number, (model, nanousd) in enumerate((("small", 30_000), ("large", 90_000))):
+        call = opened(number, time.time_ns() // 1_000_000)
+        tried = attempt(call, model=model)
+        await ledger.admit(call, tried)
+        await ledger.settle(closed(call), ended(tried, nanousd))
+    await ledger.close()
+    by_source = lines("--by", "source")
+    assert by_source[0][1:5] == ["cost", "imported", "of", "paid"]
+    assert [(line[0], line[3]) for line in by_source[2:4]] == [("claude-code", "-"), ("codex", "-")]
+    assert by_source[1][2:4] == ["-", "100%"]
+    by_model = lines("--by", "model", "--top", "2")
+    assert [(line[0], line[3]) for line in by_model[1:3]] == [("large", "75%"), ("small", "25%")]
+    assert by_model[3][:2] == ["(2", "others)"]
+    assert "-" in by_model[3]
+    told = box.home.tollway("spend", "--since", "7d", "--by", "day").stderr
+    assert "shares are of what was paid here" in told
+    compared = lines("--by", "source", "--as", "anthropic/claude-sonnet-4-5")
+    assert compared[2][3] == "-"  # tokens that did not pass here are not priced elsewhere
 
 
 def test_a_running_daemon_writes_them(tmp_path: Path) -> None:
