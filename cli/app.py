@@ -149,6 +149,10 @@ COMMANDS = (
     Row("prices", "", "What models cost, and where each price comes from", USE),
     Row("prices list", "prices:list_", "List what models cost"),
     Row("prices show", "prices:show_", "Show all that is known of a target's price"),
+    Row(
+        "prices set", "prices_set:set_", "State a price in gateway.toml: what is named is replaced"
+    ),
+    Row("prices unset", "prices_set:unset", "Take a price out of gateway.toml"),
     Row("prices check", "prices:check", "Say which targets have no price, and which differ"),
     Row("prices update", "prices:update", "Show what new price data change, and put them in use"),
     Row("usage", "usage:usage", "Show your own use and what is left, over HTTP with your key", USE),

@@ -15,6 +15,7 @@ import typer
 from tollway.cli import budget_table, complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.budget_edits import SECTIONS, add_raise, end_raises, put
+from tollway.cli.budget_prices import warn_beforehand, without_price
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile, me
 from tollway.daemon.config import check, shown, units
@@ -91,6 +92,8 @@ def set_(
     Periods are hour, day, week, month, total, and spans that roll on, such as 24h or 7d. At its
     cap a budget is `hard` (refuses), `clamp` (shortens answers to what is left, then refuses) or
     `warn` (tells you and lets pass); without --at a budget that is there keeps its own.
+    Calls of models without a price are refused under a budget that caps: it names those that the
+    scope can reach, and what gives them a price.
 
     Examples:
         tollway budgets set team ml 200/month
@@ -105,6 +108,9 @@ def set_(
     before = _budgets(loaded, scope)
     new = _budget(words[-1], _mode(at), before)
     budgets = _replaced(before, new)
+    unpriced = without_price(loaded, scope) if new.caps else []
+    if not as_json:
+        warn_beforehand(unpriced)
     done = edits.apply(
         loaded.path,
         put(_budgets(loaded, scope), scope, budgets),
@@ -117,7 +123,7 @@ def set_(
             if done.changed
             else f"The budget of {_said(scope)} is {new.text} already"
         )
-    _report(done, scope, as_json=as_json)
+    _report(done, scope, as_json=as_json, refused_unpriced=unpriced)
 
 
 def remove(
@@ -348,12 +354,12 @@ def _said(scope: Scope) -> str:
     return " ".join(scope).strip()
 
 
-def _report(done: edits.Done, scope: Scope, *, as_json: bool) -> None:
+def _report(done: edits.Done, scope: Scope, *, as_json: bool, **more: object) -> None:
     """Say what became of a change, and how the scope's budgets stand by it."""
     kind, name = scope
     at = ("server", "budget") if kind == "box" else (SECTIONS.get(kind, "tags"), name)
     found = budget_table.lines(done.config, scope)
-    facts = {"scope": _said(scope), **budget_table.as_json_data(found)}
+    facts = {"scope": _said(scope), **budget_table.as_json_data(found), **more}
     if not as_json and found.lines:
         budget_table.as_table(found)
     edits.report(done, facts, at, as_json=as_json)

@@ -57,6 +57,16 @@ def _targets(ctx: typer.Context) -> list[str]:
     return found
 
 
+def _priced(ctx: typer.Context) -> list[str]:
+    """Return what gateway.toml says a price of."""
+    tables = _tables(ctx)
+    models = _table(tables, "models")
+    own = [
+        f"local/{name}" for name, one in models.items() if isinstance(one, dict) and "price" in one
+    ]
+    return _names(tables, "prices") + own
+
+
 def _callable(ctx: typer.Context) -> list[str]:
     """Return what a client may ask for: routes, their other names, and targets."""
     tables = _tables(ctx)
@@ -95,6 +105,7 @@ def _zones(_ctx: typer.Context) -> Iterable[str]:
 
 
 targets = _completing(_targets)
+priced = _completing(_priced)
 callables = _completing(_callable)
 secrets = _completing(_secrets)
 versions = _completing(_versions)

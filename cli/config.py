@@ -34,6 +34,7 @@ from tollway.daemon.config.schema import (
 )
 from tollway.daemon.config.toml import read_text
 from tollway.daemon.errors import ConfigError
+from tollway.providers.errors import GatewayError
 
 Effective = Annotated[
     bool, typer.Option("--effective", help="Every setting in force, defaults included.")
@@ -62,13 +63,22 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
             show.emit({"ok": False, "path": path.absolute(), "problems": _problems(error, path)})
         raise
     _, missing = secrets.fetch(loaded, shown=path)
-    warnings = [*loaded.warnings, *(error.message for error in missing)]
+    warnings = [*loaded.warnings, *(error.message for error in missing), *_refused(loaded)]
     if as_json:
         show.emit({"ok": True, "path": loaded.path, "warnings": warnings})
         return
     for line in warnings:
         show.note([show.Painted("warning", "yellow"), f": {line}"])
     show.say(f"{loaded.path} is right")
+
+
+def _refused(config: Config) -> list[str]:
+    from tollway.cli.budget_prices import doubts  # noqa: PLC0415 - reads the price data
+
+    try:
+        return doubts(config)
+    except GatewayError:  # a ledger that cannot be read is no fault of this file
+        return []
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -148,12 +148,13 @@ def show_(
         show.pairs(_facts(prices, found))
     if found.price is None:
         if not as_json:
-            show.note(
-                f'hint: [prices."{target}"] in gateway.toml states one: `input` and `output` in'
+            where = (
+                f'[prices."{target}"] in gateway.toml states one: `input` and `output` in'
                 ' dollars for a million tokens, or "free"'
                 if not target.startswith(f"{LOCAL}/")
-                else f"hint: `price` in [models.{target.partition('/')[2]}] states one"
+                else f"`price` in [models.{target.partition('/')[2]}] states one"
             )
+            show.note(f"hint: {where}; `tollway prices set {target}` writes it")
         raise typer.Exit(ANSWER_IS_NO)
 
 

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from tollway.cli import health, limits, queues, show
-from tollway.cli.control import convert, reach, version_note
+from tollway.cli import edits, health, limits, queues, show
+from tollway.cli.control import convert, load_config, reach, version_note
 from tollway.cli.health import Provider
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
@@ -252,7 +252,8 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     All of the new file or nothing of it: where it is wrong, each mistake is one line, the old
     configuration stays in force, and the command exits with 2. Calls in flight end under the
-    configuration that they began with.
+    configuration that they began with. Named are the keys whose values changed in the file, and
+    targets without a price that a changed budget refuses.
 
     Example:
         tollway reload
@@ -268,3 +269,8 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
         show.note("Reloaded; nothing changed")
     for key in done.needs_restart:
         show.note(f"`{key}` takes effect at the next `tollway restart`")
+    if any(key.endswith(".budget") for key in done.changed):
+        from tollway.cli.budget_prices import doubts  # noqa: PLC0415 - reads the price data
+
+        for line in doubts(load_config(config), done.changed):
+            edits.warn(line)

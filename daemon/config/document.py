@@ -13,8 +13,9 @@ from tomlkit.container import OutOfOrderTableProxy
 from tomlkit.items import AoT, Comment, InlineTable, Item, Key, Null, Table, Whitespace
 
 Body = list[tuple[Key | None, Item]]
-# By the table's id: the table itself, kept so that no other gets its id, and what stood above.
-Above = dict[int, tuple[Table, str]]
+# By the table's id: the table itself, kept so that no other gets its id, and what stood above;
+# None where it had no head of its own.
+Above = dict[int, tuple[Table, str | None]]
 
 
 def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
@@ -55,7 +56,7 @@ def attach_comments(document: TOMLDocument) -> Above:
             if not step.is_super_table():
                 above = "".join(body[at][1].as_string() for body, at in pending)
             # Not into the table's own indent yet: tomlkit indents new keys by the blanks in it.
-            seen[id(step)] = (step, above)
+            seen[id(step)] = (step, None if step.is_super_table() else above)
             if step.is_super_table():
                 continue
             for body, at in pending:
@@ -80,13 +81,17 @@ def space_out(document: TOMLDocument, old: Above) -> None:
     """
     parted = True  # whether what came last is a blank line, or nothing did
     for step in _walk(document):
-        if isinstance(step, Table) and step.is_super_table():
+        if isinstance(step, Table) and step.is_super_table() and not _has_values(step):
             if id(step) not in old:
                 step.trivia.indent = ""  # written, though the table itself is not
         elif isinstance(step, Table):
-            if id(step) in old:
-                step.trivia.indent = old[id(step)][1] + step.trivia.indent
-            if not (parted or id(step) in old or step.trivia.indent.startswith("\n")):
+            above = old[id(step)][1] if id(step) in old else None
+            if above is not None:
+                # tomlkit's own blank line belongs above the comment, not below it.
+                own = step.trivia.indent
+                blank = "\n" if own.startswith("\n") and not above.startswith("\n") else ""
+                step.trivia.indent = blank + above + own.lstrip("\n")
+            elif not (parted or step.trivia.indent.startswith("\n")):
                 step.trivia.indent = "\n" + step.trivia.indent
             parted = False
         else:
@@ -118,6 +123,13 @@ def _within(item: Table | AoT) -> Iterator[Table | tuple[Body, int]]:
             yield from _within(inner)
         else:
             yield body, at
+
+
+def _has_values(item: Table) -> bool:
+    """Whether a table that had no head gets one, for something now stands in it."""
+    return any(
+        key is not None and not isinstance(inner, Table | AoT) for key, inner in item.value.body
+    )
 
 
 def _dotted(key: Key | None) -> bool:

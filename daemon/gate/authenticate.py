@@ -11,7 +11,7 @@ from multidict import MultiMapping
 from tollway.daemon.config.schema import Config, Key
 from tollway.daemon.config.validity import hashes_of
 from tollway.daemon.errors import Unauthorized
-from tollway.daemon.gate.authorise import Level, levels_of
+from tollway.daemon.gate.authorise import Level, levels_of, owner_of, who_of
 from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.tags import of as tags_of
 from tollway.daemon.ledger.rows import Who
@@ -24,7 +24,6 @@ _HEADERS = tuple(
     type(hdrs.AUTHORIZATION)(name)
     for name in ("x-tollway-key", "x-api-key", "api-key", "x-goog-api-key")
 )
-LOCAL_USER = "local"
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -52,7 +51,7 @@ class Keyring:
         self._runs = Runs() if runs is None else runs
         zone = ZoneInfo(config.server.timezone)
         self._entries: dict[bytes, _Entry] = {}
-        self._owner = Caller(_local(config), (), everything=True)
+        self._owner = Caller(owner_of(config), (), everything=True)
         self._open = config.server.single_user
         self.callers: dict[str, Caller] = {}
         self._until_s: dict[str, float] = {}  # of each key that works
@@ -162,16 +161,8 @@ def _is_ours(secret: str) -> bool:
     return secret.startswith(PREFIX)
 
 
-def _local(config: Config) -> Who:
-    user = config.users.get(LOCAL_USER)
-    return Who(user=LOCAL_USER, team=(user.team or "") if user else "")
-
-
 def _caller(config: Config, name: str, key: Key) -> Caller:
-    user = config.users.get(key.user) if key.user else None
-    project = config.projects.get(key.project) if key.project else None
-    team = (user and user.team) or (project and project.team) or ""
-    who = Who(key=name, user=key.user or "", team=team, project=key.project or "")
+    who = who_of(config, name, key)
     own = tags_of(f"{tag}={value}" for tag, value in key.tags.items())
     levels = levels_of(config, key, who)
     return Caller(

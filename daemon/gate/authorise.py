@@ -6,6 +6,7 @@ from fnmatch import translate
 
 import msgspec
 
+from tollway.daemon.config.check_routes import LOCAL_USER
 from tollway.daemon.config.schema import Config, Key
 from tollway.daemon.ledger.rows import Who
 
@@ -28,6 +29,20 @@ class Level(msgspec.Struct, frozen=True):
     def excepts(self, name: str) -> bool:
         """Whether the level's lists except a name."""
         return self.excluded is not None and bool(self.excluded.match(name))
+
+
+def who_of(config: Config, name: str, key: Key) -> Who:
+    """Return whom a key's calls are billed to."""
+    user = config.users.get(key.user) if key.user else None
+    project = config.projects.get(key.project) if key.project else None
+    team = (user and user.team) or (project and project.team) or ""
+    return Who(key=name, user=key.user or "", team=team, project=key.project or "")
+
+
+def owner_of(config: Config) -> Who:
+    """Return whom the owner's calls are billed to."""
+    user = config.users.get(LOCAL_USER)
+    return Who(user=LOCAL_USER, team=(user.team or "") if user else "")
 
 
 def levels_of(config: Config, key: Key, who: Who) -> tuple[Level, ...]:

@@ -24,6 +24,11 @@ user = "ada"
 hash = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 [models.tiny]
 gguf = "tiny.gguf"
+price = "free"
+[models.bare]
+gguf = "bare.gguf"
+[prices]
+"openai/gpt-4o" = { input = 1, output = 2 }
 """
 OFFERED = [
     ("users show a", {"ada", "alan"}),
@@ -34,8 +39,8 @@ OFFERED = [
     ("users set ada --group bu", {"builders"}),
     ("providers test o", {"openai"}),
     ("providers add mine --kind openai-c", {"openai-compatible"}),
-    ("models load ", {"tiny"}),
-    ("routes explain --model ", {"smart", "clever", "openai/gpt-5", "local/tiny"}),
+    ("models load ", {"tiny", "bare"}),
+    ("routes explain --model ", {"smart", "clever", "openai/gpt-5", "local/tiny", "local/bare"}),
     ("routes explain --as ", {"ci"}),
     ("routes add new --to op", {"openai/gpt-5"}),
     ("chat sm", {"smart"}),
@@ -49,6 +54,8 @@ OFFERED = [
     ("secrets remove ", {"first"}),
     ("budgets set te", {"team"}),
     ("budgets set team ", {"ml"}),
+    ("prices set op", {"openai/gpt-5"}),
+    ("prices unset ", {"openai/gpt-4o", "local/tiny"}),
     ("config rollback ", {"2", "1"}),
     ("config diff ", {"2", "1"}),
 ]

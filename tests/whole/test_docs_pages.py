@@ -69,6 +69,10 @@ PRICES = [
         ],
     }
 ]  # fmt: skip
+BOX2 = """[providers.box2]
+kind = "vllm"
+base_url = "http://127.0.0.1:{port}/v1"
+"""
 MEMBERS = """[groups.everyone]
 models = ["*"]
 [teams.ml]
@@ -110,13 +114,13 @@ def _ollama(told: Reader) -> None:
 def _box(told: Reader) -> None:
     told.put("script.py", "print('done')")
     told.put("~/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n').chmod(0o755)
-    text = ALONE + PROVIDER.format(port=told.upstream.port) + MEMBERS
+    text = ALONE + (PROVIDER + BOX2).format(port=told.upstream.port) + MEMBERS
     told.put("~/.config/tollway/gateway.toml", text).chmod(0o600)
 
 
 def _used(told: Reader) -> None:
     """Make a gateway of one's own that has been called."""
-    text = SINGLE + PROVIDER.format(port=told.upstream.port)
+    text = SINGLE + (PROVIDER + BOX2).format(port=told.upstream.port)
     told.put("~/.config/tollway/gateway.toml", text).chmod(0o600)
     told.put("data.json", json.dumps(PRICES))
     told.quietly("tollway up")
@@ -215,6 +219,7 @@ def test_the_recorded_session_can_be_made_anew(tmp_path: Path) -> None:
 
 # Tables that a fragment leans on.
 AROUND = {
+    "local": '[models.another]\ngguf = "another.gguf"\n',
     "box2": '[providers.box2]\nkind = "vllm"\nbase_url = "http://127.0.0.1:8000/v1"\n',
     "ollama": '[providers.ollama]\nkind = "ollama"\nbase_url = "http://127.0.0.1:11434/v1"\n',
     "openai": '[providers.openai]\nkind = "openai"\napi_key = "env:OPENAI_API_KEY"\n',

@@ -1,0 +1,75 @@
+"""Which targets a budget refuses, since nobody knows what they cost: told before a call is."""
+
+from collections.abc import Iterable, Sequence
+
+from tollway.cli import edits
+from tollway.cli.budget_edits import SECTIONS
+from tollway.daemon.config import shown
+from tollway.daemon.config.lines import At
+from tollway.daemon.config.load import places
+from tollway.daemon.config.schema import Config, Scope
+from tollway.daemon.unpriced import Unpriced, refused
+
+_MOST_NAMED = 8
+
+
+def without_price(config: Config, scope: Scope) -> list[str]:
+    """Return the targets that calls of a scope can reach and that have no price.
+
+    Raises:
+        LedgerUnavailable: Which models were called cannot be read.
+    """
+    return Unpriced(config).of(scope)
+
+
+def warn_beforehand(targets: Sequence[str]) -> None:
+    """Say which targets a budget that is being set will refuse, and what gives them a price."""
+    if targets:
+        one = len(targets) == 1
+        edits.warn(
+            f"{_named(targets)} {'has' if one else 'have'} no price: under this budget"
+            f" {'its' if one else 'their'} calls are refused"
+        )
+        hint(targets)
+
+
+def hint(targets: Sequence[str]) -> None:
+    """Say the command that gives a target a price."""
+    name = f"'{targets[0]}'" if "*" in targets[0] else targets[0]
+    edits.hint(
+        f"`tollway prices set {name} --input USD --output USD` states a price (dollars for a"
+        " million tokens), `--free` that there is none to pay"
+    )
+
+
+def doubts(config: Config, changed: Iterable[str] | None = None) -> list[str]:
+    """Return a line for each budget that refuses targets for want of a price.
+
+    With `changed`, keys as the daemon tells them, those of budgets that are among them alone.
+
+    Raises:
+        LedgerUnavailable: Which models were called cannot be read.
+    """
+    keys = None if changed is None else set(changed)
+    found = {_at(scope): targets for scope, targets in refused(config).items()}
+    if keys is not None:
+        found = {at: targets for at, targets in found.items() if shown.key(at) in keys}
+    return [
+        f"{place}: refuses {_named(targets)}: no price is known; `tollway prices set` states one"
+        for place, targets in zip(places(config.path, list(found)), found.values(), strict=True)
+    ]
+
+
+def _at(scope: Scope) -> At:
+    kind, name = scope
+    if kind == "box":
+        return ("server", "budget")
+    if kind == "tag":
+        return ("tags", *name.split("=", 1), "budget")
+    return (SECTIONS[kind], name, "budget")
+
+
+def _named(targets: Sequence[str]) -> str:
+    named = ", ".join(f"`{one}`" for one in targets[:_MOST_NAMED])
+    left = len(targets) - _MOST_NAMED
+    return named + (f" and {left} more" if left > 0 else "")
