@@ -23,14 +23,15 @@ from tollway.daemon.ledger.schema import transaction
 
 log = logging.getLogger(__name__)
 
-_BUSY_S = 0.02  # a truncating checkpoint stops the writer while it waits for readers
+_BUSY_S = 0.02  # a checkpoint that ends the log stops the writer while it waits for readers
+_FRAME_HEAD_BYTES = 24  # before each page in the log (sqlite.org/fileformat.html, 4.1)
 
 
 class Turns:
     """What the writer and the checkpoints tell each other.
 
     Transactions are numbered as they begin; `committed` is the last that has written something.
-    The writer holds `gate` for each, a truncating checkpoint while it lasts.
+    The writer holds `gate` for each, a checkpoint that ends the log while it lasts.
     """
 
     def __init__(self) -> None:
@@ -53,8 +54,8 @@ class Turns:
 class Checkpoints:
     """Keeps the log of the open ledger at `path` short, from `start` to `stop`.
 
-    `wal_bytes` is how long the log is, `stuck` whether it has been over `most_bytes` for
-    `stuck_s`, `done` how many checkpoints there were.
+    `wal_bytes` is how long the log's file is, `stuck` whether more than `most_bytes` of it have
+    been in use for `stuck_s`, `done` how many checkpoints there were.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Checkpoints:
         self._stuck_s = stuck_s
         self._last = turns.begun  # transactions when the last checkpoint had ended
         self._rest = False  # it left some of the log
+        self._frame_bytes = 0  # a page in the log
+        self._used_bytes = 0  # of the log, at the last checkpoint
         self._over_since: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-checkpoints", daemon=True)
@@ -93,6 +96,7 @@ class Checkpoints:
     def _run(self) -> None:
         try:
             with closing(open_to_write(self._path, _BUSY_S)) as db:
+                self.prepare(db)
                 while not self._ended.wait(self._every_s):
                     self._try(db)
         except sqlite3.Error as fault:
@@ -100,29 +104,43 @@ class Checkpoints:
 
     def _try(self, db: sqlite3.Connection) -> None:
         try:
-            self._once(db)
+            self.once(db)
         except sqlite3.Error as fault:  # the writer meets it too, and says what it is
             log.info("cannot check the ledger's log in: %s", fault)
 
-    def _once(self, db: sqlite3.Connection) -> None:
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Learn of the file what `once` has to know."""
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        self._frame_bytes = page_bytes + _FRAME_HEAD_BYTES
+
+    def once(self, db: sqlite3.Connection) -> None:
+        """Check in what has been written since the last time, and end a log that is too long.
+
+        Raises:
+            sqlite3.Error: The file cannot be read or written.
+        """
         if self._rest or self._turns.committed > self._last:
             self._check_in(db, "PASSIVE")
-        self.wal_bytes = self._size()
-        if self.wal_bytes > self._most_bytes:
-            # The passive one has just done the bulk, so this holds the writer up for little.
+            if self._used_bytes > self._most_bytes:
+                # The passive one has just done the bulk, so this holds the writer up for little.
+                with self._turns.gate:
+                    self._check_in(db, "RESTART")
+        elif self._size() > self._most_bytes:
             with self._turns.gate:
                 self._check_in(db, "TRUNCATE")
-            self.wal_bytes = self._size()
+        self.wal_bytes = self._size()
         self._judge()
 
     def _check_in(self, db: sqlite3.Connection, how: str) -> None:
-        _, whole, done = db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+        refused, whole, done = db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         self._last = self._turns.begun
         self._rest = done < whole
+        ended = how != "PASSIVE" and not refused
+        self._used_bytes = 0 if ended else whole * self._frame_bytes
         self.done += 1
 
     def _judge(self) -> None:
-        if self.wal_bytes <= self._most_bytes:
+        if self._used_bytes <= self._most_bytes:
             self._over_since = None
             self.stuck = False
             return
