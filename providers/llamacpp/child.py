@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +47,16 @@ _LOG_DEBUG, _LOG_GOES_ON = 1, 5
 
 
 class Link:
-    """The socket to the daemon: frames in through a thread, frames out from the main one."""
+    """The socket to the daemon: frames in through a thread, frames out from the main one.
+
+    What only asks for a count is answered by that thread, once `count` is there: callers wait for
+    it before they are admitted, and a step of the model takes up to 150 ms.
+    """
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
+        self._sending = threading.Lock()
+        self.count: Callable[[Count], Up] | None = None
         self.inbox: queue.SimpleQueue[Down] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
@@ -57,7 +64,8 @@ class Link:
         """Send one frame; end the process if nobody is there to read it."""
         if messages:
             try:
-                self._link.sendall(pack(messages))
+                with self._sending:
+                    self._link.sendall(pack(messages))
             except OSError:
                 os._exit(0)  # the daemon is gone, and whatever we computed was for it
 
@@ -66,7 +74,10 @@ class Link:
             while True:
                 length = frame_length(self._exactly(4))
                 for message in read_down(self._exactly(length)):
-                    self.inbox.put(message)
+                    if isinstance(message, Count) and self.count is not None:
+                        self.send([self.count(message)])
+                    else:
+                        self.inbox.put(message)
         except (EOFError, OSError):
             # Not sys.exit: the main thread may be deep inside llama.cpp for seconds to come.
             os._exit(0)
@@ -149,16 +160,14 @@ def _serve(link: Link, engine: Engine) -> None:
             match message:
                 case Submit():
                     engine.submit(message)
-                case Count():
-                    link.send([engine.count(message)])
                 case Cancel(id=call):
                     link.send(engine.cancel(call))
                 case Drain():
                     draining = True
                 case Quit():
                     return
-                case Load():
-                    raise FrameError("a second load")
+                case Load() | Count():
+                    raise FrameError("a second load, or a count before the first")
         link.send(engine.step())
 
 
@@ -178,6 +187,7 @@ def main() -> int:
         link.send([fault.failed])
         return 3
     engine = Engine(native, native.template())
+    link.count = engine.count
     link.send([Ready(native.context, native.gpu_layers, native.slots)])
     _serve(link, engine)
     native.close()

@@ -24,7 +24,7 @@ from tollway.providers.llamacpp.frames import (
     Used,
     Vectors,
 )
-from tollway.providers.llamacpp.jobs import Jobs, Read, Refusal
+from tollway.providers.llamacpp.jobs import Jobs, Read, Refusal, param_of
 from tollway.providers.llamacpp.manner import Said, Speech
 from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.template import ChatTemplate
@@ -113,11 +113,16 @@ class Engine:
         self._new.append(job)
 
     def count(self, asked: Count) -> Up:
-        """Return how many tokens the prompts have, or why that can't be said."""
+        """Return how many tokens the prompts have, or why that can't be said.
+
+        Another thread may ask while a step runs: neither template nor vocabulary ever change.
+        """
         try:
             prompts = [self._jobs.tokens(asked.kind, prompt) for prompt in asked.prompts]
         except Refusal as no:
             return Refused(asked.id, no.message, no.param, no.code)
+        except NativeFailed as fault:
+            return Refused(asked.id, str(fault), param_of(asked.kind))
         return Counted(asked.id, sum(map(len, prompts)), prompts if asked.show else [])
 
     def cancel(self, call: int) -> list[Up]:

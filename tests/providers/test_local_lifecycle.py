@@ -34,6 +34,14 @@ from tollway.providers.errors import (
     UpstreamTimeout,
 )
 from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState
+from tollway.providers.llamacpp.frames import (
+    Count,
+    Counted,
+    Prompt,
+    frame_length,
+    pack,
+    read_up,
+)
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
@@ -419,6 +427,40 @@ def test_a_worker_ends_with_its_link_or_its_parent(wrong: str) -> None:
             ours.close()
         assert child.wait(30) == 0
     ours.close()
+
+
+# Its main thread is in a step that never ends.
+BUSY = """
+import socket, sys
+from tollway.providers.llamacpp.child import Link
+from tollway.providers.llamacpp.frames import Counted
+link = Link(socket.socket(fileno=int(sys.argv[1])))
+link.count = lambda asked: Counted(asked.id, len(asked.prompts))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_prompt_is_counted_while_a_step_runs() -> None:
+    """Each caller waits for it before he is admitted: for a step, each would come one too late."""
+    ours, its = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(its.fileno())],
+        pass_fds=(its.fileno(),),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        its.close()
+        assert child.stdout and child.stdout.readline() == b"ready\n"
+        ours.settimeout(60)
+        # Two at once: whichever thread answers, frames must not run into each other.
+        asked = [Count(number, "completions", [Prompt(text="a")] * number) for number in (1, 2)]
+        ours.sendall(b"".join(pack([one]) for one in asked))
+        with ours.makefile("rb") as answers:
+            said = [read_up(answers.read(frame_length(answers.read(4))))[0] for _ in asked]
+        assert said == [Counted(1, 1), Counted(2, 2)]
+        ours.close()
+        assert child.wait(30) == 0
 
 
 def test_all_of_it_works_under_uvloop(tmp_path: Path) -> None:
