@@ -84,6 +84,22 @@ def nginx(folder: Path, target: str) -> Iterator[Party | None]:
         end(child)
 
 
+@contextmanager
+def bare(folder: Path, target: str) -> Iterator[Party]:
+    """Run the least that a proxy in Python can do."""
+    port, upstream = free_port(), target.removeprefix("http://").partition("/")[0]
+    script = [sys.executable, str(Path(__file__).with_name("bare.py"))]
+    log = folder / "bare.log"
+    with log.open("wb") as output:
+        command = pinned(GATEWAY_CORE, [*script, str(port), upstream.rpartition(":")[2]])
+        child = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        wait_for(port, "/v1/models", child, log)
+        yield Party(f"http://127.0.0.1:{port}/v1", child.pid)
+    finally:
+        end(child)
+
+
 class Tollway(BenchGateway):
     """The gateway as a user starts it, and what it takes of the machine."""
 
