@@ -222,12 +222,13 @@ class Work(msgspec.Struct, frozen=True):
     kind: str
     callers: int
     tokens: int
+    each: int = 2  # calls of a caller, one after the other
 
     async def __call__(self, ask: Ask, seed: str) -> Measured:
         """Return how it went; `seed` makes the prompts new to every cache."""
         if self.kind == "long":
             return await long_among_streams(ask, self.tokens, seed)
-        calls = 16 if self.kind == "burst" else max(4, 2 * self.callers)
+        calls = 16 if self.kind == "burst" else max(4, self.each * self.callers)
         burst = self.kind == "burst"
         return await at_once(ask, self.callers, self.tokens, seed, long=burst, calls=calls)
 
@@ -239,7 +240,7 @@ def _works(said: argparse.Namespace) -> list[Work]:
         "burst": [8],
         "long": [STREAMS + 1],
     }
-    return [Work(kind, count, said.tokens) for kind in kinds for count in levels[kind]]
+    return [Work(kind, count, said.tokens, said.each) for kind in kinds for count in levels[kind]]
 
 
 def _show(work: Work, found: dict[str, list[Measured]]) -> None:
@@ -297,6 +298,7 @@ def main() -> None:
     parser.add_argument("--callers", default="1,2,4,8,16")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--each", type=int, default=2, help="short calls of each caller")
     parser.add_argument("--kinds", default="short,burst,long")
     parser.add_argument("--worker", action="store_true", help="also our worker without the gateway")
     parser.add_argument("--unified", action="store_true", help='also Tollway with kv = "unified"')

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 
 SAMPLES = 4  # steps of each of two numbers in a trial, in turns
+ENOUGH = 2  # of each, where the rival's quickest is slower than the slowest of the usual one
 BETTER = 0.9  # the rival must need less than this part of the time
 WAIT_LEAST, WAIT_MOST = 16, 256  # steps from one trial to the next; a slow one counts for more
 STEP_S = 0.02
@@ -64,7 +65,7 @@ class Threads:
                 self._end_trial(WAIT_LEAST)
         else:
             self._taken[chosen].append(seconds)
-            if all(len(each) == SAMPLES for each in self._taken.values()):
+            if all(len(each) == SAMPLES for each in self._taken.values()) or self._hopeless():
                 self._decide()
 
     def _look(self, shape: Hashable, seconds: float) -> None:
@@ -84,8 +85,14 @@ class Threads:
         self._shape, self._strange = shape, 0
         self._taken = {self._at: [], self._rival: []}
 
+    def _hopeless(self) -> bool:
+        """Whether no further step is needed to see that the rival is slower."""
+        mine, its = self._taken[self._at], self._taken[self._rival]
+        return len(mine) == len(its) == ENOUGH and min(its) * BETTER > max(mine)
+
     def _decide(self) -> None:
         need = {at: sum(sorted(each)[:-1]) for at, each in self._taken.items()}
+        steps = len(self._taken[self._at]) - 1
         if need[self._rival] < BETTER * need[self._at]:
             self._up = self._rival < self._at  # go on in the same direction
             self._at = self._rival
@@ -93,7 +100,7 @@ class Threads:
             wait = WAIT_LEAST
         else:
             wait = min(WAIT_MOST, 2 * self._wait)
-        self._usual[self._shape] = need[self._at] / (SAMPLES - 1)
+        self._usual[self._shape] = need[self._at] / steps
         self._end_trial(wait)
 
     def _end_trial(self, wait: int) -> None:

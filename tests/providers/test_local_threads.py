@@ -10,7 +10,7 @@ from gguf_files import real_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.providers.llamacpp.threads import SAMPLES, WAIT_MOST, Threads
+from tollway.providers.llamacpp.threads import ENOUGH, SAMPLES, WAIT_MOST, Threads
 
 Cost = Callable[[int], float]
 
@@ -40,7 +40,17 @@ def test_a_quiet_machine_uses_all_threads() -> None:
     work(threads, 1000, quiet)
     later = work(threads, 10 * WAIT_MOST, quiet)
     assert threads.usual == 8
-    assert sum(count != 8 for count in later) <= len(later) * 2 * SAMPLES / WAIT_MOST
+    # As soon as its steps are all slower than the usual ones, a trial is over.
+    assert sum(count != 8 for count in later) <= len(later) * 2 * ENOUGH / WAIT_MOST
+
+
+def test_steps_that_take_now_more_now_less_are_looked_at_for_longer() -> None:
+    """Where times overlap, two steps of each would be a guess."""
+    threads = Threads(2)
+    times = iter([0.01, 0.012, 0.03, 0.008] * 1000)
+    used = work(threads, 60, lambda _: next(times))
+    first = used.index(1)
+    assert used[first - 1 : first + 2 * SAMPLES - 1] == [2, 1] * SAMPLES
 
 
 def test_a_crowded_machine_gets_to_one_thread_and_back() -> None:
