@@ -237,7 +237,9 @@ class Server:
             self._public.append(server)
 
     def _applied(self, config: Config) -> None:
-        self.output.mask.hide(self.daemon.gate.hidden)
+        gate = self.daemon.gate
+        self.output.mask.hide(gate.hidden)
+        self._tasks.start(self.daemon.transport.prepare(gate.authorities), name="authorities")
         self.daemon.ledger.retain(_retention(config))
         self.daemon.alerts.configure(config)
         self.daemon.queue.configure(config)

@@ -1,6 +1,6 @@
 """The upstream HTTP client behind one small interface."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 import msgspec
@@ -72,6 +72,13 @@ class Transport(Protocol):
             UpstreamUnreachable: Nothing was sent.
             UpstreamTimeout: To connect, or to the first byte.
             UpstreamBroke: The connection ended after the request was (partly) sent.
+        """
+        ...
+
+    async def prepare(self, ca_files: Iterable[str | None]) -> None:
+        """Read authorities before calls need them; None is for the system's alone.
+
+        What cannot be read is told to whoever calls.
         """
         ...
 

@@ -69,6 +69,9 @@ class Gate:
             name: _target(name, provider, credentials[name])
             for name, provider in config.providers.items()
         }
+        # The CA files to check providers by; None stands for the system's authorities alone.
+        secure = [one for one in self._providers.values() if one.base_url.startswith("https:")]
+        self.authorities = {one.ca_file for one in secure}
         self._prices = price_table(config, daemon.prices)
         self._local_prices = {
             name: local_price(name, model, self._prices) for name, model in config.models.items()

@@ -4,6 +4,8 @@ Measured against aiohttp's client, which does the same job: see `benchmarks/tran
 """
 
 import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
 
 from tollway.providers.errors import (
     UpstreamBroke,
@@ -71,6 +73,12 @@ class HttpTransport:
         await answer.begun()
         return answer
 
+    async def prepare(self, ca_files: Iterable[str | None]) -> None:
+        """Read the authorities that calls will be checked against; see `transport.Transport`."""
+        for ca_file in ca_files:
+            with suppress(UpstreamUnreachable):
+                await self._contexts.get(ca_file)
+
     async def close(self) -> None:
         """Close every connection, idle or not, and return when all sockets are closed.
 
@@ -131,11 +139,11 @@ class HttpTransport:
         if self._closed:
             raise UpstreamUnreachable("The gateway is stopping and opens no connections")
         loop = asyncio.get_running_loop()
-        tls = self._contexts.get(to.ca_file) if to.place.scheme == "https" else None
         limit = asyncio.timeout(within_s)
         self._dialling.add(limit)
         try:
             async with limit:
+                tls = await self._contexts.get(to.ca_file) if to.place.scheme == "https" else None
                 connection = await dial(to, tls, lambda: Connection(loop, to, self))
         except TimeoutError as fault:
             if self._closed:

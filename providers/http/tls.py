@@ -1,38 +1,65 @@
 """TLS contexts: always verified, cached for each CA file as it stands on disk."""
 
+import asyncio
 import os
 import ssl
+from functools import partial
 from importlib import import_module
 
 from tollway.providers.errors import UpstreamUnreachable
 
 
 class Contexts:
-    """Makes and keeps one context per CA file and version of that file."""
+    """Makes and keeps one context per CA file and version of that file.
+
+    Reading a system's authorities takes some 30 ms of CPU, and longer from a slow disk, so a
+    thread does it: every other call would wait for it too.
+    """
 
     def __init__(self) -> None:
         self._made: dict[str | None, tuple[object, ssl.SSLContext]] = {}
+        self._making: dict[str | None, asyncio.Future[ssl.SSLContext]] = {}
 
-    def get(self, ca_file: str | None) -> ssl.SSLContext:
+    def known(self, ca_file: str | None) -> ssl.SSLContext | None:
+        """Return the context of a file as it stands on disk, None where it is still to be made.
+
+        Raises:
+            OSError: The file cannot be looked at.
+        """
+        found = self._made.get(ca_file)
+        return found[1] if found and found[0] == _version(ca_file) else None
+
+    async def get(self, ca_file: str | None) -> ssl.SSLContext:
         """Return the context that trusts the system's authorities, and `ca_file`'s besides.
 
         Raises:
             UpstreamUnreachable: The file cannot be read or holds no certificate.
         """
         try:
-            version = _version(ca_file)
-            known = self._made.get(ca_file)
-            if known and known[0] == version:
-                return known[1]
-            context = _make(ca_file)
+            return self.known(ca_file) or await self._new(ca_file)
         except OSError as fault:  # ssl.SSLError is one too
             why = "it holds no certificate" if isinstance(fault, ssl.SSLError) else fault.strerror
             raise UpstreamUnreachable(
                 f"The CA file `{ca_file}` cannot be used: {why}",
                 hint="It must be a PEM file that the gateway's user may read",
             ) from fault
-        self._made[ca_file] = (version, context)
-        return context
+
+    async def _new(self, ca_file: str | None) -> ssl.SSLContext:
+        making = self._making.get(ca_file)
+        if making is None:
+            version = _version(ca_file)
+            loop = asyncio.get_running_loop()
+            making = self._making[ca_file] = loop.run_in_executor(None, _make, ca_file)
+            making.add_done_callback(partial(self._finished, ca_file, version))
+        # It goes on for the others, and for the next, where whoever asked first has left.
+        return await asyncio.shield(making)
+
+    def _finished(
+        self, ca_file: str | None, version: object, made: asyncio.Future[ssl.SSLContext]
+    ) -> None:
+        del self._making[ca_file]
+        if not made.cancelled() and made.exception() is None:
+            self._made[ca_file] = (version, made.result())
 
 
 def _version(ca_file: str | None) -> object:

@@ -164,27 +164,27 @@ async def test_a_body_until_close_needs_a_proper_end_of_tls(
                 await anext(chunks)
 
 
-def test_contexts_are_made_once_for_each_version_of_a_file(tmp_path: Path) -> None:
+async def test_contexts_are_made_once_for_each_version_of_a_file(tmp_path: Path) -> None:
     """Reading a hundred authorities takes milliseconds; a renewed file must count all the same."""
     contexts = Contexts()
     _, trusted = self_signed(tmp_path)
-    first = contexts.get(str(trusted))
-    assert contexts.get(str(trusted)) is first
-    assert contexts.get(None) is contexts.get(None)
+    first = await contexts.get(str(trusted))
+    assert await contexts.get(str(trusted)) is first
+    assert await contexts.get(None) is await contexts.get(None)
     os.utime(trusted, ns=(1, 1))
-    assert contexts.get(str(trusted)) is not first
-    for context in (first, contexts.get(None)):
+    assert await contexts.get(str(trusted)) is not first
+    for context in (first, await contexts.get(None)):
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.check_hostname
 
 
-def test_a_box_without_authorities_falls_back_on_certifi(
+async def test_a_box_without_authorities_falls_back_on_certifi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slim containers have none; without any, no provider could be called."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    assert len(Contexts().get(None).get_ca_certs()) > 50
+    assert len((await Contexts().get(None)).get_ca_certs()) > 50
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
@@ -341,3 +341,40 @@ async def test_proxies_in_the_environment_are_not_heard(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with upstream([*OK, stalls()]) as server:
         assert await whole(await transport.send(ask(server.url))) == b"ok"
+
+
+async def test_an_authority_whose_file_is_slow_to_read_holds_nobody_up(
+    transport: HttpTransport, tmp_path: Path
+) -> None:
+    """Reading authorities takes as long as it takes; the loop that serves all others turns on."""
+    context, trusted = self_signed(tmp_path)
+    slow = tmp_path / "slow.pem"
+    os.mkfifo(slow)  # whoever reads it waits until somebody writes
+    async with upstream(OK, tls=context) as server, upstream(OK) as other:
+        waits = [asyncio.create_task(transport.send(secure(server.url, slow))) for _ in range(3)]
+        for _ in range(3):
+            assert (await transport.send(secure(other.url, None))).status == 200
+        assert not any(one.done() for one in waits)
+        # One reader for all who wait: a second one would find nothing.
+        await asyncio.to_thread(slow.write_bytes, trusted.read_bytes())
+        assert [(await one).status for one in waits] == [200] * 3
+
+
+async def test_authorities_are_read_before_anybody_calls(
+    transport: HttpTransport, tmp_path: Path
+) -> None:
+    """What cannot be read is told to whoever calls, and by then it may be there."""
+    context, trusted = self_signed(tmp_path)
+    absent = tmp_path / "absent.pem"
+    await transport.prepare({str(trusted), str(absent), None})
+    made = transport._contexts.known(str(trusted))
+    assert made is not None
+    assert transport._contexts.known(None) is not None
+    assert transport._contexts.known(str(absent)) is None
+    async with upstream(OK, tls=context) as server:
+        assert (await transport.send(secure(server.url, trusted))).status == 200
+        assert (
+            "absent.pem` cannot be used"
+            in (await unreachable(transport, secure(server.url, absent))).message
+        )
+    assert transport._contexts.known(str(trusted)) is made
