@@ -98,6 +98,7 @@ class Target(msgspec.Struct):
     tokens_s: float | None = None
     load: float = 0.0
     changed: list[str] = []
+    retries_left: int | None = None
 
 
 class Condition(msgspec.Struct):
@@ -135,6 +136,7 @@ class Explanation(msgspec.Struct):
     input_tokens: int = 0
     stays: str = ""
     refused: str = ""
+    retries: int = 0
 
 
 def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -275,6 +277,7 @@ def _print(said: Explanation) -> None:
             ("resolved as", said.how + also),
             ("asked as", asked_as or "the owner"),
             ("must allow", "\n".join(said.levels) or _nobody(said)),
+            *([("tried again", _again(said))] if said.retries else []),
             ("outcome", refused if said.refused else show.Painted("would be sent", "green")),
         ]
     )
@@ -291,6 +294,13 @@ def _print(said: Explanation) -> None:
             show.say(f"{one.target} would not be told: {', '.join(one.dropped)}")
     _budgets(said.budgets)
     limits.table(said.limits)
+
+
+def _again(said: Explanation) -> str:
+    left = {one.target.partition("/")[0]: one.retries_left for one in said.targets if one.chosen}
+    now = ", ".join(f"{provider} has {number}" for provider, number in left.items())
+    times = "once" if said.retries == 1 else f"{said.retries} times"
+    return f"{times} each, out of what all calls to a provider share: {now} left"
 
 
 def _targets(said: Explanation) -> None:

@@ -79,6 +79,8 @@ class TargetAnswer(msgspec.Struct, frozen=True):
     tokens_s: float | None = None  # a second behind it
     load: float = 0.0  # of what it can take at once; 1 is full
     changed: tuple[str, ...] = ()  # of the request, by the route
+    # Further tries that its provider is allowed now, of all calls; None where the call has none.
+    retries_left: int | None = None
 
 
 class CaseAnswer(msgspec.Struct, frozen=True):
@@ -107,6 +109,7 @@ class Explanation(msgspec.Struct, frozen=True):
     also: tuple[str, ...] = ()  # other providers that serve the bare name
     cases: tuple[CaseAnswer, ...] = ()  # of `when`, up to the first that takes the call
     input_tokens: int = 0  # as conditions see them
+    retries: int = 0  # of each target, as far as its provider's allowance goes
     stays: str = ""  # the target that has the conversation, which is why it comes first
     refused: str = ""  # the words the caller would get, "" where the call would be sent
 
@@ -164,6 +167,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         also=found.also,
         cases=tuple(_cases(plan, asked)),
         input_tokens=asked.features.tokens,
+        retries=_retries(gate, plan),
         stays=choice.stays,
         refused=_refused(tuple(targets)) if names else "This key may not use the model",
     )
@@ -257,7 +261,8 @@ def _placed(
 ) -> TargetAnswer:
     """Return a target's answer with what its place in the order comes from."""
     pace = gate.daemon.traffic.pace(target.name)
-    rank = gate.daemon.health.standing(target).rank
+    health = gate.daemon.health
+    rank = health.standing(target).rank
     route, branch, weight = _branch_of(target, plan, choice)
     return msgspec.structs.replace(
         answer,
@@ -273,7 +278,13 @@ def _placed(
         first_ms=None if pace.first_s is None else round(pace.first_s * 1000),
         tokens_s=round(1 / pace.token_s, 1) if pace.token_s else None,
         load=round(load(gate, target), 3),
+        retries_left=health.retries_left(target.provider) if _retries(gate, plan) else None,
     )
+
+
+def _retries(gate: Gate, plan: Plan) -> int:
+    route = gate.config.routes.get(plan.found.route)
+    return route.retries if route else 0
 
 
 def _branch_of(target: Target, plan: Plan, choice: Choice) -> tuple[str, Branch | None, int]:

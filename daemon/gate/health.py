@@ -274,6 +274,14 @@ class Health:
         allowance.left -= 1.0
         return True
 
+    def retries_left(self, provider: str) -> int:
+        """Return how many further tries a provider has now, for all calls together."""
+        allowance = self._allowances.get(provider)
+        if allowance is None:
+            return int(_MOST_RETRIES)
+        allowance.refill(self.clock())
+        return int(allowance.left)
+
     def called(self, provider: str) -> None:
         """Count a call's first try, which earns its provider a part of a further one."""
         self._allowance(provider).calls += 1
@@ -386,9 +394,6 @@ class Health:
 
     def _provider(self, name: str, now: float) -> ProviderHealth:
         probed = self._probed.get(name)
-        allowance = self._allowances.get(name)
-        if allowance:
-            allowance.refill(now)
         return ProviderHealth(
             provider=name,
             state=probed.state(now) if probed else "closed",
@@ -405,7 +410,7 @@ class Health:
                 if provider == name and not one.idle
             ),
             keys=tuple(self._key_states(name, now)),
-            retries_left=int(allowance.left if allowance else _MOST_RETRIES),
+            retries_left=self.retries_left(name),
         )
 
     def _key_states(self, provider: str, now: float) -> Iterator[KeyHealth]:

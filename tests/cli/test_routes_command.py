@@ -61,6 +61,7 @@ input = 1
 output = 2
 [routes.fast]
 to = ["up/m", "gone/m"]
+retries = 2
 when = [{{ header.x-tier = "batch", to = ["up/o3-x"], max_output = 9 }}]
 [routes.good]
 to = ["up/m"]
@@ -82,6 +83,7 @@ def test_routes_are_explained_and_tested(home: Home) -> None:
     assert told.returncode == 0, told.stderr
     assert "header.x-tier = batch" in told.stdout
     assert "up/o3-x would be asked with output=9" in told.stdout
+    assert "2 times each, out of what all calls to a provider share: up has 20 left" in told.stdout
     wrong = home.tollway("routes", "explain", "--model", "fast", "--header", "x-tier")
     assert (wrong.returncode, "is no header" in wrong.stderr) == (2, True)
     unasked = home.tollway("routes", "test", "fast")

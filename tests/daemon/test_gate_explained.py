@@ -107,3 +107,24 @@ context_window = 32_000
     assert (first.target, first.health, first.window) == ("up1/b", "failing", 32_000)
     assert (second.health, second.route, second.strategy) == ("ok", "r", "ordered")
     assert second.tokens_s and second.tokens_s > 0
+
+
+async def test_it_says_how_often_a_target_would_be_tried_again() -> None:
+    """The route's number, and what its provider's allowance leaves of it at the moment."""
+    more = """[routes.r]
+to = ["up/a", "up1/b"]
+retries = 2
+deadline = "90s"
+"""
+    async with gateway(ANSWERS, [[reads(), says(whole(status="503 Gone"))]], more=more) as gate:
+        before = await explained(gate)
+        assert before.retries == 2
+        assert [one.retries_left for one in before.targets] == [20, 20]
+        health = gate.daemon.server.daemon.health
+        while health.may_retry("up1"):
+            pass
+        found = {one.target: one.retries_left for one in (await explained(gate)).targets}
+        assert found["up/a"] == 20
+        assert found["up1/b"] is not None and found["up1/b"] < 20
+        plain = await explained(gate, model="up/a")
+        assert (plain.retries, plain.targets[0].retries_left) == (0, None)
