@@ -136,6 +136,8 @@ class HttpTransport:
         return None
 
     async def _connect(self, to: Route, within_s: float) -> Connection:
+        # Before the clock starts: a slow disk of ours is no provider that cannot be reached.
+        tls = await self._contexts.get(to.ca_file) if to.place.scheme == "https" else None
         if self._closed:
             raise UpstreamUnreachable("The gateway is stopping and opens no connections")
         loop = asyncio.get_running_loop()
@@ -143,7 +145,6 @@ class HttpTransport:
         self._dialling.add(limit)
         try:
             async with limit:
-                tls = await self._contexts.get(to.ca_file) if to.place.scheme == "https" else None
                 connection = await dial(to, tls, lambda: Connection(loop, to, self))
         except TimeoutError as fault:
             if self._closed:
