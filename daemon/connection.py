@@ -342,6 +342,8 @@ class Connection(web.RequestHandler):
         answer, left = await self._handle_request(request, None, handler)
         if left:
             raise ConnectionResetError
+        if answer.status >= 400:
+            self._all.turns.refused()
         return bool(answer.keep_alive)
 
     async def _serve(self, serve: Serve, message: RawRequestMessage, payload: StreamReader) -> bool:
@@ -353,6 +355,8 @@ class Connection(web.RequestHandler):
             await direct(call, serve)
         finally:
             self._call = None
+            if call.status >= 400:
+                self._all.turns.refused()
             # The answer's pipe and the call hold each other by it: the collector alone would
             # free them, and every body of a call with them.
             call.drained = None

@@ -5,6 +5,9 @@ at once, each turn would first answer all of them, and those who were let in wou
 thousand refusals' time ten times. So only a few begin in each, and the rest wait; whoever sends
 the same credentials waits in one line, and the lines take turns, so that a key that floods the
 gateway does not hold up another's call.
+
+Only while somebody is refused: where all are let in, there is nobody to put before another, and
+to begin so few in each turn takes a fifth more CPU a call.
 """
 
 import asyncio
@@ -14,6 +17,7 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import MultiMapping
 
+_CALM_S: Final = 0.25  # so long after a refusal all begin at once again
 _EACH: Final = 4  # half a millisecond's work where all are refused
 # Names of this type, aiohttp's own, are compared without folding their case each time.
 _CREDENTIALS: Final = tuple(
@@ -30,10 +34,14 @@ def line_of(client: str, headers: MultiMapping[str]) -> int:
 class Turns:
     """Says when a request may begin."""
 
-    __slots__ = ("_each", "_left", "_lines", "_loop", "_running")
+    __slots__ = ("_calm_s", "_each", "_left", "_lines", "_loop", "_running", "_until_s")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, each: int = _EACH) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, each: int = _EACH, calm_s: float = _CALM_S
+    ) -> None:
         self._loop = loop
+        self._calm_s = calm_s
+        self._until_s = 0.0  # by the loop's clock, there is a crowd
         self._each = self._left = each
         self._running = False  # whether `_next` is called in the loop's next turn
         # At most one waits for each connection.
@@ -41,6 +49,8 @@ class Turns:
 
     def free(self) -> bool:
         """Whether a request may begin now; it does, then. Else it is to `wait`."""
+        if not self._lines and self._loop.time() >= self._until_s:
+            return True
         if not self._left:
             return False
         self._left -= 1
@@ -48,6 +58,10 @@ class Turns:
             self._running = True
             self._loop.call_soon(self._next)
         return True
+
+    def refused(self) -> None:
+        """Take note that a request was refused: others may be about to follow it."""
+        self._until_s = self._loop.time() + self._calm_s
 
     async def wait(self, line: int) -> None:
         """Return when it is this line's turn, and this request the first of it."""

@@ -13,8 +13,10 @@ EACH = 3
 
 @pytest.fixture
 async def turns() -> AsyncIterator[Turns]:
-    """Return turns in which three may begin."""
-    yield Turns(asyncio.get_running_loop(), EACH)
+    """Return turns in which three may begin, since somebody was refused."""
+    found = Turns(asyncio.get_running_loop(), EACH, calm_s=3600)
+    found.refused()
+    yield found
 
 
 class Begun:
@@ -50,6 +52,15 @@ async def test_so_many_begin_in_a_turn_and_the_rest_in_order(turns: Turns) -> No
     found = await Begun(turns).all(*names)
     assert [len(one) for one in found.values()] == [3, 3, 3, 2]
     assert [name for one in found.values() for name in one] == names
+
+
+async def test_where_nobody_is_refused_all_begin_at_once() -> None:
+    """There is nobody to put before another, and each turn of the loop has its cost."""
+    turns = Turns(asyncio.get_running_loop(), EACH, calm_s=0)
+    names = [f"a{number}" for number in range(30)]
+    assert await Begun(turns).all(*names) == {0: names}
+    turns.refused()  # and the crowd is gone again
+    assert turns.free()
 
 
 async def test_lines_take_turns(turns: Turns) -> None:
