@@ -124,10 +124,10 @@ def _parties(
         with show.waiting(f"Calls {name}, one after the other"):
             ones[name] = _calls(url, seconds, 1)
     for name, url in urls.items():
-        with show.waiting(f"Calls {name}, on {connections} connections"):
+        with show.waiting(f"Calls {name}, on {show.counted(connections, 'connection')}"):
             manies[name] = _calls(url, seconds, connections)
     for name, url in urls.items():
-        with show.waiting(f"{streams} streams {name}"):
+        with show.waiting(f"{show.counted(streams, 'stream')} {name}"):
             streamed[name] = _streams(url, streams)
     return {name: Party(ones[name], manies[name], streamed[name]) for name in urls}
 
@@ -136,16 +136,17 @@ def _calls(url: str, seconds: float, connections: int) -> BenchResult:
     found = uvloop.run(measure(url, KEY, seconds=seconds, connections=connections))
     if found.errors or not found.calls:
         # A rate of refusals is no rate.
-        raise GatewayError(
-            f"{found.errors} of {connections} connections failed: {found.first_error}"
-        )
+        of = show.counted(connections, "connection")
+        raise GatewayError(f"{found.errors} of {of} failed: {found.first_error}")
     return found
 
 
 def _streams(url: str, streams: int) -> StreamResult:
     found = uvloop.run(measure_streams(url, KEY, streams=streams))
     if found.errors:
-        raise GatewayError(f"{found.errors} of {streams} streams failed: {found.first_error}")
+        raise GatewayError(
+            f"{found.errors} of {show.counted(streams, 'stream')} failed: {found.first_error}"
+        )
     return found
 
 
@@ -154,7 +155,7 @@ def _tell(found: Bench) -> None:
     show.table([show.Column(title, number=bool(title)) for title in titles], _rows(found))
     show.note(
         f"The gateway was ready after {found.start_s:.2f} s; its ledger billed"
-        f" {found.ledger_calls:,} calls; all of it took {show.duration(found.took_s)}"
+        f" {show.counted(found.ledger_calls, 'call')}; all of it took {show.duration(found.took_s)}"
     )
 
 
@@ -162,7 +163,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, str, str, str]]:
     direct, through = found.direct, found.tollway
     for name, one, other in (
         ("1 connection", direct.one, through.one),
-        (f"{found.connections} connections", direct.many, through.many),
+        (show.counted(found.connections, "connection"), direct.many, through.many),
     ):
         yield (
             f"calls/s, {name}",
@@ -173,7 +174,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, str, str, str]]:
         yield _added(f"p50, {name}", one.p50_ms, other.p50_ms)
         yield _added(f"p99, {name}", one.p99_ms, other.p99_ms)
     first, second = direct.streams, through.streams
-    name = f"{first.streams} streams"
+    name = show.counted(first.streams, "stream")
     yield _added(f"first event p50, {name}", first.first_p50_ms, second.first_p50_ms)
     yield _added(f"first event p99, {name}", first.first_p99_ms, second.first_p99_ms)
     yield _added(f"longest silence, {name}", first.max_gap_ms, second.max_gap_ms)

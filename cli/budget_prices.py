@@ -45,13 +45,19 @@ def hint(targets: Sequence[str]) -> None:
 def doubts(config: Config, changed: Iterable[str] | None = None) -> list[str]:
     """Return a line for each budget that refuses targets for want of a price.
 
-    With `changed`, keys as the daemon tells them, those of budgets that are among them alone.
+    With `changed`, keys as the daemon tells them, those of budgets that are among them alone. A
+    provider some of whose models the file prices is not named whole: that may be all it serves.
 
     Raises:
         LedgerUnavailable: Which models were called cannot be read.
     """
     keys = None if changed is None else set(changed)
-    found = {_at(scope): targets for scope, targets in refused(config).items()}
+    begun = {f"{name.partition('/')[0]}/*" for name in config.prices}
+    found = {
+        _at(scope): left
+        for scope, targets in refused(config).items()
+        if (left := [one for one in targets if one not in begun])
+    }
     if keys is not None:
         found = {at: targets for at, targets in found.items() if shown.key(at) in keys}
     return [

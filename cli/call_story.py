@@ -78,7 +78,9 @@ def tell_bodies(bodies: Sequence[Body], *, whole: bool) -> None:
         show.say(show.Painted(head, "bold"))
         show.say(left)
         if len(left) < len(one.text):
-            show.note(f"{len(one.text) - len(left):,} characters more; `--body` shows them")
+            show.note(
+                f"{show.counted(len(one.text) - len(left), 'character')} more; `--body` shows them"
+            )
 
 
 def tell(found: CallDetail) -> None:

@@ -72,7 +72,8 @@ def import_litellm(
         done = edits.apply(path, _change(tables, found, loaded), what="config import-litellm")
     if not as_json:
         show.note(
-            f"Wrote {len(found.providers)} providers and {len(found.routes)} routes to {path}"
+            f"Wrote {show.counted(len(found.providers), 'provider')} and"
+            f" {show.counted(len(found.routes), 'route')} to {path}"
         )
         if loaded is None:
             show.note(

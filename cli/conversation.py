@@ -136,7 +136,7 @@ def answer(
 def _summary(said: Said, known: Applies) -> str:
     facts = [said.target or said.model]
     if said.output_tokens is not None:
-        facts.append(f"{said.input_tokens} in + {said.output_tokens} out tokens")
+        facts.append(f"{said.input_tokens} in + {show.counted(said.output_tokens, 'out token')}")
     if said.tokens_per_s is not None:
         facts.append(f"{said.tokens_per_s:.1f} tokens/s")
     if said.first_ms is not None:
@@ -288,8 +288,9 @@ class Conversation:
     def _cost(self) -> None:
         total = self._sum
         line = (
-            f"{total.answers} answers · {show.tokens(total.input_tokens)} in +"
-            f" {show.tokens(total.output_tokens)} out tokens · {show.money(total.cost_nanousd)}"
+            f"{show.counted(total.answers, 'answer')} · {show.tokens(total.input_tokens)} in +"
+            f" {show.counted_short(total.output_tokens, 'out token')} ·"
+            f" {show.money(total.cost_nanousd)}"
         )
         if total.untold:
             line += f" and {total.untold} whose cost `tollway logs` has"

@@ -108,11 +108,13 @@ def _tell(result: Result, *, applied: bool) -> None:
             show.note(f"and {result.changed - len(shown)} more; `--json` lists up to 1,000")
     before, after = result.before_nanousd, result.after_nanousd
     done = "now cost" if applied else "would cost"
+    looked = f"{show.counted(result.attempts, 'attempt')} looked at"
+    they = "it is" if result.left == 1 else "they are"
     show.note(
-        f"{result.attempts} attempts looked at, {result.left} left as they are:"
+        f"{looked}, {result.left} left as {they}:"
         f" {result.changed} {done} ${plain_usd(after)} instead of ${plain_usd(before)}"
         if result.changed
-        else f"{result.attempts} attempts looked at, {result.left} left as they are: none changes"
+        else f"{looked}, {result.left} left as {they}: none changes"
     )
     if result.changed and not applied:
         show.note("Nothing is written; with the daemon down, `--apply` does it")

@@ -86,7 +86,7 @@ def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
             between = (at.since_ms, at.until_ms)
             found = rows(path, what, between, bodies=bodies, progress=progress)
         count = _csv(file, what, found) if form is Format.CSV else _jsonl(file, found)
-    show.note(f"{count:,} rows" + (f" in `{out}`" if out else ""))
+    show.note(show.counted(count, "row") + (f" in `{out}`" if out else ""))
 
 
 def _tell_gone(path: Path, since_ms: int) -> None:

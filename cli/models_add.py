@@ -257,7 +257,8 @@ def register(
         for one in found:
             _tell(done, one.described)
             if one.fewer:
-                calls = "one call" if (slots := one.values["slots"]) == 1 else f"{slots} calls"
+                slots = done.config.models[one.name].slots
+                calls = show.counted(slots, "call")
                 edits.warn(f"It answers {calls} at once: more would take too much memory")
                 edits.hint("`--slots N` says another number; a smaller `--context` makes room")
     told = facts[0] if skipped is None and len(found) == 1 else {"models": facts}

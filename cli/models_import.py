@@ -64,7 +64,8 @@ def import_llama_swap(
     assert change is not None  # noqa: S101 - there are models
     done = edits.apply(loaded.path, change, what="models import-llama-swap")
     if not as_json:
-        show.note(f"Registered {len(found.models)} models and {len(found.routes)} routes")
+        models = show.counted(len(found.models), "model")
+        show.note(f"Registered {models} and {show.counted(len(found.routes), 'route')}")
         _say_left_out(found)
         if not free:
             edits.hint("A `price` for each lets budgets apply to them: `--free` for none")

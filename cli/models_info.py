@@ -282,7 +282,7 @@ def _verdict(
     if placed.layers and placed.gpu > room:
         return (
             f"`{name}` would take {fit.size(placed.gpu)} of the GPU's memory with"
-            f" {placed.layers} layers on it, and {fit.size(room)} are free",
+            f" {show.counted(placed.layers, 'layer')} on it, and {fit.size(room)} are free",
             f'`models.{name}.gpu_layers = "auto"` takes as many as fit',
         )
     if placed.layers:
@@ -313,7 +313,7 @@ def print_described(one: Described) -> None:
     rows: list[tuple[str, show.Cell]] = [
         ("file", str(one.path)),
         ("model", info.name or one.name),
-        ("architecture", f"{info.architecture}, {info.layers} layers"),
+        ("architecture", f"{info.architecture}, {show.counted(info.layers, 'layer')}"),
         ("parameters", show.tokens(info.parameters)),
         ("quantisation", f"{info.quantisation}, {show.size(info.file_bytes)}"),
         ("trained on", f"{info.context_trained} tokens of context"),
@@ -336,7 +336,8 @@ def _place(memory: Memory) -> str:
         without = ", for no layer fits on the GPU" if memory.gpus else ""
         return f"the CPU: {show.size(memory.ram)} of RAM{without}"
     return (
-        f"the GPU: {memory.gpu_layers} of {memory.layers} layers, {show.size(memory.gpu)} there"
+        f"the GPU: {memory.gpu_layers} of {show.counted(memory.layers, 'layer')},"
+        f" {show.size(memory.gpu)} there"
         f" and {show.size(memory.ram)} of RAM"
     )
 

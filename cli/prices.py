@@ -210,8 +210,8 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
     if found.said_at:
         if found.said_for not in ("", found.target):
             yield "said for", found.said_for
-        bundled = prices.bundled(found.target)
-        yield "instead of", f"{summary(bundled)} ({bundled.source})" if bundled else ""
+        if bundled := prices.bundled(found.target):
+            yield "instead of", f"{summary(bundled)} ({bundled.source})"
     if price.free or price.gpu_hour_usd is not None:
         hour = price.gpu_hour_usd
         yield "costs", f"${hour.normalize():f} for an hour of its work" if hour else "nothing"
@@ -343,7 +343,7 @@ def _called(prices: Prices) -> Iterator[Finding]:
         except UsageProblem:  # gone from the file since
             still = False
         now = "and still has none" if still else "and has one now, or is gone"
-        message = f"was called {row.attempts:,} times without a price, {now};"
+        message = f"was called {show.counted(row.attempts, 'time')} without a price, {now};"
         last = show.when(row.last_ms / 1000)
         yield Finding("called unpriced", target, f"{message} last about {last}")
 
@@ -462,4 +462,4 @@ def _show_changes(prices: Prices, after: PriceSource, found: list[Change]) -> No
         show.say(f"... and {len(mine) - _MOST_SHOWN} more: --json has them")
     others = len(found) - len(mine)
     more = f", and {others} of providers that gateway.toml does not have" if others else ""
-    show.note(f"From {before} to {after.source}: {len(mine)} changes{more}")
+    show.note(f"From {before} to {after.source}: {show.counted(len(mine), 'change')}{more}")

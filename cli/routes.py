@@ -299,7 +299,7 @@ def _print(said: Explanation) -> None:
 def _again(said: Explanation) -> str:
     left = {one.target.partition("/")[0]: one.retries_left for one in said.targets if one.chosen}
     now = ", ".join(f"{provider} has {number}" for provider, number in left.items())
-    times = "once" if said.retries == 1 else f"{said.retries} times"
+    times = "once" if said.retries == 1 else show.counted(said.retries, "time")
     return f"{times} each, out of what all calls to a provider share: {now} left"
 
 

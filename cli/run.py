@@ -252,8 +252,8 @@ def summary(ended: Ended) -> Iterator[show.Cell]:
     calls = sum(one.calls for one in ended.targets)
     tokens_in = sum(one.input_tokens for one in ended.targets)
     tokens_out = sum(one.output_tokens for one in ended.targets)
-    facts = [show.money(ended.cost_nanousd), f"{calls} call{'' if calls == 1 else 's'}"]
-    facts.append(f"{show.tokens(tokens_in)} tokens in, {show.tokens(tokens_out)} out")
+    facts = [show.money(ended.cost_nanousd), show.counted(calls, "call")]
+    facts.append(f"{show.counted_short(tokens_in, 'token')} in, {show.tokens(tokens_out)} out")
     if ended.left_nanousd is not None:
         facts.append(f"{show.money(ended.left_nanousd)} of {show.money(ended.budget_nanousd)} left")
     yield f"tollway: {' · '.join(facts)}"
@@ -261,15 +261,16 @@ def summary(ended: Ended) -> Iterator[show.Cell]:
     for one in ended.targets:
         yield show.Painted(f"  {one.target.ljust(width)}  {_line(one)}", "dim")
     if ended.running:
-        yield [show.Painted("warning", "yellow"), f": {ended.running} calls have not ended yet"]
+        left = show.counted(ended.running, "call has", "calls have")
+        yield [show.Painted("warning", "yellow"), f": {left} not ended yet"]
     if ended.refused:
-        plural = "call was" if ended.refused == 1 else "calls were"
-        what = f": {ended.refused} {plural} refused or failed; the last one: {ended.refusal}"
+        refused = show.counted(ended.refused, "call was", "calls were")
+        what = f": {refused} refused or failed; the last one: {ended.refusal}"
         yield [show.Painted("warning", "yellow"), what]
 
 
 def _line(one: Line) -> str:
-    facts = [f"{one.calls} calls", f"{show.tokens(one.input_tokens)} in"]
+    facts = [show.counted(one.calls, "call"), f"{show.tokens(one.input_tokens)} in"]
     facts.append(f"{show.tokens(one.output_tokens)} out")
     cost = show.money(one.cost_nanousd)
     if one.notional_nanousd is not None:

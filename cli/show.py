@@ -85,6 +85,11 @@ def counted(count: int, one: str, many: str = "", *, shown: str = "") -> str:
     return words.counted(count, one, many, shown=shown)
 
 
+def counted_short(count: int, one: str, many: str = "") -> str:
+    """Return a number as `tokens` writes it with what it counts: "1 token", "12.3k tokens"."""
+    return words.counted(count, one, many, shown=tokens(count))
+
+
 def duration(seconds: float | None) -> str:
     """Return a time span in its two largest units: "350ms", "4.2s", "3m 05s", "2d 4h"."""
     if seconds is None:

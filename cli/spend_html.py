@@ -122,7 +122,7 @@ def _tiles(report: Report) -> str:
     calls = f"{show.tokens(total.refused)} refused" if total.refused else ""
     found.append(("calls", show.tokens(total.calls), calls))
     if total.imported:
-        said = f"{show.tokens(total.imported)} calls, at list prices; billed elsewhere"
+        said = f"{show.counted_short(total.imported, 'call')}, at list prices; billed elsewhere"
         found.append(("imported, not paid here", show.money(total.notional_nanousd), said))
     tiles = "".join(
         f"<div><dt>{_text(name)}</dt><dd>{_text(value)}"
@@ -393,5 +393,5 @@ def shares_of(rows: Sequence[SpendRow], unit: str, names: Sequence[str], dimensi
     series = [(name, tuple(sums[name].get(one, 0) for one in names)) for name in ordered[:most]]
     if rest := ordered[most:]:
         others = tuple(sum(sums[name].get(one, 0) for name in rest) for one in names)
-        series.append((f"({len(rest)} others)", others))
+        series.append((f"({show.counted(len(rest), 'other')})", others))
     return Days(unit, tuple(names), dimension, tuple(series), notional)

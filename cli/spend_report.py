@@ -16,6 +16,7 @@ from tollway.daemon.ledger.schema import TOKENS
 from tollway.daemon.ledger.spend import By, SpendRow
 from tollway.providers.canon import Price, Rate, Usage
 from tollway.providers.money import cost, plain_usd
+from tollway.providers.words import counted
 
 _LOCAL = "local"
 _COUNTS = ("calls", "refused", "attempts", "unpriced")
@@ -79,7 +80,7 @@ def made(rows: Sequence[SpendRow], by: tuple[str, ...], period: Period, top: int
     dearest = sorted(ordered, key=worth, reverse=True)[:top]
     kept = {row.group for row in dearest}
     rest = [row for row in ordered if row.group not in kept]
-    name = f"({len(rest)} others)"
+    name = f"({counted(len(rest), 'other')})"
     return Report(
         by=by,
         period=period,

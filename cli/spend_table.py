@@ -116,9 +116,9 @@ def told(report: Report) -> Iterator[str]:
     total = report.total
     if total.imported:
         yield (
-            f"Imported, and in no budget: {show.tokens(total.imported)} calls that did not pass"
-            f" this gateway; at list prices they would cost {show.money(total.notional_nanousd)},"
-            " which nobody billed here"
+            f"Imported, and in no budget: {show.counted_short(total.imported, 'call')} that did not"
+            " pass this gateway; at list prices"
+            f" {show.money(total.notional_nanousd)}, which nobody billed here"
             + ("; shares are of what was paid here" if total.cost_nanousd else "")
         )
     if total.saved_nanousd:
@@ -261,7 +261,7 @@ def _idle(one: LocalTime, blank: list[str], amounts: int) -> list[show.Cell]:
 
 
 def _side(report: Report, row: SpendRow) -> str:
-    said = f"{show.tokens(tokens_of(row))} tokens for {show.money(row.cost_nanousd)}"
+    said = f"{show.counted_short(tokens_of(row), 'token')} for {show.money(row.cost_nanousd)}"
     if report.price:
         said += f" (as {report.reference}: {show.money(elsewhere(report, row))})"
     return said

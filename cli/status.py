@@ -144,12 +144,13 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
             ("ledger", f"{now.ledger.path}{_ledger(now.ledger)}"),
             ("calls", _calls(now.calls)),
             ("last minute", _minute(now.calls)),
-            ("clients", f"{now.connections} connections"),
+            ("clients", show.counted(now.connections, "connection")),
             ("today", show.money(now.spend_today_nanousd)),
         ]
     )
     if now.loop.stalls:
-        lost = f"{now.loop.stalls} times, {show.duration(now.loop.longest_s)} at the longest"
+        lost = show.counted(now.loop.stalls, "time")
+        lost += f", {show.duration(now.loop.longest_s)} at the longest"
         ended = show.age(now.loop.last_at)
         show.say(
             [show.Painted("stalls", "yellow"), f": the event loop stood still {lost}, {ended}"]
@@ -186,7 +187,8 @@ def _minute(calls: Calls) -> str:
     if not calls.calls_a_minute and not calls.output_a_minute:
         return ""
     return (
-        f"{calls.calls_a_minute} calls, {show.tokens(calls.input_a_minute)} tokens in,"
+        f"{show.counted(calls.calls_a_minute, 'call')},"
+        f" {show.counted_short(calls.input_a_minute, 'token')} in,"
         f" {show.tokens(calls.output_a_minute)} out, {show.money(calls.nanousd_a_minute)}"
     )
 
@@ -194,9 +196,9 @@ def _minute(calls: Calls) -> str:
 def _ledger(ledger: Ledger) -> str:
     facts = []
     if ledger.backlog:
-        facts.append(f"{ledger.backlog} rows wait")
+        facts.append(show.counted(ledger.backlog, "row waits", "rows wait"))
     if ledger.recovered:
-        facts.append(f"{ledger.recovered} calls recovered at the start")
+        facts.append(f"{show.counted(ledger.recovered, 'call')} recovered at the start")
     return f" ({', '.join(facts)})" if facts else ""
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from tollway.cli import show
 from tollway.cli.boundary import printable
 from tollway.cli.top_data import Call, Group, Live, groups
+from tollway.providers.words import counted
 
 Sort = Literal["cost", "tokens", "calls", "name"]
 _NEXT: dict[Sort, Sort] = {"cost": "tokens", "tokens": "calls", "calls": "name", "name": "cost"}
@@ -212,7 +213,7 @@ def _head(now: Live, speed: float, pen: _Pen) -> list[str]:
     waits = f", {calls.waiting} waiting" if calls.waiting else ""
     return lines + pen.wrapped(
         [
-            f"calls {calls.active} ({calls.streams} streams{waits})",
+            f"calls {calls.active} ({counted(calls.streams, 'stream')}{waits})",
             f"{speed:.0f} tokens/s" if speed >= 10 or not speed else f"{speed:.1f} tokens/s",
             f"{calls.calls_a_minute} calls/min",
             f"{show.money(calls.nanousd_a_minute)}/min",
@@ -261,7 +262,7 @@ def _models(now: Live, pen: _Pen) -> list[str]:
         slots = now.slots.get(one.name, 1)
         facts = [
             f"local/{one.name} {one.state}",
-            f"{pen.bar(one.running, slots, 8)} {one.running} of {slots} slots",
+            f"{pen.bar(one.running, slots, 8)} {one.running} of {counted(slots, 'slot')}",
             f"{one.waiting} waiting" if one.waiting else "",
             show.size(one.rss_bytes or None),
             "" if one.tokens_per_s is None else f"{one.tokens_per_s:.0f} tokens/s",

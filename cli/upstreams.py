@@ -15,6 +15,7 @@ from tollway.providers.errors import GatewayError
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.signing import signer_of
 from tollway.providers.transport import Request, Timeouts
+from tollway.providers.words import counted
 
 _MOST_BYTES = 8 * 2**20  # of a list of models; OpenRouter's has half a megabyte
 
@@ -171,7 +172,9 @@ def _judged(name: str, base_url: str, status: int, body: bytes, seconds: float) 
     except msgspec.DecodeError:
         detail = f"`{base_url}/models` answers something that is no list of models"
         return Reached(name, "warn", detail, _look_at(name, base_url), seconds=seconds)
-    return Reached(name, "ok", f"`{base_url}`, {models} models", models=models, seconds=seconds)
+    return Reached(
+        name, "ok", f"`{base_url}`, {counted(models, 'model')}", models=models, seconds=seconds
+    )
 
 
 def _listed(body: bytes) -> int:

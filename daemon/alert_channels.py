@@ -25,6 +25,7 @@ from tollway.daemon.errors import SecretError
 from tollway.daemon.tasks import Tasks
 from tollway.providers.errors import GatewayError, UpstreamError
 from tollway.providers.transport import Request, Timeouts, Transport
+from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Channels:
         await self._tasks.close()
         for name, worker in self._workers.items():
             if left := worker.left:
-                log.warning("%d alerts did not get to the %s", left, name)
+                log.warning("%s did not get to the %s", counted(left, "alert"), name)
 
     # --- webhook --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tollway.daemon.bench_upstream import MODEL
 from tollway.providers.errors import GatewayError
+from tollway.providers.words import counted
 
 KEY = "tw-" + "bench" * 9  # opens nothing but a gateway made for measuring
 _READY_WITHIN_S = 30.0
@@ -78,7 +79,7 @@ def machine() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (
         f"{names[0] if names else platform.processor() or platform.machine()},"
-        f" {os.cpu_count()} cores, {platform.system()} {platform.release()},"
+        f" {counted(os.cpu_count() or 1, 'core')}, {platform.system()} {platform.release()},"
         f" Python {platform.python_version()}, tollway {version('tollway')},"
         f" load average before: {os.getloadavg()[0]:.1f}"
     )

@@ -33,6 +33,7 @@ from tollway.daemon.tasks import Tasks
 from tollway.daemon.turns import Turns, line_of
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
+from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +94,15 @@ class Connections:
         most = min(server.max_connections, self.limits.connections)
         if self.public >= most and not self._make_room(max(1, most // _PART)):
             self.refused += 1
-            return _too_many(f"The gateway has its {most} connections", 503)
+            return _too_many(f"The gateway has its {counted(most, 'connection')}", 503)
         # A proxy is one client that stands for all.
         if one.client and not server.behind_proxy:
             most = server.max_connections_per_client
             if self._clients.get(one.client, 0) >= most and not self._make_room(1, one.client):
                 self.refused += 1
-                return _too_many(f"Your address has {most} connections to the gateway", 429)
+                return _too_many(
+                    f"Your address has {counted(most, 'connection')} to the gateway", 429
+                )
         self._clients[one.client] = self._clients.get(one.client, 0) + 1
         self.open.add(one)
         return None

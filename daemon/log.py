@@ -19,6 +19,7 @@ import msgspec
 
 from tollway.daemon.state import Trace
 from tollway.providers.money import plain_usd
+from tollway.providers.words import counted
 
 LogFormat = Literal["text", "json"]
 
@@ -149,7 +150,9 @@ class Log:
                 lines.append(self._lines.popleft())
             lost, self._lost = self._lost, 0
             if lost:
-                lines.append(f"{lost} lines were lost: nobody read them in time")
+                lines.append(
+                    f"{counted(lost, 'line was', 'lines were')} lost: nobody read them in time"
+                )
             if lines:
                 _write_all(self._fd, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
             for done in flushes:

@@ -57,6 +57,7 @@ from tollway.providers.errors import GatewayError
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import LocalModels
 from tollway.providers.prices import PriceSource
+from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -308,7 +309,7 @@ class Server:
             supervisor.notify("STOPPING=1")
         for server in self._public:
             server.close()
-        log.info("draining: %d calls under way", daemon.active)
+        log.info("draining: %s under way", counted(daemon.active, "call"))
         left_s = float(daemon.config.server.drain)
         if self.making_way:
             left_s = await self._until_still(left_s)
@@ -359,7 +360,7 @@ class Server:
     def _cut(self) -> None:
         left = tuple(self.daemon.exchanges)
         if left:
-            log.warning("cut off at the end of the drain: %d calls", len(left))
+            log.warning("cut off at the end of the drain: %s", counted(len(left), "call"))
         for exchange in left:
             exchange.cut("drained")
 

@@ -67,11 +67,12 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
             raise Unpriced(
                 f"`{target.name}` has no price, and a budget applies",
                 hint=f'Add [prices."{target.name}"] with `input` and `output` in dollars for a'
-                f' million tokens to gateway.toml, or "{target.name}" = "free" below [prices]'
+                f' million tokens to gateway.toml, or "{target.name}" = "free" below [prices];'
+                " `tollway prices set` writes it"
                 if not target.local
                 else f"Add `price` to [models.{target.model}] in gateway.toml: dollars for a"
                 " million tokens as { input = 0.1, output = 0.4 }, for an hour of its time as"
-                ' { gpu_hour = 0.80 }, or "free"',
+                ' { gpu_hour = 0.80 }, or "free"; `tollway prices set` writes it',
             )
         unlimited = bound.output is None
         each = terms.default_output if bound.output is None else bound.output

@@ -20,6 +20,7 @@ from tollway.daemon.gate.route import LOCAL, Target
 from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Usage
 from tollway.providers.errors import GatewayError
+from tollway.providers.words import counted
 
 # What a refused caller is told to wait before it asks again, in seconds.
 _LEAST_PATIENCE_S, _MOST_PATIENCE_S = 1.0, 60.0
@@ -249,7 +250,8 @@ class Queue:
         pool, lane = place.pool, place.pool.lanes[place.ticket.asks.lane]
         refusal = QueueTimeout(
             f"`{lane.name}` was at work on other calls for {said_s:g} s:"
-            f" {_calls(lane.running)} at once, and {_calls(lane.waiting - 1)} more wait",
+            f" {counted(lane.running, 'call')} at once, and"
+            f" {counted(lane.waiting - 1, 'call')} more wait",
             hint="Ask again later, or ask another model",
         )
         refusal.retry_after_s = _patience_s(pool, lane.name)
@@ -259,15 +261,12 @@ class Queue:
         """Refuse the call with the least claim to a place: the last of who has most of them."""
         place = self._waiting[pool.longest(lane)]
         refusal = QueueFull(
-            f"{_calls(self._most)} wait for `{lane}` already, and nobody has more of them than you",
+            f"{counted(self._most, 'call')} wait for `{lane}` already, and nobody has more of them"
+            " than you",
             hint="Send fewer at once, and try again later",
         )
         refusal.retry_after_s = _patience_s(pool, lane)
         self._drop(place, refusal)
-
-
-def _calls(count: int) -> str:
-    return "1 call" if count == 1 else f"{count} calls"
 
 
 def _patience_s(pool: Pool, lane: str) -> float:

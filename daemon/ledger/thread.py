@@ -35,6 +35,7 @@ from tollway.daemon.ledger.schema import migrate, transaction, version
 from tollway.daemon.ledger.upkeep import Upkeep
 from tollway.daemon.ledger.wal import Checkpoints, Turns
 from tollway.providers.errors import GatewayError
+from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -377,12 +378,13 @@ class Writer:
         """Check the log in, close, give the lock back, and tell who waits for it."""
         if self._pending:
             log.error(
-                "%d endings could not be written: their calls are settled at their hold when the"
-                " ledger is next opened",
-                len(self._pending),
+                "%s could not be written: their calls are settled at their hold when the ledger is"
+                " next opened",
+                counted(len(self._pending), "ending"),
             )
         if lost := self.upkeep.give_up():
-            log.error("the prompts and replies of %d calls could not be written", lost)
+            what = counted(lost, "call")
+            log.error("the prompts and replies of %s could not be written", what)
         if self._checkpoints:
             self._checkpoints.stop()
             self._checkpoints = None

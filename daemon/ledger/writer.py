@@ -53,6 +53,7 @@ from tollway.daemon.ledger.rows import (
 )
 from tollway.daemon.ledger.thread import CLOSE_WITHIN_S, Writer
 from tollway.daemon.ledger.upkeep import Upkeep
+from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ class Ledger:
         found = []
         if self._dropped:
             found.append(
-                f"{self._dropped} refused calls are not in the ledger: it could not be written"
+                f"{counted(self._dropped, 'refused call is', 'refused calls are')} not in the"
+                " ledger: it could not be written"
             )
         if self._writer.wal_stuck:
             size = self._writer.wal_bytes // 1024**2
@@ -124,8 +126,8 @@ class Ledger:
             )
         if self._bodies.dropped:
             found.append(
-                f"What {self._bodies.dropped} calls said is not kept: it came faster than the"
-                " ledger's disk could take it"
+                f"What {counted(self._bodies.dropped, 'call')} said is not kept: it came faster"
+                " than the ledger's disk could take it"
             )
         return (*found, *self._writer.upkeep.warnings)
 
@@ -358,10 +360,10 @@ class Ledger:
         # daemon must not settle those calls before. The kernel frees it with the process, which
         # ends the thread, or the disk answers first and all is written after all.
         log.error(
-            "the disk of the ledger `%s` does not answer: at most %d endings are not written, and"
+            "the disk of the ledger `%s` does not answer: at most %s not written, and"
             " their calls are settled at their hold when the ledger is next opened",
             self.path,
-            self._writer.backlog - (not self._writer.stopping),
+            counted(self._writer.backlog - (not self._writer.stopping), "ending is", "endings are"),
         )
 
     def _check(self) -> None:

@@ -10,6 +10,7 @@ from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.native import Native, NativeFailed
 from tollway.providers.llamacpp.schema import SchemaRefused, grammar_of
 from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
+from tollway.providers.words import counted
 
 
 class Refusal(Exception):
@@ -85,10 +86,10 @@ class Jobs:
                 raise Refusal("There is no token to read in it", param_of(kind))
             if len(tokens) > room:
                 raise Refusal(
-                    f"The prompt has {len(tokens)} tokens and the model's context holds"
+                    f"The prompt has {counted(len(tokens), 'token')} and the model's context holds"
                     f" {native.context}"
                     if not native.embeds
-                    else f"The text has {len(tokens)} tokens and the model takes {room}",
+                    else f"The text has {counted(len(tokens), 'token')} and the model takes {room}",
                     param_of(kind),
                     "context_length_exceeded",
                 )

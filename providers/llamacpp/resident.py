@@ -17,6 +17,7 @@ from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.state import LocalModel
 from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded
 from tollway.providers.llamacpp.writing import writer
+from tollway.providers.words import counted
 
 # Read once before the first call: it finds what crashes, and pages the weights in.
 _WARM_UP = "a"
@@ -129,7 +130,7 @@ class GgufResident(Resident[Worker]):
                 await turns.acquire()
         except TimeoutError as fault:
             before = self.model.slots + self._line.index(place)
-            calls = "1 call is" if before == 1 else f"{before} calls are"
+            calls = counted(before, "call is", "calls are")
             raise LocalModelBusy(
                 f"The model `{self.model.name}` is busy: {calls} before this one",
                 hint="Ask again later",

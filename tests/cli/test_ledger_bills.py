@@ -48,7 +48,7 @@ def test_healthy_traffic_changes_nothing_and_a_new_price_is_shown_first(home: Ho
     path = home.data / "ledger.db"
     done = home.tollway("ledger", "reprice", "--since", "2026-01-01")
     assert (done.returncode, done.stdout) == (0, "")
-    assert "2 attempts looked at, 1 left as they are: none changes" in done.stderr
+    assert "2 attempts looked at, 1 left as it is: none changes" in done.stderr
     home.write(CONFIG.format("0.3"))
     done = home.tollway("ledger", "reprice", "--since", "2026-01-01", "--dry-run")
     assert CALL.id in done.stdout

@@ -192,7 +192,7 @@ def test_a_glob_prices_the_models_of_this_box_that_say_no_price(home: Home) -> N
     }
     shown = home.tollway("prices", "show", "local/bare").stdout
     assert "gateway.toml:39" in shown
-    assert "said for    local/*" in shown
+    assert "said for  local/*" in shown
     own = home.tollway("prices", "show", "local/small").stdout
     assert "gateway.toml:17" in own
     assert "local/*" not in own

@@ -179,6 +179,15 @@ def test_a_budget_tells_which_targets_it_will_refuse(
     assert "no price" not in home.tollway("config", "check").stderr
 
 
+def test_a_provider_that_is_priced_in_part_is_no_doubt_of_the_file(home: Home) -> None:
+    """What it serves may be priced already; whoever sets a budget is told all the same."""
+    home.write(CONFIG.replace("watch = false", 'watch = false\nbudget = ["5/day"]'))
+    assert "`box3/*`" in home.tollway("config", "check").stderr
+    fine(home.tollway("prices", "set", "box3/a", "--free", "--json"))
+    assert "box3" not in home.tollway("config", "check").stderr
+    assert "`box3/*`" in home.tollway("budgets", "set", "box", "6/day").stderr
+
+
 def test_a_budget_that_only_warns_refuses_nothing(home: Home) -> None:
     """So it has nothing to tell."""
     said = fine(home.tollway("budgets", "set", "box", "5/day", "--at", "warn", "--json"))

@@ -87,7 +87,7 @@ async def test_on_a_terminal_it_shows_hears_keys_and_gives_the_terminal_back(
             text = seen.until(lambda text: "laptop" in text)
             lines = text.splitlines()
             assert lines[0].startswith("tollway ") and "up " in lines[0]
-            assert "calls 1 (1 streams)" in text
+            assert "calls 1 (1 stream)" in text
             assert lines[-1].startswith("q quit  s sort: cost")
             assert seen.is_raw()
             seen.press("s")

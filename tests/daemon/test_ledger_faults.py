@@ -317,7 +317,7 @@ async def test_closing_a_broken_ledger_does_not_hang(
         async with asyncio.timeout(WITHIN_S):
             await ledger.close()
         assert isinstance(settled.exception(), LedgerUnavailable)
-    assert "1 endings could not be written" in caplog.text
+    assert "1 ending could not be written" in caplog.text
     async with running(path) as again:
         assert again.recovered == 1
         assert await again.spent(BOX) == [1000]
@@ -338,7 +338,7 @@ async def test_closing_does_not_wait_for_a_disk_that_does_not_answer(
             async with asyncio.timeout(WITHIN_S):
                 await ledger.close()
             assert not settled.done()
-            assert "does not answer: at most 1 endings" in caplog.text
+            assert "does not answer: at most 1 ending is" in caplog.text
             assert holder(ledger.path) is not None
         finally:
             thaw()

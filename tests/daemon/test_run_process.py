@@ -262,7 +262,7 @@ def test_a_second_signal_hurries_and_the_stream_ends_with_an_error_event(
         assert b"[DONE]" not in body
         assert b'"error"' in body
         assert daemon.ended() == 0
-    assert "cut off at the end of the drain: 1 calls" in (folder / "process.log").read_text()
+    assert "cut off at the end of the drain: 1 call\n" in (folder / "process.log").read_text()
 
 
 def test_the_drain_has_an_end(folder: Path, upstream: SlowUpstream) -> None:
