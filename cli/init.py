@@ -240,19 +240,12 @@ def _taken(found: Found, store: str, keys: bool) -> Choices:
 
 
 def _asked(found: Found, store: str, keys: bool) -> Choices:
-    try:
-        return Choices(
-            move=_move(found, store),
-            servers=bool(found.servers) and _yes(_servers_question(found.servers)),
-            models=bool(found.models) and found.llama_cpp and _yes(_models_question(found.models)),
-            keys=keys or _yes("Will others use this gateway too (each then needs a key)?", no=True),
-        )
-    except typer.Abort as fault:
-        if sys.stdin.isatty():
-            raise
-        raise UsageProblem(
-            "There is nobody to ask", hint="`tollway init --yes` asks nothing"
-        ) from fault
+    return Choices(
+        move=_move(found, store),
+        servers=bool(found.servers) and _yes(_servers_question(found.servers)),
+        models=bool(found.models) and found.llama_cpp and _yes(_models_question(found.models)),
+        keys=keys or _yes("Will others use this gateway too (each then needs a key)?", no=True),
+    )
 
 
 def _move(found: Found, store: str) -> Literal["keyring", "vault", "no"]:
@@ -280,6 +273,12 @@ def _models_question(models: Sequence[ModelFile]) -> str:
 
 
 def _yes(question: str, *, no: bool = False) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageProblem(
+            f"There is no terminal to ask at: {question}",
+            hint="`tollway init --yes` asks nothing and takes what is found; with `--keys`"
+            " callers need keys, else only you may call",
+        )
     # Not typer.confirm, which writes to stdout: that is for data.
     while True:
         print(

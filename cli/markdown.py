@@ -1,6 +1,5 @@
 """Markdown as it streams: what is whole is drawn once and stays, what grows is drawn anew."""
 
-import os
 import re
 import sys
 import time
@@ -21,9 +20,11 @@ _CONTROL = re.compile(r"[^\n\t]+")
 
 
 def can_draw() -> bool:
-    """Whether stdout is a terminal that shows Markdown: no pipe, no dumb one, no ASCII."""
-    coding = (sys.stdout.encoding or "").lower()
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "utf" in coding
+    """Whether stdout is a terminal that shows Markdown: no pipe, no dumb one, no ASCII.
+
+    Nor under `NO_COLOR`: what is drawn while it grows is drawn with escape codes.
+    """
+    return has_colour(sys.stdout.isatty()) and "utf" in (sys.stdout.encoding or "").lower()
 
 
 def split(text: str) -> int:

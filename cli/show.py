@@ -9,6 +9,7 @@ import csv
 import re
 import select
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from tollway.providers import words
 Colour = Literal["green", "yellow", "red", "cyan", "dim", "bold"]
 
 _NOTHING = "-"
+_TOLD_EVERY_S = 5.0  # how far long work is, where there is no bar
 _LONG_WORD = 16  # a column is no wider for the sake of a word alone
 _KEPT = re.compile(r"[^\n\t]+")  # of an answer, between what lays it out
 _ANSI = {"green": 32, "yellow": 33, "red": 31, "cyan": 36, "dim": 2, "bold": 1}
@@ -421,9 +423,15 @@ def _blocks(heads: list[Column], cells: list[list[str]], plain: list[list[str]],
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield what takes `done, of`, and show it as a bar on stderr where that is a terminal."""
+    """Yield what takes `done, of`, and show it as a bar on stderr where that is a terminal.
+
+    A terminal that wants no colour gets a line now and then: a bar is drawn with escape codes.
+    """
     if not sys.stderr.isatty():
         yield lambda done, of: None
+        return
+    if not has_colour(True):
+        yield _told(text)
         return
     from rich.console import Console  # noqa: PLC0415 - for terminals alone: 0.1 s
     from rich.progress import Progress  # noqa: PLC0415
@@ -433,10 +441,26 @@ def progress(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, of: bars.update(task, completed=done, total=of)
 
 
+def _told(text: str) -> Callable[[int, int], None]:
+    """Return what takes `done, of`, and says how far it is every few seconds."""
+    told_at = time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _TOLD_EVERY_S:
+            told_at = time.monotonic()
+            note(f"{text}: {percent(done, of)}")
+
+    return tell
+
+
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Show a spinner on stderr while the block runs; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
+    """Show a spinner on stderr while the block runs, where that is a terminal that takes colour.
+
+    It turns by escape codes, which a pipe, `NO_COLOR` and a dumb terminal are spared.
+    """
+    if not has_colour(sys.stderr.isatty()):
         yield
         return
     from rich.console import Console  # noqa: PLC0415 - for terminals alone: 0.1 s

@@ -1,5 +1,6 @@
 """`top`: what happens now, live."""
 
+import os
 import shutil
 import sys
 import threading
@@ -33,8 +34,8 @@ def top(
 
     By team, by model, and call by call. Rates are of the last minute, tokens a second of the
     last few seconds; those of answers under way are estimated from their text. `?` lists the
-    keys. Without a terminal, or with `--once`, it shows one moment; `--json` prints an object a
-    line until Ctrl-C, and one with `--once`.
+    keys. Without a terminal, on a dumb one, or with `--once`, it shows one moment; `--json`
+    prints an object a line until Ctrl-C, and one with `--once`.
 
     Examples:
         tollway top
@@ -43,7 +44,7 @@ def top(
     control = reach(config)
     if as_json:
         _objects(control, every, once=once)
-    elif once or not sys.stdout.isatty():
+    elif once or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         _moment(control)
     elif not sys.stdin.isatty():
         raise UsageProblem("Keys cannot be read: stdin is no terminal", hint="Add `--once`")

@@ -123,7 +123,7 @@ def wrapped(line: Sequence[Piece], width: int, hang: int | None = None) -> list[
     for word in _words(line):
         size = sum(cells(piece.text) for piece in word)
         if word[0].text.isspace():
-            blank = size
+            blank += size
             if not taken:  # the first line's own indentation
                 lines[-1] += word
                 taken, blank = size, 0

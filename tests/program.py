@@ -57,11 +57,14 @@ class Home:
         return run(*words, env={**self.env, **env}, cwd=self.path, stdin=stdin, fresh=fresh)
 
     def on_terminal(
-        self, *words: str, columns: int = 60, **env: str
+        self, *words: str, columns: int = 60, typed: str = "", **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run the program on a terminal of that width; return all that it wrote there."""
+        """Run the program on a terminal of that width; return all that it wrote there.
+
+        What is `typed` waits in the terminal from the start, and is shown where it stands.
+        """
         env = {"TERM": "xterm-256color", **self.env, **env}
-        return fork_server().run_on_terminal(words, env, self.path, columns)
+        return fork_server().run_on_terminal(words, env, self.path, columns, typed)
 
 
 def run(
@@ -128,10 +131,11 @@ class ForkServer:
         return _done(words, code, said[0], said[1])
 
     def run_on_terminal(
-        self, words: tuple[str, ...], env: dict[str, str], cwd: Path, columns: int
+        self, words: tuple[str, ...], env: dict[str, str], cwd: Path, columns: int, typed: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the program in a fork with a terminal for all its streams; return what that got."""
         ours, theirs = pty.openpty()
+        os.write(ours, typed.encode())
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         said = b""
         with self._forked(words, env, cwd, [theirs, os.dup(theirs), os.dup(theirs)]) as (_, lines):

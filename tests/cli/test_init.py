@@ -77,12 +77,13 @@ def test_yes_stores_keys_where_a_store_was_chosen(home: Home) -> None:
 
 
 def test_answers_decide(home: Home) -> None:
-    """At most four questions, asked on stderr; here the vault, and that others need keys."""
-    ended = home.tollway("init", stdin="y\n" * 4, GROQ_API_KEY=CANARY)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("?") <= 4
-    assert "This system has no keyring" in ended.stderr
-    assert "?" not in ended.stdout
+    """At most four questions; here the vault, and that others need keys."""
+    ended = home.on_terminal(
+        "init", typed="y\n" * 4, columns=200, NO_COLOR="1", GROQ_API_KEY=CANARY
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.count("?") <= 4
+    assert "This system has no keyring" in ended.stdout
     config = load(home.config)
     assert not config.server.single_user
     assert config.providers["groq"].api_key == "keyring:groq"
@@ -128,12 +129,12 @@ def test_a_full_home_is_four_questions_and_a_file_that_is_right(
     """Keys into the keyring, every server, the GGUF file, the GPU; then the next command."""
     env = fill(home)
     words = [word for kind, port in servers.items() for word in ("--at", f"{kind}={port}")]
-    ended = home.tollway("init", *words, stdin="\n" * 4, fresh=True, **env)
-    assert ended.returncode == 0, ended.stderr
+    ended = home.on_terminal("init", *words, typed="\n" * 4, columns=200, NO_COLOR="1", **env)
+    assert ended.returncode == 0, ended.stdout
     llama = find_spec("llama_cpp") is not None
-    assert ended.stderr.count("?") == 3 + llama
-    assert "Copy OPENAI_API_KEY, GROQ_API_KEY into this system's keyring?" in ended.stderr
-    assert "next: tollway up" in ended.stderr
+    assert ended.stdout.count("?") == 3 + llama
+    assert "Copy OPENAI_API_KEY, GROQ_API_KEY into this system's keyring?" in ended.stdout
+    assert "next: tollway up" in ended.stdout
     assert "NVIDIA L4" in ended.stdout
     config = load(home.config)
     assert {name: one.base_url for name, one in config.providers.items() if one.base_url} == {
@@ -144,7 +145,7 @@ def test_a_full_home_is_four_questions_and_a_file_that_is_right(
     ]  # fmt: skip
     assert list(config.models) == (["tiny"] if llama else [])
     assert (home.path / "ring.json").read_text().count(CANARY) == 2
-    assert CANARY not in home.config.read_text() + ended.stdout + ended.stderr
+    assert CANARY not in home.config.read_text() + ended.stdout
     checked = home.tollway("config", "check", stdin="", fresh=True, **env)
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -155,11 +156,11 @@ def test_an_empty_home_is_one_question_and_a_file_that_is_right(tmp_path: Path) 
     kinds = enumerate(SERVER_PORTS.values(), start=1)  # ports that nobody listens at
     closed = [word for port, kind in kinds for word in ("--at", f"{kind}={port}")]
     home.env["PATH"] = "/nowhere"
-    ended = home.tollway("init", *closed, stdin="\n")
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("?") == 1
-    assert "next: tollway models add PATH.gguf" in ended.stderr
-    assert "Nothing lists its models at 127.0.0.1:1" in ended.stderr
+    ended = home.on_terminal("init", *closed, typed="\n", columns=200, NO_COLOR="1")
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.count("?") == 1
+    assert "next: tollway models add PATH.gguf" in ended.stdout
+    assert "Nothing lists its models at 127.0.0.1:1" in ended.stdout
     checked = home.tollway("config", "check")
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -206,11 +207,16 @@ def test_a_budget_shortens_answers_before_it_refuses(home: Home) -> None:
     assert (budget.text, budget.at) == ("20/month", "clamp")
 
 
-def test_nobody_to_ask_is_a_usage_error(home: Home) -> None:
-    """A script without --yes is told so, and nothing is written."""
-    ended = home.tollway("init", GROQ_API_KEY=CANARY)
+@pytest.mark.parametrize("stdin", ["", "y\n" * 4])
+def test_without_a_terminal_nothing_is_asked(home: Home, stdin: str) -> None:
+    """The error says what would be asked and which options answer it; nothing is written."""
+    ended = home.tollway("init", stdin=stdin, GROQ_API_KEY=CANARY)
     assert ended.returncode == 2
-    assert "`tollway init --yes` asks nothing" in ended.stderr
+    error, hint = ended.stderr.splitlines()
+    assert error.startswith("error: There is no terminal to ask at: ")
+    assert error.endswith("?")
+    assert hint.startswith("hint: `tollway init --yes` asks nothing")
+    assert "`--keys`" in hint
     assert not home.config.exists()
 
 

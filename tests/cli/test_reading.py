@@ -203,9 +203,16 @@ def test_a_table_that_is_too_wide_is_a_block_for_each_row(
     assert all(one in seen.stdout for one in whole), seen.stdout
 
 
-@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-@pytest.mark.parametrize("line", ["status", "budgets list", "spend", "top --once", "stauts"])
-def test_who_wants_no_colour_gets_none(world: World, line: str, env: dict[str, str]) -> None:
-    """Nor bold, nor dim: text is what was asked for."""
-    seen = world.home.on_terminal(*world.words(line), columns=WIDTH, **env)
-    assert "\x1b[" not in seen.stdout, seen.stdout
+@pytest.mark.parametrize(("line", "code"), READING, ids=[line for line, _ in READING])
+def test_who_wants_no_colour_gets_no_escape_code(world: World, line: str, code: int) -> None:
+    """No colour, nor bold, nor a spinner: text is what was asked for."""
+    seen = world.home.on_terminal(*world.words(line), columns=WIDTH, NO_COLOR="1")
+    assert seen.returncode == code, seen.stdout
+    assert "\x1b" not in seen.stdout
+
+
+@pytest.mark.parametrize("line", ["status", "budgets list", "spend", "doctor --offline", "top"])
+def test_a_dumb_terminal_gets_no_escape_code(world: World, line: str) -> None:
+    """`top` shows one moment there, as in a pipe."""
+    seen = world.home.on_terminal(*line.split(), columns=WIDTH, TERM="dumb")
+    assert "\x1b" not in seen.stdout, seen.stdout

@@ -47,6 +47,12 @@ def test_what_goes_on_is_set_in() -> None:
     ]
 
 
+def test_blanks_of_two_pieces_stay() -> None:
+    """A word that is padded for its column keeps that where the line is broken behind it."""
+    told = [Piece("ok   ", "32"), Piece(" python: a long way to where it is")]
+    assert plain(wrapped(told, 30)) == ["ok    python: a long way to", "  where it is"]
+
+
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=9),
     room=st.integers(20, 120),
@@ -70,18 +76,10 @@ def test_json_stays_what_it_says_in_ascii() -> None:
     assert ascii_json('"é😀"') == '"\\u00e9\\ud83d\\ude00"'
 
 
-@pytest.mark.parametrize(("locale", "shown"), [("C", b"----"), ("C.UTF-8", "━━━━".encode())])
-def test_bars_and_names_are_ascii_where_the_terminal_is(locale: str, shown: bytes) -> None:
-    """LC_ALL=C is a terminal without lines and dots: Rich's bars are told of it."""
-    code = (
-        "from tollway.cli import show, wrap\n"
-        "wrap.settle()\n"
-        "with show.waiting('Looking'): pass\n"
-        "with show.progress('Copying') as done: done(1, 2)\n"
-        "show.say('José · 1…')\n"
-    )
+def shown_on_a_terminal(code: str, **env: str) -> bytes:
+    """Run code on a terminal of its own; return all that it wrote there."""
     ours, theirs = pty.openpty()
-    env = {"PATH": os.environ["PATH"], "TERM": "xterm", "LC_ALL": locale, "COLUMNS": "60"}
+    env = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "60", **env}
     program = subprocess.Popen(
         [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=env
     )
@@ -93,7 +91,34 @@ def test_bars_and_names_are_ascii_where_the_terminal_is(locale: str, shown: byte
     except OSError:  # it has ended
         assert program.wait() == 0, said
     os.close(ours)
+    return said
+
+
+@pytest.mark.parametrize(("locale", "shown"), [("C", b"----"), ("C.UTF-8", "━━━━".encode())])
+def test_bars_and_names_are_ascii_where_the_terminal_is(locale: str, shown: bytes) -> None:
+    """LC_ALL=C is a terminal without lines and dots: Rich's bars are told of it."""
+    code = (
+        "from tollway.cli import show, wrap\n"
+        "wrap.settle()\n"
+        "with show.waiting('Looking'): pass\n"
+        "with show.progress('Copying') as done: done(1, 2)\n"
+        "show.say('José · 1…')\n"
+    )
+    said = shown_on_a_terminal(code, LC_ALL=locale)
     assert shown in said
     assert said.isascii() is (locale == "C")
     name = rb"Jos\u00e9 - 1..." if locale == "C" else "José · 1…".encode()
     assert name in said
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_what_takes_long_writes_no_escape_codes_where_none_are_wanted(env: dict[str, str]) -> None:
+    """A spinner is nothing there, and a bar is a line now and then."""
+    code = (
+        "from tollway.cli import show\n"
+        "with show.waiting('Looking'): pass\n"
+        "with show.progress('Copying') as done: done(0, 2)\n"
+        "show._TOLD_EVERY_S = 0\n"
+        "with show.progress('Copying') as done: done(1, 2)\n"
+    )
+    assert shown_on_a_terminal(code, **env) == b"Copying: 50%\r\n"
