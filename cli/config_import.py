@@ -10,6 +10,7 @@ from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.init import place
 from tollway.cli.litellm_file import Translated, translated
+from tollway.cli.litellm_words import not_taken
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.taken_over import NotUnderstood, read_yaml
 from tollway.daemon.config import edit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HEADING = """\
 Tollway's configuration, taken over from LiteLLM's {file}. `tollway config check` says whether
 it is right. Secrets are kept elsewhere and only named here."""
+_THERE = "gateway.toml has one already, which stays as it is: change it there"
 _SECTIONS = ("providers", "routes", "prices")
 
 
@@ -36,9 +38,10 @@ def import_litellm(
     """Take the models of a LiteLLM proxy over.
 
     Providers, routes, prices, limits and budgets: each `model_name` becomes a route to its
-    deployments, strategies, fallbacks and retries with it. What has no place in gateway.toml is
-    listed. A key that stands in the file is not taken along: you are told the command that
-    stores it. Where there is no gateway.toml, one is written. Needs PyYAML.
+    deployments, strategies, fallbacks and retries with it. What is not taken over is
+    listed, each with what to do instead. A key that stands in the file is not taken along: you
+    are told the command that stores it. Where there is no gateway.toml, one is written. Needs
+    PyYAML.
 
     Examples:
         tollway config import-litellm ./litellm.yaml --dry-run
@@ -113,10 +116,10 @@ def _leave_what_is_there(found: Translated, config: "Config") -> None:
             del tables[name]
             if name in found.secrets:
                 found.secrets.remove(name)
-            found.left_out.append(f"{section}.{name}: it is there already, and stays as it is")
+            found.left_out.append(not_taken(f"{section}.{name}", _THERE))
     for key in [key for key in found.server if getattr(config.server, key) != _unset(key)]:
         del found.server[key]
-        found.left_out.append(f"server.{key}: it is there already, and stays as it is")
+        found.left_out.append(not_taken(f"server.{key}", _THERE))
 
 
 def _unset(key: str) -> object:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.cli import litellm_words as words
 from tollway.cli.taken_over import NotUnderstood, fitting
 from tollway.providers.catalog import KINDS
 
@@ -48,17 +49,6 @@ _PERIODS = {"1h": "hour", "1d": "day", "24h": "day", "7d": "week", "30d": "month
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "max_parallel_requests": "concurrent"}
 _OF_A_DEPLOYMENT = {"model", "api_key", "api_base", "base_url", "custom_llm_provider", "weight"}
 _OF_A_DEPLOYMENT |= {*_LIMITS, *_PRICES}
-_REASONS = {
-    "api_version": "the `v1` API of Azure has none",
-    "order": 'targets of a route are tried in the order of `to` with `strategy = "ordered"`',
-    "timeout": "`providers.NAME.timeout` has it, for all models of a provider",
-    "stream_timeout": "`providers.NAME.timeout` has it, for all models of a provider",
-    "max_retries": "`routes.NAME.retries` has it, for all targets of a route",
-    "max_budget": "budgets are of providers, routes, teams, users, projects, keys and tags",
-    "budget_duration": "see max_budget",
-    "tags": "`when = [{ tag.NAME = ... }]` of a route chooses by tags",
-    "organization": "no header of it is sent",
-}
 _OF_ROUTER = {
     "routing_strategy", "num_retries", "timeout", "fallbacks", "default_fallbacks",
     "context_window_fallbacks", "model_group_alias", "provider_budget_config",
@@ -71,24 +61,6 @@ _OF_LITELLM = {
 _NEEDLESS = {"set_verbose", "json_logs", "enable_pre_call_checks", "disable_spend_logs"}
 _NEEDLESS |= {"store_model_in_db", "proxy_batch_write_at", "turn_off_message_logging"}
 _NEEDLESS |= {"background_health_checks", "database_connection_pool_limit"}
-_OF_FILE = {
-    "master_key": "the socket of the daemon is the owner's; `tollway keys create` makes keys",
-    "database_url": "the ledger is one SQLite file and needs no database",
-    "drop_params": "what a target cannot say is dropped and named; `on_loss` decides",
-    "cache": "answers are not cached",
-    "cache_params": "answers are not cached",
-    "success_callback": "`/metrics` and the ledger have the figures",
-    "failure_callback": "`/metrics` and the ledger have the figures",
-    "callbacks": "`/metrics` and the ledger have the figures",
-    "alerting": "`server.alerts` has a webhook and a command",
-    "allowed_fails": "targets that fail rest by themselves",
-    "cooldown_time": "targets that fail rest by themselves",
-    "redis_host": "one box needs no Redis",
-    "redis_port": "one box needs no Redis",
-    "redis_password": "one box needs no Redis",
-    "content_policy_fallbacks": "a refusal by a content filter is the answer",
-    "pass_through_endpoints": "only what can be metered passes",
-}
 
 
 Known = dict[tuple[str, str, str], str]  # kind, address and key -> the provider made for them
@@ -126,7 +98,11 @@ def translated(config: object) -> Translated:
     _settings({**litellm, **router}, found)
     _box(litellm, _table(config, "general_settings"), router, found)
     for name in _table(config, "environment_variables"):
-        found.left_out.append(f"environment_variables.{name}: set it where the daemon starts")
+        _leave(
+            found,
+            f"environment_variables.{name}",
+            "set it in the environment that the daemon is started from",
+        )
     for section, taken in (
         ("router_settings", _OF_ROUTER),
         ("litellm_settings", _OF_LITELLM),
@@ -134,10 +110,10 @@ def translated(config: object) -> Translated:
     ):
         for key, value in _table(config, section).items():
             if key not in taken | _NEEDLESS and value not in (None, False, [], {}):
-                found.left_out.append(f"{section}.{key}: {_OF_FILE.get(key, _UNKNOWN)}")
+                _leave(found, f"{section}.{key}", words.of_the_file(key))
     ours = {"model_list", "router_settings", "litellm_settings", "general_settings"}
     for key in sorted(config.keys() - ours - {"environment_variables"}):
-        found.left_out.append(f"{key}: {_OF_FILE.get(key, _UNKNOWN)}")
+        _leave(found, key, words.of_the_file(key))
     # The first provider that serves a name gets it: who serves all names comes last.
     found.providers = dict(sorted(found.providers.items(), key=lambda one: _serves_all(one[1])))
     return found
@@ -147,7 +123,9 @@ def _serves_all(provider: Mapping[str, Any]) -> bool:
     return "*" in provider.get("serves", ())
 
 
-_UNKNOWN = "has no counterpart here"
+def _leave(found: Translated, where: str, instead: str) -> None:
+    """Say what is not taken over, and what to do instead."""
+    found.left_out.append(words.not_taken(where, instead))
 
 
 class _Deployment:
@@ -170,35 +148,49 @@ class _Deployment:
         """Put its provider, route, price and what is left out where they belong."""
         kind, model = self._kind()
         if not model:
-            self.found.left_out.append(f"{self.where}: names no model")
+            said = self.params["model"]
+            self._leave(
+                "", f"`{said}` names a provider and no model; say `{said.strip('/')}/MODEL`"
+            )
             return
         if kind not in KINDS:
-            self.found.left_out.append(f"{self.where}: there is no kind of provider `{kind}`")
+            self._leave("", words.unknown_kind(kind))
             return
         base = self._base(kind)
         if base and kind == "openai" and urlsplit(base).hostname != "api.openai.com":
             kind = "openai-compatible"
         if not base and KINDS[kind].base_url is None:
-            self.found.left_out.append(f"{self.where}: `api_base` is needed for a `{kind}`")
+            self._leave("", f"a provider of kind `{kind}` needs its address: say it as `api_base`")
             return
         provider = self._provider(kind, base)
-        for key in self.params:
-            if key not in _OF_A_DEPLOYMENT and self.params[key] is not None:
-                reason = _REASONS.get(key, "requests say it themselves, or nothing does")
-                self.found.left_out.append(f"{self.where}.{key}: {reason}")
+        name = fitting("routes", self.name)
+        self._leave_the_rest(provider, name)
         if "*" in model:
             self._serve(provider, model)
             return
         self._price(f"{provider}/{model}")
-        name = fitting("routes", self.name)
         if name != self.name:
-            self.found.left_out.append(f"{self.where}: called `{name}` here")
+            self.found.left_out.append(
+                f"{self.where}: renamed; no route can have that name, so clients must ask for"
+                f" `{name}`"
+            )
         route = self.found.routes.setdefault(name, {"to": []})
         weight = self.params.get("weight") or 1
         target = f"{provider}/{model}"
         route["to"].append({"target": target, "weight": int(weight)} if weight != 1 else target)
         said = {ours: self.params.get(theirs) for theirs, ours in _LIMITS.items()}
         limits.setdefault(name, []).append({k: v for k, v in said.items() if isinstance(v, int)})
+
+    def _leave(self, key: str, instead: str) -> None:
+        _leave(self.found, f"{self.where}{key}", instead)
+
+    def _leave_the_rest(self, provider: str, route: str) -> None:
+        """Say what of this deployment has no place in a route or a provider."""
+        budget = f"{self.params.get('max_budget')}/{_period(self.params.get('budget_duration'))}"
+        for key in self.params:
+            if key not in _OF_A_DEPLOYMENT and self.params[key] is not None:
+                said = words.of_a_model(key, route=route, provider=provider, budget=budget)
+                self._leave(f".{key}", said)
 
     def _kind(self) -> tuple[str, str]:
         """Return the kind of provider and the model's name there."""
@@ -221,7 +213,12 @@ class _Deployment:
         if not isinstance(base, str) or not base:
             return None
         if base.startswith("os.environ/"):
-            self.found.left_out.append(f"{self.where}.api_base: an address stands in the file")
+            own = KINDS[kind].base_url
+            self._leave(
+                ".api_base",
+                "an address stands in gateway.toml itself: set `base_url` of the provider"
+                + (f", or its calls go to {own}" if own else ""),
+            )
             return None
         base = base.rstrip("/")
         path = urlsplit(base).path
@@ -263,7 +260,11 @@ class _Deployment:
             return  # `provider/model` works anyway
         serves = self.found.providers[provider].setdefault("serves", [])
         if self.name not in {model, "*"}:
-            self.found.left_out.append(f"{self.where}: names are passed on as they are asked for")
+            self._leave(
+                ".model",
+                f"`{provider}` serves `{self.name}`, but each name is sent to it as clients ask for"
+                " it; a route for a name has another one sent",
+            )
         serves.append(self.name)
 
     def _price(self, target: str) -> None:
@@ -288,17 +289,20 @@ def _limits(limits: Mapping[str, list[dict[str, int]]], found: Translated) -> No
         if len(deployments) == 1 and deployments[0]:
             found.routes[name]["limits"] = deployments[0]
         elif any(deployments):
-            found.left_out.append(
-                f"{name}: rpm, tpm and max_parallel_requests of one target among several;"
-                " a provider, a route, a team, a user and a key can have `limits`"
-            )
+            for one in filter(None, deployments):
+                _leave(found, name, words.several_limits(one))
 
 
 def _settings(said: Mapping[str, Any], found: Translated) -> None:
     """Put what holds for all routes into each: strategy, retries, deadline, fallbacks."""
     strategy = _STRATEGIES.get(str(said.get("routing_strategy") or "simple-shuffle"))
     if strategy is None:
-        found.left_out.append(f"router_settings.routing_strategy: {_UNKNOWN}")
+        _leave(
+            found,
+            "router_settings.routing_strategy",
+            "targets are tried in their order; `strategy` of a route can be weighted, fastest,"
+            " cheapest or least-busy",
+        )
     for route in found.routes.values():
         if len(route["to"]) > 1 and strategy:
             route["strategy"] = strategy
@@ -317,7 +321,12 @@ def _settings(said: Mapping[str, Any], found: Translated) -> None:
         if there in found.routes and alias not in found.routes:
             found.routes[alias] = {**found.routes[there]}
         else:
-            found.left_out.append(f"router_settings.model_group_alias.{alias}: no route, or taken")
+            why = f"`{there}` is not among" if there not in found.routes else "the name is one of"
+            _leave(
+                found,
+                f"router_settings.model_group_alias.{alias}",
+                f"{why} the models taken over; `aliases` of a route are other names for it",
+            )
 
 
 def _pairs(said: object) -> Iterator[tuple[str, list[str]]]:
@@ -329,12 +338,16 @@ def _pairs(said: object) -> Iterator[tuple[str, list[str]]]:
 def _fall_back(name: str, others: list[str], kind: str, found: Translated) -> None:
     route = found.routes.get(name)
     if route is None:
-        found.left_out.append(f"{kind}: there is no `{name}` in model_list")
+        _leave(found, kind, f"there is no model `{name}` that could fall back")
         return
     there = route.get("fallback", [])
     for other in others:
         if other not in found.routes:
-            found.left_out.append(f"{kind} of {name}: there is no `{other}` in model_list")
+            _leave(
+                found,
+                f"{kind} of {name}",
+                f"there is no model `{other}`; `fallback` of a route names other routes",
+            )
         elif other != name and other not in there:
             there = [*there, other]
     if there:
@@ -359,7 +372,12 @@ def _box(
         kind = _KINDS.get(name, name)
         usd = said.get("budget_limit", said.get("max_budget")) if isinstance(said, dict) else None
         if kind not in found.providers or usd is None:
-            found.left_out.append(f"router_settings.provider_budget_config.{name}: no provider")
+            _leave(
+                found,
+                f"router_settings.provider_budget_config.{name}",
+                "no model of it was taken over; `tollway budgets set provider NAME USD/PERIOD`"
+                " caps one",
+            )
             continue
         period = _period(said.get("time_period") or said.get("budget_duration"))
         found.providers[kind]["budget"] = [f"{usd}/{period}"]

@@ -76,9 +76,12 @@ class Story:
         home = Home(self.home.path)
         home.path = self.folder
         home.env |= {**self.env, **env}
-        done = home.tollway(*words, stdin=stdin)
+        if stdin and words[0] == "init":  # it asks at a terminal alone
+            done = home.on_terminal(*words, typed=stdin)
+        else:
+            done = home.tollway(*words, stdin=stdin)
         assert code in {done.returncode, None}, (
-            f"`{line}` exited with {done.returncode}:\n{done.stderr}"
+            f"`{line}` exited with {done.returncode}:\n{done.stderr or done.stdout}"
         )
         if out:
             assert done.stdout

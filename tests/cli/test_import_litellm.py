@@ -134,6 +134,54 @@ def test_every_setting_has_its_place_or_is_named() -> None:
     ]
 
 
+MUCH = """
+model_list:
+  - model_name: my model!
+    litellm_params:
+      model: openai/gpt-4o
+      order: 1
+      timeout: 3
+      temperature: 0.2
+      top_p: 0.9
+      max_budget: 3
+      budget_duration: 1d
+      frobnicate: 1
+  - model_name: away
+    litellm_params: {model: openai/gpt-4o, api_base: os.environ/BASE}
+  - model_name: "fast-*"
+    litellm_params: {model: "anthropic/*"}
+router_settings:
+  routing_strategy: weird
+  model_group_alias: {best: nothing, away: away}
+  provider_budget_config: {groq: {budget_limit: 1, time_period: 1d}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "instead"),
+    [
+        ("model_list[0] (my model!)", "clients must ask for `my-model`"),
+        ("model_list[0] (my model!).order", '[routes."my-model"]'),
+        ("model_list[0] (my model!).timeout", "[providers.openai]"),
+        ("model_list[0] (my model!).temperature", "`max_temperature`"),
+        ("model_list[0] (my model!).top_p", "have clients send `top_p`"),
+        ("model_list[0] (my model!).max_budget", "`tollway budgets set route my-model 3/day`"),
+        ("model_list[0] (my model!).frobnicate", "there is no such setting here"),
+        ("model_list[1] (away).api_base", "or its calls go to https://api.openai.com/v1"),
+        ("model_list[2] (fast-*).model", "sent to it as clients ask for it"),
+        ("router_settings.routing_strategy", "weighted, fastest, cheapest or least-busy"),
+        ("router_settings.model_group_alias.best", "`nothing` is not among the models"),
+        ("router_settings.model_group_alias.away", "the name is one of the models"),
+        ("router_settings.provider_budget_config.groq", "`tollway budgets set provider NAME"),
+    ],
+)
+def test_what_is_not_taken_over_says_what_to_do_instead(where: str, instead: str) -> None:
+    """In the names that it has in the new file."""
+    told = dict(line.split(": ", 1) for line in translated(parsed(MUCH)).left_out)
+    assert told[where].startswith(("not taken over; ", "renamed; "))
+    assert instead in told[where]
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -177,7 +225,10 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     shown = home.tollway("config", "import-litellm", str(file), "--dry-run", "--json")
     assert shown.returncode == 0, shown.stderr
     left_out = json.loads(shown.stdout)["left_out"]
-    assert "providers.openai: it is there already, and stays as it is" in left_out
+    assert any(
+        one.startswith("providers.openai: not taken over; gateway.toml has one already")
+        for one in left_out
+    )
     assert home.config.read_text().count("[") == 3
     done = home.tollway("config", "import-litellm", str(file))
     assert done.returncode == 0, done.stderr
