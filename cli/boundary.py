@@ -77,7 +77,10 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
 
 def _meant(error: typer.TyperException) -> str:
     """Return "Did you mean `--json`? " for what is nearest to what was typed, "" for nothing."""
-    near = list(getattr(error, "possibilities", None) or ())
+    # Typer's own nearness counts the dashes, which all options have.
+    wrong = str(getattr(error, "option_name", "")).lstrip("-")
+    options = {one.lstrip("-"): one for one in getattr(error, "possibilities", None) or ()}
+    near = [options[name] for name in difflib.get_close_matches(wrong, options, n=2)]
     if said := _CHOICES.search(error.format_message()):
         near = difflib.get_close_matches(said[1], re.findall(r"'([^']*)'", said[2]), n=2)
     return f"Did you mean {' or '.join(f'`{one}`' for one in near[:2])}? " if near else ""

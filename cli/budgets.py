@@ -250,6 +250,9 @@ def _end_raises(words: Sequence[str], config: Config, until: str | None, *, as_j
 # --- what was typed -----------------------------------------------------------------------------
 
 
+_MADE = {"provider": "add {} --kind KIND", "route": "add {} --to PROVIDER/MODEL"}
+
+
 def _scope(words: Sequence[str], config: Config) -> tuple[Scope, str | None]:
     """Return the scope that words name, and the period behind it, None where none is said.
 
@@ -279,8 +282,8 @@ def _require(scope: Scope, config: Config) -> None:
         section = SECTIONS[kind]
         if scope == ("user", "local") and config.server.single_user:
             return  # who is there without a table, and gets one
-        command = f"tollway {section} {'add' if kind in ('provider', 'route') else 'create'} {name}"
-        edits.require_known(config, section, name, create=command)
+        how = _MADE.get(kind, "create {}").format(name)
+        edits.require_known(config, section, name, create=f"tollway {section} {how}")
     elif kind == "tag":
         tag, _, value = name.partition("=")
         if why := check.tag_wrong(tag) or check.tag_value_wrong(value):

@@ -1,19 +1,20 @@
 """`chat`: one question, or a conversation, over the daemon's own socket."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from tollway.cli import complete, show
+from tollway.cli import chat_names, complete, show
 from tollway.cli.answer import Message, Said, hear
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, reach
 from tollway.cli.conversation import Conversation, Settings, answer, applies, models
 from tollway.cli.markdown import can_draw
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.daemon.errors import NotFound
 from tollway.providers.money import plain_usd
 
 
@@ -49,17 +50,18 @@ def chat(  # noqa: PLR0913, PLR0917 - each is an option that people type
     The answer goes to stdout as it comes; speed, cost and what is left to spend to stderr. A
     question may come from a pipe, or be followed by what does. With no question at a terminal a
     conversation begins: /help there lists its commands. One word alone is a question, unless it
-    is a route or model by name. At a terminal answers are drawn as Markdown.
+    is a route or model by name, or `PROVIDER/MODEL`. At a terminal answers are drawn as Markdown.
 
     Examples:
         tollway chat "What is a toll?"
         git diff | tollway chat fast "Review this"
     """
     control = reach(config)
-    name, words = _grammar(control, model, first, second)
+    names = models(control)
+    name, words = _grammar(names, model, first, second, config)
     piped = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     prompt = "\n\n".join(part for part in (words, piped) if part)
-    settings = Settings(name, system, max_tokens, temperature)
+    settings = Settings(name, system, max_tokens, temperature, names, config)
     markdown = not plain and can_draw()
     if prompt:
         _once(control, settings, prompt, as_json=as_json, markdown=markdown)
@@ -70,12 +72,17 @@ def chat(  # noqa: PLR0913, PLR0917 - each is an option that people type
 
 
 def _grammar(
-    control: Control, model: str | None, first: str | None, second: str | None
+    names: Sequence[str],
+    model: str | None,
+    first: str | None,
+    second: str | None,
+    config: Path | None,
 ) -> tuple[str, str]:
-    """Return whom to ask and what, "" for nothing yet.
+    """Return whom to ask and what, "" for nothing yet; `names` are those there are.
 
     Raises:
         UsageProblem: Two models are named.
+        NotFound: None is, and there is none by name.
     """
     if model is not None:
         if second is not None:
@@ -85,15 +92,13 @@ def _grammar(
         return model, first or ""
     if first is not None and second is not None:
         return first, second
-    names = models(control)
-    if first in names:
-        return str(first), ""
+    if first is not None and (first in names or chat_names.is_target(first, config)):
+        return first, ""
     if not names:
-        raise NotFound(
-            "There is no model to ask: gateway.toml has no route and no local model",
-            hint="`tollway models add` registers a GGUF file; `--model PROVIDER/MODEL` names one",
-        )
-    show.note(show.Painted(f"Asking {names[0]}", "dim"))
+        raise chat_names.nobody(config)
+    meant = chat_names.near(first or "", names)
+    whom = f"; `{first}` is the question: did you mean {meant}?" if meant else ""
+    show.note(show.Painted(f"Asking {names[0]}{whom}", "dim"))
     return names[0], first or ""
 
 
@@ -102,7 +107,8 @@ def _once(
 ) -> None:
     said = Said(settings.model)
     if as_json:
-        hear(control, settings.ask([Message("user", prompt)]), said, lambda _text: None)
+        with settings.told():
+            hear(control, settings.ask([Message("user", prompt)]), said, lambda _text: None)
         known = applies(control, settings.model)
         left = known.left
         usd = None if said.cost_nanousd is None else plain_usd(said.cost_nanousd)

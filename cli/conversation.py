@@ -4,11 +4,12 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
-from tollway.cli import show
+from tollway.cli import chat_names, show
 from tollway.cli.answer import Ask, Message, Said, hear
 from tollway.cli.boundary import UsageProblem, show_error
 from tollway.cli.control import Control, convert
@@ -40,6 +41,12 @@ class Settings(msgspec.Struct):
     system: str | None
     max_tokens: int | None
     temperature: float | None
+    names: Sequence[str] = ()  # of what there is to ask
+    config: Path | None = None
+
+    def told(self) -> AbstractContextManager[None]:
+        """Return what makes the refusal of an unknown model say what was meant."""
+        return chat_names.told(self.model, self.names, self.config)
 
     def ask(self, turns: Sequence[Message]) -> Ask:
         """Return the request for what was said so far."""
@@ -117,15 +124,16 @@ def answer(
         GatewayError: The call was refused, or failed; `said` has what came.
     """
     ask = settings.ask(turns)
-    if markdown:
-        with Drawing() as drawing:
-            hear(control, ask, said, drawing.write)
-    else:
-        try:
-            hear(control, ask, said, show.write)
-        finally:
-            if said.text and not said.text.endswith("\n"):
-                show.write("\n")
+    with settings.told():
+        if markdown:
+            with Drawing() as drawing:
+                hear(control, ask, said, drawing.write)
+        else:
+            try:
+                hear(control, ask, said, show.write)
+            finally:
+                if said.text and not said.text.endswith("\n"):
+                    show.write("\n")
     if said.finish_reason == "length":
         show.note(show.Painted("The answer was cut at its longest", "yellow"))
     known = applies(control, settings.model)

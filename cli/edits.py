@@ -91,10 +91,11 @@ def require_known(config: Config, section: str, name: str, *, create: str = "") 
     known: Mapping[str, object] = getattr(config, section)
     if name in known:
         return
-    near = shown.meant(name, known).removeprefix("; ").replace("did", "Did")
-    listed = f"`tollway {section} list` shows those there are"
-    hint = "; ".join(part for part in (near, f"`{create}` makes it" if create else listed) if part)
-    raise Unknown(f"There is no {word(section)} {shown.value(name)}", hint=hint)
+    near = shown.meant(name, known).replace("; did", "Did")
+    rest = f"`{create}` makes it" if create else f"`tollway {section} list` shows those there are"
+    raise Unknown(
+        f"There is no {word(section)} {shown.value(name)}", hint=f"{near} {rest}".lstrip()
+    )
 
 
 def refuse_while(section: str, name: str, users: Iterable[str], *, hint: str) -> None:

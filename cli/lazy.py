@@ -46,6 +46,15 @@ class Row(NamedTuple):
 class Leaf(TyperCommand):
     """One command. Its help is its docstring up to `Args:`, examples kept as they stand."""
 
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Read the words; whatever is wrong with them knows whose they are."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:  # as of an option without its value
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
     def format_help_text(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the docstring's paragraphs, wrapped, and its examples, untouched."""
         for paragraph in (self.help or "").strip().split("\n\n"):

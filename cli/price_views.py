@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 import msgspec
@@ -145,6 +146,13 @@ class Prices:
             for model in self.config.models:
                 if _meant(f"{LOCAL}/{model}", glob):
                     yield self._local(model)
+
+    def near(self, target: str) -> str:
+        """Return the name nearest to a target that has no price, "" for none."""
+        provider, _, model = target.partition("/")
+        prices_id = self.providers.get(provider, provider)
+        models = [one.id for one in self.source.models(prices_id or "")]
+        return next((f"{provider}/{one}" for one in get_close_matches(model, models, n=1)), "")
 
     def _named(self) -> Iterator[str]:
         yield from (name for name in self.own if not is_glob(name))

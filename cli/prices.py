@@ -148,6 +148,8 @@ def show_(
         show.pairs(_facts(prices, found))
     if found.price is None:
         if not as_json:
+            if near := prices.near(target):
+                show.note(f"hint: Did you mean {near}?")
             where = (
                 f'[prices."{target}"] in gateway.toml states one: `input` and `output` in'
                 ' dollars for a million tokens, or "free"'

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
+from tollway.daemon.config.shown import meant
 from tollway.daemon.errors import NotFound
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.ledger.rows import SpentQuery
@@ -74,7 +75,8 @@ async def keep(request: web.Request) -> web.Response:
     ring = daemon.gate.keyring
     if asked.key is not None and not ring.works(asked.key, daemon.gate.now_s()):
         raise NotFound(
-            f"There is no key `{asked.key}` that works", hint="`tollway keys list` shows them"
+            f"There is no key `{asked.key}` that works{meant(asked.key, ring.callers)}",
+            hint="`tollway keys list` shows them",
         )
     run, new = daemon.runs.put(asked)
     if new:

@@ -161,7 +161,7 @@ def test_an_answer_cut_at_its_limit_says_so(chatting: Chatting) -> None:
         (["fast", "refuse"], "", "No such thing"),
         (["fast", "break"], "You said: break\n", "in the middle of the answer"),
         (["fast", "fail"], "You said: fail\n", "The model is ill"),
-        (["nobody", "hello"], "", "The model `nobody` does not exist"),
+        (["nobody", "hello"], "", "There is no model `nobody`"),
     ],
 )
 def test_a_call_that_fails_exits_with_one_and_its_words(
@@ -203,17 +203,77 @@ def test_without_a_daemon_it_exits_with_three(tmp_path: Path) -> None:
     assert "`tollway up` starts it" in done.stderr
 
 
-def test_without_any_model_it_says_how_to_get_one(tmp_path: Path) -> None:
-    """A fresh gateway has nothing to ask."""
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (["fst", "hello"], "There is no model `fst`", "Did you mean fast? `tollway routes list`"),
+        (["--model", "smrt", "hello"], "There is no model `smrt`", "Did you mean smart?"),
+        (["--json", "smrt", "hello"], "There is no model `smrt`", "Did you mean smart?"),
+        (["opnai/gpt-4o", "hello"], "There is no model `opnai/gpt-4o`", "openai/gpt-4o?"),
+        (["zzzzzz", "hello"], "There is no model `zzzzzz`", "`tollway chat openai/gpt-"),
+    ],
+)
+def test_a_model_that_is_typed_wrong_names_what_was_meant(
+    tmp_path: Path, words: list[str], error: str, hint: str
+) -> None:
+    """Routes, and the models that prices are known for; else one that could be asked."""
     home = Home(tmp_path)
-    home.write('[server]\nlisten = "127.0.0.1:0"\nwatch = false\n')
-    assert home.tollway("up").returncode == 0
+    more = '[providers.openai]\nkind = "openai"\napi_key = "env:KEY"\n'
+    home.write(CONFIG.format(port=1) + more)
+    assert home.tollway("up", KEY="sk-any").returncode == 0
+    try:
+        done = home.tollway("chat", *words)
+    finally:
+        home.tollway("down", "--now")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"error: {error}\n" in done.stderr
+    assert hint in done.stderr.partition("hint: ")[2]
+
+
+def test_a_word_that_is_nearly_a_model_is_a_question_and_told(chatting: Chatting) -> None:
+    """It may be either; whoever meant the model sees why another one answered."""
+    done = chatting.say("smrt")
+    assert done.stdout == "You said: smrt\n"
+    assert "Asking fast; `smrt` is the question: did you mean smart?" in done.stderr
+
+
+def test_a_providers_model_may_stand_alone(chatting: Chatting) -> None:
+    """As a route does: the question comes behind it, from a pipe or in a conversation."""
+    done = chatting.say("up/any", stdin="hello")
+    assert done.stdout == "You said: hello\n"
+    assert chatting.last["model"] == "any"
+
+
+OPENAI = '[providers.openai]\nkind = "openai"\napi_key = "env:KEY"\n'
+OLLAMA = '[providers.box]\nkind = "ollama"\n'
+
+
+@pytest.mark.parametrize(
+    ("providers", "hints"),
+    [
+        ("", ["`tollway providers add openai --kind openai`", "`tollway models add`"]),
+        (OLLAMA, ["`tollway chat box/MODEL", "`tollway routes add fast --to box/MODEL`"]),
+        (
+            OPENAI,
+            ["`tollway chat openai/gpt-", "`tollway routes add fast --to openai/gpt-",
+             "`tollway prices list --provider openai`"],
+        ),
+    ],
+    ids=["nobody", "unpriced", "priced"],
+)  # fmt: skip
+def test_without_any_model_it_says_how_to_get_one(
+    tmp_path: Path, providers: str, hints: list[str]
+) -> None:
+    """A fresh gateway with a key can be asked; with nothing, a provider or a file comes first."""
+    home = Home(tmp_path)
+    home.write(f'[server]\nlisten = "127.0.0.1:0"\nwatch = false\n{providers}')
+    assert home.tollway("up", KEY="sk-any").returncode == 0
     try:
         done = home.tollway("chat", "hello")
     finally:
         home.tollway("down", "--now")
     assert done.returncode == 1
-    assert "`tollway models add`" in done.stderr
+    assert all(f"hint: {hint}" in done.stderr for hint in hints), done.stderr
 
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -51,7 +51,10 @@ kind = "openai"
 api_key = "env:NOBODYS"
 [routes.smart]
 to = ["openai/gpt-5"]
+[groups.everybody]
+models = ["*"]
 [teams.ml]
+[projects.bot]
 [users.ada]
 [keys.ci]
 user = "ada"
@@ -127,6 +130,17 @@ def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
     assert second.startswith("hint: Did you mean `--json`? `tollway status --help` shows")
 
 
+def test_no_option_is_offered_that_is_not_near() -> None:
+    """All begin with two dashes, which make no two of them alike."""
+    for line in ("spend --user ada", "spend --team ml", "keys set ci --group x"):
+        assert "Did you mean" not in tollway(*line.split()).stderr
+
+
+def test_an_option_without_its_value_names_its_command() -> None:
+    """Whose help tells it."""
+    assert "`tollway logs --help` shows" in tollway("logs", "--tag").stderr
+
+
 @pytest.mark.parametrize(
     ("line", "meant"),
     [
@@ -145,6 +159,27 @@ def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
         ("providers test opnai", "openai?"),
         ("providers add new --kind opnai", "openai?"),
         ("prices show opnai/gpt-5", "openai?"),
+        ("prices show openai/gpt-4oo", "openai/gpt-4o?"),
+        ("keys lst", "`tollway keys list`"),
+        ("budgets lst", "`tollway budgets list`"),
+        ("spnd", "`tollway spend`"),
+        ("keys rotate cii", "ci?"),
+        ("keys create new --user adda", "ada?"),
+        ("teams set mll --share 2", "ml?"),
+        ("teams create new --group evrybody", "everybody?"),
+        ("users set adda --team ml", "ada?"),
+        ("users create new --team mll", "ml?"),
+        ("projects remove bott", "bot?"),
+        ("groups show evrybody", "everybody?"),
+        ("budgets set route smrt 5/day", "smart?"),
+        ("budgets set provider opnai 5/day", "openai?"),
+        ("budgets raise team mll +5 --until tomorrow", "ml?"),
+        ("budgets remove key cii", "ci?"),
+        ("budgets set team ml 5/dya", "day?"),
+        ("routes add new --to opnai/gpt-5", "openai?"),
+        ("routes add new --to local/tny", "tiny?"),
+        ("models info tny", "tiny?"),
+        ("ledger reprice --since ysterday", "yesterday?"),
         ("spend --by taem", "team?"),
         ("spend --since yesterdya", "yesterday?"),
         ("spend --tz Europe/Berln", "Europe/Berlin?"),
