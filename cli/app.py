@@ -52,6 +52,7 @@ COMMANDS = (
     Row("config history", "config:history", "List the versions that were in force, newest first"),
     Row("config rollback", "config:rollback", "Bring an earlier version back"),
     Row("config audit", "audit:audit", "Say who changed what, and when"),
+    Row("completion", "shells:completion", "Print what makes Tab complete words in a shell", FILE),
     Row("secrets", "", "Keep provider keys out of gateway.toml", FILE),
     Row("secrets set", "secrets:set_", "Store a secret, read from a hidden prompt or stdin"),
     Row("secrets list", "secrets:list_", "List the secrets' names and where each is kept"),
@@ -190,7 +191,11 @@ class Program(Table):
 
 
 app = typer.Typer(
-    name="tollway", cls=Program, rich_markup_mode=None, pretty_exceptions_enable=False
+    name="tollway",
+    cls=Program,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,  # `completion` is ours
 )
 
 

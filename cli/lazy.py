@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from typer._click.formatting import HelpFormatter
 
 
+_COMPLETES = "_TOLLWAY_COMPLETE"  # set by a shell's script, which asks for what may come next
+# What people know from other programs of Typer's.
+_OTHERWISE = {
+    "--show-completion": ["completion"],
+    "--install-completion": ["completion", "--install"],
+}
+
+
 class Row(NamedTuple):
     """A command: what is typed, where it lives, and its line in the help.
 
@@ -166,7 +174,12 @@ class Table(TyperGroup):
         """Run what the words ask for and end the process with its exit code."""
         words = list(sys.argv[1:] if args is None else args)
         settle()
+        if os.environ.get(_COMPLETES):
+            from typer._completion_classes import completion_init  # noqa: PLC0415 - for Tab alone
+
+            completion_init()
         with boundary(debug=take_debug(words)):
+            words[:1] = _OTHERWISE.get("".join(words[:1]), words[:1])
             code = super().main(
                 words,
                 prog_name="tollway",

@@ -23,7 +23,7 @@ _LARGE = 150
 _HEAD = """# Every command
 
 Made from the program by `tests/commands_page.py`; don't edit it by hand. `--help` behind a command
-has its options and examples. `tollway --install-completion` completes words in bash, zsh and fish.
+has its options and examples. `tollway completion SHELL --install` has Tab complete words.
 
 ## Exit codes
 

@@ -1,6 +1,11 @@
 """What Tab offers for values: names of gateway.toml, whatever state that is in."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from program import Home
@@ -108,3 +113,111 @@ def test_a_file_that_is_being_edited_still_has_its_headings(home: Home) -> None:
     empty.path.mkdir()
     assert offered(empty, "users show ad") == set()
     assert offered(empty, "config rollback ") == set()
+
+
+# What a person does in each shell, and has Tab answer: `tollway users show a`.
+BASH = """{load}
+COMP_WORDS=(tollway users show a) COMP_CWORD=3
+_tollway_completion tollway
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+FISH = """{load}
+complete --do-complete 'tollway users show a'
+"""
+ZSH = """{load}
+_arguments() {{ : }}
+_describe() {{ : }}
+compadd() {{ : }}
+print -- $_comps[tollway]
+words=(tollway users show a) CURRENT=4
+functions _tollway_completion
+env _TYPER_COMPLETE_ARGS="${{words[1,$CURRENT]}}" _TOLLWAY_COMPLETE=complete_zsh tollway
+"""
+SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+LOADS = {
+    "bash": 'eval "$(tollway completion bash)"',
+    "zsh": 'eval "$(tollway completion zsh)"',
+    "fish": "tollway completion fish | source",
+}
+ALONE = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"], "fish": ["--no-config"]}
+
+
+def in_shell(home: Home, shell: str, script: str, *, rc: bool = False) -> str:
+    """Run lines in a shell that has a `tollway`; return what it wrote. `rc`: as it starts."""
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"there is no {shell} here")
+    own = home.path / "bin/tollway"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(f'#!/bin/sh\nexec {sys.executable} -m tollway.cli "$@"\n')
+    own.chmod(0o755)
+    words = (["-i"] if rc else ALONE[shell]) + ["-c", script]
+    done = subprocess.run(
+        [program, *words],
+        env={**home.env, "PATH": f"{own.parent}:{os.environ['PATH']}", "TERM": "dumb"},
+        cwd=home.path,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_completes_once_it_has_read_its_script(home: Home, shell: str) -> None:
+    """As the hint says to: in a shell without any start-up file of its own."""
+    said = in_shell(home, shell, SHELLS[shell].format(load=LOADS[shell]))
+    assert "ada" in said
+    assert "alan" in said
+    assert shell != "zsh" or said.startswith("_tollway_completion\n")  # what zsh asks at Tab
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_finds_what_was_installed(tmp_path: Path, shell: str) -> None:
+    """At its next start, and only the named shell's files are written."""
+    home = Home(tmp_path)
+    home.write(GATEWAY)
+    for words in (["completion", shell, "--install"], ["--install-completion", shell]):
+        done = home.tollway(*words)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert shell in done.stderr
+    others = {"bash": ".bashrc", "zsh": ".zshrc", "fish": ".config/fish"}
+    there = {one for one, name in others.items() if (tmp_path / name).exists()}
+    assert there == {shell}
+    if shell == "bash":  # a shell that is not at a terminal complains of that
+        said = in_shell(home, shell, BASH.format(load=". ~/.bashrc"))
+    elif shell == "zsh":
+        said = in_shell(home, shell, ZSH.format(load=". ~/.zshrc; autoload +X _tollway; _tollway"))
+    else:
+        said = in_shell(home, shell, FISH.format(load=""), rc=True)
+    assert "ada" in said
+
+
+@pytest.mark.parametrize(
+    ("shell", "own"),
+    [
+        ("bash", "complete -o default -F"),
+        ("zsh", "#compdef tollway"),
+        ("fish", "complete --command tollway"),
+        ("powershell", "Register-ArgumentCompleter"),
+        ("pwsh", "Register-ArgumentCompleter"),
+    ],
+)
+@pytest.mark.parametrize("words", [["completion"], ["--show-completion"]])
+def test_each_shell_gets_its_own_script(home: Home, words: list[str], shell: str, own: str) -> None:
+    """Whatever shell it is asked from."""
+    done = home.tollway(*words, shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert own in done.stdout
+
+
+def test_a_shell_that_is_none_is_a_usage_error(home: Home) -> None:
+    """With what was meant; PowerShell's own file is a person's to edit."""
+    done = home.tollway("completion", "fsh")
+    assert done.returncode == 2
+    assert "Did you mean `fish` or" in done.stderr
+    done = home.tollway("completion", "pwsh", "--install")
+    assert done.returncode == 2
+    assert "$PROFILE" in done.stderr

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.whole
 # Where they are run instead: these end only with their terminal, measure for seconds, or are
 # for whoever is the service manager's.
 ELSEWHERE = {
+    'eval "$(tollway completion bash)"': "tests/cli/test_complete.py",
+    "tollway completion fish | source": "tests/cli/test_complete.py",
+    "tollway completion zsh --install": "tests/cli/test_complete.py",
     "tollway service install": "tests/whole/test_docs_operations.py",
     "tollway service install --print": "tests/whole/test_docs_operations.py",
     "sudo tollway service install --system --run-as tollway": "tests/cli/test_service.py",

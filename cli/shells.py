@@ -1,0 +1,95 @@
+"""`completion`: what makes Tab complete in a shell; each shell gets its own script."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from tollway.cli.boundary import UsageProblem
+
+_PROGRAM, _VARIABLE = "tollway", "_TOLLWAY_COMPLETE"
+_HOW = {
+    "bash": 'eval "$(tollway completion bash)"',
+    "zsh": 'eval "$(tollway completion zsh)"',
+    "fish": "tollway completion fish | source",
+    "powershell": "tollway completion powershell | Out-String | Invoke-Expression",
+    "pwsh": "tollway completion pwsh | Out-String | Invoke-Expression",
+}
+
+
+class Shell(StrEnum):
+    """A shell that can complete our words."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+    PWSH = "pwsh"
+
+
+def completion(
+    shell: Annotated[
+        Shell | None,
+        typer.Argument(metavar="SHELL", help="Else the one that this runs in.", show_default=False),
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Write it where the shell looks at its start.")
+    ] = False,
+) -> None:
+    """Print what makes Tab complete words in a shell.
+
+    Commands, options and names of gateway.toml, in bash, zsh, fish and PowerShell. With --install
+    it is written where bash, zsh or fish finds it by itself.
+
+    Examples:
+        eval "$(tollway completion bash)"
+        tollway completion fish | source
+        tollway completion zsh --install
+    """
+    (_write if install else _print)(shell.value if shell else _this())
+
+
+def _print(shell: str) -> None:
+    from typer._completion_shared import get_completion_script  # noqa: PLC0415 - only here
+
+    script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)
+    if shell == "zsh":
+        # Its own command is there only once its completions are; a bare start-up file has none.
+        script = script.replace(
+            "\n\n", "\n\n(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n\n", 1
+        )
+    print(script)
+    if sys.stdout.isatty():
+        from tollway.cli import show  # noqa: PLC0415 - msgspec, for terminals alone
+
+        show.note(f"hint: `{_HOW[shell]}` puts it in use")
+
+
+def _write(shell: str) -> None:
+    if shell in (Shell.POWERSHELL, Shell.PWSH):
+        # Typer's way would let every script run unsigned from then on.
+        raise UsageProblem(
+            f"{shell} has no folder for completions", hint=f"Add `{_HOW[shell]}` to its $PROFILE"
+        )
+    from typer._completion_shared import install  # noqa: PLC0415 - only here
+
+    _, path = install(shell=shell, prog_name=_PROGRAM, complete_var=_VARIABLE)
+    print(f"Wrote {path}; {shell} completes `tollway` from its next start on", file=sys.stderr)
+
+
+def _this() -> str:
+    """Return the shell that this runs in.
+
+    Raises:
+        UsageProblem: It is none that can complete.
+    """
+    from typer._completion_shared import _get_shell_name  # noqa: PLC0415 - only here
+
+    name = _get_shell_name() or ""
+    if name not in set(Shell):
+        raise UsageProblem(
+            f"This runs in no shell that can complete{f': {name}' if name else ''}",
+            hint=f"Name one: {', '.join(Shell)}",
+        )
+    return name
