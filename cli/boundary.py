@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from tollway.cli.wrap import Piece, columns, wrapped
+from tollway.cli.wrap import Piece, room, wrapped
 from tollway.providers.errors import GatewayError
 
 ANSWER_IS_NO = 1
@@ -111,9 +111,9 @@ def show_error(message: str, hint: str = "") -> None:
 
 
 def _wrapped(line: str) -> list[str]:
-    if not sys.stderr.isatty():
+    if (width := room(sys.stderr)) is None:
         return [line]
-    lines = wrapped([Piece(line)], columns(sys.stderr.fileno()))
+    lines = wrapped([Piece(line)], width)
     return ["".join(piece.text for piece in one) for one in lines]
 
 

@@ -1,6 +1,5 @@
 """How budgets stand, in a table with bars, as CSV and as JSON."""
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import msgspec
 
 from tollway.cli import show
 from tollway.cli.control import Control
+from tollway.cli.wrap import room
 from tollway.daemon import standing
 from tollway.daemon.config.schema import Config, Raise, Scope
 from tollway.daemon.errors import DaemonUnreachable
@@ -138,7 +138,7 @@ def as_table(found: Lines) -> None:
     """Print them as a table, with bars on a wide terminal."""
     if not found.lines:
         return
-    wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
+    wide = sys.stdout.isatty() and (room(sys.stdout) or 0) >= _WIDE
     numbers = [
         show.Column(name, number=True) for name in ("limit", "spent", "held", "left", "used")
     ]

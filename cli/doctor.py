@@ -84,7 +84,7 @@ def doctor(
 
 def _print(checks: list[Check]) -> None:
     for check in checks:
-        first, *more = check.detail.splitlines() or [""]
+        first, *more = show.place(check.detail).splitlines() or [""]
         show.say(
             [show.Painted(f"{check.state:5}", _COLOURS[check.state]), f" {check.name}: {first}"]
         )

@@ -326,7 +326,7 @@ def _report(done: Written, found: Found, *, as_json: bool) -> None:
         return
     show.pairs(
         [
-            ("wrote", str(done.path)),
+            ("wrote", show.place(done.path)),
             ("callers", "only you, without a key" if done.single_user else "need a key"),
             ("providers", _block(done.providers)),
             ("models", _block(done.models)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -72,10 +73,23 @@ class Leaf(TyperCommand):
             formatter.write_paragraph()
             if head in ("Example:", "Examples:"):
                 formatter.write(f"{head}\n")
-                formatter.write("".join(f"  {line.strip()}\n" for line in rest.splitlines()))
+                for line in rest.splitlines():
+                    formatter.write(_example(line.strip(), formatter.width))
             else:
                 with formatter.indentation():
                     formatter.write_text(paragraph)
+
+
+def _example(line: str, width: int) -> str:
+    """Return an example's lines, broken where a shell reads it as one line all the same."""
+    lines = ["  "]
+    for word in re.findall(r"""(?:"[^"]*"|'[^']*'|\S)+""", line):
+        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append("      " + word)
+        else:
+            lines[-1] += f" {word}" if lines[-1].strip() else word
+    return "".join(f"{one}\n" for one in lines)
 
 
 class Table(TyperGroup):

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tollway.cli.boundary import has_colour, printable
-from tollway.cli.wrap import Piece, ascii_json, columns, is_plain, is_utf8, shares, wrapped
+from tollway.cli.wrap import Piece, ascii_json, is_plain, is_utf8, room, shares, wrapped
 from tollway.cli.wrap import cells as wide
 from tollway.providers import words
 
@@ -108,6 +108,14 @@ def duration(seconds: float | None) -> str:
     if days:
         return f"{days}d {hour}h"
     return f"{hours}h {minute:02}m" if hours else f"{minutes}m {second:02}s"
+
+
+def place(text: Path | str) -> str:
+    """Return a path, or a text with some, as a terminal shows it: "~/a". A pipe gets it whole."""
+    home = str(Path.home())
+    if home == "/" or not sys.stdout.isatty():
+        return str(text)
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}/", "~/", str(text))
 
 
 def age(then: float | None, *, now: float | None = None) -> str:
@@ -295,13 +303,12 @@ def pairs(rows: Iterable[tuple[str, Cell]]) -> None:
 
 
 def _lines(cell: Cell, stream: TextIO, *, taken: int = 0) -> list[str]:
-    """Return the lines that a stream is given; `taken` columns of a terminal are not theirs."""
-    terminal = stream.isatty()
-    colour = has_colour(terminal)
+    """Return the lines that a stream is given; `taken` of its columns are not theirs."""
+    colour = has_colour(stream.isatty())
     texts: list[Cell] = [*cell.split("\n")] if isinstance(cell, str) else [cell]
-    if not terminal:
+    width = room(stream)
+    if width is None:
         return [_drawn(one, colour=False) for one in texts]
-    room = columns(stream.fileno()) - taken
     hang = 0 if taken else None
     return [
         "".join(
@@ -309,7 +316,7 @@ def _lines(cell: Cell, stream: TextIO, *, taken: int = 0) -> list[str]:
             for piece in line
         )
         for one in texts
-        for line in wrapped(list(_pieces(one)), room, hang)
+        for line in wrapped(list(_pieces(one)), width - taken, hang)
     ]
 
 
@@ -336,11 +343,13 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[Cell]]) -> No
     terminal = sys.stdout.isatty()
     colour = has_colour(terminal)
     cells = [[_drawn(cell, colour=colour) or _NOTHING for cell in row] for row in rows]
-    if terminal:
-        _rich_table(heads, cells)
-    else:
-        for line in _plain_lines(heads, cells):
-            print(line)
+    width = room(sys.stdout)
+    if not terminal:
+        lines = list(_plain_lines(heads, cells))
+        if width is None or max(map(wide, lines)) <= width:
+            print("\n".join(lines))
+            return
+    _rich_table(heads, cells, width or 0)
 
 
 def _plain_lines(heads: list[Column], cells: list[list[str]]) -> Iterator[str]:
@@ -353,39 +362,38 @@ def _plain_lines(heads: list[Column], cells: list[list[str]]) -> Iterator[str]:
         ).rstrip()
 
 
-def _rich_table(heads: list[Column], cells: list[list[str]]) -> None:
-    # Imported for terminals alone: 0.1 s.
+def _rich_table(heads: list[Column], cells: list[list[str]], width: int) -> None:
+    # Imported for what has a width alone: 0.1 s.
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    room = columns(sys.stdout.fileno())
     plain = [[Text.from_ansi(cell).plain for cell in row] for row in cells]
-    found = _widths(heads, plain, room)
+    found = _widths(heads, plain, width)
     if found is None:
-        _blocks(heads, cells, plain, room)
+        _blocks(heads, cells, plain, width)
         return
     widths, gap = found
     drawn = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for head, width in zip(heads, widths, strict=True):
+    for head, each in zip(heads, widths, strict=True):
         drawn.add_column(
             Text(head.title),
             justify="right" if head.number else "left",
             no_wrap=head.number,
             overflow="fold",
-            width=width,
+            width=each,
         )
     for row in cells:
         drawn.add_row(*(Text.from_ansi(cell) for cell in row))
     Console(
         highlight=False,
-        width=room,
+        width=width,
         # Rich keeps bold under NO_COLOR; what was asked for is text.
-        color_system="auto" if has_colour(True) else None,
+        color_system="auto" if has_colour(sys.stdout.isatty()) else None,
     ).print(drawn)
 
 
-def _widths(heads: list[Column], rows: list[list[str]], room: int) -> tuple[list[int], int] | None:
+def _widths(heads: list[Column], rows: list[list[str]], width: int) -> tuple[list[int], int] | None:
     """Return how wide a terminal's columns are and the blanks between them; None: too many."""
     needed, least = [], []
     for at, head in enumerate(heads):
@@ -396,26 +404,28 @@ def _widths(heads: list[Column], rows: list[list[str]], room: int) -> tuple[list
         needed.append(most)
         least.append(most if head.number else min(_LONG_WORD, max(words, default=0)))
     gaps = len(heads) - 1
-    gap = 2 if sum(least) + 2 * gaps <= room else 1
-    if sum(least) + gap * gaps > room:
+    gap = 2 if sum(least) + 2 * gaps <= width else 1
+    if sum(least) + gap * gaps > width:
         return None
-    return shares(needed, least, room - gap * gaps), gap
+    return shares(needed, least, width - gap * gaps), gap
 
 
-def _blocks(heads: list[Column], cells: list[list[str]], plain: list[list[str]], room: int) -> None:
+def _blocks(
+    heads: list[Column], cells: list[list[str]], plain: list[list[str]], width: int
+) -> None:
     """Print each row as a block of names and values, where a table's columns would be cut."""
-    width = max(wide(head.title) for head in heads)
+    left = max(wide(head.title) for head in heads)
     for row, texts in zip(cells, plain, strict=True):
         for at, (head, cell, text) in enumerate(zip(heads, row, texts, strict=True)):
             if at and text.strip() in ("", _NOTHING):
                 continue
-            title = f"{'  ' if at else ''}{head.title.ljust(width if at else width + 2)}  "
+            title = f"{'  ' if at else ''}{head.title.ljust(left if at else left + 2)}  "
             title = title if title.strip() else ""
-            if wide(title) + wide(text) <= room and "\n" not in text:
+            if wide(title) + wide(text) <= width and "\n" not in text:
                 print(f"{title}{cell}")
                 continue
             pieces = (Piece(line) for line in text.split("\n"))
-            lines = [line for one in pieces for line in wrapped([one], room - wide(title), 0)]
+            lines = [line for one in pieces for line in wrapped([one], width - wide(title), 0)]
             for number, line in enumerate(lines):
                 head_of = title if not number else " " * wide(title)
                 print(head_of + "".join(piece.text for piece in line))

@@ -1,6 +1,5 @@
 """A spend report for people: a table with what stands beside it, and a Markdown document."""
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 from tollway.cli import show
 from tollway.cli.budget_table import Line
 from tollway.cli.spend_report import Report, change_of, elsewhere, part_of, share_of, tokens_of
+from tollway.cli.wrap import room
 from tollway.daemon.commitments import Standing
 from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.spend import SpendRow
@@ -37,11 +37,11 @@ def as_table(report: Report) -> None:
         _beside(report)
         return
     terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else _UNLIMITED
+    width = room(sys.stdout) or _UNLIMITED
     bars = terminal and width >= _BARS
     # Names want room: each further one sends the least of the amounts away earlier.
-    room = width - _NAME * (len(report.by) - 1)
-    shown = [one for one in fields(report) if one.least <= room]
+    least = width - _NAME * (len(report.by) - 1)
+    shown = [one for one in fields(report) if one.least <= least]
     # On paper a column of dashes is noise; in a pipe columns stay where they are.
     noted = not terminal or any(map(notes, report.all_rows)) or bool(report.idle)
     columns = [show.Column(name) for name in report.by]
@@ -166,8 +166,8 @@ def sparkline(report: Report) -> str:
     days = report.beside.days
     if len(days) < 2 or not any(days.values()) or not sys.stderr.isatty():
         return ""
-    room = max(10, shutil.get_terminal_size().columns - 26)
-    each = -(-len(days) // room)  # days to a bar, where a bar for each does not fit
+    most = max(10, (room(sys.stderr) or _UNLIMITED) - 26)
+    each = -(-len(days) // most)  # days to a bar, where a bar for each does not fit
     values = list(days.values())
     bars = [sum(values[at : at + each]) for at in range(0, len(values), each)]
     first, last = next(iter(days)), next(reversed(days))

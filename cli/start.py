@@ -104,8 +104,8 @@ def _show(started: Started) -> None:
         [
             ("url", started.url),
             ("pid", str(started.pid)),
-            ("config", str(started.config)),
-            ("log", str(started.log)),
+            ("config", show.place(started.config)),
+            ("log", show.place(started.log)),
         ]
     )
 

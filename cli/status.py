@@ -139,9 +139,9 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         [
             ("daemon", f"{now.version}, pid {now.pid}, up {show.duration(now.uptime_s)}{drains}"),
             ("url", now.url),
-            ("config", now.config.path),
+            ("config", show.place(now.config.path)),
             ("", [_state(now.config), f", loaded {show.age(now.config.loaded_at)}"]),
-            ("ledger", f"{now.ledger.path}{_ledger(now.ledger)}"),
+            ("ledger", f"{show.place(now.ledger.path)}{_ledger(now.ledger)}"),
             ("calls", _calls(now.calls)),
             ("last minute", _minute(now.calls)),
             ("clients", show.counted(now.connections, "connection")),

@@ -1,7 +1,6 @@
 """`top`: what happens now, live."""
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from tollway.cli.boundary import UsageProblem, has_colour
 from tollway.cli.control import Control, convert, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.top_data import Live, Speed
+from tollway.cli.wrap import room
 from tollway.providers.errors import GatewayError
 
 _LIVE = "/control/live"
@@ -71,7 +71,7 @@ def _moment(control: Control) -> None:
     speed = Speed()
     speed.add(now)
     terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else _PIPED_COLUMNS
+    width = room(sys.stdout) or _PIPED_COLUMNS
     view = View(width, _NO_LINES, has_colour(terminal), _has_blocks())
     lines = draw(now, speed.of(now), Choices(), view)[:-1]
     print("\n".join(lines).rstrip())

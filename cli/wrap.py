@@ -8,7 +8,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 # How an ASCII terminal reads what the program itself writes; anything else is spelt out.
 _SPELLED = {
@@ -82,6 +82,17 @@ def ascii_json(text: str) -> str:
 # --- widths -------------------------------------------------------------------------------------
 
 
+def room(stream: TextIO) -> int | None:
+    """Return how many columns the lines of a stream may take; None for as many as they need.
+
+    A pipe has no width, so that programs read whole lines there; $COLUMNS gives it one.
+    """
+    said = os.environ.get("COLUMNS", "")
+    if stream.isatty():
+        return columns(stream.fileno())
+    return int(said) if said.isdecimal() and int(said) else None
+
+
 def columns(fd: int) -> int:
     """Return how many columns a terminal has; $COLUMNS says otherwise."""
     try:
@@ -97,9 +108,11 @@ def columns(fd: int) -> int:
 
 
 def cells(text: str) -> int:
-    """Return how many columns a text takes."""
+    """Return how many columns a text takes, spelt out where the person's locale is ASCII."""
     if text.isascii():
         return len(text)
+    if is_plain():
+        return sum(len(_SPELLED.get(one) or _escaped(one)) if one > "\x7f" else 1 for one in text)
     return sum(
         0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
         for one in text
@@ -110,7 +123,7 @@ def wrapped(line: Sequence[Piece], width: int, hang: int | None = None) -> list[
     """Return a line as lines of at most `width` columns, broken at blanks.
 
     Those behind the first begin with `hang` blanks; without it, with two more than the first.
-    A word that is wider than a line stands alone on one.
+    A word that is wider than a line is broken too, behind a mark such as `/` where it has one.
     """
     text = "".join(piece.text for piece in line)
     if width < _NARROWEST or cells(text) <= width:
@@ -125,16 +138,54 @@ def wrapped(line: Sequence[Piece], width: int, hang: int | None = None) -> list[
         if word[0].text.isspace():
             blank += size
             if not taken:  # the first line's own indentation
-                lines[-1] += word
-                taken, blank = size, 0
+                lines[-1] += [Piece(" " * min(size, hang))]
+                taken, blank = min(size, hang), 0
             continue
-        if taken > (hang if len(lines) > 1 else 0) and taken + blank + size > width:
+        begun = taken > (hang if len(lines) > 1 else 0)
+        # What must be broken anyway begins where it stands, if that is not near the end.
+        wide = size > width - hang and taken + blank <= width // 2
+        if begun and taken + blank + size > width and not wide:
             lines.append([Piece(" " * hang)])
             taken, blank = hang, 0
-        lines[-1] += [Piece(" " * blank), *word] if blank else word
-        taken += blank + size
+        if blank:
+            lines[-1].append(Piece(" " * blank))
+        taken += blank
         blank = 0
+        for number, part in enumerate(_parts(word, width - taken, width - hang)):
+            if number:
+                lines.append([Piece(" " * hang)])
+                taken = hang
+            lines[-1] += part
+            taken += sum(cells(piece.text) for piece in part)
     return lines
+
+
+def _parts(word: Sequence[Piece], first: int, room: int) -> Iterator[list[Piece]]:
+    """Yield a word in parts of at most `first` columns, then of at most `room`."""
+    rest = list(word)
+    while sum(cells(piece.text) for piece in rest) > first:
+        at = _break("".join(piece.text for piece in rest), first)
+        part: list[Piece] = []
+        while at >= len(rest[0].text):
+            part.append(rest.pop(0))
+            at -= len(part[-1].text)
+        if at:
+            part.append(Piece(rest[0].text[:at], rest[0].colour))
+            rest[0] = Piece(rest[0].text[at:].lstrip(), rest[0].colour)
+        yield part
+        first = room
+    yield rest
+
+
+def _break(text: str, width: int) -> int:
+    """Return where a text is broken, so that what stands before takes at most `width` columns."""
+    most = 1
+    while cells(text[: most + 1]) <= width:
+        most += 1
+    for mark, least in ((r"\s", most // 4), (r"[/\\]", most // 4), (r"[-_.,:;=&?@]", most // 2)):
+        if (found := list(re.finditer(mark, text[:most]))) and found[-1].end() > least:
+            return found[-1].end()
+    return most
 
 
 def _words(line: Sequence[Piece]) -> Iterator[list[Piece]]:

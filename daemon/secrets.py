@@ -93,7 +93,7 @@ def resolve(ref: SecretRef, *, base: Path, wait_s: float = WAIT_S) -> Secret:
     if place == "env":
         value = os.environ.get(name)
         hint = (
-            f"set it where the daemon is started, or run `tollway secrets set {name}` and write"
+            f"Set it where the daemon is started, or run `tollway secrets set {name}` and write"
             f' `api_key = "keyring:{name}"`'
         )
         missing = f"The environment variable `{name}` is not set"

@@ -144,6 +144,20 @@ def test_colour_is_for_terminals_that_want_it() -> None:
     assert "\x1b" not in on_a_terminal(code, NO_COLOR="1")
 
 
+def test_the_home_folder_is_short_at_a_terminal_alone(tmp_path: Path) -> None:
+    """A program that reads a path cannot be asked to know whose `~` it is."""
+    code = "show.say(show.place('/home/ann/a.toml')); show.say(show.place('/home/anna/a.toml'))"
+    assert on_a_terminal(code, HOME="/home/ann").split() == ["~/a.toml", "/home/anna/a.toml"]
+    piped = subprocess.run(
+        [sys.executable, "-c", f"from tollway.cli import show\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HOME": "/home/ann"},
+    )
+    assert piped.stdout.split() == ["/home/ann/a.toml", "/home/anna/a.toml"]
+
+
 def test_json_has_stable_names_and_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
     """Structs keep their field names; paths and amounts are values that JSON has."""
 

@@ -2,7 +2,6 @@
 
 import os
 import pty
-import re
 import subprocess
 import sys
 
@@ -24,18 +23,49 @@ def plain(lines: list[list[Piece]]) -> list[str]:
     parts=st.lists(st.tuples(TEXT, st.sampled_from(["", "31"])), max_size=4),
     width=st.integers(24, 60),
 )
-def test_a_line_is_broken_at_blanks_alone(parts: list[tuple[str, str]], width: int) -> None:
-    """No word is lost, changed or recoloured, and only a word alone is wider than the terminal."""
+def test_no_line_is_wider_than_the_terminal(parts: list[tuple[str, str]], width: int) -> None:
+    """Nothing is lost, changed or recoloured."""
     line = [Piece(text, colour) for text, colour in parts]
     lines = wrapped(line, width)
     text = "".join(piece.text for piece in line)
-    assert " ".join(plain(lines)).split() == text.split()
-    for one in plain(lines)[1:]:
-        words = re.findall(r"(?:`[^`]*`|[^\s`]|`)+", one)
-        assert cells(one) <= width or len(words) == 1 or "`" in one
+    assert "".join("".join(plain(lines)).split()) == "".join(text.split())
+    assert all(cells(one) <= width for one in plain(lines))
     coloured = "".join(one.text for each in lines for one in each if one.colour)
     wanted = "".join(text for text, colour in parts if colour)
     assert "".join(coloured.split()) == "".join(wanted.split())
+
+
+@given(words=st.lists(st.text("ab`é中", min_size=1, max_size=20), max_size=9))
+def test_a_line_is_broken_at_blanks_alone_where_its_words_fit(words: list[str]) -> None:
+    """So that what is copied is whole."""
+    lines = wrapped([Piece(" ".join(words))], 60)
+    assert " ".join(plain(lines)).split() == " ".join(words).split()
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "config  /home/alexandra/projects/gateway/tollway.toml",
+            ["config  /home/alexandra/", "  projects/gateway/tollway.toml"],
+        ),
+        ("x" * 40, ["x" * 32, "  " + "x" * 8]),
+        (
+            "hint: `pip install --extra-index-url https://a.test/b tollway` does",
+            ["hint: `pip install --extra-", "  index-url https://a.test/b ", "  tollway` does"],
+        ),
+    ],
+)
+def test_what_is_wider_than_a_line_is_broken_behind_a_mark(text: str, lines: list[str]) -> None:
+    """A path between its folders, a command between its words, anything else where it must."""
+    assert plain(wrapped([Piece(text)], 32)) == lines
+
+
+def test_what_an_ascii_terminal_spells_out_is_counted_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is measured as it will stand there."""
+    assert cells("José…") == 5
+    monkeypatch.setenv("LC_ALL", "C")
+    assert cells("José…") == len("Jos\\u00e9...")
 
 
 def test_what_goes_on_is_set_in() -> None:
