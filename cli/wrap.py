@@ -172,6 +172,7 @@ def _parts(word: Sequence[Piece], first: int, room: int) -> Iterator[list[Piece]
         if at:
             part.append(Piece(rest[0].text[:at], rest[0].colour))
             rest[0] = Piece(rest[0].text[at:].lstrip(), rest[0].colour)
+        part[-1] = Piece(part[-1].text.rstrip(), part[-1].colour)
         yield part
         first = room
     yield rest

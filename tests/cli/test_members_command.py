@@ -97,7 +97,7 @@ def test_what_cannot_be_meant_exits_with_two_and_unknown_names_with_one(home: Ho
     assert "a rolling span" in said
     assert "letters, digits" in refused(home, "users", "create", "x/y", code=2)
     said = refused(home, "users", "create", "x", "--team", "mll")
-    assert "Did you mean ml?; `tollway teams create mll` makes it" in said
+    assert "Did you mean ml? `tollway teams create mll` makes it" in said
     assert "There is no group `g`" in refused(home, "teams", "set", "ml", "--group", "g")
     assert "Nothing to change" in refused(home, "teams", "set", "ml", code=2)
     said = refused(home, "teams", "set", "ml", "--budget", "1/day", "--no-budget", code=2)

@@ -52,7 +52,7 @@ def test_a_line_is_broken_at_blanks_alone_where_its_words_fit(words: list[str]) 
         ("x" * 40, ["x" * 32, "  " + "x" * 8]),
         (
             "hint: `pip install --extra-index-url https://a.test/b tollway` does",
-            ["hint: `pip install --extra-", "  index-url https://a.test/b ", "  tollway` does"],
+            ["hint: `pip install", "  --extra-index-url", "  https://a.test/b tollway` does"],
         ),
     ],
 )
