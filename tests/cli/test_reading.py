@@ -134,7 +134,8 @@ NOT_READING = {
     "groups create", "groups set", "groups remove", "providers add", "providers remove",
     "models add", "models pull", "models load", "models bench", "models import-llama-swap",
     "models unload", "models remove", "routes add", "routes remove", "run", "chat",
-    "prices update", "bench", "ledger settle", "ledger export", "ledger backup", "ledger vacuum",
+    "prices update", "prices set", "prices unset", "bench", "ledger settle",
+    "ledger export", "ledger backup", "ledger vacuum",
 }  # fmt: skip
 BOXES = re.compile("[\u2500-\u259f\u2800-\u28ff]")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
