@@ -16,6 +16,7 @@ from tollway.providers.errors import (
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.connection import Connection
 from tollway.providers.http.dial import dial
+from tollway.providers.http.names import Names
 from tollway.providers.http.route import Route, head, route
 from tollway.providers.http.tls import Contexts
 from tollway.providers.transport import Request
@@ -37,6 +38,7 @@ class HttpTransport:
         self._open: set[Connection] = set()
         self._dialling: set[asyncio.Timeout] = set()
         self._contexts = Contexts()
+        self._names = Names()
         self._closed = False
         self._emptied: asyncio.Event = asyncio.Event()
 
@@ -93,6 +95,7 @@ class HttpTransport:
             connection.end(
                 UpstreamBroke(f"The gateway closed its connection to {connection.place}")
             )
+        await self._names.close()
         while self._open or self._dialling:
             self._emptied.clear()
             await self._emptied.wait()
@@ -145,7 +148,7 @@ class HttpTransport:
         self._dialling.add(limit)
         try:
             async with limit:
-                connection = await dial(to, tls, lambda: Connection(loop, to, self))
+                connection = await dial(to, self._names, tls, lambda: Connection(loop, to, self))
         except TimeoutError as fault:
             if self._closed:
                 raise UpstreamUnreachable(

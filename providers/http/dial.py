@@ -11,22 +11,20 @@ import socket
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
-from itertools import chain, zip_longest
-from typing import Any
 
 from tollway.providers.errors import UpstreamUnreachable
 from tollway.providers.http.connection import Connection
+from tollway.providers.http.names import Address, Names
 from tollway.providers.http.route import Place, Route
 
 _STAGGER_S = 0.25  # RFC 8305: how long one address has before the next is tried beside it
 _TUNNEL_HEAD_LIMIT = 16 * 1024
 _HANDSHAKE_S = 3600  # never reached: `connect_s` ends a handshake, asyncio's 60 s must not
 
-# (family, type, protocol, canonical name, address), as getaddrinfo has it
-Address = tuple[int, int, int, str, tuple[Any, ...]]
 
-
-async def dial(to: Route, tls: ssl.SSLContext | None, make: Callable[[], Connection]) -> Connection:
+async def dial(
+    to: Route, names: Names, tls: ssl.SSLContext | None, make: Callable[[], Connection]
+) -> Connection:
     """Return an open connection. Cancelling it, or its failure, leaves nothing open.
 
     Raises:
@@ -36,7 +34,7 @@ async def dial(to: Route, tls: ssl.SSLContext | None, make: Callable[[], Connect
     first = to.proxy or to.place
     shown = first.name if to.proxy is None else f"The proxy {first.name}"
     try:
-        sock = await _connect(loop, first, shown)
+        sock = await _connect(loop, names, first, shown)
         if tls is None:
             return (await loop.create_connection(make, sock=sock))[1]
         if to.proxy is not None:
@@ -61,10 +59,12 @@ async def dial(to: Route, tls: ssl.SSLContext | None, make: Callable[[], Connect
         raise UpstreamUnreachable(f"{to.place.name} closed the connection{during}") from fault
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, to: Place, shown: str) -> socket.socket:
+async def _connect(
+    loop: asyncio.AbstractEventLoop, names: Names, to: Place, shown: str
+) -> socket.socket:
     """Return a connected socket."""
     try:
-        infos = await _addresses(loop, to)
+        infos = await names.find(to)
     except OSError as fault:
         why = (fault.strerror or "unknown reason").lower()
         raise UpstreamUnreachable(
@@ -79,19 +79,6 @@ async def _connect(loop: asyncio.AbstractEventLoop, to: Place, shown: str) -> so
     except OSError as fault:
         why = (fault.strerror or "unknown reason").lower()
         raise UpstreamUnreachable(f"{shown} cannot be reached: {why}") from fault
-
-
-async def _addresses(loop: asyncio.AbstractEventLoop, to: Place) -> list[Address]:
-    """Return a place's addresses, IPv6 and IPv4 by turns, in the resolver's order."""
-    try:  # an address needs no resolver, and so no thread
-        found = socket.getaddrinfo(
-            to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
-    except socket.gaierror:
-        found = await loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
-    ours = [info for info in found if info[0] == found[0][0]]
-    others = [info for info in found if info[0] != found[0][0]]
-    return [info for info in chain(*zip_longest(ours, others)) if info]
 
 
 async def first_connected(loop: asyncio.AbstractEventLoop, infos: list[Address]) -> socket.socket:

@@ -30,7 +30,8 @@ from tollway.providers.errors import (
     UpstreamUnreachable,
 )
 from tollway.providers.http.client import HttpTransport
-from tollway.providers.http.dial import Address, first_connected
+from tollway.providers.http.dial import first_connected
+from tollway.providers.http.names import Address
 from tollway.providers.transport import Progress, Request, Timeouts
 
 NO_CONNECT = Timeouts(connect_s=0.05, first_s=30.0, idle_s=30.0)
