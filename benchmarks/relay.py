@@ -1,6 +1,6 @@
 """What the gateway's own code costs for each event that it passes on: microseconds of CPU.
 
-    python benchmarks/relay.py [--events 2000] [--rounds 7]
+    python benchmarks/relay.py [--events 2000] [--rounds 7] [--streams 1,500]
 
 From the bytes that the loop hands over to the bytes that it is given back, in one process: no
 network, no kernel and no event loop's work, which `gateway.py` has beside it. The answers are the
@@ -9,6 +9,7 @@ longest recorded ones of each dialect, in chunks of an event each, as providers 
 
 import argparse
 import asyncio
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -100,24 +101,29 @@ def pieces(dialect: str, client: Transport) -> tuple[Connection, HttpAnswer, Any
     return connection, answer, relay
 
 
-async def measured(dialect: str, count: int, rounds: int) -> float:
-    """Return the microseconds of an event, in the best round."""
-    client = Transport()
-    connection, answer, relay = pieces(dialect, client)
-    connection.data_received(HEAD)
-    task = asyncio.ensure_future(receive._each(answer, relay.feed))
-    await asyncio.sleep(0)
+async def measured(dialect: str, count: int, rounds: int, streams: int) -> float:
+    """Return the microseconds of an event, in the best round; streams take turns."""
     chunks = [b"%x\r\n%s\r\n" % (len(event), event) for event in typical(dialect, count)]
-    connection.data_received(chunks[0])
+    client = Transport()
+    connections, tasks = [], []
+    for _ in range(streams):
+        connection, answer, relay = pieces(dialect, client)
+        connection.data_received(HEAD)
+        tasks.append(asyncio.ensure_future(receive._each(answer, relay.feed)))
+        await asyncio.sleep(0)
+        connection.data_received(chunks[0])
+        connections.append(connection)
     await asyncio.sleep(0)
     best = float("inf")
     for _ in range(rounds):
+        turns = itertools.cycle(connections)
         before = time.process_time_ns()
         for chunk in chunks:
-            connection.data_received(chunk)
+            next(turns).data_received(chunk)
         best = min(best, (time.process_time_ns() - before) / count / 1000)
     assert client.size > rounds * sum(map(len, chunks)) * 0.9, "it was not passed on"
-    task.cancel()
+    for task in tasks:
+        task.cancel()
     return best
 
 
@@ -126,10 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--streams", default="1,500", help="how many take turns")
     asked = parser.parse_args()
-    for dialect in TYPICAL:
-        each = uvloop.run(measured(dialect, asked.events, asked.rounds))
-        print(f"{dialect:20} {each:6.2f} us an event")
+    for streams in map(int, asked.streams.split(",")):
+        for dialect in TYPICAL:
+            each = uvloop.run(measured(dialect, asked.events, asked.rounds, streams))
+            print(f"{streams:4} streams, {dialect:20} {each:6.2f} us an event")
 
 
 if __name__ == "__main__":
