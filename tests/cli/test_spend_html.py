@@ -214,9 +214,13 @@ def unfilter(kind: int, line: bytearray, above: bytearray, size: int) -> None:
         line[at] = (line[at] + guess) & 255
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        *(("light", 1200), ("dark", 390)),
+        *(pytest.param(*one, marks=pytest.mark.long) for one in (("light", 390), ("dark", 1200))),
+    ],
+)
 def test_a_browser_draws_it(
     home: Home, browser: list[str], tmp_path: Path, width: int, scheme: str
 ) -> None:
