@@ -20,7 +20,7 @@ from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules, copy_least
 from tollway.providers.llamacpp.samplers import Chain, Samplers
 from tollway.providers.llamacpp.template import CHATML, ChatTemplate
-from tollway.providers.llamacpp.threads import Threads
+from tollway.providers.llamacpp.threads import ThreadsBySize
 
 # Tokens read in a step. It bounds how long a cancelled call still computes: about 0.3 s on two
 # slow cores with a small model. A GPU reads the larger number in less time.
@@ -84,7 +84,7 @@ class LlamaCpp:
         self._batch = llama.llama_batch_init(self._room, 0, 1)
         self._samplers = Samplers(llama, self._vocab, self.vocabulary, _threads())
         # A GPU's threads only hand work over: there is nothing to find out.
-        self._threads = Threads(_threads()) if not self.gpu_layers else None
+        self._threads = ThreadsBySize(_threads()) if not self.gpu_layers else None
         self._used_threads = 0
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
@@ -168,7 +168,7 @@ class LlamaCpp:
                 )
         rows = self._fill(pieces)
         if self._threads:
-            self._use_threads(self._threads.begin((len(pieces), count)))
+            self._use_threads(self._threads.begin(len(pieces), count))
         began = time.perf_counter()
         code = self._llama.llama_decode(self._context, self._batch)
         self._llama.llama_synchronize(self._context)  # on a GPU, decode only queues the work

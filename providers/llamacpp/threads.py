@@ -7,6 +7,7 @@ ENOUGH = 2  # of each, where the rival's quickest is slower than the slowest of 
 BETTER = 0.9  # the rival must need less than this part of the time
 WAIT_LEAST, WAIT_MOST = 16, 256  # steps from one trial to the next; a slow one counts for more
 STEP_S = 0.02
+READING = 32  # tokens; a step of so many takes as long as it has tokens
 SLOW, SLOW_STEPS = 2.0, 4  # so many steps in a row this much slower than usual: try at once
 STRANGE_MOST = 6  # steps of other shapes, after which a trial is given up
 
@@ -53,18 +54,18 @@ class Threads:
         self._step = shape, chosen
         return self._choices[chosen]
 
-    def took(self, seconds: float) -> None:
-        """Take note of how long the step took that was begun last."""
+    def took(self, seconds: float, work: int = 1) -> None:
+        """Take note of how long the step took that was begun last; shapes compare it by `work`."""
         shape, chosen = self._step
         if self._shape is None:
             self._rest -= max(1.0, seconds / STEP_S)
-            self._look(shape, seconds)
+            self._look(shape, seconds / work)
         elif shape != self._shape:
             self._strange += 1
             if self._strange >= STRANGE_MOST:
                 self._end_trial(WAIT_LEAST)
         else:
-            self._taken[chosen].append(seconds)
+            self._taken[chosen].append(seconds / work)
             if all(len(each) == SAMPLES for each in self._taken.values()) or self._hopeless():
                 self._decide()
 
@@ -107,3 +108,32 @@ class Threads:
         self._shape, self._slow = None, 0
         self._wait = wait
         self._rest = float(wait)
+
+
+class ThreadsBySize:
+    """As many threads as are quickest for steps of each size, found for each by itself.
+
+    One answer's token waits for memory, so a second thread is only one more to wait for; a prompt
+    is computing, and twice the threads read it in half the time. Prompts of all lengths compare by
+    their tokens.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._sizes: dict[int, Threads] = {}
+        self._now: tuple[Threads, int] = (Threads(most), 1)
+
+    def begin(self, pieces: int, tokens: int) -> int:
+        """Return how many threads the step should have that takes so many tokens of sequences."""
+        reads = tokens >= READING
+        size = 0 if reads else tokens.bit_length()
+        threads = self._sizes.get(size)
+        if threads is None:
+            threads = self._sizes[size] = Threads(self._most)
+        self._now = threads, tokens if reads else 1
+        return threads.begin("read" if reads else (pieces, tokens))
+
+    def took(self, seconds: float) -> None:
+        """Take note of how long the step took that was begun last."""
+        threads, work = self._now
+        threads.took(seconds, work)

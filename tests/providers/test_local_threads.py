@@ -1,6 +1,7 @@
 """How many threads compute: found by trying, and without changing a bit of any answer."""
 
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,13 @@ from gguf_files import real_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.providers.llamacpp.threads import ENOUGH, SAMPLES, WAIT_MOST, Threads
+from tollway.providers.llamacpp.threads import (
+    ENOUGH,
+    SAMPLES,
+    WAIT_MOST,
+    Threads,
+    ThreadsBySize,
+)
 
 Cost = Callable[[int], float]
 
@@ -94,6 +101,34 @@ def test_different_steps_are_not_compared(shapes: list[str]) -> None:
         threads.begin(shape)
         threads.took(0.001 * (1 + ord(shape) % 7) ** 3)
     assert threads.usual == 4
+
+
+def test_each_size_of_step_has_its_own_number() -> None:
+    """A lone answer that is quickest with one thread does not make prompts be read with one."""
+    threads = ThreadsBySize(4)
+    used: dict[str, list[int]] = {"alone": [], "eight": [], "prompt": []}
+
+    def step(kind: str, pieces: int, tokens: int, cost: Cost) -> None:
+        used[kind].append(threads.begin(pieces, tokens))
+        threads.took(tokens * cost(used[kind][-1]))
+
+    for number in range(600):
+        step("alone", 1, 1, crowded)
+        step("eight", 8, 8, quiet)
+        length = 40 + number * 37 % 400  # prompts are of all lengths
+        step("prompt", 1, length, quiet)
+    usual = {kind: statistics.mode(each[-100:]) for kind, each in used.items()}
+    assert usual == {"alone": 1, "eight": 4, "prompt": 4}
+
+
+def test_prompts_of_all_lengths_get_fewer_threads_on_a_crowded_machine() -> None:
+    """They compare by their tokens: hardly two have the same length."""
+    threads = ThreadsBySize(4)
+    for number in range(400):
+        length = 40 + number * 37 % 400
+        used = threads.begin(1, length)
+        threads.took(length * crowded(used))
+    assert used == 1
 
 
 SCRIPT = """
