@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -21,17 +22,23 @@ from tollway.cli.control import Control, convert, load_config
 from tollway.cli.edits import warn
 from tollway.cli.options import ConfigFile
 from tollway.cli.run_child import child, signals_held
-from tollway.cli.run_env import CLAUDE, CODEX, Gateway, agent_of, launch
+from tollway.cli.run_env import CLAUDE, CODEX, KEY, Gateway, agent_of, launch
 from tollway.cli.run_gemini import agent_settings
 from tollway.cli.run_place import place
 from tollway.cli.start import ensure_up
 from tollway.daemon.config import shown, units
 from tollway.daemon.config.check import tag_value_wrong, tag_wrong
 from tollway.daemon.config.schema import Config
+from tollway.daemon.errors import DaemonUnreachable
 from tollway.providers.catalog import KINDS
 from tollway.providers.errors import GatewayError
 
-_BEAT_S = 0.5  # after a restart the daemon learns of the run that much later
+_BEAT_S = 0.5  # after a daemon's death the next one learns of the run that much later
+# By which the daemon tells a run that it does not know yet from any other key.
+_SECRET = "tw-run-"  # noqa: S105 - what follows it is the secret
+# For a restart that the run's end falls into: no daemon answers for a moment.
+_END_WITHIN_S = 3.0
+_AGAIN_S = 0.1
 _DIALECTS = {CLAUDE: "anthropic_messages", CODEX: "openai_responses"}
 
 Command = Annotated[
@@ -62,6 +69,7 @@ class Ended(msgspec.Struct):
     refusal: str
     budget_nanousd: int | None
     left_nanousd: int | None
+    spent: bool = False  # its budget had no room for a call
 
 
 class Session:
@@ -71,7 +79,7 @@ class Session:
         self, control: Control, key: str | None, tags: dict[str, str], budget: int | None
     ) -> None:
         self.id = f"{datetime.now(UTC):%y%m%d}-{secrets.token_hex(4)}"
-        self.secret = f"tw-{secrets.token_hex(32)}"
+        self.secret = f"{_SECRET}{secrets.token_hex(32)}"
         self._control = control
         digest = sha256(self.secret.encode()).hexdigest()
         said = {"id": self.id, "hash": f"sha256:{digest}", "key": key, "tags": tags}
@@ -96,9 +104,16 @@ class Session:
         Raises:
             GatewayError: The daemon does not answer, or does not know of it.
         """
-        self.beat()  # a daemon that began since the last one does not know of it yet
-        answer = self._control.post(f"/control/runs/{self.id}/end", timeout_s=30)
-        return convert(answer, Ended)
+        gives_up_s = time.monotonic() + _END_WITHIN_S
+        while True:
+            self.beat()  # a daemon that began since the last one may not know of it yet
+            try:
+                answer = self._control.post(f"/control/runs/{self.id}/end", timeout_s=30)
+                return convert(answer, Ended)
+            except DaemonUnreachable:
+                if time.monotonic() >= gives_up_s:
+                    raise
+            time.sleep(_AGAIN_S)
 
 
 _ModelOption = Annotated[
@@ -175,6 +190,8 @@ def run(  # noqa: PLR0913 - an argument is an option
         session.keep()
         try:
             _begun(session, tags, cap)
+            if key is None:
+                _not_used(os.environ.get(KEY, ""), single_user=loaded.server.single_user)
             code = child(program, made.words, made.env | more, session.beat, _BEAT_S)
         finally:
             _report(session)
@@ -232,6 +249,18 @@ def _begun(session: Session, tags: dict[str, str], cap: int | None) -> None:
     show.note(show.Painted(f"tollway: {' · '.join(facts)}", "dim"))
 
 
+def _not_used(secret: str, *, single_user: bool) -> None:
+    """Say of a key in the environment, which a person may have meant, that it is not this run's."""
+    if secret.startswith(_SECRET):
+        what = f"${KEY} is of the run around this one, whose budget does not count this run"
+    elif single_user:
+        what = f"${KEY} is not used: this gateway has no keys"
+    else:
+        what = f"${KEY} is not used: this run is the owner's; `--as NAME` bills it to a key"
+    if secret:
+        show.note(show.Painted(f"tollway: {what}", "dim"))
+
+
 def _report(session: Session) -> None:
     """End the run and say what it came to; the program's exit code stands whatever happens."""
     try:
@@ -254,8 +283,8 @@ def summary(ended: Ended) -> Iterator[show.Cell]:
     tokens_out = sum(one.output_tokens for one in ended.targets)
     facts = [show.money(ended.cost_nanousd), show.counted(calls, "call")]
     facts.append(f"{show.counted_short(tokens_in, 'token')} in, {show.tokens(tokens_out)} out")
-    if ended.left_nanousd is not None:
-        facts.append(f"{show.money(ended.left_nanousd)} of {show.money(ended.budget_nanousd)} left")
+    if ended.budget_nanousd is not None:
+        facts.append(_budget(ended, ended.budget_nanousd))
     yield f"tollway: {' · '.join(facts)}"
     width = max((len(one.target) for one in ended.targets), default=0)
     for one in ended.targets:
@@ -267,6 +296,12 @@ def summary(ended: Ended) -> Iterator[show.Cell]:
         refused = show.counted(ended.refused, "call was", "calls were")
         what = f": {refused} refused or failed; the last one: {ended.refusal}"
         yield [show.Painted("warning", "yellow"), what]
+
+
+def _budget(ended: Ended, cap: int) -> str:
+    if ended.spent:
+        return f"budget reached: {show.money(ended.cost_nanousd)} of {show.money(cap)}"
+    return f"{show.money(ended.left_nanousd)} of {show.money(cap)} left"
 
 
 def _line(one: Line) -> str:

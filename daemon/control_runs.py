@@ -9,9 +9,10 @@ from aiohttp import web
 from tollway.daemon.config.shown import meant
 from tollway.daemon.errors import NotFound
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.gate.send import Exchange
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.tagged import Used, used
-from tollway.daemon.runs import Asked, Run
+from tollway.daemon.runs import Asked, Run, run_of
 from tollway.daemon.state import CONTROL, DAEMON, Daemon
 from tollway.providers.errors import RequestInvalid
 from tollway.providers.money import cost
@@ -59,6 +60,7 @@ class Ended(msgspec.Struct, frozen=True):
     refusal: str  # what was said of the last refused one
     budget_nanousd: int | None
     left_nanousd: int | None
+    spent: bool  # its own budget had no room for a call
 
 
 async def keep(request: web.Request) -> web.Response:
@@ -78,9 +80,13 @@ async def keep(request: web.Request) -> web.Response:
             f"There is no key `{asked.key}` that works{meant(asked.key, ring.callers)}",
             hint="`tollway keys list` shows them",
         )
-    run, new = daemon.runs.put(asked)
-    if new:
+    run = daemon.runs.keep(asked)
+    new = run is None
+    if run is None:
+        run = run_of(asked)
+        # Its budget first: a call that came between the two would be outside it.
         await request.app[CONTROL].reloader.declare(run.tag, run.budgets)
+        daemon.runs.add(asked, run)
     who = (ring.owner if run.key is None else ring.callers[run.key]).who
     return _json(Kept(run.id, new, who.key, who.user, who.team, who.project))
 
@@ -97,7 +103,10 @@ async def end(request: web.Request) -> web.Response:
     # Its answer comes behind all that is on its way to the ledger.
     (spent,) = await daemon.ledger.spent([SpentQuery("tag", run.tag, 0)])
     found = await asyncio.to_thread(used, daemon.ledger.path, run.tag)
-    daemon.gate.purse.withdraw(run.tag)
+    if running:
+        daemon.tasks.start(_withdraw(daemon, run), name=f"end of {run.tag}")
+    else:
+        daemon.gate.purse.withdraw(run.tag)
     cap = run.budgets[0].nanousd if run.budgets else None
     return _json(
         Ended(
@@ -109,13 +118,25 @@ async def end(request: web.Request) -> web.Response:
             refusal=refusals.last,
             budget_nanousd=cap,
             left_nanousd=None if cap is None else max(0, cap - spent),
+            spent=refusals.spent or (cap is not None and spent >= cap),
         )
     )
 
 
+async def _withdraw(daemon: Daemon, run: Run) -> None:
+    """Forget a run's budget once none of its calls is left that it bounds."""
+    while left := _own(daemon, run):
+        await left[0].wait()
+    daemon.gate.purse.withdraw(run.tag)
+
+
+def _own(daemon: Daemon, run: Run) -> list[Exchange]:
+    return [one for one in daemon.exchanges if run.tag in one.origin.tags.pairs]
+
+
 async def _settled(daemon: Daemon, run: Run) -> int:
     """Return how many of a run's calls are still not settled, having waited a little for them."""
-    own = [one for one in daemon.exchanges if run.tag in one.origin.tags.pairs]
+    own = _own(daemon, run)
     if not own:
         return 0
     try:

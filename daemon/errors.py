@@ -34,6 +34,14 @@ class Unauthorized(GatewayError):
     code = "invalid_api_key"
 
 
+class RunNotKnown(GatewayError):
+    """The key is a run's that may tell the daemon of itself in a moment."""
+
+    status = 503  # not 401: client libraries ask again, and find that it is known
+    code = "run_not_known"
+    retry_after_s = 1.0
+
+
 class Forbidden(GatewayError):
     """The request itself is refused: a foreign Host or Origin."""
 
@@ -77,11 +85,15 @@ class ContentTypeRefused(GatewayError):
 
 
 class BudgetSpent(GatewayError):
-    """A budget has no room for the call's worst case. `skips`: another target may have."""
+    """A budget has no room for the call's worst case. `skips`: another target may have.
+
+    `scope` is whose it is, such as ("tag", "run=42").
+    """
 
     status = 402  # not 429: client libraries retry a 429, and no retry can help here
     code = "insufficient_quota"
     skips = False
+    scope = ("", "")
 
 
 class RateLimited(GatewayError):

@@ -1,8 +1,12 @@
 """One daemon makes way for the next without a refused connection.
 
-The one rule: the listening socket alone changes hands, and only once the old daemon has settled
-every call and let go of the ledger. Until then connections wait in the socket's backlog. The next
-daemon proves first that it could serve; if it ends before its turn, the old one goes on.
+The one rule: the listening socket changes hands only once the old daemon has settled every call
+and let go of the ledger. Until then connections wait in the socket's backlog. The next daemon
+proves first that it could serve; if it ends before its turn, the old one goes on.
+
+The runs of `tollway run` go with the socket, which is why their calls never meet a daemon that
+does not know them: what they spent is in the ledger by then, and nothing of them is held. They go
+as the hashes of their secrets, over the owner's own socket or in this process's memory.
 """
 
 import asyncio
@@ -12,6 +16,8 @@ import os
 import socket
 import sqlite3
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +30,7 @@ from tollway.daemon.ledger.faults import reason
 from tollway.daemon.ledger.reading import open_read_only
 from tollway.daemon.ledger.schema import version
 from tollway.daemon.process import bind
+from tollway.daemon.runs import Carried
 
 PATH = "/control/handover"
 _FIRST_FD = 3  # where systemd puts them: sd_listen_fds(3)
@@ -34,6 +41,8 @@ _SEND_WITHIN_S = 5.0
 _LOOK_WITHIN_S = 60.0
 _MOST_LINES = 12
 _HANDED = b"listen\n"
+_RUNS = "TOLLWAY_RUNS"  # "PID:FD": where this process's last program left its runs
+_MOST_BYTES = 1 << 26
 _PROGRAM = (sys.executable, "-P", "-m", "tollway.daemon.run")
 
 
@@ -56,6 +65,16 @@ class Same(msgspec.Struct, frozen=True):
     same: bool
 
 
+class Handed(msgspec.Struct, frozen=True):
+    """What one daemon leaves to the next: its listening sockets and the runs that it knew.
+
+    `runs` is None where nothing was said of them: it is no daemon's, or an older one's.
+    """
+
+    sockets: list[socket.socket] = []
+    runs: tuple[Carried, ...] | None = None
+
+
 class Successor:
     """The old daemon's end of the connection on which the sockets go over."""
 
@@ -74,11 +93,13 @@ class Successor:
         except OSError:
             return True
 
-    def give(self, sockets: list[socket.socket]) -> bool:
-        """Hand the listening sockets over; return whether they were taken."""
+    def give(self, handed: Handed) -> bool:
+        """Hand the listening sockets and the runs over; return whether they were taken."""
         self._socket.settimeout(_SEND_WITHIN_S)
         try:
-            socket.send_fds(self._socket, [_HANDED], [one.fileno() for one in sockets])
+            socket.send_fds(self._socket, [_HANDED], [one.fileno() for one in handed.sockets])
+            # Behind the word, where an older daemon does not look.
+            self._socket.sendall(msgspec.json.encode(handed.runs))
         except OSError:
             return False
         finally:
@@ -114,11 +135,12 @@ def check(config: Config) -> None:
         ) from fault
 
 
-def take_over(config: Config, *, hurry: bool = False) -> list[socket.socket]:
+def take_over(config: Config, *, hurry: bool = False) -> Handed:
     """Return the sockets to listen on, once the daemon that ran has let go of its ledger.
 
     They are the old daemon's where it serves the same address, else new ones. Empty where there
-    is no old daemon, or it died on the way: then the address is free to be bound.
+    is no old daemon, or it died on the way: then the address is free to be bound. Its runs come
+    with them.
 
     Raises:
         GatewayError: This one could not serve, or the old one refuses; it goes on untouched.
@@ -129,7 +151,7 @@ def take_over(config: Config, *, hurry: bool = False) -> list[socket.socket]:
         with _connection(config.admin_socket) as one:
             same = _asked(one, Offer(host, port)).same
     except (FileNotFoundError, ConnectionRefusedError):
-        return []
+        return Handed()
     own = [] if same else bind(host, port)
     try:
         with _connection(config.admin_socket) as one:
@@ -142,9 +164,9 @@ def take_over(config: Config, *, hurry: bool = False) -> list[socket.socket]:
         raise
     if same:
         return handed
-    for old in handed:
+    for old in handed.sockets:
         old.close()
-    return own
+    return Handed(own, handed.runs)
 
 
 def _connection(path: Path) -> socket.socket:
@@ -197,15 +219,32 @@ def _byte(one: socket.socket) -> bytes:
     return found
 
 
-def _handed(one: socket.socket) -> list[socket.socket]:
-    """Return the sockets that come, none where the old daemon ended without a word."""
+def _handed(one: socket.socket) -> Handed:
+    """Return what comes, nothing where the old daemon ended without a word."""
     try:
         word, fds, _, _ = socket.recv_fds(one, len(_HANDED), _MOST_FDS)
     except ConnectionResetError:
-        return []
+        return Handed()
     if word != _HANDED:
-        return []
-    return [_adopted(fd) for fd in fds]
+        return Handed()
+    sockets = [_adopted(fd) for fd in fds]
+    one.settimeout(_SEND_WITHIN_S)
+    said = b""
+    with contextlib.suppress(OSError):
+        while len(said) < _MOST_BYTES and (piece := one.recv(1 << 16)):
+            said += piece
+    return Handed(sockets, _runs(said))
+
+
+def _runs(said: bytes) -> tuple[Carried, ...] | None:
+    """Return the runs that were told of; None for words that are no list of them.
+
+    Without them the daemon serves all the same: runs that go on tell of themselves.
+    """
+    try:
+        return msgspec.json.decode(said, type=tuple[Carried, ...])
+    except msgspec.MsgspecError:
+        return None
 
 
 def _adopted(fd: int) -> socket.socket:
@@ -215,19 +254,21 @@ def _adopted(fd: int) -> socket.socket:
     return one
 
 
-def inherited(config: Config) -> list[socket.socket]:
+def inherited(config: Config) -> Handed:
     """Return the sockets that systemd, or this process before it began anew, listens on for us.
 
-    The environment is `sd_listen_fds(3)`'s, and is gone afterwards. Empty without any.
+    The environment is `sd_listen_fds(3)`'s, and is gone afterwards. Empty without any. The runs
+    that this process knew before come with them.
 
     Raises:
         CannotStart: They are no sockets of `server.listen`: what that allows is not asked of
             another address.
     """
+    runs = _left_behind()
     names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     pid, count, _ = (os.environ.pop(name, "") for name in names)
     if pid != str(os.getpid()) or not count.isdecimal():
-        return []
+        return Handed([], runs)
     found = [_adopted(fd) for fd in range(_FIRST_FD, _FIRST_FD + min(int(count), _MOST_FDS))]
     for one in found:
         if not _is_of(one, config):
@@ -237,7 +278,20 @@ def inherited(config: Config) -> list[socket.socket]:
                 hint="Make `ListenStream=` of the socket unit and `server.listen` the same: "
                 "`tollway service install` does",
             )
-    return found
+    return Handed(found, runs)
+
+
+def _left_behind() -> tuple[Carried, ...] | None:
+    """Return the runs that this process's last program knew; None where it said nothing."""
+    pid, _, fd = os.environ.pop(_RUNS, "").partition(":")
+    if pid != str(os.getpid()) or not fd.isdecimal():
+        return None
+    try:
+        with os.fdopen(int(fd), "rb") as memory:
+            memory.seek(0)
+            return _runs(memory.read())
+    except OSError:
+        return None
 
 
 def _shown(one: socket.socket) -> str:
@@ -301,23 +355,26 @@ async def looked(serving: Config) -> None:
         raise CannotStart("\n".join(words[-_MOST_LINES:]), hint="\n".join(hints))
 
 
-def begin_anew(config: Config, sockets: list[socket.socket]) -> None:
-    """Become a new program with the same process id, which inherits these sockets.
+def begin_anew(config: Config, handed: Handed) -> None:
+    """Become a new program with the same process id, which inherits these sockets and runs.
 
     Whoever watches over this process, a terminal, systemd or a container, sees it go on. The
     sockets are left behind where the file, as it stands now, wants another address.
     """
+    sockets = handed.sockets
     server = load(config.path).server
     if (server.host, server.port) != (config.server.host, config.server.port):
         for one in sockets:
             one.close()
         sockets = []
     # First out of the way, or one would be put over another.
-    high = [_moved(one.fileno()) for one in sockets]
+    high = [_moved(one) for one in (*map(socket.socket.fileno, sockets), *_memory(handed.runs))]
     for place, fd in enumerate(high, _FIRST_FD):
         os.dup2(fd, place, inheritable=True)
     if sockets:
         os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
+    if len(high) > len(sockets):
+        os.environ[_RUNS] = f"{os.getpid()}:{_FIRST_FD + len(sockets)}"
     sys.stdout.flush()
     sys.stderr.flush()
     command = [*_PROGRAM, "--config", str(config.path)]
@@ -326,3 +383,17 @@ def begin_anew(config: Config, sockets: list[socket.socket]) -> None:
 
 def _moved(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
+
+
+def _memory(runs: Sequence[Carried] | None) -> Iterator[int]:
+    """Yield a descriptor to read the runs from: of memory, or else of a file without a name."""
+    try:
+        if sys.platform == "linux":
+            fd = os.memfd_create("tollway-runs")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.write(fd, msgspec.json.encode(runs))
+    except OSError:
+        return  # no room for it is no reason not to begin: the runs then tell of themselves
+    yield fd

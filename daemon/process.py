@@ -14,6 +14,7 @@ import msgspec
 
 from tollway.daemon.config.paths import private_folder
 from tollway.daemon.errors import CannotStart
+from tollway.daemon.runs import Carried
 from tollway.providers.errors import GatewayError
 
 BACKLOG = 1024
@@ -38,13 +39,15 @@ class Ready(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True):
     """How a daemon came to be.
 
-    `ready_fd` is the pipe of who waits for it, `sockets` are those that it was given, and `by`
-    says who watches over the process.
+    `ready_fd` is the pipe of who waits for it, `sockets` are those that it was given, `runs` what
+    the daemon before it knew of `tollway run` (None: there was none that said so), and `by` says
+    who watches over the process.
     """
 
     ready_fd: int | None = None
     sockets: tuple[socket.socket, ...] = ()
     by: StartedBy = "up"
+    runs: tuple[Carried, ...] | None = None
 
 
 def tell(fd: int | None, word: Ready) -> None:

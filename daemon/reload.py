@@ -190,7 +190,9 @@ class Reloader:
         daemon.config = config
         if daemon.front is not None and certificate is not None:
             daemon.front.use(certificate)
-        daemon.refusing = None
+        if daemon.refusing:
+            daemon.refusing = None
+            daemon.runs.expect()
         self._applied(config)
         # It takes the new models over before it first waits: they change with the gate.
         await daemon.local.configure(local_models(config))

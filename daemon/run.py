@@ -31,7 +31,7 @@ from tollway.daemon.control import Control
 from tollway.daemon.errors import ConfigError, Draining, LedgerUnavailable
 from tollway.daemon.gate.books import Books
 from tollway.daemon.gate.gate import Gate
-from tollway.daemon.handover import Successor
+from tollway.daemon.handover import Handed, Successor
 from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.writer import Ledger
 from tollway.daemon.log import Log
@@ -192,6 +192,8 @@ class Server:
         self._stack.push_async_callback(daemon.tasks.close)
         daemon.config = self._config
         daemon.started_at = time.time()
+        if self._how.runs is not None:
+            daemon.runs.take(self._how.runs)
         return daemon
 
     def _secret(self, kept: str) -> str:
@@ -364,11 +366,11 @@ class Server:
         for exchange in left:
             exchange.cut("drained")
 
-    async def close(self) -> list[socket.socket]:
+    async def close(self) -> Handed | None:
         """Hang up, wait for every settlement, and close the ledger last.
 
-        Then, and not before, the listening sockets go to whoever serves next: to the successor,
-        or they are returned for this process's next program.
+        Then, and not before, the listening sockets go to whoever serves next, and the runs with
+        them: to the successor, or they are returned for this process's next program.
         """
         for runner in reversed(self._runners):
             await runner.cleanup()
@@ -376,17 +378,18 @@ class Server:
         self._cut()
         await self.daemon.tasks.wait(_SETTLE_S)
         await self._stack.aclose()
+        handed = Handed(self._kept, self.daemon.runs.carried())
         if self._again:
             log.info("stopped, to begin anew")
-            return self._kept
+            return handed
         if self._successor is not None:
-            taken = self._successor.give(self._kept)
+            taken = self._successor.give(handed)
             self._successor = None
             log.info("stopped; the next daemon %s", "listens now" if taken else "is gone")
         else:
             log.info("stopped")
         _close_all(self._kept)
-        return []
+        return None
 
 
 def _retention(config: Config) -> Policy:
@@ -407,14 +410,12 @@ def _close_all(sockets: list[socket.socket]) -> None:
         one.close()
 
 
-async def serve(
-    config: Config, output: Log, limits: EdgeLimits, start: Start
-) -> list[socket.socket] | None:
+async def serve(config: Config, output: Log, limits: EdgeLimits, start: Start) -> Handed | None:
     """Serve until a signal or the control socket says stop, then drain.
 
     `start.ready_fd` is told once calls are answered. SIGTERM and SIGINT stop, a second one
-    hurries; SIGHUP reloads. Returns the sockets with which this process is to begin anew, None
-    where it is to end.
+    hurries; SIGHUP reloads. Returns with what this process is to begin anew, None where it is to
+    end.
 
     Raises:
         GatewayError: It cannot start.
@@ -438,8 +439,8 @@ async def serve(
         while not await server.drain():
             await server.stopped()
     finally:
-        kept = await server.close()
-    return kept or None
+        handed = await server.close()
+    return handed
 
 
 def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: bool = False) -> int:
@@ -456,10 +457,10 @@ def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: boo
     config = load(config_path)
     limits = EdgeLimits()
     connections = raise_file_limit(limits.connections)
-    sockets = handover.inherited(config)
+    handed = handover.inherited(config)
     if take_over:
-        sockets = handover.take_over(config, hurry=hurry)
-    start = msgspec.structs.replace(start, sockets=tuple(sockets))
+        handed = handover.take_over(config, hurry=hurry)
+    start = msgspec.structs.replace(start, sockets=tuple(handed.sockets), runs=handed.runs)
     output = Log()
     output.install(config.server.log_level, config.server.log_format)
     try:

@@ -1,12 +1,13 @@
 """The keys of `tollway run`: each lives as long as the program that it was made for.
 
-They are in memory alone. The command says every few seconds that it still runs, so that a restart
-of the daemon learns of them again, and one whose command was killed ends by itself.
+They are in memory alone: a daemon that makes way for another tells it of them. The command says
+twice a second that it still runs, so that a daemon that began without a word from the one before
+it learns of them, and a run whose command was killed ends by itself.
 """
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -16,6 +17,11 @@ from tollway.daemon.gate.tags import Tags, read
 TAG = "run"  # the tag that tells a run's calls; nobody else may set it for them
 # How long a run lives on without a word from its command: a laptop's lid may be shut for a while.
 LEASE_S = 600.0
+# How long a daemon that was told of no runs expects them to tell of themselves: they do so twice a
+# second, on a machine that may have all its daemons and programs to start.
+EXPECTED_S = 30.0
+# How the secret of a run begins, by which one that is not known here is told from other keys.
+PREFIX = "tw-run-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -54,11 +60,47 @@ class Run(msgspec.Struct, frozen=True):
         return f"{TAG}={self.id}"
 
 
+def run_of(asked: Asked) -> Run:
+    """Return the run that is asked for.
+
+    Raises:
+        RequestInvalid: Its tags are none.
+    """
+    said = {**asked.tags, TAG: asked.id}
+    tags = read([",".join(f"{name}={value}" for name, value in said.items())])
+    cap = asked.budget_nanousd
+    # It shortens the last answer to what is left, rather than leave a part that fits none.
+    budgets = () if cap is None else (Budget(cap, "total", "clamp"),)
+    return Run(asked.id, asked.key, tags, budgets)
+
+
+class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run as one daemon tells the next of it. No secret: `hash` opens nothing."""
+
+    id: str
+    hash: str
+    left_s: float  # of its lease
+    key: str | None = None
+    tags: dict[str, str] = {}
+    budget_nanousd: int | None = None
+    refusals: "Refusals | None" = None
+
+
 class Refusals(msgspec.Struct):
-    """The calls of a run that were refused, and what was said of the last one."""
+    """The calls of a run that were refused, and what was said of the last one.
+
+    `spent`: one of them because the run's own budget had no room for it.
+    """
 
     count: int = 0
     last: str = ""
+    spent: bool = False
+
+
+class _Known(msgspec.Struct):
+    asked: Asked
+    run: Run
+    until_s: float
 
 
 class Runs:
@@ -66,46 +108,53 @@ class Runs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._by_digest: dict[bytes, Run] = {}
-        self._until_s: dict[str, float] = {}
+        self._known: dict[bytes, _Known] = {}
         self._refusals: dict[str, Refusals] = {}
+        self._expected_until_s = clock() + EXPECTED_S
+        self._ended: set[bytes] = set()  # of those that could be expected still
 
-    def put(self, asked: Asked) -> tuple[Run, bool]:
-        """Keep a run for another while; return it, and whether it is new.
-
-        Raises:
-            RequestInvalid: Its tags are none.
-        """
+    def keep(self, asked: Asked) -> Run | None:
+        """Keep a run that is known for another while, and return it; None where it is not."""
         self._forget_old()
-        self._until_s[asked.id] = self._clock() + LEASE_S
-        digest = bytes.fromhex(asked.hash.removeprefix("sha256:"))
-        if known := self._by_digest.get(digest):
-            return known, False
-        said = {**asked.tags, TAG: asked.id}
-        tags = read([",".join(f"{name}={value}" for name, value in said.items())])
-        cap = asked.budget_nanousd
-        # It shortens the last answer to what is left, rather than leave a part that fits none.
-        budgets = () if cap is None else (Budget(cap, "total", "clamp"),)
-        run = self._by_digest[digest] = Run(asked.id, asked.key, tags, budgets)
-        self._refusals.setdefault(asked.id, Refusals())
-        return run, True
+        known = self._known.get(_digest(asked))
+        if known is None:
+            return None
+        known.until_s = self._clock() + LEASE_S
+        return known.run
+
+    def add(self, asked: Asked, run: Run) -> None:
+        """Take a run: from now on its secret opens the gateway."""
+        self._known[_digest(asked)] = _Known(asked, run, self._clock() + LEASE_S)
+        self._refusals.setdefault(run.id, Refusals())
 
     def find(self, digest: bytes) -> Run | None:
         """Return the run whose secret has this SHA-256, None where none lives."""
-        run = self._by_digest.get(digest)
-        return run if run and self._until_s[run.id] > self._clock() else None
+        known = self._known.get(digest)
+        return known.run if known and known.until_s > self._clock() else None
+
+    def expects(self, digest: bytes) -> bool:
+        """Whether a run that is not known here may still tell of itself."""
+        return self._clock() < self._expected_until_s and digest not in self._ended
+
+    def expect(self) -> None:
+        """Expect runs to tell of themselves again: until now nobody listened."""
+        self._expected_until_s = self._clock() + EXPECTED_S
 
     def end(self, name: str) -> Run | None:
         """End a run now; return it, None where there is none of that id."""
-        self._until_s.pop(name, None)
-        found = [digest for digest, run in self._by_digest.items() if run.id == name]
-        return self._by_digest.pop(found[0]) if found else None
+        found = [digest for digest, known in self._known.items() if known.run.id == name]
+        if not found:
+            return None
+        if self.expects(found[0]):
+            self._ended.add(found[0])
+        return self._known.pop(found[0]).run
 
-    def refused(self, name: str, why: str) -> None:
-        """Count a call of a run that was refused."""
+    def refused(self, name: str, why: str, *, spent: bool) -> None:
+        """Count a call of a run that was refused; `spent`: by the run's own budget."""
         if found := self._refusals.get(name):
             found.count += 1
             found.last = why
+            found.spent = found.spent or spent
 
     def take_refusals(self, name: str) -> Refusals:
         """Return what was refused of a run that has ended, and forget it."""
@@ -113,13 +162,44 @@ class Runs:
 
     def budgets(self) -> Mapping[str, tuple[Budget, ...]]:
         """Return the budgets of each run's tag; none, too, is added up by the ledger."""
-        return {run.tag: run.budgets for run in self._by_digest.values()}
+        return {one.run.tag: one.run.budgets for one in self._known.values()}
+
+    def carried(self) -> tuple[Carried, ...]:
+        """Return all runs, for the daemon that serves after this one."""
+        self._forget_old()
+        now = self._clock()
+        return tuple(
+            Carried(
+                id=one.asked.id,
+                hash=one.asked.hash,
+                left_s=one.until_s - now,
+                key=one.asked.key,
+                tags=one.asked.tags,
+                budget_nanousd=one.asked.budget_nanousd,
+                refusals=self._refusals.get(one.asked.id),
+            )
+            for one in self._known.values()
+        )
+
+    def take(self, carried: Iterable[Carried]) -> None:
+        """Know the runs of the daemon that served before this one; no others are expected."""
+        for one in carried:
+            asked = Asked(one.id, one.hash, one.key, one.tags, one.budget_nanousd)
+            self.add(asked, run_of(asked))
+            self._known[_digest(asked)].until_s = self._clock() + one.left_s
+            if one.refusals:
+                self._refusals[one.id] = one.refusals
+        self._expected_until_s = self._clock()
 
     def __bool__(self) -> bool:
-        return bool(self._by_digest)
+        return bool(self._known)
 
     def _forget_old(self) -> None:
         now = self._clock()
-        for name in [name for name, until_s in self._until_s.items() if until_s <= now]:
-            self.end(name)
-            self._refusals.pop(name, None)
+        for known in [one for one in self._known.values() if one.until_s <= now]:
+            self.end(known.run.id)
+            self._refusals.pop(known.run.id, None)
+
+
+def _digest(asked: Asked) -> bytes:
+    return bytes.fromhex(asked.hash.removeprefix("sha256:"))

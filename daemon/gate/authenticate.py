@@ -1,6 +1,7 @@
 """Who is calling: headers to `Caller`, before the body is read."""
 
 import hmac
+import re
 from hashlib import blake2b, sha256
 from zoneinfo import ZoneInfo
 
@@ -10,14 +11,19 @@ from multidict import MultiMapping
 
 from tollway.daemon.config.schema import Config, Key
 from tollway.daemon.config.validity import hashes_of
-from tollway.daemon.errors import Unauthorized
+from tollway.daemon.errors import RunNotKnown, Unauthorized
 from tollway.daemon.gate.authorise import Level, levels_of, owner_of, who_of
 from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.tags import of as tags_of
 from tollway.daemon.ledger.rows import Who
+from tollway.daemon.runs import PREFIX as RUN_PREFIX
 from tollway.daemon.runs import Run, Runs
+from tollway.providers.errors import GatewayError
 
 PREFIX = "tw-"
+# What `tollway keys create` and `tollway run` make. Anything else that begins so, such as the
+# `tw-your-key` of an example, is a word that some client library wants, and nobody's key.
+_MADE_HERE = re.compile(rf"{PREFIX}[0-9a-f]{{64}}|{RUN_PREFIX}.*", re.DOTALL)
 # Where client libraries put their key; `authorization` carries it behind "Bearer ".
 # Names of this type, aiohttp's own, are compared without folding their case each time.
 _HEADERS = tuple(
@@ -82,15 +88,18 @@ class Keyring:
 
         Exactly one credential that begins with "tw-" counts, however often it is repeated;
         others are not ours and are dropped. `owner`: the call came over the admin socket.
+        A single user's gateway asks for none; one that was made here must work there too, since
+        its calls were to be held back and counted as somebody's.
 
         Raises:
             Unauthorized: No such credential, two different ones, or one that does not work.
+            RunNotKnown: It is a run's that has not told this daemon of itself yet.
         """
-        if self._open:
-            return self._on_a_run(headers, query, now_s) or self._owner
         secrets = _credentials(headers, query)
+        if self._open and secrets:
+            secrets = set(filter(_MADE_HERE.fullmatch, secrets))
         if not secrets:
-            if owner:
+            if owner or self._open:
                 return self._owner
             raise Unauthorized(
                 "No Tollway key was sent",
@@ -101,40 +110,57 @@ class Keyring:
             raise Unauthorized(
                 "Two different Tollway keys were sent", hint="Send one of them, in one header"
             )
-        digest = _digest(secrets.pop())
-        if self._runs and (run := self._runs.find(digest)) and (found := self._of_run(run, now_s)):
-            return found
+        secret = secrets.pop()
+        digest = _digest(secret)
+        if self._runs and (run := self._runs.find(digest)):
+            return self._of_run(run, now_s)
         entry = self._entries.get(digest)
         if entry is None or not hmac.compare_digest(entry.digest, digest) or now_s >= entry.until_s:
-            # Unknown, revoked and expired look alike: whoever guesses learns nothing.
-            raise Unauthorized(
-                "The Tollway key is unknown, revoked or expired",
-                hint="`tollway keys list` shows the keys and how long they last",
-            )
+            raise self._unknown(secret, digest)
         return entry.caller
 
     def works(self, name: str, now_s: float) -> bool:
         """Whether there is a key of this name that works now."""
         return now_s < self._until_s.get(name, 0.0)
 
-    def _of_run(self, run: Run, now_s: float) -> Caller | None:
-        """Return the caller that a run's calls are billed to; None where its key has ended."""
+    def _of_run(self, run: Run, now_s: float) -> Caller:
+        """Return the caller that a run's calls are billed to.
+
+        Raises:
+            Unauthorized: The key that it goes by has ended.
+        """
         if run.key is None:
             return msgspec.structs.replace(self._owner, tags=run.tags, run=run.id)
         if not self.works(run.key, now_s):
-            return None
+            raise Unauthorized(
+                "The Tollway key that this run goes by is revoked or expired",
+                hint="`tollway keys list` shows the keys and how long they last",
+            )
         own = self.callers[run.key]
         return msgspec.structs.replace(own, tags=run.tags.over(own.tags), run=run.id)
 
-    def _on_a_run(
-        self, headers: MultiMapping[str], query: MultiMapping[str] | None, now_s: float
-    ) -> Caller | None:
-        if not self._runs:
-            return None
-        found = [
-            run for one in _credentials(headers, query) if (run := self._runs.find(_digest(one)))
-        ]
-        return self._of_run(found[0], now_s) if len(found) == 1 else None
+    def _unknown(self, secret: str, digest: bytes) -> GatewayError:
+        """Return the refusal of a secret that opens nothing, by what it looks like alone."""
+        if secret.startswith(RUN_PREFIX):
+            if self._runs.expects(digest):
+                return RunNotKnown(
+                    "The daemon has just begun and does not know this run of `tollway run` yet",
+                    hint="Ask again in a second: a run that goes on tells of itself",
+                )
+            return Unauthorized(
+                "The run of `tollway run` that this key was made for has ended, or is unknown here",
+                hint="Its key ends with it; `tollway run -- COMMAND` begins another",
+            )
+        if self._open:
+            return Unauthorized(
+                "The Tollway key is unknown here: this gateway is of a single user, without keys",
+                hint="Send none, or any other word where a client wants one",
+            )
+        # Unknown, revoked and expired look alike: whoever guesses learns nothing.
+        return Unauthorized(
+            "The Tollway key is unknown, revoked or expired",
+            hint="`tollway keys list` shows the keys and how long they last",
+        )
 
 
 def _digest(secret: str) -> bytes:

@@ -3,7 +3,7 @@
 from aiohttp import hdrs
 
 from tollway.daemon.direct import Direct
-from tollway.daemon.errors import Draining
+from tollway.daemon.errors import BudgetSpent, Draining
 from tollway.daemon.gate import entry, tags
 from tollway.daemon.gate.authenticate import PREFIX, Caller
 from tollway.daemon.gate.conversations import resumed
@@ -42,8 +42,8 @@ async def serve(
     gate, caller = _enter(request)
     trace.key, trace.user = caller.who.key, caller.who.user
     body = await request.read()
-    if daemon.gate is not gate or daemon.draining:
-        # A slow body must not carry a key or a budget past the reload that ended it.
+    if daemon.gate is not gate or daemon.draining or caller.run:
+        # A slow body must not carry a key or a budget past the reload, or the run, that ended it.
         gate, caller = _enter(request)
     origin = _origin(request, trace.call_id, caller.tags)
     origin.session = session_of(request.headers, origin.tags, caller.run)
@@ -73,7 +73,9 @@ async def serve(
     try:
         await relay(request, exchange, gate.config.server.keepalive)
     except GatewayError as error:
-        daemon.runs.refused(caller.run, error.message)
+        if caller.run:
+            own = isinstance(error, BudgetSpent) and error.scope == ("tag", f"run={caller.run}")
+            daemon.runs.refused(caller.run, error.message, spent=own)
         raise
     finally:
         if not request.status:

@@ -220,12 +220,14 @@ class Purse:
             cap += f" ({dollars(limit.nanousd - budget.nanousd)} of them for a time)"
         least = f", and it leaves no room for {LEAST_OUTPUT} tokens" if budget.at == "clamp" else ""
         refusal = ProviderSpent if kind == "provider" else BudgetSpent
-        return refusal(
+        found = refusal(
             f"The budget {budget.text} of {_whose(account.scope)} has no room for this call: "
             f"{dollars(window.settled)} spent and {dollars(window.held)} held of"
             f" {cap}, and the call may cost up to {dollars(most.nanousd)}{least}",
             hint=f"{renews}; a smaller `max_tokens` or a shorter prompt needs less",
         )
+        found.scope = account.scope
+        return found
 
     def left(self, charge: Charge) -> int | None:
         """Return the nano-dollars that a caller can still hold, or None where nothing caps them.

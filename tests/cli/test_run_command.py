@@ -151,10 +151,63 @@ async def test_a_spent_budget_is_a_clear_end(tmp_path: Path) -> None:
         assert 1 <= made < 10
         cost = made * 13_000
         assert len([row for row in calls(gate.daemon) if row.state == "settled"]) == made
-        assert f"{show.money(1_200_000 - cost)} of $0.0012 left" in err
+        assert f" · budget reached: {show.money(cost)} of $0.0012\n" in err
         assert "1 call was refused or failed; the last one: The budget 0.0012/total of" in err
         assert "has no room for this call" in err
         assert gate.held() == 0
+
+
+async def test_a_budget_with_room_left_is_not_called_reached(tmp_path: Path) -> None:
+    """Also where calls were refused: for a model that there is not, say."""
+    async with gateway(ANSWERS) as gate:
+        asks = CALLS.replace("up/m", "nobody/m")
+        run = await start(gate.daemon, tmp_path, "--budget", "2", *python(asks, "1"))
+        code, out, err = await run.end()
+        assert (code, out.split()) == (9, ["refused", "404"])
+        assert " · $2.00 of $2.00 left\n" in err
+        assert "budget reached" not in err
+
+
+NOT_USED = {
+    "a key's": (("tw-" + "0" * 64,), "is not used: this run is the owner's; `--as NAME` bills it"),
+    "a key's, and one named": (("tw-" + "0" * 64, "--as", "laptop"), ""),
+    "a run's": (("tw-run-" + "0" * 64,), "is of the run around this one, whose budget does not"),
+    "none": (("",), ""),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), NOT_USED.values(), ids=NOT_USED)
+async def test_a_key_in_the_environment_is_told_to_be_none_of_the_run_s(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    """Who set it may think that the run goes by it; `--as` is how one says so."""
+    secret, *more = words
+    async with gateway(ANSWERS) as gate:
+        run = await start(gate.daemon, tmp_path, *more, *python(CALLS, "1"), TOLLWAY_KEY=secret)
+        code, out, err = await run.end()
+        assert code == 0
+        assert out.split()[-1].startswith("tw-run-")
+        assert ("$TOLLWAY_KEY" in err) == bool(said)
+        assert said in err
+        assert not secret or secret not in err
+
+
+async def test_a_run_that_ends_while_no_daemon_answers_asks_again(tmp_path: Path) -> None:
+    """A restart takes a moment, and what the run cost is known after it."""
+    async with gateway(ANSWERS) as gate:
+        admin, aside = gate.daemon.socket, gate.daemon.folder / "aside"
+        program = CALLS + "\nprint(os.getpid(), flush=True)\nsys.stdin.readline()"
+        run = await start(gate.daemon, tmp_path, *python(program, "1"))
+        for _ in range(2):
+            await run.line()
+        pid = int(await run.line())
+        admin.rename(aside)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{pid}").exists())
+        aside.rename(admin)
+        code, _, err = await run.end()
+        assert code == 128 + 9
+        assert "$0.000013 · 1 call · " in err, err
 
 
 async def test_two_runs_have_budgets_of_their_own(tmp_path: Path) -> None:

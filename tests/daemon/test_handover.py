@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import msgspec
 import pytest
 from shell import (
     PATIENCE_S,
+    Process,
     Running,
     control,
     parse,
@@ -73,8 +76,9 @@ async def test_the_sockets_come_only_once_the_ledger_is_free() -> None:
             early = await asyncio.open_connection("127.0.0.1", daemon.port)
             await daemon.server.close()
             assert not holder(ledger)
-            word, fds, _, _ = socket.recv_fds(one, 64, 8)
+            word, fds, _, _ = socket.recv_fds(one, len(b"listen\n"), 8)
             assert word == b"listen\n"
+            assert one.recv(64) == b"[]"  # the runs of `tollway run`
             with socket.socket(fileno=fds[0]) as handed:
                 assert handed.getsockname()[1] == daemon.port
                 handed.settimeout(PATIENCE_S)
@@ -253,3 +257,67 @@ def _take_over(config: Path) -> dict[str, Any]:
         new.terminate()
         assert new.wait(PATIENCE_S) == 0
     return word
+
+
+SECRET = "tw-run-" + "r" * 64
+CARRIED = {
+    "id": "r-1",
+    "hash": "sha256:" + sha256(SECRET.encode()).hexdigest(),
+    "left_s": 60.0,
+    "budget_nanousd": 1,
+    "of a later version": True,
+}
+ASKED = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
+TOLD = {
+    "its runs": (msgspec.json.encode([CARRIED]), 404),
+    "that it had none": (b"[]", 401),
+    "nothing of runs, as an older one does": (b"", 503),
+    "what is no list of runs": (b'[{"id": ', 503),
+}
+
+
+@pytest.mark.parametrize(("said", "wanted"), TOLD.values(), ids=TOLD)
+def test_a_new_daemon_knows_the_runs_that_the_old_one_told_it_of(
+    folder: Path, said: bytes, wanted: int
+) -> None:
+    """Before it answers: none is unknown then. Where it was told nothing, it asks for patience."""
+    config = write_config(folder)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket(socket.AF_UNIX) as admin,
+    ):
+        port = listening.getsockname()[1]
+        config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        admin.bind(str(folder / "tollway.sock"))
+        admin.listen()
+        new = Process(config, folder / "new.log", take_over=True)
+        try:
+            _be_the_old_one(admin, listening, said)
+            assert new.ready()["listen"] == f"127.0.0.1:{port}"
+            asked = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+            with contextlib.closing(asked):
+                headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
+                asked.request("POST", "/v1/chat/completions", ASKED, headers)
+                assert asked.getresponse().status == wanted
+        finally:
+            new.kill()
+    assert SECRET not in (folder / "new.log").read_text()
+
+
+def _be_the_old_one(admin: socket.socket, listening: socket.socket, said: bytes) -> None:
+    """Answer a new daemon's two questions, and give it what an old one gives."""
+    for begin in (False, True):
+        one, _ = admin.accept()
+        with one:
+            one.settimeout(PATIENCE_S)
+            while b"}" not in one.recv(65536):
+                pass
+            if begin:
+                path = admin.getsockname()
+                admin.close()
+                Path(path).unlink()
+            body = b'{"same":true}'
+            one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            if begin:
+                socket.send_fds(one, [b"listen\n"], [listening.fileno()])
+                one.sendall(said)
