@@ -1,5 +1,6 @@
 """`chat`: one question, or a conversation, over the daemon's own socket."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from tollway.cli.control import Control, reach
 from tollway.cli.conversation import Conversation, Settings, answer, applies, models
 from tollway.cli.markdown import can_draw
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.run_env import KEY
 from tollway.providers.money import plain_usd
 
 
@@ -57,6 +59,8 @@ def chat(  # noqa: PLR0913, PLR0917 - each is an option that people type
         git diff | tollway chat fast "Review this"
     """
     control = reach(config)
+    if os.environ.get(KEY):
+        show.note(show.Painted(f"${KEY} is not used: `chat` asks as the gateway's owner", "dim"))
     names = models(control)
     name, words = _grammar(names, model, first, second, config)
     piped = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace").strip()

@@ -114,6 +114,13 @@ def test_settings_reach_the_provider(chatting: Chatting) -> None:
     assert chatting.last["temperature"] == 0.5
 
 
+def test_a_key_in_the_environment_is_told_not_to_be_used(chatting: Chatting) -> None:
+    """Who asks over the daemon's own socket is its owner, whatever key a shell has."""
+    told = chatting.home.tollway("chat", "fast", "Hi", TOLLWAY_KEY="tw-mine")
+    assert "$TOLLWAY_KEY is not used: `chat` asks as the gateway's owner\n" in told.stderr
+    assert "TOLLWAY_KEY" not in chatting.home.tollway("chat", "fast", "Hi").stderr
+
+
 def test_json_is_one_object(chatting: Chatting) -> None:
     """With the exact cost, and the call's id to find it in the ledger."""
     data = json.loads(chatting.say("--json", "fast", "hello").stdout)
