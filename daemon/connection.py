@@ -52,7 +52,9 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     between two requests; `body_idle_s` between two pieces of a body; `unread_s` without reading
     any of the answer that waits for it; `linger_s` to go on sending a body that was refused.
     `connections` is what the system's limit on open files allows. A connection that has been idle
-    for `spare_s` is closed where another needs its place.
+    for `spare_s` is closed where another needs its place. A daemon that makes way for another
+    lets a client alone that has said nothing for `still_s`, or for `new_s` since it connected: a
+    first request may be on its way, on a machine that has much to do.
     """
 
     head_s: float = 30.0
@@ -63,6 +65,8 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     connections: int = 10_000
     spare_s: float = 5.0
     sweep_s: float = 1.0
+    still_s: float = 0.25
+    new_s: float = 2.0
 
 
 class Connections:
@@ -119,10 +123,13 @@ class Connections:
         else:
             self._clients.pop(one.client, None)
 
-    def still(self, still_s: float) -> bool:
+    def still(self) -> bool:
         """Whether no client has said anything for a while, or waits for an answer."""
-        now = asyncio.get_running_loop().time()
-        return all(one.owner or one.idle_s(now) >= still_s for one in self.open)
+        now, limits = asyncio.get_running_loop().time(), self.limits
+        return all(
+            one.owner or one.idle_s(now) >= (limits.still_s if one.has_asked else limits.new_s)
+            for one in self.open
+        )
 
     def _make_room(self, most: int, client: str | None = None) -> int:
         """Close those that have been idle the longest, of one client or of all."""
@@ -262,6 +269,11 @@ class Connection(web.RequestHandler):
         elif self._unread_since and now - self._unread_since > limits.unread_s:
             # Not close(): that waits for the client to read what is buffered.
             transport.abort()
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a whole head has come on it, and no part of the next one."""
+        return not self._head_since
 
     def idle_s(self, now: float) -> float:
         """Return for how long nothing has been asked, in seconds; less than 0 while it is."""

@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -103,10 +103,15 @@ def bind(host: str, port: int) -> list[socket.socket]:
             one.bind(address)
             one.listen(BACKLOG)
     except OSError as fault:
-        for one in bound:
-            one.close()
+        close_all(bound)
         raise _cannot_listen(host, port, fault) from fault
     return bound
+
+
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Close them."""
+    for one in sockets:
+        one.close()
 
 
 def _cannot_listen(host: str, port: int, fault: OSError) -> CannotStart:

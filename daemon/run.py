@@ -44,6 +44,7 @@ from tollway.daemon.process import (
     StartedBy,
     bind,
     bind_admin,
+    close_all,
     make_private,
     raise_file_limit,
     tell,
@@ -63,8 +64,6 @@ log = logging.getLogger(__name__)
 
 _SETTLE_S = 10.0  # for the settlements of calls that were cut off
 _HANG_UP_S = 2.0  # for clients to read the last bytes
-# After an answer, before its connection is closed under a client that was told it may ask again.
-_STILL_S = 0.25
 _LOOK_S = 0.02
 
 
@@ -140,7 +139,7 @@ class Server:
         self._stack.callback(config.admin_socket.unlink, missing_ok=True)
         certificate = await asyncio.to_thread(tls.read, config)
         public = list(self._how.sockets) or bind(config.server.host, config.server.port)
-        self._stack.callback(_close_all, [admin, *public])
+        self._stack.callback(close_all, [admin, *public])
         self._listening = public
         self.addresses = [one.getsockname()[:2] for one in public]
 
@@ -192,8 +191,7 @@ class Server:
         self._stack.push_async_callback(daemon.tasks.close)
         daemon.config = self._config
         daemon.started_at = time.time()
-        if self._how.runs is not None:
-            daemon.runs.take(self._how.runs)
+        daemon.runs.take(self._how.runs)
         return daemon
 
     def _secret(self, kept: str) -> str:
@@ -336,10 +334,13 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + within_s
+        still = False
         while loop.time() < ends and not self._hurry.is_set():
             if self._successor is not None and self._successor.gone:
                 break
-            if not self.daemon.tasks and self.connections.still(_STILL_S):
+            before = still
+            still = not self.daemon.tasks and self.connections.still()
+            if still and before:  # once is not enough: a busy loop has not read what has come
                 break
             await asyncio.sleep(_LOOK_S)
         return max(0.0, ends - loop.time())
@@ -352,7 +353,7 @@ class Server:
         self._successor = None
         self._public.clear()
         self._listening, self._kept = self._kept, []
-        self._stack.callback(_close_all, self._listening)
+        self._stack.callback(close_all, self._listening)
         self.daemon.leaving = False
         self._stop.clear()
         self._hurry.clear()
@@ -388,7 +389,7 @@ class Server:
             log.info("stopped; the next daemon %s", "listens now" if taken else "is gone")
         else:
             log.info("stopped")
-        _close_all(self._kept)
+        close_all(self._kept)
         return None
 
 
@@ -403,11 +404,6 @@ def _retention(config: Config) -> Policy:
 
 def _stopping() -> Draining:
     return Draining("The gateway is stopping, and this call's turn had not come")
-
-
-def _close_all(sockets: list[socket.socket]) -> None:
-    for one in sockets:
-        one.close()
 
 
 async def serve(config: Config, output: Log, limits: EdgeLimits, start: Start) -> Handed | None:

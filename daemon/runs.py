@@ -181,8 +181,13 @@ class Runs:
             for one in self._known.values()
         )
 
-    def take(self, carried: Iterable[Carried]) -> None:
-        """Know the runs of the daemon that served before this one; no others are expected."""
+    def take(self, carried: Iterable[Carried] | None) -> None:
+        """Know the runs of the daemon that served before this one; no others are expected.
+
+        None: it told of none, or there was none. Then they are.
+        """
+        if carried is None:
+            return
         for one in carried:
             asked = Asked(one.id, one.hash, one.key, one.tags, one.budget_nanousd)
             self.add(asked, run_of(asked))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from shell import (
     write_config,
 )
 
+from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.ledger.lock import holder
 
 
@@ -116,6 +118,17 @@ async def test_who_is_connected_may_ask_once_more_and_is_then_let_go() -> None:
             last = await client.answer()
             assert (last.status, last.headers["connection"]) == (200, "close")
             assert await drained is True
+
+
+async def test_who_has_just_connected_is_waited_for() -> None:
+    """A request is about to come on it, however busy its machine: it must not meet a refusal."""
+    async with running(limits=EdgeLimits(still_s=0.0, new_s=inf)) as daemon:
+        client = await daemon.connect()
+        await until(lambda: daemon.server.connections.public == 1)
+        assert not daemon.server.connections.still()
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await client.answer()).status == 200
+        await until(daemon.server.connections.still)
 
 
 async def test_two_restarts_at_once_are_one() -> None:
