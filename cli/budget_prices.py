@@ -8,7 +8,7 @@ from tollway.daemon.config import shown
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.load import places
 from tollway.daemon.config.schema import Config, Scope
-from tollway.daemon.unpriced import Unpriced, refused
+from tollway.daemon.unpriced import Unpriced, capped, refused
 
 _MOST_NAMED = 8
 
@@ -52,14 +52,13 @@ def doubts(config: Config, changed: Iterable[str] | None = None) -> list[str]:
         LedgerUnavailable: Which models were called cannot be read.
     """
     keys = None if changed is None else set(changed)
+    scopes = [one for one in capped(config) if keys is None or shown.key(_at(one)) in keys]
     begun = {f"{name.partition('/')[0]}/*" for name in config.prices}
     found = {
         _at(scope): left
-        for scope, targets in refused(config).items()
+        for scope, targets in refused(config, scopes).items()
         if (left := [one for one in targets if one not in begun])
     }
-    if keys is not None:
-        found = {at: targets for at, targets in found.items() if shown.key(at) in keys}
     return [
         f"{place}: refuses {_named(targets)}: no price is known; `tollway prices set` states one"
         for place, targets in zip(places(config.path, list(found)), found.values(), strict=True)

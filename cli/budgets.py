@@ -365,4 +365,4 @@ def _report(done: edits.Done, scope: Scope, *, as_json: bool, **more: object) ->
     facts = {"scope": _said(scope), **budget_table.as_json_data(found), **more}
     if not as_json and found.lines:
         budget_table.as_table(found)
-    edits.report(done, facts, at, as_json=as_json)
+    edits.report(done, facts, at, as_json=as_json, told=True)

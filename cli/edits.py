@@ -13,6 +13,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem, printable
+from tollway.cli.budget_edits import SECTIONS
 from tollway.cli.control import Control, load_config, reload_daemon, require_same_file
 from tollway.cli.options import me
 from tollway.daemon.config import check, shown
@@ -213,7 +214,14 @@ def _require_ours(config: Config) -> None:
     require_same_file(served, config.path)
 
 
-def report(done: Done, facts: Mapping[str, object], at: tuple[str, str], *, as_json: bool) -> None:
+def report(
+    done: Done,
+    facts: Mapping[str, object],
+    at: tuple[str, str],
+    *,
+    as_json: bool,
+    told: bool = False,
+) -> None:
     """Say what became of a change: `facts` with --json, else whether the daemon has it.
 
     Args:
@@ -221,6 +229,7 @@ def report(done: Done, facts: Mapping[str, object], at: tuple[str, str], *, as_j
         facts: What the command has to tell programs.
         at: The table that was changed, whose warnings are shown.
         as_json: Whether a program asks.
+        told: Whether what its budget refuses for want of a price was told beforehand.
 
     Raises:
         GatewayError: The daemon did not take it up; in its words.
@@ -231,7 +240,7 @@ def report(done: Done, facts: Mapping[str, object], at: tuple[str, str], *, as_j
         show.emit({**facts, **rest, "problem": problem})
     else:
         key = re.escape(shown.key(at))
-        for line in done.config.warnings:
+        for line in (*done.config.warnings, *([] if told else _refusals(done.config, at))):
             if re.search(rf":\d+: {key}[:.]", line):
                 warn(re.sub(rf"^.*?:\d+: (?={key}[:.])", "", line))
         if done.refused is None:
@@ -242,6 +251,20 @@ def report(done: Done, facts: Mapping[str, object], at: tuple[str, str], *, as_j
             )
     if done.refused is not None:
         raise _not_taken_up(done, done.refused)
+
+
+def _refusals(config: Config, at: tuple[str, str]) -> list[str]:
+    """Return a line where the budget of what was changed refuses models without a price."""
+    section, name = at
+    entry = getattr(config, section).get(name) if section in SECTIONS.values() else None
+    if entry is None or not entry.budget:
+        return []
+    from tollway.cli.budget_prices import doubts  # noqa: PLC0415 - reads the price data
+
+    try:
+        return doubts(config, [shown.key((*at, "budget"))])
+    except GatewayError:  # a ledger that cannot be read is told by the daemon
+        return []
 
 
 def _not_taken_up(done: Done, refused: GatewayError) -> GatewayError:

@@ -95,17 +95,21 @@ class Unpriced:
             yield from allowed(levels, name, _behind(self._config, name))
 
 
-def refused(config: Config) -> dict[Scope, list[str]]:
-    """Return the targets without a price that each scope's budget refuses, where there are any.
+def capped(config: Config) -> list[Scope]:
+    """Return the scopes with budgets that do more than warn."""
+    return [scope for scope, budgets in budgets_of(config) if any(one.caps for one in budgets)]
+
+
+def refused(config: Config, scopes: Sequence[Scope]) -> dict[Scope, list[str]]:
+    """Return the targets without a price that budgets of scopes refuse, where there are any.
 
     Raises:
         LedgerUnavailable: Which models were called cannot be read.
     """
-    capped = [scope for scope, budgets in budgets_of(config) if any(one.caps for one in budgets)]
-    if not capped:
+    if not scopes:
         return {}
     found = Unpriced(config)
-    return {scope: targets for scope in capped if (targets := found.of(scope))}
+    return {scope: targets for scope in scopes if (targets := found.of(scope))}
 
 
 def _routed(config: Config) -> Iterator[str]:

@@ -201,6 +201,9 @@ def test_a_key_that_may_call_little_refuses_little(home: Home) -> None:
     assert made.returncode == 0, made.stderr
     said = fine(home.tollway("budgets", "set", "key", "ci", "5/day", "--json"))
     assert said["refused_unpriced"] == ["box3/b"]
+    set_ = home.tollway("keys", "set", "ci", "--budget", "6/day").stderr
+    assert "warning: keys.ci.budget: refuses `box3/b`: no price is known" in set_
+    assert "no price" not in home.tollway("keys", "set", "ci", "--no-budget").stderr
 
 
 def test_a_running_daemon_is_told_and_tells(home: Home) -> None:
