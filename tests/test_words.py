@@ -21,7 +21,9 @@ NOUNS = (
 )
 MANY = {f"{one}s" for one in NOUNS.split()} | {"bodies", "entries", "processes", "retries"}
 # A number, perhaps a word, and what it counts: "{n} calls", "{n} complete days".
-AFTER = re.compile(r" ([a-z-]+)\b(?!/)(?: ([a-z-]+)\b)?")
+AFTER = re.compile(
+    r" (?!(?:the|its|their|of|by|for|as|and|or|to|in) )([a-z-]+)\b(?!/)(?: ([a-z-]+)\b)?"
+)
 # Numbers that are never one.
 NEVER_ONE = {
     ("cli/health.py", "keys"),  # of a pool
@@ -31,7 +33,6 @@ NEVER_ONE = {
     ("cli/models_info.py", "slots"),
     ("cli/models_info.py", "tokens"),
     ("cli/prices.py", "tokens"),
-    ("cli/prices.py", "providers"),  # changes of them
     ("cli/spend_trend.py", "days"),  # seven at least
     ("daemon/gate/limits.py", "tokens"),
     ("providers/llamacpp/binding.py", "tokens"),  # for the log
@@ -44,10 +45,8 @@ NEVER_ONE = {
 # What stands before the plural is no number.
 NO_NUMBER = {
     ("cli/budget_prices.py", "calls"),
-    ("cli/doctor_fix.py", "others"),
     ("daemon/config/check.py", "prompts"),
     ("daemon/log.py", "attempts"),
-    ("daemon/standing.py", "calls"),
 }
 
 
