@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import socket
 import statistics
+import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
@@ -15,9 +17,11 @@ from shell import Client, Process, Reply, control, process, short_folder, until,
 from upstreams import Peer, Upstream, upstream
 
 from tollway.daemon.ledger.verify import verify
+from tollway.daemon.process import BACKLOG
 
 FITS = 10
 CROWD = 400
+SOMAXCONN = int(Path("/proc/sys/net/core/somaxconn").read_text())
 
 
 class Busy:
@@ -159,6 +163,17 @@ async def test_bodies_that_memory_has_no_room_for_are_refused_and_leave_no_trace
         assert (await first).status == 200
         assert (await gate.ask(long)).status == 200
         assert room.held == 0
+
+
+async def test_a_burst_of_new_connections_finds_room_to_wait() -> None:
+    """Those that the system turns away try again after a second, then three: none of ours to lose.
+
+    Of a listening socket, Linux tells the room for connections that wait in `tcpi_sacked`.
+    """
+    async with gateway([[Busy()]]) as gate:
+        for one in gate.daemon.server._listening:
+            told = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+            assert struct.unpack_from("I", told, 28)[0] == min(BACKLOG, SOMAXCONN)
 
 
 class Flood:
