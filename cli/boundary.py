@@ -17,6 +17,14 @@ USAGE = 2
 UNREACHABLE = 3
 INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
 
+# Pydantic's words for a number that cannot be.
+_NUMBERS = (
+    (re.compile(r"Input should be greater than or equal to (\S+)"), r"expected at least \1"),
+    (re.compile(r"Input should be less than or equal to (\S+)"), r"expected at most \1"),
+    (re.compile(r"Input should be greater than (\S+)"), r"expected more than \1"),
+    (re.compile(r"Input should be a valid integer.*"), "expected a whole number"),
+    (re.compile(r"Input should be a valid number.*"), "expected a number"),
+)
 _CHOICES = re.compile(r"'([^']*)' is not one of (.*)")  # Typer's words for a wrong choice
 
 # By code and not by class, so that the classes need not be imported to show an error. An error
@@ -88,6 +96,8 @@ def _meant(error: typer.TyperException) -> str:
 
 def _usage(error: typer.TyperException) -> str:
     message = error.format_message().rstrip(".").replace("Value error, ", "")
+    for theirs, ours in _NUMBERS:
+        message = theirs.sub(ours, message)
     if message.startswith("No such option"):
         return message.partition(" (Possible options")[0]
     # The word too many may be a secret, and stderr may be a log.

@@ -20,7 +20,9 @@ from tollway.daemon.vault import VARIABLE
 Name = Annotated[
     str,
     typer.Argument(
-        help="The secret's name, as in `keyring:NAME`.", autocompletion=complete.secrets
+        metavar="NAME",
+        help="The secret's name, as in `keyring:NAME`.",
+        autocompletion=complete.secrets,
     ),
 ]
 

@@ -91,7 +91,8 @@ def _pygal() -> ModuleType:
         import pygal  # noqa: PLC0415 - only a page needs it
     except ImportError as fault:
         raise UsageProblem(
-            "HTML needs pygal, which draws the charts", hint="pip install 'tollway[reports]'"
+            "HTML needs pygal, which draws the charts",
+            hint="`pip install 'tollway[reports]'` installs it",
         ) from fault
     return pygal  # type: ignore[no-any-return]  # it has no types
 

@@ -299,13 +299,13 @@ def _clean(value: str, what: str) -> str:
     """Return a secret without the line end that files and pipes put after it."""
     value = value.strip()
     if not value:
-        raise SecretError(f"{what} is empty", hint="store it again")
+        raise SecretError(f"{what} is empty", hint="Store it again")
     if value.startswith("{"):  # a file of credentials, as Google gives them: on one line
         with contextlib.suppress(ValueError):
             value = json.dumps(json.loads(value))
     if len(value) > _LONGEST or not value.isascii() or not value.isprintable():
         raise SecretError(
-            f"{what} has a line break or another character that no key has", hint="store it again"
+            f"{what} has a line break or another character that no key has", hint="Store it again"
         )
     return value
 
@@ -340,7 +340,7 @@ def _ask(question: "Callable[[KeyringBackend], T]", wait_s: float) -> T:
 def _unanswered(how: str) -> SecretError:
     return SecretError(
         f"The system's keyring {how}",
-        hint=f"unlock it, or see `tollway doctor`; {_NO_KEYRING}",
+        hint=f"Unlock it, or see `tollway doctor`; {_NO_KEYRING}",
     )
 
 
@@ -377,7 +377,7 @@ def _noted() -> set[str]:
         return set()
     except (OSError, UnicodeDecodeError) as fault:
         raise SecretError(
-            f"`{_names_path()}` cannot be read", hint="it lists names only: it may be removed"
+            f"`{_names_path()}` cannot be read", hint="It lists names only: it may be removed"
         ) from fault
 
 

@@ -144,7 +144,7 @@ class Vault:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as fault:
             raise SecretError(
                 f"The vault `{self.path}` cannot be read: {type(fault).__name__}",
-                hint="restore it from a backup, or move it away and store the secrets again",
+                hint="Restore it from a backup, or move it away and store the secrets again",
             ) from None
 
     def _write(self, content: _File) -> None:
@@ -163,7 +163,7 @@ class Vault:
         if not said:
             raise SecretError(
                 f"The vault `{self.path}` opens with ${VARIABLE}, which is not set",
-                hint="set it for the daemon and for this command alike",
+                hint="Set it for the daemon and for this command alike",
             )
         if len(said) < _SHORTEST:
             raise SecretError(
@@ -182,7 +182,7 @@ class Vault:
             key = b""
         if len(key) != _KEY_BYTES:
             raise SecretError(
-                f"`{self.key_path}` holds no key of a vault", hint="restore it from a backup"
+                f"`{self.key_path}` holds no key of a vault", hint="Restore it from a backup"
             )
         return key
 
@@ -203,7 +203,7 @@ def _unseal(key: bytes, name: str, sealed: _Sealed, path: Path) -> str:
     except (InvalidTag, ValueError):
         raise SecretError(
             f"The vault `{path}` does not open with this key, or was changed",
-            hint="give it the key that it was made with, or restore it from a backup",
+            hint="Give it the key that it was made with, or restore it from a backup",
         ) from None
 
 
@@ -222,12 +222,12 @@ def read_private(path: Path, *, what: str) -> str:
                 raise SecretError(f"`{path}`, {what}, is no plain file")
             if found.st_mode & 0o077:
                 raise SecretError(
-                    f"`{path}`, {what}, can be read by others", hint=f"chmod 600 {path}"
+                    f"`{path}`, {what}, can be read by others", hint=f"`chmod 600 {path}` closes it"
                 )
             data = file.read(_MOST_BYTES + 1)
     except OSError as fault:
         raise SecretError(
-            f"`{path}`, {what}, cannot be read: {fault.strerror}", hint="check the path"
+            f"`{path}`, {what}, cannot be read: {fault.strerror}", hint="Check the path"
         ) from fault
     if len(data) > _MOST_BYTES:
         raise SecretError(f"`{path}`, {what}, is larger than {_MOST_BYTES >> 10} KiB")

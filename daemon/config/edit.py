@@ -188,7 +188,7 @@ def _keep_valid(folder: Path, path: Path, text: str) -> int | None:
 def _moved(path: Path) -> ConfigError:
     return ConfigError(
         f"`{path}` was changed by someone else meanwhile; nothing was written",
-        hint="look at it, then run the command again",
+        hint="Look at it, then run the command again",
     )
 
 
@@ -231,7 +231,7 @@ def _changed(text: str, change: "Callable[[TOMLDocument], None]", path: Path) ->
         if tree.as_string() != whole:
             raise ConfigError(
                 f"`{path}` is written in a way that cannot be edited without changing more",
-                hint="edit it by hand",
+                hint="Edit it by hand",
             )
         old = document.attach_comments(tree)
         change(tree)
@@ -241,7 +241,7 @@ def _changed(text: str, change: "Callable[[TOMLDocument], None]", path: Path) ->
             after = after.lstrip("\n")
     except (TOMLKitError, RecursionError) as fault:
         raise ConfigError(
-            f"`{path}` cannot be edited: {type(fault).__name__}", hint="edit it by hand"
+            f"`{path}` cannot be edited: {type(fault).__name__}", hint="Edit it by hand"
         ) from fault
     if "\r\n" in text and not re.search(r"(?<!\r)\n", text):
         after = re.sub(r"(?<!\r)\n", "\r\n", after)

@@ -27,7 +27,7 @@ def locked(path: Path, *, wait_s: float = 30.0) -> Iterator[None]:
             if time.monotonic() > until:
                 raise ConfigError(
                     f"`{path.parent}` is being changed by another command",
-                    hint="try again once it has ended",
+                    hint="Try again once it has ended",
                 )
             time.sleep(0.01)
         yield
@@ -112,5 +112,5 @@ def _told(path: Path) -> Iterator[None]:
     except OSError as fault:
         raise ConfigError(
             f"`{path}` cannot be written: {fault.strerror}",
-            hint=f"see who may write to `{path.parent}`, and whether the disk is full",
+            hint=f"See who may write to `{path.parent}`, and whether the disk is full",
         ) from fault

@@ -116,7 +116,7 @@ def _index(folder: Path) -> _Index:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise ConfigError(
             f"The history in `{folder}` cannot be read",
-            hint=f"move `{folder / 'index.json'}` away to begin a new one",
+            hint=f"Move `{folder / 'index.json'}` away to begin a new one",
         ) from fault
 
 

@@ -7,6 +7,7 @@ anew after they broke off, and are not compared with the checksum: so ours are, 
 
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -283,11 +284,14 @@ def _told(repo: str) -> Iterator[None]:
     try:
         from httpx2 import HTTPError  # noqa: PLC0415 - comes with huggingface_hub
         from huggingface_hub import errors  # noqa: PLC0415
+        from huggingface_hub.utils import logging as its_log  # noqa: PLC0415
     except ImportError as fault:
         raise HubProblem(
             "Fetching models needs huggingface_hub, which is not installed",
-            hint="pip install 'tollway[pull]'",
+            hint="`pip install 'tollway[pull]'` installs it",
         ) from fault
+    # It tells of each new try in its own words, which nobody asked for; the last one is an error.
+    its_log.set_verbosity(logging.ERROR)
     page, again = f"{endpoint()}/{repo}", "The same command goes on where it stopped"
     try:
         yield

@@ -136,6 +136,20 @@ def test_no_option_is_offered_that_is_not_near() -> None:
         assert "Did you mean" not in tollway(*line.split()).stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("spend --top x", "expected a whole number"),
+        ("chat --temperature x", "expected a number"),
+        ("chat --temperature 9", "expected at most 2"),
+        ("bench --connections 0", "expected at least 2"),
+    ],
+)
+def test_a_number_that_cannot_be_says_what_is_expected(line: str, said: str) -> None:
+    """In plain words."""
+    assert tollway(*line.split()).stderr.splitlines()[0].endswith(said)
+
+
 def test_an_option_without_its_value_names_its_command() -> None:
     """Whose help tells it."""
     assert "`tollway logs --help` shows" in tollway("logs", "--tag").stderr

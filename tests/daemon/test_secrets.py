@@ -159,7 +159,7 @@ def test_a_file_gives_a_secret_if_only_its_owner_can_read_it(tmp_path: Path) -> 
         file.chmod(mode)
         with pytest.raises(SecretError, match="can be read by others") as refused:
             resolve(ref, base=tmp_path)
-        assert refused.value.hint == f"chmod 600 {file}"
+        assert refused.value.hint == f"`chmod 600 {file}` closes it"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_keyring_in_the_clear_is_never_used(run: Callable[..., str], tmp_path:
 def test_a_keyring_that_hangs_is_given_up(run: Callable[..., str]) -> None:
     """The process ends too: the thread that hangs does not hold it."""
     out = run(TRY.format("get('openai', wait_s=0.3)"), "rings.Hung")
-    assert "The system's keyring did not answer within 0.3 s | unlock it" in out
+    assert "The system's keyring did not answer within 0.3 s | Unlock it" in out
 
 
 def test_what_a_keyring_says_in_its_anger_is_not_repeated(run: Callable[..., str]) -> None:

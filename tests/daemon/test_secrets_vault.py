@@ -104,7 +104,7 @@ def test_a_key_file_that_others_can_read_is_refused(vault: Vault) -> None:
     vault.key_path.chmod(0o640)
     with pytest.raises(SecretError, match="can be read by others") as refused:
         vault.set("a", CANARY)
-    assert refused.value.hint == f"chmod 600 {vault.key_path}"
+    assert refused.value.hint == f"`chmod 600 {vault.key_path}` closes it"
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"\xff", b'{"key": "file"}', b"[]", b"null"])
