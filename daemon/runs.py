@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from tollway.daemon.config.schema import Budget
-from tollway.daemon.gate.tags import Tags, read
+from tollway.daemon.gate.tags import RUN as TAG
+from tollway.daemon.gate.tags import RUN_ID, Tags, read
 
-TAG = "run"  # the tag that tells a run's calls; nobody else may set it for them
 # How long a run lives on without a word from its command: a laptop's lid may be shut for a while.
 LEASE_S = 600.0
 # How long a daemon that was told of no runs expects them to tell of themselves: they do so twice a
@@ -22,7 +22,6 @@ LEASE_S = 600.0
 EXPECTED_S = 30.0
 # How the secret of a run begins, by which one that is not known here is told from other keys.
 PREFIX = "tw-run-"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +36,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def wrong(self) -> str:
         """Why it cannot be, "" where it can."""
-        if not _ID.fullmatch(self.id):
+        if not RUN_ID.fullmatch(self.id):
             return "the id is none"
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", self.hash):
             return "the hash is none"

@@ -20,7 +20,7 @@ from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, needed
 from tollway.daemon.gate.plan import Branch, Plan
 from tollway.daemon.gate.route import Target
-from tollway.daemon.gate.tags import read as read_tags
+from tollway.daemon.gate.tags import said as said_tags
 from tollway.daemon.gate.translate import Translator, asked_in
 from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.catalog import ClientName
@@ -134,7 +134,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         if caller.everything
         else allowed(caller.levels, found.name, found.targets)
     )
-    tags = tuple(caller.tags.over(read_tags(question.tags)).pairs)
+    tags = said_tags(question.tags, caller.tags).pairs
     plan = gate.plan_for(found, found.targets)
     call = _call(question)
     asked = _asked(gate, plan, question, call, caller, tags)

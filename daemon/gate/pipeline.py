@@ -105,7 +105,7 @@ def _origin(request: Direct, call_id: str, own: tags.Tags) -> Origin:
         headers=to_provider(request.headers.items()),
         report_cost=request.headers.get(_REPORT) == "cost",
         batch=_is_batch(request.headers.get(_PRIORITY)),
-        tags=own.over(tags.read(request.headers.getall(tags.HEADER)))
+        tags=tags.said(request.headers.getall(tags.HEADER), own)
         if tags.HEADER in request.headers
         else own,
     )

@@ -3,6 +3,7 @@
 All of them are written into the ledger; those that gateway.toml declares have budgets.
 """
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -14,6 +15,9 @@ from tollway.providers.errors import RequestInvalid
 NAME = "x-tollway-tags"
 # Of aiohttp's own type, which is compared without folding its case each time.
 HEADER = type(hdrs.AUTHORIZATION)(NAME)
+RUN = "run"
+# What `tollway run` makes, and nothing else that a script is likely to number its runs by.
+RUN_ID = re.compile(r"[0-9]{6}-[0-9a-f]{8}")
 _MOST = 16
 _LONGEST = 2048  # of the header
 
@@ -61,6 +65,28 @@ def read(values: Iterable[str]) -> Tags:
     if len(found) > _MOST:
         raise _wrong(f"has more than {_MOST} tags")
     return of(f"{name}={value}" for name, value in found.items())
+
+
+def said(values: Iterable[str], own: Tags) -> Tags:
+    """Return the tags of a request's headers, behind those that all calls of its caller have.
+
+    Whose call it is decides whether it is of a run, not what it says: a run's budget would
+    otherwise be anybody's to use up, and its cost anybody's to add to.
+
+    Raises:
+        RequestInvalid: As `read`, or they name a run of `tollway run` that does not call.
+    """
+    every = own.over(read(values))
+    for pair in every.pairs:
+        name, _, value = pair.partition("=")
+        if name == RUN and RUN_ID.fullmatch(value) and pair not in own.pairs:
+            raise RequestInvalid(
+                f"The header `{NAME}` says `{pair}`, but this call is not of that run",
+                hint="Only what `tollway run` started is of its run, by the key that it was given;"
+                f" leave the tag out, or number your own runs otherwise: `{RUN}=42`",
+                param=NAME,
+            )
+    return every
 
 
 def of(pairs: Iterable[str]) -> Tags:

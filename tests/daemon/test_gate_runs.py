@@ -24,7 +24,7 @@ from tollway.daemon.runs import EXPECTED_S, LEASE_S, Asked, Carried, Runs, run_o
 SECRET = "tw-run-" + "r" * 40
 HASH = "sha256:" + sha256(SECRET.encode()).hexdigest()
 ANSWER = [reads(), says(whole(WHOLE, "Connection: close"))]
-RUN = {"id": "r-1", "hash": HASH, "tags": {"project": "shop"}, "budget_nanousd": 10**9}
+RUN = {"id": "261129-00000001", "hash": HASH, "tags": {"project": "shop"}, "budget_nanousd": 10**9}
 
 
 async def post(daemon: Running, path: str, said: object = None) -> Reply:
@@ -59,19 +59,19 @@ def test_a_run_without_a_word_from_its_command_ends() -> None:
     """A command that was killed leaves a key that opens nothing for long."""
     now = [0.0]
     runs = Runs(lambda: now[0])
-    add(runs, asked("r-1"))
+    add(runs, asked("261129-00000001"))
     now[0] = LEASE_S - 1
-    assert runs.find(digest_of("r-1"))
-    assert runs.keep(asked("r-1"))
+    assert runs.find(digest_of("261129-00000001"))
+    assert runs.keep(asked("261129-00000001"))
     now[0] += LEASE_S - 1
-    assert runs.find(digest_of("r-1"))
+    assert runs.find(digest_of("261129-00000001"))
     now[0] += 1
-    assert runs.find(digest_of("r-1")) is None
-    add(runs, asked("r-2"))
-    assert list(runs.budgets()) == ["run=r-2"]
+    assert runs.find(digest_of("261129-00000001")) is None
+    add(runs, asked("261129-00000002"))
+    assert list(runs.budgets()) == ["run=261129-00000002"]
 
 
-NAMES = st.sampled_from(["r-1", "r-2", "r-3"])
+NAMES = st.sampled_from(["261129-00000001", "261129-00000002", "261129-00000003"])
 
 
 class Lives(RuleBasedStateMachine):
@@ -135,7 +135,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def each_is_known_as_long_as_it_lives(self) -> None:
         """With its own tags and budget, and counted as expected only while it may still tell."""
-        for name in ("r-1", "r-2", "r-3"):
+        for name in ("261129-00000001", "261129-00000002", "261129-00000003"):
             run = self.runs.find(digest_of(name))
             lives = self.until_s.get(name, 0.0) > self.now_s
             assert (run == run_of(asked(name, 7))) if lives else run is None
@@ -166,7 +166,7 @@ def test_no_credential_that_was_made_here_is_ever_nobody_s(
     """A single user's gateway takes any word, but what was to be counted never goes uncounted."""
     runs = Runs()
     if known:
-        add(runs, Asked("r-1", HASH))
+        add(runs, Asked("261129-00000001", HASH))
     ring = Keyring(SINGLE, runs)
     headers = CIMultiDict(
         (name, f"Bearer {value}" if name == "authorization" else value) for name, value in sent
@@ -184,8 +184,9 @@ def test_no_credential_that_was_made_here_is_ever_nobody_s(
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"id": "a b"}, {"id": ""}, {"hash": "sha256:1"}, {"hash": SECRET}, {"budget_nanousd": 0},
-        {"budget_nanousd": -1}, {"tags": {"run": "r-9"}}, {"tags": {"a b": "c"}},
+        {"id": "a b"}, {"id": ""}, {"id": "42"}, {"hash": "sha256:1"}, {"hash": SECRET},
+        {"budget_nanousd": 0}, {"budget_nanousd": -1},
+        {"tags": {"run": "261129-00000009"}}, {"tags": {"a b": "c"}},
         {"tags": {"a": "b c"}}, {"more": 1},
     ],
 )  # fmt: skip
@@ -202,13 +203,41 @@ async def test_a_run_s_tags_cannot_be_set_by_its_calls() -> None:
         assert (await post(gate.daemon, "/control/runs", RUN)).status == 200
         reply = await call(gate.daemon, x_tollway_tags="run=other,project=x,ticket=7")
         row = await gate.row(reply)
-        wanted = {"project": "shop", "run": "r-1", "ticket": "7"}
+        wanted = {"project": "shop", "run": "261129-00000001", "ticket": "7"}
         assert json.loads(row.call.tags) == wanted
-        ended = (await post(gate.daemon, "/control/runs/r-1/end")).json()
+        ended = (await post(gate.daemon, "/control/runs/261129-00000001/end")).json()
         assert ended["cost_nanousd"] == 13_000
         assert ended["left_nanousd"] == 10**9 - 13_000
         assert (await call(gate.daemon)).status == 401
-        assert (await post(gate.daemon, "/control/runs/r-1/end")).status == 404
+        assert (await post(gate.daemon, "/control/runs/261129-00000001/end")).status == 404
+
+
+@pytest.mark.parametrize("mode", ["keys", "single user"])
+async def test_a_run_s_tag_is_refused_to_everybody_else(tmp_path: Path, mode: str) -> None:
+    """Living, ended or of another daemon: its budget and its cost are those of its own calls.
+
+    Other numbers of other people's runs are tags as any.
+    """
+    async with upstream(ANSWER) as up:
+        text, server, own = config([up]), "", {"authorization": f"Bearer {KEY}"}
+        if mode == "single user":
+            text, server = text.partition("[groups.all]")[0], "single_user = true"
+            own = {"authorization": "Bearer any"}
+        async with running(text, server=server, folder=tmp_path) as daemon:
+            assert (await post(daemon, "/control/runs", RUN)).status == 200
+            for name in (RUN["id"], "261129-0000000f"):
+                said = await call(daemon, x_tollway_tags=f"env=ci,run={name}", **own)
+                assert (said.status, error(said)["param"]) == (400, "x-tollway-tags")
+                assert (
+                    f"says `run={name}`, but this call is not of that run" in error(said)["message"]
+                )
+            assert (await call(daemon, x_tollway_tags="run=42", **own)).status == 200
+            mine = await call(daemon, x_tollway_tags=f"run={RUN['id']}")
+            assert mine.status == 200
+            ended = (await post(daemon, f"/control/runs/{RUN['id']}/end")).json()
+            assert ended["left_nanousd"] == 10**9 - 13_000
+            late = await call(daemon, x_tollway_tags=f"run={RUN['id']}", **own)
+            assert late.status == 400
 
 
 @pytest.mark.parametrize("mode", ["keys", "single user"])
@@ -229,7 +258,7 @@ async def test_a_daemon_that_was_told_nothing_asks_a_run_to_wait_until_it_knows_
             assert error(early)["code"] == "run_not_known"
             assert (await post(daemon, "/control/runs", RUN)).json()["new"] is True
             assert (await call(daemon)).status == 200
-            ended = (await post(daemon, "/control/runs/r-1/end")).json()
+            ended = (await post(daemon, "/control/runs/261129-00000001/end")).json()
             assert (ended["cost_nanousd"], ended["targets"][0]["calls"]) == (26_000, 2)
             late = await call(daemon)
             assert late.status == 401
@@ -262,13 +291,13 @@ async def test_no_call_of_a_run_comes_before_its_budget() -> None:
         for number in range(10):
             secret = f"tw-run-{number}"
             digest = digest_of(secret).hex()
-            asks = RUN | {"id": f"r-{number}", "hash": f"sha256:{digest}"}
+            asks = RUN | {"id": f"261129-0000000{number}", "hash": f"sha256:{digest}"}
             sent = {"authorization": f"Bearer {secret}"}
             _, *replies = await asyncio.gather(
                 post(gate.daemon, "/control/runs", asks),
                 *(call(gate.daemon, **sent) for _ in range(4)),
             )
-            ended = (await post(gate.daemon, f"/control/runs/r-{number}/end")).json()
+            ended = (await post(gate.daemon, f"/control/runs/261129-0000000{number}/end")).json()
             assert ended["cost_nanousd"] == 13_000 * sum(one.status == 200 for one in replies)
 
 
@@ -286,7 +315,7 @@ async def test_a_body_that_ends_after_its_run_is_refused() -> None:
         )
         # It is let in by its head.
         assert b"100" in await client.reader.readuntil(b"\r\n\r\n")
-        await post(gate.daemon, "/control/runs/r-1/end")
+        await post(gate.daemon, "/control/runs/261129-00000001/end")
         await client.send(said)
         assert (await client.answer()).status == 401
 
@@ -316,7 +345,9 @@ async def test_what_a_killed_daemon_held_for_a_run_is_spent_of_its_budget(tmp_pa
             control(tmp_path / "tollway.sock", "POST", "/control/runs", RUN)
             status, said = await _ask(int(port), 10)
             assert status == 200, said
-            _, ended = control(tmp_path / "tollway.sock", "POST", "/control/runs/r-1/end")
+            _, ended = control(
+                tmp_path / "tollway.sock", "POST", "/control/runs/261129-00000001/end"
+            )
             held = ended["cost_nanousd"] - 13_000
             assert held > sent * 2000
         never.set()

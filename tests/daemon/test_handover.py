@@ -274,7 +274,7 @@ def _take_over(config: Path) -> dict[str, Any]:
 
 SECRET = "tw-run-" + "r" * 64
 CARRIED = {
-    "id": "r-1",
+    "id": "261129-00000001",
     "hash": "sha256:" + sha256(SECRET.encode()).hexdigest(),
     "left_s": 60.0,
     "budget_nanousd": 1,
