@@ -66,9 +66,27 @@ def _ended(pid: int) -> int | None:
     if not found:
         return None
     if os.WIFSTOPPED(status):
-        # It stopped itself: so do we, that the shell gets its terminal back until `fg`.
-        os.kill(os.getpid(), signal.SIGSTOP)
-        os.kill(pid, signal.SIGCONT)
+        # At a terminal it stopped itself: so do we, that the shell gets it back until `fg`.
+        # Elsewhere nobody would let us go on: whoever stops all processes for a while and has
+        # us go on first would leave us standing for ever.
+        if _at_terminal(pid):
+            # Not SIGSTOP: the kernel lets this one go where no shell could say `fg`.
+            os.kill(os.getpid(), signal.SIGTSTP)
+            os.kill(pid, signal.SIGCONT)
         return None
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
+
+
+def _at_terminal(pid: int) -> bool:
+    """Whether we, or the program, are what a terminal's shell waits for."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) in {os.getpgrp(), os.getpgid(pid)}
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

@@ -1,18 +1,15 @@
 """`tollway run`: a key for as long as a program lives, its tags, its budget, its end, its cost."""
 
-import asyncio
 import os
-import pty
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from gateway import KEY, WHOLE, gateway, whole
+from gateway import KEY, gateway
 from program import Home
-from shell import PATIENCE_S, Running, until
-from upstreams import reads, says
+from run_program import ANSWERS, python, start
+from shell import Running, until
 
 from tollway.cli import show
 from tollway.cli.run_env import HEADER, launch
@@ -42,50 +39,6 @@ for number in range(int(sys.argv[1])):
     print(said["choices"][0]["message"]["content"])
 print(os.environ["TOLLWAY_KEY"])
 """
-ANSWERS = [[reads(), says(whole(WHOLE, "Connection: close"))]]
-
-
-class Run:
-    """`tollway run` as a process, in a folder of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def end(self) -> tuple[int, str, str]:
-        """Return its exit code and what it said on stdout and stderr."""
-        async with asyncio.timeout(PATIENCE_S):
-            out, err = await self.process.communicate()
-        assert self.process.returncode is not None
-        return self.process.returncode, out.decode(), err.decode()
-
-    async def line(self) -> str:
-        """Return the next line that the program says."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            return (await self.process.stdout.readline()).decode().strip()
-
-
-async def start(daemon: Running, folder: Path, *words: str, **env: str) -> Run:
-    """Start `tollway run` with some words."""
-    _make(folder)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tollway.cli", "--config", str(daemon.config), "run", *words),
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), **env},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    return Run(process)
-
-
-def _make(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-
-
-def python(text: str, *more: str) -> tuple[str, ...]:
-    """Return the words that run a Python program."""
-    return ("--", sys.executable, "-c", text, *more)
 
 
 def calls(daemon: Running) -> list[CallRow]:
@@ -236,116 +189,6 @@ async def test_the_exit_code_is_the_program_s(tmp_path: Path, program: str, want
         code, _, err = await run.end()
         assert code == wanted
         assert "tollway: no calls" in err
-
-
-TRAPS = """
-import os, signal
-def took(number, frame):
-    os.write(1, b"took %d\\n" % number)
-    os._exit(3)
-for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-    signal.signal(one, took)
-assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
-os.write(1, b"ready\\n")
-while True:
-    signal.pause()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-async def test_a_signal_goes_to_the_program(tmp_path: Path, number: int) -> None:
-    """A supervisor that stops `tollway run` means the program; its cost is told all the same."""
-    async with gateway(ANSWERS) as gate:
-        run = await start(gate.daemon, tmp_path, *python(TRAPS))
-        assert await run.line() == "ready"
-        run.process.send_signal(number)
-        code, out, err = await run.end()
-        assert (code, out) == (3, f"took {int(number)}\n"), err
-        assert "tollway: no calls" in err
-
-
-STOPS = """
-import os, signal
-os.write(1, b"%d\\n" % os.getppid())
-os.kill(os.getpid(), signal.SIGSTOP)
-os.write(1, b"on\\n")
-"""
-
-
-async def test_a_program_that_stops_itself_stops_the_run_until_fg(tmp_path: Path) -> None:
-    """Ctrl-Z in an agent that reads keys by itself: the shell must get its terminal back."""
-    async with gateway(ANSWERS) as gate:
-        run = await start(gate.daemon, tmp_path, *python(STOPS))
-        pid = int(await run.line())
-        await until(lambda: _state(pid) == "T")
-        os.kill(pid, signal.SIGCONT)
-        code, out, _ = await run.end()
-        assert (code, out) == (0, "on\n")
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-
-
-COUNTS = """
-import signal, sys, time
-count = 0
-def took(number, frame):
-    global count
-    count += 1
-signal.signal(signal.SIGINT, took)
-print("ready", sys.stdin.isatty(), flush=True)
-sys.stdin.readline()
-print("count", count, flush=True)
-"""
-
-
-async def test_ctrl_c_at_a_terminal_reaches_the_program_once(tmp_path: Path) -> None:
-    """The terminal sends it to both; the run waits for the program, which may live on."""
-    async with gateway(ANSWERS) as gate:
-        said = await asyncio.to_thread(_at_a_terminal, gate.daemon.config, tmp_path)
-    assert b"ready True" in said
-    assert b"count 1" in said
-    assert b"tollway: no calls" in said
-
-
-def _at_a_terminal(config: Path, folder: Path) -> bytes:
-    main, other = pty.openpty()
-    words = [sys.executable, "-m", "tollway.cli", "--config", str(config), "run"]
-    process = subprocess.Popen(
-        # A shell of a session of its own, so that the terminal's signals go where they would.
-        [sys.executable, "-c", _LEAD, *words, *python(COUNTS)],
-        stdin=other, stdout=other, stderr=other, cwd=folder, start_new_session=True,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
-    )  # fmt: skip
-    os.close(other)
-    said = b""
-    try:
-        said += _until(main, b"ready")
-        os.write(main, b"\x03")
-        said += _until(main, b"^C")
-        os.write(main, b"\n")
-        said += _until(main, b"tollway: no calls")
-        process.wait(PATIENCE_S)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(main)
-    return said
-
-
-_LEAD = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
-def _until(file: int, wanted: bytes) -> bytes:
-    said = b""
-    while wanted not in said:
-        said += os.read(file, 4096)
-    return said
 
 
 async def test_no_program_no_run(tmp_path: Path) -> None:
