@@ -82,11 +82,12 @@ class Ledger:
         self._bodies = Bodies(self._writer.put)
         self._stall_s = stall_s
         self._stalled = False
-        # Admissions under way, with the loop's time at which each has waited too long.
+        # Admissions under way, with the time (`_now`) at which each has waited too long.
         self._waiting: deque[tuple[float, Admit | Next]] = deque()
         # Settlements that a last byte waits for, with the time at which it goes all the same.
         self._patient: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._watching = False
+        self._stood_s = 0.0  # for how long in all this process did not run, or its loop not turn
         self._refusals = 0
         self._dropped = 0
         self._closing: asyncio.Future[None] | None = None
@@ -141,7 +142,7 @@ class Ledger:
         """How long, in seconds, the oldest admission under way has waited to be written."""
         for until_s, operation in self._waiting:
             if not operation.done.done():
-                return max(0.0, asyncio.get_running_loop().time() - until_s + self._stall_s)
+                return max(0.0, self._now(asyncio.get_running_loop()) - until_s + self._stall_s)
         return 0.0
 
     @property
@@ -209,7 +210,7 @@ class Ledger:
         The row is still on its way then. One that cannot be written has been logged.
         """
         loop = asyncio.get_running_loop()
-        self._patient.append((loop.time() + _PATIENCE_S, done))
+        self._patient.append((self._now(loop) + _PATIENCE_S, done))
         self._watch_on(loop)
         try:
             await done
@@ -375,7 +376,7 @@ class Ledger:
 
     async def _committed(self, operation: Admit | Next) -> None:
         loop = asyncio.get_running_loop()
-        self._waiting.append((loop.time() + self._stall_s, operation))
+        self._waiting.append((self._now(loop) + self._stall_s, operation))
         self._watch_on(loop)
         self._writer.put(operation)
         try:
@@ -385,22 +386,30 @@ class Ledger:
             while waiting and waiting[0][1].done.done():
                 waiting.popleft()
 
+    def _now(self, loop: asyncio.AbstractEventLoop) -> float:
+        """Return the time by a clock that stands while this process does not run."""
+        return loop.time() - self._stood_s
+
     def _watch_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._watching:
             self._watching = True
-            loop.call_later(_WATCH_S, self._watch, loop)
+            due = loop.time() + _WATCH_S
+            loop.call_at(due, self._watch, loop, due)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         # One timer for all calls: a time-out of its own for each would cost 5 us a call.
+        if (late := loop.time() - due) > _WATCH_S:
+            self._stood_s += late  # the disk had no chance to answer in it
+        now = self._now(loop)
         while self._waiting:
             until, operation = self._waiting[0]
             if not operation.done.done():
-                if loop.time() < until:
+                if now < until:
                     break
                 self._give_up(operation)
             self._waiting.popleft()
         patient = self._patient
-        while patient and (patient[0][1].done() or loop.time() >= patient[0][0]):
+        while patient and (patient[0][1].done() or now >= patient[0][0]):
             _resolve(patient.popleft()[1])
         self._watching = False
         if self._waiting or patient:

@@ -289,6 +289,26 @@ async def test_a_disk_that_does_not_answer_refuses_after_a_while(tmp_path: Path)
         assert states in ({}, {call.id: "refused"})
 
 
+async def test_a_process_that_was_stopped_refuses_nothing_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused machine or a SIGSTOP: its disk was not asked meanwhile, so it is no stalled disk."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        loop, call = asyncio.get_running_loop(), opened(1)
+        before = loop.time
+        with ledger._writer._turns.gate:  # the disk answers after the pause
+            admitted = asyncio.create_task(ledger.admit(call, attempt(call)))
+            await asyncio.sleep(0)
+            monkeypatch.setattr(loop, "time", lambda: before() + 3600)
+            for _ in range(9):
+                await asyncio.sleep(0)
+            assert not admitted.done()
+            assert ledger.problem is None
+            assert ledger.lag_s < 5
+        await admitted
+        await ledger.settle(closed(call), ended(attempt(call)))
+
+
 async def test_refused_calls_are_dropped_first_and_counted(tmp_path: Path) -> None:
     """A flood of refusals while the disk is away must not eat the memory."""
     async with running(tmp_path / "ledger.db") as ledger:
