@@ -10,6 +10,7 @@ from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.init import place
 from tollway.cli.litellm_file import Translated, translated
+from tollway.cli.litellm_fit import fit
 from tollway.cli.litellm_words import not_taken
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.taken_over import NotUnderstood, read_yaml
@@ -51,6 +52,7 @@ def import_litellm(
         found = translated(read_yaml(file))
     except NotUnderstood as fault:
         raise UsageProblem(f"`{file}`: {fault}") from fault
+    fit(found)
     path = place(config)
     loaded = load(path) if path.exists() else None
     if loaded:

@@ -175,9 +175,10 @@ class _Deployment:
                 f" `{name}`"
             )
         route = self.found.routes.setdefault(name, {"to": []})
-        weight = self.params.get("weight") or 1
+        weight = self.params.get("weight")
         target = f"{provider}/{model}"
-        route["to"].append({"target": target, "weight": int(weight)} if weight != 1 else target)
+        aim = target if weight in {None, 1} else {"target": target, "weight": weight}
+        route["to"].append(aim)
         said = {ours: self.params.get(theirs) for theirs, ours in _LIMITS.items()}
         limits.setdefault(name, []).append({k: v for k, v in said.items() if isinstance(v, int)})
 
@@ -304,6 +305,7 @@ def _settings(said: Mapping[str, Any], found: Translated) -> None:
             " cheapest or least-busy",
         )
     for route in found.routes.values():
+        route["to"] = _in_whole_numbers(route["to"])
         if len(route["to"]) > 1 and strategy:
             route["strategy"] = strategy
         if retries := said.get("num_retries"):
@@ -327,6 +329,17 @@ def _settings(said: Mapping[str, Any], found: Translated) -> None:
                 f"router_settings.model_group_alias.{alias}",
                 f"{why} the models taken over; `aliases` of a route are other names for it",
             )
+
+
+def _in_whole_numbers(aims: list[Any]) -> list[Any]:
+    """Return a route's targets with weights that have no fractions, in the same proportions."""
+    weights = [one["weight"] if isinstance(one, dict) else 1 for one in aims]
+    if not any(isinstance(one, float) and one % 1 for one in weights):
+        return aims
+    names = [one["target"] if isinstance(one, dict) else one for one in aims]
+    # Of no number at all nothing is made: what is wrong with it is told.
+    more = [round(one * 100) if isinstance(one, int | float) else one for one in weights]
+    return [{"target": name, "weight": one} for name, one in zip(names, more, strict=True)]
 
 
 def _pairs(said: object) -> Iterator[tuple[str, list[str]]]:
@@ -363,7 +376,7 @@ def _box(
     """Take the budgets and limits of the whole proxy, and those of providers."""
     if budget := litellm.get("max_budget"):
         period = _period(litellm.get("budget_duration"))
-        found.server["budget"] = [f"{budget}/{period}"]
+        found.server["budget"] = [f"{_plain(budget)}/{period}"]
     most = general.get("global_max_parallel_requests") or general.get("max_parallel_requests")
     if isinstance(most, int):
         found.server["limits"] = {"concurrent": most}
@@ -380,7 +393,15 @@ def _box(
             )
             continue
         period = _period(said.get("time_period") or said.get("budget_duration"))
-        found.providers[kind]["budget"] = [f"{usd}/{period}"]
+        found.providers[kind]["budget"] = [f"{_plain(usd)}/{period}"]
+
+
+def _plain(usd: object) -> str:
+    """Return an amount without an exponent: "0.00001"."""
+    try:
+        return f"{Decimal(str(usd)):f}"
+    except InvalidOperation:
+        return str(usd)
 
 
 def _period(said: object) -> str:

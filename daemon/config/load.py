@@ -1,5 +1,6 @@
 """Read gateway.toml: every fault with its line, or one whole and valid `Config`."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,19 @@ def parse(text: str, *, path: Path, home: Path | None = None) -> Config:
         number = _line_with_secret(text)
         found.append(f"{path}:{number}: looks like a secret; no version that holds it is kept")
     return msgspec.structs.replace(config, warnings=tuple(found), stated=_stated(raw))
+
+
+def faults(text: str, *, path: Path) -> Sequence[tuple[At, str]]:
+    """Return what is wrong with a text, each by its key; nothing where it is right.
+
+    Raises:
+        ConfigError: It is no TOML.
+    """
+    raw = tables_of(text, name=path)
+    reading = Reading(folder=Path(os.path.abspath(path.parent)), home=Path.home())
+    with contextlib.suppress(TooMany):  # those that it has found are enough to begin with
+        check.check(*_read(raw, reading, path, data_folder()), reading.wrong)
+    return reading.problems
 
 
 def places(path: Path, keys: Sequence[At]) -> list[str]:

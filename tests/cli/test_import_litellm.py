@@ -2,15 +2,20 @@
 
 import importlib
 import json
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 from program import Home
 
-from tollway.cli.litellm_file import translated
+from tollway.cli.litellm_file import Translated, translated
+from tollway.cli.litellm_fit import fit
 from tollway.cli.taken_over import NotUnderstood
-from tollway.daemon.config.load import load
+from tollway.daemon.config.load import load, parse
 
 # In the shape of the example files that LiteLLM's own repository and documentation show.
 FILE = """
@@ -237,3 +242,122 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     assert str(config.providers["openai"].api_key) == "env:MINE"
     assert config.server.budget[0].text == "1/day"
     assert "ollama" in config.providers
+
+
+def text_of(found: Translated) -> str:
+    """Return the gateway.toml that is written where there is none."""
+    tables = {"providers": found.providers, "routes": found.routes, "prices": found.prices}
+    return tomli_w.dumps({"server": {"single_user": True, **found.server}, **tables})
+
+
+def two(router: str, *weights: object) -> str:
+    """Return a file with two deployments of one name, each with a weight."""
+    entries = "".join(
+        f"  - model_name: m\n    litellm_params: {{model: openai/m{number}, weight: {one}}}\n"
+        for number, one in enumerate(weights)
+    )
+    return f"model_list:\n{entries}router_settings: {{{router}}}\n"
+
+
+CANNOT_BE = {
+    "weights beside another strategy": (
+        two("routing_strategy: least-busy", 1, 2), "routes.m.to[1].weight",
+    ),
+    "retries without end": (two("num_retries: 100", 1, 1), "routes.m.retries"),
+    "a period that there is not": (
+        two("provider_budget_config: {openai: {budget_limit: 5, time_period: 2mo}}", 1, 1),
+        "providers.openai.budget[0]",
+    ),
+    "an alias that is no name": (two("model_group_alias: {b c: m}", 1, 1), 'routes."b c"'),
+    "an address that is none": (
+        "model_list: [{model_name: m, litellm_params: {model: ollama/m, api_base: 'box:8000'}}]",
+        "providers.ollama",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "where"), CANNOT_BE.values(), ids=CANNOT_BE)
+def test_what_cannot_be_here_does_not_lose_the_rest(tmp_path: Path, text: str, where: str) -> None:
+    """It is listed with what is wrong with it, and what is written is right."""
+    home = Home(tmp_path)
+    file = tmp_path / "litellm.yaml"
+    file.write_text(text)
+    done = home.tollway("config", "import-litellm", str(file), COLUMNS="500")
+    assert f"warning: {where}: not taken over; " in done.stderr
+    if "ollama" in text:
+        assert "Wrote 0 providers and 0 routes" in done.stderr or not home.config.exists()
+        return
+    assert done.returncode == 0, done.stderr
+    assert "m" in load(home.config).routes
+
+
+def test_weights_keep_their_proportions() -> None:
+    """LiteLLM takes fractions, which are made whole numbers."""
+    found = translated(parsed(two("", 0.5, 1)))
+    both = [{"target": "openai/m0", "weight": 50}, {"target": "openai/m1", "weight": 100}]
+    assert found.routes["m"]["to"] == both
+
+
+VALUES: Mapping[str, Sequence[object]] = {
+    "model": [
+        "openai/gpt-4o",
+        "azure/d",
+        "gpt-4o",
+        "groq/*",
+        "*",
+        "bedrock/a:1",
+        "ollama/l 3",
+        "x/y",
+    ],
+    "api_key": ["os.environ/A", "os.environ/A-B C", "sk-clear", ""],
+    "api_base": ["http://box:1/v1", "box:8000", "https://u:p@box/v1", "os.environ/B"],
+    "weight": [0, 1, 2, 0.5, -1, "3"],
+    "rpm": [0, 60, 10**12, "60"],
+    "tpm": [-1, 10.5],
+    "max_parallel_requests": [0, 3],
+    "input_cost_per_token": [1e-7, "0.000002", -1, 1e9, "x"],
+}
+ROUTER: Mapping[str, Sequence[object]] = {
+    "routing_strategy": ["simple-shuffle", "least-busy", "cost-based-routing", "own"],
+    "num_retries": [0, 3, 100, -1],
+    "timeout": [0.05, 30, 10**9],
+    "fallbacks": [[{"a": ["b"]}, {"b": ["a"]}], [{"a": ["a", "gone"]}]],
+    "default_fallbacks": [["a"], ["gone"]],
+    "model_group_alias": [{"c": "a", "d e": "b"}],
+    "provider_budget_config": [{"openai": {"budget_limit": 1e-7, "time_period": "2mo"}}],
+}
+BOX: Mapping[str, Sequence[object]] = {
+    "max_budget": [10, 1e-05, 1e16, -1],
+    "budget_duration": ["1d", "45s", "2mo", "30d"],
+}
+
+
+def said(
+    values: Mapping[str, Sequence[object]], *always: str
+) -> st.SearchStrategy[dict[str, object]]:
+    """Draw some settings and a value of each."""
+    each = {name: st.sampled_from(some) for name, some in values.items()}
+    must = {name: each.pop(name) for name in always}
+    return st.fixed_dictionaries(must, optional=each)
+
+
+NAMES = st.sampled_from(["a", "b", "*", "my model", "x/*", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+DEPLOYMENTS = st.fixed_dictionaries({"model_name": NAMES, "litellm_params": said(VALUES, "model")})
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "model_list": st.lists(DEPLOYMENTS, min_size=1, max_size=4),
+            "router_settings": said(ROUTER),
+            "litellm_settings": said(BOX),
+        }
+    )
+)
+def test_what_is_taken_over_is_always_right(config: dict[str, object]) -> None:
+    """Whatever LiteLLM takes: what gateway.toml cannot say is out, and no key in clear is in."""
+    found = translated(config)
+    fit(found)
+    text = text_of(found)
+    parse(text, path=Path("gateway.toml"))
+    assert "sk-clear" not in text + "".join(found.left_out)
