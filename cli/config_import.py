@@ -8,9 +8,9 @@ import typer
 
 from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
+from tollway.cli.fit import fit
 from tollway.cli.init import place
 from tollway.cli.litellm_file import Translated, translated
-from tollway.cli.litellm_fit import fit
 from tollway.cli.litellm_words import not_taken
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.taken_over import NotUnderstood, read_yaml
@@ -52,7 +52,7 @@ def import_litellm(
         found = translated(read_yaml(file))
     except NotUnderstood as fault:
         raise UsageProblem(f"`{file}`: {fault}") from fault
-    fit(found)
+    make_fit(found)
     path = place(config)
     loaded = load(path) if path.exists() else None
     if loaded:
@@ -86,6 +86,13 @@ def import_litellm(
             )
         _say(found)
     edits.report(done, facts, ("routes", next(iter(found.routes), "")), as_json=as_json)
+
+
+def make_fit(found: Translated) -> None:
+    """Leave out what gateway.toml cannot say, with the reason."""
+    tables = {name: getattr(found, name) for name in ("server", *_SECTIONS)}
+    found.left_out += [not_taken(key, why) for key, why in fit(tables)]
+    found.secrets = [name for name in found.secrets if name in found.providers]
 
 
 def _change(

@@ -9,6 +9,7 @@ import typer
 from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
+from tollway.cli.fit import fit
 from tollway.cli.llama_swap import Translated, translated
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.taken_over import NotUnderstood, read_yaml
@@ -44,6 +45,8 @@ def import_llama_swap(
         found = translated(read_yaml(file), os.environ)
     except NotUnderstood as fault:
         raise UsageProblem(f"`{file}`: {fault}") from fault
+    fitted = fit({"models": found.models, "routes": found.routes})
+    found.left_out += [f"{key}: not taken over; {why}" for key, why in fitted]
     if free:
         for table in found.models.values():
             table["price"] = "free"

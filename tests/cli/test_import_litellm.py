@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import Home
 
+from tollway.cli.config_import import make_fit
 from tollway.cli.litellm_file import Translated, translated
-from tollway.cli.litellm_fit import fit
 from tollway.cli.taken_over import NotUnderstood
 from tollway.daemon.config.load import load, parse
 
@@ -357,7 +357,7 @@ DEPLOYMENTS = st.fixed_dictionaries({"model_name": NAMES, "litellm_params": said
 def test_what_is_taken_over_is_always_right(config: dict[str, object]) -> None:
     """Whatever LiteLLM takes: what gateway.toml cannot say is out, and no key in clear is in."""
     found = translated(config)
-    fit(found)
+    make_fit(found)
     text = text_of(found)
     parse(text, path=Path("gateway.toml"))
     assert "sk-clear" not in text + "".join(found.left_out)

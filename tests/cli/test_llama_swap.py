@@ -177,3 +177,25 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     done = home.tollway("models", "import-llama-swap", str(file))
     assert done.returncode == 2
     assert "is not YAML" in done.stderr
+
+
+CANNOT_BE = """
+models:
+  good: {cmd: "/opt/llama-server --port ${PORT} -m a.gguf", aliases: [nice], concurrencyLimit: -1}
+  bad: {cmd: "docker run image", aliases: [worse]}
+"""
+
+
+def test_what_cannot_be_here_does_not_lose_the_rest(tmp_path: Path) -> None:
+    """A model that cannot run is listed with the reason, and so is a number; the others are in."""
+    home = Home(tmp_path)
+    home.write("[server]\nsingle_user = true\n")
+    file = tmp_path / "swap.yaml"
+    file.write_text(CANNOT_BE)
+    done = home.tollway("models", "import-llama-swap", str(file), COLUMNS="500")
+    assert done.returncode == 0, done.stderr
+    assert "models.bad: not taken over; does not tell the server its port" in done.stderr
+    assert "models.good.slots: not taken over; expected a number from" in done.stderr
+    config = load(home.config)
+    assert list(config.models) == ["good"]
+    assert set(config.routes) == {"good", "nice"}
