@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,9 @@ class Link:
         except FrameError as fault:
             print(f"unreadable frame: {fault}", file=sys.stderr, flush=True)
             os._exit(2)
+        finally:  # some other fault: a thread's end alone would leave a process that is deaf
+            traceback.print_exc()
+            os._exit(1)
 
     def _exactly(self, count: int) -> bytes:
         data = bytearray()

@@ -167,7 +167,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _object(arguments: str) -> Any:
     try:
         return json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply to be read
         return arguments
 
 

@@ -65,6 +65,28 @@ async def test_tokens_are_counted_by_the_models_own_tokenizer(local: LocalModels
     assert await local.count(NAME, "completions", said) == 24
 
 
+async def test_arguments_that_nest_too_deeply_are_text_and_end_nobody_s_worker(
+    local: LocalModels,
+) -> None:
+    """They are another call's to lose: the worker goes on counting and answering."""
+    called = {"name": "look", "arguments": "[" * 100_000}
+    calls = [{"id": "a", "type": "function", "function": called}]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": "found"},
+    ]
+    await whole(local, chat("hi", max_tokens=2))
+    before = state_of(local).pid
+    async with asyncio.timeout(60):
+        assert (await local.count(NAME, "chat", chat("", messages=messages)) or 0) > 1000
+        refused = await local.send(NAME, "chat", chat("", messages=messages))
+        assert b"context_length_exceeded" in await body_of(refused)
+        assert await local.count(NAME, "chat", chat("hi"))
+        await whole(local, chat("hi", max_tokens=2))
+    assert state_of(local).pid == before
+
+
 async def test_a_prefix_that_is_kept_changes_no_greedy_answer(
     local: LocalModels, tmp_path: Path
 ) -> None:

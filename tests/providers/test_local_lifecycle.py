@@ -463,6 +463,24 @@ def test_a_prompt_is_counted_while_a_step_runs() -> None:
         assert child.wait(30) == 0
 
 
+def test_a_fault_of_the_thread_that_reads_ends_the_worker() -> None:
+    """Else it would be a process that hears nothing more, and its callers wait for ever."""
+    ours, its = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY.replace("len(asked.prompts)", "1 // 0"), str(its.fileno())],
+        pass_fds=(its.fileno(),),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        its.close()
+        assert child.stdout and child.stdout.readline() == b"ready\n"
+        ours.sendall(pack([Count(1, "completions", [Prompt(text="a")])]))
+        assert child.wait(30) == 1
+        assert child.stderr and b"ZeroDivisionError" in child.stderr.read()
+    ours.close()
+
+
 def test_all_of_it_works_under_uvloop(tmp_path: Path) -> None:
     """The daemon runs on uvloop, whose subprocesses and sockets are not asyncio's."""
 
