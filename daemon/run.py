@@ -91,6 +91,7 @@ class Server:
         # Who or what serves after us, and copies of the listening sockets for it.
         self._successor: Successor | None = None
         self._again = False
+        self._told = False  # to stop for good, whoever would have served next
         self._kept: list[socket.socket] = []
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -253,6 +254,7 @@ class Server:
         """Begin to stop; called again, hurry."""
         if self._stop.is_set():
             self._hurry.set()
+        self._told = True
         self._stop.set()
 
     def hand_over(self, asked_on: asyncio.BaseTransport, *, hurry: bool) -> None:
@@ -298,7 +300,8 @@ class Server:
         another daemon serves next, new connections wait for it, and those that there are may
         ask once more: a client whose request is on its way must not be refused.
 
-        Returns False, and goes on serving, where that other daemon has ended meanwhile.
+        Returns False, and goes on serving, where that other daemon has ended meanwhile and nobody
+        has said `stop`.
         """
         daemon = self.daemon
         daemon.leaving = True
@@ -313,7 +316,7 @@ class Server:
         left_s = float(daemon.config.server.drain)
         if self.making_way:
             left_s = await self._until_still(left_s)
-            if self._successor is not None and self._successor.gone:
+            if self._successor is not None and self._successor.gone and not self._told:
                 await self._go_on()
                 return False
         daemon.draining = True

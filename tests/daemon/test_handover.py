@@ -105,6 +105,18 @@ async def test_an_old_daemon_goes_on_where_the_new_one_ends_before_its_turn() ->
         assert (await client.answer()).status == 200
 
 
+async def test_an_old_daemon_that_is_told_to_stop_does_not_go_on() -> None:
+    """A machine that shuts down ends both at once, the old one and the new one that waits."""
+    async with running() as daemon:
+        client = await daemon.connect()
+        await client.send(b"GET /healthz HTTP/1.1\r\n")  # so that it is not still
+        async with successor(daemon):
+            drained = asyncio.create_task(daemon.server.drain())
+            await until(lambda: daemon.server.daemon.leaving)
+            daemon.server.stop()
+        assert await drained is True
+
+
 async def test_who_is_connected_may_ask_once_more_and_is_then_let_go() -> None:
     """A request that was on its way when the restart began is answered, and the connection ends."""
     async with running() as daemon:
