@@ -94,13 +94,19 @@ class Checkpoints:
         self._thread.join()
 
     def _run(self) -> None:
-        try:
-            with closing(open_to_write(self._path, _BUSY_S)) as db:
-                self.prepare(db)
-                while not self._ended.wait(self._every_s):
+        told = False
+        while not self._ended.wait(self._every_s):
+            try:
+                with closing(open_to_write(self._path, _BUSY_S)) as db:
+                    self.prepare(db)
+                    told = False
                     self._try(db)
-        except sqlite3.Error as fault:
-            log.warning("the ledger's log is not checked in: %s", fault)
+                    while not self._ended.wait(self._every_s):
+                        self._try(db)
+            except sqlite3.Error as fault:  # too many open files, say: the log must not grow on
+                if not told:
+                    log.warning("the ledger's log is not checked in: %s", fault)
+                told = True
 
     def _try(self, db: sqlite3.Connection) -> None:
         try:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.wal import Checkpoints, Turns
 
@@ -73,6 +75,25 @@ def test_no_checkpoint_begins_while_a_commit_could_start_the_log_afresh(tmp_path
         threading.Event().wait(0.2)  # all is checked in now, and nothing was written since
         assert checkpoints.done == 1
         checkpoints.stop()
+
+
+def test_a_ledger_that_cannot_be_opened_for_it_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there were too many open files for a moment, the log grew until the next start."""
+    path, turns = tmp_path / "ledger.db", Turns()
+    with logged(path) as db:
+        aside = path.rename(tmp_path / "aside")
+        checkpoints = Checkpoints(path, turns, every_s=0.01)
+        checkpoints.start()
+        wait_for(lambda: "is not checked in" in caplog.text)
+        aside.rename(path)
+        with turns.write(db):
+            db.execute("INSERT INTO rows VALUES (zeroblob(200000))")
+        wait_for(lambda: checkpoints.done > 0)
+        checkpoints.stop()
+        assert path.stat().st_size > 200_000
+        assert caplog.text.count("is not checked in") == 1
 
 
 @contextmanager
