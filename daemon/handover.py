@@ -17,6 +17,7 @@ import socket
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import CannotStart, LedgerUnavailable
 from tollway.daemon.ledger.faults import reason
+from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.reading import open_read_only
 from tollway.daemon.ledger.schema import version
 from tollway.daemon.process import bind
@@ -39,6 +41,8 @@ _ABOVE = 256  # no descriptor that is put in place for the next program is at or
 _ANSWER_WITHIN_S = 30.0
 _SEND_WITHIN_S = 5.0
 _LOOK_WITHIN_S = 60.0
+_FREE_WITHIN_S = 60.0
+_PAUSE_S = 0.02
 _MOST_LINES = 12
 _HANDED = b"listen\n"
 _RUNS = "TOLLWAY_RUNS"  # "PID:FD": where this process's last program left its runs
@@ -158,6 +162,7 @@ def take_over(config: Config, *, hurry: bool = False) -> Handed:
             _asked(one, Offer(host, port, begin=True, hurry=hurry))
             one.settimeout(None)  # it ends by its own deadline, or with its process
             handed = _handed(one)
+        _until_free(config.ledger.path)
     except BaseException:  # an interrupt too: the new address is given back
         for mine in own:
             mine.close()
@@ -167,6 +172,16 @@ def take_over(config: Config, *, hurry: bool = False) -> Handed:
     for old in handed.sockets:
         old.close()
     return Handed(own, handed.runs)
+
+
+def _until_free(ledger: Path) -> None:
+    """Return once nobody holds the ledger, or has held it for too long to be waited for.
+
+    The old daemon gives up on a disk that does not answer; its process ends when that does.
+    """
+    ends = time.monotonic() + _FREE_WITHIN_S
+    while holder(ledger) and time.monotonic() < ends:
+        time.sleep(_PAUSE_S)
 
 
 def _connection(path: Path) -> socket.socket:

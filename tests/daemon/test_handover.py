@@ -30,7 +30,7 @@ from shell import (
 )
 
 from tollway.daemon.connection import EdgeLimits
-from tollway.daemon.ledger.lock import holder
+from tollway.daemon.ledger.lock import LedgerLock, holder
 
 
 @pytest.fixture
@@ -327,6 +327,31 @@ def test_a_new_daemon_knows_the_runs_that_the_old_one_told_it_of(
         finally:
             new.kill()
     assert SECRET not in (folder / "new.log").read_text()
+
+
+def test_a_new_daemon_waits_for_the_ledger_of_one_whose_disk_does_not_answer(
+    folder: Path,
+) -> None:
+    """The old one gives up on it after a while, and keeps the lock until its process can end."""
+    config = write_config(folder)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket(socket.AF_UNIX) as admin,
+    ):
+        port = listening.getsockname()[1]
+        config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        admin.bind(str(folder / "tollway.sock"))
+        admin.listen()
+        lock = LedgerLock(folder / "ledger.db").acquire(1)
+        new = Process(config, folder / "new.log", take_over=True)
+        try:
+            _be_the_old_one(admin, listening, b"[]")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                new.popen.wait(1.0)  # it would end at once; a slow machine only tests less
+            lock.release()
+            assert new.ready().get("listen") == f"127.0.0.1:{port}", new.word
+        finally:
+            new.kill()
 
 
 def _be_the_old_one(admin: socket.socket, listening: socket.socket, said: bytes) -> None:
