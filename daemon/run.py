@@ -383,7 +383,7 @@ class Server:
         await self.daemon.tasks.wait(_SETTLE_S)
         await self._stack.aclose()
         handed = Handed(self._kept, self.daemon.runs.carried())
-        if self._again:
+        if self._again and not self._told:
             log.info("stopped, to begin anew")
             return handed
         if self._successor is not None:

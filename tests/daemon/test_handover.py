@@ -117,6 +117,19 @@ async def test_an_old_daemon_that_is_told_to_stop_does_not_go_on() -> None:
         assert await drained is True
 
 
+async def test_a_daemon_that_is_told_to_stop_does_not_begin_anew() -> None:
+    """`docker stop` during a restart: the signal would be lost, and a kill end what began anew."""
+    async with running() as daemon:
+        client = await daemon.connect()
+        await client.send(b"GET /healthz HTTP/1.1\r\n")  # so that it is not still
+        daemon.server.begin_anew(hurry=False)
+        drained = asyncio.create_task(daemon.server.drain())
+        await until(lambda: daemon.server.daemon.leaving)
+        daemon.server.stop()
+        assert await drained is True
+        assert await daemon.server.close() is None
+
+
 async def test_who_is_connected_may_ask_once_more_and_is_then_let_go() -> None:
     """A request that was on its way when the restart began is answered, and the connection ends."""
     async with running() as daemon:
