@@ -30,7 +30,7 @@ STATES = {
     "settled": "ended and billed",
     "open": "still under way: its worst case is held",
     "recovered": "cut short by a kill, and settled at the next start",
-    "refused": "refused: it was never sent, and cost nothing",
+    "refused": "it was never sent, and cost nothing",
     "queued": "waiting for its turn",
 }
 

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from tollway.cli import chat_names, show
+from tollway.cli import call_story, chat_names, show
 from tollway.cli.answer import Ask, Message, Said, hear
 from tollway.cli.boundary import UsageProblem, show_error
+from tollway.cli.chat_end import ended
 from tollway.cli.control import Control, convert
 from tollway.cli.editor import editor
 from tollway.cli.markdown import Drawing
+from tollway.daemon.config import shown
+from tollway.daemon.errors import ModelNotFound
 from tollway.providers.errors import GatewayError
 
 _COMMANDS = (
@@ -165,6 +168,7 @@ class _Sum(msgspec.Struct):
     output_tokens: int = 0
     cost_nanousd: int = 0
     untold: int = 0
+    estimated: bool = False
 
     def add(self, said: Said) -> None:
         self.answers += 1
@@ -243,17 +247,33 @@ class Conversation:
     def _turn(self, question: str) -> None:
         said = Said(self._settings.model)
         turns = [*self._turns, Message("user", question)]
+        stopped = False
         try:
             answer(self._control, self._settings, turns, said, markdown=self._markdown)
         except KeyboardInterrupt:
-            show.note(show.Painted("Stopped", "dim"))
+            stopped = True
         except GatewayError as error:
             # A conversation outlives a call that failed.
             show_error(error.message, error.hint)
+        # Out here the connection is closed, which an exception under way may keep open.
+        known = self._learn(said) if said.cost_nanousd is None else []
+        if stopped:
+            show.note(show.Painted(" · ".join(["Stopped", *known]), "dim"))
         if said.call:
             self._sum.add(said)
         if said.text:  # also of an answer that was stopped: the person has read it
             self._turns = [*turns, Message("assistant", said.text)]
+
+    def _learn(self, said: Said) -> list[str]:
+        """Take what an answer cost that ended early from the ledger; return it in words."""
+        row = ended(said.call, self._settings.config) if said.call else None
+        if row is None or row.state != "settled":
+            return []
+        said.input_tokens, said.output_tokens = row.input_total, row.output_total
+        said.cost_nanousd = row.cost_nanousd
+        self._sum.estimated = self._sum.estimated or row.estimated
+        out = show.counted(row.output_total, "out token")
+        return [f"{row.input_total} in + {out}", call_story.cost(row)]
 
     def _obey(self, line: str) -> bool:
         """Do what a command says; return whether to go on."""
@@ -275,16 +295,30 @@ class Conversation:
         if word in commands:
             commands[word](rest.strip())
         else:
-            show.note(f"There is no command `{word}`; /help lists them")
+            near = shown.meant(word, [*commands, "/quit"]) or "; /help lists them"
+            show.note(f"There is no command `{word}`{near}")
         return True
 
     def _model(self, name: str) -> None:
         if name:
-            self._settings.model = name
-            show.note(show.Painted(f"Asking {name} from here on", "dim"))
+            if self._is_known(name):
+                self._settings.model = name
+                show.note(show.Painted(f"Asking {name} from here on", "dim"))
             return
         for one in self._models():
             show.note(f"{'*' if one == self._settings.model else ' '} {one}")
+
+    def _is_known(self, name: str) -> bool:
+        """Whether there is such a model to ask; where not, what was meant is said."""
+        try:
+            with chat_names.told(name, self._models(), self._settings.config):
+                self._control.post("/control/explain", {"model": name})
+        except ModelNotFound as error:
+            show_error(error.message, error.hint)
+            return False
+        except GatewayError:
+            pass  # nobody can say now; the next question will
+        return True
 
     def _system(self, text: str) -> None:
         if text:
@@ -298,7 +332,7 @@ class Conversation:
         line = (
             f"{show.counted(total.answers, 'answer')} · {show.tokens(total.input_tokens)} in +"
             f" {show.counted_short(total.output_tokens, 'out token')} ·"
-            f" {show.money(total.cost_nanousd)}"
+            f" {'~' if total.estimated else ''}{show.money(total.cost_nanousd)}"
         )
         if total.untold:
             line += f" and {total.untold} whose cost `tollway logs` has"

@@ -26,7 +26,8 @@ HELP = (
     ("q, Ctrl-C", "quit"),
     ("s", "sort by another of cost, tokens, calls, name"),
     ("r", "the other way round"),
-    ("/", "filter: what is typed must be in a team, model, key, user or name; Esc ends it"),
+    ("/", "filter by a part of a team, model, key or user;"),
+    ("Enter, Esc", "keep the filter, or end it"),
     ("p, space", "pause, and go on"),
     ("?, h", "this help"),
 )
@@ -392,7 +393,11 @@ def _shared(sections: list[_Section], room: int) -> list[_Section]:
 def _footer(choices: Choices) -> str:
     if choices.typing:
         return f"filter: {choices.filter}_   Enter keeps it, Esc ends it"
-    state = "PAUSED  p go on" if choices.paused else "p pause"
-    kept = f"  filter {choices.filter!r}" if choices.filter else ""
     order = f"{choices.sort}{' reversed' if choices.backwards else ''}"
-    return f"q quit  s sort: {order}  r reverse  / filter  {state}  ? help{kept}"
+    # What was chosen stands before what could be: a narrow terminal cuts the end.
+    chosen = f"q quit  s sort: {order}"
+    if choices.filter:
+        chosen += f"  filter {choices.filter!r}"
+    if choices.paused:
+        return f"{chosen}  PAUSED  p go on  ? help  r reverse  / filter"
+    return f"{chosen}  ? help  r reverse  / filter  p pause"

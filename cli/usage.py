@@ -238,7 +238,8 @@ def _here(config: ConfigFile) -> SplitResult:
 def _tell(used: Used, left: Left) -> None:
     who = [f"{kind} {name}" for kind, name in used.caller.items() if name]
     of = f"{used.of['scope']} {used.of['name']}"
-    show.note(f"{', '.join(who)}: the use of {of}, in {used.timezone}")
+    whose = [] if who == [of] else [f"{', '.join(who)}: "]
+    show.note(f"{''.join(whose)}the use of {of}, in {used.timezone}")
     numbers = [show.Column(name, number=True) for name in ("calls", "in", "cached", "out", "cost")]
     rows: list[list[show.Cell]] = []
     for word, span in (("today", used.today), ("month", used.month)):

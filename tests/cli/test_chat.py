@@ -350,7 +350,8 @@ def test_a_conversation_keeps_what_was_said(chatting: Chatting) -> None:
     at.type("wait\n")
     at.see("You ")
     at.type("\x03")
-    at.see("Stopped")
+    at.see("Stopped · ")
+    at.see(" out tokens · ~$0.0")  # what the ledger booked for it, an upper bound
     at.see("> ")
     assert chatting.upstream.left.wait(30)
     at.type("three\n")
@@ -359,10 +360,21 @@ def test_a_conversation_keeps_what_was_said(chatting: Chatting) -> None:
     assert chatting.last["model"] == "small"
     at.see("> ")
     at.type("/dance\n")
-    at.see("There is no command `/dance`")
+    at.see("There is no command `/dance`; /help lists them")
+    at.see("> ")
+    at.type("/hlep\n")
+    at.see("There is no command `/hlep`; did you mean /help?")
+    at.see("> ")
+    at.type("/model fsat\n")
+    at.see("There is no model `fsat`")
+    at.see("Did you mean fast?")
+    at.see("> ")
+    at.type("/model\n")
+    at.see("* fast")  # as before
     at.see("> ")
     at.type("\x04")
     at.see("4 answers")  # the refused one is none
+    at.see(" out tokens · ~$0.0")  # the one that was stopped is in it
     assert at.process.wait(30) == 0
     os.close(at.leader)
 

@@ -97,11 +97,12 @@ async def test_on_a_terminal_it_shows_hears_keys_and_gives_the_terminal_back(
             seen.press("\x1b")
             seen.until(lambda text: "laptop" in text)
             seen.press("?")
-            seen.until(lambda text: "this help" in text)
+            assert "…" not in seen.until(lambda text: "this help" in text)
             seen.press("?p")
             seen.until(lambda text: "PAUSED" in text)
+            seen.press("/lap\r")
             seen.resize(60, 20)
-            text = seen.until(lambda text: "PAUSED" in text.splitlines()[-1])
+            text = seen.until(lambda text: "filter 'lap'  PAUSED  p go on" in text.splitlines()[-1])
             assert len(text.splitlines()) == 20
             seen.press("q")
             assert seen.ends() == 0
