@@ -13,6 +13,7 @@ from tollway.cli.boundary import UsageProblem
 from tollway.cli.call_story import ENDINGS, cost, plain, tell, tell_bodies
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.wrap import room
 from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config
 from tollway.daemon.ledger import bodies, calls
@@ -30,6 +31,10 @@ _COLUMNS = [
 ]
 # How wide each is while following, when nobody knows what comes.
 _WIDTHS = (19, _SHORT, 16, 20, 28, 18, 6, 6, 11, 6)
+# On a terminal that has no room for that: two lines a call, which fill 80 columns.
+_NARROW = (19, _SHORT, 16, 20, 22, 18, 6, 6, 10, 6)
+_FIRST = 4  # columns of the first line
+_GAP = "  "
 
 
 _Key = Annotated[
@@ -211,7 +216,7 @@ def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
             if row.state != "open"
         ]
         if not as_json:
-            show.say(_line([column.title for column in _COLUMNS]))
+            _say([column.title for column in _COLUMNS])
         _print(shown, as_json=as_json)
         already = {row.id for row in shown}
         while True:
@@ -227,7 +232,7 @@ def _print(rows: list[CallRow], *, as_json: bool) -> None:
         if as_json:
             show.emit_line(plain(row))
         else:
-            show.say(_line(_cells(row)))
+            _say(_cells(row))
             sys.stdout.flush()
 
 
@@ -253,11 +258,24 @@ def _ended(row: CallRow) -> show.Cell:
     return show.Painted(word, colour)
 
 
-def _line(cells: Sequence[show.Cell]) -> show.Cell:
+def _say(cells: Sequence[show.Cell]) -> None:
+    """Print a call in a line, or in two where the terminal is narrow."""
+    width = room(sys.stdout)
+    if width is None or width >= sum(_WIDTHS) + len(_GAP) * (len(_WIDTHS) - 1):
+        show.say(_line(cells, range(len(cells)), _WIDTHS))
+        return
+    show.say(_line(cells, range(_FIRST), _NARROW))
+    show.say([_GAP, *_line(cells, range(_FIRST, len(cells)), _NARROW)])
+
+
+def _line(
+    cells: Sequence[show.Cell], numbers: range, widths: Sequence[int]
+) -> list[str | show.Painted]:
     line: list[str | show.Painted] = []
-    for cell, column, width in zip(cells, _COLUMNS, _WIDTHS, strict=True):
+    for number in numbers:
+        cell, column = cells[number], _COLUMNS[number]
         text = cell.text if isinstance(cell, show.Painted) else str(cell)
-        blank = " " * (width - len(text))
+        blank = " " * (widths[number] - len(text))
         part = cell if isinstance(cell, show.Painted) else text
-        line += [blank, part, "  "] if column.number else [part, blank, "  "]
+        line += [blank, part, _GAP] if column.number else [part, blank, _GAP]
     return line[:-1]

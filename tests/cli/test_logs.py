@@ -12,6 +12,7 @@ from typing import Any, get_args
 import pytest
 from ledger_rows import AT_MS, PRICE, attempt, call_id, closed, ended, opened, refused
 from program import Home
+from terminals import terminal
 
 from tollway.cli.call_story import ENDINGS, STATES
 from tollway.daemon.ledger import schema
@@ -251,6 +252,20 @@ async def test_following_for_people_prints_lines_in_columns(home: Home, ledger: 
         following.send_signal(signal.SIGINT)
         following.stdout.read()
     assert following.returncode == 0
+
+
+async def test_following_on_a_narrow_terminal_takes_two_lines_a_call(
+    home: Home, ledger: Ledger
+) -> None:
+    """In 80 columns: who asked what, then how it ended, each where its title stands."""
+    command = [sys.executable, "-m", "tollway.cli", "logs", "-f", "-n", "2"]
+    with terminal(command, home.path, home.env) as seen:
+        text = seen.until(lambda text: "0ms" in text)
+    titles, below, *lines = text.splitlines()[:6]
+    assert len([line for line in text.splitlines() if line]) == 6
+    assert lines[0].index("fast") == titles.index("asked")
+    assert lines[1].index("answered") == below.index("ended")
+    assert lines[1].endswith("1.0s") and len(lines[1]) == len(below) == 80
 
 
 def test_every_ending_and_state_has_words() -> None:
