@@ -229,7 +229,8 @@ class Connection(web.RequestHandler):
             return
         super().data_received(data)
         waiter = self._waiter
-        if waiter is None or waiter.done():
+        # A part of the first head may come before `start` has run at all: uvloop reads that soon.
+        if (waiter is None or waiter.done()) and self._request_count:
             self._head_since = 0.0
             return
         self._idle_since = 0.0  # a part of a head has come
@@ -319,7 +320,8 @@ class Connection(web.RequestHandler):
         """
         if not self._messages:
             self._waiter = self._loop.create_future()
-            self._idle_since = self._loop.time()
+            if self._idle_since or self._request_count:  # else a part of a head has come already
+                self._idle_since = self._loop.time()
             try:
                 await self._waiter
             finally:

@@ -3,10 +3,13 @@
 import asyncio
 import gzip
 import resource
+import socket
 import zlib
+from math import inf
 
 import msgspec
 import pytest
+import uvloop
 from aiohttp import web
 from shell import PATIENCE_S, Client, Running, parse, running, until
 
@@ -95,6 +98,37 @@ async def test_a_head_that_never_ends_is_cut_off() -> None:
         client = await daemon.connect()
         await client.send(b"GET /healthz HTTP/1.1\r\nHost: loc")
         assert (await client.all()).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_that_begins_with_its_connection_is_cut_off_too() -> None:
+    """The daemon's loop reads it before anything of the connection's own has run."""
+
+    async def live() -> None:
+        async with running(limits=EdgeLimits(head_s=0.05, sweep_s=0.01)) as daemon:
+            with socket.create_connection(("127.0.0.1", daemon.port)) as one:
+                one.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")  # the loop has not turned
+                one.setblocking(False)
+                async with asyncio.timeout(PATIENCE_S):
+                    said = await asyncio.get_running_loop().sock_recv(one, 100)
+                assert said.startswith(b"HTTP/1.1 408")
+
+    uvloop.run(live())
+
+
+def test_a_first_head_that_is_on_its_way_is_waited_for() -> None:
+    """A restart must not hang up on it, however soon its first part came."""
+
+    async def live() -> None:
+        async with running(limits=EdgeLimits(still_s=0.0, new_s=0.0)) as daemon:
+            with socket.create_connection(("127.0.0.1", daemon.port)) as one:
+                one.sendall(b"GET /healthz HTTP/1.1\r\n")
+                connections = daemon.server.connections
+                await until(lambda: any(each.idle_s(inf) < 0 for each in connections.open))
+                for _ in range(9):
+                    assert not connections.still()
+                    await asyncio.sleep(0)
+
+    uvloop.run(live())
 
 
 async def test_a_second_head_that_never_ends_is_cut_off_too() -> None:
