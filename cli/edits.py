@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from tollway.cli import show
-from tollway.cli.boundary import UsageProblem, printable
+from tollway.cli.boundary import UsageProblem
 from tollway.cli.budget_edits import SECTIONS
 from tollway.cli.control import Control, load_config, reload_daemon, require_same_file
 from tollway.cli.options import me
@@ -299,6 +299,6 @@ def agreed(question: str, *, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageProblem(f"{question} There is nobody to ask", hint="`--yes` agrees")
-    print(printable(question), "[y/N] ", end="", file=sys.stderr, flush=True)
+    show.ask(f"{question} [y/N]")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise typer.Abort

@@ -308,9 +308,13 @@ def _tell(found: list[Found], who: str, *, dry_run: bool) -> None:
 def _notes(one: Found) -> list[str]:
     counted = defaultdict(int, msgspec.structs.asdict(one))
     said = {
-        "repeated": "told again and counted once",
-        "unreadable": "lines could not be read",
-        "older": "older than what the ledger still knows",
-        "unpriced": "have no known price",
+        "repeated": ("told again and counted once",) * 2,
+        "unreadable": ("line could not be read", "lines could not be read"),
+        "older": ("older than what the ledger still knows",) * 2,
+        "unpriced": ("has no known price", "have no known price"),
     }
-    return [f"{show.tokens(counted[name])} {text}" for name, text in said.items() if counted[name]]
+    return [
+        show.counted_short(number, *words)
+        for name, words in said.items()
+        if (number := counted[name])
+    ]

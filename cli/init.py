@@ -12,7 +12,7 @@ import tomli_w
 import typer
 
 from tollway.cli import complete, show
-from tollway.cli.boundary import UsageProblem, printable
+from tollway.cli.boundary import UsageProblem
 from tollway.cli.discover import (
     SERVER_PORTS,
     Gpu,
@@ -281,9 +281,7 @@ def _yes(question: str, *, no: bool = False) -> bool:
         )
     # Not typer.confirm, which writes to stdout: that is for data.
     while True:
-        print(
-            printable(question), "[y/N] " if no else "[Y/n] ", end="", file=sys.stderr, flush=True
-        )
+        show.ask(f"{question} {'[y/N]' if no else '[Y/n]'}")
         line = sys.stdin.readline()
         answer = line.strip().lower()
         if not line:

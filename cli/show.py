@@ -280,6 +280,12 @@ def note(cell: Cell) -> None:
         print(line, file=sys.stderr)
 
 
+def ask(question: str) -> None:
+    """Print a question on stderr, wrapped where a terminal is narrow; the answer stands behind."""
+    *lines, last = _lines(question, sys.stderr)
+    print(*lines, f"{last} ", sep="\n", end="", file=sys.stderr, flush=True)
+
+
 def write(text: str) -> None:
     """Print a piece of an answer as it comes, on stdout: no line end is added, nothing waits.
 

@@ -245,8 +245,8 @@ def _days_table(days: Days) -> str:
 def _notes(report: Report) -> str:
     said = [*told(report)]
     said.append(
-        "Costs are what this gateway booked. `estimated` marks the part whose tokens no provider"
-        " reported: it is an upper bound. `unpriced` counts calls whose model had no price: they"
+        "Costs are what this gateway booked. “estimated” marks the part whose tokens no provider"
+        " reported: it is an upper bound. “unpriced” counts calls whose model had no price: they"
         " stand in no cost."
     )
     items = "".join(f"<li>{_text(text)}</li>" for text in said)

@@ -420,6 +420,16 @@ async def test_what_passed_is_not_imported(tmp_path: Path) -> None:
     assert "no budget counts it" in shown.stderr
 
 
+def test_a_line_that_is_none_is_told(tmp_path: Path) -> None:
+    """An agent that was killed leaves part of a line behind; the others count."""
+    box = Box(tmp_path)
+    log = next(box.home.path.glob(".claude/projects/**/*.jsonl"))
+    log.write_text('{"type":"assistant","message":{"usage":{"in\n' + log.read_text())
+    shown = box.home.tollway("import", "claude-code", "--dry-run").stdout
+    assert "1 line could not be read" in shown
+    assert [one["calls"] for one in box.say("--dry-run").values()] == [1, 1]
+
+
 def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
     """The log's time counts, not the file's."""
     box = Box(tmp_path)

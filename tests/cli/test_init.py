@@ -89,6 +89,15 @@ def test_answers_decide(home: Home) -> None:
     assert config.providers["groq"].api_key == "keyring:groq"
 
 
+def test_a_question_is_not_broken_inside_a_word(home: Home) -> None:
+    """It is as long as what was found; the terminal alone would break it anywhere."""
+    ended = home.on_terminal("init", typed="y\n" * 4, columns=60, NO_COLOR="1", GROQ_API_KEY=CANARY)
+    asked, *_ = ended.stdout.replace("\r", "").partition("? [Y/n] ")
+    lines = asked.splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 60
+    assert "encrypted file" in " ".join(line.strip() for line in lines)
+
+
 def served(*owners: str) -> bytes:
     """Return a list of models, owned by these."""
     models = [{"id": f"m{at}", "object": "model", "owned_by": one} for at, one in enumerate(owners)]
