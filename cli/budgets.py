@@ -63,7 +63,8 @@ def list_(
     elif found.lines:
         budget_table.as_table(found)
     else:
-        show.note("There are no budgets: `tollway budgets set SCOPE AMOUNT/PERIOD` makes one")
+        of = f" of {' '.join(scope)}" if scope else ""
+        show.note(f"There are no budgets{of}: `tollway budgets set SCOPE AMOUNT/PERIOD` makes one")
 
 
 def set_(

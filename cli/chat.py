@@ -12,6 +12,7 @@ import typer
 from tollway.cli import chat_names, complete, show
 from tollway.cli.answer import Message, Said, hear
 from tollway.cli.boundary import UsageProblem
+from tollway.cli.chat_end import ended, told
 from tollway.cli.control import Control, reach
 from tollway.cli.conversation import Conversation, Settings, answer, applies, models
 from tollway.cli.markdown import can_draw
@@ -122,5 +123,13 @@ def _once(
             "budget_left_nanousd": left.left_nanousd if left else None,
         }
         show.emit(msgspec.structs.asdict(said) | more)
-    else:
+        return
+    stopped = False
+    try:
         answer(control, settings, [Message("user", prompt)], said, markdown=markdown)
+    except KeyboardInterrupt:
+        stopped = True
+    if stopped:  # out here, where its connection is closed
+        row = ended(said.call, settings.config)
+        show.note(show.Painted(" · ".join(["Stopped", *(told(row) if row else [])]), "dim"))
+        raise KeyboardInterrupt

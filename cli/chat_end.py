@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from tollway.cli import call_story, show
 from tollway.cli.control import load_config
 from tollway.daemon.ledger.calls import CallRow, one
 from tollway.providers.errors import GatewayError
@@ -13,8 +14,19 @@ _AGAIN_S = 0.02
 _UNDER_WAY = ("open", "queued")
 
 
+def told(row: CallRow) -> list[str]:
+    """Return what it came to, in words: tokens, and money, an upper bound where it begins "~"."""
+    out = show.counted(row.output_total, "out token")
+    return [f"{row.input_total} in + {out}", call_story.cost(row)]
+
+
 def ended(call: str, config: Path | None) -> CallRow | None:
-    """Return a call once it is settled; None where that takes long, or nobody can say."""
+    """Return a call once it is settled; None where that takes long, or nobody can say.
+
+    `call` is its id, "" where it was not told yet.
+    """
+    if not call:
+        return None
     gives_up_s = time.monotonic() + _WITHIN_S
     try:
         path = load_config(config).ledger.path

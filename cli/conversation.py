@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from tollway.cli import call_story, chat_names, show
+from tollway.cli import chat_names, show
 from tollway.cli.answer import Ask, Message, Said, hear
 from tollway.cli.boundary import UsageProblem, show_error
-from tollway.cli.chat_end import ended
+from tollway.cli.chat_end import ended, told
 from tollway.cli.control import Control, convert
 from tollway.cli.editor import editor
 from tollway.cli.markdown import Drawing
@@ -266,14 +266,13 @@ class Conversation:
 
     def _learn(self, said: Said) -> list[str]:
         """Take what an answer cost that ended early from the ledger; return it in words."""
-        row = ended(said.call, self._settings.config) if said.call else None
+        row = ended(said.call, self._settings.config)
         if row is None or row.state != "settled":
             return []
         said.input_tokens, said.output_tokens = row.input_total, row.output_total
         said.cost_nanousd = row.cost_nanousd
         self._sum.estimated = self._sum.estimated or row.estimated
-        out = show.counted(row.output_total, "out token")
-        return [f"{row.input_total} in + {out}", call_story.cost(row)]
+        return told(row)
 
     def _obey(self, line: str) -> bool:
         """Do what a command says; return whether to go on."""

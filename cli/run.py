@@ -36,6 +36,7 @@ from tollway.providers.errors import GatewayError
 _BEAT_S = 0.5  # after a daemon's death the next one learns of the run that much later
 # By which the daemon tells a run that it does not know yet from any other key.
 _SECRET = "tw-run-"  # noqa: S105 - what follows it is the secret
+_OWN_TAG = "run"
 # For a restart that the run's end falls into: no daemon answers for a moment.
 _END_WITHIN_S = 3.0
 _AGAIN_S = 0.1
@@ -218,6 +219,11 @@ def _tags(said: Sequence[str] | None) -> dict[str, str]:
         name, _, value = text.partition("=")
         if why := tag_wrong(name) or tag_value_wrong(value):
             raise UsageProblem(f"`--tag {text}`: {why}", hint="Such as `--tag ticket=OPS-12`")
+        if name == _OWN_TAG:
+            raise UsageProblem(
+                f"`--tag {text}`: this tag is the run's own number",
+                hint="Name another, such as `--tag job=42`",
+            )
         found[name] = value
     return found
 

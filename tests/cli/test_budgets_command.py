@@ -79,6 +79,14 @@ def budgets(home: Home) -> dict[Scope, list[tuple[str, str]]]:
     }
 
 
+def test_a_scope_without_budgets_is_not_a_box_without_any(home: Home) -> None:
+    """The team has some: what is missing is named."""
+    assert (
+        "There are no budgets of user ann: "
+        in home.tollway("budgets", "list", "user", "ann").stderr
+    )
+
+
 def test_a_budget_is_set_for_every_scope_and_taken_away_again(home: Home) -> None:
     """Both ways to write a scope work; the file is what it was when all are gone."""
     before = home.config.read_text()

@@ -379,6 +379,17 @@ def test_a_conversation_keeps_what_was_said(chatting: Chatting) -> None:
     os.close(at.leader)
 
 
+def test_a_question_alone_that_is_stopped_says_what_it_cost(chatting: Chatting) -> None:
+    """Ctrl-C ends it with the shell's code; what came is billed, and told."""
+    at = Terminal(chatting.home, "fast", "wait")
+    at.see("You ")
+    at.type("\x03")
+    at.see("Stopped · ")
+    at.see(" out tokens · ~$0.0")
+    assert at.process.wait(30) == 130
+    os.close(at.leader)
+
+
 def test_several_lines_are_one_question(chatting: Chatting) -> None:
     """By a backslash, between fences, or pasted whole; commands that begin anew are obeyed."""
     at = Terminal(chatting.home, "fast", "--plain")

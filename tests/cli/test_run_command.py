@@ -208,6 +208,7 @@ async def test_no_program_no_run(tmp_path: Path) -> None:
         ("--budget", "-1"),
         ("--tag", "a b=c"),
         ("--tag", "x"),
+        ("--tag", "run=42"),
     ],
 )
 async def test_options_that_cannot_be_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
