@@ -72,7 +72,7 @@ _Status = Annotated[
     str | None,
     typer.Option(
         metavar="WORD",
-        help="ok, error, an ending such as client_left, or an HTTP status.",
+        help="ok, error, an ending such as client_left, or a provider's HTTP status.",
         autocompletion=complete.among("ok", "error", *ENDINGS),
     ),
 ]
@@ -150,7 +150,7 @@ def _check(where: CallFilter) -> None:
     if status is not None and not (status in {"ok", "error", *ENDINGS} or status.isdecimal()):
         raise UsageProblem(
             f"There is no status `{status}`{shown.meant(status, ('ok', 'error', *ENDINGS))}",
-            hint=f"Choose ok, error, an HTTP status, or of {', '.join(ENDINGS)}",
+            hint=f"Choose ok, error, a provider's HTTP status, or of {', '.join(ENDINGS)}",
         )
     if where.state is not None and where.state not in STATES:
         raise UsageProblem(
@@ -192,7 +192,9 @@ def _latest(config: Config, number: int, where: CallFilter, *, as_json: bool) ->
 
 
 def _near(config: Config, where: CallFilter) -> str:
-    """Return what may have been meant by a name that gateway.toml does not have."""
+    """Return what may have been meant, by a name that gateway.toml does not have or a status."""
+    if where.status and where.status.isdecimal():
+        return "; of what the gateway itself refused, no provider has a status: `--state refused`"
     tables: dict[str, Iterable[str]] = {
         **{"key": config.keys, "user": config.users, "team": config.teams},
         **{"project": config.projects, "route": config.routes, "provider": config.providers},

@@ -254,6 +254,15 @@ async def test_following_for_people_prints_lines_in_columns(home: Home, ledger: 
     assert following.returncode == 0
 
 
+async def test_a_status_is_a_provider_s_and_what_was_refused_is_told_apart(
+    home: Home, ledger: Ledger
+) -> None:
+    """The gateway's own 402 has no provider: who looks for it so is told what finds it."""
+    said = home.tollway("logs", "--status", "402").stderr
+    assert "No such calls; " in said
+    assert "`--state refused`" in said
+
+
 async def test_following_on_a_narrow_terminal_takes_two_lines_a_call(
     home: Home, ledger: Ledger
 ) -> None:
