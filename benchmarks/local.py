@@ -282,6 +282,10 @@ def _parties(said: argparse.Namespace, slots: int, stack: ExitStack) -> dict[str
         join("Tollway, unified", local_parties.tollway(model, slots, folder(), "unified"))
     if said.worker:
         found["our worker"] = Worker(model, slots)
+    if said.front:
+        join("worker, HTTP", local_parties.front(model, slots, folder()))
+        if said.unified:
+            join("HTTP, unified", local_parties.front(model, slots, folder(), "unified"))
     if not said.alone:
         join(BASE, local_parties.own_server(model, said.server_packages, folder()))
     if said.xllamacpp:
@@ -301,6 +305,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="short calls of each caller")
     parser.add_argument("--kinds", default="short,burst,long")
     parser.add_argument("--worker", action="store_true", help="also our worker without the gateway")
+    parser.add_argument("--front", action="store_true", help="also that behind bare HTTP")
     parser.add_argument("--unified", action="store_true", help='also Tollway with kv = "unified"')
     parser.add_argument("--alone", action="store_true", help="without llama-cpp-python's server")
     parser.add_argument("--server-packages", type=Path, help="a folder with its server's packages")

@@ -77,6 +77,16 @@ def tollway(model: Path, slots: int, folder: Path, kv: str = "split") -> Iterato
 
 
 @contextmanager
+def front(model: Path, slots: int, folder: Path, kv: str = "split") -> Iterator[Party]:
+    """Run our worker behind the barest HTTP server."""
+    port = free_port()
+    script = str(Path(__file__).with_name("front.py"))
+    words = [sys.executable, script, str(model.resolve()), str(port), str(slots), str(CONTEXT), kv]
+    with _running(words, port, folder, "/health", {}) as party:
+        yield party
+
+
+@contextmanager
 def own_server(model: Path, packages: Path | None, folder: Path) -> Iterator[Party]:
     """Run llama-cpp-python's own server, told not to cut off a stream for the next call."""
     port, count = free_port(), str(threads())
