@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -12,6 +13,10 @@ from hypothesis import settings
 settings.register_profile("tollway", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("tollway")
+
+# A shell without job control starts what is behind `&` with Ctrl-C ignored, and all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What the daemon meets at its sockets: these run on its own event loop. asyncio's calls a
 # protocol in another order at times, and has hidden a fault by that.
