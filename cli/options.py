@@ -25,6 +25,15 @@ ConfigFile = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="KEY",
+        help="A key's name; else as the owner.",
+        autocompletion=complete.entries("keys"),
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 Budgets = Annotated[
     list[str] | None,

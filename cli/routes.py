@@ -12,7 +12,7 @@ from tollway.cli import complete, edits, limits, queues, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import convert, load_config, reach
 from tollway.cli.limits import Limit
-from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.options import AsJson, AsKey, ConfigFile
 from tollway.cli.status import Budget
 from tollway.daemon.config import shown
 
@@ -180,21 +180,12 @@ _ModelOption = Annotated[
         autocompletion=complete.callables,
     ),
 ]
-_KeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="KEY",
-        help="A key's name; else as the owner.",
-        autocompletion=complete.entries("keys"),
-    ),
-]
 
 
 def explain(  # noqa: PLR0913 - an argument is an option
     model: _ModelOption,
     *,
-    key: _KeyOption = None,
+    key: AsKey = None,
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")] = 1000,
     output: Annotated[
         int | None, typer.Option("--output", min=1, help="The output limit the client sets.")

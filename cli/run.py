@@ -20,7 +20,7 @@ from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, convert, load_config
 from tollway.cli.edits import warn
-from tollway.cli.options import ConfigFile
+from tollway.cli.options import AsKey, ConfigFile
 from tollway.cli.run_child import child, signals_held
 from tollway.cli.run_env import CLAUDE, CODEX, KEY, Gateway, agent_of, launch
 from tollway.cli.run_gemini import agent_settings
@@ -127,15 +127,6 @@ _ModelOption = Annotated[
         autocompletion=complete.callables,
     ),
 ]
-_KeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="KEY",
-        help="A key's name; else as the owner.",
-        autocompletion=complete.entries("keys"),
-    ),
-]
 _OwnLoginOption = Annotated[
     bool | None,
     typer.Option(
@@ -153,7 +144,7 @@ def run(  # noqa: PLR0913 - an argument is an option
         str | None,
         typer.Option("--budget", metavar="USD", help="The most that this run may cost: 2.50."),
     ] = None,
-    key: _KeyOption = None,
+    key: AsKey = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,

@@ -4,6 +4,7 @@ What is used stands in `rates.py` and outlives the configuration; the limit does
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
@@ -36,7 +37,7 @@ class LimitState(msgspec.Struct, frozen=True):
     whole_s: float | None  # None for calls at once: nobody knows
 
 
-class Limit:
+class Limit(ABC):
     """One limit of one place. `fits`, then `take`, with no await between; `leave` at the end."""
 
     what: What
@@ -58,24 +59,24 @@ class Limit:
         unit, span = _WORDS[self.what]
         return f"{self.most:,} {unit}{'s' if self.most > 1 else ''} {span} (`{self.what}`)"
 
+    @abstractmethod
     def wait_s(self, units: int) -> float:
         """Return the seconds until so many units have room; 0 for now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, units: int) -> None:
         """Use units for which `wait_s` has just said 0."""
-        raise NotImplementedError
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # noqa: B027 - only what counts calls at once has something to free
         """Say that the call, or the attempt, has ended."""
 
+    @abstractmethod
     def left(self) -> int:
         """Return the units that have room now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole_s(self) -> float | None:
         """Return the seconds until all is free if nothing more comes; None: nobody knows."""
-        raise NotImplementedError
 
     def advice(self, wait_s: float) -> str:
         """Return when there is room again, and what else would help."""

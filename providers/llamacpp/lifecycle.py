@@ -7,6 +7,7 @@ in one place, without an `await` between them.
 import asyncio
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     changed: Callable[["AnyResident"], None]
 
 
-class Resident(Generic[P]):
+class Resident(ABC, Generic[P]):
     """One model and its process, of which there is never more than one."""
 
     word = "worker"  # what people are told that the process is
@@ -93,17 +94,17 @@ class Resident(Generic[P]):
 
     # What each kind of resident has of its own.
 
+    @abstractmethod
     async def _bring_up(self) -> None:
         """Return once there is a process that can take calls.
 
         Raises:
             LocalModelFailed: With words for whoever asked.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _identity(self) -> tuple[int, ...]:
         """Return what must change before a load that failed for good is worth another try."""
-        raise NotImplementedError
 
     def _is_other(self, old: LocalModel) -> bool:
         """Whether what is loaded is not what the configuration now asks for."""
