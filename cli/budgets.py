@@ -200,11 +200,7 @@ def raise_(
     if end:
         _end_raises(words, loaded, until, as_json=as_json)
         return
-    more = _MORE.fullmatch(words[-1])
-    if not more or len(words) < 2:
-        raise UsageProblem(
-            "By how much is not said", hint="Write `tollway budgets raise team ml +10`"
-        )
+    usd = _more(words)
     if until is None:
         raise UsageProblem("Until when is not said", hint="`--until tomorrow`, a date, or `2h`")
     scope, period = _scope(words[:-1], loaded)
@@ -214,7 +210,7 @@ def raise_(
             f"There is no budget of {what} to raise",
             hint=f"`tollway budgets set {_said(scope)} AMOUNT/PERIOD` makes one",
         )
-    usd, last = Decimal(more[1]), _moment(until, loaded)
+    last = _moment(until, loaded)
     text = " ".join(filter(None, (*scope, period)))
     entry = {"scope": text, "usd": usd, "until": last, "by": me()}
     done = edits.apply(
@@ -313,6 +309,21 @@ def _budget(text: str, at: Mode | None, before: Sequence[Budget]) -> Budget:
         return Budget(units.nanousd(usd), period, at or (same[0] if len(same) == 1 else "hard"))
     except units.WrongUnit as fault:
         raise UsageProblem(f"{shown.value(text)} is no budget: {fault}") from fault
+
+
+def _more(words: Sequence[str]) -> Decimal:
+    """Return by how many dollars a budget is to be raised, which the last word says."""
+    if words[-1].startswith("-") and _MORE.fullmatch(words[-1][1:]):
+        raise UsageProblem(
+            "A raise is never negative",
+            hint="`tollway budgets set SCOPE AMOUNT/PERIOD` lowers a budget, `--end` ends a raise",
+        )
+    more = _MORE.fullmatch(words[-1])
+    if not more or len(words) < 2:
+        raise UsageProblem(
+            "By how much is not said", hint="Write `tollway budgets raise team ml +10`"
+        )
+    return Decimal(more[1])
 
 
 def _replaced(before: tuple[Budget, ...], new: Budget) -> tuple[Budget, ...]:

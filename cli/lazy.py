@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     # Typer carries its own click and does not export these names.
     from typer._click.core import Command, Context
     from typer._click.formatting import HelpFormatter
+    from typer._click.parser import _OptionParser, _ParsingState
 
 
 _COMPLETES = "_TOLLWAY_COMPLETE"  # set by a shell's script, which asks for what may come next
+# Such as the sum of `budgets set box -5/day`; no option of ours begins so.
+_BELOW_ZERO = re.compile(r"-[$.]?\d")
 # What people know from other programs of Typer's.
 _OTHERWISE = {
     "--show-completion": ["completion"],
@@ -63,6 +66,25 @@ class Leaf(TyperCommand):
             if getattr(error, "ctx", ctx) is None:  # as of an option without its value
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
+
+    def make_parser(self, ctx: Context) -> _OptionParser:
+        """Return the parser, for which a negative number is a word like any other.
+
+        What it stands for says better why it cannot be than an option that is not there.
+        """
+        parser = super().make_parser(ctx)
+        if not self.allow_interspersed_args:
+            return parser
+        as_option = parser._process_opts
+
+        def process(word: str, state: _ParsingState) -> None:
+            if _BELOW_ZERO.match(word):
+                state.largs.append(word)
+            else:
+                as_option(word, state)
+
+        parser._process_opts = process  # type: ignore[assignment, method-assign]
+        return parser
 
     def format_help_text(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the docstring's paragraphs, wrapped, and its examples, untouched."""

@@ -160,6 +160,10 @@ def _check(where: CallFilter) -> None:
 
 
 def _one(path: Path, prefix: str, *, body: bool, as_json: bool) -> None:
+    if prefix.startswith("-"):
+        raise UsageProblem(
+            f"`{prefix}` is no call's id", hint=f"`tollway logs -n {prefix[1:]}` shows the latest"
+        )
     found = calls.one(path, prefix.lower())
     kept = bodies.of_call(path, found.call.id)
     if as_json:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from tollway.daemon.config.check import RUN as TAG
+from tollway.daemon.config.check import is_run
 from tollway.daemon.config.schema import Budget
-from tollway.daemon.gate.tags import RUN as TAG
-from tollway.daemon.gate.tags import RUN_ID, Tags, read
+from tollway.daemon.gate.tags import Tags, read
 
 # How long a run lives on without a word from its command: a laptop's lid may be shut for a while.
 LEASE_S = 600.0
@@ -36,7 +37,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def wrong(self) -> str:
         """Why it cannot be, "" where it can."""
-        if not RUN_ID.fullmatch(self.id):
+        if not is_run(TAG, self.id):
             return "the id is none"
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", self.hash):
             return "the hash is none"

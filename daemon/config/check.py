@@ -48,6 +48,9 @@ _LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
 # What may stand in the header `x-tollway-tags`: no comma, which parts tags, and no space.
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAG_VALUE = re.compile(r"[!-+\--~]{1,128}")
+RUN = "run"
+# What `tollway run` makes, and nothing else that a script is likely to number its runs by.
+_RUN_ID = re.compile(r"[0-9]{6}-[0-9a-f]{8}")
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)")
 # A path, and a query if it needs one; not a whole URL, which would name another host.
 _PATH = re.compile(r"/(?!/)[!$%&'()*+,./:;=?@\w~-]{0,200}", re.ASCII)
@@ -97,6 +100,11 @@ def tag_value_wrong(value: str) -> str | None:
     if _TAG_VALUE.fullmatch(value):
         return None
     return "no value that a tag can have: printable ASCII without space and comma, at most 128"
+
+
+def is_run(name: str, value: str) -> bool:
+    """Whether a tag is of a run of `tollway run`, which alone may say it."""
+    return name == RUN and bool(_RUN_ID.fullmatch(value))
 
 
 def host_and_port(listen: str) -> tuple[str, int]:
@@ -362,6 +370,12 @@ def _keys(config: Config, names: Names, wrong: Wrong) -> None:
         for tag, value in key.tags.items():
             if why := tag_wrong(tag) or tag_value_wrong(value):
                 wrong((*at, "tags", tag), why)
+            elif is_run(tag, value):
+                wrong(
+                    (*at, "tags", tag),
+                    "is of a run of `tollway run`, which alone may say it; number runs of your own"
+                    " otherwise, such as 42",
+                )
         _owner(config, key, at, names, wrong)
 
 

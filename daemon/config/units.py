@@ -83,9 +83,11 @@ def budget_parts(text: str) -> tuple[Decimal, str]:
     """Return "5/day" as dollars and the period's name, which is not checked here.
 
     Raises:
-        WrongUnit: It is not an amount, a slash and a period.
+        WrongUnit: It is not an amount, a slash and a period, or the amount is negative.
     """
     found = _BUDGET.fullmatch(text.strip()) if len(text) < 100 else None
+    if found and found[1][:1] == "-" and _MONEY.fullmatch(found[1][1:]):
+        raise WrongUnit(f'a sum is never negative; write "{found[1][1:]}/{found[2]}"')
     if not found or not _MONEY.fullmatch(found[1]):
         raise WrongUnit('expected dollars and a period, such as "5/day" or "0.50/month"')
     return Decimal(found[1]), found[2]

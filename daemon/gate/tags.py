@@ -3,21 +3,17 @@
 All of them are written into the ledger; those that gateway.toml declares have budgets.
 """
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 from aiohttp import hdrs
 
-from tollway.daemon.config.check import tag_value_wrong, tag_wrong
+from tollway.daemon.config.check import RUN, is_run, tag_value_wrong, tag_wrong
 from tollway.providers.errors import RequestInvalid
 
 NAME = "x-tollway-tags"
 # Of aiohttp's own type, which is compared without folding its case each time.
 HEADER = type(hdrs.AUTHORIZATION)(NAME)
-RUN = "run"
-# What `tollway run` makes, and nothing else that a script is likely to number its runs by.
-RUN_ID = re.compile(r"[0-9]{6}-[0-9a-f]{8}")
 _MOST = 16
 _LONGEST = 2048  # of the header
 
@@ -79,7 +75,7 @@ def said(values: Iterable[str], own: Tags) -> Tags:
     every = own.over(read(values))
     for pair in every.pairs:
         name, _, value = pair.partition("=")
-        if name == RUN and RUN_ID.fullmatch(value) and pair not in own.pairs:
+        if is_run(name, value) and pair not in own.pairs:
             raise RequestInvalid(
                 f"The header `{NAME}` says `{pair}`, but this call is not of that run",
                 hint="Only what `tollway run` started is of its run, by the key that it was given;"

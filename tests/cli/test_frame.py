@@ -150,6 +150,25 @@ def test_a_number_that_cannot_be_says_what_is_expected(line: str, said: str) -> 
     assert tollway(*line.split()).stderr.splitlines()[0].endswith(said)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("logs -5", "`tollway logs -n 5` shows the latest"),
+        ("prices set box/m -5", "Got unexpected extra argument"),
+        ("spend -7", "Got unexpected extra argument"),
+        ("spend -x", "No such option: -x"),
+        ("keys create new --user ada --budget -5/day", 'a sum is never negative; write "5/day"'),
+    ],
+)
+def test_a_number_below_zero_is_no_option(tmp_path: Path, line: str, said: str) -> None:
+    """What it stands for is refused in words of its own; it names no option that is missing."""
+    home = Home(tmp_path)
+    home.write(NAMES)
+    done = home.tollway(*line.split())
+    assert done.returncode
+    assert said in done.stderr
+
+
 def test_an_option_without_its_value_names_its_command() -> None:
     """Whose help tells it."""
     assert "`tollway logs --help` shows" in tollway("logs", "--tag").stderr

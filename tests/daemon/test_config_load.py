@@ -129,7 +129,7 @@ def test_broken_toml_is_named_with_its_line(text: str, fault: str) -> None:
         ("[server]\nbudget = [5]", 'server.budget[0]: an amount without its period; write "5/day"'),
         ('[server]\nbudget = "5/day"', 'server.budget: expected a list; write ["5/day"]'),
         ('[server]\nbudget = ["5/dya"]', "such as \"24h\"; did you mean day?"),
-        ('[server]\nbudget = ["-5/day"]', 'expected dollars and a period, such as "5/day"'),
+        ('[server]\nbudget = ["-5/day"]', 'a sum is never negative; write "5/day"'),
         ('[server]\nbudget = [{ usd = 5 }]', "server.budget[0]: per is missing"),
         ('[server]\nbudget = [{ usd = 1e30, per = "day" }]', "from 0 to 1,000,000,000"),
         ('[server]\nbudget = [{ usd = nan, per = "day" }]', "from 0 to 1,000,000,000"),
@@ -184,6 +184,9 @@ def test_a_wrong_value_is_named_with_its_line_and_a_fix(text: str, fault: str) -
         ('groups = ["all"]', 'groups = ["alll"]', "no group `alll` in [groups]; did you mean all?"),
         ('team = "ml"', 'team = "mll"', "ann.team: no team `mll` in [teams]; did you mean ml?"),
         ('user = "ann"', 'user = "anne"', "keys.one.user: no user `anne` in [users]; did you mean"),
+        ('user = "ann"', 'user = "ann"\ntags = { run = "261130-0a1b2c3d" }',
+         "gateway.toml:20: keys.one.tags.run: is of a run of `tollway run`, which alone may say it;"
+         " number runs of your own otherwise, such as 42"),
         ('user = "ann"', 'project = "bott"', "keys.one.project: no project `bott` in [projects]"),
         ('user = "ann"', "", "keys.one: needs a user or a project"),
         ('user = "ann"', 'user = "ann"\nproject = "bot"', "the user is in team `ml`, the project"),
