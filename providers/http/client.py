@@ -31,14 +31,20 @@ class HttpTransport:
     environment are not heard.
     """
 
-    def __init__(self, *, idle_keep_s: float = 4.0, idle_per_place: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        idle_keep_s: float = 4.0,
+        idle_per_place: int = 256,
+        names: Names | None = None,
+    ) -> None:
         self._idle_keep_s = idle_keep_s
         self._idle_per_place = idle_per_place
         self._idle: dict[object, dict[Connection, None]] = {}
         self._open: set[Connection] = set()
         self._dialling: set[asyncio.Timeout] = set()
         self._contexts = Contexts()
-        self._names = Names()
+        self._names = names or Names()
         self._closed = False
         self._emptied: asyncio.Event = asyncio.Event()
 
@@ -95,7 +101,7 @@ class HttpTransport:
             connection.end(
                 UpstreamBroke(f"The gateway closed its connection to {connection.place}")
             )
-        await self._names.close()
+        self._names.close()
         while self._open or self._dialling:
             self._emptied.clear()
             await self._emptied.wait()
