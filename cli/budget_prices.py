@@ -8,7 +8,8 @@ from tollway.daemon.config import shown
 from tollway.daemon.config.lines import At
 from tollway.daemon.config.load import places
 from tollway.daemon.config.schema import Config, Scope
-from tollway.daemon.unpriced import Unpriced, capped, refused
+from tollway.daemon.unpriced import Unpriced, capped, lacking_price, refused
+from tollway.providers.prices import is_glob
 
 _MOST_NAMED = 8
 
@@ -31,6 +32,20 @@ def warn_beforehand(targets: Sequence[str]) -> None:
             f" {'its' if one else 'their'} calls are refused"
         )
         hint(targets)
+
+
+def new_without_price(config: Config, targets: Iterable[str], *, as_json: bool) -> list[str]:
+    """Return which of some new targets have no price; say so, and what gives them one."""
+    named = [one for one in targets if one.endswith("/*") or not is_glob(one)]
+    found = lacking_price(config, named)
+    if found and not as_json:
+        has, their = ("has", "its") if len(found) == 1 else ("have", "their")
+        edits.warn(
+            f"{_named(found)} {has} no price: while a budget applies {their} calls are refused,"
+            " else what they cost is not known"
+        )
+        hint(found)
+    return found
 
 
 def hint(targets: Sequence[str]) -> None:

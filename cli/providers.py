@@ -9,6 +9,7 @@ import typer
 
 from tollway.cli import complete, edits, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
+from tollway.cli.budget_prices import new_without_price
 from tollway.cli.control import Control, convert, load_config
 from tollway.cli.health import Provider as Seen
 from tollway.cli.health import word
@@ -143,11 +144,14 @@ def add(  # noqa: PLR0913 - an argument is an option
         if kept:
             show.note(f"The key is stored in {place(kept)}")
         show.note(f"Added the provider `{name}`; `tollway providers test {name}` asks it")
-    facts = {"api_key": None} | {key: values[key] for key in _FACTS if key in values}
-    edits.report(done, {"name": name} | facts, ("providers", name), as_json=as_json)
+    unpriced = new_without_price(done.config, [f"{name}/*"], as_json=as_json)
+    facts = {"name": name, **_facts(values), "unpriced": bool(unpriced)}
+    edits.report(done, facts, ("providers", name), as_json=as_json)
 
 
-_FACTS = ("kind", "api_key", "api_keys")
+def _facts(values: dict[str, object]) -> dict[str, object]:
+    said = {key: values[key] for key in ("kind", "api_key", "api_keys") if key in values}
+    return {"api_key": None} | said
 
 
 def _keys_of(references: list[str]) -> dict[str, object]:

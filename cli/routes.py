@@ -10,6 +10,7 @@ import typer
 
 from tollway.cli import complete, edits, limits, queues, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
+from tollway.cli.budget_prices import new_without_price
 from tollway.cli.control import convert, load_config, reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, AsKey, ConfigFile
@@ -441,6 +442,8 @@ def add(  # noqa: PLR0913 - an argument is an option
 ) -> None:
     """Add a route: a name for targets that are tried in order.
 
+    It names those that have no price, and what gives them one.
+
     Example:
         tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini
         tollway routes add both --strategy weighted --to openai/gpt-5=3 --to openai/gpt-4o-mini=1
@@ -456,7 +459,8 @@ def add(  # noqa: PLR0913 - an argument is an option
     )
     if not as_json:
         show.note(f"Added the route `{name}`")
-    facts = {"name": name, **values, "fallback": fallback or []}
+    unpriced = new_without_price(done.config, done.config.routes[name].every, as_json=as_json)
+    facts = {"name": name, **values, "fallback": fallback or [], "unpriced": unpriced}
     edits.report(done, facts, ("routes", name), as_json=as_json)
 
 

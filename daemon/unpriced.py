@@ -18,7 +18,31 @@ from tollway.daemon.ledger.rows import Who
 from tollway.daemon.ledger.unpriced import unpriced
 from tollway.daemon.pricing import LOCAL, local_price, price_table
 from tollway.providers.catalog import KINDS
-from tollway.providers.prices import PriceSource, is_glob
+from tollway.providers.prices import PriceSource, PriceTable, is_glob
+
+
+def lacking_price(config: Config, targets: Iterable[str]) -> list[str]:
+    """Return the targets that have no price, in their order, each once.
+
+    "box2/*" stands for a provider; it has a price where price data are of it.
+    """
+    table = price_table(config, PriceSource())
+    now = datetime.now(UTC)
+    return [one for one in dict.fromkeys(targets) if not _has_price(config, table, one, now)]
+
+
+def _has_price(config: Config, table: PriceTable, target: str, now: datetime) -> bool:
+    provider, _, model = target.partition("/")
+    if provider == LOCAL:
+        found = config.models.get(model)
+        return found is None or local_price(model, found, table) is not None
+    said = config.providers.get(provider)
+    if said is None or said.auth == "caller":
+        return True  # not here any more, or paid by who calls
+    prices_id = KINDS[said.kind].of(model).prices
+    if model == "*" and prices_id is not None:
+        return True  # the data have those of its models that they know
+    return table.price(provider, prices_id, model, now) is not None
 
 
 class Unpriced:
@@ -36,11 +60,9 @@ class Unpriced:
             LedgerUnavailable: Which models were called cannot be read.
         """
         self._config = config
-        self._table = price_table(config, PriceSource())
-        self._now = datetime.now(UTC)
         whole = [f"{name}/*" for name in config.providers]
         named = [*_routed(config), *_local(config), *_allowed(config), *_called(config)]
-        self.targets = [one for one in dict.fromkeys([*named, *whole]) if not self._has_price(one)]
+        self.targets = lacking_price(config, [*named, *whole])
 
     def of(self, scope: Scope) -> list[str]:
         """Return those that calls of a scope can reach."""
@@ -55,19 +77,6 @@ class Unpriced:
                 return self._allowed(kind, name)
             case _:
                 return list(self.targets)
-
-    def _has_price(self, target: str) -> bool:
-        provider, _, model = target.partition("/")
-        if provider == LOCAL:
-            found = self._config.models.get(model)
-            return found is None or local_price(model, found, self._table) is not None
-        said = self._config.providers.get(provider)
-        if said is None or said.auth == "caller":
-            return True  # not here any more, or paid by who calls
-        prices_id = KINDS[said.kind].of(model).prices
-        if model == "*" and prices_id is not None:
-            return True  # the data have those of its models that they know
-        return self._table.price(provider, prices_id, model, self._now) is not None
 
     def _allowed(self, kind: str, name: str) -> list[str]:
         config = self._config

@@ -206,6 +206,42 @@ def test_a_key_that_may_call_little_refuses_little(home: Home) -> None:
     assert "no price" not in home.tollway("keys", "set", "ci", "--no-budget").stderr
 
 
+def test_a_new_route_names_its_targets_without_a_price(home: Home) -> None:
+    """Known when it is added, and not only when a budget refuses them; with what mends it."""
+    to = ("--to", "box2/qwen", "--to", "openai/gpt-4o-mini", "--to", "local/small")
+    told = home.tollway("routes", "add", "new", *to)
+    assert told.returncode == 0, told.stderr
+    assert (
+        "warning: `box2/qwen`, `local/small` have no price: while a budget applies" in told.stderr
+    )
+    assert "`tollway prices set box2/qwen --input USD --output USD` states" in told.stderr
+    said = fine(home.tollway("routes", "add", "again", *to, "--json"))
+    assert said["unpriced"] == ["box2/qwen", "local/small"]
+    fine(home.tollway("prices", "set", "box2/*", "--free", "--json"))
+    priced = home.tollway("routes", "add", "third", "--to", "box2/qwen")
+    assert "no price" not in priced.stderr
+
+
+def test_a_new_provider_without_prices_says_so(home: Home) -> None:
+    """Of whose models no price data are; not one whose prices are known, or that callers pay."""
+    at = ("--base-url", "http://127.0.0.1:9/v1")
+    told = home.tollway("providers", "add", "box4", "--kind", "vllm", *at)
+    assert told.returncode == 0, told.stderr
+    assert "warning: `box4/*` has no price: while a budget applies its calls are" in told.stderr
+    assert "`tollway prices set 'box4/*' --input USD --output USD` states" in told.stderr
+    said = fine(home.tollway("providers", "add", "box5", "--kind", "vllm", *at, "--json"))
+    assert said["unpriced"] is True
+    key = ("--api-key", "env:OPENAI_API_KEY")
+    known = home.tollway("providers", "add", "more", "--kind", "openai", *key)
+    assert (known.returncode, "no price" in known.stderr) == (0, False), known.stderr
+    fine(home.tollway("prices", "set", "box*/*", "--free", "--json"))
+    priced = home.tollway("providers", "add", "box6", "--kind", "vllm", *at)
+    assert "no price" not in priced.stderr
+    callers = ("--auth", "caller")
+    theirs = home.tollway("providers", "add", "claude", "--kind", "anthropic", *callers)
+    assert "no price" not in theirs.stderr
+
+
 def test_a_running_daemon_is_told_and_tells(home: Home) -> None:
     """A price is in force when `set` returns; a budget added by hand is warned of by `reload`."""
     assert home.tollway("up").returncode == 0
