@@ -7,6 +7,7 @@ page's style names; each has its numbers in a table beside it.
 import sys
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import count
 from types import ModuleType
 from xml.etree import ElementTree
 
@@ -25,6 +26,10 @@ _FULL = ' low="0.8" high="0.999" optimum="0"'  # where a budget's colour changes
 _NUMBER = ' class="n"'
 _NUMBERS = ("spent", "left", "committed", "used by now")
 _SIZES = (("wide", 900, 300), ("narrow", 420, 320))
+_MARGIN = 6
+_HALF_CHARACTER = 4  # of a scale's label, half of which stands beyond its mark
+_STEPS = 8  # of a scale that stands; of one that lies, what its labels leave room for
+_STEPS_LYING = {"wide": 5, "narrow": 2}
 
 
 class Days(msgspec.Struct, frozen=True):
@@ -267,6 +272,8 @@ def _days(pygal: ModuleType, days: Days) -> str:
         chart.x_labels = labels
         every = max(1, -(-len(days.names) // (12 if screen == "wide" else 5)))
         chart.x_labels_major = labels[::every]
+        most = max(sum(costs) for costs in zip(*(costs for _, costs in days.series), strict=True))
+        chart.y_labels = [mark / 1e9 for mark in scale(most, _STEPS)]
         for name, costs in days.series:
             chart.add(printable(name or "-"), [cost / 1e9 for cost in costs])
         drawn.append(_svg(chart, screen, f"{days.what} by {days.unit} and {days.dimension}"))
@@ -303,6 +310,11 @@ def _groups(pygal: ModuleType, report: Report) -> str:
         chart = (pygal.HorizontalBar if imported else pygal.HorizontalStackedBar)(**look)
         longest = 40 if screen == "wide" else 16
         chart.x_labels = [_cut(name, longest) for name in reversed(names)]
+        most = max(max(row.cost_nanousd, row.notional_nanousd) for row in rows)
+        marks = scale(most, _STEPS_LYING[screen])
+        chart.y_labels = [mark / 1e9 for mark in marks]
+        chart.show_minor_x_labels = True  # the scale's, which lies
+        chart.margin_right = _MARGIN + _HALF_CHARACTER * len(show.money(marks[-1]))
         chart.add("paid", [row.cost_nanousd / 1e9 for row in reversed(rows)])
         if imported:
             chart.add("imported", [row.notional_nanousd / 1e9 for row in reversed(rows)])
@@ -320,6 +332,19 @@ def _groups(pygal: ModuleType, report: Report) -> str:
         f"<section><h2>By {_text(', '.join(report.by))}</h2><p>{some}</p>"
         f"{''.join(drawn)}{keys}</section>"
     )
+
+
+def scale(most: int, steps: int) -> list[int]:
+    """Return a scale's marks in nano-dollars, from 0 to `most` or above, at most so many steps.
+
+    pygal's own are rounded in a way that leaves sums under a cent without any but $0.00. A step is
+    1, 2 or 5 with noughts behind it, so that `show.money` writes each mark as it is.
+    """
+    step = next(
+        step for power in count() for step in (10**power, 2 * 10**power, 5 * 10**power)
+        if most <= steps * step
+    )  # fmt: skip
+    return [step * at for at in range(-(-most // step) + 1)]
 
 
 def _cut(text: str, longest: int) -> str:
@@ -355,7 +380,7 @@ def _look(pygal: ModuleType, name: str, width: int, height: int) -> dict[str, ob
         "show_legend": False,
         "show_minor_x_labels": False,
         "include_x_axis": True,
-        "margin": 6,
+        "margin": _MARGIN,
         "spacing": 6,
         "value_formatter": _dollars,
         "classes": ("chart", name),

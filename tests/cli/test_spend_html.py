@@ -1,5 +1,6 @@
 """`spend --format html`: one file that holds all it shows, whose numbers are the ledger's."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -8,18 +9,26 @@ import subprocess
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledger_rows import AT_MS, attempt, closed, opened
+from ledger_rows import ended as answered
 from program import Home
 from spend_year import write
 
-from tollway.cli.spend_html import COLOURS, shares_of
+from tollway.cli import show
+from tollway.cli.spend_html import COLOURS, scale, shares_of
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.daemon.ledger.spend import SpendRow
 from tollway.daemon.ledger.verify import verify
+from tollway.daemon.ledger.writer import Ledger
 
 TOML = """[server]
 listen = "127.0.0.1:0"
@@ -124,6 +133,47 @@ def test_every_chart_is_well_formed(home: Home) -> None:
         plain = re.sub(r"<br>", "", plain)
         assert ElementTree.fromstring(plain).tag.endswith("svg")  # noqa: S314 - our own text
     assert found
+
+
+@given(st.integers(1, 10**16), st.integers(2, 8))
+def test_a_scale_says_what_is_true(most: int, steps: int) -> None:
+    """Its labels read back as the amounts that they stand at, all of it lies below the last."""
+    marks = scale(most, steps)
+    assert marks[-2] < most <= marks[-1]
+    assert 2 <= len(marks) <= steps + 1
+    assert len({after - before for before, after in pairwise(marks)}) == 1
+    said = [show.money(mark).removeprefix("$").replace(",", "") for mark in marks]
+    assert [Decimal(text) * 10**9 for text in said] == marks
+
+
+@pytest.mark.parametrize("cost", [1, 42, 300_000, 9_900_000, 10_500_000, 3 * 10**9, 10**15])
+def test_the_scales_of_both_charts_are_labelled(tmp_path: Path, cost: int) -> None:
+    """Sums under a cent too, each mark with its own amount: none but the first says $0.00."""
+    made = Home(tmp_path)
+    made.write('[server]\nlisten = "127.0.0.1:0"\nsingle_user = true\n')
+    made.data.mkdir(parents=True, mode=0o700)
+    ledger = Ledger(made.data / "ledger.db")
+    ledger.start()
+    # Of two days and two models, so that there are both charts.
+    asyncio.run(_booked(ledger, cost))
+    ended = made.tollway("spend", "--by", "model", "--since", "2026-01-01", "--format", "html")
+    assert ended.returncode == 0, ended.stderr
+    charts = re.findall(r"<svg.*?</svg>", ended.stdout, re.DOTALL)
+    assert len(charts) == 4
+    for chart in charts:
+        labels = re.findall(r"<text[^>]*>(\$[^<]*)</text>", chart)
+        assert len(labels) >= 2
+        assert len(set(labels)) == len(labels)
+        assert labels.count("$0.00") == 1
+
+
+async def _booked(ledger: Ledger, cost: int) -> None:
+    for number, model in enumerate(("gpt-4o", "gpt-5")):
+        call = opened(number + 1, at_ms=AT_MS + number * 86_400_000)
+        tried = attempt(call, model=model)
+        await ledger.admit(call, tried)
+        await ledger.settle(closed(call), answered(tried, cost))
+    await ledger.close()
 
 
 def test_what_has_nothing_to_show_is_still_a_page(tmp_path: Path) -> None:
