@@ -96,8 +96,10 @@ class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
 
-    def __init__(self, message: str, *, phase: Literal["connect", "first", "idle"]) -> None:
-        super().__init__(message, sent=phase != "connect")
+    def __init__(
+        self, message: str, *, phase: Literal["connect", "first", "idle"], hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, sent=phase != "connect")
         self.phase = phase
 
 

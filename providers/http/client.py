@@ -162,7 +162,8 @@ class HttpTransport:
                 ) from fault
             by = f" by way of the proxy {to.proxy.name}" if to.proxy else ""
             text = f"{to.place.name} could not be connected to within {within_s:g} s{by}"
-            raise UpstreamTimeout(text, phase="connect") from fault
+            hint = "Is it up, and does a firewall on the way drop the connection?"
+            raise UpstreamTimeout(text, phase="connect", hint=hint) from fault
         finally:
             self._dialling.discard(limit)
             self._emptied.set()

@@ -78,7 +78,10 @@ async def _connect(
         ) from fault
     except OSError as fault:
         why = (fault.strerror or "unknown reason").lower()
-        raise UpstreamUnreachable(f"{shown} cannot be reached: {why}") from fault
+        raise UpstreamUnreachable(
+            f"{shown} cannot be reached: {why}",
+            hint="Check the address, and this machine's network",
+        ) from fault
 
 
 async def first_connected(loop: asyncio.AbstractEventLoop, infos: list[Address]) -> socket.socket:

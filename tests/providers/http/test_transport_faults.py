@@ -141,6 +141,15 @@ async def test_a_name_that_does_not_exist_says_so(transport: HttpTransport) -> N
     fault, _ = await fault_of(transport, ask("http://nowhere.invalid/"))
     assert isinstance(fault, UpstreamUnreachable)
     assert fault.message.startswith("`nowhere.invalid:80` cannot be found: ")
+    assert fault.hint == "Check the name, and this machine's DNS"
+
+
+async def test_an_address_without_a_way_to_it_says_so(transport: HttpTransport) -> None:
+    """No TCP goes to a broadcast address; what may be wrong is named."""
+    fault, _ = await fault_of(transport, ask("http://255.255.255.255/"))
+    assert isinstance(fault, UpstreamUnreachable)
+    assert fault.message.startswith("`255.255.255.255:80` cannot be reached: ")
+    assert fault.hint == "Check the address, and this machine's network"
 
 
 async def test_a_connection_that_hangs_is_given_up(transport: HttpTransport) -> None:
@@ -154,6 +163,7 @@ async def test_a_connection_that_hangs_is_given_up(transport: HttpTransport) -> 
     assert isinstance(fault, UpstreamTimeout)
     assert (fault.phase, fault.sent, progress.sent) == ("connect", False, False)
     assert fault.message == f"`127.0.0.1:{port}` could not be connected to within 0.05 s"
+    assert fault.hint == "Is it up, and does a firewall on the way drop the connection?"
 
 
 @pytest.mark.parametrize(
