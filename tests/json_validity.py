@@ -70,6 +70,8 @@ def _within(value: Any, schema: Mapping[str, Any], root: Any) -> bool:
                 and all(valid(one, part, root) for one, part in zip(value, heads, strict=False))
                 and all(valid(one, items, root) for one in value[len(heads) :])
             )
+    if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", len(value)):
+        return False
     known = schema.get("properties", {})
     more = schema.get("additionalProperties", True)
     return set(schema.get("required", [])) <= set(value) and all(

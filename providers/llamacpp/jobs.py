@@ -8,7 +8,8 @@ import msgspec
 from tollway.providers.llamacpp.frames import Prompt, Shape, Submit
 from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.native import Native, NativeFailed
-from tollway.providers.llamacpp.schema import SchemaRefused, grammar_of
+from tollway.providers.llamacpp.schema import grammar_of
+from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
 from tollway.providers.words import counted
 

@@ -9,7 +9,8 @@ import msgspec
 
 from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.frames import CallPiece, Tool
-from tollway.providers.llamacpp.schema import Grammar, SchemaRefused, quoted
+from tollway.providers.llamacpp.schema import Grammar, quoted
+from tollway.providers.llamacpp.schema_parts import SchemaRefused
 
 
 class Style(msgspec.Struct, frozen=True):

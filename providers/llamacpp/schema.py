@@ -9,16 +9,32 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
+from tollway.providers.llamacpp.formats import FORMATS
 from tollway.providers.llamacpp.pattern import PatternRefused, class_of_any, pattern_rule
 from tollway.providers.llamacpp.ranges import integer_rule, number_rule
+from tollway.providers.llamacpp.schema_parts import (
+    ASSERTS,
+    MAX_DEPTH,
+    REFUSED,
+    SchemaRefused,
+    checked,
+    disjoint,
+    kinds_of,
+    merged,
+    valid_literals,
+)
 
 Schema = Mapping[str, Any] | bool
 
 MAX_REPEAT = 1000  # llama.cpp writes repetitions out, and gives up at some thousand
-MAX_DEPTH = 60
+MAX_WORK = (
+    20_000  # schemas and properties looked at: parts that refer to parts may double each time
+)
+LARGEST = 10**15  # what numbers of a grammar stay below
 
 _SPACE = 'space ::= | " " | "\\n" [ \\t]{0,12}'
 _BASE = {
@@ -35,30 +51,6 @@ _BASE = {
     "object": 'object ::= "{" space (pair ("," space pair)*)? "}"',
     "value": "value ::= (object | array | string | number | boolean | null) space",
 }  # fmt: skip
-_DATE = '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | "1" [0-9] | "2" [0-8])'
-_TIME = '("0" [0-9] | "1" [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,3})? "Z"'
-_FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f'{_DATE} "T" {_TIME}',
-    "uuid": ' "-" '.join(f"[0-9a-f]{{{count}}}" for count in (8, 4, 4, 4, 12)),
-}
-# Keywords that restrict what is valid and that no grammar here can hold an answer to.
-_REFUSED = {
-    "not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems",
-    "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas",
-    "dependencies", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
-}  # fmt: skip
-_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_MEANS = {
-    "properties": "object", "required": "object", "additionalProperties": "object",
-    "items": "array", "prefixItems": "array", "minItems": "array", "maxItems": "array",
-    "pattern": "string", "minLength": "string", "maxLength": "string",
-}  # fmt: skip
-
-
-class SchemaRefused(Exception):
-    """The schema asks for what no grammar can promise; the text says what."""
 
 
 def grammar_of(schema: Schema) -> str:
@@ -77,8 +69,10 @@ class Grammar:
     def __init__(self, root: Schema) -> None:
         self._root = root
         self.rules: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of rules, by what they say
         self._refs: dict[str, str] = {}
         self._count = 0
+        self._work = 0
 
     def text(self, root: str) -> str:
         """Return all of it, with `root` as what an answer is."""
@@ -95,9 +89,10 @@ class Grammar:
             raise SchemaRefused("The schema is nested too deeply")
         if schema is True or schema == {}:
             return "value"
-        if schema is False or not isinstance(schema, Mapping):
-            raise SchemaRefused("A schema must be an object or true; `false` allows no value")
-        schema = dict(schema)
+        if schema is False:
+            raise SchemaRefused("A schema of `false` allows no value")
+        schema = checked(schema)
+        self._worked(1)
         self._check(schema)
         if "$ref" in schema:
             return self._ref(schema, depth)
@@ -107,23 +102,35 @@ class Grammar:
         if word:
             return self._alternatives(schema, word, depth)
         if "const" in schema or "enum" in schema:
-            values = [schema["const"]] if "const" in schema else _list(schema, "enum")
-            return self._literals(values, schema)
-        return self._either(self._typed(kind, schema, depth) for kind in _kinds(schema))
+            values = [msgspec.json.encode(value).decode() for value in valid_literals(schema)]
+            return self.rule(" | ".join(map(quoted, values)))
+        return self._either(self._typed(kind, schema, depth) for kind in kinds_of(schema))
+
+    def _worked(self, much: int) -> None:
+        self._work += much
+        if self._work > MAX_WORK:
+            raise SchemaRefused("The schema is too large, with all that it refers to")
+
+    def _merged(self, one: Mapping[str, Any], other: Any) -> Any:
+        sizes = [
+            len(part.get("properties", ()))
+            for part in (one, {} if other is True else checked(other))
+        ]
+        self._worked(1 + sum(sizes))
+        return merged(one, other)
 
     def _all(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         rest = {key: value for key, value in schema.items() if key != "allOf"}
-        for part in _list(schema, "allOf"):
-            rest = _merge(rest, self._resolved(part))
+        for part in schema["allOf"]:
+            rest = self._merged(rest, self._resolved(part))
         return rest
 
     def rule(self, expression: str) -> str:
         """Return a new rule's name."""
-        for name, known in self.rules.items():
-            if known == expression:
-                return name
+        if name := self._names.get(expression):
+            return name
         self._count += 1
-        name = f"r{self._count}"
+        name = self._names[expression] = f"r{self._count}"
         self.rules[name] = expression
         return name
 
@@ -134,19 +141,19 @@ class Grammar:
         return _renamed(expression, names)
 
     def _check(self, schema: Mapping[str, Any]) -> None:
-        for word in _REFUSED & schema.keys():
+        for word in REFUSED & schema.keys():
             if schema[word] in (False, {}, []) and word != "not":
                 continue
             raise SchemaRefused(f"`{word}` in a schema cannot be promised by a grammar")
         multiple = schema.get("multipleOf", 1)
-        if multiple != 1 or ("multipleOf" in schema and "number" in _kinds(schema)):
+        if multiple != 1 or ("multipleOf" in schema and "number" in kinds_of(schema)):
             raise SchemaRefused("`multipleOf` in a schema cannot be promised by a grammar")
 
     def _ref(self, schema: dict[str, Any], depth: int) -> str:
         ref = schema.pop("$ref")
         rest = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
-        if any(key in _ASSERTS for key in rest):
-            return self.value(_merge(rest, self._target(ref)), depth + 1)
+        if any(key in ASSERTS for key in rest):
+            return self.value(self._merged(rest, self._target(ref)), depth + 1)
         if ref not in self._refs:
             self._count += 1
             name = self._refs[ref] = f"ref{self._count}"
@@ -157,12 +164,14 @@ class Grammar:
             self.rules[name] = found
         return self._refs[ref]
 
-    def _target(self, ref: object) -> Any:
-        if not isinstance(ref, str) or not ref.startswith("#"):
-            raise SchemaRefused(f"A schema can only refer to its own parts, not to `{ref}`")
+    def _target(self, ref: str) -> Any:
+        if ref != "#" and not ref.startswith("#/"):
+            raise SchemaRefused(
+                f"A schema can only refer to its own parts by their place, not to `{ref}`"
+            )
         found: Any = self._root
         for part in ref[1:].split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
                 found = found[int(key)]
             elif isinstance(found, Mapping) and key in found:
@@ -175,34 +184,26 @@ class Grammar:
         seen = 0
         while isinstance(part, Mapping) and set(part) == {"$ref"} and seen < MAX_DEPTH:
             part, seen = self._target(part["$ref"]), seen + 1
-        if part is True:
-            return {}
-        if not isinstance(part, Mapping):
-            raise SchemaRefused("`allOf` needs a list of schemas")
-        return dict(part)
+        return {} if part is True else checked(part)
 
     def _alternatives(self, schema: dict[str, Any], word: str, depth: int) -> str:
         rest = {key: value for key, value in schema.items() if key != word}
-        parts = _list(schema, word)
-        if word == "oneOf" and not _disjoint([self._resolved(part) for part in parts]):
+        # What is never valid is no alternative.
+        parts = [part for part in schema[word] if part is not False]
+        if not parts:
+            raise SchemaRefused(f"`{word}` of the schema allows no value")
+        if word == "oneOf" and not disjoint([self._resolved(part) for part in parts]):
             raise SchemaRefused(
                 "The alternatives of a `oneOf` must differ in type or in a required constant"
                 " property; use `anyOf`"
             )
-        asserts = any(key in _ASSERTS for key in rest)
-        merged = [_merge(rest, self._resolved(part)) if asserts else part for part in parts]
-        return self._either(self.value(part, depth + 1) for part in merged)
+        asserts = any(key in ASSERTS for key in rest)
+        each = [self._merged(rest, self._resolved(part)) if asserts else part for part in parts]
+        return self._either(self.value(part, depth + 1) for part in each)
 
     def _either(self, expressions: Iterable[str]) -> str:
         found = list(dict.fromkeys(expressions))
         return found[0] if len(found) == 1 else self.rule(" | ".join(found))
-
-    def _literals(self, values: list[Any], schema: Mapping[str, Any]) -> str:
-        kinds = set(_kinds(schema)) if "type" in schema else set(_TYPES)
-        valid = [value for value in values if _kind(value) & kinds]
-        if not valid:
-            raise SchemaRefused("An `enum` or `const` of the schema allows no value")
-        return self.rule(" | ".join(quoted(msgspec.json.encode(value).decode()) for value in valid))
 
     def _typed(self, kind: str, schema: Mapping[str, Any], depth: int) -> str:
         match kind:
@@ -218,26 +219,20 @@ class Grammar:
                 return kind
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> str:
-        properties = schema.get("properties", {})
-        required = _list(schema, "required") if "required" in schema else []
+        required = list(dict.fromkeys(schema.get("required", [])))
         more = schema.get("additionalProperties", True)
-        if not isinstance(properties, Mapping):
-            raise SchemaRefused("`properties` of a schema must be an object")
-        if more is False and not set(required) <= set(properties):
+        properties = schema.get("properties", {})
+        known = {**properties, **{name: more for name in required if name not in properties}}
+        if any(known[name] is False for name in required):
             raise SchemaRefused("A required property is not among the properties")
-        known: dict[str, Any] = dict(properties)
-        for name in required:
-            known.setdefault(str(name), more)
+        known = {name: part for name, part in known.items() if part is not False}
         least, most = schema.get("minProperties", 0), schema.get("maxProperties", math.inf)
+        if not known and not properties and more is not False:
+            return self._open_object(more, least, most, depth)
         if least > len(required) or most < len(known):
             raise SchemaRefused("The number of properties cannot be promised by a grammar")
         if not known:
-            if more is False or most == 0:
-                return self.rule('"{" space "}"')
-            if most != math.inf:
-                raise SchemaRefused("The number of properties cannot be promised by a grammar")
-            pair = f'string ":" space {self.value(more, depth + 1)} space'
-            return self.rule(f'"{{" space ({pair} ("," space {pair})*)? "}}"')
+            return self.rule('"{" space "}"')
         pairs = {
             name: self.rule(
                 f'{quoted(msgspec.json.encode(name).decode())} ":" space'
@@ -245,7 +240,18 @@ class Grammar:
             )
             for name, part in known.items()
         }
-        return self.rule(f'"{{" space {self._members(pairs, set(map(str, required)))} "}}"')
+        return self.rule(f'"{{" space {self._members(pairs, set(required))} "}}"')
+
+    def _open_object(self, more: Schema, least: int, most: float, depth: int) -> str:
+        """Return an object of names that nobody knows before; two of them may be the same."""
+        if least > 1 or most < least:
+            raise SchemaRefused("The number of properties cannot be promised by a grammar")
+        if most == 0:
+            return self.rule('"{" space "}"')
+        pair = self.rule(f'string ":" space {self.value(more, depth + 1)} space')
+        many = "*" if most == math.inf else f"{{0,{min(int(most), MAX_REPEAT) - 1}}}"
+        sign = "" if least else "?"
+        return self.rule(f'"{{" space ({pair} ("," space {pair}){many}){sign} "}}"')
 
     def _members(self, pairs: dict[str, str], required: set[str]) -> str:
         """Return the members in the schema's order, the optional ones with their commas."""
@@ -271,11 +277,11 @@ class Grammar:
                 schema.get("additionalItems", True),
             )
         least, most = schema.get("minItems", 0), schema.get("maxItems")
-        for bound in (least, most):
-            if bound is not None and not 0 <= _whole(bound) <= MAX_REPEAT:
-                raise SchemaRefused(f"Arrays of over {MAX_REPEAT} items cannot be promised")
+        if least > MAX_REPEAT:
+            raise SchemaRefused(f"Arrays of over {MAX_REPEAT} items cannot be promised")
         if most is not None and most < least:
             raise SchemaRefused("`maxItems` is less than `minItems`")
+        most = None if most is None else min(most, MAX_REPEAT)
         if items is False:
             most = len(heads) if most is None else min(most, len(heads))
             if least > len(heads):
@@ -311,20 +317,22 @@ class Grammar:
     def _string(self, schema: Mapping[str, Any]) -> str:
         least, most = schema.get("minLength", 0), schema.get("maxLength")
         if "pattern" in schema:
-            if least or most is not None:
-                raise SchemaRefused("A `pattern` with a length cannot be promised by a grammar")
             try:
-                return self.rule(f'"\\"" {pattern_rule(str(schema["pattern"]))} "\\""')
+                rule = pattern_rule(schema["pattern"], least, math.inf if most is None else most)
             except PatternRefused as no:
                 raise SchemaRefused(str(no)) from no
+            return self.rule(f'"\\"" {rule} "\\""')
+        if form := FORMATS.get(schema.get("format", "")):
+            if least > form.least or (most is not None and most < form.most):
+                raise SchemaRefused("A `format` with a length cannot be promised by a grammar")
+            return self.rule(f'"\\"" ({form.rule}) "\\""')
         if not least and most is None:
-            inner = _FORMATS.get(str(schema.get("format")))
-            return self.rule(f'"\\"" {inner} "\\""') if inner else "string"
-        for bound in (least, most):
-            if bound is not None and not 0 <= _whole(bound) <= MAX_REPEAT:
-                raise SchemaRefused(f"Strings bound to over {MAX_REPEAT} characters can't be made")
+            return "string"
+        if least > MAX_REPEAT:
+            raise SchemaRefused(f"Strings of over {MAX_REPEAT} characters can't be promised")
         if most is not None and most < least:
             raise SchemaRefused("`maxLength` is less than `minLength`")
+        most = None if most is None else min(most, MAX_REPEAT)
         if most == 0:
             return self.rule('"\\"\\""')
         return self.rule(f'"\\"" char{{{least},{"" if most is None else most}}} "\\""')
@@ -335,14 +343,15 @@ class Grammar:
         if over is True or under is True:  # as it was written before 2019
             over, under = (low if over is True else over), (high if under is True else under)
         over, under = (None if x is False else x for x in (over, under))
-        if all(x is None for x in (low, high, over, under)):
+        bottom = [x for x in (low, over) if x is not None]
+        top = [x for x in (high, under) if x is not None]
+        if any(x >= LARGEST for x in bottom) or any(x <= -LARGEST for x in top):
+            raise SchemaRefused(f"Numbers beyond {LARGEST:.0e} cannot be promised by a grammar")
+        # A bound that no number here reaches is none.
+        low, over = (None if x is None or x <= -LARGEST else x for x in (low, over))
+        high, under = (None if x is None or x >= LARGEST else x for x in (high, under))
+        if not bottom and not top:
             return kind
-        for bound in (low, high, over, under):
-            if bound is not None and (
-                isinstance(bound, bool) or not isinstance(bound, int | float)
-                or not math.isfinite(bound) or abs(bound) > 10**15
-            ):  # fmt: skip
-                raise SchemaRefused("A bound of a number is none, or too large")
         least = max((math.ceil(low) if low is not None else -math.inf),
                     (math.floor(over) + 1 if over is not None else -math.inf))  # fmt: skip
         most = min((math.floor(high) if high is not None else math.inf),
@@ -359,12 +368,6 @@ class Grammar:
         return self.rule(rule)
 
 
-_ASSERTS = {
-    "type", "enum", "const", "anyOf", "oneOf", "allOf", "multipleOf", "minimum", "maximum",
-    "exclusiveMinimum", "exclusiveMaximum", "minProperties", "maxProperties", *_MEANS,
-}  # fmt: skip
-
-
 _LITERAL_OR_NAME = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|[a-z][a-z0-9]*')
 
 
@@ -376,101 +379,3 @@ def quoted(text: str) -> str:
     """Return a text as a grammar's literal."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'.replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _kinds(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    said = schema.get("type")
-    if said is None:
-        # Without a type, a keyword binds only values of its own type: of those we make one.
-        meant = [_MEANS[word] for word in schema if word in _MEANS]
-        if any(word in schema for word in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")):  # fmt: skip  # noqa: E501
-            meant.append("number")
-        return tuple(dict.fromkeys(meant)) or _TYPES
-    kinds = said if isinstance(said, list) else [said]
-    if not kinds or not all(kind in _TYPES for kind in kinds):
-        raise SchemaRefused(f"`{said}` is no type of a JSON schema")
-    return tuple(kinds)
-
-
-def _kind(value: Any) -> set[str]:
-    if isinstance(value, bool):
-        return {"boolean"}
-    if isinstance(value, int):
-        return {"integer", "number"}
-    if isinstance(value, float):
-        return {"number"} | ({"integer"} if value.is_integer() else set())
-    if value is None:
-        return {"null"}
-    return {
-        "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
-    }
-
-
-def _list(schema: Mapping[str, Any], word: str) -> list[Any]:
-    found = schema[word]
-    if not isinstance(found, list) or (not found and word != "required"):
-        raise SchemaRefused(f"`{word}` of a schema must be a list with something in it")
-    return found
-
-
-def _whole(bound: Any) -> int:
-    if isinstance(bound, bool) or not isinstance(bound, int):
-        raise SchemaRefused("A bound of the schema is no whole number")
-    return bound
-
-
-def _merge(one: Mapping[str, Any], other: Any) -> dict[str, Any]:
-    """Return a schema of what is valid by both."""
-    if other is True:
-        return dict(one)
-    if not isinstance(other, Mapping):
-        raise SchemaRefused("A schema must be an object, true or false")
-    found = dict(one)
-    for word, said in other.items():
-        if word not in found or found[word] == said or word not in _ASSERTS | _REFUSED | {"$ref"}:
-            found[word] = said
-        elif word == "required":
-            found[word] = list(dict.fromkeys([*found[word], *said]))
-        elif word == "properties":
-            both = dict(found[word])
-            for name, part in said.items():
-                both[name] = _merge(both[name], part) if name in both else part
-            found[word] = both
-        elif word == "type":
-            kinds = [kind for kind in _kinds(found) if kind in _kinds(other)]
-            if not kinds:
-                raise SchemaRefused("Parts of the schema ask for different types")
-            found[word] = kinds
-        else:
-            raise SchemaRefused(f"`{word}` stands in several parts that all must hold")
-    return found
-
-
-def _disjoint(parts: list[dict[str, Any]]) -> bool:
-    return all(_apart(one, other) for at, one in enumerate(parts) for other in parts[at + 1 :])
-
-
-def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    if "type" in one and "type" in other:
-        kinds = [set(_kinds(part)) for part in (one, other)]
-        for found in kinds:
-            if "number" in found:
-                found.add("integer")
-        if not kinds[0] & kinds[1]:
-            return True
-    values = [_values(part) for part in (one, other)]
-    if values[0] is not None and values[1] is not None:
-        return not any(value in values[1] for value in values[0])
-    shared = set(one.get("required", [])) & set(other.get("required", []))
-    return any(
-        (here := _values(one.get("properties", {}).get(name, {}))) is not None
-        and (there := _values(other.get("properties", {}).get(name, {}))) is not None
-        and not any(value in there for value in here)
-        for name in shared
-    )
-
-
-def _values(part: Any) -> list[Any] | None:
-    if not isinstance(part, Mapping):
-        return None
-    return [part["const"]] if "const" in part else part.get("enum")

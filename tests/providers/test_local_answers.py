@@ -17,6 +17,7 @@ from local_models import NAME, body_of, chat, model, serving, state_of, text_of,
 
 from tollway.providers.canon import Usage
 from tollway.providers.llamacpp.adapter import LocalModels
+from tollway.providers.llamacpp.formats import FORMATS
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
@@ -294,3 +295,31 @@ async def test_an_embeddings_model_embeds_and_does_nothing_else(tmp_path: Path) 
 
 def _similar(one: list[float], other: list[float]) -> float:
     return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+def held_to(schema: Any, **fields: Any) -> bytes:
+    """Return a request whose answer is held to a schema."""
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    return chat("Give me an example.", response_format=form, **fields)
+
+
+async def test_a_schema_that_is_none_ends_nobody_elses_answer(local: LocalModels) -> None:
+    """It is refused as what it is, while the other answer goes on in the same worker."""
+    other = await local.send(NAME, "chat", chat(COUNT, stream=True, max_tokens=60))
+    wrong: list[Any] = [{"minProperties": "2"}, {"$ref": {}}, {"type": "string", "pattern": "[a-"}]
+    for schema in wrong:
+        answer = await local.send(NAME, "chat", held_to(schema))
+        refused = json.loads(await body_of(answer))
+        assert answer.status == 400
+        assert refused["error"]["param"] == "response_format"
+    assert events(await body_of(other))[-1]["choices"][0]["finish_reason"]
+
+
+async def test_llama_cpp_takes_the_grammar_of_every_format(local: LocalModels) -> None:
+    """And of patterns whose classes have signs that its own language has a use for."""
+    forms: list[Any] = [{"type": "string", "format": form} for form in FORMATS]
+    patterns = (r"^.[ -~]\S\D\W[^\n\]^-]$", r"^([a-z]+-){2,}\t$", "^[a-z]*$")
+    forms += [{"type": "string", "pattern": pattern} for pattern in patterns]
+    forms += [{"type": "string", "pattern": "^[a-z]*$", "minLength": 3, "maxLength": 9}]
+    for form in forms:
+        assert await whole(local, held_to(form, max_tokens=1))

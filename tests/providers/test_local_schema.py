@@ -1,8 +1,15 @@
 """JSON schemas as grammars: what they let through, by a small reader of grammars of our own."""
 
+import contextlib
+import ipaddress
 import json
 import random
+import re
+from collections.abc import Callable
+from datetime import date, datetime
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from grammars import sample
@@ -10,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_validity import valid
 
+from tollway.providers.llamacpp.formats import FORMATS
 from tollway.providers.llamacpp.pattern import PatternRefused, pattern_rule
-from tollway.providers.llamacpp.schema import SchemaRefused, grammar_of
+from tollway.providers.llamacpp.schema import grammar_of
+from tollway.providers.llamacpp.schema_parts import ASSERTS, REFUSED, SchemaRefused
 
 names = st.sampled_from(["a", "b", 'q"', "é", "long name"])
 numbers = st.integers(-120, 1200)
@@ -103,10 +112,22 @@ def test_what_a_grammar_lets_through_is_valid(schema: Any, seed: int) -> None:
         ({"oneOf": [{"type": "string"}, {"enum": ["a"]}]}, "oneOf"),
         ({"allOf": [{"type": "string"}, {"type": "null"}]}, "different types"),
         ({"enum": [1], "type": "string"}, "no value"),
-        ({"type": "string", "maxLength": 10**6}, "1000"),
+        ({"type": "string", "minLength": 10**6}, "1000"),
+        ({"type": "string", "pattern": "^a?$", "minLength": 10**9}, "such a length"),
+        ({"type": "string", "pattern": "^a{3}$", "maxLength": 2}, "such a length"),
+        ({"type": "string", "format": "date", "maxLength": 9}, "`format` with a length"),
+        ({"type": "integer", "minimum": 10**400}, "beyond"),
+        ({"const": 1, "enum": [2]}, "allows no value"),
+        ({"enum": ["a"], "minLength": 2}, "allows no value"),
+        ({"const": "abc", "pattern": "^x$"}, "beside"),
+        ({"$defs": {"x": {"$anchor": "x"}}, "properties": {"a": {"$ref": "#x"}}}, "their place"),
+        ({"allOf": [{"properties": {"a": {}}, "additionalProperties": False},
+                    {"properties": {"b": {}}, "required": ["b"]}]}, "required"),
+        ({"allOf": [{"prefixItems": [{"type": "string"}]}, {"items": {"type": "null"}}]}, "items"),
+        ({"allOf": [{"enum": [1]}, {"enum": [True]}]}, "in common"),
         ({"$ref": "#"}, "nothing but itself"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_promised_is_refused(schema: Any, words: str) -> None:
     """With words; never a grammar that lets more through."""
     with pytest.raises(SchemaRefused, match=words):
@@ -124,6 +145,28 @@ SHAPES: list[Any] = [
     {"type": "object", "properties": {"a": {}}, "title": "T", "description": "d", "default": {}},
     {"type": "array", "items": [{"type": "string"}, {"type": "integer"}], "minItems": 2},
     {"minimum": 0, "maximum": 1},
+    {"enum": ["a", "bbb", 1, 5, [], [1]], "minLength": 2, "minimum": 3, "minItems": 1},
+    {"enum": ["a", "b"], "const": "b"},
+    {"type": "integer", "minimum": -(2**53) + 1, "maximum": 2**53 - 1},
+    {"type": "number", "minimum": -1e300},
+    {"type": "string", "minLength": 1, "maxLength": 5000},
+    {"type": "array", "items": {"type": "null"}, "maxItems": 5000},
+    {"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 1,
+     "maxProperties": 2},
+    {"type": "object", "properties": {"a": False, "b": {"type": "null"}}},
+    {"type": "object", "properties": {"a": False}},
+    {"allOf": [{"type": "object", "properties": {"a": {"type": "null"}},
+                "additionalProperties": {"type": "integer"}},
+               {"properties": {"b": {"minimum": 3}}, "required": ["b"]}]},
+    {"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": False,
+     "anyOf": [{"properties": {"b": {"type": "null"}}}, False]},
+    {"allOf": [{"type": "integer", "minimum": 1, "maximum": 9}, {"type": "number", "minimum": 5}]},
+    {"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 3, 4]}]},
+    *({"type": "string", "pattern": pattern, **bounds} for pattern, bounds in (
+        ("^[a-z]+$", {"minLength": 3, "maxLength": 5}), ("^([a-z]+-)*x$", {"maxLength": 9}),
+        ("^[A-Z]{3}$", {"minLength": 3, "maxLength": 3}), (r"^\S+@\S+$", {"maxLength": 40}),
+        (r"^[ -~]*$", {}), (r"^[^\n]+$", {}), (r"^\D\W\t\n\r$", {}), (r"^[\s\S]{2}$", {}),
+        ('^["\\\\a]$', {}), ("^[!-~]{2,}$", {"minLength": 4}))),
     {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
 ]  # fmt: skip
 
@@ -135,6 +178,64 @@ def test_references_and_parts_are_followed(schema: Any) -> None:
     grammar = grammar_of(schema)
     for _ in range(20):
         assert valid(json.loads(sample(grammar, chance)), schema)
+
+
+WHOLE: dict[str, Callable[[str], object]] = {
+    "email": lambda text: re.fullmatch(r"[^@.]+(\.[^@.]+)?@[^@]+\.[a-zA-Z]+", text),
+    "hostname": lambda text: len(text) < 250 and all(
+        re.fullmatch(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)", label) for label in text.split(".")
+    ),
+    "ipv4": ipaddress.IPv4Address,
+    "ipv6": ipaddress.IPv6Address,
+    "uri": lambda text: urlsplit(text).hostname and urlsplit(text).port != 0,
+    "date": date.fromisoformat,
+    "date-time": datetime.fromisoformat,
+    "duration": lambda text: re.fullmatch(
+        r"P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?!$)(\d+H)?(\d+M)?(\d+S)?)?)", text
+    ),
+    "uuid": UUID,
+    "regex": re.compile,
+    "json-pointer": lambda text: not text or text.startswith("/"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", sorted(WHOLE))
+@given(st.integers(0, 2**32))
+def test_formats_are_kept(form: str, seed: int) -> None:
+    """A format is more than a remark: what the schema's reader does with it must succeed."""
+    text = sample(grammar_of({"format": form, "type": "string"}), random.Random(seed))  # noqa: S311
+    said = json.loads(text)
+    assert WHOLE[form](said) or said == "", said
+    assert FORMATS[form].least <= len(said) <= FORMATS[form].most
+
+
+words = st.sampled_from(sorted(ASSERTS | REFUSED | {"$ref", "$defs"}))
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.just(10**400)
+    | st.sampled_from(["a", "#", "#/a", "#/anyOf/0", "object", "array", "[a-", "^a+$", "date"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4)
+    | st.dictionaries(names, inner, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.dictionaries(words, anything, max_size=4))
+def test_what_is_no_schema_is_refused_with_words(schema: Any) -> None:
+    """Whatever a caller sends: another fault would end the worker, and all its answers."""
+    with contextlib.suppress(SchemaRefused):
+        grammar_of(schema)
+
+
+def test_parts_that_refer_to_parts_do_not_double_for_ever() -> None:
+    """Thirty lines of references may mean a thousand million alternatives: that is refused."""
+    parts: dict[str, Any] = {
+        f"a{at}": {"anyOf": [{"$ref": f"#/$defs/a{at + 1}", "type": "object", "title": word}
+                             for word in ("x", "y")]} for at in range(28)
+    }  # fmt: skip
+    parts["a28"] = {"type": "object"}
+    with pytest.raises(SchemaRefused, match="too large"):
+        grammar_of({"$defs": parts, "$ref": "#/$defs/a0"})
 
 
 @given(st.integers(-3000, 3000), st.integers(0, 4000), st.integers(0, 2**32))
@@ -154,7 +255,9 @@ def test_small_ranges_are_whole() -> None:
     assert said == set(range(-12, 106))
 
 
-@pytest.mark.parametrize("pattern", ["a{2", "[", "(", "a)", "\\b", "*", "[\\n]", "a{3,1}", "\\"])
+@pytest.mark.parametrize(
+    "pattern", ["a{2", "[", "(", "a)", "\\b", "*", "[\\b]", "[a-", "[\\n]", "a{3,1}", "\\"]
+)
 def test_patterns_that_are_none_are_refused(pattern: str) -> None:
     """With words, whatever is wrong with them."""
     with pytest.raises(PatternRefused):
