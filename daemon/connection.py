@@ -26,6 +26,7 @@ from aiohttp.web_server import Server
 from tollway.daemon.body import Request
 from tollway.daemon.config.schema import Server as ServerTable
 from tollway.daemon.direct import Direct, Serve
+from tollway.daemon.heads import Behind
 from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
 from tollway.daemon.state import CALLS, DAEMON, OWNER
@@ -175,7 +176,9 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_all",
         "_app",
+        "_behind",
         "_call",
+        "_half",
         "_head_since",
         "_idle_since",
         "_refused",
@@ -206,6 +209,8 @@ class Connection(web.RequestHandler):
         self._idle_since = 0.0  # since when nothing has been asked; 0 while something is
         self._call: Direct | None = None  # the one that is being answered
         self._head_since = 0.0  # when the head that is not whole yet began; 0 for none
+        self._behind = Behind()
+        self._half = False  # whether a part of a head stands behind the requests that are whole
         self._unread_since = 0.0
         self._refused = False
 
@@ -227,11 +232,16 @@ class Connection(web.RequestHandler):
         """Take what came; a head that is still not whole starts the clock."""
         if self._refused:
             return
+        before = self._request_count
         super().data_received(data)
         waiter = self._waiter
         # A part of the first head may come before `start` has run at all: uvloop reads that soon.
         if (waiter is None or waiter.done()) and self._request_count:
             self._head_since = 0.0
+            newest = self._messages[-1] if self._request_count != before else None
+            # Its time begins once all before it are answered: nobody is cut off meanwhile.
+            if data or newest is not None:  # aiohttp feeds nothing where it reads on
+                self._half = self._behind.feed(data, newest)
             return
         self._idle_since = 0.0  # a part of a head has come
         if not self._head_since:
@@ -320,7 +330,9 @@ class Connection(web.RequestHandler):
         """
         if not self._messages:
             self._waiter = self._loop.create_future()
-            if self._idle_since or self._request_count:  # else a part of a head has come already
+            if self._half:
+                self._head_since = self._loop.time()
+            elif self._idle_since or self._request_count:  # else a part of a head has come already
                 self._idle_since = self._loop.time()
             try:
                 await self._waiter
