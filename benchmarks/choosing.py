@@ -20,7 +20,7 @@ from tollway.daemon.gate.course import Course
 from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.send import Exchange
 from tollway.daemon.log import Log
-from tollway.daemon.run import Server
+from tollway.daemon.server import Server
 from tollway.providers.dialects.openai_chat import DIALECT
 
 _CONFIG = """[server]

@@ -19,7 +19,7 @@ import msgspec
 from tollway.daemon.config.load import load
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.log import Log
-from tollway.daemon.run import Server
+from tollway.daemon.server import Server
 
 PATIENCE_S = 30.0
 

@@ -9,7 +9,7 @@ from shell import Running, running, short_folder, until, write_config
 from tollway.daemon.config.load import load
 from tollway.daemon.errors import LedgerHeld
 from tollway.daemon.log import Log
-from tollway.daemon.run import Server
+from tollway.daemon.server import Server
 
 BODY = msgspec.json.encode({"model": "box/m", "messages": [{"role": "user", "content": "Hi"}]})
 MORE = (
