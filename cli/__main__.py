@@ -1,5 +1,15 @@
 """`python -m tollway.cli` is `tollway`."""
 
-from tollway.cli.app import main
+from tollway.cli.early import take_signals
 
-main()
+
+def main() -> None:
+    """Run the program on the process's arguments; never returns."""
+    take_signals()
+    from tollway.cli.app import main as program  # noqa: PLC0415 - it may be interrupted
+
+    program()
+
+
+if __name__ == "__main__":
+    main()

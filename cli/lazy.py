@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from tollway.cli import early
 from tollway.cli.boundary import UsageProblem, boundary
 from tollway.cli.wrap import settle
 
@@ -215,6 +216,7 @@ class Table(TyperGroup):
 
             completion_init()
         with boundary(debug=take_debug(words)):
+            early.give_back()
             words[:1] = _OTHERWISE.get("".join(words[:1]), words[:1])
             code = super().main(
                 words,

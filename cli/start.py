@@ -23,6 +23,7 @@ from tollway.cli.control import (
     version_note,
 )
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.daemon import early
 from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ConfigError, DaemonUnreachable, SecretError
@@ -60,7 +61,7 @@ class _Ready(msgspec.Struct):
 
 def daemon_command(config: Path, *more: str) -> list[str]:
     """Return the command that runs the daemon; `-P` keeps the folder it starts in off its path."""
-    return [sys.executable, "-P", "-m", "tollway.daemon.run", "--config", str(config), *more]
+    return [sys.executable, "-P", "-m", "tollway.daemon", "--config", str(config), *more]
 
 
 def serve(config: ConfigFile = None) -> NoReturn:
@@ -74,6 +75,7 @@ def serve(config: ConfigFile = None) -> NoReturn:
     path = load_config(config).path
     command = daemon_command(path.absolute())
     sys.stdout.flush()
+    early.hold()
     # This process becomes the daemon, so that signals from a terminal or a supervisor reach it.
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell
 

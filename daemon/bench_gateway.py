@@ -182,7 +182,7 @@ class BenchGateway:
 
     def command(self) -> list[str]:
         """Return what runs the daemon in the foreground."""
-        module = ["-P", "-m", "tollway.daemon.run"]
+        module = ["-P", "-m", "tollway.daemon"]
         return [sys.executable, *module, "--config", str(self.file)]
 
     def start(self) -> float:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from tollway.daemon import secrets, tls
+from tollway.daemon import early, secrets, tls
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import CannotStart, LedgerUnavailable
@@ -47,7 +47,7 @@ _MOST_LINES = 12
 _HANDED = b"listen\n"
 _RUNS = "TOLLWAY_RUNS"  # "PID:FD": where this process's last program left its runs
 _MOST_BYTES = 1 << 26
-_PROGRAM = (sys.executable, "-P", "-m", "tollway.daemon.run")
+_PROGRAM = (sys.executable, "-P", "-m", "tollway.daemon")
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -376,6 +376,7 @@ def begin_anew(config: Config, handed: Handed) -> None:
     Whoever watches over this process, a terminal, systemd or a container, sees it go on. The
     sockets are left behind where the file, as it stands now, wants another address.
     """
+    early.hold()
     sockets = handed.sockets
     server = load(config.path).server
     if (server.host, server.port) != (config.server.host, config.server.port):

@@ -1,6 +1,6 @@
 """The daemon's process: it serves until a signal or the control socket says stop.
 
-`python -m tollway.daemon.run --config PATH` is the process; `tollway serve` is the same in the
+`python -m tollway.daemon --config PATH` is the process; `tollway serve` is the same in the
 foreground.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tollway.daemon import handover, supervisor
+from tollway.daemon import early, handover, supervisor
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Config
 from tollway.daemon.connection import EdgeLimits
@@ -47,11 +47,12 @@ async def serve(config: Config, output: Log, limits: EdgeLimits, start: Start) -
 
     Raises:
         GatewayError: It cannot start.
+        StoppedEarly: It was told to stop before it served.
     """
     loop = asyncio.get_running_loop()
     server = Server(config, output, limits=limits, start=start)
-    await server.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    await _started(server)
+    for number in early.SIGNALS:
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     # What lives now lives as long as the process: the collector need not look at it again.
@@ -71,8 +72,30 @@ async def serve(config: Config, output: Log, limits: EdgeLimits, start: Start) -
     return handed
 
 
+async def _started(server: Server) -> None:
+    """Start a server; told to stop meanwhile, give back what it has taken and raise."""
+    loop = asyncio.get_running_loop()
+    starting = loop.create_task(server.start(), name="start")
+    told: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        told.append(number)
+        starting.cancel()
+
+    for number in early.SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await starting
+    except asyncio.CancelledError:
+        if told:
+            raise early.StoppedEarly(told[0]) from None
+        raise
+    if told:  # too late for that
+        server.stop()
+
+
 def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: bool = False) -> int:
-    """Run the daemon until it is told to stop; return its exit code, 0.
+    """Run the daemon until it is told to stop; return its exit code: 0, but after an early Ctrl-C.
 
     With `take_over` the daemon that runs makes way first; `hurry` cuts its calls.
 
@@ -94,6 +117,8 @@ def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: boo
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             again = runner.run(serve(config, output, EdgeLimits(connections=connections), start))
+    except early.StoppedEarly as stopped:
+        return stopped.code
     finally:
         output.close()
     if again is not None:
@@ -101,8 +126,9 @@ def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: boo
     return 0
 
 
-def _program() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tollway.daemon.run")
+def program() -> int:
+    """Run the process by its arguments; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tollway.daemon")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--take-over", action="store_true", help="once the running one makes way")
@@ -126,4 +152,5 @@ def _program() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_program())
+    # How a daemon of an earlier version, which may be running, begins anew or is asked to.
+    sys.exit(program())

@@ -229,7 +229,7 @@ class Process:
         reading, writing = os.pipe()
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "tollway.daemon.run", "--config", str(config),
+                [sys.executable, "-m", "tollway.daemon", "--config", str(config),
                  "--ready-fd", str(writing), *(["--take-over"] if take_over else [])],
                 pass_fds=[writing], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip

@@ -189,7 +189,7 @@ class Passed:
             "high = [os.dup2(one, 100 + at) for at, one in enumerate(high)]\n"
             "for at, one in enumerate(high): os.dup2(one, 3 + at, inheritable=True)\n"
             "os.environ['LISTEN_PID'] = os.environ['WATCHDOG_PID'] = str(os.getpid())\n"
-            "os.execv(sys.executable, [sys.executable, '-m', 'tollway.daemon.run', '--config',"
+            "os.execv(sys.executable, [sys.executable, '-m', 'tollway.daemon', '--config',"
             " sys.argv[2]])\n"
         )
         self.log = config.parent / "passed.log"
@@ -287,6 +287,7 @@ def test_a_new_daemon_of_an_older_one_that_died_on_the_way_takes_the_address(fol
 
 def _take_over(config: Path) -> dict[str, Any]:
     reading, writing = os.pipe()
+    # As a daemon of an earlier version names its process.
     command = [sys.executable, "-m", "tollway.daemon.run", "--config", str(config), "--take-over"]
     with subprocess.Popen([*command, "--ready-fd", str(writing)], pass_fds=[writing]) as new:
         os.close(writing)
