@@ -103,6 +103,8 @@ def _call(found: CallDetail) -> Iterator[tuple[str, str]]:
     else:
         yield "ending", _ending(call)
     yield "error", call.error
+    if call.repeated:
+        yield "stands for", f"{show.counted(1 + call.repeated, 'call')} just like it in one second"
     yield "asked for", call.requested + (f" (route {call.route})" if call.route else "")
     yield "as", f"{call.dialect}, {call.endpoint}{', streamed' if call.stream else ''}"
     names = ("key", "user", "team", "project")

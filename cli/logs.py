@@ -258,10 +258,13 @@ def _cells(row: CallRow) -> list[show.Cell]:
 
 
 def _ended(row: CallRow) -> show.Cell:
-    """Return how it ended in one word; the error's code where there was one."""
+    """Return how it ended in one word; the error's code where there was one.
+
+    Behind it stands for how many calls the row does, where there were more just like it.
+    """
     word = row.error or (row.ending if row.state == "settled" else row.state)
     colour = _COLOURS.get(row.state) or ("dim" if word == "answered" else "yellow")
-    return show.Painted(word, colour)
+    return show.Painted(f"{word} x{1 + row.repeated:,}" if row.repeated else word, colour)
 
 
 def _say(cells: Sequence[show.Cell]) -> None:

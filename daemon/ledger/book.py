@@ -48,10 +48,10 @@ from tollway.daemon.ledger.statements import (
     NEW_CALLS,
     NO_USE,
     ONE_CALL,
-    ONE_REFUSED,
     SPEND,
     SPEND_LABEL,
     SPEND_TAG,
+    refusals,
 )
 from tollway.providers.canon import Usage
 
@@ -215,10 +215,10 @@ class Book:
         tags = or_null(tag_list(call.budget_tags)) if call.budget_tags else None
         labels = or_null(call.tags), or_null(call.session), tags
         if isinstance(call, CallOpened):
-            rest = call.queue_ms, int(state == OPEN), hold_nanousd, None, None
+            rest = call.queue_ms, int(state == OPEN), hold_nanousd, None, None, 0
             told = call.admitted_ms, *labels
         else:
-            rest = None, 0, 0, 0, or_null(call.error)
+            rest = None, 0, 0, 0, or_null(call.error), call.repeated
             told = call.refused_ms, *labels
         self._seq += 1
         self._new_calls.append(
@@ -290,7 +290,7 @@ class Book:
         )
         self._change(call, sums, state, end)
         (self._open if call.id in self._open else self._queued).pop(call.id)
-        self._roll_up(call, call.account, ONE_REFUSED if state == REFUSED else ONE_CALL)
+        self._roll_up(call, call.account, refusals(1) if state == REFUSED else ONE_CALL)
 
     def _change(
         self,
@@ -339,11 +339,12 @@ class Book:
         account = self._names.account(row.who, row.route, "", "")
         self._new_call(row, REFUSED, account)
         quarter_ms = row.refused_ms // QUARTER_MS * QUARTER_MS
-        self._spend[quarter_ms, account].append(ONE_REFUSED)
+        counted = refusals(1 + row.repeated)
+        self._spend[quarter_ms, account].append(counted)
         for tag in set(row.budget_tags):
-            self._spend_tag[quarter_ms, self._names.word(tag), account].append(ONE_REFUSED)
+            self._spend_tag[quarter_ms, self._names.word(tag), account].append(counted)
         if (label := self._label(row)) != _NO_LABEL:
-            self._spend_label[quarter_ms, *label, account].append(ONE_REFUSED)
+            self._spend_label[quarter_ms, *label, account].append(counted)
 
     def _withdraw(self, withdraw: Withdraw) -> None:
         of = withdraw.of

@@ -1,5 +1,6 @@
 """Calls one by one: the latest, one of them in full, and those that end while one looks on."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tollway.providers.errors import GatewayError
 _SPAN = 100_000  # calls looked through in one statement: a snapshot of well under 2 s
 _MOST_POLLED = 1_000
 _STEP_NS = 100_000_000  # more than any file system's clock
+_MOMENT_MS = 1_500  # within which a row may stand for others, a late timer's time included
 _HEAD = 13  # characters of an id that are indexed
 
 
@@ -65,6 +67,7 @@ class CallRow(Tokens, frozen=True, kw_only=True):
     queue_ms: int | None = None  # how long it waited for its turn
     session: str = ""
     dropped: str = ""  # what its translation left out
+    repeated: int = 0  # how many more refused calls, just like it, it stands for
     unpriced: bool = False  # some of its tokens had no price
 
 
@@ -366,4 +369,22 @@ def _where(db: sqlite3.Connection, prefix: str) -> str:
     """Return where to look for a call that is not there."""
     if len(prefix) >= _HEAD and prefix[:_HEAD] < head_of(pruned_before_ms(db)):
         return "Calls of that age are deleted (`ledger.keep`); `tollway spend` has their sums"
+    if stands := _counted_in(db, prefix):
+        return (
+            "A refused call that many others were just like has no row of its own:"
+            f" `tollway logs {stands}` may stand for it"
+        )
     return "`tollway logs` lists the latest"
+
+
+def _counted_in(db: sqlite3.Connection, prefix: str) -> str | None:
+    """Return the call that stands for more and began in the second before such an id was made."""
+    if not re.match(r"[0-9a-f]{8}-[0-9a-f]{4}", prefix):
+        return None
+    at_ms = int(prefix[:8] + prefix[9:_HEAD], 16)
+    found = db.execute(
+        f"SELECT id FROM calls WHERE {ID_HEAD} BETWEEN ? AND ? AND repeated > 0"  # noqa: S608
+        f" ORDER BY {ID_HEAD} DESC LIMIT 1",
+        (head_of(at_ms - _MOMENT_MS), prefix[:_HEAD]),
+    ).fetchone()
+    return found[0] if found else None

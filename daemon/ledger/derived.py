@@ -40,7 +40,8 @@ def _roll_ups(keys: str, attempts: str, more: str = "", joins: str = "", only: s
     return f"""
 SELECT {keys}, {", ".join(f"sum({name}) AS {name}" for name in ROLL_UP)} FROM (
     SELECT {_QUARTER} AS quarter_ms, c.account{more}, c.state <> {REFUSED} AS calls,
-        c.state = {REFUSED} AS refused, 0 AS attempts, 0 AS estimated_nanousd, 0 AS unpriced,
+        (c.state = {REFUSED}) * (1 + c.repeated) AS refused, 0 AS attempts,
+        0 AS estimated_nanousd, 0 AS unpriced,
         {", ".join(f"0 AS {name}" for name in _SUMS)}
     FROM calls c{joins} WHERE c.state IN ({SETTLED}, {RECOVERED}, {REFUSED}){only}
     UNION ALL

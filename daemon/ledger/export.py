@@ -38,7 +38,7 @@ _COLUMNS = {
         f"id, admitted_ms, ended_ms, state, ending, error, {_WHO}, requested, dialect, endpoint,"
         f" stream, attempts, {_TOKENS}, cost_nanousd, saved_nanousd, overrun_nanousd, hold_nanousd,"
         " estimated,"
-        " queue_ms, first_ms, total_ms, client, tags, session, dropped, source"
+        " queue_ms, first_ms, total_ms, client, tags, session, dropped, source, repeated"
     ),
     What.ATTEMPTS: (
         "call_id, number, started_ms, ended_ms, provider, model, status, ending, error,"

@@ -105,6 +105,7 @@ class CallRefused(msgspec.Struct, frozen=True, gc=False):
     tags: str = ""
     budget_tags: tuple[str, ...] = ()
     session: str = ""
+    repeated: int = 0  # how many more, just like it, it stands for
 
 
 class Audited(msgspec.Struct, frozen=True, gc=False):

@@ -14,13 +14,13 @@ from sqlite3 import Connection, connect
 from typing import TYPE_CHECKING
 
 from tollway.daemon.errors import LedgerInvalid
-from tollway.daemon.ledger import release, schema_6, schema_8
+from tollway.daemon.ledger import release, schema_6, schema_8, schema_9
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x746F6C6C  # "toll": how a ledger is told from any other SQLite file
-VERSION = 8  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
+VERSION = 9  # `PRAGMA user_version` once all of `_MIGRATIONS` are applied
 QUARTER_MS = 900_000
 
 # What versions 1 to 3 of the file told apart.
@@ -397,6 +397,12 @@ def m008_responses(db: Database) -> None:
     db.execute("PRAGMA user_version = 8")
 
 
+def m009_repeated(db: Database) -> None:
+    """Add how many more refused calls, just like it, a refused call's row stands for."""
+    schema_9.apply(db)
+    db.execute("PRAGMA user_version = 9")
+
+
 _MIGRATIONS = (
     m001_tables,
     m002_views,
@@ -406,6 +412,7 @@ _MIGRATIONS = (
     m006_savings_labels_imports,
     m007_provider_key,
     m008_responses,
+    m009_repeated,
 )
 
 

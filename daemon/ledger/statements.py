@@ -48,7 +48,7 @@ NEW_CALLS = Upsert(
     (
         *("seq", "id", "state", "account", "stream", "client", "dialect", "endpoint", "requested"),
         *("admitted_ms", "tags", "session", "budget_tags", "queue_ms"),
-        *("attempts", "hold_nanousd", "total_ms", "error"),
+        *("attempts", "hold_nanousd", "total_ms", "error", "repeated"),
     ),
 )
 # Of rows that are there: the INSERT always meets its conflict and adds to the row.
@@ -94,4 +94,8 @@ SPEND_LABEL = Upsert(
     f" {_set(ROLL_UP, '# + excluded.#')}",
 )
 ONE_CALL = (1, 0, 0, 0, 0, 0, 0, *NO_USE)
-ONE_REFUSED = (0, 1, 0, 0, 0, 0, 0, *NO_USE)
+
+
+def refusals(count: int) -> tuple[int, ...]:
+    """Return what so many refused calls add to a roll-up."""
+    return (0, count, 0, 0, 0, 0, 0, *NO_USE)

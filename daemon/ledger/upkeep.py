@@ -144,7 +144,7 @@ class Upkeep:
                 if isinstance(keep, Forget):
                     responses.delete(db, keep.id)
                 elif not bodies.write(db, keep):
-                    log.info("call %s has no row, so what it said is not kept", keep.call_id)
+                    log.debug("call %s has no row, so what it said is not kept", keep.call_id)
         for keep in taken:
             self._bodies.popleft()
             self._let_go(keep)

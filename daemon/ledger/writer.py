@@ -39,6 +39,7 @@ from tollway.daemon.ledger.operations import (
     Unqueue,
     Withdraw,
 )
+from tollway.daemon.ledger.refusals import Refusals
 from tollway.daemon.ledger.responses import Forget
 from tollway.daemon.ledger.retention import Policy
 from tollway.daemon.ledger.rows import (
@@ -88,6 +89,7 @@ class Ledger:
         self._patient: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._watching = False
         self._stood_s = 0.0  # for how long in all this process did not run, or its loop not turn
+        self._alike = Refusals(self._refused)
         self._refusals = 0
         self._dropped = 0
         self._closing: asyncio.Future[None] | None = None
@@ -245,10 +247,14 @@ class Ledger:
     def refuse(self, row: CallRefused) -> None:
         """Write a call that was never sent; nobody waits for it.
 
-        While the ledger cannot be written, 10,000 are kept; the rest are counted in `warnings`.
+        Of more than ten alike within a second one row counts the rest (see `Refusals`). While the
+        ledger cannot be written, 10,000 rows are kept; the rest are counted in `warnings`.
         """
+        self._alike.add(row)
+
+    def _refused(self, row: CallRefused) -> None:
         if self._refusals - self._writer.refusals >= _MOST_REFUSALS:
-            self._dropped += 1
+            self._dropped += 1 + row.repeated
             return
         self._refusals += 1
         self._writer.put(Refuse(row))
@@ -349,6 +355,7 @@ class Ledger:
         """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
+            self._alike.flush()
             try:
                 await asyncio.to_thread(self._bodies.stop)
             finally:

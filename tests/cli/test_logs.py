@@ -94,6 +94,20 @@ async def test_one_line_a_call_the_latest_last(home: Home, ledger: Ledger) -> No
     assert shown == [call_id(number, AT_MS + number)[:18] for number in range(1, 5)]
 
 
+async def test_a_row_that_stands_for_more_says_for_how_many(home: Home, ledger: Ledger) -> None:
+    """Refusals that are many and alike are counted by one; its story says so in words."""
+    for number in range(5, 1010):
+        ledger.refuse(refused(number, AT_MS + 5, error="rate_limit_exceeded"))
+    await ledger.close()
+    lines = home.tollway("logs", "-n", "2").stdout.splitlines()
+    assert "rate_limit_exceeded " in lines[1]
+    assert "rate_limit_exceeded x995 " in lines[2]
+    (row,) = json.loads(home.tollway("logs", "-n", "1", "--json").stdout)
+    assert row["repeated"] == 994
+    story = home.tollway("logs", row["id"]).stdout
+    assert "995 calls just like it in one second" in story
+
+
 @pytest.mark.parametrize(
     ("words", "numbers"),
     [

@@ -242,7 +242,7 @@ async def test_a_ledger_that_is_removed_refuses_calls(tmp_path: Path) -> None:
         number = 1
         while ledger.problem is None:  # it looks once a second
             number += 1
-            ledger.refuse(refused(number))
+            ledger.refuse(refused(number, client=f"script {number}"))
             await asyncio.sleep(0.05)
         settled = ledger.settle(closed(call), ended(attempt(call)))
         assert "removed or replaced" in ledger.problem
@@ -314,7 +314,7 @@ async def test_refused_calls_are_dropped_first_and_counted(tmp_path: Path) -> No
     async with running(tmp_path / "ledger.db") as ledger:
         with foreign_transaction(ledger.path):
             for number in range(10_050):
-                ledger.refuse(refused(number))
+                ledger.refuse(refused(number, client=f"script {number}"))
             (warning,) = ledger.warnings
             assert warning.startswith("50 refused calls are not in the ledger")
         await ledger.ready()

@@ -127,7 +127,7 @@ class LedgerRules(RuleBasedStateMachine):
     def refuse(self, who: Who) -> None:
         """Refuse a call."""
         self.number += 1
-        row = refused(self.number, who=who)
+        row = refused(self.number, who=who, client=f"script {self.number}")
         self.states["refused"] += 1
         self.costs[row.id] = 0
 
