@@ -137,8 +137,8 @@ COMMANDS = (
         "routes_test:test",
         "Ask each target for one token: who answers, how fast",
     ),
-    Row("routes add", "routes:add", "Add a route: a name for targets that are tried in order"),
-    Row("routes remove", "routes:remove", "Remove a route that no other one falls back to"),
+    Row("routes add", "routes_edit:add", "Add a route: a name for targets that are tried in order"),
+    Row("routes remove", "routes_edit:remove", "Remove a route that no other one falls back to"),
     Row(
         "run",
         "run:run",

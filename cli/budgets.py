@@ -105,6 +105,7 @@ def set_(
         raise UsageProblem(
             "Which budget is not said", hint="Write `tollway budgets set team ml 200/month`"
         )
+    _require_one_word(words)
     scope = _scope(words[:-1], loaded)[0]
     before = _budgets(loaded, scope)
     new = _budget(words[-1], _mode(at), before)
@@ -309,6 +310,15 @@ def _budget(text: str, at: Mode | None, before: Sequence[Budget]) -> Budget:
         return Budget(units.nanousd(usd), period, at or (same[0] if len(same) == 1 else "hard"))
     except units.WrongUnit as fault:
         raise UsageProblem(f"{shown.value(text)} is no budget: {fault}") from fault
+
+
+def _require_one_word(words: Sequence[str]) -> None:
+    """Return if a budget's sum and period are not two words, whose first would be a scope's."""
+    if _MORE.fullmatch(words[-2]) and re.fullmatch(r"/?[a-z0-9]+", words[-1]):
+        said = f"{words[-2]}/{words[-1].removeprefix('/')}"
+        raise UsageProblem(
+            f"`{words[-2]} {words[-1]}` is no budget", hint=f"Write it as one word: `{said}`"
+        )
 
 
 def _more(words: Sequence[str]) -> Decimal:

@@ -339,6 +339,8 @@ def _report(done: Written, found: Found, *, as_json: bool) -> None:
     if any(reference.startswith("env:") for reference in done.providers.values()):
         show.note("Keys named as env:NAME must be in the daemon's environment when it starts")
     show.note(f"next: {done.next}")
+    if not (done.providers or done.models):
+        show.note("  or: tollway providers add NAME --kind KIND")
 
 
 def _block(rows: Mapping[str, object]) -> str:

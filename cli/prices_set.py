@@ -16,6 +16,8 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.price_views import LOCAL
 from tollway.daemon.config import check, shown, units
 from tollway.daemon.config.schema import Config, ModelPrice, PriceOverride
+from tollway.daemon.errors import LedgerUnavailable
+from tollway.daemon.ledger.unpriced import unpriced
 from tollway.daemon.pricing import local_said, price_said
 from tollway.providers.prices import Overrides, is_glob, is_match
 
@@ -92,6 +94,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
         said_now = _told(_before(done.config, section, name))
         already = "" if done.changed else " already"
         show.note(f"The price of {shown.value(_called(section, name))} is {said_now}{already}")
+        _tell_of_past(done.config, _called(section, name))
     edits.report(done, _facts(done.config, section, name), (section, name), as_json=as_json)
 
 
@@ -281,6 +284,19 @@ def _told(price: ModelPrice | None) -> str:
     cached = f", ${made.cache_read.usd.normalize():f} cached" if made.cache_read else ""
     into, out = (f"${rate.usd.normalize():f}" for rate in (made.input, made.output))
     return f"{into} in{cached}, {out} out for a million tokens"
+
+
+def _tell_of_past(config: Config, target: str) -> None:
+    """Say how many calls of the ledger wait for this price; nothing where it cannot be read."""
+    ledger = config.ledger.path
+    try:
+        rows = unpriced(ledger) if ledger.exists() else []
+    except LedgerUnavailable:
+        return
+    names = ((f"{row.provider}/{row.model}".lower(), row.attempts) for row in rows)
+    if count := sum(attempts for name, attempts in names if is_match(name, target.lower())):
+        calls = show.counted(count, "earlier call")
+        show.note(f"{calls} had no price: `tollway ledger reprice` prices them")
 
 
 def _tell_what_holds(config: Config, section: str, name: str) -> None:

@@ -8,19 +8,16 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import complete, edits, limits, queues, show
+from tollway.cli import complete, limits, queues, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
-from tollway.cli.budget_prices import new_without_price
 from tollway.cli.control import convert, load_config, reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, AsKey, ConfigFile
 from tollway.cli.status import Budget
-from tollway.daemon.config import shown
 
 Name = Annotated[
     str, typer.Argument(help="The route's name.", autocompletion=complete.entries("routes"))
 ]
-New = Annotated[str, typer.Argument(metavar="NAME", help="The route's name.")]
 
 
 class Endpoint(StrEnum):
@@ -38,16 +35,6 @@ class Dialect(StrEnum):
     RESPONSES = "responses"
     ANTHROPIC = "anthropic"
     GEMINI = "gemini"
-
-
-class Strategy(StrEnum):
-    """How the targets of a route are ordered."""
-
-    ORDERED = "ordered"
-    WEIGHTED = "weighted"
-    FASTEST = "fastest"
-    CHEAPEST = "cheapest"
-    LEAST_BUSY = "least-busy"
 
 
 _NAMES = {
@@ -408,85 +395,3 @@ def _budgets(budgets: list[Budget]) -> None:
             for one in budgets
         ],
     )
-
-
-def add(  # noqa: PLR0913 - an argument is an option
-    name: New,
-    to: Annotated[
-        list[str],
-        typer.Option(
-            "--to",
-            metavar="PROVIDER/MODEL[=WEIGHT]",
-            help="A target; repeated: in order.",
-            autocompletion=complete.targets,
-        ),
-    ],
-    *,
-    fallback: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fallback",
-            metavar="ROUTE",
-            help="Where to go on when all failed.",
-            autocompletion=complete.entries("routes"),
-        ),
-    ] = None,
-    strategy: Annotated[
-        Strategy, typer.Option("--strategy", help="In which order they are tried.")
-    ] = Strategy.ORDERED,
-    alias: Annotated[
-        list[str] | None, typer.Option("--alias", metavar="NAME", help="Another name for it.")
-    ] = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Add a route: a name for targets that are tried in order.
-
-    It names those that have no price, and what gives them one.
-
-    Example:
-        tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini
-        tollway routes add both --strategy weighted --to openai/gpt-5=3 --to openai/gpt-4o-mini=1
-    """
-    loaded = load_config(config)
-    edits.require_new(loaded, "routes", name, hint="`tollway routes remove` makes room for it")
-    values: dict[str, object] = {"to": [_aim(one) for one in to]}
-    values |= {"strategy": strategy.value} if strategy is not Strategy.ORDERED else {}
-    values |= {"aliases": alias} if alias else {}
-    values |= {"fallback": fallback} if fallback else {}
-    done = edits.apply(
-        loaded.path, edits.put("routes", name, values, new=True), what=f"routes add {name}"
-    )
-    if not as_json:
-        show.note(f"Added the route `{name}`")
-    unpriced = new_without_price(done.config, done.config.routes[name].every, as_json=as_json)
-    facts = {"name": name, **values, "fallback": fallback or [], "unpriced": unpriced}
-    edits.report(done, facts, ("routes", name), as_json=as_json)
-
-
-def _aim(said: str) -> object:
-    """Return a target as the file has it: with its weight, where one is said."""
-    target, equals, weight = said.rpartition("=")
-    if not equals or not (weight.isdecimal() and weight.isascii()):
-        return said
-    return {"target": target, "weight": int(weight)}
-
-
-def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Remove a route that no other one falls back to.
-
-    Example:
-        tollway routes remove fast
-    """
-    loaded = load_config(config)
-    edits.require_known(loaded, "routes", name)
-    needed = [
-        f"route {other}"
-        for other, one in loaded.routes.items()
-        if name in one.fallback and other != name
-    ]
-    edits.refuse_while("routes", name, needed, hint="It stands in their `fallback`")
-    done = edits.apply(loaded.path, edits.drop("routes", name), what=f"routes remove {name}")
-    if not as_json:
-        show.note(f"Removed the route {shown.value(name)}")
-    edits.report(done, {"name": name, "removed": True}, ("routes", name), as_json=as_json)

@@ -161,7 +161,10 @@ class _Asked:
         """
         status, body = self._answer(path)
         if status >= 400:
-            raise refusal(status, body)
+            error = refusal(status, body)
+            if status == 401 and not self._key:
+                error.hint = "`--key` or $TOLLWAY_KEY says whose use it is"
+            raise error
         try:
             found = msgspec.json.decode(body) if status == 200 else None
         except msgspec.DecodeError:

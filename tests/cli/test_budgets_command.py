@@ -128,6 +128,8 @@ def test_set_replaces_the_one_of_its_period_and_keeps_comments(home: Home) -> No
         (["set", "teem", "ml", "5/day"], 2, "is no scope"),
         (["set", "team", "ml", "5"], 2, "is no budget"),
         (["set", "team", "ml", "5/fortnight"], 2, "is no budget"),
+        (["set", "team", "ml", "5", "day"], 2, "Write it as one word: `5/day`"),
+        (["set", "box", "5", "/24h"], 2, "Write it as one word: `5/24h`"),
         (["set", "team", "4/day"], 2, "is no scope"),
         (["set", "5/day"], 2, "Which budget is not said"),
         (["set", "team", "ml", "5/day", "--at", "soft"], 2, "is no mode"),
@@ -360,6 +362,9 @@ async def test_a_member_sees_its_use_from_any_machine(tmp_path: Path) -> None:
         said: dict[str, Any] = json.loads(fine(as_json))
         assert said["usage"]["today"]["cost_usd"] == plain_usd(7 * INPUT + 3 * OUTPUT)
         assert said["budgets"][0]["budget"] == "0.5/day"
+        without = await usage("--url", url, cwd=tmp_path)
+        assert without.returncode == 1
+        assert "hint: `--key` or $TOLLWAY_KEY says whose use it is" in without.stderr
         refused = await usage("--url", url, "--key", "tw-" + "x" * 30, cwd=tmp_path)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "unknown, revoked or expired" in refused.stderr

@@ -169,6 +169,7 @@ def test_an_empty_home_is_one_question_and_a_file_that_is_right(tmp_path: Path) 
     assert ended.returncode == 0, ended.stdout
     assert ended.stdout.count("?") == 1
     assert "next: tollway models add PATH.gguf" in ended.stdout
+    assert "or: tollway providers add NAME --kind KIND" in ended.stdout
     assert "Nothing lists its models at 127.0.0.1:1" in ended.stdout
     checked = home.tollway("config", "check")
     assert (checked.returncode, checked.stderr) == (0, "")

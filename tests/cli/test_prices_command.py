@@ -247,6 +247,10 @@ async def test_check_names_models_that_were_called_without_a_price(home: Home) -
     assert one["subject"] == "openai/old"
     assert "2 times" in one["message"]
     assert "still has none" in one["message"]
+    words = ("--input", "1", "--output", "2")
+    told = home.tollway("prices", "set", "openai/old", *words).stderr
+    assert "2 earlier calls had no price: `tollway ledger reprice` prices them" in told
+    assert "earlier" not in home.tollway("prices", "set", "openai/never", *words).stderr
 
 
 def test_new_prices_are_read_before_they_are_used(home: Home) -> None:

@@ -222,6 +222,16 @@ def test_a_new_route_names_its_targets_without_a_price(home: Home) -> None:
     assert "no price" not in priced.stderr
 
 
+def test_a_route_to_a_provider_that_is_not_there_says_what_adds_it(home: Home) -> None:
+    """Where the name is that of a kind; a misspelt one has its own hint."""
+    told = home.tollway("routes", "add", "new", "--to", "groq/llama-3.3-70b-versatile")
+    assert told.returncode == 2
+    assert "hint: `tollway providers add groq --kind groq` adds it" in told.stderr
+    wrong = home.tollway("routes", "add", "new", "--to", "opnai/gpt-4o")
+    assert "did you mean openai?" in wrong.stderr
+    assert "adds it" not in wrong.stderr
+
+
 def test_a_new_provider_without_prices_says_so(home: Home) -> None:
     """Of whose models no price data are; not one whose prices are known, or that callers pay."""
     at = ("--base-url", "http://127.0.0.1:9/v1")
