@@ -82,6 +82,11 @@ def taken(section: str, name: str, hint: str = "") -> Conflict:
     return Conflict(f"There is a {word(section)} {shown.value(name)} already", hint=hint)
 
 
+def own_model(said: str) -> str:
+    """Return the name of a model of this box, also where it is said as callers call it."""
+    return said.removeprefix("local/")
+
+
 def require_known(config: Config, section: str, name: str, *, create: str = "") -> None:
     """Return when there is an entry of this name.
 

@@ -18,7 +18,12 @@ _LOAD_S = 1800.0  # a large model from a slow disk
 _LOCAL = "local"
 
 Name = Annotated[
-    str, typer.Argument(help="The model's name.", autocompletion=complete.entries("models"))
+    str,
+    typer.Argument(
+        help="The model's name.",
+        autocompletion=complete.entries("models"),
+        callback=edits.own_model,
+    ),
 ]
 
 

@@ -53,7 +53,10 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="The model's name.", autocompletion=complete.entries("models")
+            metavar="NAME",
+            help="The model's name.",
+            autocompletion=complete.entries("models"),
+            callback=edits.own_model,
         ),
     ],
     *,

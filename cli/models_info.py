@@ -114,6 +114,7 @@ def info(  # noqa: PLR0913 - an argument is an option
     """
     path, known, name = Path(model).expanduser(), Model(gguf=Path()), ""
     if not path.is_file():
+        model = edits.own_model(model)
         loaded = load_config(config)
         if os.sep not in model:
             edits.require_known(loaded, "models", model)

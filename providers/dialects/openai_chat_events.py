@@ -90,6 +90,7 @@ class _Choice(msgspec.Struct):
     delta: _Said | None = None
     message: _Said | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM's, and our own: the stop sequence; a number where it is a token
     logprobs: _Logprobs | None = None
 
 
@@ -294,7 +295,10 @@ class _Open:
             reason = _REASONS.get(choice.finish_reason, "other")
             if reason == "end" and self._calls:
                 reason = "tools"  # some say "stop" for everything
-            out.append(ev.Stopped(reason, choice=self._index))
+            sequence = choice.stop_reason if isinstance(choice.stop_reason, str) else ""
+            if reason == "end" and sequence:
+                reason = "stop_sequence"
+            out.append(ev.Stopped(reason, sequence, choice=self._index))
 
     def _rest(self, said: _Said, out: list[ev.Event]) -> None:
         """Read what few answers have."""

@@ -48,8 +48,8 @@ class CallScanner:
         return self._object(char)
 
     def unclaimed(self) -> str:
-        """Return, once, the text of what turned out to be no call."""
-        raw, self._raw = self._raw, ""
+        """Return, once, the text of what turned out to be no call; one cut short is a call."""
+        raw, self._raw = "" if self._sent and not self.between else self._raw, ""
         return raw
 
     def _reset(self) -> None:

@@ -355,7 +355,15 @@ class Engine:
             if reason == "stop" and speech.calls_made:
                 reason = "tool_calls"
         said.append(
-            ChoiceEnded(run.job.id, choice.index, reason, rest.text, rest.thought, rest.calls)
+            ChoiceEnded(
+                run.job.id,
+                choice.index,
+                reason,
+                rest.text,
+                rest.thought,
+                rest.calls,
+                choice.text.stop,
+            )
         )
         self._leave(choice)
         run.at += 1

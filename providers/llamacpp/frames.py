@@ -59,10 +59,11 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the answer is held to, by at most one of these.
+    """What the answer is held to.
 
     `calls` is the tool that must be called, "" for any of them. A `schema` is JSON schema, `{}`
-    and `True` any value; `grammar` llama.cpp's own notation.
+    and `True` any value; `grammar` llama.cpp's own notation. With `calls` a `schema` is for
+    answers that call none.
     """
 
     schema: dict[str, object] | bool | None = None
@@ -230,7 +231,7 @@ class Token(msgspec.Struct, frozen=True, tag="token", omit_defaults=True):
 
 
 class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended", omit_defaults=True):
-    """One choice is whole; the texts are what had been held back."""
+    """One choice is whole; the texts are what had been held back, `stop` what it stopped at."""
 
     id: int
     choice: int
@@ -238,6 +239,7 @@ class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended", omit_defaults
     text: str
     thought: str = ""
     calls: list[CallPiece] = []
+    stop: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

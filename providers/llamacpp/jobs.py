@@ -130,6 +130,9 @@ class Jobs:
         try:
             if shape.grammar is not None:
                 param, grammar = "grammar", shape.grammar
+            elif shape.schema is not None and shape.calls is not None:
+                tools, parallel = job.prompts[0].tools, job.parallel
+                grammar = self.manner.answer_or_calls(shape.schema, tools, parallel=parallel)
             elif shape.calls is not None:
                 param = "tool_choice"
                 tools = [

@@ -9,7 +9,7 @@ import msgspec
 
 from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.frames import CallPiece, Tool
-from tollway.providers.llamacpp.schema import Grammar, quoted
+from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 
 
@@ -81,6 +81,27 @@ class Manner:
         Raises:
             SchemaRefused: The schema of a tool's arguments has a part that cannot be promised.
         """
+        whole = Grammar({})
+        return whole.text(self._calls(whole, tools, parallel=parallel))
+
+    def answer_or_calls(self, schema: Schema, tools: Sequence[Tool], *, parallel: bool) -> str:
+        """Return the grammar of answers that are valid by a schema, or call tools.
+
+        Nobody has asked for calls whose arguments are valid: where that cannot be promised,
+        they are any object.
+
+        Raises:
+            SchemaRefused: The schema of the answer has a part that cannot be promised.
+        """
+        whole = Grammar(schema)
+        answer = whole.renamed("a", whole.value(schema))
+        calls = self._calls(whole, tools, parallel=parallel, free=True)
+        return whole.text(f"({answer} | {calls})")
+
+    def _calls(
+        self, whole: Grammar, tools: Sequence[Tool], *, parallel: bool, free: bool = False
+    ) -> str:
+        """Return the expression of calls, whose rules are added to `whole`."""
         style = self.style
         each: list[str] = []
         # One grammar for all: the rules of schemas are numbered, and refer to their own root.
@@ -91,7 +112,10 @@ class Manner:
             try:
                 arguments = grammar.value(schema)
             except SchemaRefused as no:
-                raise SchemaRefused(f"The arguments of `{tool.name}`: {no}") from no
+                if not free:
+                    raise SchemaRefused(f"The arguments of `{tool.name}`: {no}") from no
+                grammar = Grammar({})
+                arguments = grammar.value({"type": "object"})
             arguments = grammar.renamed(f"t{at}", arguments)
             rules.update(grammar.rules)
             name = msgspec.json.encode(tool.name).decode()
@@ -100,17 +124,16 @@ class Manner:
             else:
                 head = quoted(f'{{"name": {name}, "{style.arguments}": ')
                 each.append(f'{head} {arguments} space "}}"')
-        whole = Grammar({})
         whole.rules.update(rules)
         call = whole.rule(" | ".join(each))
         apart = quoted(style.apart)
         if style.listed:
             more = f"({apart} {call})*" if parallel else ""
             end = f" {quoted(style.end)}" if style.end else ""
-            return whole.text(f'{quoted(style.begin + "[")} {call} {more} "]"{end}')
+            return f'{quoted(style.begin + "[")} {call} {more} "]"{end}'
         if not style.named and style.begin:
             call = f"{quoted(style.begin)} {call} {quoted(style.end)}"
-        return whole.text(f"{call} ({apart} {call})*" if parallel else call)
+        return f"{call} ({apart} {call})*" if parallel else call
 
 
 def joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:

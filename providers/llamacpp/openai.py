@@ -52,6 +52,9 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
 }
 
+# What a chat template is always told by us.
+_OURS = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "self"}
+
 T = TypeVar("T")
 
 
@@ -195,6 +198,10 @@ def _stops(fields: dict[str, object]) -> list[str]:
 
 def _chat(fields: dict[str, object], tools: list[Tool]) -> Prompt:
     variables = dict(_typed(fields, "chat_template_kwargs", dict, {}))
+    for name in _OURS & variables.keys():
+        raise RequestInvalid(
+            f"`{name}` of a chat template is not a caller's to set", param="chat_template_kwargs"
+        )
     effort = fields.get("reasoning_effort")
     if effort is not None:
         if not isinstance(effort, str):
@@ -220,18 +227,10 @@ def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, 
             shapes.append(Shape(calls=name))
         case _:
             raise RequestInvalid("`tool_choice` chooses no tool that is there", param="tool_choice")
-    match fields.get("response_format", {"type": "text"}):
-        case {"type": "text"}:
-            pass
-        case {"type": "json_object"}:
-            shapes.append(Shape(schema={"type": "object"}))
-        case {"type": "json_schema", "json_schema": {"schema": (dict() | bool()) as schema}}:
-            shapes.append(Shape(schema=schema))
-        case _:
-            raise RequestInvalid(
-                "`response_format` must be `text`, `json_object`, or `json_schema` with a schema",
-                param="response_format",
-            )
+    if form := _form(fields):
+        # Told of tools, a model may call one instead.
+        free = tools and not shapes
+        shapes.append(msgspec.structs.replace(form, calls="") if free else form)
     if grammar := _typed(fields, "grammar", str, ""):
         shapes.append(Shape(grammar=grammar))
     if len(shapes) > 1:
@@ -240,6 +239,20 @@ def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, 
             param="response_format",
         )
     return (shapes[0] if shapes else None), tools
+
+
+def _form(fields: dict[str, object]) -> Shape | None:
+    match fields.get("response_format", {"type": "text"}):
+        case {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return Shape(schema={"type": "object"})
+        case {"type": "json_schema", "json_schema": {"schema": (dict() | bool()) as schema}}:
+            return Shape(schema=schema)
+    raise RequestInvalid(
+        "`response_format` must be `text`, `json_object`, or `json_schema` with a schema",
+        param="response_format",
+    )
 
 
 def _logprobs(endpoint: Endpoint, fields: dict[str, object]) -> int | None:

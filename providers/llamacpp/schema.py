@@ -137,6 +137,7 @@ class Grammar:
     def renamed(self, prefix: str, expression: str) -> str:
         """Give all rules names with a prefix, and return the expression with them."""
         names = {name: f"{prefix}{name}" for name in self.rules}
+        self._names.clear()
         self.rules = {names[name]: _renamed(rule, names) for name, rule in self.rules.items()}
         return _renamed(expression, names)
 

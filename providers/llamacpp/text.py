@@ -8,24 +8,29 @@ class TextOut:
     """Gives out text as soon as it is certain: whole characters, and no part of a stop string.
 
     `stopped` turns true when a stop string was found; nothing comes after that, and neither the
-    string itself nor what followed it is ever given out.
+    string itself nor what followed it is ever given out. `stop` is that string then.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
+        self.stop = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return bool(self.stop)
 
     def feed(self, piece: bytes) -> str:
         """Return what a token's bytes make certain; often nothing."""
         if self.stopped:
             return ""
         self._held += self._decoder.decode(piece)
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            return self._give(min(found), forget=True)
+            first, self.stop = min(found)
+            return self._give(first, forget=True)
         return self._give(len(self._held) - self._doubtful())
 
     def finish(self) -> str:

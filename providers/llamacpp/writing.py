@@ -72,7 +72,8 @@ class _Stream:
                 return self._begin(choice) + self._said(up, logprob)
             case ChoiceEnded(choice=choice, reason=reason):
                 said = self._begin(choice) + self._said(up, None)
-                return said + self._event([self._choice(choice, {}, "", reason, None)])
+                ended = self._choice(choice, {}, "", reason, None)
+                return said + self._event([{**ended, **_stopped(up.stop)}])
             case Done(usage=used):
                 last = self._event([], _usage(used)) if self._asked.include_usage else b""
                 return last + b"data: [DONE]\n\n"
@@ -138,7 +139,7 @@ class _Choice:
         self.thoughts: list[str] = []
         self.calls: list[dict[str, Any]] = []
         self.logprobs: list[Logprob] = []
-        self.reason = ""
+        self.reason = self.stop = ""
 
     def hear(self, up: Token | ChoiceEnded) -> None:
         self.texts.append(up.text)
@@ -181,7 +182,7 @@ class _Whole:
                     self._choices[choice].logprobs.append(logprob)
             case ChoiceEnded(choice=choice, reason=reason):
                 self._choices[choice].hear(up)
-                self._choices[choice].reason = reason
+                self._choices[choice].reason, self._choices[choice].stop = reason, up.stop
             case Done(usage=used):
                 choices = [self._choice(at, one) for at, one in enumerate(self._choices)]
                 return msgspec.json.encode(
@@ -199,7 +200,13 @@ class _Whole:
             said = {"text": "".join(one.texts)}
             if one.logprobs:
                 told = _text_logprobs(one.logprobs, 0)
-        return {"index": at, **said, "logprobs": told, "finish_reason": one.reason}
+        said |= {"logprobs": told, "finish_reason": one.reason, **_stopped(one.stop)}
+        return {"index": at, **said}
+
+
+def _stopped(stop: str) -> dict[str, object]:
+    # vLLM's word for it; OpenAI's own has none, and clients of Anthropic's API ask for it.
+    return {"stop_reason": stop} if stop else {}
 
 
 def _call_piece(piece: CallPiece) -> dict[str, object]:

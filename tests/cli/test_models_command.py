@@ -49,6 +49,7 @@ def test_add_describes_the_file_and_registers_it(home: Home) -> None:
     text = home.tollway("models", "info", "tiny-chat").stdout
     assert "trained on    4096 tokens" in text
     assert "fits: " in text
+    assert home.tollway("models", "info", "local/tiny-chat").stdout == text
     by_path = json.loads(home.tollway("models", "info", "Tiny-Chat.Q8_0.gguf", "--json").stdout)
     assert by_path["info"] == said["info"]
 

@@ -76,6 +76,7 @@ def deltas(
     for delta in said:
         finish = delta.pop("finish", None)
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        choice |= {"stop_reason": delta.pop("stop_reason")} if "stop_reason" in delta else {}
         body = {"id": "a", "model": "m", "choices": [choice]}
         for event in Splitter().feed(b"data: " + json.dumps(body).encode() + b"\n\n"):
             found += reader.event(event)
@@ -178,6 +179,17 @@ def test_why_it_stopped_is_said_once() -> None:
     """OpenRouter repeats it with the usage; usage comes unasked or beside a choice."""
     found = deltas({"content": "a", "finish": "length"}, {"content": "", "finish": "length"})
     assert [event for event in found if isinstance(event, Stopped)] == [Stopped("length")]
+
+
+@pytest.mark.parametrize(
+    ("said", "stopped"),
+    [("\n\nHuman:", Stopped("stop_sequence", "\n\nHuman:")), (151645, Stopped("end")),
+     (None, Stopped("end"))],
+)  # fmt: skip
+def test_a_stop_sequence_is_told_where_the_upstream_says_it(said: object, stopped: Stopped) -> None:
+    """Our own workers and vLLM do, beside `finish_reason`; a number is a token there."""
+    found = deltas({"content": "a"}, {"content": "", "finish": "stop", "stop_reason": said})
+    assert [event for event in found if isinstance(event, Stopped)] == [stopped]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,10 @@ async def test_a_stop_string_ends_the_answer_before_it(local: LocalModels) -> No
     stopped = await whole(local, chat(COUNT, stop=[stop, "never said"]))
     assert stopped["choices"][0]["message"]["content"] == said[: said.index(stop)]
     assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert stopped["choices"][0]["stop_reason"] == stop
+    answer = await local.send(NAME, "chat", chat(COUNT, stop=[stop, "never said"], stream=True))
+    last = events(await body_of(answer))[-1]["choices"][0]
+    assert (last["finish_reason"], last["stop_reason"]) == ("stop", stop)
 
 
 async def test_an_answer_ends_when_the_model_is_done(local: LocalModels) -> None:

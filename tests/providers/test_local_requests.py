@@ -119,6 +119,8 @@ def test_prompts_come_in_four_forms(
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "response_format"),
         ({"logprobs": 1}, "logprobs"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, "chat_template_kwargs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"n": 0}, "n"),

@@ -1,9 +1,11 @@
 """Thoughts, text and tool calls of local models told apart, as the families write them."""
 
 import json
+import random
 from typing import Any
 
 import pytest
+from grammars import sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,9 @@ HERMES, LLAMA, MISTRAL, NAMED, PLAIN = (
 )  # fmt: skip
 PARIS = {"city": 'Pa"r}is', "days": [1, {"a": None}]}
 ADD = {"a": 1, "b": 2}
+LEAF: dict[str, object] = {
+    "properties": {"n": {"type": "null"}}, "required": ["n"], "additionalProperties": False,
+}  # fmt: skip
 
 
 def heard(template: str, pieces: list[str], *, tools: bool = True, thinks: bool = False) -> Said:
@@ -98,6 +103,20 @@ def test_each_family_is_understood(
         assert (said.text, said.thought, calls(said)) == (text, thought, made)
 
 
+@pytest.mark.parametrize(
+    ("template", "before"),
+    [(PLAIN, ""), (LLAMA, ""), (HERMES, "<tool_call>"), (MISTRAL, "[TOOL_CALLS][")],
+)
+def test_a_call_that_is_cut_short_is_no_text(template: str, before: str) -> None:
+    """What the limit left of it is told once, as the call that it began as."""
+    written = before + call(*TWO[1]) + ", " + '{"name": "get_weather", "arguments": {"city": "Pa'
+    for pieces in ([written], list(written)):
+        said = heard(template, pieces)
+        assert said.text == ""
+        assert [piece.name for piece in said.calls if piece.name] == ["add", "get_weather"]
+        assert "".join(p.arguments for p in said.calls if p.index == 1) == '{"city": "Pa'
+
+
 @given(st.data())
 def test_pieces_change_nothing(data: st.DataObject) -> None:
     """A token may end anywhere, also inside a tag or an escape."""
@@ -154,3 +173,22 @@ def test_a_forced_call_has_a_grammar(template: str) -> None:
     assert "get_weather" in grammar
     assert "add" in grammar
     assert grammar.startswith("root ::= ")
+
+
+@pytest.mark.parametrize("template", [HERMES, LLAMA, MISTRAL, NAMED, PLAIN])
+def test_a_schema_beside_tools_leaves_the_model_both(template: str) -> None:
+    """It answers by the schema or calls a tool: told of tools, it must be able to use them."""
+    sets: dict[str, object] = {
+        "type": "object",
+        "properties": {"a": {"uniqueItems": True}},
+    }  # promised to nobody
+    tools = [Tool("get_weather", parameters=sets), Tool("add", parameters=LEAF)]
+    grammar = Manner(template).answer_or_calls({"const": {"done": 1}}, tools, parallel=True)
+    chance = random.Random(7)  # noqa: S311 - not a secret
+    said = [heard(template, [sample(grammar, chance)]) for _ in range(60)]
+    answers = [json.loads(one.text) for one in said if one.text.strip()]
+    assert answers == [{"done": 1}] * len(answers)
+    assert {name for one in said for name, _ in calls(one)} == {"get_weather", "add"}
+    assert all(arguments == {"n": None} for one in said for name, arguments in calls(one)
+               if name == "add")  # fmt: skip
+    assert 0 < len(answers) < len(said)

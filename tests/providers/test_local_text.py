@@ -73,6 +73,7 @@ def test_nothing_from_a_stop_string_on_is_shown(
         assert not any(stop in shown for stop in stops)
     shown += out.finish()
     if out.stopped:
+        assert text[len(shown) :].startswith(out.stop)
         assert any(text[len(shown) :].startswith(stop) for stop in stops)
     else:
         assert shown == text
