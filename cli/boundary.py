@@ -98,6 +98,8 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message().rstrip(".").replace("Value error, ", "")
     for theirs, ours in _NUMBERS:
         message = theirs.sub(ours, message)
+    if message.startswith("Missing argument"):
+        return re.sub(r"'\w+'", lambda name: name[0].upper(), message)
     if message.startswith("No such option"):
         return message.partition(" (Possible options")[0]
     # The word too many may be a secret, and stderr may be a log.

@@ -314,7 +314,7 @@ def _budget(text: str, at: Mode | None, before: Sequence[Budget]) -> Budget:
 
 def _require_one_word(words: Sequence[str]) -> None:
     """Return if a budget's sum and period are not two words, whose first would be a scope's."""
-    if _MORE.fullmatch(words[-2]) and re.fullmatch(r"/?[a-z0-9]+", words[-1]):
+    if _MORE.fullmatch(words[-2]) and re.fullmatch(r"/?(?:\d+[mhd]|[a-z]+)", words[-1]):
         said = f"{words[-2]}/{words[-1].removeprefix('/')}"
         raise UsageProblem(
             f"`{words[-2]} {words[-1]}` is no budget", hint=f"Write it as one word: `{said}`"

@@ -130,6 +130,7 @@ def test_set_replaces_the_one_of_its_period_and_keeps_comments(home: Home) -> No
         (["set", "team", "ml", "5/fortnight"], 2, "is no budget"),
         (["set", "team", "ml", "5", "day"], 2, "Write it as one word: `5/day`"),
         (["set", "box", "5", "/24h"], 2, "Write it as one word: `5/24h`"),
+        (["set", "team", "42", "5"], 1, "There is no team `42`"),
         (["set", "team", "4/day"], 2, "is no scope"),
         (["set", "5/day"], 2, "Which budget is not said"),
         (["set", "team", "ml", "5/day", "--at", "soft"], 2, "is no mode"),

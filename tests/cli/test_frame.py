@@ -170,7 +170,8 @@ def test_a_number_below_zero_is_no_option(tmp_path: Path, line: str, said: str) 
 
 
 def test_an_option_without_its_value_names_its_command() -> None:
-    """Whose help tells it."""
+    """Whose help tells it; an argument that is missing stands there as the help has it."""
+    assert "Missing argument 'NUMBER'" in tollway("config", "rollback").stderr
     assert "`tollway logs --help` shows" in tollway("logs", "--tag").stderr
 
 
