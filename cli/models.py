@@ -16,6 +16,7 @@ from tollway.daemon.pricing import local_said
 
 _LOAD_S = 1800.0  # a large model from a slow disk
 _LOCAL = "local"
+_LAST_WORDS = 12  # lines
 
 Name = Annotated[
     str,
@@ -41,16 +42,20 @@ class State(msgspec.Struct):
     idle_s: float | None = None
     tokens_per_s: float | None = None
     problem: str = ""
+    log: list[str] = []  # of its process, what it wrote last
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A registered model; `state` is "" where no daemon runs, `bytes` None for no file."""
+    """A registered model; `state` is "" where no daemon runs, `bytes` None for no file.
+
+    What a command serves has a context that it alone knows.
+    """
 
     name: str
     target: str
     gguf: Path | None  # None for a model that a command serves
     bytes: int | None
-    context: int
+    context: int | None
     price: str
     state: str
     problem: str
@@ -85,7 +90,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
                 row.name,
                 row.target,
                 show.size(row.bytes),
-                str(row.context),
+                str(row.context or ""),
                 row.price,
                 row.state,
                 str(row.gguf or row.command),
@@ -108,7 +113,7 @@ def _listed(name: str, model: Model, state: State | None, said: ModelPrice | Non
         target=f"{_LOCAL}/{name}",
         gguf=model.gguf,
         bytes=size,
-        context=model.context,
+        context=model.context if model.gguf else None,
         price=_price(said),
         command=model.command or "",
         state=state.state if state else "",
@@ -140,7 +145,8 @@ def ps(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show what the models of this box are doing.
 
     State, process, memory, context, calls running and waiting, tokens a second of the last
-    call, and how long each has been idle. Needs the running daemon.
+    call, and how long each has been idle; of those that failed, what their process wrote last.
+    Needs the running daemon.
 
     Example:
         tollway models ps
@@ -149,7 +155,14 @@ def ps(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         show.emit(answer["models"])
         return
-    _process_table(convert(answer["models"], list[State]))
+    states = convert(answer["models"], list[State])
+    _process_table(states)
+    for one in states:
+        if one.state == "failed" and one.log:
+            show.say()
+            show.say(f"last words of {one.name}:")
+            for line in one.log[-_LAST_WORDS:]:
+                show.say_as_it_is(f"  {line}")
 
 
 def _process_table(states: list[State]) -> None:

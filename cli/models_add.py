@@ -130,6 +130,9 @@ def add(  # noqa: PLR0913 - an argument is an option
         raise typer.Exit(ANSWER_IS_NO)
 
 
+_STORES: dict[Store, str] = {"ollama": "Ollama", "lm-studio": "LM Studio"}
+
+
 def _everything(path: Path | None, store: Store | None) -> list[Source]:
     if path is not None:
         return sources(Path(os.path.abspath(path.expanduser())))
@@ -140,7 +143,8 @@ def _everything(path: Path | None, store: Store | None) -> list[Source]:
     places = stores(store, Path.home(), os.environ)
     if not places:
         raise NoModels(
-            f"There are no models of {store} in the usual places", hint="Say the folder instead"
+            f"There are no models of {_STORES[store]} in the usual places",
+            hint="Say the folder instead: `tollway models add FOLDER`",
         )
     return [source for place in places for source in sources(place)]
 

@@ -77,6 +77,11 @@ class CommandResident(Resident[Server]):
         """See `Resident`: what the configuration says."""
         return self._command.memory
 
+    @property
+    def context(self) -> int:
+        """See `Resident`: 0, for the command alone knows."""
+        return 0
+
     def require_room(self, free: int) -> None:
         """See `Resident`."""
         if self.needs > free:

@@ -64,7 +64,7 @@ class ModelState(msgspec.Struct, frozen=True):
     percent: int
     pid: int | None
     rss_bytes: int
-    context: int
+    context: int  # 0 where a command serves it
     running: int
     waiting: int
     idle_s: float | None

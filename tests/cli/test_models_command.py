@@ -49,7 +49,8 @@ def test_add_describes_the_file_and_registers_it(home: Home) -> None:
     text = home.tollway("models", "info", "tiny-chat").stdout
     assert "trained on    4096 tokens" in text
     assert "fits: " in text
-    assert home.tollway("models", "info", "local/tiny-chat").stdout == text
+    as_called = home.tollway("models", "info", "local/tiny-chat").stdout
+    assert as_called.partition("fits: ")[0] == text.partition("fits: ")[0]
     by_path = json.loads(home.tollway("models", "info", "Tiny-Chat.Q8_0.gguf", "--json").stdout)
     assert by_path["info"] == said["info"]
 
@@ -214,6 +215,23 @@ def test_a_real_model_is_loaded_and_unloaded_on_demand(home: Home) -> None:
     assert json.loads(home.tollway("models", "list", "--json").stdout)[0]["state"] == "ready"
     assert json.loads(home.tollway("models", "unload", "smol", "--json").stdout)["pid"] is None
     assert not Path(f"/proc/{loaded['pid']}").exists()
+
+
+def test_what_failed_says_its_last_words(home: Home) -> None:
+    """`ps` shows them, as errors promise; what a command serves has no context that we know."""
+    command = (
+        '[models.broken]\ncommand = \'sh -c "echo no card >&2; exit 3" ${PORT}\'\nprice = "free"\n'
+    )
+    home.write(SERVER + command)
+    home.tollway("up")
+    ended = home.tollway("models", "load", "broken")
+    assert ended.returncode == 1
+    assert "`tollway models ps` shows its last words" in ended.stderr
+    shown = home.tollway("models", "ps").stdout
+    assert "last words of broken:\n  no card\n" in shown
+    assert json.loads(home.tollway("models", "ps", "--json").stdout)[0]["context"] == 0
+    assert json.loads(home.tollway("models", "list", "--json").stdout)[0]["context"] is None
+    assert "8192" not in shown + home.tollway("models", "list").stdout
 
 
 def test_routes_are_added_listed_and_refused_with_the_nearest_name(home: Home) -> None:

@@ -135,7 +135,7 @@ def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
     assert "Next: `tollway chat local/tiny-1b hello`" in ended.stderr
     none = home.tollway("models", "add", "--from", "lm-studio")
     assert none.returncode == 1
-    assert "no models of lm-studio in the usual places" in none.stderr
+    assert "no models of LM Studio in the usual places" in none.stderr
 
 
 @pytest.mark.whole
