@@ -166,7 +166,7 @@ class Purse:
                     except Full as full:
                         limit = full.limit
         self._tell(limit)
-        raise self._refusal(limit, most)
+        raise self._refusal(limit, most, price)
 
     def _hold_less(self, less: Worst, at_ms: int, charge: Charge, limit: Limit) -> Hold:
         hold = self._books.hold(less.nanousd, at_ms, charge)
@@ -199,13 +199,13 @@ class Purse:
             shorter = charge.clamps and price and clamped(most, room, price, by="")
             if most.nanousd > room and not shorter:
                 self._tell(limit)
-                raise self._refusal(limit, most)
+                raise self._refusal(limit, most, price)
 
     def _tell(self, limit: Limit) -> None:
         if self._refused:
             self._refused(self._books.state([limit])[0])
 
-    def _refusal(self, limit: Limit, most: Worst) -> BudgetSpent:
+    def _refusal(self, limit: Limit, most: Worst, price: Price | None) -> BudgetSpent:
         account, budget = limit.account, limit.budget
         window = account.now(self._books.now_ms())
         kind = account.scope[0]
@@ -218,13 +218,22 @@ class Purse:
         cap = dollars(limit.nanousd)
         if limit.nanousd > budget.nanousd:
             cap += f" ({dollars(limit.nanousd - budget.nanousd)} of them for a time)"
-        least = f", and it leaves no room for {LEAST_OUTPUT} tokens" if budget.at == "clamp" else ""
+        timed = price is not None and price.gpu_hour_usd is not None
+        fewest = "a second" if timed else f"{LEAST_OUTPUT} tokens"
+        least = f", and it leaves no room for {fewest}" if budget.at == "clamp" else ""
+        advice = "a smaller `max_tokens` or a shorter prompt needs less"
+        if timed:
+            seconds = (most.deadline_ms or 0) // 1000
+            advice = (
+                f"its model is paid by the hour and may work on it for {seconds} s: a shorter"
+                " `deadline` of the model needs less, and a budget that clamps gives what it has"
+            )
         refusal = ProviderSpent if kind == "provider" else BudgetSpent
         found = refusal(
             f"The budget {budget.text} of {_whose(account.scope)} has no room for this call: "
             f"{dollars(window.settled)} spent and {dollars(window.held)} held of"
             f" {cap}, and the call may cost up to {dollars(most.nanousd)}{least}",
-            hint=f"{renews}; a smaller `max_tokens` or a shorter prompt needs less",
+            hint=f"{renews}; {advice}",
         )
         found.scope = account.scope
         return found

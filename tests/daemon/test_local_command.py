@@ -115,6 +115,9 @@ async def test_a_budget_smaller_than_the_deadline_refuses() -> None:
     async with serving(table(), budget="0.05/day") as daemon:
         reply = await ask(daemon, body(model="local/qwen"))
         assert (reply.status, error(reply)["code"]) == (402, "insufficient_quota")
+        # Fewer tokens would not help: the deadline is what is held.
+        assert "may work on it for 60 s: a shorter `deadline`" in error(reply)["message"]
+        assert "max_tokens" not in error(reply)["message"]
     async with serving(table(), budget="0.07/day") as daemon:
         assert (await ask(daemon, body(model="local/qwen"))).status == 200
 
