@@ -92,6 +92,18 @@ def floods(piece: bytes) -> Step:
     return step
 
 
+def trickles(piece: bytes, every_s: float = 0.02) -> Step:
+    """Send a piece again and again, slowly and for ever, until the other side hangs up."""
+
+    async def step(peer: Peer) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await peer.say(piece)
+                await asyncio.sleep(every_s)
+
+    return step
+
+
 def waits(event: asyncio.Event) -> Step:
     """Wait until the test says go."""
 

@@ -91,11 +91,13 @@ def _content_type(answer: Answer) -> str:
 async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure:
     body = bytearray()
     try:
-        async for chunk in answer.chunks():
-            body += chunk
-            if len(body) > _MOST_ERROR:
-                break
-    except UpstreamError:
+        # In all, not between two pieces: words that trickle in would keep the call for ever.
+        async with asyncio.timeout(attempt.target.timeouts.idle_s):
+            async for chunk in answer.chunks():
+                body += chunk
+                if len(body) > _MOST_ERROR:
+                    break
+    except (UpstreamError, TimeoutError):
         pass  # the status says enough
     status, said = answer.status, bytes(body)
     if is_key_refused(status, said) and not attempt.target.callers:

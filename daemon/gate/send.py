@@ -175,8 +175,13 @@ class Exchange:
         except Exception:  # a bug here must end its own call only, and be billed
             log.exception("call %s crashed", self.call_id)
             self._abandon("failed", "internal_error")
-            self.pipe.fail(GatewayError("The gateway failed while it served this call"))
+            self.pipe.fail(_crashed())
         finally:
+            # A bug while it was settled must not keep its row open and its client waiting: the
+            # ledger bills the hold. Of a call that has ended this changes nothing.
+            if self._admitted and not self._settled:
+                self._finish(self._ended, "failed", "internal_error")
+            self.pipe.fail(_crashed())
             self.passage.leave()
             self.daemon.active -= 1
             self.daemon.served += 1
@@ -474,6 +479,10 @@ class Exchange:
         ours = entry.headers(self, attempt, whole=whole)
         passed = self.gate.masked(headers)
         return Head(attempt.answer.status, (*passed, *ours), streamed=not whole)
+
+
+def _crashed() -> GatewayError:
+    return GatewayError("The gateway failed while it served this call")
 
 
 def _stopped() -> GatewayError:

@@ -22,7 +22,7 @@ from gateway import (
     gateway,
     whole,
 )
-from shell import Client, until
+from shell import PATIENCE_S, Client, until
 from upstreams import notes, reads, resets, says, stalls, waits
 
 from tollway.daemon.config.schema import Key
@@ -30,6 +30,7 @@ from tollway.daemon.config.validity import _end
 from tollway.daemon.gate import attempt, send
 from tollway.daemon.gate.budget import Terms, worst
 from tollway.daemon.gate.route import Target
+from tollway.daemon.ledger.calls import recent
 from tollway.daemon.ledger.verify import verify
 from tollway.providers.canon import Bound
 from tollway.providers.catalog import KINDS
@@ -240,6 +241,40 @@ async def test_a_fault_while_an_attempt_is_billed_leaks_nothing(
         assert (state.settled_nanousd, state.held_nanousd) == (row.call.cost_nanousd, 0)
         assert (await gate.ask()).status == 200  # the only slot is free
         await until(lambda: verify(daemon.ledger.path) == [])
+
+
+@pytest.mark.parametrize("ends", ["broken", "cut"])
+async def test_a_fault_while_a_broken_attempt_is_billed_ends_its_client_s_answer_too(
+    monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The client is told, and the call is settled at its hold as any of which no more is known."""
+    go_on = asyncio.Event()
+    script = [reads(), says(HEAD + chunk("He")), waits(go_on), resets()]
+    async with gateway([script], provider="slots = 1") as gate:
+        daemon = gate.daemon.server.daemon
+        path = daemon.ledger.path
+        said = body(stream=True)
+        client = await _begin(gate, said)
+        await until(lambda: any(one.attempt and one.attempt.first_ms for one in daemon.exchanges))
+        # The one thing here that is not real: no known answer makes this fail.
+        monkeypatch.setattr(attempt, "AttemptEnded", None)
+        if ends == "broken":
+            go_on.set()
+        else:
+            for one in tuple(daemon.exchanges):
+                one.cut("drained")
+        async with asyncio.timeout(PATIENCE_S):
+            while b'"error"' not in await client.reader.readline():
+                assert not client.reader.at_eof()
+        monkeypatch.undo()
+        go_on.set()
+        await until(lambda: [row.state for row in recent(path, limit=9)] == ["settled"])
+        (row,) = recent(path, limit=9)
+        assert row.cost_nanousd == row.hold_nanousd > 0
+        (state,) = daemon.gate.purse.states()
+        assert (state.settled_nanousd, state.held_nanousd) == (row.cost_nanousd, 0)
+        await until(lambda: verify(path) == [])
+        client.close()
 
 
 def _head(length: int) -> bytes:

@@ -23,7 +23,19 @@ from gateway import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import until
-from upstreams import Peer, Step, answer, chunked, drips, floods, reads, resets, says, stalls
+from upstreams import (
+    Peer,
+    Step,
+    answer,
+    chunked,
+    drips,
+    floods,
+    reads,
+    resets,
+    says,
+    stalls,
+    trickles,
+)
 
 from tollway.daemon.ledger.calls import CallRow, recent
 from tollway.daemon.ledger.verify import verify
@@ -185,6 +197,18 @@ async def test_any_events_in_any_order_leave_clean_books(
             assert said.endswith(b"0\r\n\r\n")
             whole_answer = b"data: [DONE]" in said or b'"stop"' in said
             assert whole_answer or b'"error"' in said or b"event: error" in said
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_whose_words_never_end_is_told_by_its_status(stream: bool) -> None:
+    """It holds budget, slot and client, and keeps the next target from being asked."""
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 900000\r\n\r\n"
+    async with before([reads(), says(head), trickles(b"x")]) as gate:
+        reply = await gate.ask(body(stream))
+        # A stream that a busy machine has had to keep alive meanwhile has its error as an event.
+        assert reply.status == 503 or (stream and b"upstream_refused" in reply.body)
+        await until(lambda: [row.ending for row in rows(gate)] == ["upstream_refused"])
+        assert rows(gate)[0].cost_nanousd == 0
 
 
 async def leave(gate: Gateway, data: bytes, seen: asyncio.Event | None) -> None:
