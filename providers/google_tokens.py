@@ -41,7 +41,7 @@ class GoogleTokens:
         self._secret = secret
         self._proxy = proxy
         self._ca_file = ca_file
-        self._turn = asyncio.Lock()
+        self._fetching: asyncio.Future[Credentials] | None = None
         self._credentials: Credentials | None = None
 
     async def sign(self, request: Request) -> Request:
@@ -52,14 +52,22 @@ class GoogleTokens:
         """
         found = self._credentials
         if found is None or found.token_state is not TokenState.FRESH:
-            async with self._turn:
-                found = self._credentials
-                if found is None or found.token_state is not TokenState.FRESH:
-                    found = await asyncio.to_thread(self._refreshed)
-                    self._credentials = found
+            if self._fetching is None:
+                self._fetching = asyncio.ensure_future(asyncio.to_thread(self._refreshed))
+                self._fetching.add_done_callback(self._fetched)
+            # Who leaves lets it go on: the thread cannot be stopped, and the next one waits for it.
+            try:
+                found = await asyncio.shield(self._fetching)
+            except Unsigned as fault:  # each call has an error of its own, which it may add to
+                raise Unsigned(fault.message, hint=fault.hint) from fault
         headers: dict[str, str] = {}
         found.apply(headers)
         return signed(request, tuple((name.lower(), value) for name, value in headers.items()))
+
+    def _fetched(self, fetching: "asyncio.Future[Credentials]") -> None:
+        self._fetching = None
+        if not fetching.cancelled() and fetching.exception() is None:
+            self._credentials = fetching.result()
 
     def _refreshed(self) -> Credentials:
         """Return credentials with a fresh token, or with one that is still good."""

@@ -1,5 +1,6 @@
 """A cloud for tests: a token server like Google's, credentials for it, and models behind it."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -22,6 +23,8 @@ class Cloud:
     tokens: int = 0
     lasts_s: int = 3600
     refuses: bool = False
+    token_asked: int = 0
+    tokens_from: asyncio.Event | None = None  # before it nobody who asks for one is answered
     raw: bytes = b""  # the last call's body
     forms: bool = False  # bodies are no JSON
 
@@ -34,6 +37,9 @@ class Cloud:
         """Give an access token for a signed statement."""
         said = await request.post()
         assert said["assertion"]
+        self.token_asked += 1
+        if self.tokens_from is not None:
+            await self.tokens_from.wait()
         if self.refuses:
             return web.json_response({"error": "invalid_grant"}, status=400)
         self.tokens += 1

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from clouds import Cloud, cloud
 from gateway import KEY, Gateway
-from shell import Reply, running
+from shell import Reply, running, until
 from wire.recordings import Recording, recordings
 
 pytest.importorskip("google.auth")
@@ -164,6 +164,27 @@ async def test_without_a_token_nothing_is_sent(google: Cloud, tmp_path: Path) ->
         hidden = daemon.server.daemon.gate.mask
         key = json.loads(path.read_text())["private_key"]
         assert hidden(f"a {key}") == "a ***"
+
+
+async def test_a_token_that_cannot_be_had_is_asked_for_once_for_all_who_wait(
+    google: Cloud, tmp_path: Path
+) -> None:
+    """One after the other each would wait as long as the server lets it, and hold a thread."""
+    path = tmp_path / "sa.json"
+    path.write_text(google.service_account())
+    path.chmod(0o600)
+    google.refuses, google.tokens_from = True, asyncio.Event()
+    async with running(config(google.port, f'api_key = "file:{path}"'), server="") as daemon:
+        gate = Gateway(daemon, [])
+        calls = [asyncio.create_task(chat(gate, HAIKU)) for _ in range(5)]
+        exchanges = daemon.server.daemon.exchanges
+        await until(lambda: sum(one.attempt is not None for one in exchanges) == 5)
+        await until(lambda: google.token_asked == 1)
+        next(iter(exchanges)).cut("client_left")  # who leaves takes nothing from the others
+        await until(lambda: len(exchanges) == 4)
+        google.tokens_from.set()
+        await asyncio.gather(*calls)
+        assert google.token_asked == 1
 
 
 async def test_a_header_that_chooses_a_dearer_tier_stays_behind(
