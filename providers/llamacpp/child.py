@@ -38,6 +38,7 @@ from tollway.providers.llamacpp.frames import (
     pack,
     read_down,
 )
+from tollway.providers.llamacpp.jobs import Arrived
 
 if TYPE_CHECKING:
     llama: Any
@@ -51,14 +52,16 @@ class Link:
     """The socket to the daemon: frames in through a thread, frames out from the main one.
 
     What only asks for a count is answered by that thread, once `count` is there: callers wait for
-    it before they are admitted, and a step of the model takes up to 150 ms.
+    it before they are admitted, and a step of the model takes up to 150 ms. By `read` calls come
+    ready to run: no step waits for a prompt to be cut into tokens.
     """
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._sending = threading.Lock()
         self.count: Callable[[Count], Up] | None = None
-        self.inbox: queue.SimpleQueue[Down] = queue.SimpleQueue()
+        self.read: Callable[[Submit], Arrived] | None = None
+        self.inbox: queue.SimpleQueue[Down | Arrived] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
     def send(self, messages: list[Up]) -> None:
@@ -77,6 +80,8 @@ class Link:
                 for message in read_down(self._exactly(length)):
                     if isinstance(message, Count) and self.count is not None:
                         self.send([self.count(message)])
+                    elif isinstance(message, Submit) and self.read is not None:
+                        self.inbox.put(self.read(message))
                     else:
                         self.inbox.put(message)
         except (EOFError, OSError):
@@ -162,7 +167,9 @@ def _serve(link: Link, engine: Engine) -> None:
         while not link.inbox.empty() or not (engine.busy or draining):
             message = link.inbox.get()
             match message:
-                case Submit():
+                case Arrived():
+                    engine.take(message)
+                case Submit():  # came before there was a model to read it for
                     engine.submit(message)
                 case Cancel(id=call):
                     link.send(engine.cancel(call))
@@ -191,7 +198,7 @@ def main() -> int:
         link.send([fault.failed])
         return 3
     engine = Engine(native, native.template())
-    link.count = engine.count
+    link.count, link.read = engine.count, engine.read
     link.send([Ready(native.context, native.gpu_layers, native.slots)])
     _serve(link, engine)
     native.close()

@@ -24,7 +24,7 @@ from tollway.providers.llamacpp.frames import (
     Used,
     Vectors,
 )
-from tollway.providers.llamacpp.jobs import Jobs, Read, Refusal, param_of
+from tollway.providers.llamacpp.jobs import Arrived, Jobs, Read, Refusal, param_of
 from tollway.providers.llamacpp.manner import Said, Speech
 from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.template import ChatTemplate
@@ -93,7 +93,7 @@ class Engine:
         self._native = native
         self._clock = clock
         self._jobs = Jobs(native, template)
-        self._new: list[Submit] = []
+        self._new: list[Arrived] = []
         self._texts: list[_Run] = []  # to embed
         self._waiting: list[_Choice] = []
         self._seqs = [_Seq() for _ in range(native.slots)]
@@ -109,8 +109,25 @@ class Engine:
         )
 
     def submit(self, job: Submit) -> None:
-        """Take a call; the next step begins it."""
-        self._new.append(job)
+        """Read a call and take it; the next step begins it."""
+        self.take(self.read(job))
+
+    def read(self, job: Submit) -> Arrived:
+        """Return a call with what it comes to.
+
+        Another thread may read while a step runs, as it may count: a text of megabytes is cut into
+        tokens for seconds, in which no other answer should stand still.
+        """
+        try:
+            return Arrived(job, self._jobs.read(job))
+        except Refusal as no:
+            return Arrived(job, Refused(job.id, no.message, no.param, no.code))
+        except NativeFailed as fault:
+            return Arrived(job, Refused(job.id, str(fault), param_of(job.kind)))
+
+    def take(self, arrived: Arrived) -> None:
+        """Take a call that has been read; the next step begins it."""
+        self._new.append(arrived)
 
     def count(self, asked: Count) -> Up:
         """Return how many tokens the prompts have, or why that can't be said.
@@ -127,9 +144,9 @@ class Engine:
 
     def cancel(self, call: int) -> list[Up]:
         """End a call at once, running or waiting; return what to tell its caller."""
-        for job in self._new:
-            if job.id == call:
-                self._new.remove(job)
+        for arrived in self._new:
+            if arrived.job.id == call:
+                self._new.remove(arrived)
                 return [Done(call, Used(), cancelled=True)]
         runs = [*self._texts, *(choice.run for choice in self._all_choices())]
         run = next((run for run in runs if run.job.id == call), None)
@@ -141,8 +158,8 @@ class Engine:
     def step(self) -> list[Up]:
         """Do one step of all calls; return what it brought."""
         said: list[Up] = []
-        for job in self._new:
-            self._begin(job, said)
+        for arrived in self._new:
+            self._begin(arrived, said)
         self._new.clear()
         if self._texts:
             return said + self._embed()
@@ -160,14 +177,14 @@ class Engine:
                     self._timed_read(choice, piece, said)
         return said
 
-    # Before the first step: everything that can be refused is refused here.
+    # Before the first step: everything that can be refused is refused by now.
 
-    def _begin(self, job: Submit, said: list[Up]) -> None:
-        try:
-            run = _Run(job, self._jobs.read(job), self._count)
-        except Refusal as no:
-            said.append(Refused(job.id, no.message, no.param, no.code))
+    def _begin(self, arrived: Arrived, said: list[Up]) -> None:
+        job, read = arrived.job, arrived.read
+        if isinstance(read, Refused):
+            said.append(read)
             return
+        run = _Run(job, read, self._count)
         self._count += 1
         if job.kind == "embeddings":
             self._texts.append(run)

@@ -5,7 +5,7 @@ Nothing reaches llama.cpp unchecked, for most misuses of it end the process.
 
 import msgspec
 
-from tollway.providers.llamacpp.frames import Prompt, Shape, Submit
+from tollway.providers.llamacpp.frames import Prompt, Refused, Shape, Submit
 from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.native import Native, NativeFailed
 from tollway.providers.llamacpp.schema import grammar_of
@@ -32,6 +32,13 @@ class Read(msgspec.Struct, frozen=True):
     thinks: bool = False
 
 
+class Arrived(msgspec.Struct, frozen=True):
+    """A submitted call and what it comes to."""
+
+    job: Submit
+    read: Read | Refused
+
+
 class Jobs:
     """Reads submitted calls for one model."""
 
@@ -39,6 +46,7 @@ class Jobs:
         self._native = native
         self._template = template
         self.manner = template.manner if template else Manner()
+        self._longest = 0  # bytes of a token; 0: not looked for yet
 
     def read(self, job: Submit) -> Read:
         """Return a call, ready to run.
@@ -95,6 +103,23 @@ class Jobs:
                     "context_length_exceeded",
                 )
 
+    def _check_size(self, kind: str, text: str) -> None:
+        """Refuse what no context holds, before minutes are spent on cutting it into tokens."""
+        native = self._native
+        if native.embeds or len(text) <= 4 * native.context:  # where a word may be one token
+            return
+        if not self._longest:
+            tokens = range(native.vocabulary)
+            self._longest = max(len(native.piece(token, special=True)) for token in tokens)
+        size = len(text.encode("utf-8", "replace"))
+        if size > native.context * self._longest:
+            raise Refusal(
+                f"The prompt has {counted(size, 'byte')}, more than {native.context} tokens can"
+                " say, which the model's context holds",
+                param_of(kind),
+                "context_length_exceeded",
+            )
+
     def _text(self, prompt: Prompt) -> str | None:
         if prompt.tokens is not None:
             return None
@@ -117,6 +142,7 @@ class Jobs:
                         param_of(kind),
                     )
             return tokens
+        self._check_size(kind, text)
         if kind == "embeddings":
             return self._native.tokenize(text, ends=True)
         tokens = self._native.tokenize(text, ends=False)

@@ -334,3 +334,31 @@ def test_a_prompt_may_fill_the_context_but_for_one_token(length: int) -> None:
         assert isinstance(said[0], Refused)
         assert said[0].code == "context_length_exceeded"
         assert "32 tokens and the model's context holds 32" in said[0].message
+
+
+def test_a_text_that_no_context_holds_is_not_cut_into_tokens() -> None:
+    """Megabytes take the tokenizer seconds; the longest of its tokens tells what can't fit."""
+
+    class Slow(Alphabet):
+        def tokenize(self, text: str, *, ends: bool) -> list[int]:
+            raise AssertionError(text)
+
+    engine = Engine(Slow(), None)
+    engine.submit(job("a" * 1000))
+    (refused,) = run(engine)
+    assert isinstance(refused, Refused)
+    assert (refused.param, refused.code) == ("prompt", "context_length_exceeded")
+    assert "1,000 bytes, more than 32 tokens can say" in refused.message
+    assert isinstance(engine.count(Count(1, "completions", [Prompt(text="a" * 1000)])), Refused)
+
+
+def test_a_text_that_llama_cpp_cannot_cut_is_refused() -> None:
+    """It is the caller's text: nobody else's answer ends for it."""
+
+    class Unable(Alphabet):
+        def tokenize(self, text: str, *, ends: bool) -> list[int]:
+            raise NativeFailed("the text cannot be cut into tokens")
+
+    engine = Engine(Unable(), None)
+    engine.submit(job("abc"))
+    assert run(engine) == [Refused(1, "the text cannot be cut into tokens", "prompt")]

@@ -1,0 +1,48 @@
+"""How calls reach a worker: read beside its steps, and refused before they cost any."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
+from tollway.providers.llamacpp.frames import Prompt, Submit, pack
+
+# Its main thread is in a step that never ends.
+BUSY = """
+import socket, sys, threading
+from tollway.providers.llamacpp.child import Link
+from tollway.providers.llamacpp.jobs import Arrived, Read
+def read(job):
+    print("read", job.id, threading.current_thread() is threading.main_thread(), flush=True)
+    return Arrived(job, Read([[1]]))
+link = Link(socket.socket(fileno=int(sys.argv[1])))
+link.read = read
+print("ready", flush=True)
+sys.stdin.read()
+print("took", link.inbox.get_nowait().job.id, flush=True)
+"""
+
+
+def test_a_call_is_read_while_a_step_runs() -> None:
+    """A text of megabytes is cut into tokens for seconds: no stream stands still for that."""
+    ours, its = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(its.fileno())],
+        pass_fds=(its.fileno(),),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        its.close()
+        assert child.stdout and child.stdin
+        assert child.stdout.readline() == b"ready\n"
+        ours.sendall(pack([Submit(7, "completions", [Prompt(text="a")])]))
+        assert child.stdout.readline() == b"read 7 False\n"
+        # The next one is read once the first has been handed over.
+        ours.sendall(pack([Submit(8, "completions", [Prompt(text="a")])]))
+        assert child.stdout.readline() == b"read 8 False\n"
+        child.stdin.close()
+        assert child.stdout.readline() == b"took 7\n"
+        assert child.wait(30) == 0
+    ours.close()
