@@ -8,6 +8,8 @@ ones); where there is nothing narrower, the schema is refused, never loosened.
 import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from urllib.parse import unquote
 
@@ -102,8 +104,8 @@ class Grammar:
         if word:
             return self._alternatives(schema, word, depth)
         if "const" in schema or "enum" in schema:
-            values = [msgspec.json.encode(value).decode() for value in valid_literals(schema)]
-            return self.rule(" | ".join(map(quoted, values)))
+            values = {msgspec.json.encode(value).decode() for value in valid_literals(schema)}
+            return self.rule(one_of(sorted(values)))
         return self._either(self._typed(kind, schema, depth) for kind in kinds_of(schema))
 
     def _worked(self, much: int) -> None:
@@ -374,6 +376,23 @@ _LITERAL_OR_NAME = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|[a-z][a-z
 
 def _renamed(rule: str, names: Mapping[str, str]) -> str:
     return _LITERAL_OR_NAME.sub(lambda found: names.get(found[0], found[0]), rule)
+
+
+def one_of(texts: list[str], depth: int = 0) -> str:
+    """Return the expression for one of several texts, told in order and once each.
+
+    What they begin with is said once: llama.cpp holds each token that it might choose against all
+    that may come next, and a thousand alternatives are a second of that.
+    """
+    if len(texts) == 1 or depth > MAX_DEPTH:
+        return " | ".join(map(quoted, texts))
+    first, last = texts[0], texts[-1]  # in order: all others begin as both of these do
+    differ = (at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
+    begin = first[: next(differ, len(first))]
+    rest = [text[len(begin) :] for text in texts]
+    parts = [one_of(list(group), depth + 1) for _, group in groupby(rest, itemgetter(slice(1)))]
+    either = " | ".join(parts)
+    return f"{quoted(begin)} ({either})" if begin else either
 
 
 def quoted(text: str) -> str:

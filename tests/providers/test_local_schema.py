@@ -19,7 +19,7 @@ from json_validity import valid
 
 from tollway.providers.llamacpp.formats import FORMATS
 from tollway.providers.llamacpp.pattern import PatternRefused, pattern_rule
-from tollway.providers.llamacpp.schema import grammar_of
+from tollway.providers.llamacpp.schema import grammar_of, one_of
 from tollway.providers.llamacpp.schema_parts import ASSERTS, REFUSED, SchemaRefused
 
 names = st.sampled_from(["a", "b", 'q"', "é", "long name"])
@@ -225,6 +225,33 @@ def test_what_is_no_schema_is_refused_with_words(schema: Any) -> None:
     """Whatever a caller sends: another fault would end the worker, and all its answers."""
     with contextlib.suppress(SchemaRefused):
         grammar_of(schema)
+
+
+@given(st.lists(st.text('ab\n"é', max_size=5), min_size=1, max_size=12), st.integers(0, 2**32))
+def test_each_value_of_an_enum_can_be_said_and_no_other(values: list[str], seed: int) -> None:
+    """Also where some are the beginnings of others."""
+    grammar = grammar_of({"enum": values})
+    chance = random.Random(seed)  # noqa: S311 - not a secret
+    assert {json.loads(sample(grammar, chance)) for _ in range(300)} <= set(values)
+    said = one_of(sorted(set(map(json.dumps, values))))
+    assert all(_matches(said, json.dumps(value)) for value in values)
+
+
+def _matches(expression: str, text: str) -> bool:
+    """Return whether an expression of nothing but literals lets a text through."""
+    pattern = re.sub(
+        r'"((?:[^"\\]|\\.)*)"|[ ]',
+        lambda found: re.escape(re.sub(r"\\(.)", r"\1", found[1])) if found[1] else "",
+        expression,
+    )
+    return re.fullmatch(pattern, text) is not None
+
+
+def test_a_thousand_values_are_told_apart_a_sign_at_a_time() -> None:
+    """Else each token costs a second, in which all answers of the model stand still."""
+    said = one_of(sorted(f'"value number {at}"' for at in range(1000)))
+    assert said.count("value number") == 1
+    assert one_of(["a" * count for count in range(1, 200)]).count("|") == 198
 
 
 def test_parts_that_refer_to_parts_do_not_double_for_ever() -> None:
