@@ -17,7 +17,7 @@ from typing import Any
 from tollway.providers.llamacpp.fit import is_steady, layers_that_fit
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
 from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
-from tollway.providers.llamacpp.policy import Rules, copy_least
+from tollway.providers.llamacpp.policy import Rules
 from tollway.providers.llamacpp.samplers import Chain, Samplers
 from tollway.providers.llamacpp.template import CHATML, ChatTemplate
 from tollway.providers.llamacpp.threads import ThreadsBySize
@@ -30,6 +30,10 @@ GPU_DEVICES = {1, 2}  # ggml's numbers for GPUs with memory of their own, and wi
 # llama.cpp's numbers.
 FLASH_AUTO, FLASH_OFF = -1, 0
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of a number
+# Bytes a second that one sequence is copied to another with: half of what was measured on two
+# cores of a server's CPU; a GPU's own memory is at least ten times as quick.
+COPY_CPU, COPY_GPU = 8e9, 80e9
 
 
 class CannotLoad(Exception):
@@ -77,7 +81,7 @@ class LlamaCpp:
         )
         self.rules = Rules(
             copies=bool(self._memory) and not state,
-            copy_least=copy_least(self.context, unified=unified),
+            copy_s=0.0 if unified else self._copy_s(load),
             # A last token that is read alone is rounded otherwise than among others.
             tail=2 if self.steady else 1,
         )
@@ -87,11 +91,26 @@ class LlamaCpp:
         self._threads = ThreadsBySize(_threads()) if not self.gpu_layers else None
         self._used_threads = 0
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._ends: dict[int, bool] = {}
+        # ctypes makes an object for each look into a struct: looked into once.
+        batch = self._batch
+        self._tokens, self._positions, self._wanted = batch.token, batch.pos, batch.logits
+        self._seq_of = [batch.seq_id[at] for at in range(self._room)]
+        for at in range(self._room):
+            batch.n_seq_id[at] = 1
 
     def _chunk(self, load: Load) -> int:
         if self.embeds:
             return min(load.context, EMBED_TOKENS)
         return CHUNK_GPU if self.gpu_layers else CHUNK_CPU
+
+    def _copy_s(self, load: Load) -> float:
+        """Return about how long copying a whole sequence takes; heads may be of odd sizes."""
+        llama, model = self._llama, self._model
+        width = llama.llama_model_n_embd(model) / max(1, llama.llama_model_n_head(model))
+        numbers = 2 * width * llama.llama_model_n_head_kv(model) * llama.llama_model_n_layer(model)
+        size = self.context * numbers * KV_BYTES[load.kv_type]
+        return float(size / (COPY_GPU if self.gpu_layers else COPY_CPU))
 
     def _make_context(self, load: Load, *, unified: bool) -> Any:
         params = self._llama.llama_context_default_params()
@@ -151,7 +170,11 @@ class LlamaCpp:
 
     def is_end(self, token: int) -> bool:
         """See `native.Native`."""
-        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+        known = self._ends.get(token)
+        if known is None:
+            known = bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+            self._ends[token] = known
+        return known
 
     def decode(self, pieces: Sequence[Piece]) -> None:
         """See `native.Native`."""
@@ -244,18 +267,22 @@ class LlamaCpp:
 
     def _fill(self, pieces: Sequence[Piece]) -> list[int]:
         """Write the batch; return where in it each piece ends."""
-        batch, at, rows = self._batch, 0, []
+        tokens, positions, wanted, seqs = (
+            self._tokens, self._positions, self._wanted, self._seq_of,
+        )  # fmt: skip
+        at, rows = 0, []
         for piece in pieces:
-            for offset, token in enumerate(piece.tokens):
-                batch.token[at] = token
-                batch.pos[at] = piece.start + offset
-                batch.n_seq_id[at] = 1
-                batch.seq_id[at][0] = piece.seq
-                batch.logits[at] = self.embeds
+            position = piece.start
+            for token in piece.tokens:
+                tokens[at] = token
+                positions[at] = position
+                seqs[at][0] = piece.seq
+                wanted[at] = self.embeds
+                position += 1
                 at += 1
-            batch.logits[at - 1] = self.embeds or piece.wanted
+            wanted[at - 1] = self.embeds or piece.wanted
             rows.append(at - 1)
-        batch.n_tokens = at
+        self._batch.n_tokens = at
         return rows
 
     def _mark(self, token: int) -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from operator import attrgetter
 
+import msgspec
+
 from tollway.providers.llamacpp import policy
 from tollway.providers.llamacpp.frames import (
     Broken,
@@ -195,10 +197,15 @@ class Engine:
 
     def _place_waiting(self, said: list[Up]) -> None:
         """Give sequences to those who wait, in their turn; one may wait for a prefix meanwhile."""
+        if not self._waiting:
+            return
+        native = self._native
+        least = policy.copy_least(native.rules.copy_s, self._token_s, native.context)
+        rules = msgspec.structs.replace(native.rules, copy_least=least)
         self._waiting.sort(key=attrgetter("turn", "index"))
         for choice in tuple(self._waiting):
             owner = choice.run.job.owner
-            found = policy.place(choice.prompt, self._facts(), self._native.rules, owner)
+            found = policy.place(choice.prompt, self._facts(), rules, owner)
             if found is None:
                 return
             if isinstance(found, policy.Place):

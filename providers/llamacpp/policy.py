@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-# Sharing fewer tokens than this is worth neither a copy nor a wait.
-SHARE_LEAST = 32
-# A copy takes the whole sequence's memory along where sequences do not share cells.
-COPY_PART = 64
+SHARE_LEAST = 32  # sharing fewer tokens than this is not worth a wait
+COPY_LEAST = 4  # nor fewer than this a copy, be it free
+COPY_PART = 64  # of a context: what a copy must save before it is known how long reading takes
+COPY_GAIN = 2  # how much longer the reading that it saves must take; both are estimates
 PIECE_LEAST = 16
 STEP_TARGET_S = 0.15  # the longest that streams should stand still for a prompt
 
@@ -33,13 +33,15 @@ class Seq(msgspec.Struct, frozen=True):
 class Rules(msgspec.Struct, frozen=True):
     """What this model's memory can do.
 
-    `copies`: one sequence's tokens can be taken over by another, which pays from `copy_least`
-    tokens on. `tail`: so many tokens of a prompt are always read, also where all are known.
+    `copies`: one sequence's tokens can be taken over by another, which takes `copy_s` seconds (0
+    where sequences share cells) and pays from `copy_least` tokens on. `tail`: so many tokens of a
+    prompt are always read, also where all are known.
     """
 
     copies: bool = True
     copy_least: int = SHARE_LEAST
     tail: int = 1
+    copy_s: float = 0.0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -151,9 +153,22 @@ def budget(decoding: int, most: int, token_s: float) -> int:
     return max(min(PIECE_LEAST * 2, most), min(most, room // PIECE_LEAST * PIECE_LEAST))
 
 
-def copy_least(context: int, *, unified: bool) -> int:
-    """Return from how many tokens on a copy is quicker than reading them again."""
-    return SHARE_LEAST if unified else max(SHARE_LEAST, context // COPY_PART)
+def copy_least(copy_s: float, token_s: float, context: int) -> int:
+    """Return from how many tokens on a copy is quicker than reading them again.
+
+    A copy of a sequence that has cells of its own takes the memory of a whole context along.
+
+    Args:
+        copy_s: Seconds that a copy takes, 0 where cells are shared.
+        token_s: Seconds that one token took of late to read, 0: not known yet.
+        context: Tokens that a sequence holds.
+    """
+    if not copy_s:
+        return COPY_LEAST
+    if not token_s:
+        return max(SHARE_LEAST, context // COPY_PART)
+    # No more than a context: the time of one token may be so small that it divides to infinity.
+    return max(COPY_LEAST, int(min(context, COPY_GAIN * copy_s / token_s)))
 
 
 def _mostly(shared: int, seq: Seq) -> bool:

@@ -102,6 +102,9 @@ class Samplers:
         self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
         self._context: Any = None
         self._rows: list[int] = []
+        # As arrays, which take long to make, by their address: llama.cpp writes them where they
+        # were. One for each row of its buffer, so bounded; a buffer that has moved has others.
+        self._outputs: dict[int, Floats] = {}
 
     def outputs(self, context: Any, rows: list[int]) -> None:
         """Take note of where a step's outputs are: the batch's row for each of its pieces."""
@@ -149,7 +152,11 @@ class Samplers:
         found = self._llama.llama_get_logits_ith(self._context, self._rows[row])
         if not found:
             raise NativeFailed("llama.cpp gave no output")
-        output: Floats = np.ctypeslib.as_array(found, shape=(self._vocabulary,))
+        address = ctypes.addressof(found.contents)
+        output = self._outputs.get(address)
+        if output is None:
+            output = np.ctypeslib.as_array(found, shape=(self._vocabulary,))
+            self._outputs[address] = output
         return output
 
     def _grammar(self, grammar: str) -> Any:

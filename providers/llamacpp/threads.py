@@ -4,6 +4,7 @@ from collections.abc import Hashable
 
 SAMPLES = 4  # steps of each of two numbers in a trial, in turns
 ENOUGH = 2  # of each, where the rival's quickest is slower than the slowest of the usual one
+CLEAR = 1.4  # a rival's first step that takes so many times the usual one's was the last
 BETTER = 0.9  # the rival must need less than this part of the time
 WAIT_LEAST, WAIT_MOST = 16, 256  # steps from one trial to the next; a slow one counts for more
 STEP_S = 0.02
@@ -89,11 +90,13 @@ class Threads:
     def _hopeless(self) -> bool:
         """Whether no further step is needed to see that the rival is slower."""
         mine, its = self._taken[self._at], self._taken[self._rival]
+        if len(mine) == len(its) == 1:
+            return its[0] > CLEAR * mine[0]
         return len(mine) == len(its) == ENOUGH and min(its) * BETTER > max(mine)
 
     def _decide(self) -> None:
-        need = {at: sum(sorted(each)[:-1]) for at, each in self._taken.items()}
-        steps = len(self._taken[self._at]) - 1
+        steps = max(1, len(self._taken[self._at]) - 1)
+        need = {at: sum(sorted(each)[:steps]) for at, each in self._taken.items()}
         if need[self._rival] < BETTER * need[self._at]:
             self._up = self._rival < self._at  # go on in the same direction
             self._at = self._rival

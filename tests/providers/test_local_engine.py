@@ -1,6 +1,7 @@
 """The generating loop where llama.cpp says no, or cannot do what most models can."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -262,7 +263,7 @@ def test_a_long_prompt_does_not_hold_up_an_answer() -> None:
 
 def test_choices_of_a_prompt_read_it_once() -> None:
     """The others wait while it is read, and take a copy; usage counts one prompt."""
-    native = Alphabet("z", slots=3, rules=Rules(copy_least=2))
+    native = Alphabet("z", slots=3)
     native.chunk = 64
     native.context = 64
     prompt = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxya"
@@ -274,6 +275,19 @@ def test_choices_of_a_prompt_read_it_once() -> None:
     for choice in range(3):
         assert "".join(u.text for u in said if isinstance(u, Token) and u.choice == choice) == "bc"
     assert sum(native.decoded) < 2 * len(prompt)
+
+
+def test_what_a_copy_saves_is_told_by_how_long_reading_takes() -> None:
+    """A beginning of 20 tokens is copied by a slow model, and read again by a quick one."""
+    for token_s, copied in ((0.01, 1), (0.000_1, 0)):
+        now_s = iter(at * token_s * 50 for at in range(100))
+        native = Alphabet("z", slots=2, rules=Rules(copy_s=0.05))
+        native.chunk = native.context = 64
+        engine = Engine(native, None, partial(next, now_s))
+        for number, end in enumerate(("x" * 30, "y" * 30)):
+            engine.submit(job("a" * 20 + end, number, max_tokens=1))
+            assert isinstance(run(engine)[-1], Done)
+        assert native.copied == copied
 
 
 def test_a_grammar_that_is_none_is_refused() -> None:

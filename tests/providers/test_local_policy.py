@@ -222,10 +222,13 @@ def test_beside_answers_a_step_stays_short(answers: int, most: int, token_s: flo
         assert allowed * token_s <= STEP_TARGET_S
 
 
-def test_copies_pay_where_they_are_cheap() -> None:
-    """Split sequences are copied whole, so a copy must save more the longer they are."""
-    assert copy_least(8192, unified=True) == copy_least(1024, unified=False) == 32
-    assert copy_least(8192, unified=False) == 128
+def test_copies_pay_where_reading_again_takes_longer() -> None:
+    """Split sequences are copied whole: a second for a copy, a tenth for a token, is twenty."""
+    assert copy_least(1.0, 0.1, 8192) == 20
+    assert copy_least(0.0, 0.1, 8192) == copy_least(0.001, 0.1, 8192) == 4
+    assert copy_least(1.0, 0.0, 8192) == 128
+    assert copy_least(1.0, 0.0, 512) == 32
+    assert copy_least(1.0, 5e-324, 8192) == 8192
 
 
 @given(

@@ -47,8 +47,17 @@ def test_a_quiet_machine_uses_all_threads() -> None:
     work(threads, 1000, quiet)
     later = work(threads, 10 * WAIT_MOST, quiet)
     assert threads.usual == 8
-    # As soon as its steps are all slower than the usual ones, a trial is over.
-    assert sum(count != 8 for count in later) <= len(later) * 2 * ENOUGH / WAIT_MOST
+    # A first step that is clearly slower than the usual one ends the trial.
+    assert sum(count != 8 for count in later) <= len(later) / WAIT_MOST + 1
+
+
+def test_a_rival_that_is_a_little_slower_gets_two_steps() -> None:
+    """One might have been chance; as soon as all of its are slower, the trial is over."""
+    threads = Threads(2)
+    used = work(threads, 1000, lambda count: 0.012 - 0.002 * count)
+    first = used.index(1)
+    assert used[first - 1 : first + 5] == [2, 1] * ENOUGH + [2, 2]
+    assert threads.usual == 2
 
 
 def test_steps_that_take_now_more_now_less_are_looked_at_for_longer() -> None:
