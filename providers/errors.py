@@ -121,6 +121,8 @@ class UpstreamRefused(UpstreamError):
         super().__init__(message, hint=hint, sent=False)
         self.status = status
         self.upstream_status = status  # the provider's own, where the client is told another
+        # What it says of the key (`refusals`), where `body` is not the provider's words any more.
+        self.verdict: Literal["", "key", "model", "unpaid", "filtered"] = ""
         self.body = body
         self.headers: tuple[tuple[str, str], ...] = ()  # of the answer, fit for the client
 

@@ -5,9 +5,11 @@ that is not recognised is taken at its status alone.
 """
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
+
+from tollway.providers.errors import UpstreamRefused
 
 _MOST_BODY = 64 * 1024
 # Statuses with which providers refuse a prompt for its length.
@@ -35,6 +37,35 @@ _WORDS: Final = re.compile(
     re.IGNORECASE,
 )
 _QUOTA: Final = frozenset({"insufficient_quota", "billing_not_active", "credit_balance_too_low"})
+
+
+# What a refusal says of the key it was sent with: that it is bad, that it may not use the model, or
+# that there is no money behind it; "filtered" says that the prompt is at fault, whoever asks.
+Verdict = Literal["", "key", "model", "unpaid", "filtered"]
+
+
+def verdict_of(error: UpstreamRefused) -> Verdict:
+    """Return what a refusal says of the key it was sent with; "" for nothing."""
+    return error.verdict or verdict(error.upstream_status or error.status, error.body)
+
+
+def verdict(status: int, body: bytes) -> Verdict:
+    """Return what a refusal says of the key it was sent with; "" for nothing.
+
+    A 403 is as often the model's as the key's: OpenAI's and Groq's of a model that a project may
+    not use, Bedrock's of one that was not asked for. Who has a bad key is told so for each model.
+    """
+    if status == 403 and _is_flagged(body):
+        return "filtered"
+    if is_key_refused(status, body):
+        return "model" if status == 403 else "key"
+    return "unpaid" if is_unpaid(status, body) else ""
+
+
+def _is_flagged(body: bytes) -> bool:
+    """Whether a refusal is of OpenRouter's moderation, which comes with 403."""
+    metadata = _error(body).get("metadata")
+    return isinstance(metadata, dict) and "flagged_input" in metadata
 
 
 def is_overflow(status: int, body: bytes) -> bool:

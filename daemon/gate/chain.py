@@ -14,6 +14,7 @@ from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import Ending
 from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamError
 from tollway.providers.errors import UpstreamRefused as Refused
+from tollway.providers.refusals import verdict_of
 
 # Waits before further tries: up to so much, doubled with each, and full jitter (any part of it).
 _FIRST_S, _MOST_S = 0.5, 8.0
@@ -173,7 +174,8 @@ class Chain:
             self._keep_larger(target)
             return
         status = error.upstream_status if isinstance(error, Refused) else 0
-        if status in (401, 402, 403, 429) and self._health.another_key(target, tried):
+        of_key = verdict_of(error) if isinstance(error, Refused) else ""
+        if (of_key or status == 429) and self._health.another_key(target, tried):
             self._again = Step(target, 0.0, step.repeats)
             return
         if step.repeats < self._retries and self._may_repeat(failure, status):
@@ -188,6 +190,8 @@ class Chain:
             return error.again
         if not isinstance(error, Refused):
             return True
+        if verdict_of(error) == "unpaid":
+            return False
         return status in _PASSING or (status >= 500 and status not in _NEVER)
 
     def _repeat(self, step: Step, hint_s: float | None) -> Step | None:

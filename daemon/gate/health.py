@@ -17,7 +17,7 @@ from tollway.daemon.config.schema import Config, Provider
 from tollway.daemon.gate.breaker import Breaker, Entry, Rules, State
 from tollway.daemon.gate.route import ProviderKey, Target
 from tollway.providers.errors import LocalModelBusy, UpstreamError, UpstreamRefused
-from tollway.providers.refusals import is_key_refused, is_unpaid
+from tollway.providers.refusals import verdict_of
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,8 @@ class Health:
                 del self._targets[at]
         for provider, key, model in tuple(self._keys):
             # A reload is how a person says that a key is good now.
-            if not model or (key and key not in self._pools.get(provider, ())):
+            refused = self._keys[provider, key, model].rules is _REFUSED_RULES
+            if refused or (key and key not in self._pools.get(provider, ())):
                 del self._keys[provider, key, model]
         for provider in tuple(self._probed):
             if provider not in config.providers or config.providers[provider].probe is None:
@@ -301,10 +302,12 @@ class Health:
         status = error.upstream_status or error.status
         if target.callers and status < 500:
             outing.answered()  # of the caller's own account: another's may be fine
-        elif is_key_refused(status, error.body):
-            self._rest(outing, "", f"refused (HTTP {status})", _REFUSED_RULES, None)
-        elif is_unpaid(status, error.body):
-            self._rest(outing, "", f"out of money (HTTP {status})", _REFUSED_RULES, None)
+        elif (of_key := verdict_of(error)) == "filtered":
+            outing.answered()
+        elif of_key:
+            model = target.model if of_key == "model" else ""
+            why = "out of money" if of_key == "unpaid" else "refused"
+            self._rest(outing, model, f"{why} (HTTP {status})", _REFUSED_RULES, None)
         elif status == 429:
             most_s = None if hint_s is None else min(hint_s, _LONGEST_HINT_S)
             self._rest(outing, target.model, "rate limited", _KEY_RULES, most_s)
@@ -335,8 +338,9 @@ class Health:
     ) -> None:
         target = outing.target
         key = self._key(target.provider, target.key, model, rules)
-        if key.rest(outing.entry(key), self.clock(), why, hint_s) and not model:
-            log.warning("a key of %s rests: %s %s", target.provider, target.key, why)
+        if key.rest(outing.entry(key), self.clock(), why, hint_s) and rules is _REFUSED_RULES:
+            whose = f"{target.key} for {model}".strip() if model else target.key
+            log.warning("a key of %s rests: %s %s", target.provider, whose, why)
 
     # --- probes ---------------------------------------------------------------------------------
 
@@ -386,10 +390,12 @@ class Health:
             if one.state(now) != "closed":
                 found[name] = f"{name} does not answer its probe: {one.why}"
         for (name, key, model), one in self._keys.items():
-            if not model and one.state(now) != "closed":
+            if one.rules is _REFUSED_RULES and one.state(now) != "closed":
                 pool = self._pools.get(name, ())
                 which = f"key {pool.index(key) + 1} ({key})" if key in pool else "its key"
-                found[f"{name}, {which}"] = f"{name}, {which}: {one.why}"
+                said = f"{name}, {which}: {one.why}" + (f" for {model}" if model else "")
+                at = f"{name}, {which}"
+                found[at] = f"{found[at]}; {said}" if at in found else said
         return {name: text[:_LONGEST_TEXT] for name, text in found.items()}
 
     def _provider(self, name: str, now: float) -> ProviderHealth:
@@ -448,7 +454,8 @@ class Health:
 
     def _key(self, provider: str, key: str, model: str, rules: Rules) -> Breaker:
         found = self._keys.get((provider, key, model))
-        if found is None:
+        # What it was found to be last counts: a rest of seconds is none of minutes.
+        if found is None or found.rules is not rules:
             _make_room(self._keys)
             name = f"the key {key} of {provider}" if key else f"the key of {provider}"
             name += f" for {model}" if model else ""

@@ -24,7 +24,7 @@ from tollway.providers.errors import (
 )
 from tollway.providers.headers import Headers, to_client
 from tollway.providers.http.answer import HttpAnswer
-from tollway.providers.refusals import is_key_refused, is_overflow
+from tollway.providers.refusals import Verdict, is_overflow, verdict, verdict_of
 from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event
 from tollway.providers.streams import Splitter, splitter_of
@@ -100,35 +100,15 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     except (UpstreamError, TimeoutError):
         pass  # the status says enough
     status, said = answer.status, bytes(body)
-    if is_key_refused(status, said) and not attempt.target.callers:
-        error: UpstreamRefused = UpstreamDenied(
-            f"`{attempt.target.provider}` refused the gateway's credential (HTTP {status})",
-            hint="The gateway's owner can check it with `tollway doctor`",
-            status=502,
-        )
-        error.upstream_status = status
-    elif status < 400:
-        error = UpstreamRefused(
-            f"`{attempt.target.provider}` answered with a redirect (HTTP {status}), which is"
-            " not followed",
-            hint="Correct the provider's `base_url`",
-            status=502,
-        )
-    elif attempt.target.worker:  # no provider: it is a model of this box that says so
-        error = UpstreamRefused(
-            f"The model `{attempt.target.name}` cannot do that: {words_in(said)}",
-            status=status,
-            body=said,
-        )
-    else:
-        error = attempt.version.dialect.read_error(status, said)
-        error.headers = exchange.gate.masked(_to_client(attempt, answer))
+    of_key = verdict(status, said)
+    error = _refused(exchange, attempt, answer, said, of_key)
     overflow = status == 413 or is_overflow(status, said)
     again = status in _TRY_NEXT or status >= 500 or status < 400 or overflow
-    if isinstance(error, UpstreamDenied):
-        again = True
-    elif attempt.target.callers and status in (401, 403):
-        again = False  # its caller has to mend it, and another's account would pay unasked
+    if attempt.target.callers:
+        # Its caller has to mend it, and another's account would pay unasked.
+        again = again and status not in (401, 403)
+    elif of_key:
+        again = of_key != "filtered"
     return Failure(
         error,
         again,
@@ -139,11 +119,43 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     )
 
 
+def _refused(
+    exchange: "Exchange", attempt: Attempt, answer: Answer, said: bytes, of_key: Verdict
+) -> UpstreamRefused:
+    """Return the error for an answer with an error status: in whose words, and what of the key."""
+    target, status = attempt.target, answer.status
+    if of_key in ("key", "model") and not target.callers:
+        what = "the gateway's credential"
+        if of_key == "model":
+            what += f" for `{target.model}`"
+        denied = UpstreamDenied(
+            f"`{target.provider}` refused {what} (HTTP {status})",
+            hint="The gateway's owner can check it with `tollway doctor`",
+            status=502,
+        )
+        denied.upstream_status, denied.verdict = status, of_key
+        return denied
+    if status < 400:
+        return UpstreamRefused(
+            f"`{target.provider}` answered with a redirect (HTTP {status}), which is not followed",
+            hint="Correct the provider's `base_url`",
+            status=502,
+        )
+    if target.worker:  # no provider: it is a model of this box that says so
+        return UpstreamRefused(
+            f"The model `{target.name}` cannot do that: {words_in(said)}", status=status, body=said
+        )
+    error = attempt.version.dialect.read_error(status, said)
+    error.headers = exchange.gate.masked(_to_client(attempt, answer))
+    error.verdict = of_key
+    return error
+
+
 def _within(error: UpstreamRefused) -> Failure:
     """Return a failure that stands in an answer of 200: refused, and nothing came of it."""
     return Failure(
         error,
-        True,
+        verdict_of(error) != "filtered",
         "upstream_refused",
         hint_s=hint_s((), error.body, time.time()),
         overflow=is_overflow(400, error.body),

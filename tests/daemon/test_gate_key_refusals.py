@@ -1,0 +1,112 @@
+"""What a refusal says of the provider's key: whether another one answers, and what rests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from gateway import Gateway, body, error, gateway, whole
+from upstreams import Step, reads, says
+from wire.recordings import recordings
+
+SERVES: list[Step] = [reads(), says(whole())]
+UNPAID = b'{"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}'
+# Anthropic's, as its clients quote it.
+LOW = (
+    b'{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is'
+    b' too low to access the Anthropic API."}}'
+)
+BAD_KEY = next(one.body for one in recordings() if one.id == "gemini/generatecontent_err400_gemini-2-5-flash")
+# OpenAI's, as its clients quote it, and OpenRouter's, as its documentation has it.
+NO_ACCESS = (
+    b'{"error":{"message":"Project `proj_1` does not have access to model `a`",'
+    b'"type":"invalid_request_error","param":null,"code":"model_not_found"}}'
+)
+FLAGGED = (
+    b'{"error":{"code":403,"message":"The model requires moderation, and your input was flagged",'
+    b'"metadata":{"reasons":["violence"],"flagged_input":"...","provider_name":"OpenAI",'
+    b'"model_slug":"openai/gpt-4o"}}}'
+)
+
+
+def refuses(status: str, said: bytes) -> list[Step]:
+    """Return a script that refuses."""
+    return [reads(), says(whole(said, status=status))]
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the line of a pool of two keys, which are there."""
+    monkeypatch.setenv("POOL_ONE", "sk-first-secret-0123456789")
+    monkeypatch.setenv("POOL_TWO", "sk-second-secret-0123456789")
+    return 'api_keys = ["env:POOL_ONE", "env:POOL_TWO"]'
+
+
+async def keys_of(gate: Gateway) -> list[dict[str, Any]]:
+    """Return what the daemon tells of the first provider's keys."""
+    status = (await gate.daemon.ask("GET", "/control/status", admin=True)).json()
+    found: list[dict[str, Any]] = status["providers"][0]["keys"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("400 Bad", BAD_KEY), ("400 Bad", LOW), ("402 Pay", b"{}"), ("429 Slow down", UNPAID)],
+    ids=["Gemini's bad key", "Anthropic's empty account", "402", "OpenAI's empty account"],
+)
+async def test_a_key_that_is_bad_or_empty_is_replaced_by_another_at_once(
+    pool: str, status: str, said: bytes
+) -> None:
+    """However its provider says so; it rests for ten minutes, and no call sees anything of it."""
+    script: Sequence[Sequence[Step]] = [refuses(status, said), SERVES]
+    async with gateway(script, provider=pool) as gate:
+        replies = [await gate.ask() for _ in range(4)]
+        assert [one.status for one in replies] == [200] * 4
+        assert [one.headers["x-tollway-attempts"] for one in replies] == ["2", "1", "1", "1"]
+        first, second = await keys_of(gate)
+        assert (first["state"], second["state"]) == ("open", "closed")
+        assert 590 < first["rests_s"] <= 600
+
+
+@pytest.mark.parametrize("said", [BAD_KEY, LOW], ids=["a bad key", "an empty account"])
+async def test_a_key_that_is_bad_or_empty_leads_to_the_next_target(said: bytes) -> None:
+    """Another provider knows another key; the first one is asked no more."""
+    route = '[routes.r]\nto = ["up/m", "up1/m"]\nretries = 2\n'
+    async with gateway([refuses("400 Bad", said)], [SERVES], more=route) as gate:
+        replies = [await gate.ask(body(model="r")) for _ in range(3)]
+        assert [one.status for one in replies] == [200] * 3
+        assert [one.headers["x-tollway-attempts"] for one in replies] == ["2", "1", "1"]
+
+
+async def test_an_empty_account_is_not_asked_again_by_the_same_call() -> None:
+    """A wait of seconds brings no money, whatever `retries` says."""
+    route = '[routes.r]\nto = ["up/m"]\nretries = 3\n'
+    async with gateway([refuses("429 Slow down", UNPAID)], more=route) as gate:
+        reply = await gate.ask(body(model="r"))
+        assert (reply.status, reply.headers["x-tollway-attempts"]) == (429, "1")
+        assert error(reply)["code"] == "insufficient_quota"
+
+
+async def test_a_model_that_a_key_may_not_use_says_nothing_of_the_others() -> None:
+    """Who asks for a forbidden model must not send everybody's calls elsewhere."""
+    route = '[routes.r]\nto = ["up/m", "up1/m"]\n'
+    scripts = [refuses("403 No", NO_ACCESS), SERVES]
+    async with gateway(scripts, [SERVES], more=route) as gate:
+        refused = await gate.ask(body(model="up/forbidden"))
+        assert (refused.status, error(refused)["code"]) == (502, "upstream_auth")
+        reply = await gate.ask(body(model="r"))
+        assert reply.headers["x-tollway-target"] == "up/m"
+        (told,) = gate.daemon.server.daemon.health.failing().values()
+        assert told == "up, its key: refused (HTTP 403) for forbidden"
+        await gate.daemon.ask("POST", "/control/reload", admin=True)
+        assert gate.daemon.server.daemon.health.failing() == {}
+
+
+async def test_a_flagged_prompt_is_its_caller_s_refusal_and_no_key_s() -> None:
+    """No other key or target is asked to take what a filter refused, and nothing rests."""
+    route = '[routes.r]\nto = ["up/m", "up1/m"]\nretries = 2\n'
+    scripts = [refuses("403 No", FLAGGED), SERVES]
+    async with gateway(scripts, [SERVES], more=route) as gate:
+        refused = await gate.ask(body(model="r"))
+        assert (refused.status, refused.headers["x-tollway-attempts"]) == (403, "1")
+        assert "your input was flagged" in error(refused)["message"]
+        assert (await gate.ask(body(model="r"))).headers["x-tollway-target"] == "up/m"
