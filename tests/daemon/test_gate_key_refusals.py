@@ -15,7 +15,9 @@ LOW = (
     b'{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is'
     b' too low to access the Anthropic API."}}'
 )
-BAD_KEY = next(one.body for one in recordings() if one.id == "gemini/generatecontent_err400_gemini-2-5-flash")
+BAD_KEY = next(
+    one.body for one in recordings() if one.id == "gemini/generatecontent_err400_gemini-2-5-flash"
+)
 # OpenAI's, as its clients quote it, and OpenRouter's, as its documentation has it.
 NO_ACCESS = (
     b'{"error":{"message":"Project `proj_1` does not have access to model `a`",'
