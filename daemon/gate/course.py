@@ -44,9 +44,10 @@ class Course:
     def served(self, exchange: "Exchange", attempt: Attempt) -> None:
         """Take note of where the call was answered, for those of its conversation that follow."""
         target, plan = attempt.target, self._plan
-        if self._stay is None and plan.plain and target.name != self.targets[0].name:
+        if plan.plain and target.name != plan.targets[0].name:
+            # Each time: as long as any conversation goes on elsewhere, it has to be looked for.
             exchange.daemon.affinity.stray(plan.found.name)
-            self._stay = _asked(exchange, plan).stay
+            self._stay = self._stay or _asked(exchange, plan).stay
         if self._stay:
             self._stay.served(target.name, answer=_to_go_on_from(attempt), key=target.key)
 

@@ -37,19 +37,21 @@ def weighted(weights: Sequence[int], dice: random.Random) -> list[int]:
 def fastest(paces: Sequence[Pace], output: int, dice: random.Random) -> list[int]:
     """Return targets by the time in which an answer of so many tokens would be there.
 
-    Of those that were never asked the first is asked at once, by one call; those that have failed
-    to answer so far come last. One call in ten goes to the target that was asked longest ago, if
-    that is half a minute or more: how else would it be seen that a slow one has recovered.
+    Those that were never asked come first, as they stand: each is asked by one call, and one that
+    is passed over every time (its key rests, it cannot say the request) keeps nobody else from it.
+    Those that have failed to answer so far come last. One call in ten goes to the target that was
+    asked longest ago, if that is half a minute or more: how else would it be seen that a slow one
+    has recovered.
     """
-    order = sorted(range(len(paces)), key=lambda at: expected_s(paces[at], output))
     new = [at for at, pace in enumerate(paces) if pace.idle_s == math.inf]
-    if new:
-        return [new[0], *(at for at in order if at != new[0])]
-    due = [at for at in order[1:] if paces[at].idle_s >= LOOK_AGAIN_S and not paces[at].running]
+    known = [at for at, pace in enumerate(paces) if pace.idle_s != math.inf]
+    known.sort(key=lambda at: expected_s(paces[at], output))
+    due = [at for at in known[1:] if paces[at].idle_s >= LOOK_AGAIN_S and not paces[at].running]
     if due and dice.random() < LOOKS:
         longest = max(due, key=lambda at: paces[at].idle_s)
-        return [longest, *(at for at in order if at != longest)]
-    return order
+        known.remove(longest)
+        known.insert(0, longest)
+    return [*new, *known]
 
 
 def expected_s(pace: Pace, output: int) -> float:

@@ -257,6 +257,22 @@ async def test_calls_in_order_pay_for_affinity_only_once_one_has_strayed() -> No
         assert len(kept) == 2
 
 
+async def test_a_conversation_that_goes_on_stays_however_long_it_lasts() -> None:
+    """It is forgotten after an hour of silence, not an hour after it had to move."""
+    route = ROUTE.replace("weighted", "ordered")
+    fails = [reads(), says(whole(b"{}", status="503 Service Unavailable"))]
+    async with gateway([fails, [reads(), says(whole())]], ANSWERS, more=route) as gate:
+        daemon, clock = gate.daemon.server.daemon, Clock()
+        daemon.affinity = Affinity(clock)
+        assert await asked(gate, body(model="r"), session_id="s") == "up1/m"
+        for _ in range(4):
+            clock.now_s += IDLE_S * 0.75
+            assert await asked(gate, body(model="r"), session_id="s") == "up1/m"
+        clock.now_s += IDLE_S + 1
+        assert await asked(gate, body(model="r"), session_id="s") == "up/m"
+        assert not daemon.affinity.has_strayed("r")
+
+
 async def test_a_conversation_stays_with_the_key_that_served_it() -> None:
     """Of a provider's pool: each session has one key, and the sessions have both."""
     more = """[providers.pool]

@@ -66,11 +66,31 @@ def test_the_fastest_is_first_but_for_a_look_at_another(
 ) -> None:
     """Who is put before it was never asked, or not for a while; the rest stands by its time."""
     order = fastest(paces, output, dice(seed))
-    times = [expected_s(paces[at], output) for at in order]
+    new = [at for at, pace in enumerate(paces) if pace.idle_s == math.inf]
+    assert order[: len(new)] == new
+    times = [expected_s(paces[at], output) for at in order[len(new) :]]
     if times != sorted(times):
-        looked_at = paces[order[0]]
+        looked_at = paces[order[len(new)]]
         assert looked_at.idle_s >= strategies.LOOK_AGAIN_S
         assert times[1:] == sorted(times[1:])
+
+
+@given(st.integers(0, 1000))
+def test_who_is_never_asked_keeps_nobody_else_from_it(seed: int) -> None:
+    """The first may be passed over by every call: its key rests, or it cannot say the request."""
+    clock, rolling = Clock(), dice(seed)
+    traffic = Traffic(clock)
+    names, asked = ["unfit", "slow", "quick"], []
+    for _ in range(100):
+        clock.now_s += strategies.LOOK_AGAIN_S
+        order = fastest([traffic.pace(name) for name in names], 100, rolling)
+        name = next(names[at] for at in order if names[at] != "unfit")
+        asked.append(name)
+        traffic.began(name)
+        first_s = 1.0 if name == "quick" else 9.0
+        traffic.ended(name, first_s, first_s + 1, 100)
+    assert asked[:2] == ["slow", "quick"]
+    assert asked[2:].count("quick") > asked[2:].count("slow") > 0
 
 
 @settings(max_examples=25, deadline=None)
