@@ -351,11 +351,13 @@ class Resident(ABC, Generic[P]):
         self._set("failed", fault.message)
 
     def _died(self, fault: WorkerEnded) -> LocalModelFailed:
-        return LocalModelFailed(
+        failed = LocalModelFailed(
             f"The {self.word} of `{self.model.name}` {fault.message}",
             hint=self._died_hint(fault),
             sent=False,
         )
+        failed.death = "loading"
+        return failed
 
     def _stay_failed(self, message: str, hint: str) -> LocalModelFailed:
         """Return an error that every call gets until a person, or another file, changes it."""

@@ -5,6 +5,8 @@ import contextlib
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import replace
+
 from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamTimeout
 from tollway.providers.llamacpp import fit
 from tollway.providers.llamacpp.answer import LocalAnswer
@@ -14,7 +16,7 @@ from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, gpu, install_li
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.openai import Asked
 from tollway.providers.llamacpp.shares import Share
-from tollway.providers.llamacpp.state import LocalModel
+from tollway.providers.llamacpp.state import LocalModel, Terms
 from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded
 from tollway.providers.llamacpp.writing import writer
 from tollway.providers.words import counted
@@ -32,20 +34,20 @@ class GgufResident(Resident[Worker]):
         self._known: tuple[int, ...] = ()  # which file `info` describes
         self._turns = asyncio.Semaphore(model.slots)  # asyncio's are fair
         self._line: list[object] = []  # who waits for a turn, in that order
+        self._suspect = asyncio.Lock()  # held by a call that comes again, until it is answered
 
-    async def ask(
-        self, asked: Asked, first_s: float | None, deadline_s: float | None
-    ) -> LocalAnswer:
+    async def ask(self, asked: Asked, terms: Terms) -> LocalAnswer:
         """Return the answer once it has begun, after the calls that came before.
-
-        `first_s` counts from when the model is loaded and includes the wait for our turn,
-        `deadline_s` from when it is our turn: then the answer ends as one that is too long does.
 
         Raises:
             LocalModelFailed: It cannot be loaded, or died before it answered.
             LocalModelBusy: Our turn did not come within `first_s`.
             UpstreamTimeout: It was our turn, and nothing came for what was left of `first_s`.
         """
+        if terms.again:
+            async with self._suspect:
+                return await self.ask(asked, replace(terms, again=False))
+        first_s = terms.first_s
         loop = asyncio.get_running_loop()
         with self._present():
             worker = await self.ready()
@@ -55,7 +57,7 @@ class GgufResident(Resident[Worker]):
             try:
                 if (now := await self.ready()) is not worker:  # it died or went while we waited
                     worker, limit = now, None if first_s is None else loop.time() + first_s
-                share, call = self._submit(worker, asked.job, turns, deadline_s)
+                share, call = self._submit(worker, asked.job, turns, terms.deadline_s)
             except BaseException:  # a cancel too: nobody else would get a turn
                 turns.release()
                 raise

@@ -56,6 +56,22 @@ class LocalModel(msgspec.Struct, frozen=True):
         return layout(self.slots, self.kv, self.kv_type, on_gpu=on_gpu)
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """How a call of our own worker is to be served.
+
+    `first_s` is the time to the first token once the model is loaded, the wait behind earlier
+    calls included; after `deadline_s` at work it ends with what it has, as one that has reached
+    its longest answer. An `owner` shares kept prefixes with its own calls alone; "" is everybody
+    who shares. Calls that come `again`, since their worker died, begin one after the other: one
+    of them may be what it died of.
+    """
+
+    first_s: float | None = None
+    deadline_s: float | None = None
+    owner: str = ""
+    again: bool = False
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """What there is to tell about a model; memory in bytes, `loaded_at` in unix seconds."""
 

@@ -53,11 +53,12 @@ _PASSED = re.compile(
 
 
 class WorkerEnded(Exception):
-    """The process is gone. `message` tells how, for people."""
+    """The process is gone. `message` tells how, for people, `calls` how many it worked on."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, calls: int = 0) -> None:
         super().__init__(message)
         self.message = message
+        self.calls = calls
 
 
 class CannotLoad(Exception):
@@ -375,7 +376,8 @@ class Worker:
             self._writer.close()
             await self._wait()
             await log
-            self.ended = WorkerEnded(self._why or _how(self._process.returncode or 0))
+            how = self._why or _how(self._process.returncode or 0)
+            self.ended = WorkerEnded(how, len(self._calls))
             self.gone.set()
             self._on_gone(self)
             for call in list(self._calls.values()):

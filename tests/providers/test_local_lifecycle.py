@@ -33,7 +33,7 @@ from tollway.providers.errors import (
     UpstreamBroke,
     UpstreamTimeout,
 )
-from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState
+from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState, Terms
 from tollway.providers.llamacpp.frames import (
     Count,
     Counted,
@@ -322,18 +322,18 @@ async def test_a_call_that_does_not_begin_in_time_is_told_so(tmp_path: Path) -> 
     async with serving(tmp_path) as local:
         answer = await local.send(NAME, "chat", LONG)
         with pytest.raises(LocalModelBusy, match="is busy: 1 call is before") as busy:
-            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+            await local.send(NAME, "chat", chat("hi"), Terms(first_s=0.01))
         assert (busy.value.status, busy.value.sent) == (503, False)
         assert busy.value.retry_after_s
         patient = asyncio.create_task(local.send(NAME, "chat", chat("hi", max_tokens=1)))
         await until(lambda: state_of(local).waiting == 1)
         with pytest.raises(LocalModelBusy, match="is busy: 2 calls are before"):
-            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+            await local.send(NAME, "chat", chat("hi"), Terms(first_s=0.01))
         await answer.close()
         await body_of(await patient)
         os.kill(pid_of(local), signal.SIGSTOP)
         with pytest.raises(UpstreamTimeout, match="did not begin to answer"):
-            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+            await local.send(NAME, "chat", chat("hi"), Terms(first_s=0.01))
         os.kill(pid_of(local), signal.SIGCONT)
         assert await text_of(local, chat("hi", max_tokens=1))
 
