@@ -281,8 +281,6 @@ def test_plain_text_tools_are_asked_for_as_json_and_turned_back() -> None:
         ("claude-sonnet-4-5", Reasoning("on", budget=5000), 9000, 5000, None, []),
         ("claude-sonnet-4-5", Reasoning("off"), 9000, None, None, []),
         ("claude-opus-5", Reasoning("on", "xhigh"), 9000, "adaptive", "xhigh", []),
-        ("claude-opus-4-6", Reasoning("on", "xhigh"), 9000, "adaptive", "high", []),
-        ("claude-sonnet-4-6", Reasoning("on", "max"), 9000, "adaptive", "max", []),
         ("claude-opus-5", Reasoning("on", "minimal"), 9000, "adaptive", "low", []),
         ("claude-opus-5", Reasoning("on", budget=30_000), 64_000, "adaptive", "xhigh", []),
         ("claude-opus-5", Reasoning("off"), 9000, "disabled", None, []),

@@ -1,12 +1,14 @@
-"""How Gemini's models are told how long to think: each in words that it knows."""
+"""How long to think is said in words that each model knows."""
 
 from typing import Any
 
 import pytest
 
 from tollway.providers.conversation import Reasoning
+from tollway.providers.dialects.anthropic_models import efforts
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.gemini_ask import thinking_config
+from tollway.providers.effort import nearest
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,18 @@ def test_others_get_a_budget_within_their_bounds(
     found = thinking_config(asked, Facts(model), [])
     found.pop("includeThoughts", None)
     assert found == config
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "word"),
+    [
+        ("claude-opus-4-6", "xhigh", "high"),
+        ("us.anthropic.claude-sonnet-4-6-v1:0", "max", "max"),
+        ("claude-opus-4-7", "xhigh", "xhigh"),
+        ("claude-sonnet-5", "minimal", "low"),
+        ("claude-opus-5", "max", "max"),
+    ],
+)
+def test_claude_4_6_does_not_know_xhigh(model: str, asked: str, word: str) -> None:
+    """The word came with Opus 4.7; before it "max" followed "high"."""
+    assert nearest(asked, efforts(model)) == word
