@@ -17,7 +17,7 @@ from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.openai import Asked
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.state import LocalModel, Terms
-from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded
+from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded, is_stopped
 from tollway.providers.llamacpp.writing import writer
 from tollway.providers.words import counted
 
@@ -84,6 +84,18 @@ class GgufResident(Resident[Worker]):
             return await worker.count(job, lambda _: None)
         except WorkerEnded:
             return None
+
+    def kill_if_hung(self) -> None:
+        """See `Resident`; its process too is asked whether it runs while somebody waits for it."""
+        super().kill_if_hung()
+        worker, limits = self._process, self._around.limits
+        if worker is None or not (worker.busy or self._loading):
+            return
+        silent = worker.look(2 * limits.sweep_s)
+        if silent > limits.stopped_s and is_stopped(worker.pid):
+            worker.kill(f"was stopped for {silent:.0f} s and was killed")
+        elif silent > limits.deaf_s and not self._loading:
+            worker.kill(f"gave no sign of life for {silent:.0f} s and was killed")
 
     def change(self, model: LocalModel) -> None:
         """See `Resident`."""

@@ -15,7 +15,6 @@ import uvloop
 from gguf_files import llama_gguf, real_model
 from local_models import (
     NAME,
-    PATIENT,
     Clock,
     body_of,
     chat,
@@ -159,28 +158,6 @@ async def kill(local: LocalModels) -> None:
     """Kill the worker, and return once that was noticed."""
     os.kill(pid_of(local), signal.SIGKILL)
     await until(lambda: state_of(local).state == "failed")
-
-
-async def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
-    """Stopped, it sends no frame; the watchdog ends it and the call."""
-    clock = Clock()
-    async with serving(tmp_path, model(pinned=True), clock=clock) as local:
-        await local.load(NAME)
-        pid = pid_of(local)
-        clock.now += 10_000
-        await local.sweep()  # to have nothing to do is no hang
-        assert alive(pid)
-        os.kill(pid, signal.SIGSTOP)
-        task = asyncio.create_task(local.send(NAME, "chat", LONG))
-        await until(lambda: state_of(local).running == 1)
-        clock.now += PATIENT.hang_s
-        await local.sweep()
-        assert alive(pid)
-        clock.now += 1
-        await local.sweep()
-        with pytest.raises(LocalModelFailed, match="no sign of life for 301 s"):
-            await task
-        assert "no sign of life" in state_of(local).problem
 
 
 async def test_an_idle_model_is_unloaded_and_a_pinned_one_is_not(tmp_path: Path) -> None:
