@@ -114,6 +114,10 @@ class UpstreamBroke(UpstreamError):
     code = "upstream_broke"
 
 
+class UpstreamGaveUp(UpstreamBroke):
+    """The provider says that it broke its answer off, or that what it made is no answer."""
+
+
 class UpstreamRefused(UpstreamError):
     """The provider answered with an error status of its own; `body` is what it said.
 

@@ -26,7 +26,7 @@ from tollway.providers.dialects.wire import (
     text_of,
     unwrapped,
 )
-from tollway.providers.errors import UpstreamBroke
+from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
 
@@ -40,7 +40,10 @@ _REASONS: dict[str, ev.StopReason] = {
     "tool_calls": "tools",
     "function_call": "tools",
     "content_filter": "filtered",
+    "sensitive": "filtered",  # Z.ai
 }
+# What was said until then is no answer: DeepSeek, Z.ai, Mistral and OpenRouter, vLLM and SGLang.
+_GAVE_UP = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
 
 
 class _Function(msgspec.Struct):
@@ -127,7 +130,7 @@ class Reader:
         """Return what one event of a stream means.
 
         Raises:
-            UpstreamBroke: It is no chunk of a chat completion.
+            UpstreamBroke: It is no chunk of a chat completion, or says that there is no answer.
         """
         data = event.data
         if data is None:
@@ -289,6 +292,10 @@ class _Open:
             self._rest(said, out)
         if choice.logprobs is not None:
             self._weigh(choice.logprobs, out)
+        if choice.finish_reason in _GAVE_UP:
+            raise UpstreamGaveUp(
+                f"The provider broke its answer off: its `finish_reason` is {choice.finish_reason}"
+            )
         if choice.finish_reason and not self._stopped:
             self._stopped = True
             self.flush(out)
