@@ -72,6 +72,7 @@ class Resident(ABC, Generic[P]):
         self.model = model
         self.state: State = "registered"
         self.problem = ""
+        self.warning = ("", "")  # of what is loaded, and what to do about it
         self.percent = 0
         self.waiting = 0
         self.running = 0
@@ -251,6 +252,7 @@ class Resident(ABC, Generic[P]):
     def tell(self) -> ModelState:
         """Return its state for people."""
         alive = self.state in {"loading", "ready", "draining"}
+        warning, fix = self.warning if alive else ("", "")
         return ModelState(
             name=self.model.name,
             state=self.state,
@@ -265,6 +267,8 @@ class Resident(ABC, Generic[P]):
             loaded_at=self.loaded_at if alive else None,
             problem=self.problem,
             log=tuple(self.log.lines)[-SHOWN_LINES:],
+            warning=warning,
+            fix=fix,
         )
 
     # How it is done.

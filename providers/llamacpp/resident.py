@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,15 @@ from msgspec.structs import replace
 from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamTimeout
 from tollway.providers.llamacpp import fit
 from tollway.providers.llamacpp.answer import LocalAnswer
-from tollway.providers.llamacpp.frames import Load, Prompt, Submit
+from tollway.providers.llamacpp.frames import Load, Prompt, Ready, Submit
 from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe
-from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, gpu, install_line, installed
+from tollway.providers.llamacpp.install import (
+    LLAMA_CPP_PYTHON,
+    gpu,
+    install_line,
+    installed,
+    unused,
+)
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.openai import Asked
 from tollway.providers.llamacpp.shares import Share
@@ -20,6 +27,8 @@ from tollway.providers.llamacpp.state import LocalModel, Terms
 from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded, is_stopped
 from tollway.providers.llamacpp.writing import writer
 from tollway.providers.words import counted
+
+log = logging.getLogger(__name__)
 
 # Read once before the first call: it finds what crashes, and pages the weights in.
 _WARM_UP = "a"
@@ -189,13 +198,20 @@ class GgufResident(Resident[Worker]):
         self._admitted = True
         worker = await self._start()
         try:
-            await worker.load(self._how_to_load(info), self._progress)
+            loaded = await worker.load(self._how_to_load(info), self._progress)
+            self._say_if_unused(loaded)
             await self._warm_up(worker, info)
         except CannotLoad as fault:
             await worker.stop(self._around.limits.stop_within_s)
             raise self._cannot_load(fault) from fault
         except WorkerEnded as fault:
             raise self._died(fault) from fault
+
+    def _say_if_unused(self, loaded: Ready) -> None:
+        # No error: the same file may be that of a machine with a GPU.
+        self.warning = ("", "") if loaded.gpu_layers else unused(self.model.gpu_layers)
+        if self.warning[0]:
+            log.warning("%s: %s", self.model.name, self.warning[0])
 
     async def _warm_up(self, worker: Worker, info: ModelInfo) -> None:
         """Have a token read and made, so that what crashes does so before a call depends on it."""

@@ -88,6 +88,8 @@ class ModelState(msgspec.Struct, frozen=True):
     loaded_at: float | None
     problem: str
     log: tuple[str, ...]  # the worker's last lines
+    warning: str = ""  # what of its configuration does nothing here, as it was loaded
+    fix: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):
