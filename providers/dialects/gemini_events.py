@@ -13,7 +13,7 @@ from tollway.providers.dialects.gemini_ask import tool_name
 from tollway.providers.dialects.gemini_errors import error_within
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.gemini_request import NAME
-from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of
+from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
 from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -64,7 +64,7 @@ class Reader:
         )
         self._id = ""
         self._started = False
-        self._calls = 0
+        self._ids = CallIds(said)
         self._called: set[int] = set()
         self._stopped: dict[int, ev.Stopped] = {}
 
@@ -164,8 +164,7 @@ class Reader:
 
     def _call(self, call: dict[str, Any], signature: str, choice: int) -> list[ev.Event]:
         self._called.add(choice)
-        id_ = text_of(call, "id") or made_id(self._id, self._calls)
-        self._calls += 1
+        id_ = self._ids.own(text_of(call, "id"), self._id)
         name = self._names.ours(text_of(call, "name"))
         given = call.get("args")
         arguments = msgspec.json.encode(given if given is not None else {}).decode()
