@@ -301,7 +301,7 @@ def _targets(said: Explanation) -> None:
         ],
         [
             (
-                str(number) if one.chosen else "",
+                str(number) if one.chosen and one.allowed else "",
                 one.target,
                 _because(one, said),
                 show.Painted(one.health, "green" if one.health == "ok" else "red"),

@@ -15,6 +15,7 @@ from tollway.daemon import handover, live
 from tollway.daemon.alert_channels import Notice
 from tollway.daemon.gate import explain as explaining
 from tollway.daemon.gate.books import BudgetState
+from tollway.daemon.gate.explanation import Question
 from tollway.daemon.gate.health import ProviderHealth
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.queue import QueueState
@@ -189,7 +190,7 @@ async def unload(request: web.Request) -> web.Response:
 
 async def explain(request: web.Request) -> web.Response:
     """Answer POST /control/explain: what would become of a call; nothing is sent."""
-    question = await _asked(request, explaining.Question)
+    question = await _asked(request, Question)
     daemon = request.app[DAEMON]
     if daemon.refusing:
         raise daemon.refusing

@@ -7,6 +7,8 @@ signature itself takes some tenths of a millisecond.
 
 import asyncio
 import re
+import time
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -23,16 +25,25 @@ _REGION = re.compile(r"(?:^|\.)bedrock(?:-runtime)?(?:-fips)?\.([a-z]{2}(?:-[a-z
 _SERVICE = "bedrock"
 # Hashing more than this takes longer than a call may keep the others waiting.
 _MOST_AT_ONCE = 1024 * 1024
+# Credentials that end sooner are not used any more: a request may be under way for as long.
+_LEAST_LEFT_S = 60.0
+_PAUSE_S = 30.0  # between two tries to renew those that still hold
 
 
 class AwsSigner:
-    """Signs requests with the credentials of a pair of keys, or with what the machine has."""
+    """Signs requests with the credentials of a pair of keys, or with what the machine has.
+
+    These are asked for with the first request, and again some time before they end; all requests
+    that need them meanwhile wait for the same. While the old ones hold nobody waits.
+    """
 
     def __init__(self, secret: str | None) -> None:
         """Take "ID:SECRET" or "ID:SECRET:TOKEN"; None for the machine's own credentials."""
-        self._turn = asyncio.Lock()
         self._session = botocore.session.Session() if secret is None else None
         self._credentials = None if secret is None else Credentials(*secret.split(":"))
+        self._frozen = self._credentials and self._credentials.get_frozen_credentials()
+        self._fetching: asyncio.Future[_Found] | None = None
+        self.next_s = 0.0  # nobody asks for new ones before that while the old ones hold
         self._region = ""
 
     async def sign(self, request: Request) -> Request:
@@ -41,12 +52,18 @@ class AwsSigner:
         Raises:
             Unsigned: There are no credentials, or no region.
         """
-        found = self._credentials
-        if found is None or _is_old(found) or not self._knows_region(request.url):
-            async with self._turn:
-                frozen, region = await asyncio.to_thread(self._ready, request.url)
-        else:
-            frozen, region = found.get_frozen_credentials(), self._at(request.url)
+        found, frozen = self._credentials, self._frozen
+        if found is None or frozen is None or _ends_within(found, _LEAST_LEFT_S):
+            frozen = await self._fetched()
+        elif _ends_within(found) and time.monotonic() >= self.next_s:
+            self._fetch()
+        if not self._at(request.url):
+            await self._fetched()
+        if not (region := self._at(request.url)):
+            raise Unsigned(
+                "The provider's `base_url` names no region, nor does this machine's configuration",
+                hint="Write it as https://bedrock-runtime.REGION.amazonaws.com",
+            )
         if len(request.body) > _MOST_AT_ONCE:
             return await asyncio.to_thread(_sign, request, frozen, region)
         return _sign(request, frozen, region)
@@ -56,15 +73,35 @@ class AwsSigner:
         named = _REGION.search(urlsplit(url).hostname or "")
         return named[1] if named else self._region
 
-    def _knows_region(self, url: str) -> bool:
-        return bool(self._at(url))
+    async def _fetched(self) -> ReadOnlyCredentials:
+        """Return credentials that hold, asked for just now.
 
-    def _ready(self, url: str) -> tuple[ReadOnlyCredentials, str]:
-        """Return credentials that hold, and the region; it may ask AWS."""
+        Raises:
+            Unsigned: There are none.
+        """
+        # Who leaves lets it go on: the thread cannot be stopped, and the next one waits for it.
+        try:
+            return (await asyncio.shield(self._fetch())).frozen
+        except Unsigned as fault:  # each call has an error of its own, which it may add to
+            raise Unsigned(fault.message, hint=fault.hint) from fault
+
+    def _fetch(self) -> "asyncio.Future[_Found]":
+        if self._fetching is None:
+            self._fetching = asyncio.ensure_future(asyncio.to_thread(self._found))
+            self._fetching.add_done_callback(self._take)
+        return self._fetching
+
+    def _take(self, fetching: "asyncio.Future[_Found]") -> None:
+        self._fetching = None
+        self.next_s = time.monotonic() + _PAUSE_S
+        if not fetching.cancelled() and fetching.exception() is None:
+            self._credentials, self._frozen, self._region = fetching.result()
+
+    def _found(self) -> "_Found":
+        """Return credentials that hold, and the machine's region; it may ask AWS."""
         session = self._session or botocore.session.Session()
         try:
-            if not self._at(url):
-                self._region = str(session.get_config_variable("region") or "")
+            region = self._region or str(session.get_config_variable("region") or "")
             found = self._credentials or session.get_credentials()
             frozen = found.get_frozen_credentials() if found is not None else None
         except BotoCoreError as fault:
@@ -78,17 +115,18 @@ class AwsSigner:
                 hint="Set AWS_PROFILE where the daemon is started, or name a Bedrock API key as"
                 " the provider's `api_key`",
             )
-        if not self._at(url):
-            raise Unsigned(
-                "The provider's `base_url` names no region, nor does this machine's configuration",
-                hint="Write it as https://bedrock-runtime.REGION.amazonaws.com",
-            )
-        self._credentials = found
-        return frozen, self._at(url)
+        return _Found(found, frozen, region)
 
 
-def _is_old(found: Credentials) -> bool:
-    return isinstance(found, RefreshableCredentials) and found.refresh_needed()
+class _Found(NamedTuple):
+    credentials: Credentials
+    frozen: ReadOnlyCredentials
+    region: str
+
+
+def _ends_within(found: Credentials, seconds: float | None = None) -> bool:
+    """Whether credentials end so soon; None for the time in which AWS asks to renew them."""
+    return isinstance(found, RefreshableCredentials) and found.refresh_needed(seconds)
 
 
 def _sign(request: Request, credentials: ReadOnlyCredentials, region: str) -> Request:

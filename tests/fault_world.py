@@ -331,32 +331,35 @@ def asking(client: str, model: str, stream: bool) -> tuple[str, dict[str, Any]]:
     return ("/v1/messages" if client == ANTHROPIC else "/v1/chat/completions"), said
 
 
+def well_answered(request: bytes) -> bytes:
+    """Return an answer in the dialect that a request's path tells, a stream if it asks for one."""
+    line, _, said = request.partition(b"\r\n")
+    source = GEMINI
+    for mark, dialect in (
+        (b"/chat/completions", CHAT),
+        (b"/responses", RESPONSES),
+        (b"/messages", ANTHROPIC),
+        (b"/v2/chat ", COHERE),
+        (b"/model/", BEDROCK),
+    ):
+        source = dialect if mark in line else source
+    stream = b"streamGenerateContent" in line
+    stream = stream or b"/converse-stream" in line
+    stream = stream or b'"stream":true' in said.replace(b" ", b"")
+    return answer(body(source, stream), f"Content-Type: {kind_of(source, stream)}")
+
+
 def answers_well() -> Step:
-    """Answer in the dialect that a request's path tells, as a stream where it asks for one."""
+    """Answer each request of a connection well."""
 
     async def step(peer: Peer) -> None:
         while True:
-            request = await peer.read_request()
-            line, _, said = request.partition(b"\r\n")
-            source = GEMINI
-            for mark, dialect in (
-                (b"/chat/completions", CHAT),
-                (b"/responses", RESPONSES),
-                (b"/messages", ANTHROPIC),
-                (b"/v2/chat ", COHERE),
-                (b"/model/", BEDROCK),
-            ):
-                source = dialect if mark in line else source
-            stream = b"streamGenerateContent" in line
-            stream = stream or b"/converse-stream" in line
-            stream = stream or b'"stream":true' in said.replace(b" ", b"")
-            kind = kind_of(source, stream)
-            await peer.say(answer(body(source, stream), f"Content-Type: {kind}"))
+            await peer.say(well_answered(await peer.read_request()))
 
     return step
 
 
-_KINDS = {
+KINDS_AT = {
     CHAT: ("openai-compatible", "v1"),
     RESPONSES: ("openai", "v1"),
     ANTHROPIC: ("anthropic", "v1"),
@@ -378,7 +381,7 @@ def name_of(place: str, source: str) -> str:
 def _tables(places: dict[str, str]) -> str:
     tables = []
     for place, base in places.items():
-        for source, (kind, path) in _KINDS.items():
+        for source, (kind, path) in KINDS_AT.items():
             provider, model = name_of(place, source), MODELS[source].partition("/")[2]
             timeouts = _AT_ONCE if place in ("full", "nowhere") else _QUICK
             timeouts = "" if place == "good" else timeouts

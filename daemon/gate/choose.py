@@ -78,8 +78,13 @@ class Asked:
 
     @property
     def stay(self) -> Stay | None:
-        """Where its conversation was served before; None where its route keeps none."""
-        if self._stay is None and self._plan.stays:
+        """Where its conversation was served before; None where its route keeps none.
+
+        Nor where all calls by its name were served where they begin: that is where it is.
+        """
+        name = self._plan.found.name
+        looked_for = not self._plan.plain or self._gate.daemon.affinity.has_strayed(name)
+        if self._stay is None and self._plan.stays and looked_for:
             whose = (self.who.key or self.who.user, self._plan.found.name)
             affinity = self._gate.daemon.affinity
             self._stay = Stay(affinity, whose, self._call, self._session)

@@ -2,116 +2,63 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
+from multidict import CIMultiDict
 
-from tollway.daemon.config.schema import HoldBy
 from tollway.daemon.config.shown import meant
 from tollway.daemon.errors import ModelNotFound
 from tollway.daemon.gate.affinity import conversation_in
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.authorise import allowed
-from tollway.daemon.gate.books import BudgetState
-from tollway.daemon.gate.budget import worst
+from tollway.daemon.gate.budget import Terms, worst
+from tollway.daemon.gate.chain import Chain, Failure
 from tollway.daemon.gate.choose import Asked, Choice, choose, expected, load
-from tollway.daemon.gate.conditions import Checked
+from tollway.daemon.gate.entry import NoOwnCredential
+from tollway.daemon.gate.explanation import CaseAnswer, Explanation, Question, TargetAnswer
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.limit import LimitState
-from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, needed
+from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, needed, sooner
 from tollway.daemon.gate.plan import Branch, Plan
-from tollway.daemon.gate.route import Target
+from tollway.daemon.gate.route import Found, Target
+from tollway.daemon.gate.session import session_of
+from tollway.daemon.gate.tags import Tags, demand
 from tollway.daemon.gate.tags import said as said_tags
 from tollway.daemon.gate.translate import Translator, asked_in
-from tollway.providers.canon import Bound, Call, Endpoint
-from tollway.providers.catalog import ClientName
+from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.dialect import InUrl
 from tollway.providers.dialects.features import Features
 from tollway.providers.dialects.table import DIALECTS
-from tollway.providers.errors import GatewayError, Untranslatable
+from tollway.providers.errors import GatewayError, RequestInvalid, UpstreamUnreachable
 
 
-class Question(msgspec.Struct, frozen=True):
-    """A call to explain. `key` is a key's name; None asks as the owner."""
+class _Way(msgspec.Struct, frozen=True):
+    """How a call would reach a target: in which dialect, with what left out, of which size."""
 
-    model: str
-    key: str | None = None
-    tokens: int = 1000  # of input
-    output: int | None = None  # the output limit the client would set
-    endpoint: Endpoint = "chat"
-    dialect: ClientName = "openai_chat"  # what the client speaks
-    body: msgspec.Raw = msgspec.Raw()  # a request, whose tokens and fields then count
-    stream: bool = False
-    headers: dict[str, str] = {}
-    tags: tuple[str, ...] = ()  # "name=value"
+    target: Target
+    dialect: str
+    passes: bool
+    bound: Bound
+    dropped: tuple[str, ...] = ()
+    refusal: GatewayError | None = None
+    counted: bool = False  # its input is said in tokens, and not bounded by bytes
+    changed: tuple[str, ...] = ()
 
 
-class TargetAnswer(msgspec.Struct, frozen=True):
-    """One target: whether it would be tried, and what would be held for it."""
+class _Try(msgspec.Struct, frozen=True):
+    """One target as the call would meet it."""
 
-    target: str
-    kind: str
-    allowed: bool
-    why: str = ""  # why it would not be tried, or refused
-    url: str = ""
-    price: str = ""  # where its price comes from; "" for none
-    input_usd: str = ""  # for a million tokens
-    output_usd: str = ""
-    hold_nanousd: int | None = None  # None too where there is no price: nothing is held
-    output_limit: int | None = None  # that the gateway would write into the request
-    dialect: str = ""  # in which it would be asked
-    passes: bool = True  # the client's own bytes would reach it: nothing is translated
-    dropped: tuple[str, ...] = ()  # of the request, what that dialect cannot say
-    callers: bool = False  # it is asked with the caller's own credential
-    hold: HoldBy = "strict"  # "expected" once enough calls have told what to expect
-    skips: bool = False  # it is full, and the next target would be tried
-    slots: int | None = None  # calls that it takes at once, None for any number
-    running: int | None = None  # of them now, None where it has no slots
-    waiting: int | None = None  # for one of them, None where it has none
-    chosen: bool = True  # such a call goes there at all; False: only others by the same name do
-    route: str = ""  # the route that leads there: the one asked for, or one behind it
-    case: str = ""  # "when[0]" where a case of that route does
-    strategy: str = ""  # by which its place in the order was found
-    weight: int = 1
-    health: str = "ok"  # or "resting", all its keys being at rest, or "failing"
-    window: int | None = None  # tokens that the model takes, where known
-    expected_nanousd: int | None = None  # what such a call is likely to cost; no bound
-    first_ms: int | None = None  # to the first token of a stream, of late
-    tokens_s: float | None = None  # a second behind it
-    load: float = 0.0  # of what it can take at once; 1 is full
-    changed: tuple[str, ...] = ()  # of the request, by the route
-    # Further tries that its provider is allowed now, of all calls; None where the call has none.
-    retries_left: int | None = None
+    way: _Way
+    answer: TargetAnswer
+    refusal: GatewayError | None = None
 
-
-class CaseAnswer(msgspec.Struct, frozen=True):
-    """A case of a route's `when`: whether it takes the call, and what its conditions saw."""
-
-    route: str
-    case: str
-    takes: bool
-    conditions: tuple[Checked, ...]
-
-
-class Explanation(msgspec.Struct, frozen=True):
-    """Where a call would go, as whom, and which budgets and rate limits it must fit into."""
-
-    model: str
-    how: str
-    route: str
-    key: str
-    user: str
-    team: str
-    project: str
-    levels: tuple[str, ...]  # the levels with lists that must all allow it
-    targets: tuple[TargetAnswer, ...]
-    budgets: tuple[BudgetState, ...]
-    limits: tuple[LimitState, ...] = ()
-    also: tuple[str, ...] = ()  # other providers that serve the bare name
-    cases: tuple[CaseAnswer, ...] = ()  # of `when`, up to the first that takes the call
-    input_tokens: int = 0  # as conditions see them
-    retries: int = 0  # of each target, as far as its provider's allowance goes
-    stays: str = ""  # the target that has the conversation, which is why it comes first
-    refused: str = ""  # the words the caller would get, "" where the call would be sent
+    @property
+    def skips(self) -> bool:
+        """Whether the next target would be tried after that refusal."""
+        return isinstance(self.refusal, UNFIT) or (
+            isinstance(self.refusal, Skipped) and self.refusal.skips
+        )
 
 
 async def explain(gate: Gate, question: Question) -> Explanation:
@@ -122,32 +69,32 @@ async def explain(gate: Gate, question: Question) -> Explanation:
             forbidden is told from what is unknown.)
     """
     caller = _caller(gate, question.key)
-    found = gate.router.find(question.model)
-    if found is None:
-        raise ModelNotFound(
-            f"`{question.model}` is no route, no `provider/model`, and no provider serves it"
-            f"{meant(question.model, gate.router.names())}",
-            hint="`tollway routes list` shows the names",
-        )
+    found = _found(gate, question.model)
     names = (
         list(found.targets)
         if caller.everything
         else allowed(caller.levels, found.name, found.targets)
     )
-    tags = said_tags(question.tags, caller.tags).pairs
-    plan = gate.plan_for(found, found.targets)
+    tags = said_tags(question.tags, caller.tags)
+    plan, own = gate.plan_for(found, found.targets), gate.plan_for(found, names)
     call = _call(question)
-    asked = _asked(gate, plan, question, call, caller, tags)
-    choice = choose(gate, plan, asked)
-    charged = gate.purse.declared(tags)
+    asked = _asked(gate, own, question, call, caller, tags)
+    choice, stays = choose(gate, plan, asked), ""
+    charged = gate.purse.declared(tags.pairs)
     translator = gate.translator(call, plan) if bytes(question.body) else None
-    targets = []
+    tries = {}
     for target in (*choice.targets, *_others(plan, choice)):
-        answer = _target(
-            gate, caller, plan, _way(target, question, translator), charged,
-            may=target.name in names,
-        )  # fmt: skip
-        targets.append(_placed(answer, gate, target, plan, choice, asked))
+        way = _way(target, question, translator)
+        one = _try(gate, caller, plan, way, charged, may=target.name in names)
+        placed = _placed(one.answer, gate, target, plan, choice, asked)
+        tries[target.name] = msgspec.structs.replace(one, answer=placed)
+    turns: list[_Try] = []
+    with suppress(ModelNotFound):
+        mine = choose(gate, own, asked)
+        stays = mine.stays
+        turns = _in_turn(gate, [tries[target.name] for target in mine.targets])
+    reached = {one.answer.target for one in turns}
+    turns += [one for name, one in tries.items() if name not in reached]
     return Explanation(
         model=question.model,
         how=found.how,
@@ -157,7 +104,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         team=caller.who.team,
         project=caller.who.project,
         levels=tuple(level.name for level in caller.levels),
-        targets=tuple(targets),
+        targets=tuple(one.answer for one in turns),
         budgets=tuple(
             gate.purse.states(
                 caller.who, found.route, [one.provider for one in plan.targets], charged
@@ -168,9 +115,21 @@ async def explain(gate: Gate, question: Question) -> Explanation:
         cases=tuple(_cases(plan, asked)),
         input_tokens=asked.features.tokens,
         retries=_retries(gate, plan),
-        stays=choice.stays,
-        refused=_refused(tuple(targets)) if names else "This key may not use the model",
+        stays=stays,
+        refused=_refused_before(gate, caller, tags)
+        or (_refused(turns) if names else "This key may not use the model"),
     )
+
+
+def _found(gate: Gate, model: str) -> Found:
+    found = gate.router.find(model)
+    if found is None:
+        raise ModelNotFound(
+            f"`{model}` is no route, no `provider/model`, and no provider serves it"
+            f"{meant(model, gate.router.names())}",
+            hint="`tollway routes list` shows the names",
+        )
+    return found
 
 
 def _caller(gate: Gate, key: str | None) -> Caller:
@@ -221,17 +180,18 @@ def _asked(
     question: Question,
     call: Call,
     caller: Caller,
-    tags: tuple[str, ...],
+    tags: Tags,
 ) -> Asked:
     headers = tuple((name.lower(), value) for name, value in question.headers.items())
+    named = session_of(CIMultiDict(question.headers), tags, caller.run)
     return Asked(
         gate,
         plan,
         call,
         who=caller.who,
-        tags=tags,
+        tags=tags.pairs,
         headers=headers,
-        session=conversation_in(headers),
+        session=conversation_in(headers) or ("" if named == caller.run else named),
         at_ms=gate.daemon.books.now_ms(),
         known=None if call.body else Features(tokens=question.tokens),
         dice=_Steady(),
@@ -264,6 +224,8 @@ def _placed(
     health = gate.daemon.health
     rank = health.standing(target).rank
     route, branch, weight = _branch_of(target, plan, choice)
+    rivals = branch.targets if branch else (target,)
+    likely = dict(zip((one.name for one in rivals), expected(gate, rivals, asked), strict=True))
     return msgspec.structs.replace(
         answer,
         chosen=branch is not None,
@@ -274,7 +236,7 @@ def _placed(
         weight=weight,
         health=("ok", "resting", "failing")[rank],
         window=gate.window(target),
-        expected_nanousd=expected(gate, (target,), asked)[0].nanousd,
+        expected_nanousd=likely[target.name].nanousd,
         first_ms=None if pace.first_s is None else round(pace.first_s * 1000),
         tokens_s=round(1 / pace.token_s, 1) if pace.token_s else None,
         load=round(load(gate, target), 3),
@@ -306,29 +268,73 @@ def _limits(gate: Gate, caller: Caller, plan: Plan) -> Iterator[LimitState]:
         yield limit.state()
 
 
-def _refused(targets: tuple[TargetAnswer, ...]) -> str:
-    """Return the first refusal that no later target makes up for, or "" where there is none."""
-    first = ""
-    if not any(target.allowed and target.chosen for target in targets):
+def _in_turn(gate: Gate, tries: list[_Try]) -> list[_Try]:
+    """Return a call's tries in the order in which they would be made if none of them answered.
+
+    What it would not get to stands behind: a failing target is asked only where nobody else was.
+    """
+    known = {one.answer.target: one for one in tries}
+    chain = Chain([one.way.target for one in tries], gate.daemon.health, window=gate.window)
+    found: list[_Try] = []
+    while step := chain.next():
+        one = known[step.target.name]
+        if chain.has_others and chain.too_small(_least(gate, one.way)):
+            continue
+        found.append(known.pop(step.target.name))
+        if one.refusal is None:
+            chain.sent = True
+            chain.failed(Failure(UpstreamUnreachable(""), again=True))
+        elif not one.skips:
+            break
+    ended = bool(found) and not (found[-1].refusal is None or found[-1].skips)
+    for one in known.values():
+        answer = one.answer
+        why = "fails at the moment, and is asked only where nobody else was"
+        if ended:
+            why = "the refusal before it ends the call"
+        if not answer.why and (ended or answer.health == "failing"):
+            answer = msgspec.structs.replace(answer, why=why, skips=True)
+        found.append(msgspec.structs.replace(one, answer=answer))
+    return found
+
+
+def _least(gate: Gate, way: _Way) -> int | None:
+    """Return the tokens that the prompt has at least; None where nothing is known of them."""
+    if way.counted or way.bound.by_window:
+        return None if way.bound.by_window else way.bound.input
+    return gate.daemon.learned.least(way.target.name, way.bound.input)
+
+
+def _refused_before(gate: Gate, caller: Caller, tags: Tags) -> str:
+    """Return why such a call is refused wherever it would go, or "" where it is not."""
+    key = caller.who.key
+    if key and not gate.keyring.works(key, gate.now_s()):
+        return f"The key `{key}` does not work any more: it has expired or was revoked"
+    try:
+        demand(tags, caller.require_tags)
+    except RequestInvalid as refusal:
+        return refusal.message
+    return ""
+
+
+def _refused(tries: list[_Try]) -> str:
+    """Return the words that the caller would get, or "" where the call would be sent."""
+    tries = [one for one in tries if one.answer.allowed and one.answer.chosen]
+    if not tries:
         return "Such calls go where this key may not call"
-    for target in targets:
-        if target.allowed and target.chosen:
-            if not target.skips:
-                return target.why
-            first = first or target.why
-    return first
-
-
-class _Way(msgspec.Struct, frozen=True):
-    """How a call would reach a target: in which dialect, with what left out, of which size."""
-
-    target: Target
-    dialect: str
-    passes: bool
-    bound: Bound
-    dropped: tuple[str, ...] = ()
-    refused: str = ""
-    changed: tuple[str, ...] = ()
+    full: Skipped | None = None
+    unfit: GatewayError | None = None
+    for one in tries:
+        if one.refusal is None:
+            return ""
+        if not one.skips:
+            return one.refusal.message
+        if isinstance(one.refusal, Skipped):
+            full = sooner(full, one.refusal)
+        else:
+            unfit = unfit or one.refusal
+    reason = full or unfit
+    return reason.message if reason else ""
 
 
 def _way(target: Target, question: Question, translator: Translator | None) -> _Way:
@@ -340,16 +346,17 @@ def _way(target: Target, question: Question, translator: Translator | None) -> _
     bound = Bound(question.tokens, most if shortened else output)
     spoken = question.dialect if passes else asked_in(target)
     changed = (f"output={most}",) if shortened else ()
-    way = _Way(target, spoken, passes, bound, changed=changed)
+    way = _Way(target, spoken, passes, bound, changed=changed, counted=translator is None)
+    if target.callers and not passes:
+        return msgspec.structs.replace(way, refusal=NoOwnCredential(
+            "It takes its caller's own credential, which a client of another API lacks"
+        ))  # fmt: skip
     if translator is None:
-        refused = ""
-        if target.callers and not passes:
-            refused = "It takes its caller's own credential, which a client of another API lacks"
-        return msgspec.structs.replace(way, refused=refused)
+        return way
     try:
         version = translator.version(target)
-    except Untranslatable as error:
-        return msgspec.structs.replace(way, refused=error.message)
+    except GatewayError as error:
+        return msgspec.structs.replace(way, refusal=error)
     return msgspec.structs.replace(
         way,
         dialect=version.dialect.name,
@@ -359,9 +366,9 @@ def _way(target: Target, question: Question, translator: Translator | None) -> _
     )
 
 
-def _target(
+def _try(
     gate: Gate, caller: Caller, plan: Plan, way: _Way, tags: tuple[str, ...], *, may: bool
-) -> TargetAnswer:
+) -> _Try:
     target, bound = way.target, way.bound
     price = gate.price(target, gate.daemon.books.now_ms())
     line = gate.daemon.queue.state(target)
@@ -372,8 +379,7 @@ def _target(
         target=target.name,
         kind=target.kind.name,
         allowed=may,
-        why=way.refused if may else "not allowed for this key",
-        skips=bool(way.refused),
+        why="" if may else "not allowed for this key",
         dialect=way.dialect,
         passes=way.passes,
         dropped=way.dropped,
@@ -386,21 +392,30 @@ def _target(
     )
     limits = gate.limits.applying(caller.who, plan.found.route, target)
     charge = gate.purse.charge(caller.who, plan.found.route, target.provider, tags)
-    if way.refused:
-        return answer
-    try:
-        terms = fitted(gate.terms(charge, plan, target), bound, price, limits)
-        held_by = "strict" if terms.share is None else "expected"
-        terms = msgspec.structs.replace(terms, share=None)  # the question is in tokens already
-        most = gate.purse.check(charge, worst(bound, price, target, terms), price)
-        Passage().check(limits, needed(most, price))
-    except GatewayError as error:
-        skips = isinstance(error, UNFIT)
-        skips = skips or (isinstance(error, Skipped) and error.skips)
-        return msgspec.structs.replace(answer, why=answer.why or error.message, skips=skips)
-    return msgspec.structs.replace(
-        answer,
-        hold_nanousd=most.nanousd if price else None,
-        output_limit=most.write_output,
-        hold=held_by,
-    )
+    refusal = way.refusal
+    if refusal is None:
+        try:
+            terms = fitted(gate.terms(charge, plan, target), bound, price, limits)
+            answer, terms = _held_by(answer, terms)
+            most = gate.purse.check(charge, worst(bound, price, target, terms), price)
+            Passage().check(limits, needed(most, price))
+        except GatewayError as error:
+            refusal = error
+        else:
+            hold = most.nanousd if price else None
+            answer = msgspec.structs.replace(
+                answer, hold_nanousd=hold, output_limit=most.write_output
+            )
+    one = _Try(way, answer, refusal)
+    if refusal is None:
+        return one
+    said = msgspec.structs.replace(answer, why=answer.why or refusal.message, skips=one.skips)
+    return msgspec.structs.replace(one, answer=said)
+
+
+def _held_by(answer: TargetAnswer, terms: Terms) -> tuple[TargetAnswer, Terms]:
+    if terms.share is None:
+        return answer, terms
+    # The question is in tokens already.
+    terms = msgspec.structs.replace(terms, share=None)
+    return msgspec.structs.replace(answer, hold="expected"), terms

@@ -148,11 +148,7 @@ class Quit(msgspec.Struct, frozen=True, tag="quit"):
     """End now."""
 
 
-class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """Say that the process runs, whatever its engine does."""
-
-
-Down = Load | Submit | Count | Cancel | Drain | Quit | Ping
+Down = Load | Submit | Count | Cancel | Drain | Quit
 
 # Upwards: from the worker to the daemon.
 
@@ -286,10 +282,6 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     shown: list[list[int]] = []
 
 
-class Pong(msgspec.Struct, frozen=True, tag="pong"):
-    """The answer to Ping."""
-
-
 Up = (
     Progress
     | Ready
@@ -302,7 +294,6 @@ Up = (
     | Refused
     | Broken
     | Counted
-    | Pong
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,7 +1,12 @@
 """Bedrock behind the gateway: signed requests, event streams, exceptions within them, bills."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,7 +14,7 @@ import pytest
 import pytest_asyncio
 from clouds import Cloud, cloud
 from gateway import KEY, Gateway, events
-from shell import Reply, running
+from shell import Reply, Running, running, until
 from wire.recordings import recordings
 
 from tollway.providers.transport import Request
@@ -185,6 +190,107 @@ async def test_without_credentials_nothing_is_sent(
         reply = await ask(gate, SONNET)
         assert reply.status == 200
         assert "Credential=AKIAABCDEFGHIJKLMNOP/" in aws.asked[0][1]["authorization"]
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator["Slow"]:
+    """Yield a program that the machine's configuration names for its credentials."""
+    pytest.importorskip("botocore")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
+        monkeypatch.delenv(name, raising=False)
+    one = Slow(tmp_path)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(one.config))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    yield one
+    one.let_go()
+
+
+class Slow:
+    """A program for credentials that notes each start, and ends when it is told what to say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self._said = folder / "config", folder / "said"
+        self._starts, self._program = folder / "starts", folder / "program"
+        os.mkfifo(self._said)
+        self._program.write_text(
+            f"#!/bin/sh\necho x >> {self._starts}\n"
+            f'said=$(cat {self._said})\n[ -n "$said" ] && echo "$said"\n'
+        )
+        self._program.chmod(0o700)
+        self.config.write_text(f"[default]\ncredential_process = {self._program}\n")
+
+    @property
+    def starts(self) -> int:
+        """How often it was started."""
+        return self._starts.read_text().count("x") if self._starts.exists() else 0
+
+    def says(self, left_s: float | None = None) -> None:
+        """Let it end: with credentials that are good for so long, or with none."""
+        text = ""
+        if left_s is not None:
+            until = datetime.now(UTC) + timedelta(seconds=left_s)
+            text = (
+                '{"Version":1,"AccessKeyId":"AKIAABCDEFGHIJKLMNOP","SecretAccessKey":"s",'
+                f'"SessionToken":"t","Expiration":"{until.isoformat()}"}}'
+            )
+        self._said.write_text(text)
+
+    def let_go(self) -> None:
+        """Let it end where it still waits."""
+        with suppress(OSError):
+            os.close(os.open(self._said, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def renew(daemon: Running) -> None:
+    """Let the pause after the last try to renew credentials be over."""
+    from tollway.providers.aws_signing import AwsSigner  # noqa: PLC0415 - an extra
+
+    signer = daemon.server.daemon.gate.target(f"bedrock/{SONNET}").signer
+    assert isinstance(signer, AwsSigner)
+    signer.next_s = 0.0
+
+
+@pytest.mark.parametrize("left_s", [None, 3600.0], ids=["none", "good"])
+async def test_credentials_are_asked_for_once_for_all_who_wait(
+    aws: Cloud, slow: Slow, left_s: float | None
+) -> None:
+    """One after the other each would wait for a program of its own, and hold a thread."""
+    aws.answer = (200, "application/json", CACHED.body)
+    async with running(config(aws.port, ""), server="") as daemon:
+        gate = Gateway(daemon, [])
+        calls = [asyncio.create_task(ask(gate, SONNET)) for _ in range(5)]
+        exchanges = daemon.server.daemon.exchanges
+        await until(lambda: sum(one.attempt is not None for one in exchanges) == 5)
+        await until(lambda: slow.starts == 1)
+        next(iter(exchanges)).cut("client_left")  # who leaves takes nothing from the others
+        await until(lambda: len(exchanges) == 4)
+        await asyncio.to_thread(slow.says, left_s)
+        replies = await asyncio.gather(*calls)
+        status = 200 if left_s else 502
+        assert sorted(one.status for one in replies) == sorted([503, *[status] * 4])
+        assert slow.starts == 1
+
+
+async def test_credentials_that_still_hold_are_used_while_new_ones_are_fetched(
+    aws: Cloud, slow: Slow
+) -> None:
+    """AWS asks for new ones a quarter of an hour early: no call need wait for that."""
+    aws.answer = (200, "application/json", CACHED.body)
+    async with running(config(aws.port, ""), server="") as daemon:
+        gate = Gateway(daemon, [])
+        first = asyncio.create_task(ask(gate, SONNET))
+        for number in (1, 2):  # AWS's library asks again at once for what ends as soon
+            await until(lambda: slow.starts == number)  # noqa: B023 - waited for here
+            await asyncio.to_thread(slow.says, 800.0)
+        assert (await first).status == 200
+        renew(daemon)
+        for _ in range(3):
+            assert (await ask(gate, SONNET)).status == 200
+        await until(lambda: slow.starts == 3)
+        await asyncio.to_thread(slow.says)
+        for _ in range(3):
+            assert (await ask(gate, SONNET)).status == 200
+        assert slow.starts == 3
 
 
 async def test_a_guardrail_is_asked_for_where_its_fee_may_be_unbounded(

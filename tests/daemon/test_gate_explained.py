@@ -7,7 +7,7 @@ from gateway import Gateway, body, gateway, whole
 from upstreams import reads, says
 
 from tollway.daemon.gate.affinity import Kept
-from tollway.daemon.gate.explain import Explanation
+from tollway.daemon.gate.explanation import Explanation
 
 ANSWERS = [[reads(), says(whole())]]
 ROUTE = """[routes.r]
@@ -80,8 +80,9 @@ async def test_what_a_key_may_not_call_is_no_way_out() -> None:
         config.write_text(text.replace('fallback = ["spare"]\n', ""))
         await gate.daemon.server.reloader.reload()
         none = await explained(gate, tokens=501, key="other")
-    assert order(mine) == order(bens) == ["up/secret", "up/large", "up/spare"]
-    assert [one.allowed for one in bens.targets[:2]] == [False, True]
+    assert order(mine) == ["up/secret", "up/large", "up/spare"]
+    assert order(bens) == ["up/large", "up/spare", "up/secret"]
+    assert [one.allowed for one in bens.targets[:3]] == [True, True, False]
     assert mine.refused == bens.refused == ""
     assert none.refused == "Such calls go where this key may not call"
 
@@ -100,13 +101,17 @@ context_window = 32_000
         for _ in range(6):
             await gate.ask(body(model="up1/b"))
         kept = gate.daemon.server.daemon.affinity
+        kept.stray("r")
         kept.keep(kept.digest("laptop", "r", "session", "s"), Kept("up1/b"))
-        said = await explained(gate, headers={"session_id": "s"})
-    assert said.stays == "up1/b"
+        said = await explained(gate, headers={"X-Tollway-Session": "s"})
+        plain = await explained(gate)
+    assert (said.stays, plain.stays) == ("up1/b", "")
     first, second = said.targets
-    assert (first.target, first.health, first.window) == ("up1/b", "failing", 32_000)
-    assert (second.health, second.route, second.strategy) == ("ok", "r", "ordered")
-    assert second.tokens_s and second.tokens_s > 0
+    assert (second.target, second.health, second.window) == ("up1/b", "failing", 32_000)
+    assert second.why == "fails at the moment, and is asked only where nobody else was"
+    assert (first.health, first.route, first.strategy) == ("ok", "r", "ordered")
+    assert first.tokens_s and first.tokens_s > 0
+    assert said.refused == ""
 
 
 async def test_it_says_how_often_a_target_would_be_tried_again() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from upstreams import reads, says
 
 from tollway.daemon.gate import explain as explaining
+from tollway.daemon.gate.explanation import Question
 from tollway.daemon.gate.learned import LEAST_CALLS, Learned
 from tollway.daemon.state import Daemon
 
@@ -74,7 +75,7 @@ async def test_a_route_or_the_server_chooses(server: str, route: str, less: bool
             assert now - 10 * OUTPUT <= (was - 10 * OUTPUT) // 4 + INPUT
         else:
             assert now == was
-        told = await explaining.explain(daemon.gate, explaining.Question(model="r", key="laptop"))
+        told = await explaining.explain(daemon.gate, Question(model="r", key="laptop"))
         assert told.targets[0].hold == ("expected" if less else "strict")
 
 
