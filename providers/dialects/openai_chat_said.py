@@ -10,7 +10,6 @@ from tollway.providers.conversation import (
     Audio,
     Conversation,
     File,
-    Format,
     HostedTool,
     Image,
     Lifetime,
@@ -30,6 +29,7 @@ from tollway.providers.conversation import (
     ToolResult,
 )
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
+from tollway.providers.dialects.openai_chat_shape import shape_of
 from tollway.providers.dialects.wire import Body, data_url, decoded
 from tollway.providers.errors import RequestInvalid
 
@@ -130,8 +130,14 @@ class _CustomOf(msgspec.Struct):
 
 
 class _ToolOf(msgspec.Struct):
-    type: str = "function"
+    type: str | None = "function"
     function: _FunctionOf | None = None
+    # Of a tool as other dialects have it, which some editors send here.
+    name: str | None = None
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
+    input_schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
     custom: _CustomOf | None = None
     cache_control: _Marker | None = None
 
@@ -155,18 +161,6 @@ class _Choice(msgspec.Struct):
     allowed_tools: _Allowed | None = None
 
 
-class _Schema(msgspec.Struct):
-    name: str = ""
-    description: str | None = None
-    schema: msgspec.Raw = msgspec.Raw()
-    strict: bool | None = None
-
-
-class _FormatOf(msgspec.Struct):
-    type: str
-    json_schema: _Schema | None = None
-
-
 class _ReasoningOf(msgspec.Struct):
     effort: str | None = None
     max_tokens: int | None = None
@@ -185,7 +179,6 @@ _TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
 _TOOL = msgspec.json.Decoder(_ToolOf)
 _FUNCTIONS = msgspec.json.Decoder(list[_FunctionOf])
 _CHOICE = msgspec.json.Decoder(str | _Choice)
-_FORMAT = msgspec.json.Decoder(_FormatOf)
 _STOP = msgspec.json.Decoder(str | list[str])
 _STR = msgspec.json.Decoder(str)
 _STRS = msgspec.json.Decoder(list[str])
@@ -209,7 +202,9 @@ def read_request(call: Call) -> Conversation:
     logprobs = body.take(_BOOL, "logprobs")
     messages = tuple(_messages(body.take(_MESSAGES, "messages") or []))
     stop = body.take(_STOP, "stop")
-    tools = (*_tools(body), *_hosted(body))
+    parallel = body.take(_BOOL, "parallel_tool_calls")
+    functions = body.take(_FUNCTIONS, "functions") or ()
+    tools = (*_tools(body), *(_function(one, None) for one in functions), *_hosted(body))
     user = body.take(_STR, "user")
     return Conversation(
         by=NAME,
@@ -217,8 +212,8 @@ def read_request(call: Call) -> Conversation:
         messages=messages,
         tools=tools,
         tool_choice=_tool_choice(body),
-        parallel=body.take(_BOOL, "parallel_tool_calls"),
-        format=_format(body),
+        parallel=False if functions else parallel,  # an answer has a place for one call alone
+        format=shape_of(body),
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         sampling=_sampling(body),
         n=body.take(_INT, "n") or 1,
@@ -398,10 +393,12 @@ def _tools(body: Body) -> Iterator[Tool | HostedTool]:
             custom = tool.custom
             format_ = bytes(custom.format)
             yield Tool(custom.name, custom.description or "", format_, kind="custom", cache=cache)
+        elif tool.name and tool.type in (None, "function"):
+            schema = tool.parameters if bytes(tool.parameters) else tool.input_schema
+            flat = _FunctionOf(tool.name, tool.description, schema, tool.strict)
+            yield _function(flat, cache)
         else:
-            yield HostedTool(NAME, tool.type, bytes(raw))
-    for function in body.take(_FUNCTIONS, "functions") or ():
-        yield _function(function, None)
+            yield HostedTool(NAME, tool.type or "", bytes(raw))
 
 
 def _function(function: _FunctionOf, cache: Lifetime | None) -> Tool:
@@ -444,20 +441,6 @@ def _tool_choice(body: Body) -> ToolChoice | None:
     if not named:
         raise RequestInvalid("`tool_choice` names no tool", param="tool_choice")
     return ToolChoice("tool", (named,))
-
-
-def _format(body: Body) -> Format | None:
-    said = body.take(_FORMAT, "response_format")
-    if said is None or said.type == "text":
-        return None
-    if said.type == "json_object":
-        return Format("json_object")
-    schema = said.json_schema
-    if said.type != "json_schema" or schema is None:
-        raise RequestInvalid("`response_format` is none that we know", param="response_format")
-    return Format(
-        "json_schema", bytes(schema.schema), schema.name, schema.description or "", schema.strict
-    )
 
 
 def _reasoning(body: Body) -> Reasoning | None:

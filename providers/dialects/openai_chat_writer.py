@@ -20,7 +20,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
-from tollway.providers.dialects.wire import made_id
+from tollway.providers.dialects.wire import made_id, object_in
 
 _FINISH = {
     "end": "stop",
@@ -45,6 +45,7 @@ class Writer:
         self._head = b""
         self._choices: dict[int, _Choice] = {}
         self._usage: Usage | None = None
+        self._functions = _offers_functions(call)
         self._write: dict[type[ev.Event], Callable[[Any], bytes]] = {
             ev.TextDelta: self._text,
             ev.ThinkingDelta: self._thought,
@@ -71,7 +72,7 @@ class Writer:
         self._begun()
         out: list[bytes] = []
         for index, choice in sorted(self._choices.items()):
-            reason = _FINISH.get(choice.stop or "", "stop")
+            reason = self._finish(choice.stop)
             out.append(self._chunk(index, b"", _json(reason)))
         if self._call.wants_usage and self._usage is not None:
             out.append(self._head + b'],"usage":' + _json(usage(self._usage)) + b"}\n\n")
@@ -85,7 +86,7 @@ class Writer:
                 "index": index,
                 "message": self._message(choice),
                 "logprobs": _logprobs_of(choice),
-                "finish_reason": _FINISH.get(choice.stop or "", "stop"),
+                "finish_reason": self._finish(choice.stop),
             }
             for index, choice in enumerate(answer.choices)
         ]
@@ -99,6 +100,10 @@ class Writer:
         if answer.usage is not None:
             body["usage"] = usage(answer.usage)
         return _json(body)
+
+    def _finish(self, stop: ev.StopReason | None) -> str:
+        reason = _FINISH.get(stop or "", "stop")
+        return "function_call" if self._functions and reason == "tool_calls" else reason
 
     # The pieces of a stream.
 
@@ -180,6 +185,11 @@ class Writer:
         choice.tools += 1
         choice.custom = event.kind == "custom"
         what: dict[str, object] = {"name": event.name}
+        if self._functions:
+            if choice.tools:
+                self.dropped.add("tool_calls")
+                return b""
+            return self._delta(event.choice, b'"function_call":' + _json({**what, "arguments": ""}))
         what["input" if choice.custom else "arguments"] = ""
         call: dict[str, object] = {
             "index": choice.tools,
@@ -193,6 +203,11 @@ class Writer:
 
     def _arguments(self, event: ev.ToolDelta) -> bytes:
         choice = self._choice(event.choice)
+        if self._functions:
+            if choice.tools:
+                return b""
+            delta = b'"function_call":{"arguments":%b}' % _json(event.arguments)
+            return self._chunk(event.choice, delta, b"null")
         what = b'"custom":{"input":' if choice.custom else b'"function":{"arguments":'
         delta = b'"tool_calls":[{"index":%d,%b%b}}]' % (choice.tools, what, _json(event.arguments))
         return self._chunk(event.choice, delta, b"null")
@@ -265,7 +280,7 @@ class Writer:
         length = 0
         refusals: list[str] = []
         thoughts: list[Thinking] = []
-        calls: list[object] = []
+        calls: list[dict[str, object]] = []
         annotations: list[object] = []
         message: dict[str, object] = {"role": "assistant"}
         for place, part in enumerate(choice.parts):
@@ -295,8 +310,15 @@ class Writer:
         if annotations:
             message["annotations"] = annotations
         if calls:
-            message["tool_calls"] = calls
+            message.update([self._calls(calls)])
         return message
+
+    def _calls(self, calls: list[dict[str, object]]) -> tuple[str, object]:
+        if not self._functions:
+            return "tool_calls", calls
+        if len(calls) > 1:
+            self.dropped.add("tool_calls")
+        return "function_call", calls[0]["function"]
 
 
 class _Choice:
@@ -310,6 +332,14 @@ class _Choice:
         self.thoughts: list[str] = []
         self.details = 0
         self.stop: ev.StopReason | None = None
+
+
+def _offers_functions(call: Call) -> bool:
+    """Whether a client knows but functions, as before there were tools: it reads no other calls."""
+    if b'"functions"' not in call.body:
+        return False
+    said = object_in(call.body) or {}
+    return bool(said.get("functions")) and not said.get("tools")
 
 
 def _new_id() -> str:
