@@ -18,7 +18,7 @@ from tollway.providers.dialects import cohere_embed, cohere_read, openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
-from tollway.providers.dialects.override import changed, overridden
+from tollway.providers.dialects.override import NOTHING, changed, overridden
 from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import Untranslatable
@@ -35,6 +35,8 @@ _OF_ITS_BYTES = frozenset({"content-type", "etag", "content-md5", "digest", "las
 _JSON = "application/json"
 # Of what is left out, in `x-tollway-dropped` and the ledger.
 _LONGEST_NAME, _MOST_NAMES = 64, 30
+# What a route may change, and what is lost where a model does not take that.
+_LOST_OF_ROUTE = {"max_temperature": "temperature", "reasoning_effort": "reasoning"}
 # "web_search", "web_search_preview", "web_search_20250305", ...
 _SEARCH = "web_search"
 
@@ -129,16 +131,31 @@ class Translator:
             if call.adds:  # the gateway does: nothing is left out
                 said = msgspec.structs.replace(said, store=None)
             self._said, self._offers = without_offers(said)
-        wanted = self._said
-        changes: tuple[str, ...] = ()
-        if target.overrides is not None and call.endpoint == "chat":
-            wanted, changes = changed(self._said, target.overrides)
-        dialect, written = self._in_words_of(target, wanted)
+        wanted, changes, dialect, written = self._changed(target, self._said)
         dropped = self._lost(target, self._offers + written.dropped)
         there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
         return Version(
             dialect, there, dialect.bound(there), wanted, self._default_output, dropped, changes
         )
+
+    def _changed(
+        self, target: Target, said: Conversation
+    ) -> tuple[Conversation, tuple[str, ...], Upstream, Written]:
+        """Return a conversation with its route's changes, what these are, and how it is written.
+
+        What the model does not take of them is left as the client wrote it, which loses nothing.
+        """
+        overrides = target.overrides if self._call.endpoint == "chat" else None
+        if overrides is None:
+            return said, (), *self._in_words_of(target, said)
+        wanted, changes = changed(said, overrides)
+        dialect, written = self._in_words_of(target, wanted)
+        lost = {key for key, name in _LOST_OF_ROUTE.items() if name in written.dropped}
+        untaken = {key: getattr(NOTHING, key) for key in lost}
+        if untaken:
+            wanted, changes = changed(said, msgspec.structs.replace(overrides, **untaken))
+            dialect, written = self._in_words_of(target, wanted)
+        return wanted, changes, dialect, written
 
     def _embedding(self, target: Target) -> Version:
         """Return a call for vectors as a target is to be sent it: its texts are the same ones.

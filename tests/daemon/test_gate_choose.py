@@ -5,6 +5,7 @@ from collections import Counter
 from hashlib import sha256
 
 import msgspec
+import pytest
 from gateway import Gateway, body, gateway, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,3 +220,43 @@ async def test_a_translated_call_is_changed_too() -> None:
     assert reply.headers["x-tollway-target"] == "claude/claude-sonnet-4-5"
     assert (sent["max_tokens"], sent["temperature"]) == (7, 0.2)
     assert reply.headers["x-tollway-changed"] == "output=7, temperature=0.2"
+
+
+UNTAKEN = """[routes.r]
+to = ["claude/claude-opus-4-7"]
+max_temperature = 0.2
+on_loss = "refuse"
+[routes.s]
+to = ["claude/claude-3-5-haiku-latest"]
+reasoning_effort = "low"
+on_loss = "refuse"
+[providers.claude]
+kind = "anthropic"
+base_url = "http://127.0.0.1:{port}"
+api_key = "env:HOME"
+[prices."claude/*"]
+input = 1
+output = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("route", "asks"), [("r", {"temperature": 0.9}), ("s", {"reasoning_effort": "high"})]
+)
+async def test_what_a_model_does_not_take_of_its_route_is_no_loss_of_the_client_s(
+    route: str, asks: dict[str, object]
+) -> None:
+    """As in a request that passes through it is left alone; what the client said is its own."""
+    answer = (
+        b'{"id":"m","type":"message","role":"assistant","model":"c","content":[{"type":"text",'
+        b'"text":"Hi"}],"stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3}}'
+    )
+    async with upstream([reads(), says(whole(answer))]) as claude:
+        more = UNTAKEN.replace("{port}", str(claude.port))
+        async with gateway(ANSWERS, more=more) as gate:
+            plain = await gate.ask(body(model=route))
+            lost = await gate.ask(body(model=route, **asks))
+    assert plain.status == 200, plain.body
+    assert "x-tollway-changed" not in plain.headers
+    assert "x-tollway-dropped" not in plain.headers
+    assert (lost.status, lost.json()["error"]["code"]) == (400, "untranslatable")
