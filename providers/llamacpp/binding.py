@@ -90,6 +90,7 @@ class LlamaCpp:
         # A GPU's threads only hand work over: there is nothing to find out.
         self._threads = ThreadsBySize(_threads()) if not self.gpu_layers else None
         self._used_threads = 0
+        self._ended_at = 0.0  # the last step
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._ends: dict[int, bool] = {}
         # ctypes makes an object for each look into a struct: looked into once.
@@ -196,7 +197,9 @@ class LlamaCpp:
         code = self._llama.llama_decode(self._context, self._batch)
         self._llama.llama_synchronize(self._context)  # on a GPU, decode only queues the work
         if self._threads:
-            self._threads.took(time.perf_counter() - began)
+            ended = time.perf_counter()
+            self._threads.took(ended - began, began - self._ended_at)
+            self._ended_at = ended
         self._samplers.outputs(self._context, rows)
         if code:
             raise NativeFailed(f"llama_decode answered {code}")

@@ -1,15 +1,20 @@
 """How many threads compute: as many as are quickest now, found by trying. It knows no llama.cpp."""
 
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Collection, Hashable
 
-SAMPLES = 4  # steps of each of two numbers in a trial, in turns
-ENOUGH = 2  # of each, where the rival's quickest is slower than the slowest of the usual one
-CLEAR = 1.4  # a rival's first step that takes so many times the usual one's was the last
-BETTER = 0.9  # the rival must need less than this part of the time
+SAMPLES = 12  # steps of each of two numbers that are compared
+LEAST = 4  # of the usual one, before there is a trial
+BETTER = 0.93  # a rival of more threads must need less than this part of the time,
+SAME = 1.03  # one of fewer no more than this: what they leave free is others' to use
+# A trial is over after so many steps where the rival's are all so many times the usual one's mean.
+SLOWER = {1: 1.4, 2: 1.15}
+QUICKER, QUICK_STEPS = 0.7, 4  # or all of so many less than that
 WAIT_LEAST, WAIT_MOST = 16, 256  # steps from one trial to the next; a slow one counts for more
 STEP_S = 0.02
 READING = 32  # tokens; a step of so many takes as long as it has tokens
 SLOW, SLOW_STEPS = 2.0, 4  # so many steps in a row this much slower than usual: try at once
+APART_MOST = 0.5  # of a step's time; what is longer was a wait for something to do
 STRANGE_MOST = 6  # steps of other shapes, after which a trial is given up
 
 
@@ -18,7 +23,9 @@ class Threads:
 
     All of them is best on a quiet machine. Where others compute too, threads wait for one another
     at each of a step's hundreds of barriers, and fewer are several times as quick. Two numbers are
-    compared on steps of the same shape only, in turns, without the slowest of each.
+    compared on steps of the same shape only, a row of each, and by their means: steps that took
+    long once in a while are what too many threads cost. Where fewer are as quick as more, fewer
+    it is.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,9 +38,10 @@ class Threads:
         self._wait = WAIT_LEAST
         self._shape: Hashable = None  # of the trial; None between trials
         self._rival = 0
-        self._taken: dict[int, list[float]] = {}
+        self._its: list[float] = []  # how long the rival's steps took
         self._strange = 0
         self._step: tuple[Hashable, int] = (None, 0)
+        self._lately: dict[Hashable, deque[float]] = {}  # the usual one's
         self._usual: dict[Hashable, float] = {}
         self._slow = 0
 
@@ -50,24 +58,26 @@ class Threads:
             if self._shape is None and self._rest <= 0 and shape == self._step[0]:
                 self._start_trial(shape)
             if shape == self._shape and self._shape is not None:
-                mine, its = self._taken[self._at], self._taken[self._rival]
-                chosen = self._at if len(mine) <= len(its) else self._rival
+                chosen = self._rival
         self._step = shape, chosen
         return self._choices[chosen]
 
     def took(self, seconds: float, work: int = 1) -> None:
         """Take note of how long the step took that was begun last; shapes compare it by `work`."""
         shape, chosen = self._step
+        each_s = seconds / work
+        if chosen == self._at:
+            self._lately.setdefault(shape, deque(maxlen=SAMPLES)).append(each_s)
         if self._shape is None:
             self._rest -= max(1.0, seconds / STEP_S)
-            self._look(shape, seconds / work)
+            self._look(shape, each_s)
         elif shape != self._shape:
             self._strange += 1
             if self._strange >= STRANGE_MOST:
                 self._end_trial(WAIT_LEAST)
         else:
-            self._taken[chosen].append(seconds / work)
-            if all(len(each) == SAMPLES for each in self._taken.values()) or self._hopeless():
+            self._its.append(each_s)
+            if len(self._its) == SAMPLES or self._is_clear():
                 self._decide()
 
     def _look(self, shape: Hashable, seconds: float) -> None:
@@ -77,34 +87,38 @@ class Threads:
         self._slow = self._slow + 1 if seconds > SLOW * usual else 0
         if self._slow >= SLOW_STEPS:
             self._rest = 0
+            self._lately[shape] = deque(list(self._lately[shape])[-SLOW_STEPS:], maxlen=SAMPLES)
 
     def _start_trial(self, shape: Hashable) -> None:
+        if len(self._lately.get(shape, ())) < LEAST:
+            return
         if self._at == 0 or (self._at < len(self._choices) - 1 and not self._up):
             self._rival = self._at + 1
         else:
             self._rival = self._at - 1
         self._up = not self._up
         self._shape, self._strange = shape, 0
-        self._taken = {self._at: [], self._rival: []}
+        self._its = []
 
-    def _hopeless(self) -> bool:
-        """Whether no further step is needed to see that the rival is slower."""
-        mine, its = self._taken[self._at], self._taken[self._rival]
-        if len(mine) == len(its) == 1:
-            return its[0] > CLEAR * mine[0]
-        return len(mine) == len(its) == ENOUGH and min(its) * BETTER > max(mine)
+    def _is_clear(self) -> bool:
+        """Whether no further step is needed to see which of the two is quicker."""
+        count, mine = len(self._its), _mean(self._lately[self._shape])
+        if min(self._its) > SLOWER.get(count, SLOWER[max(SLOWER)]) * mine:
+            return True
+        return count >= QUICK_STEPS and max(self._its) < QUICKER * mine
 
     def _decide(self) -> None:
-        steps = max(1, len(self._taken[self._at]) - 1)
-        need = {at: sum(sorted(each)[:steps]) for at, each in self._taken.items()}
-        if need[self._rival] < BETTER * need[self._at]:
+        mine, its = _mean(self._lately[self._shape]), _mean(self._its)
+        # Their numbers fall as their places rise.
+        if its < (SAME if self._rival > self._at else BETTER) * mine:
             self._up = self._rival < self._at  # go on in the same direction
             self._at = self._rival
             self._usual.clear()
+            self._lately = {self._shape: deque(self._its, maxlen=SAMPLES)}
             wait = WAIT_LEAST
         else:
             wait = min(WAIT_MOST, 2 * self._wait)
-        self._usual[self._shape] = need[self._at] / steps
+        self._usual[self._shape] = _mean(self._lately[self._shape])
         self._end_trial(wait)
 
     def _end_trial(self, wait: int) -> None:
@@ -125,6 +139,7 @@ class ThreadsBySize:
         self._most = most
         self._sizes: dict[int, Threads] = {}
         self._now: tuple[Threads, int] = (Threads(most), 1)
+        self._before: Threads | None = None  # of the last step
 
     def begin(self, pieces: int, tokens: int) -> int:
         """Return how many threads the step should have that takes so many tokens of sequences."""
@@ -136,7 +151,19 @@ class ThreadsBySize:
         self._now = threads, tokens if reads else 1
         return threads.begin("read" if reads else (pieces, tokens))
 
-    def took(self, seconds: float) -> None:
-        """Take note of how long the step took that was begun last."""
+    def took(self, seconds: float, apart_s: float) -> None:
+        """Take note of how long the step took that was begun last.
+
+        What lies between it and the step before counts too, where it is one of a row and nobody
+        was waited for: threads that compute take the CPU from whoever passes the tokens on, and
+        what a lone answer gains by a second thread it may lose again there.
+        """
         threads, work = self._now
+        if threads is self._before and apart_s < seconds * APART_MOST:
+            seconds += apart_s
+        self._before = threads
         threads.took(seconds, work)
+
+
+def _mean(found: Collection[float]) -> float:
+    return sum(found) / len(found)
