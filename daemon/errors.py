@@ -144,6 +144,12 @@ class QueueTimeout(NoTurn):
     """Its turn did not come within `server.max_wait`."""
 
 
+class LineLeft(NoTurn):
+    """The target began to fail while the call stood in its line, and another one is well."""
+
+    retry_after_s = 1.0
+
+
 class QueueFull(NoTurn):
     """As many calls wait as may, and its caller has the most of them."""
 

@@ -331,8 +331,8 @@ def asking(client: str, model: str, stream: bool) -> tuple[str, dict[str, Any]]:
     return ("/v1/messages" if client == ANTHROPIC else "/v1/chat/completions"), said
 
 
-def well_answered(request: bytes) -> bytes:
-    """Return an answer in the dialect that a request's path tells, a stream if it asks for one."""
+def dialect_of(request: bytes) -> tuple[str, bool]:
+    """Return the dialect that a request's path tells, and whether it asks for a stream."""
     line, _, said = request.partition(b"\r\n")
     source = GEMINI
     for mark, dialect in (
@@ -345,7 +345,12 @@ def well_answered(request: bytes) -> bytes:
         source = dialect if mark in line else source
     stream = b"streamGenerateContent" in line
     stream = stream or b"/converse-stream" in line
-    stream = stream or b'"stream":true' in said.replace(b" ", b"")
+    return source, stream or b'"stream":true' in said.replace(b" ", b"")
+
+
+def well_answered(request: bytes) -> bytes:
+    """Return an answer in the dialect that a request's path tells, a stream if it asks for one."""
+    source, stream = dialect_of(request)
     return answer(body(source, stream), f"Content-Type: {kind_of(source, stream)}")
 
 

@@ -128,6 +128,15 @@ class Chain:
         return None
 
     @property
+    def fails(self) -> bool:
+        """Whether the step's target has begun to fail since it was chosen."""
+        return self._at is not None and self._health.standing(self._at.target).rank == 2
+
+    def is_better_elsewhere(self) -> bool:
+        """Whether the step's target fails by now and another is well that was not tried yet."""
+        return self.fails and any(self._health.standing(one).rank == 0 for one in self._left)
+
+    @property
     def has_others(self) -> bool:
         """Whether there are targets that were not tried yet."""
         return bool(self._left)

@@ -194,7 +194,7 @@ class Exchange:
         plan = self.plan = self.gate.plan(self.caller, self.call.model)
         course = self._course = self._course or Course(self, plan)
         chain = self.gate.chain(plan, course.targets, course.key_before)
-        self.turn.until_s = chain.until_s
+        self.turn.until_s, self.turn.leaves = chain.until_s, chain.is_better_elsewhere
         translator = self.gate.translator(self.call, plan)
         full: Skipped | None = None
         unfit: GatewayError | None = None
@@ -208,6 +208,8 @@ class Exchange:
                 if step.wait_s:
                     self.write_ended()
                     await asyncio.sleep(step.wait_s)  # with neither slot nor hold
+                    if chain.fails:  # others have found that out meanwhile
+                        continue
                 attempt = await self._open(target, plan, version)
             except UNFIT as refusal:
                 unfit = unfit or refusal  # another target may have words, a price or a bound

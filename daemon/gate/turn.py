@@ -1,11 +1,13 @@
 """One call's turn at its target: the slot, the hold and the limits' share, all of it or nothing."""
 
 import time
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from tollway.daemon.errors import LineLeft
 from tollway.daemon.gate import entry
 from tollway.daemon.gate.books import Charge, Hold
 from tollway.daemon.gate.budget import Worst
@@ -53,7 +55,7 @@ class Turn:
     Nor does it wait beyond its route's deadline: a slot that comes too late is of no use.
     """
 
-    __slots__ = ("_queued", "until_s", "waited_s")
+    __slots__ = ("_queued", "leaves", "until_s", "waited_s")
 
     # It is given its exchange, and does not hold it: two that hold each other, with the request's
     # body and all else of a call, are freed by the collector alone.
@@ -61,6 +63,8 @@ class Turn:
         self._queued = False  # its row stands in the ledger, as one that waits
         self.waited_s: float | None = None  # None: no target of its had slots
         self.until_s = inf  # its route's deadline, by the health's clock
+        # Asked at the head of a line: whether it had better go elsewhere by now.
+        self.leaves: Callable[[], bool] = lambda: False
 
     @property
     def waited_ms(self) -> int | None:
@@ -72,7 +76,7 @@ class Turn:
 
         Raises:
             BudgetSpent, RateLimited, OverLimit: There is no room for it, at its turn or ever.
-            QueueTimeout, QueueFull: It did not get a slot, or not in time.
+            QueueTimeout, QueueFull, LineLeft: It did not get a slot, or not in time.
             LedgerUnavailable: It would have to wait, and that cannot be written.
         """
         queue = exchange.daemon.queue
@@ -87,10 +91,13 @@ class Turn:
             None if bound.output is None else wanted.most.output_tokens,
             batch=exchange.origin.batch,
         )
-        place = queue.enter(
-            pool,
-            Entry(asks, lambda: _take(exchange, wanted), lambda had: cast(Had, had).give_back()),
-        )
+
+        def take() -> Had:
+            if self.leaves():
+                raise LineLeft(f"`{wanted.target.name}` fails at the moment: its line is left")
+            return _take(exchange, wanted)
+
+        place = queue.enter(pool, Entry(asks, take, lambda had: cast(Had, had).give_back()))
         before_s = self.waited_s or 0.0
         self.waited_s = before_s
         if not place.done.done():

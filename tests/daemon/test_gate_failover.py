@@ -466,3 +466,19 @@ async def test_what_a_provider_answered_is_told_though_the_next_target_has_no_bo
         reply = await gate.ask(PICTURE)
         assert (reply.status, reply.headers["x-tollway-target"]) == (503, "up1/m")
         assert gate.ups[0].connections == 0
+
+
+async def test_who_waits_for_a_target_that_opens_meanwhile_goes_elsewhere() -> None:
+    """Calls in its line are no trials: once it is known to fail they go to the next at once."""
+    go_on = asyncio.Event()
+    fails: list[Step] = [reads(), waits(go_on), says(whole(b"{}", status="500 Oh"))]
+    more = '[routes.r]\nto = ["up/m", "up1/m"]\n'
+    async with gateway([fails], [SERVES], provider="slots = 1", more=more) as gate:
+        calls = [asyncio.create_task(gate.ask(ASK)) for _ in range(12)]
+        daemon = gate.daemon.server.daemon
+        await until(lambda: gate.ups[0].connections == 1 and daemon.active == 12)
+        go_on.set()
+        replies = await asyncio.gather(*calls)
+        assert {one.status for one in replies} == {200}
+        assert gate.ups[0].connections == 5
+        assert gate.held() == 0
