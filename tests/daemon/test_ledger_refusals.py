@@ -15,7 +15,7 @@ from ledger_rows import AT_MS, refused
 from upstreams import eventually
 
 from tollway.daemon.ledger import calls
-from tollway.daemon.ledger.refusals import EACH, Refusals
+from tollway.daemon.ledger.refusals import EACH, MOST, OTHERS, Refusals
 from tollway.daemon.ledger.rows import CallRefused, Who
 from tollway.daemon.ledger.schema import QUARTER_MS, migrate
 from tollway.daemon.ledger.spend import By, report, totals
@@ -61,6 +61,31 @@ async def test_a_flood_of_refusals_takes_a_few_rows_and_every_one_is_counted(
     assert verify(ledger.path) == []
     assert repair(ledger.path) == []
     assert totals(ledger.path, **WHOLE).refused == 1040
+
+
+async def test_a_caller_that_makes_up_names_takes_a_few_rows_too(ledger: Ledger) -> None:
+    """The rest are one row for each error and declared tag, which names none of the made-up ones."""
+    for number in range(1000):
+        made_up = {"tags": f'{{"job":"{number}"}}', "session": f"s-{number}", "client": f"c{number}"}
+        ledger.refuse(refused(number, requested=f"model-{number}", **made_up))
+        ledger.refuse(refused(2000 + number, requested="same", budget_tags=("run=42",)))
+        if number < 20:
+            ledger.refuse(refused(4000 + number, requested=f"model-{number}", who=BEN))
+    await ledger.close()
+    rows = calls.recent(ledger.path, limit=5000)
+    others = [row for row in rows if row.requested == OTHERS]
+    assert [(row.key, 1 + row.repeated, row.session, row.tags) for row in others] == [
+        ("laptop", 1000 - (MOST - EACH), "", "")
+    ]
+    assert Counter(row.key for row in rows) == {"laptop": MOST + 2, "ci": 20}
+    assert sum(1 + row.repeated for row in rows) == 2020
+    by_key = report(ledger.path, by=[By.KEY], tz=ZoneInfo("UTC"), **WHOLE)
+    assert {row.group[0]: row.refused for row in by_key} == {"laptop": 2000, "ci": 20}
+    with closing(sqlite3.connect(ledger.path)) as db:
+        assert db.execute("SELECT sum(refused) FROM spend_tag").fetchone() == (1000,)
+        assert db.execute("SELECT count(*) FROM words").fetchone()[0] < 4 * MOST
+    assert verify(ledger.path) == []
+    assert repair(ledger.path) == []
 
 
 async def test_the_count_is_written_when_its_moment_is_over(ledger: Ledger) -> None:
