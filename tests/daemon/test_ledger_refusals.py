@@ -64,9 +64,13 @@ async def test_a_flood_of_refusals_takes_a_few_rows_and_every_one_is_counted(
 
 
 async def test_a_caller_that_makes_up_names_takes_a_few_rows_too(ledger: Ledger) -> None:
-    """The rest are one row for each error and declared tag, which names none of the made-up ones."""
+    """The rest are one row for each error and declared tag, which names none of them."""
     for number in range(1000):
-        made_up = {"tags": f'{{"job":"{number}"}}', "session": f"s-{number}", "client": f"c{number}"}
+        made_up = {
+            "tags": f'{{"job":"{number}"}}',
+            "session": f"s-{number}",
+            "client": f"c{number}",
+        }
         ledger.refuse(refused(number, requested=f"model-{number}", **made_up))
         ledger.refuse(refused(2000 + number, requested="same", budget_tags=("run=42",)))
         if number < 20:
