@@ -131,13 +131,14 @@ class World:
             budget = f'{{ usd = {sum_}, per = "day", at = "clamp" }}'
         excepted = self.some(4, TARGETS) if self.dice.random() < 0.4 else []
         names = ", ".join(f'"{one}"' for one in excepted)
+        every = ", ".join(f'"{one}"' for one in ("*", *TARGETS))
         limits = self.dice.choice(("", "", "", "limits = { tpm = 2000 }", "limits = { rpm = 3 }"))
         return (
             f'[groups.all]\nmodels = ["*"]\nexcept = [{names}]\n'
             f'[users.ann]\ngroups = ["all"]\nbudget = [{budget}]\n{limits}\n'
             f'[keys.laptop]\nhash = "sha256:{sha256(SECRET.encode()).hexdigest()}"\nuser = "ann"\n'
             # Else a target that nobody may call would be refused in the file.
-            f'[groups.any]\nmodels = ["*"]\n[users.bea]\ngroups = ["any"]\n'
+            f"[groups.any]\nmodels = [{every}]\n[users.bea]\ngroups = ['any']\n"
             f'[keys.other]\nhash = "sha256:{sha256(b"other").hexdigest()}"\nuser = "bea"\n'
         )
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from gateway import CHAT, KEY, body, gateway
 from hypothesis import given
@@ -66,12 +67,8 @@ async def test_a_flood_of_refusals_takes_a_few_rows_and_every_one_is_counted(
 async def test_a_caller_that_makes_up_names_takes_a_few_rows_too(ledger: Ledger) -> None:
     """The rest are one row for each error and declared tag, which names none of them."""
     for number in range(1000):
-        made_up = {
-            "tags": f'{{"job":"{number}"}}',
-            "session": f"s-{number}",
-            "client": f"c{number}",
-        }
-        ledger.refuse(refused(number, requested=f"model-{number}", **made_up))
+        made_up = refused(number, requested=f"model-{number}", tags=f'{{"job":"{number}"}}')
+        ledger.refuse(msgspec.structs.replace(made_up, session=f"s-{number}", client=f"c{number}"))
         ledger.refuse(refused(2000 + number, requested="same", budget_tags=("run=42",)))
         if number < 20:
             ledger.refuse(refused(4000 + number, requested=f"model-{number}", who=BEN))
