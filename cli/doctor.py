@@ -24,7 +24,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
 from tollway.daemon import secrets, tls
-from tollway.daemon.config.schema import Config
+from tollway.daemon.config.schema import Config, Layers
 from tollway.daemon.errors import (
     ConfigError,
     DaemonUnreachable,
@@ -305,6 +305,8 @@ def _llama(config: Config) -> Iterator[Check]:
             yield Check(f"model {name}", "fail", f"`{path}` is not there", "Mend its `gguf`")
         elif name == tried and wrong:
             yield Check(f"model {name}", "fail", wrong.message, wrong.hint)
+        elif idle := _idle_layers(said, config.models[name].gpu_layers):
+            yield Check(f"model {name}", "warn", *idle)
         elif name == tried and not said.fault:
             yield Check(f"model {name}", "ok", f"`{path}` can be loaded")
 
@@ -317,6 +319,14 @@ def _tried(path: Path | None) -> tuple[probe.Answer, GatewayError | None]:
         return ask_llama_cpp(path, describe(path), _FEW_TOKENS, Layout()), None
     except GatewayError as error:
         return probe.ask(probe.Question()), error
+
+
+def _idle_layers(said: probe.Answer, layers: Layers) -> tuple[str, str] | None:
+    """Return what to say of a model's `gpu_layers` where this build has no GPU to put them on."""
+    if said.fault or any(one.kind in {"gpu", "shared"} for one in said.devices):
+        return None
+    told, fix = install.unused(layers)
+    return (told, fix) if told else None
 
 
 def _engine(said: probe.Answer) -> Check:

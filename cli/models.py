@@ -43,6 +43,8 @@ class State(msgspec.Struct):
     tokens_per_s: float | None = None
     problem: str = ""
     log: list[str] = []  # of its process, what it wrote last
+    warning: str = ""
+    fix: str = ""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -188,6 +190,10 @@ def _process_table(states: list[State]) -> None:
             for one in states
         ],
     )
+    for one in states:
+        if one.warning:
+            edits.warn(f"{one.name}: {one.warning}")
+            edits.hint(one.fix)
 
 
 def load(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:

@@ -75,6 +75,7 @@ class Memory(msgspec.Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
     fix: str = ""
+    warning: str = ""  # what of the settings does nothing with this llama.cpp
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -134,7 +135,9 @@ def info(  # noqa: PLR0913 - an argument is an option
         show.emit(one)
         return
     print_described(one)
-    if one.memory.problem:
+    if one.memory.warning:
+        edits.warn(one.memory.warning)
+    if one.memory.fix:
         edits.hint(one.memory.fix)
 
 
@@ -184,6 +187,9 @@ def memory_of(name: str, path: Path, info: ModelInfo, model: Model) -> Memory:
         info, context, layout, wanted=model.gpu_layers, free=[card.free for card in cards]
     )
     exact = not said.fault and placed.layers == 0
+    unused = "", ""
+    if not said.fault and not cards:
+        unused = install.unused(model.gpu_layers)
     if exact:
         need = msgspec.structs.replace(need, cache=said.cache, work=sum(said.work.values()))
     ram = need.total if exact else placed.ram
@@ -213,7 +219,8 @@ def memory_of(name: str, path: Path, info: ModelInfo, model: Model) -> Memory:
         by="llama.cpp" if exact else "header",
         gpus=cards,
         problem=problem,
-        fix=fix,
+        fix=fix or unused[1],
+        warning=unused[0],
     )
 
 
@@ -351,7 +358,11 @@ def _card(card: Gpu) -> str:
 
 
 def warn_of_build(memory: Memory) -> None:
-    """Warn where this machine has a GPU and the installed llama.cpp cannot use it."""
-    if install.installed() and not memory.gpus and (kind := install.gpu()):
+    """Warn where the installed llama.cpp cannot use the GPU that is here, or is asked for."""
+    if memory.warning:
+        edits.warn(memory.warning)
+        if not memory.problem:  # whose fix was told
+            edits.hint(memory.fix)
+    elif install.installed() and not memory.gpus and (kind := install.gpu()):
         edits.warn(f"llama-cpp-python is built without a GPU, and this machine has one ({kind})")
         edits.hint(install.install_line())

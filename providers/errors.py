@@ -70,11 +70,16 @@ class Unbounded(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """The provider failed. `sent` says whether it may have begun to work, and so may bill."""
+    """The provider failed. `sent` says whether it may have begun to work, and so may bill.
+
+    `death` is set where it was a process of this box that ended: while it was being loaded, with
+    this call and others at work, or with this call alone.
+    """
 
     status = 502
     code = "upstream_error"
     whose = "provider"
+    death: Literal["", "loading", "among", "alone"] = ""
 
     def __init__(self, message: str, *, hint: str = "", sent: bool = True) -> None:
         super().__init__(message, hint=hint)
@@ -107,6 +112,10 @@ class UpstreamBroke(UpstreamError):
     """The connection was reset, cut or garbled after the request had been sent."""
 
     code = "upstream_broke"
+
+
+class UpstreamGaveUp(UpstreamBroke):
+    """The provider says that it broke its answer off, or that what it made is no answer."""
 
 
 class UpstreamRefused(UpstreamError):

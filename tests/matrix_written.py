@@ -14,7 +14,7 @@ WRITTEN: dict[str, dict[str, str]] = {
     CHAT: {
         "text": '"content":"Hi there"',
         "system prompt": '{"role":"system","content":"Be brief."}',
-        "instructions in between": '{"role":"system","content":"Be brief."},{"role":"user"',
+        "instructions in between": "<system-reminder>\\nBe brief.\\n</system-reminder>",
         "images, base64": f'"image_url":{{"url":"data:image/png;base64,{PNG}"',
         "images by URL": f'"image_url":{{"url":"{URL}"',
         "PDF, base64": f'"file_data":"data:application/pdf;base64,{PDF}"',

@@ -64,6 +64,8 @@ class Attempt:
         self.taken = NOTHING  # of the rate limits
         self.slot: Slot | None = None  # of its target, where that has slots
         self.outing: Outing | None = None  # through the breakers
+        self.again = False  # a further try at the target of the one before
+        self.died = False  # a process of this box died of it or beside it, before it was shown
         self.hurried = False  # it had less time than its target's own time-outs give
         self.reader: AnswerReader = version.dialect.reader(version.call, target.kind.quirks)
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
@@ -228,7 +230,9 @@ class Attempt:
     def _is_free(self, ending: Ending) -> bool:
         """Whether nothing can have been billed: not sent, refused, or our own worker at rest."""
         # Our own worker tells what it did; without an answer it did nothing that counts.
-        return not self.sent or ending in _FREE or (self.target.local and self.answer is None)
+        # Nor does its caller pay for what a process of this box took with it when it died.
+        idle = self.target.local and self.answer is None
+        return not self.sent or ending in _FREE or idle or self.died
 
     def _upper(self, ending: Ending) -> tuple[Usage, int]:
         """Return an upper bound of the usage and of its cost, marked estimated.

@@ -82,6 +82,7 @@ class Chain:
         self._at: Step | None = None
         self._tried: dict[str, set[str]] = {}  # by target: the keys that it failed with
         self._asked: set[str] = set()  # providers
+        self._deaths: dict[str, int] = {}  # by target: how often its process died with the call
         self.sent = False  # some attempt was begun
         self.error: UpstreamError | None = None  # what the client hears, if nothing answers
 
@@ -182,6 +183,9 @@ class Chain:
         if failure.overflow:
             self._keep_larger(target)
             return
+        if error.death:
+            self._again = self._after_death(step, error)
+            return
         status = error.upstream_status if isinstance(error, Refused) else 0
         of_key = verdict_of(error) if isinstance(error, Refused) else ""
         if (of_key or status == 429) and self._health.another_key(target, tried):
@@ -202,6 +206,25 @@ class Chain:
         if verdict_of(error) == "unpaid":
             return False
         return status in _PASSING or (status >= 500 and status not in _NEVER)
+
+    def _after_death(self, step: Step, error: UpstreamError) -> Step | None:
+        """Return the same step once more where the call has no other way, and died of it once.
+
+        Nothing is asked of the provider's allowance: a death fails all calls of a model at once,
+        through no fault of theirs.
+        """
+        target = step.target
+        self._deaths[target.name] = self._deaths.get(target.name, 0) + 1
+        if self._deaths[target.name] > 1:
+            if error.death == "alone" and self.error is error:
+                self.error = _suspected(error)
+            return None
+        standings = (self._health.standing(one) for one in (*self._left, *self._late))
+        if not self._retries and any(standing.rank < 2 for standing in standings):
+            return None
+        if self._health.clock() >= self.until_s:
+            return None
+        return Step(target, 0.0, step.repeats + 1)
 
     def _repeat(self, step: Step, hint_s: float | None) -> Step | None:
         """Return the same step once more, None where it would come too late or is not granted."""
@@ -230,6 +253,15 @@ class Chain:
 
         self._left = [one for one in (*self._left, *self._late) if may_fit(one)]
         self._late = []
+
+
+def _suspected(error: UpstreamError) -> LocalModelFailed:
+    """Return what a call is told with which alone a process died a second time."""
+    return LocalModelFailed(
+        f"{error.message}, and so it did when it was asked this before",
+        hint="The call itself may be what it dies of; `tollway models ps` shows its last words",
+        again=False,
+    )
 
 
 def _is_its_own(error: UpstreamError) -> bool:

@@ -19,6 +19,7 @@ from tollway.providers.embedding import Embedding
 from tollway.providers.errors import (
     UpstreamBroke,
     UpstreamError,
+    UpstreamGaveUp,
     UpstreamRefused,
     UpstreamTimeout,
 )
@@ -198,7 +199,8 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
         try:
             body, headers = interpreter.whole(body), interpreter.headers(headers)
         except UpstreamError as error:
-            return Failure(error, again=False, ending="garbage")
+            gave_up = isinstance(error, UpstreamGaveUp)
+            return Failure(error, again=False, ending="upstream_broke" if gave_up else "garbage")
         exchange.lost(interpreter.dropped)
     attempt.saw_first()
     await exchange.settle(attempt)
@@ -245,6 +247,8 @@ async def _stream(
             raise
         # The answer is whole; what broke is the connection behind it.
     if relay.failed and not relay.shown:
+        if isinstance(relay.failed, UpstreamGaveUp):
+            return Failure(relay.failed, again=False)
         return _within(relay.failed)
     await relay.finish()
     if not relay.failed and not relay.capped:
@@ -293,7 +297,7 @@ class _Relay:
         self.shown = False
         self.last = b""  # the end and what is behind it, kept back until the call is settled
         self.done = False  # the end is [DONE], behind which nothing ever is
-        self.failed: UpstreamRefused | None = None
+        self.failed: UpstreamRefused | UpstreamGaveUp | None = None
         self.capped = False  # it has passed its hold, so that its client gets no more of it
 
     @property
@@ -318,22 +322,29 @@ class _Relay:
                 continue
             if turned is not None:
                 if not reader.failed:  # else the client is told in its own dialect
-                    out.append(turned.event(event))
+                    self._turn(event, turned, out)
             elif passes:
                 out.append(self._masked(event.raw) if reader.failed else event.raw)
-            if reader.failed:
-                self.failed = reader.failed
+            if reader.failed or self.failed:
+                self.failed = reader.failed or self.failed
                 break
             if self._watched and self._attempt.has_passed_hold():
                 self.capped = True
                 break
-        if not self.shown and reader.begun and not (self.failed and not reader.produced):
+        if not self.shown and reader.begun and not (reader.failed and not reader.produced):
             self._show()
         full = False
         if self.shown and out:
             full = self._exchange.pipe.write(out[0] if len(out) == 1 else b"".join(out))
             self._waiting = []
         return not (full or self.last or self.failed or self.capped)
+
+    def _turn(self, event: Event, turned: Interpreter, out: list[bytes]) -> None:
+        """Take what an event means to a client of another dialect."""
+        try:
+            out.append(turned.event(event))
+        except UpstreamGaveUp as error:
+            self.failed = error
 
     def _listen(self, events: list[Event]) -> None:
         """Take note of what came: comments and pings are no part of an answer.

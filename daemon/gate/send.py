@@ -37,6 +37,7 @@ from tollway.providers.canon import Call, Price
 from tollway.providers.dialects.dialect import Dialect
 from tollway.providers.errors import GatewayError, UpstreamError
 from tollway.providers.headers import Headers
+from tollway.providers.llamacpp.state import Terms
 from tollway.providers.money import plain_usd
 from tollway.providers.prices import FREE
 from tollway.providers.transport import Answer, Request, Timeouts
@@ -220,6 +221,7 @@ class Exchange:
                 full = sooner(full, refusal)
                 continue
             chain.begun()
+            attempt.again = step.repeats > 0
             failure = await self._try(attempt, chain.left_s)
             if failure is None:
                 return
@@ -358,9 +360,7 @@ class Exchange:
                 target.model,
                 self.call.endpoint,
                 body,
-                first_s=timeouts.first_s,
-                deadline_s=deadline_s,
-                owner=self.caller.prefix_owner,
+                Terms(timeouts.first_s, deadline_s, self.caller.prefix_owner, attempt.again),
             )
         request = Request(
             url=target.base_url + target.kind.behind + version.path(target),
@@ -381,6 +381,7 @@ class Exchange:
     def _failed(self, attempt: Attempt, failure: Failure) -> Failure:
         ending = failure.ending or ending_of(failure.error)
         attempt.failed(failure)
+        attempt.died = bool(failure.error.death)
         self._ended = self._end(attempt, ending, failure.error.code)
         return failure
 

@@ -11,7 +11,7 @@ from tollway.providers.dialects.anthropic_ask import tool_name
 from tollway.providers.dialects.anthropic_citations import citation
 from tollway.providers.dialects.anthropic_errors import error_within
 from tollway.providers.dialects.anthropic_said import NAME
-from tollway.providers.dialects.wire import UNREADABLE, Names, canonical, made_id, unwrapped
+from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, canonical, unwrapped
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -88,7 +88,7 @@ class Reader:
         self._wrapped = frozenset(tool.name for tool in tools if tool.kind == "custom")
         self._counts: reports.Counts = {}
         self._id = ""
-        self._calls = 0
+        self._ids = CallIds(said)
         self._open = ""  # the type of the open block
         self._plain = False  # it is a call of a plain-text tool
         self._pieces: list[str] = []  # its JSON, where that must be whole to be read
@@ -207,8 +207,7 @@ class Reader:
         self._plain = name in self._wrapped
         self._empty = True
         kind = "custom" if self._plain else "function"
-        out.append(ev.ToolStart(block.id or made_id(self._id, self._calls), name, kind))  # type: ignore[arg-type]
-        self._calls += 1
+        out.append(ev.ToolStart(self._ids.own(block.id or "", self._id), name, kind))  # type: ignore[arg-type]
         if arguments.strip("{} \n") and arguments != "null":
             self._json(arguments, out)
 

@@ -2,8 +2,9 @@
 
 Budgets of thinking ended, and sampling was taken away, with Opus 4.7; what came before Opus 4.6
 knows budgets alone. The recorded list of models (tests/wire) and the refusals that users met
-say so. A newer name than those here does as the newest of them; a name that is no Claude is of
-a server that speaks the dialect, and takes it as it first was.
+say so; the word "xhigh" came with Opus 4.7 too, as Anthropic's page on effort has it. A newer name
+than those here does as the newest of them; a name that is no Claude is of a server that speaks the
+dialect, and takes it as it first was.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Literal
 
 _NEVER = re.compile(r"claude-(?:2|instant|3-(?:5|haiku|opus|sonnet))")
 _BUDGET = re.compile(r"claude-(?:3-7|(?:opus|sonnet|haiku)-4(?:-[015](?!\d)|[-@]\d{8}|-latest|$))")
-_SAMPLED = re.compile(r"claude-(?:opus|sonnet|haiku)-4-6")
+_FIRST_ADAPTIVE = re.compile(r"claude-(?:opus|sonnet|haiku)-4-6")
 
 
 def _bare(model: str) -> str:
@@ -30,4 +31,10 @@ def thinks(model: str) -> Literal["never", "budget", "adaptive"]:
 
 def takes_sampling(model: str) -> bool:
     """Whether a model takes temperature, top_p and top_k; others refuse a request that has any."""
-    return thinks(model) != "adaptive" or bool(_SAMPLED.match(_bare(model)))
+    return thinks(model) != "adaptive" or bool(_FIRST_ADAPTIVE.match(_bare(model)))
+
+
+def efforts(model: str) -> tuple[str, ...]:
+    """Return the words for how long to think that a model knows, from least to most."""
+    more = () if _FIRST_ADAPTIVE.match(_bare(model)) else ("xhigh",)
+    return ("low", "medium", "high", *more, "max")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tollway.providers.conversation import Conversation, HostedTool, Thinking, Tool, ToolChoice
-from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
+from tollway.providers.dialects.anthropic_models import efforts, takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.wire import PLAIN_TEXT, of_object
@@ -20,7 +20,6 @@ from tollway.providers.errors import Untranslatable
 
 _Fields = Iterator[tuple[str, object]]
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
-_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 # What Anthropic does not have, in the words of the dialects that do.
 NEVER = ("min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
@@ -155,7 +154,7 @@ def thinking(said: Conversation, facts: Facts, limit: int, dropped: list[str]) -
         yield "thinking", {"type": "adaptive", **shown}
     effort = asked.effort or (effort_of(asked.budget) if asked.budget is not None else "")
     if effort:
-        yield "output_config", {"effort": nearest(effort, _EFFORTS)}
+        yield "output_config", {"effort": nearest(effort, efforts(facts.model))}
 
 
 def _is_unthought(said: Conversation) -> bool:

@@ -11,7 +11,7 @@ from tollway.providers.dialects.bedrock_errors import exception
 from tollway.providers.dialects.bedrock_read import NAME, usage_of
 from tollway.providers.dialects.open_part import OpenPart
 from tollway.providers.dialects.wire import UNREADABLE, text_of
-from tollway.providers.errors import UpstreamBroke
+from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.eventstream import EXCEPTION
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -25,6 +25,8 @@ _REASONS: Final[dict[str, ev.StopReason]] = {
     "content_filtered": "filtered",
     "model_context_window_exceeded": "window",
 }
+# The model made something that is no answer (API reference of Converse).
+_NO_ANSWER = frozenset({"malformed_model_output", "malformed_tool_use"})
 # Where a place in a document stands, and what Anthropic calls such a place.
 _PLACES = {
     "documentPage": ("page_location", "start_page_number", "end_page_number"),
@@ -152,6 +154,8 @@ class Reader:
         reason = said.get("stopReason")
         if reason is None:
             return
+        if reason in _NO_ANSWER:
+            raise UpstreamGaveUp(f"The model's answer is none: its `stopReason` is {reason}")
         self.ended = True
         # Which sequence it was Claude says where it is asked to, which no client can.
         out.append(ev.Stopped(_REASONS.get(str(reason), "other")))

@@ -30,7 +30,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
-from tollway.providers.effort import budget_of, nearest
+from tollway.providers.effort import budget_of, effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
 tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
@@ -38,7 +38,13 @@ tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
 # What Gemini 3 takes in place of the signature of a call that it did not make itself
 # (documentation of thought signatures).
 _UNSIGNED = "skip_thought_signature_validator"
-_LEVELS = ("minimal", "low", "medium", "high")
+# Google's documentation and its refusals ("Thinking level MINIMAL is not supported for this
+# model"): the words that models of the third generation know. A newer one knows at least these.
+_LEVELS = ("low", "medium", "high")
+_KNOWN_LEVELS = (
+    (re.compile(r".*gemini-3-pro"), ("low", "high")),
+    (re.compile(r".*gemini-3(?:\.[1-5])?-flash"), ("minimal", *_LEVELS)),
+)
 # Documentation of thinking: which models do, and the budgets that they take.
 _NO_THOUGHTS = re.compile(r"gemini-(?:1\.|2\.0)|gemma|.*-image|.*-tts")
 _BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_576),
@@ -316,15 +322,20 @@ def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[
             dropped.append("reasoning")
         return config
     by_level = "gemini-3" in facts.model
+    effort = asked.effort
+    if by_level and asked.budget is not None:
+        effort = effort_of(asked.budget)  # the newest take no budget
     if asked.mode == "off":
         # A model of the third generation always thinks.
-        config = {"thinkingLevel": "minimal"} if by_level else {"thinkingBudget": 0}
+        config = (
+            {"thinkingLevel": _level("minimal", facts.model)} if by_level else {"thinkingBudget": 0}
+        )
         if facts.model.startswith("gemini-2.5-pro"):  # so does this one
             config = {"thinkingBudget": _BUDGETS["gemini-2.5-pro"][0]}
+    elif effort and by_level:
+        config = {"thinkingLevel": _level(effort, facts.model)}
     elif asked.budget is not None:
         config = {"thinkingBudget": _within(asked.budget, facts.model)}
-    elif asked.effort and by_level:
-        config = {"thinkingLevel": nearest(asked.effort, _LEVELS)}
     elif asked.effort:
         config = {"thinkingBudget": _within(budget_of(asked.effort), facts.model)}
     elif asked.mode == "adaptive":
@@ -334,6 +345,14 @@ def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[
     if asked.summary not in ("", "none", "auto"):
         dropped.append("reasoning.summary")
     return config
+
+
+def _level(effort: str, model: str) -> str:
+    """Return the word for how long to think that a model of the third generation knows."""
+    levels = next((levels for name, levels in _KNOWN_LEVELS if name.match(model)), _LEVELS)
+    if effort == "medium" and "medium" not in levels:
+        return "high"  # as Google's own endpoint in OpenAI's words has it
+    return nearest(effort, levels)
 
 
 def _within(budget: int, model: str) -> int:

@@ -13,8 +13,8 @@ from tollway.providers.dialects.gemini_ask import tool_name
 from tollway.providers.dialects.gemini_errors import error_within
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.gemini_request import NAME
-from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of
-from tollway.providers.errors import UpstreamBroke
+from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
+from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
 
@@ -23,12 +23,19 @@ _REASONS: dict[str, ev.StopReason] = {
     "MAX_TOKENS": "length",
     **dict.fromkeys(
         (
-            *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
-            *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
+            *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"),
+            *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"),
         ),
         "filtered",
     ),
 }
+# The model made something that is no answer; to ask again helps.
+_NO_ANSWER = frozenset(
+    {
+        *("MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "MISSING_THOUGHT_SIGNATURE"),
+        *("UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS"),
+    }
+)
 
 
 class _Chunk(msgspec.Struct):
@@ -57,7 +64,7 @@ class Reader:
         )
         self._id = ""
         self._started = False
-        self._calls = 0
+        self._ids = CallIds(said)
         self._called: set[int] = set()
         self._stopped: dict[int, ev.Stopped] = {}
 
@@ -65,7 +72,7 @@ class Reader:
         """Return what one event of a stream means.
 
         Raises:
-            UpstreamBroke: It is no event of this dialect.
+            UpstreamBroke: It is no event of this dialect, or says that there is no answer.
         """
         return [] if event.data is None else self._read(event.data)
 
@@ -121,7 +128,12 @@ class Reader:
         found += _citations(said, choice)
         found += _logprobs(said.get("logprobsResult"), choice)
         if (reason := said.get("finishReason")) is not None:
-            self._stop(choice, _REASONS.get(str(reason), "other"))
+            # A call of a tool that was not declared is one that the client can refuse.
+            if reason in _NO_ANSWER and choice not in self._called:
+                why = text_of(said, "finishMessage") or f"its `finishReason` is {reason}"
+                raise UpstreamGaveUp(f"The model's answer is none: {why[:300]}")
+            known: ev.StopReason = "end" if reason in _NO_ANSWER else "other"
+            self._stop(choice, _REASONS.get(str(reason), known))
         return found
 
     def _stop(self, choice: int, reason: ev.StopReason) -> None:
@@ -152,8 +164,7 @@ class Reader:
 
     def _call(self, call: dict[str, Any], signature: str, choice: int) -> list[ev.Event]:
         self._called.add(choice)
-        id_ = text_of(call, "id") or made_id(self._id, self._calls)
-        self._calls += 1
+        id_ = self._ids.own(text_of(call, "id"), self._id)
         name = self._names.ours(text_of(call, "name"))
         given = call.get("args")
         arguments = msgspec.json.encode(given if given is not None else {}).decode()

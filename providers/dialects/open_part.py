@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tollway.providers import events as ev
 from tollway.providers.conversation import Conversation, Tool
-from tollway.providers.dialects.wire import Names, made_id, unwrapped
+from tollway.providers.dialects.wire import CallIds, Names, unwrapped
 
 CALL = "call"
 
@@ -21,7 +21,7 @@ class OpenPart:
         tools = [tool for tool in said.tools if isinstance(tool, Tool)]
         self._names = Names(tool_name, tuple(tool.name for tool in tools))
         self._wrapped = frozenset(tool.name for tool in tools if tool.kind == "custom")
-        self._calls = 0
+        self._ids = CallIds(said)
         self._open = ""
         self._plain = False
         self._pieces: list[str] = []
@@ -33,12 +33,11 @@ class OpenPart:
             self._open = kind
 
     def call(self, id_: str, name: str, answer: str, out: list[ev.Event]) -> None:
-        """Open a call; where it came without an id, it gets one of its place in the answer."""
+        """Open a call; where it came without an id of its own, it gets one."""
         self.close(out)
         ours = self._names.ours(name)
         self._open, self._plain = CALL, ours in self._wrapped
-        made = id_ or made_id(answer, self._calls)
-        self._calls += 1
+        made = self._ids.own(id_, answer)
         out.append(ev.ToolStart(made, ours, "custom" if self._plain else "function"))
 
     def arguments(self, text: str, out: list[ev.Event]) -> None:

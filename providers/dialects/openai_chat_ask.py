@@ -68,6 +68,7 @@ class _Messages:
         self._said = said
         self._quirks = facts.quirks
         self._marks = quirk.CACHE_CONTROL in facts.quirks
+        self._reminds = False  # an instruction has been put into the last turn, a user's
 
     def messages(self) -> list[dict[str, object]]:
         """Return all messages; pictures that a tool gave follow its result, as a user's."""
@@ -78,11 +79,32 @@ class _Messages:
             elif message.role == "assistant":
                 written.append(self._assistant(message))
             elif message.parts:
-                written.append(self._spoken(message))
+                self._say(message, written)
         turns = [message.role for message in self._said.messages if message.parts]
         if self._said.by != NAME and turns[-1:] == ["assistant"]:
             self.dropped.append("prefill")  # to go on with; here it is a turn that is over
         return written
+
+    def _say(self, message: Message, written: list[dict[str, object]]) -> None:
+        """Add what the user says, or an instruction.
+
+        Templates of open models take one system prompt, at the front, and turns that alternate:
+        instructions behind it stand in the user's turn, marked as what they are.
+        """
+        said = self._spoken(message)
+        last = written[-1] if written else None
+        if message.role in _INSTRUCTIONS and quirk.ALL_OF_OPENAI not in self._quirks:
+            joins = last is not None and last["role"] == "system"
+            if last is not None and not joins:
+                said = {"role": "user", "content": _reminder(said["content"])}
+                joins = last["role"] == "user"
+                self._reminds = True
+        else:
+            joins, self._reminds = self._reminds and "name" not in said, False
+        if joins and last is not None and last["role"] == said["role"]:
+            last["content"] = _joined_content(last["content"], said["content"])
+        else:
+            written.append(said)
 
     def _spoken(self, message: Message) -> dict[str, object]:
         """Return what the user says, or an instruction: one text where there is no more to it."""
@@ -262,6 +284,22 @@ class _Messages:
             self.dropped.append(
                 part.type if isinstance(part, Opaque) else type(part).__name__.lower()
             )
+
+
+def _reminder(content: object) -> object:
+    if isinstance(content, list):
+        return [one | {"text": _reminder(one["text"])} for one in content if "text" in one]
+    return f"<system-reminder>\n{content}\n</system-reminder>"
+
+
+def _joined_content(one: object, other: object) -> object:
+    """Return the content of two messages as that of one: a text, where both are."""
+    if isinstance(one, str) and isinstance(other, str):
+        return f"{one}\n\n{other}"
+    parts: list[object] = []
+    for content in (one, other):
+        parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return parts
 
 
 # What a provider did by itself in an earlier turn: history, not instructions.

@@ -20,13 +20,13 @@ from tollway.providers.dialects.openai_chat_said import NAME, google_signature, 
 from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.dialects.wire import (
     UNREADABLE,
+    CallIds,
     Names,
     canonical,
-    made_id,
     text_of,
     unwrapped,
 )
-from tollway.providers.errors import UpstreamBroke
+from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
 
@@ -40,7 +40,10 @@ _REASONS: dict[str, ev.StopReason] = {
     "tool_calls": "tools",
     "function_call": "tools",
     "content_filter": "filtered",
+    "sensitive": "filtered",  # Z.ai
 }
+# What was said until then is no answer: DeepSeek, Z.ai, Mistral and OpenRouter, vLLM and SGLang.
+_GAVE_UP = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
 
 
 class _Function(msgspec.Struct):
@@ -127,7 +130,7 @@ class Reader:
         """Return what one event of a stream means.
 
         Raises:
-            UpstreamBroke: It is no chunk of a chat completion.
+            UpstreamBroke: It is no chunk of a chat completion, or says that there is no answer.
         """
         data = event.data
         if data is None:
@@ -223,11 +226,12 @@ def _failed(data: bytes) -> ev.Failed:
 
 
 class _Tools:
-    """The tools that were asked for, by the names that the target knows them by."""
+    """The tools that were asked for, by the names that the target knows them by; calls' ids."""
 
     def __init__(self, said: Conversation, *, own: bool) -> None:
         tools = [tool for tool in said.tools if isinstance(tool, Tool)]
         self.names = Names(tool_name, tuple(tool.name for tool in tools))
+        self.ids = CallIds(said)
         # Plain-text tools that stand in the request as tools with one argument.
         plain = [] if own else [tool.name for tool in tools if tool.kind == "custom"]
         self.wrapped = frozenset(plain)
@@ -236,9 +240,10 @@ class _Tools:
 class _Call:
     """One tool call while it comes."""
 
-    def __init__(self, id_: str, name: str) -> None:
+    def __init__(self, id_: str, name: str, said: str) -> None:
         self.id = id_
-        self.name = name
+        self.said = said  # its id as the provider has it
+        self.name = name  # "" until it has come
         self.custom = False
         self.signature = ""
         self.waiting: list[str] = []  # arguments that came while another call was open
@@ -289,6 +294,10 @@ class _Open:
             self._rest(said, out)
         if choice.logprobs is not None:
             self._weigh(choice.logprobs, out)
+        if choice.finish_reason in _GAVE_UP:
+            raise UpstreamGaveUp(
+                f"The provider broke its answer off: its `finish_reason` is {choice.finish_reason}"
+            )
         if choice.finish_reason and not self._stopped:
             self._stopped = True
             self.flush(out)
@@ -371,14 +380,19 @@ class _Open:
         call = self._at.get(at)
         what = called.function
         name = (what.name if what else called.custom.name if called.custom else None) or ""
-        new_id = bool(called.id and call is not None and call.id != called.id and call.name)
-        if call is None or new_id or (called.index is None and name and call.text):
-            call = _Call(called.id or made_id(self._answer or "?", len(self._calls)), name)
+        new_id = bool(called.id and call is not None and call.said != called.id and call.name)
+        again = called.index is None and name and call is not None and call.text
+        if call is None or new_id or (again and not (called.id and call.said == called.id)):
+            id_ = self._tools.ids.own(called.id or "", self._answer)
+            call = _Call(id_, name, called.id or "")
             call.signature = google_signature(called.extra_content)
             call.custom = called.custom is not None
             self._at[at] = call
             self._calls.append(call)
             self._begin(call, out)
+        elif name and not call.name:
+            call.name = self._tools.names.ours(name)
+            self._next(out)
         pieces = what.arguments if what else called.custom.input if called.custom else None
         if pieces is None or pieces == "":
             return
@@ -396,10 +410,13 @@ class _Open:
         self._next(out)
 
     def _next(self, out: list[ev.Event]) -> None:
-        """Open the next call, if the open one is whole."""
-        while self._queue and (self._open is None or self._open.custom or self._open.is_whole()):
+        """Open the next call, if it has a name and the open one is whole."""
+        while self._queue and self._queue[0].name and self._may_begin():
             self._close(out)
             self._start(self._queue.pop(0), out)
+
+    def _may_begin(self) -> bool:
+        return self._open is None or self._open.custom or self._open.is_whole()
 
     def _start(self, call: _Call, out: list[ev.Event]) -> None:
         custom = call.custom or call.name in self._tools.wrapped

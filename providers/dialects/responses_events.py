@@ -15,7 +15,7 @@ from tollway.providers.dialects.responses_ask import tool_name
 from tollway.providers.dialects.responses_read import usage_of
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.responses_said import citations, joined_name
-from tollway.providers.dialects.wire import UNREADABLE, Names, made_id, text_of
+from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -70,6 +70,7 @@ class Reader:
         self._names = Names(
             tool_name, tuple(tool.name for tool in said.tools if isinstance(tool, Tool))
         )
+        self._ids = CallIds(said)
         self._logprobs = said.logprobs
         self._id = ""
         self._started = False
@@ -183,7 +184,7 @@ class Reader:
             return []
         self._called = True
         name = joined_name(text_of(item, "namespace"), text_of(item, "name"))
-        id_ = text_of(item, "call_id") or text_of(item, "id") or made_id(self._id, place)
+        id_ = self._ids.own(text_of(item, "call_id") or text_of(item, "id"), self._id)
         kind: Any = "custom" if item["type"] == "custom_tool_call" else "function"
         self._shown[place] = False
         return [ev.ToolStart(id_, self._names.ours(name), kind)]

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from tollway.providers.conversation import Source
+from tollway.providers.conversation import Conversation, Source, ToolCall
 from tollway.providers.errors import RequestInvalid
 
 _T = TypeVar("_T")
@@ -135,6 +135,44 @@ class Names:
 def made_id(answer: str, number: int) -> str:
     """Return an id for a tool call that came without: the same for the same place in an answer."""
     return f"call_{sha256(answer.encode()).hexdigest()[:16]}{number:02d}"
+
+
+class CallIds:
+    """The ids of an answer's calls: each its own, beside those of the turns before as well.
+
+    Some servers count from 0 in every answer, some give two calls one id, some give none; to a
+    client a second call of an id is the first one.
+    """
+
+    def __init__(self, said: Conversation) -> None:
+        """Take what was asked; it is looked through when the first call comes."""
+        self._said = said
+        self._taken: set[str] | None = None
+
+    def own(self, id_: str, answer: str) -> str:
+        """Return the provider's id for a call, or another where it has none or is taken.
+
+        Args:
+            id_: The provider's; "" for none.
+            answer: The answer's own name, so that what is made is the same for the same answer.
+        """
+        if self._taken is None:
+            parts = (part for turn in self._said.messages for part in turn.parts)
+            self._taken = {part.id for part in parts if isinstance(part, ToolCall)}
+        taken, number, wanted = self._taken, len(self._taken), id_
+        while not wanted or wanted in taken or _as_fitted(wanted) in taken:
+            wanted = made_id(answer or "?", number)
+            number += 1
+        taken.add(wanted)
+        return wanted
+
+
+def _as_fitted(id_: str) -> str:
+    """Return an id as a client has it whose dialect takes the fewest characters."""
+    return fitting(id_, _PLAIN, 64)
+
+
+_PLAIN = re.compile(r"[a-zA-Z0-9_-]")
 
 
 def canonical(value: object) -> bytes:

@@ -19,13 +19,22 @@ from tollway.providers.llamacpp.openai import read_request
 from tollway.providers.llamacpp.pool import Loaded, is_apart, may_meet, who_leaves
 from tollway.providers.llamacpp.resident import GgufResident
 from tollway.providers.llamacpp.served import CommandResident, ServedAnswer
-from tollway.providers.llamacpp.state import Command, Limits, LocalModel, ModelState, State
+from tollway.providers.llamacpp.state import (
+    Command,
+    Limits,
+    LocalModel,
+    ModelState,
+    State,
+    Terms,
+)
 from tollway.providers.llamacpp.writing import refusal
 from tollway.providers.transport import Answer, Request, Transport
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Command", "Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState"]
+_PLAIN = Terms()
+
+__all__ = ["Command", "Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState", "Terms"]
 
 
 class MeteredAnswer(Answer, Protocol):
@@ -140,26 +149,16 @@ class LocalModels:
             log.error("%s is not loaded at the start: %s", resident.model.name, fault.message)
 
     async def send(
-        self,
-        name: str,
-        endpoint: Endpoint,
-        body: bytes,
-        *,
-        first_s: float | None = None,
-        deadline_s: float | None = None,
-        owner: str = "",
+        self, name: str, endpoint: Endpoint, body: bytes, terms: Terms = _PLAIN
     ) -> MeteredAnswer:
         """Return the answer of a model that our own worker serves, once it has begun.
 
         It is a 200 (events or one JSON body) or a 400 in OpenAI's shape, for a request that the
-        model can't do. `first_s` is the time to the first token once the model is loaded, the
-        wait behind earlier calls included; after `deadline_s` at work it ends with what it has,
-        as one that has reached its longest answer. An `owner` shares kept prefixes with its own
-        calls alone; "" is everybody who shares.
+        model can't do.
 
         Raises:
             LocalModelFailed: No such model; it cannot be loaded; or it died before it answered.
-            UpstreamTimeout: Nothing came for `first_s`.
+            UpstreamTimeout: Nothing came for `terms.first_s`.
         """
         resident = self._named(name)
         if not isinstance(resident, GgufResident):
@@ -168,9 +167,9 @@ class LocalModels:
             asked = read_request(endpoint, body)
         except RequestInvalid as fault:
             return Refusal(refusal(fault))
-        if owner:
-            asked = replace(asked, job=replace(asked.job, owner=owner))
-        return await resident.ask(asked, first_s, deadline_s)
+        if terms.owner:
+            asked = replace(asked, job=replace(asked.job, owner=terms.owner))
+        return await resident.ask(asked, terms)
 
     async def forward(
         self, name: str, request: Request, *, deadline_s: float | None = None

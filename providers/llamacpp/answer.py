@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 from tollway.providers.canon import Usage
-from tollway.providers.errors import LocalModelFailed, UpstreamBroke
+from tollway.providers.errors import LocalModelFailed, UpstreamBroke, UpstreamError
 from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
@@ -12,6 +13,8 @@ from tollway.providers.llamacpp.writing import Writer, refusal
 
 # Longer than any one engine step should take; a hung worker is the watchdog's business.
 CANCEL_WITHIN_S = 10.0
+
+Died = TypeVar("Died", bound=UpstreamError)
 
 
 class Refusal:
@@ -70,11 +73,12 @@ class LocalAnswer:
             while isinstance(up := await self._call.next(), Reading):
                 pass
         except WorkerEnded as fault:
-            raise LocalModelFailed(
+            failed = LocalModelFailed(
                 f"The worker of `{self._name}` {fault.message} before it answered",
                 hint="The next call starts it again; `tollway models ps` shows its last words",
                 sent=False,
-            ) from fault
+            )
+            raise self._of_death(failed, fault) from fault
         match up:
             case Broken(message=message):
                 raise LocalModelFailed(
@@ -121,11 +125,18 @@ class LocalAnswer:
                 up = more
                 said.append(self._writer.write(up))
         except WorkerEnded as fault:
-            raise UpstreamBroke(
+            broke = UpstreamBroke(
                 f"The worker of `{self._name}` {fault.message} in the middle of its answer",
                 hint="The next call starts it again; `tollway models ps` shows its last words",
-            ) from fault
+            )
+            raise self._of_death(broke, fault) from fault
         if isinstance(up, Broken):
             raise UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
         self._whole = isinstance(up, Done)
         return b"".join(said)
+
+    def _of_death(self, error: Died, fault: WorkerEnded) -> Died:
+        """Return the error with what is known of the death; an end that we asked for is none."""
+        if not self._worker.expected:
+            error.death = "alone" if fault.calls == 1 else "among"
+        return error

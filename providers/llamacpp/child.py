@@ -29,6 +29,8 @@ from tollway.providers.llamacpp.frames import (
     FrameError,
     Load,
     LoadFailed,
+    Ping,
+    Pong,
     Progress,
     Quit,
     Ready,
@@ -49,11 +51,13 @@ _LOG_DEBUG, _LOG_GOES_ON = 1, 5
 
 
 class Link:
-    """The socket to the daemon: frames in through a thread, frames out from the main one.
+    """The socket to the daemon: frames in through two threads, frames out from the main one.
 
-    What only asks for a count is answered by that thread, once `count` is there: callers wait for
-    it before they are admitted, and a step of the model takes up to 150 ms. By `read` calls come
-    ready to run: no step waits for a prompt to be cut into tokens.
+    The first hears frames, and answers at once what only asks whether the process runs. The
+    second takes what they say in its order. What only asks for a count it answers itself, once
+    `count` is there: callers wait for it before they are admitted, and a step of the model takes
+    up to 150 ms. By `read` calls come ready to run: no step waits for a prompt to be cut into
+    tokens.
     """
 
     def __init__(self, link: socket.socket) -> None:
@@ -62,7 +66,9 @@ class Link:
         self.count: Callable[[Count], Up] | None = None
         self.read: Callable[[Submit], Arrived] | None = None
         self.inbox: queue.SimpleQueue[Down | Arrived] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="link", daemon=True).start()
+        self._heard: queue.SimpleQueue[Down] = queue.SimpleQueue()
+        threading.Thread(target=self._hear, name="link", daemon=True).start()
+        threading.Thread(target=self._take, name="calls", daemon=True).start()
 
     def send(self, messages: list[Up]) -> None:
         """Send one frame; end the process if nobody is there to read it."""
@@ -73,24 +79,36 @@ class Link:
             except OSError:
                 os._exit(0)  # the daemon is gone, and whatever we computed was for it
 
-    def _read(self) -> None:
+    def _take(self) -> None:
+        try:
+            while True:
+                message = self._heard.get()
+                if isinstance(message, Count) and self.count is not None:
+                    self.send([self.count(message)])
+                elif isinstance(message, Submit) and self.read is not None:
+                    self.inbox.put(self.read(message))
+                else:
+                    self.inbox.put(message)
+        finally:  # a thread's end alone would leave a process that is deaf
+            traceback.print_exc()
+            os._exit(1)
+
+    def _hear(self) -> None:
         try:
             while True:
                 length = frame_length(self._exactly(4))
                 for message in read_down(self._exactly(length)):
-                    if isinstance(message, Count) and self.count is not None:
-                        self.send([self.count(message)])
-                    elif isinstance(message, Submit) and self.read is not None:
-                        self.inbox.put(self.read(message))
+                    if isinstance(message, Ping):
+                        self.send([Pong()])
                     else:
-                        self.inbox.put(message)
+                        self._heard.put(message)
         except (EOFError, OSError):
             # Not sys.exit: the main thread may be deep inside llama.cpp for seconds to come.
             os._exit(0)
         except FrameError as fault:
             print(f"unreadable frame: {fault}", file=sys.stderr, flush=True)
             os._exit(2)
-        finally:  # some other fault: a thread's end alone would leave a process that is deaf
+        finally:  # some other fault
             traceback.print_exc()
             os._exit(1)
 
@@ -177,7 +195,7 @@ def _serve(link: Link, engine: Engine) -> None:
                     draining = True
                 case Quit():
                     return
-                case Load() | Count():
+                case Load() | Count() | Ping():
                     raise FrameError("a second load, or a count before the first")
         link.send(engine.step())
 

@@ -148,7 +148,11 @@ class Quit(msgspec.Struct, frozen=True, tag="quit"):
     """End now."""
 
 
-Down = Load | Submit | Count | Cancel | Drain | Quit
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Say that the process runs, whatever its engine does."""
+
+
+Down = Load | Submit | Count | Cancel | Drain | Quit | Ping
 
 # Upwards: from the worker to the daemon.
 
@@ -282,6 +286,10 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     shown: list[list[int]] = []
 
 
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The answer to Ping."""
+
+
 Up = (
     Progress
     | Ready
@@ -294,6 +302,7 @@ Up = (
     | Refused
     | Broken
     | Counted
+    | Pong
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -47,6 +47,20 @@ def install_line() -> str:
     return _line(gpu() or "cpu")
 
 
+def unused(layers: int | str) -> tuple[str, str]:
+    """Return what to say of a `gpu_layers` where llama.cpp is built without a GPU, and the fix.
+
+    Both are "" where it asks for no more than there is.
+    """
+    if layers in {0, "auto"}:
+        return "", ""
+    said = f'"{layers}"' if isinstance(layers, str) else layers
+    told = f"`gpu_layers = {said}` does nothing: llama-cpp-python is built for the CPU alone"
+    if gpu():
+        return told, install_line()
+    return told, f'`gpu_layers = "auto"` uses a GPU where there is one. With one: {_line("vulkan")}'
+
+
 def install_help() -> str:
     """Return what to install for local models, this machine's line first. Several lines."""
     here = gpu() or "cpu"

@@ -72,6 +72,7 @@ class Resident(ABC, Generic[P]):
         self.model = model
         self.state: State = "registered"
         self.problem = ""
+        self.warning = ("", "")  # of what is loaded, and what to do about it
         self.percent = 0
         self.waiting = 0
         self.running = 0
@@ -251,6 +252,7 @@ class Resident(ABC, Generic[P]):
     def tell(self) -> ModelState:
         """Return its state for people."""
         alive = self.state in {"loading", "ready", "draining"}
+        warning, fix = self.warning if alive else ("", "")
         return ModelState(
             name=self.model.name,
             state=self.state,
@@ -265,6 +267,8 @@ class Resident(ABC, Generic[P]):
             loaded_at=self.loaded_at if alive else None,
             problem=self.problem,
             log=tuple(self.log.lines)[-SHOWN_LINES:],
+            warning=warning,
+            fix=fix,
         )
 
     # How it is done.
@@ -351,11 +355,13 @@ class Resident(ABC, Generic[P]):
         self._set("failed", fault.message)
 
     def _died(self, fault: WorkerEnded) -> LocalModelFailed:
-        return LocalModelFailed(
+        failed = LocalModelFailed(
             f"The {self.word} of `{self.model.name}` {fault.message}",
             hint=self._died_hint(fault),
             sent=False,
         )
+        failed.death = "loading"
+        return failed
 
     def _stay_failed(self, message: str, hint: str) -> LocalModelFailed:
         """Return an error that every call gets until a person, or another file, changes it."""

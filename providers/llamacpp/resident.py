@@ -2,22 +2,33 @@
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
 from typing import Literal
+
+from msgspec.structs import replace
 
 from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamTimeout
 from tollway.providers.llamacpp import fit
 from tollway.providers.llamacpp.answer import LocalAnswer
-from tollway.providers.llamacpp.frames import Load, Prompt, Submit
+from tollway.providers.llamacpp.frames import Load, Prompt, Ready, Submit
 from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe
-from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, gpu, install_line, installed
+from tollway.providers.llamacpp.install import (
+    LLAMA_CPP_PYTHON,
+    gpu,
+    install_line,
+    installed,
+    unused,
+)
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.openai import Asked
 from tollway.providers.llamacpp.shares import Share
-from tollway.providers.llamacpp.state import LocalModel
-from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded
+from tollway.providers.llamacpp.state import LocalModel, Terms
+from tollway.providers.llamacpp.worker import Call, CannotLoad, Worker, WorkerEnded, is_stopped
 from tollway.providers.llamacpp.writing import writer
 from tollway.providers.words import counted
+
+log = logging.getLogger(__name__)
 
 # Read once before the first call: it finds what crashes, and pages the weights in.
 _WARM_UP = "a"
@@ -32,20 +43,20 @@ class GgufResident(Resident[Worker]):
         self._known: tuple[int, ...] = ()  # which file `info` describes
         self._turns = asyncio.Semaphore(model.slots)  # asyncio's are fair
         self._line: list[object] = []  # who waits for a turn, in that order
+        self._suspect = asyncio.Lock()  # held by a call that comes again, until it is answered
 
-    async def ask(
-        self, asked: Asked, first_s: float | None, deadline_s: float | None
-    ) -> LocalAnswer:
+    async def ask(self, asked: Asked, terms: Terms) -> LocalAnswer:
         """Return the answer once it has begun, after the calls that came before.
-
-        `first_s` counts from when the model is loaded and includes the wait for our turn,
-        `deadline_s` from when it is our turn: then the answer ends as one that is too long does.
 
         Raises:
             LocalModelFailed: It cannot be loaded, or died before it answered.
             LocalModelBusy: Our turn did not come within `first_s`.
             UpstreamTimeout: It was our turn, and nothing came for what was left of `first_s`.
         """
+        if terms.again:
+            async with self._suspect:
+                return await self.ask(asked, replace(terms, again=False))
+        first_s = terms.first_s
         loop = asyncio.get_running_loop()
         with self._present():
             worker = await self.ready()
@@ -55,7 +66,7 @@ class GgufResident(Resident[Worker]):
             try:
                 if (now := await self.ready()) is not worker:  # it died or went while we waited
                     worker, limit = now, None if first_s is None else loop.time() + first_s
-                share, call = self._submit(worker, asked.job, turns, deadline_s)
+                share, call = self._submit(worker, asked.job, turns, terms.deadline_s)
             except BaseException:  # a cancel too: nobody else would get a turn
                 turns.release()
                 raise
@@ -82,6 +93,18 @@ class GgufResident(Resident[Worker]):
             return await worker.count(job, lambda _: None)
         except WorkerEnded:
             return None
+
+    def kill_if_hung(self) -> None:
+        """See `Resident`; its process too is asked whether it runs while somebody waits for it."""
+        super().kill_if_hung()
+        worker, limits = self._process, self._around.limits
+        if worker is None or not (worker.busy or self._loading):
+            return
+        silent = worker.look(2 * limits.sweep_s)
+        if silent > limits.stopped_s and is_stopped(worker.pid):
+            worker.kill(f"was stopped for {silent:.0f} s and was killed")
+        elif silent > limits.deaf_s and not self._loading:
+            worker.kill(f"gave no sign of life for {silent:.0f} s and was killed")
 
     def change(self, model: LocalModel) -> None:
         """See `Resident`."""
@@ -175,13 +198,20 @@ class GgufResident(Resident[Worker]):
         self._admitted = True
         worker = await self._start()
         try:
-            await worker.load(self._how_to_load(info), self._progress)
+            loaded = await worker.load(self._how_to_load(info), self._progress)
+            self._say_if_unused(loaded)
             await self._warm_up(worker, info)
         except CannotLoad as fault:
             await worker.stop(self._around.limits.stop_within_s)
             raise self._cannot_load(fault) from fault
         except WorkerEnded as fault:
             raise self._died(fault) from fault
+
+    def _say_if_unused(self, loaded: Ready) -> None:
+        # No error: the same file may be that of a machine with a GPU.
+        self.warning = ("", "") if loaded.gpu_layers else unused(self.model.gpu_layers)
+        if self.warning[0]:
+            log.warning("%s: %s", self.model.name, self.warning[0])
 
     async def _warm_up(self, worker: Worker, info: ModelInfo) -> None:
         """Have a token read and made, so that what crashes does so before a call depends on it."""

@@ -7,13 +7,23 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from tollway.providers.dialects.json_edit import edit, fields
-from tollway.providers.errors import GatewayError, LocalModelFailed, UpstreamTimeout
+from tollway.providers.errors import (
+    GatewayError,
+    LocalModelFailed,
+    UpstreamBroke,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from tollway.providers.llamacpp.command import Server
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.state import Command, LocalModel
 from tollway.providers.llamacpp.worker import WorkerEnded
 from tollway.providers.transport import Answer, Request, Transport
+
+# How long a server whose connection broke may take to be gone, if that is why.
+_GONE_WITHIN_S = 2.0
 
 
 class CommandResident(Resident[Server]):
@@ -62,6 +72,9 @@ class CommandResident(Resident[Server]):
                         answer = await self._transport.send(there)
                 except TimeoutError as fault:
                     raise _too_long(self.model.name) from fault
+                except UpstreamError as fault:
+                    await _look_for_death(fault, server)
+                    raise
                 undo.pop_all()
             server.heard()
         return ServedAnswer(answer, call)
@@ -203,6 +216,9 @@ class ServedAnswer:
                 return
             except TimeoutError as fault:
                 raise _too_long(self._call.name) from fault
+            except UpstreamError as fault:
+                await _look_for_death(fault, self._call.server)
+                raise
             self._call.server.heard()
             yield piece
 
@@ -212,6 +228,16 @@ class ServedAnswer:
             await self._answer.close()
         finally:
             self._call.end()
+
+
+async def _look_for_death(fault: UpstreamError, server: Server) -> None:
+    """Note with an error whether it is that of a server that has just ended, unasked."""
+    if isinstance(fault, UpstreamUnreachable | UpstreamBroke):
+        calls = server.calls
+        with contextlib.suppress(TimeoutError):  # connections end before the process has
+            await asyncio.wait_for(server.gone.wait(), _GONE_WITHIN_S)
+        if server.gone.is_set() and not server.expected:
+            fault.death = "alone" if calls == 1 else "among"
 
 
 def _too_long(name: str) -> UpstreamTimeout:

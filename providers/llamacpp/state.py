@@ -56,6 +56,22 @@ class LocalModel(msgspec.Struct, frozen=True):
         return layout(self.slots, self.kv, self.kv_type, on_gpu=on_gpu)
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """How a call of our own worker is to be served.
+
+    `first_s` is the time to the first token once the model is loaded, the wait behind earlier
+    calls included; after `deadline_s` at work it ends with what it has, as one that has reached
+    its longest answer. An `owner` shares kept prefixes with its own calls alone; "" is everybody
+    who shares. Calls that come `again`, since their worker died, begin one after the other: one
+    of them may be what it died of.
+    """
+
+    first_s: float | None = None
+    deadline_s: float | None = None
+    owner: str = ""
+    again: bool = False
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """What there is to tell about a model; memory in bytes, `loaded_at` in unix seconds."""
 
@@ -72,6 +88,8 @@ class ModelState(msgspec.Struct, frozen=True):
     loaded_at: float | None
     problem: str
     log: tuple[str, ...]  # the worker's last lines
+    warning: str = ""  # what of its configuration does nothing here, as it was loaded
+    fix: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -81,5 +99,7 @@ class Limits(msgspec.Struct, frozen=True):
     deaths_within_s: float = 300.0
     back_off_s: tuple[float, ...] = (0.0, 0.5)  # before the restart after the 1st, 2nd ... death
     hang_s: float = 300.0  # without a frame while loading or at work: it is killed
+    deaf_s: float = 60.0  # at work, its process does not answer that it runs: it is killed
+    stopped_s: float = 15.0  # the same where the system says that it was stopped
     stop_within_s: float = 5.0
     sweep_s: float = 2.0  # how often idle and hung workers are looked for

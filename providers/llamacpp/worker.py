@@ -26,6 +26,8 @@ from tollway.providers.llamacpp.frames import (
     FrameError,
     Load,
     LoadFailed,
+    Ping,
+    Pong,
     Progress,
     Prompt,
     Quit,
@@ -53,11 +55,12 @@ _PASSED = re.compile(
 
 
 class WorkerEnded(Exception):
-    """The process is gone. `message` tells how, for people."""
+    """The process is gone. `message` tells how, for people, `calls` how many it worked on."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, calls: int = 0) -> None:
         super().__init__(message)
         self.message = message
+        self.calls = calls
 
 
 class CannotLoad(Exception):
@@ -202,6 +205,9 @@ class Worker:
         self.ended: WorkerEnded | None = None
         self.expected = False  # we asked it to end
         self.heard_at = clock()
+        self._answered = True  # since we last looked
+        self._looked_at = clock()
+        self._silent_s = 0.0
         self._clock = clock
         self._process = process
         self._reader, self._writer = link
@@ -309,6 +315,19 @@ class Worker:
         up = await call.next()
         return up.tokens if isinstance(up, Counted) else None
 
+    def look(self, most_s: float) -> float:
+        """Ask the process whether it runs; return for how long it has not answered that.
+
+        It answers beside the engine's longest steps. Of the time since we last looked `most_s`
+        count at most: what kept us from looking may have kept it from answering.
+        """
+        now = self._clock()
+        passed_s = min(now - self._looked_at, most_s)
+        self._silent_s = 0.0 if self._answered else self._silent_s + passed_s
+        self._answered, self._looked_at = False, now
+        self._send(Ping())
+        return self._silent_s
+
     async def drain(self, within_s: float) -> None:
         """Let it finish its calls, then return when it has ended; killed if not `within_s`."""
         self.expected = True
@@ -363,7 +382,7 @@ class Worker:
                 body = await self._reader.readexactly(
                     frame_length(await self._reader.readexactly(4))
                 )
-                self.heard_at = self._clock()
+                self._answered = True
                 for up in read_up(body):
                     self._dispatch(up)
         except (asyncio.IncompleteReadError, OSError):
@@ -375,7 +394,8 @@ class Worker:
             self._writer.close()
             await self._wait()
             await log
-            self.ended = WorkerEnded(self._why or _how(self._process.returncode or 0))
+            how = self._why or _how(self._process.returncode or 0)
+            self.ended = WorkerEnded(how, len(self._calls))
             self.gone.set()
             self._on_gone(self)
             for call in list(self._calls.values()):
@@ -397,6 +417,9 @@ class Worker:
         self._log.close()
 
     def _dispatch(self, up: Up) -> None:
+        if isinstance(up, Pong):
+            return  # the engine may hang all the same
+        self.heard_at = self._clock()
         match up:
             case Progress() | Ready() | LoadFailed():
                 self.expected = isinstance(up, LoadFailed)  # it ends by itself then
@@ -422,6 +445,15 @@ def _environment() -> dict[str, str]:
         "GGML_NO_BACKTRACE": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by a signal; False where that can't be known."""
+    try:
+        found = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return found.rpartition(b")")[2].split()[:1] == [b"T"]
 
 
 def _how(code: int) -> str:

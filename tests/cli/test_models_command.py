@@ -288,3 +288,31 @@ def test_explain_says_what_would_become_of_a_call(home: Home) -> None:
     unknown = home.tollway("routes", "explain", "--as", "cii", "--model", "fast")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "There is no key `cii`" in unknown.stderr
+
+
+@pytest.mark.local
+def test_layers_for_a_gpu_that_this_build_has_not_are_told(home: Home) -> None:
+    """Wherever it is known: no error, for the same file may be that of a machine with a GPU."""
+    path, told = str(real_model()), "`gpu_layers = 3` does nothing: llama-cpp-python is built for"
+    ended = home.tollway("models", "add", path, "--name", "smol", "--context", "512",
+                         "--gpu-layers", "3", "--free")  # fmt: skip
+    assert ended.returncode == 0
+    assert told in ended.stderr
+    assert "CMAKE_ARGS=" in ended.stderr
+    assert told in home.tollway("models", "info", "smol").stderr
+    memory = json.loads(home.tollway("models", "info", "smol", "--json").stdout)["memory"]
+    assert memory["warning"].startswith(told)
+    assert "CMAKE_ARGS=" in memory["fix"]
+    assert told not in home.tollway("models", "info", "smol", "--gpu-layers", "auto").stderr
+    home.tollway("up")
+    assert home.tollway("models", "ps").stderr == ""
+    loaded = home.tollway("models", "load", "smol")
+    assert loaded.returncode == 0
+    assert f"smol: {told}" in loaded.stderr
+    assert f"smol: {told}" in home.tollway("models", "ps").stderr
+    (state,) = json.loads(home.tollway("models", "ps", "--json").stdout)
+    assert (state["problem"], state["warning"][: len(told)]) == ("", told)
+    doctor = json.loads(home.tollway("doctor", "--offline", "--json").stdout)
+    (check,) = [one for one in doctor["checks"] if one["name"] == "model smol"]
+    assert (check["state"], check["detail"][: len(told)]) == ("warn", told)
+    assert "CMAKE_ARGS=" in check["fix"]

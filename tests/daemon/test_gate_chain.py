@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from tollway.daemon.gate.route import ProviderKey, Target
 from tollway.providers.catalog import KINDS
 from tollway.providers.errors import (
     LocalModelBusy,
+    LocalModelFailed,
     UpstreamBroke,
     UpstreamError,
     UpstreamRefused,
@@ -116,6 +118,47 @@ def test_a_long_hint_means_the_next_target_while_there_is_one() -> None:
     world = World()
     chain = Chain([A], world.health, retries=1)
     assert list(walk(world, chain, refused(503, hint_s=3600.0))) == [("a/m", 0)]
+
+
+def death(kind: Literal["loading", "among", "alone"]) -> Failure:
+    """Return the death of a process of this box."""
+    error = LocalModelFailed("It died", sent=False)
+    error.death = kind
+    return Failure(error, again=True)
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_death_is_tried_once_more_at_once_and_never_a_third_time(retries: int) -> None:
+    """Whatever the route's retries say, and though deaths of others have opened the breaker."""
+    world = World()
+    world.fails(A)
+    chain = Chain([A], world.health, retries=retries)
+    assert list(walk(world, chain, death("alone"))) == [("a/m", 0), ("a/m", 0)]
+    assert isinstance(chain.error, LocalModelFailed)
+    assert not chain.error.again
+
+
+def test_a_death_among_others_is_not_the_calls_own_fault() -> None:
+    """It is told that it may come again: it need not be what the process died of."""
+    world = World()
+    chain = Chain([A], world.health)
+    assert len(list(walk(world, chain, death("among")))) == 2
+    assert chain.error is not None
+    assert chain.error.again
+
+
+def test_a_death_means_the_next_target_where_there_is_one_that_is_well() -> None:
+    """Nobody waits for a load while another can answer; a target that fails cannot."""
+    world = World()
+    assert list(walk(world, Chain([A, B], world.health), death("alone"))) == [
+        ("a/m", 0), ("b/m", 0), ("b/m", 0),
+    ]  # fmt: skip
+    world.fails(B)
+    assert list(walk(world, Chain([A, B], world.health), death("alone"))) == [
+        ("a/m", 0), ("a/m", 0),
+    ]  # fmt: skip
+    chain = Chain([A], world.health, until_s=world.now)
+    assert list(walk(world, chain, death("alone"))) == [("a/m", 0)]
 
 
 HOPELESS = {

@@ -157,3 +157,16 @@ async def test_time_without_work_is_written_down_apart() -> None:
         assert times.idle_ms > 0
         assert times.idle_nanousd == times.idle_ms * NANO_A_MS
         assert abs(times.busy_ms - (found.attempts[0].gpu_ms or 0)) <= 50
+
+
+async def test_a_command_that_dies_of_a_call_twice_is_not_asked_a_third_time() -> None:
+    """The call is tried once more, billed nothing, and its client told not to repeat it."""
+    async with serving(table()) as daemon:
+        said = body(model="local/qwen", messages=[{"role": "user", "content": "die"}])
+        reply = await ask(daemon, said)
+        assert (reply.status, error(reply)["code"]) == (503, "local_model_failed")
+        assert reply.headers["x-should-retry"] == "false"
+        found = await row(daemon, reply)
+        assert len(found.attempts) == 2
+        assert found.call.cost_nanousd == 0
+        assert (await ask(daemon, body(model="local/qwen"))).status == 200

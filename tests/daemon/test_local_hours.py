@@ -9,6 +9,7 @@ import pytest
 from local_models import NAME, body_of, chat, serving, state_of, until
 
 from tollway.providers.canon import Price
+from tollway.providers.llamacpp.state import Terms
 from tollway.providers.money import time_cost, time_for
 from tollway.providers.prices import FREE, by_the_hour
 
@@ -32,7 +33,7 @@ async def test_an_answer_ends_at_its_deadline_as_one_that_is_too_long(
         # Without its end marks it cannot be done before the deadline, however quick the machine.
         never = {"0": -100, "2": -100}
         request = chat(LONG, max_tokens=1500, stream=stream, logit_bias=never)
-        answer = await local.send(NAME, "chat", request, deadline_s=1.0)
+        answer = await local.send(NAME, "chat", request, Terms(deadline_s=1.0))
         body = await body_of(answer)
         if stream:
             assert b'"finish_reason":"length"' in body.replace(b" ", b"")
@@ -42,7 +43,7 @@ async def test_an_answer_ends_at_its_deadline_as_one_that_is_too_long(
         assert 0 < answer.usage_so_far.output < 1500
         assert answer.gpu_ms >= 1000
         assert state_of(local).running == 0
-        after = await local.send(NAME, "chat", chat("hi", max_tokens=2), deadline_s=60)
+        after = await local.send(NAME, "chat", chat("hi", max_tokens=2), Terms(deadline_s=60))
         assert json.loads(await body_of(after))["usage"]["completion_tokens"] > 0
         assert after.gpu_ms < answer.gpu_ms + 60_000
 

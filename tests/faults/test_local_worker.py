@@ -1,90 +1,20 @@
 """A model on this box that dies, is left, or cannot be loaded, seen through the whole gateway."""
 
-import asyncio
-import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
 
 import pytest
-from gateway import CHAT, KEY, body, config, error
+from gateway import CHAT, KEY, error
 from gguf_files import llama_gguf, real_model
+from local_gateway import LONG, ask, begin, exact, models, row, said, serving, worker
 from local_models import chat
-from shell import Client, Reply, Running, running, short_folder, until
+from shell import Running, short_folder, until
 
-from tollway.daemon.ledger.calls import CallDetail, one, recent
-from tollway.daemon.ledger.verify import verify
+from tollway.daemon.ledger.calls import recent
 
 pytestmark = pytest.mark.local
-
-INPUT, OUTPUT = 1000, 2000  # nano-dollars a token, by the price below
-LONG = [{"role": "user", "content": "Count from one to three hundred in words."}]
-
-
-def models(**paths: tuple[Path, int]) -> str:
-    """Return tables for models, each with its file and its context."""
-    return "".join(
-        f'[models.{name}]\ngguf = "{path}"\ncontext = {context}\ngpu_layers = 0\n'
-        "price = { input = 1, output = 2 }\n"
-        for name, (path, context) in paths.items()
-    )
-
-
-@contextlib.asynccontextmanager
-async def serving(tables: str = "") -> AsyncIterator[Running]:
-    """Yield a gateway with the small real model, or what the tables say."""
-    tables = tables or models(smol=(real_model(), 2048))
-    async with running(tables + config([], budget="100/day"), server="") as daemon:
-        yield daemon
-        inner = daemon.server.daemon
-        await until(lambda: inner.active == 0)
-        assert all(state.held_nanousd == 0 for state in inner.gate.purse.states())
-        await until(lambda: verify(inner.ledger.path) == [])
-
-
-def said(**fields: Any) -> bytes:
-    """Return a call of the model."""
-    return body(**{"model": "local/smol", "temperature": 0, **fields})
-
-
-async def ask(daemon: Running, data: bytes) -> Reply:
-    """Send a call and return its answer."""
-    return await daemon.ask("POST", CHAT, data, authorization=f"Bearer {KEY}")
-
-
-async def begin(daemon: Running, data: bytes) -> tuple[Client, str]:
-    """Begin a stream; return its connection and its id once three events have come."""
-    client = await daemon.connect()
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: {daemon.host.decode()}\r\nConnection: close\r\n"
-        f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    )
-    await client.send(head.encode() + data)
-    async with asyncio.timeout(60):
-        answer = (await client.reader.readuntil(b"\r\n\r\n")).decode().lower()
-        for _ in range(3):
-            await client.reader.readuntil(b"\n\n")
-    assert answer.startswith("http/1.1 200"), answer
-    return client, answer.partition("x-tollway-request-id: ")[2].partition("\r\n")[0]
-
-
-async def row(daemon: Running, call_id: str) -> CallDetail:
-    """Return a call's row once it is settled."""
-    path = daemon.server.daemon.ledger.path
-    await until(lambda: one(path, call_id).call.state != "open")
-    return one(path, call_id)
-
-
-def worker(daemon: Running) -> int:
-    """Return the process of the model."""
-    (state,) = daemon.server.daemon.local.states()
-    assert state.pid is not None
-    return state.pid
 
 
 async def test_a_worker_killed_in_a_stream_ends_it_with_an_error_and_an_exact_row() -> None:
@@ -108,28 +38,6 @@ async def test_a_worker_killed_in_a_stream_ends_it_with_an_error_and_an_exact_ro
         reply = await ask(daemon, said(max_tokens=4))
         assert reply.status == 200
         assert reply.json()["usage"]["completion_tokens"] > 0
-
-
-def exact(found: Any) -> int:
-    """Return what a call's tokens cost."""
-    total = (found.input_tokens + found.cache_read_tokens) * INPUT
-    return int(total + found.output_tokens * OUTPUT)
-
-
-async def test_a_worker_killed_before_its_whole_answer_is_a_503() -> None:
-    """A call that is not streamed gets an error with words, and its row says what was made."""
-    async with serving() as daemon:
-        assert (await ask(daemon, said(max_tokens=1))).status == 200
-        asking = asyncio.create_task(ask(daemon, said(messages=LONG, max_tokens=1500)))
-        await until(lambda: daemon.server.daemon.local.states()[0].running == 1)
-        os.kill(worker(daemon), signal.SIGKILL)
-        reply = await asking
-        assert (reply.status, error(reply)["code"]) == (503, "local_model_failed")
-        assert "x-should-retry" not in reply.headers  # the next call starts it again
-        found = (await row(daemon, reply.headers["x-tollway-request-id"])).call
-        assert (found.ending, found.estimated) == ("failed", False)
-        assert found.cost_nanousd == exact(found)
-        assert (await ask(daemon, said(max_tokens=4))).status == 200
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

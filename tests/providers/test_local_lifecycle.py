@@ -15,7 +15,6 @@ import uvloop
 from gguf_files import llama_gguf, real_model
 from local_models import (
     NAME,
-    PATIENT,
     Clock,
     body_of,
     chat,
@@ -33,7 +32,7 @@ from tollway.providers.errors import (
     UpstreamBroke,
     UpstreamTimeout,
 )
-from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState
+from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState, Terms
 from tollway.providers.llamacpp.frames import (
     Count,
     Counted,
@@ -159,28 +158,6 @@ async def kill(local: LocalModels) -> None:
     """Kill the worker, and return once that was noticed."""
     os.kill(pid_of(local), signal.SIGKILL)
     await until(lambda: state_of(local).state == "failed")
-
-
-async def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
-    """Stopped, it sends no frame; the watchdog ends it and the call."""
-    clock = Clock()
-    async with serving(tmp_path, model(pinned=True), clock=clock) as local:
-        await local.load(NAME)
-        pid = pid_of(local)
-        clock.now += 10_000
-        await local.sweep()  # to have nothing to do is no hang
-        assert alive(pid)
-        os.kill(pid, signal.SIGSTOP)
-        task = asyncio.create_task(local.send(NAME, "chat", LONG))
-        await until(lambda: state_of(local).running == 1)
-        clock.now += PATIENT.hang_s
-        await local.sweep()
-        assert alive(pid)
-        clock.now += 1
-        await local.sweep()
-        with pytest.raises(LocalModelFailed, match="no sign of life for 301 s"):
-            await task
-        assert "no sign of life" in state_of(local).problem
 
 
 async def test_an_idle_model_is_unloaded_and_a_pinned_one_is_not(tmp_path: Path) -> None:
@@ -322,18 +299,18 @@ async def test_a_call_that_does_not_begin_in_time_is_told_so(tmp_path: Path) -> 
     async with serving(tmp_path) as local:
         answer = await local.send(NAME, "chat", LONG)
         with pytest.raises(LocalModelBusy, match="is busy: 1 call is before") as busy:
-            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+            await local.send(NAME, "chat", chat("hi"), Terms(first_s=0.01))
         assert (busy.value.status, busy.value.sent) == (503, False)
         assert busy.value.retry_after_s
         patient = asyncio.create_task(local.send(NAME, "chat", chat("hi", max_tokens=1)))
         await until(lambda: state_of(local).waiting == 1)
         with pytest.raises(LocalModelBusy, match="is busy: 2 calls are before"):
-            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+            await local.send(NAME, "chat", chat("hi"), Terms(first_s=0.01))
         await answer.close()
         await body_of(await patient)
         os.kill(pid_of(local), signal.SIGSTOP)
         with pytest.raises(UpstreamTimeout, match="did not begin to answer"):
-            await local.send(NAME, "chat", chat("hi"), first_s=0.01)
+            await local.send(NAME, "chat", chat("hi"), Terms(first_s=0.01))
         os.kill(pid_of(local), signal.SIGCONT)
         assert await text_of(local, chat("hi", max_tokens=1))
 

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
-from tollway.providers.llamacpp.frames import Prompt, Submit, pack
+from tollway.providers.llamacpp.frames import (
+    Ping,
+    Pong,
+    Prompt,
+    Submit,
+    frame_length,
+    pack,
+    read_up,
+)
 
 # Its main thread is in a step that never ends.
 BUSY = """
@@ -46,3 +54,43 @@ def test_a_call_is_read_while_a_step_runs() -> None:
         assert child.stdout.readline() == b"took 7\n"
         assert child.wait(30) == 0
     ours.close()
+
+
+# Its main thread is in a step that never ends, and another cuts a text that never ends.
+DEAF = """
+import socket, sys
+from tollway.providers.llamacpp.child import Link
+def read(job):
+    print("reads", flush=True)
+    sys.stdin.read()
+link = Link(socket.socket(fileno=int(sys.argv[1])))
+link.read = read
+print("ready", flush=True)
+link.inbox.get()
+"""
+
+
+def test_a_process_says_that_it_runs_beside_all_that_takes_long() -> None:
+    """A step may take minutes, and so may a text: who asks whether it runs is answered at once."""
+    ours, its = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF, str(its.fileno())],
+        pass_fds=(its.fileno(),),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        its.close()
+        assert child.stdout and child.stdin
+        assert child.stdout.readline() == b"ready\n"
+        ours.sendall(pack([Submit(7, "completions", [Prompt(text="a")])]))
+        assert child.stdout.readline() == b"reads\n"
+        for _ in range(2):
+            ours.sendall(pack([Ping()]))
+            assert read_up(_body(ours)) == [Pong()]
+        ours.close()
+        assert child.wait(30) == 0  # the link's end is heard as well
+
+
+def _body(link: socket.socket) -> bytes:
+    with link.makefile("rb") as file:
+        return file.read(frame_length(file.read(4)))
