@@ -37,8 +37,9 @@ _JSON = "application/json"
 _LONGEST_NAME, _MOST_NAMES = 64, 30
 # What a route may change, and what is lost where a model does not take that.
 _LOST_OF_ROUTE = {"max_temperature": "temperature", "reasoning_effort": "reasoning"}
-# "web_search", "web_search_preview", "web_search_20250305", ...
-_SEARCH = "web_search"
+# "web_search", "web_search_preview", "web_search_20250305", ...; and the search among the client's
+# own tools, which a model that is shown all of them needs not.
+_SEARCHES = ("web_search", "tool_search")
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -224,7 +225,7 @@ def _few(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
-    """Return a conversation without the offer to search the web, and what was left out.
+    """Return a conversation without the offer to search, and what was left out.
 
     Agents make it with every call, and only their own provider could take it up: what is asked
     for is not changed by it. A search that must be made, and any other tool of the provider's,
@@ -236,7 +237,7 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     offers = [
         tool
         for tool in said.tools
-        if isinstance(tool, HostedTool) and tool.type.startswith(_SEARCH)
+        if isinstance(tool, HostedTool) and tool.type.startswith(_SEARCHES)
     ]
     if not offers:
         return said, ()

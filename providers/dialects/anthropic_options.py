@@ -71,7 +71,7 @@ def _tools(said: Conversation, dropped: list[str], tool_name: Callable[[str], st
             else:
                 tools.append(_hosted(tool))
         elif not allowed or tool.name in allowed:
-            tools.append(_tool(tool, dropped, tool_name))
+            tools.append(_tool(tool, said.by, dropped, tool_name))
     if not tools:
         return
     yield "tools", tools
@@ -89,7 +89,9 @@ def _hosted(tool: HostedTool) -> object:
     )
 
 
-def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> dict[str, object]:
+def _tool(
+    tool: Tool, by: str, dropped: list[str], tool_name: Callable[[str], str]
+) -> dict[str, object]:
     written: dict[str, object] = {"name": tool_name(tool.name)}
     if tool.description:
         written["description"] = tool.description
@@ -105,8 +107,10 @@ def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> di
     if tool.cache is not None:
         ttl = {"ttl": "1h"} if tool.cache == "1h" else {}
         written["cache_control"] = {"type": "ephemeral"} | ttl
-    for name, text in tool.extras:
-        written[name] = msgspec.Raw(text)
+    if by == NAME:
+        written.update((name, msgspec.Raw(text)) for name, text in tool.extras)
+    else:
+        dropped += [f"tools.{name}" for name, _ in tool.extras]
     return written
 
 

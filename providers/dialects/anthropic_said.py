@@ -99,6 +99,7 @@ class _ThinkingOf(msgspec.Struct):
     type: str
     budget_tokens: int | None = None
     display: str | None = None
+    block_binding: msgspec.Raw = msgspec.Raw()
 
 
 class _FormatOf(msgspec.Struct):
@@ -109,6 +110,7 @@ class _FormatOf(msgspec.Struct):
 class _OutputConfig(msgspec.Struct):
     effort: str | None = None
     format: _FormatOf | None = None
+    task_budget: msgspec.Raw = msgspec.Raw()
 
 
 class _Metadata(msgspec.Struct):
@@ -148,6 +150,7 @@ def read_request(call: Call) -> Conversation:
     output = body.take(_OUTPUT, "output_config") or _OutputConfig()
     asked = body.take(_FORMAT, "output_format") or output.format
     metadata = body.take(_METADATA, "metadata")
+    thinking = body.take(_THINKING, "thinking")
     serial = choice.disable_parallel_tool_use if choice else None
     return Conversation(
         by=NAME,
@@ -163,13 +166,13 @@ def read_request(call: Call) -> Conversation:
             top_p=body.take(_FLOAT, "top_p"),
             top_k=body.take(_INT, "top_k"),
         ),
-        reasoning=_reasoning(body.take(_THINKING, "thinking"), output.effort or ""),
+        reasoning=_reasoning(thinking, output.effort or ""),
         output_limit=body.take(_INT, "max_tokens"),
         user=(metadata.user_id if metadata else None) or "",
         service_tier=body.take(_STR, "service_tier") or "",
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=True,
-        extras=body.extras + signed,
+        extras=body.extras + signed + _of_its_own(thinking, output),
     )
 
 
@@ -190,6 +193,16 @@ def _messages(body: Body) -> Iterator[Message]:
 
 
 _Extras = tuple[tuple[str, bytes], ...]
+
+
+def _of_its_own(thinking: _ThinkingOf | None, output: _OutputConfig) -> _Extras:
+    """Return what stands beside effort and budget, and no other dialect has."""
+    found = [("output_config.task_budget", bytes(output.task_budget))]
+    if thinking is not None:
+        found.append(("thinking.block_binding", bytes(thinking.block_binding)))
+        if thinking.type == "between_tools":
+            found.append(("thinking.type", b'"between_tools"'))
+    return tuple((name, text) for name, text in found if text not in (b"", b"null"))
 
 
 def _unsigned(messages: tuple[Message, ...]) -> tuple[_Extras, tuple[Message, ...]]:
@@ -266,6 +279,11 @@ def _part(raw: msgspec.Raw, where: str) -> Part:
             part = _thinking(block.thinking or "", block.signature or "")
         case "redacted_thinking":
             part = _redacted(block.data or "")
+        case "document" if isinstance(block.source, _Origin):
+            part = _pieces(block, block.source.content, part)
+        case "compaction" if bytes(block.content)[:1] == b'"':
+            # What stands for all that was said before; only Anthropic can do without these words.
+            part = Text(decoded(_STR, block.content, where) + "\n\n", cache=cache)
         case "search_result":
             part = _found(block, part)
         case "tool_reference" if block.tool_name:
@@ -284,6 +302,20 @@ def _found(block: _Block, part: Part) -> Part:
     known = cites if isinstance(cites, bool) else None
     cache = _lifetime(block.cache_control)
     return File(source, block.title or "", known, block.source, cache)
+
+
+def _pieces(block: _Block, content: object, part: Part) -> Part:
+    """Return a document that is given in pieces as one of its text; another one as it is."""
+    pieces = [content] if isinstance(content, str) else content
+    texts = [
+        one if isinstance(one, str) else one.get("text") if isinstance(one, dict) else None
+        for one in (pieces if isinstance(pieces, list) else [None])
+    ]
+    if not all(isinstance(text, str) for text in texts):
+        return part
+    plain = "\n".join(text for text in texts if isinstance(text, str))
+    origin = _Origin("text", "text/plain", plain)
+    return _document(block, origin, "source")
 
 
 def _result(block: _Block, where: str, cache: Lifetime | None) -> ToolResult:
@@ -388,7 +420,7 @@ def _reasoning(thinking: _ThinkingOf | None, effort: str) -> Reasoning | None:
     match thinking.type:
         case "enabled":
             return Reasoning("on", effort, thinking.budget_tokens, summary)
-        case "adaptive":
+        case "adaptive" | "between_tools":
             return Reasoning("adaptive", effort, None, summary)
         case "disabled":
             return Reasoning("off")

@@ -258,6 +258,10 @@ class Writer:
                 return []
 
     def _text_blocks(self, part: Text) -> list[object]:
+        if part.by and not part.text:  # nothing but what proves what was thought
+            return [_thinking(Thinking("", part.signature, by=part.by))]
+        if part.by:
+            self.dropped.add("signature")
         block: dict[str, object] = {"type": "text", "text": part.text}
         entries = [entry(citation) for citation in part.citations]
         if any(one is None for one in entries):

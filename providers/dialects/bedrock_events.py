@@ -154,7 +154,7 @@ class Reader:
         reason = said.get("stopReason")
         if reason is None:
             return
-        if reason in _NO_ANSWER:
+        if str(reason) in _NO_ANSWER:
             raise UpstreamGaveUp(f"The model's answer is none: its `stopReason` is {reason}")
         self.ended = True
         # Which sequence it was Claude says where it is asked to, which no client can.

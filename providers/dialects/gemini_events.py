@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from tollway.providers import events as ev
-from tollway.providers.conversation import Citation, Conversation, Image, Opaque, Source, Tool
+from tollway.providers.conversation import Citation, Conversation, Opaque, Source, Tool
 from tollway.providers.dialects.gemini_ask import tool_name
 from tollway.providers.dialects.gemini_errors import error_within
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.gemini_request import NAME
+from tollway.providers.dialects.gemini_said import media
 from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
 from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
@@ -108,7 +109,7 @@ class Reader:
         for place, candidate in enumerate(said.candidates or ()):
             if isinstance(candidate, dict):
                 found += self._candidate(candidate, place)
-        if said.candidates is None and isinstance(said.promptFeedback, dict):
+        if not said.candidates and isinstance(said.promptFeedback, dict):
             self._stop(0, "filtered")
         if isinstance(said.usageMetadata, dict):
             usage = usage_of(said.usageMetadata)
@@ -127,13 +128,14 @@ class Reader:
                 found += self._part(part, choice)
         found += _citations(said, choice)
         found += _logprobs(said.get("logprobsResult"), choice)
-        if (reason := said.get("finishReason")) is not None:
+        if (found_reason := said.get("finishReason")) is not None:
+            reason = str(found_reason)
             # A call of a tool that was not declared is one that the client can refuse.
             if reason in _NO_ANSWER and choice not in self._called:
                 why = text_of(said, "finishMessage") or f"its `finishReason` is {reason}"
                 raise UpstreamGaveUp(f"The model's answer is none: {why[:300]}")
             known: ev.StopReason = "end" if reason in _NO_ANSWER else "other"
-            self._stop(choice, _REASONS.get(str(reason), known))
+            self._stop(choice, _REASONS.get(reason, known))
         return found
 
     def _stop(self, choice: int, reason: ev.StopReason) -> None:
@@ -150,7 +152,7 @@ class Reader:
             found = self._call(call, signature, choice)
         elif isinstance(data := part.get("inlineData"), dict):
             source = Source("base64", text_of(data, "data"), text_of(data, "mimeType"))
-            found = [ev.PartWhole(Image(source), choice)]
+            found = [ev.PartWhole(media(source), choice)]
         elif part.get("thought"):
             found = [ev.ThinkingDelta(text_of(part, "text"), choice, summary=True), *signed]
             found += [ev.PartEnd(choice)] if signed else []

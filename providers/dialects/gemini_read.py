@@ -101,7 +101,7 @@ class Reader:
             self.upstream_id = said.responseId
         if type(said.modelVersion) is str:
             self.model = said.modelVersion
-        if said.candidates is None and said.promptFeedback is not None:
+        if not said.candidates and said.promptFeedback is not None:
             self.begun = self.ended = True  # refused before it began
         for place, candidate in enumerate(said.candidates or ()):
             self.begun = True

@@ -39,6 +39,8 @@ from tollway.providers.dialects.wire import text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
 _MODES: Final[dict[str, Any]] = {"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"}
+# What stands beside a part's bytes: which frames to look at, how closely, the client's labels.
+_OF_PARTS = frozenset({"videoMetadata", "mediaResolution", "mediaProcessing", "partMetadata"})
 _Object = dict[str, Any]
 
 
@@ -57,18 +59,24 @@ def read_request(call: Call) -> Conversation:
             param="cachedContent",
         )
     config = _camel(body.pop("generationConfig", None), "generationConfig")
-    messages: list[Message] = []
-    if system := body.pop("systemInstruction", None):
-        parts = system.get("parts") if isinstance(system, dict) else system
-        found = tuple(_parts(parts, "systemInstruction", _Ids()))
-        messages.append(Message("system", found))
-    messages += _contents(body.pop("contents", None))
+    if config.get("responseFormat"):
+        raise Untranslatable(
+            "The target cannot be held to `responseFormat`",
+            hint="Give a schema: `responseMimeType` and `responseJsonSchema`",
+            param="generationConfig.responseFormat",
+        )
+    choosing = _camel(body.pop("toolConfig", None), "toolConfig")
+    lost = _lost_of_parts(body.get("contents"))
+    messages = (
+        *_system(body.pop("systemInstruction", None)),
+        *_contents(body.pop("contents", None)),
+    )
     return Conversation(
         by=NAME,
         model=call.model,
-        messages=tuple(messages),
+        messages=messages,
         tools=tuple(_tools(body.pop("tools", None))),
-        tool_choice=_tool_choice(body.pop("toolConfig", None)),
+        tool_choice=_tool_choice(choosing.pop("functionCallingConfig", None)),
         format=_format(config),
         stop=tuple(_strings(config.pop("stopSequences", None))),
         sampling=Sampling(
@@ -88,12 +96,34 @@ def read_request(call: Call) -> Conversation:
         modalities=_modalities(config),
         stream=call.stream,
         wants_usage=True,
+        service_tier=_tier(body.pop("serviceTier", None)),
         extras=tuple(
             (name, msgspec.json.encode(value))
-            for name, value in (*config.items(), *body.items())
-            if value is not None
+            for name, value in (*config.items(), *choosing.items(), *body.items(), *lost)
+            if value not in (None, False, [], {})
         ),
     )
+
+
+def _system(said: object) -> Iterator[Message]:
+    if said:
+        parts = said.get("parts") if isinstance(said, dict) else said
+        yield Message("system", tuple(_parts(parts, "systemInstruction", _Ids())))
+
+
+def _tier(said: object) -> str:
+    """Return a service tier in the words of the others: Google's may be in capitals."""
+    tier = said.lower() if isinstance(said, str) else ""
+    return {"standard": "default", "unspecified": ""}.get(tier, tier)
+
+
+def _lost_of_parts(contents: object) -> Iterator[tuple[str, bool]]:
+    """Yield, by name, how parts of the turns are to be looked at: no other dialect has a word."""
+    for content in contents if isinstance(contents, list) else [contents]:
+        parts = content.get("parts") if isinstance(content, dict) else None
+        for part in parts if isinstance(parts, list) else [parts]:
+            names = {camel(name) for name in part} if isinstance(part, dict) else set()
+            yield from ((f"contents.parts.{name}", True) for name in sorted(names & _OF_PARTS))
 
 
 def _object(text: bytes) -> _Object:
@@ -185,10 +215,10 @@ def _part(part: _Object, raw: _Object, ids: _Ids) -> Part:
         found = _result(result, ids)
     elif isinstance(data := part.get("inlineData"), dict):
         data = _camel(data, "inlineData")
-        found = _media(Source("base64", text_of(data, "data"), text_of(data, "mimeType")))
+        found = media(Source("base64", text_of(data, "data"), text_of(data, "mimeType")))
     elif isinstance(data := part.get("fileData"), dict):
         data = _camel(data, "fileData")
-        found = _media(Source("url", text_of(data, "fileUri"), text_of(data, "mimeType")))
+        found = media(Source("url", text_of(data, "fileUri"), text_of(data, "mimeType")))
     elif "text" in part:
         found = Text(text_of(part, "text"), signature=signature, by=NAME if signature else "")
     else:
@@ -255,7 +285,8 @@ def _result(result: _Object, ids: _Ids) -> ToolResult:
     return ToolResult(ids.answered(name, text_of(result, "id")), tuple(parts), is_error, name)
 
 
-def _media(source: Source) -> Part:
+def media(source: Source) -> Part:
+    """Return what bytes are by their type: a picture, a sound, or any other file."""
     kind = source.media_type.partition("/")[0]
     if kind == "image":
         return Image(source)
@@ -291,8 +322,7 @@ def _function(declared: _Object) -> Tool:
     )
 
 
-def _tool_choice(said: object) -> ToolChoice | None:
-    config = _camel(said, "toolConfig").get("functionCallingConfig")
+def _tool_choice(config: object) -> ToolChoice | None:
     if config is None:
         return None
     config = _camel(config, "toolConfig.functionCallingConfig")
@@ -312,6 +342,8 @@ def _format(config: _Object) -> Format | None:
     loose = config.pop("responseSchema", None)
     if schema is None and loose is not None:
         schema = as_json_schema(loose)
+    if kind is None and schema is not None:
+        kind = "application/json"  # Google says that it must be there, and nothing else fits
     if kind != "application/json":
         if kind not in (None, "text/plain"):
             raise Untranslatable(

@@ -303,7 +303,7 @@ def _joined_content(one: object, other: object) -> object:
 
 
 # What a provider did by itself in an earlier turn: history, not instructions.
-_WORK_DONE = frozenset({"compaction", "container_upload"})
+_WORK_DONE = frozenset({"container_upload"})
 
 
 def _sound(part: Audio) -> dict[str, object]:

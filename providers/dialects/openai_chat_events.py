@@ -15,6 +15,7 @@ from tollway.providers.conversation import Citation, Conversation, Opaque, Tool
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
 from tollway.providers.dialects.openai_chat_ask import tool_name
+from tollway.providers.dialects.openai_chat_loose import mended, shown
 from tollway.providers.dialects.openai_chat_reasoning import thinking
 from tollway.providers.dialects.openai_chat_said import NAME, google_signature, thought
 from tollway.providers.dialects.openai_errors import error_within
@@ -23,6 +24,7 @@ from tollway.providers.dialects.wire import (
     CallIds,
     Names,
     canonical,
+    object_in,
     text_of,
     unwrapped,
 )
@@ -74,6 +76,7 @@ class _Said(msgspec.Struct):
     function_call: _Function | None = None
     annotations: Any = None
     audio: Any = None
+    images: Any = None  # OpenRouter's
 
 
 class _Top(msgspec.Struct):
@@ -109,7 +112,6 @@ class _Chunk(msgspec.Struct):
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
-_BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 class Reader:
@@ -207,17 +209,20 @@ def _decode(data: bytes) -> _Chunk:
     try:
         return _CHUNK.decode(data)
     except UNREADABLE as fault:
+        said = object_in(data)
         # An error may have any shape; whoever sends one means it.
-        if isinstance(said := _loose(data), dict) and said.get("error"):
+        if said is not None and said.get("error"):
             return _Chunk(error=said["error"])
-        raise UpstreamBroke(f"The provider's answer cannot be read: {str(fault)[:200]}") from None
-
-
-def _loose(data: bytes) -> object:
+        if said is None or not isinstance(said.get("choices"), list):
+            raise _unreadable(fault) from None
     try:
-        return _BODY.decode(data)
-    except UNREADABLE:
-        return None
+        return msgspec.convert(mended(said), _Chunk, strict=False)
+    except UNREADABLE as fault:
+        raise _unreadable(fault) from None
+
+
+def _unreadable(fault: Exception) -> UpstreamBroke:
+    return UpstreamBroke(f"The provider's answer cannot be read: {str(fault)[:200]}")
 
 
 def _failed(data: bytes) -> ev.Failed:
@@ -319,6 +324,8 @@ class _Open:
             self._cite(said.annotations, out)
         if isinstance(said.audio, dict):
             self._hear(said.audio)
+        if said.images:
+            self._content(said.images, out)
 
     def flush(self, out: list[ev.Event]) -> None:
         self._close(out)
@@ -353,6 +360,8 @@ class _Open:
                     out.append(ev.ThinkingDelta(text, index))
             elif text := text_of(part, "text"):
                 out.append(ev.TextDelta(text, index))
+            elif (whole := shown(part)) is not None:
+                out.append(ev.PartWhole(whole, index))
 
     def _think(self, said: _Said, out: list[ev.Event]) -> None:
         index = self._index

@@ -11,6 +11,7 @@ from tollway.providers import events as ev
 from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import (
     Citation,
+    Image,
     Opaque,
     Part,
     Refusal,
@@ -20,7 +21,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
-from tollway.providers.dialects.wire import made_id, object_in
+from tollway.providers.dialects.wire import as_url, made_id, object_in
 
 _FINISH = {
     "end": "stop",
@@ -256,6 +257,8 @@ class Writer:
             return self._details(event.choice, part)
         if isinstance(part, Opaque) and part.by == NAME and part.type == "audio":
             return self._delta(event.choice, b'"audio":' + part.payload)
+        if isinstance(part, Image):
+            return self._delta(event.choice, b'"images":' + _json([_pictured(part)]))
         self.dropped.add(_kind(part))
         return b""
 
@@ -282,6 +285,7 @@ class Writer:
         thoughts: list[Thinking] = []
         calls: list[dict[str, object]] = []
         annotations: list[object] = []
+        pictures: list[object] = []
         message: dict[str, object] = {"role": "assistant"}
         for place, part in enumerate(choice.parts):
             match part:
@@ -299,6 +303,8 @@ class Writer:
                     calls.append(_called(part, place))
                 case Opaque() if part.by == NAME and part.type == "audio":
                     message["audio"] = msgspec.Raw(part.payload)
+                case Image():
+                    pictures.append(_pictured(part))
                 case _:
                     self.dropped.add(_kind(part))
         message["content"] = "".join(texts) if texts or not (calls or refusals) else None
@@ -307,8 +313,8 @@ class Writer:
             message["reasoning_content"] = "".join(part.text for part in thoughts)
         if any(part.by for part in thoughts):
             message["reasoning_details"] = details(thoughts)
-        if annotations:
-            message["annotations"] = annotations
+        more = {"annotations": annotations, "images": pictures}
+        message.update((name, said) for name, said in more.items() if said)
         if calls:
             message.update([self._calls(calls)])
         return message
@@ -349,6 +355,11 @@ def _new_id() -> str:
 
 def _nothing(_: object) -> bytes:
     return b""
+
+
+def _pictured(part: Image) -> dict[str, object]:
+    """Return a picture as OpenRouter has those of an answer; OpenAI has no place for them."""
+    return {"type": "image_url", "image_url": {"url": as_url(part.source)}}
 
 
 def _kind(part: Part) -> str:

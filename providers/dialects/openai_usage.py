@@ -79,6 +79,9 @@ def _count(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
         return value if 0 <= value <= _MOST else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+        return value if 0 <= value <= _MOST else None
     return None
 
 

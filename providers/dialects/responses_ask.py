@@ -29,7 +29,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.wire import as_url, fitting, is_strict, of_object
+from tollway.providers.dialects.wire import as_url, fitting, is_strict, is_work_done, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -117,6 +117,10 @@ class _Items:
                 yield from self._thinking(part)
             elif isinstance(part, Opaque) and part.by == NAME:
                 yield msgspec.json.decode(part.payload, type=dict[str, object])
+            elif isinstance(part, Opaque) and not is_work_done(part.type):
+                raise Untranslatable(
+                    f"The target has no content of the type `{part.type}`", param="messages"
+                )
             else:
                 self.dropped.append(
                     part.type if isinstance(part, Opaque) else type(part).__name__.lower()

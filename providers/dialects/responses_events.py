@@ -16,7 +16,7 @@ from tollway.providers.dialects.responses_read import usage_of
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.responses_said import citations, joined_name
 from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
-from tollway.providers.errors import UpstreamBroke
+from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
 
@@ -25,6 +25,7 @@ _REASONS: dict[str, ev.StopReason] = {
     "content_filter": "filtered",
     "max_tool_calls": "paused",
 }
+_NO_ANSWER = ("failed", "cancelled")
 _DONE = b"[DONE]"  # OpenRouter ends this dialect's streams with it too
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _LAST = frozenset({"response.completed", "response.incomplete"})
@@ -233,6 +234,8 @@ class Reader:
         if (usage := usage_of(said.usage, said.tool_usage)) is not None:
             found.append(ev.UsageReport(usage))
         reason: ev.StopReason = "end"
+        if said.status in _NO_ANSWER:
+            raise UpstreamGaveUp(f"The provider's answer is none: its `status` is {said.status}")
         if said.status == "incomplete":
             why = said.incomplete_details
             reason = _REASONS.get(text_of(why, "reason") if isinstance(why, dict) else "", "other")

@@ -21,6 +21,7 @@ from tollway.providers.conversation import (
     Format,
     HostedTool,
     Image,
+    Lifetime,
     Message,
     Opaque,
     Part,
@@ -120,8 +121,12 @@ class _ReasoningOf(msgspec.Struct):
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None
+    context: str | None = None
+    mode: str | None = None
 
 
+_OF_TOOL = frozenset(_ToolOf.__struct_fields__)
+_RAWS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEM = msgspec.json.Decoder(_Item)
 _INPUT = msgspec.json.Decoder(str | list[msgspec.Raw])
 _TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -178,6 +183,7 @@ def read_request(call: Call) -> Conversation:
     top = body.take(_INT, "top_logprobs")
     include = body.take(_STRS, "include") or ()
     user = body.take(_STR, "user")
+    reasoning = body.take(_REASONING, "reasoning")
     tools = tuple(_tools(body.take(_TOOLS, "tools") or ()))
     return Conversation(
         by=NAME,
@@ -192,7 +198,7 @@ def read_request(call: Call) -> Conversation:
         ),
         logprobs="message.output_text.logprobs" in include or bool(top),
         top_logprobs=top,
-        reasoning=_reasoning(body),
+        reasoning=_reasoning(reasoning),
         output_limit=body.take(_INT, "max_output_tokens"),
         user=body.take(_STR, "safety_identifier") or user or "",
         metadata=body.raw("metadata"),
@@ -201,7 +207,7 @@ def read_request(call: Call) -> Conversation:
         store=body.take(_BOOL, "store"),
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=True,
-        extras=(*_verbosity(text), *_included(include), *body.extras),
+        extras=(*_of_reasoning(reasoning), *_verbosity(text), *_included(include), *body.extras),
     )
 
 
@@ -293,16 +299,17 @@ def _content(said: object, where: str) -> Iterator[Part]:
 
 def _part(part: dict[str, Any]) -> Part:
     kind = text_of(part, "type")
+    cache: Lifetime | None = "5m" if part.get("prompt_cache_breakpoint") else None
     if kind in ("input_text", "output_text", "text", "summary_text"):
-        return Text(text_of(part, "text"), citations(part.get("annotations")))
+        return Text(text_of(part, "text"), citations(part.get("annotations")), cache)
     if kind == "refusal":
         return Refusal(text_of(part, "refusal"))
     if kind == "input_image":
         id_ = text_of(part, "file_id")
         source = Source("id", id_) if id_ else data_url(text_of(part, "image_url"))
-        return Image(source, text_of(part, "detail"))
+        return Image(source, text_of(part, "detail"), cache)
     if kind == "input_file":
-        return _file(part)
+        return msgspec.structs.replace(_file(part), cache=cache)
     return _sound(part) if kind == "input_audio" else Opaque(NAME, msgspec.json.encode(part), kind)
 
 
@@ -387,13 +394,29 @@ def _tools(said: list[msgspec.Raw] | tuple[()], within: str = "") -> Iterator[To
                 tool.description or "",
                 b"" if schema == b"null" else schema,
                 tool.strict,
+                extras=_of_tool(raw, place),
             )
         elif tool.type == "custom":
-            yield Tool(name, tool.description or "", bytes(tool.format), kind="custom")
+            yield Tool(
+                name,
+                tool.description or "",
+                bytes(tool.format),
+                kind="custom",
+                extras=_of_tool(raw, place),
+            )
         elif tool.type == "namespace":
             yield from _tools(tool.tools or (), tool.name or "")
         else:
             yield HostedTool(NAME, tool.type, bytes(raw))
+
+
+def _of_tool(raw: msgspec.Raw, place: int) -> tuple[tuple[str, bytes], ...]:
+    """Return what of a tool only this dialect has, by name."""
+    return tuple(
+        (name, text)
+        for name, value in decoded(_RAWS, raw, f"tools[{place}]").items()
+        if name not in _OF_TOOL and (text := bytes(value)) not in (b"null", b"false")
+    )
 
 
 def _tool_choice(body: Body) -> ToolChoice | None:
@@ -424,8 +447,14 @@ def _format(text: _TextOf | None) -> Format | None:
     return Format("json_schema", bytes(said.schema), said.name, said.description or "", said.strict)
 
 
-def _reasoning(body: Body) -> Reasoning | None:
-    said = body.take(_REASONING, "reasoning")
+def _of_reasoning(said: _ReasoningOf | None) -> Iterator[tuple[str, bytes]]:
+    """Yield what stands beside effort and summary, and no other dialect has."""
+    for name in ("context", "mode"):
+        if value := getattr(said, name, None):
+            yield f"reasoning.{name}", msgspec.json.encode(value)
+
+
+def _reasoning(said: _ReasoningOf | None) -> Reasoning | None:
     if said is None or not (said.effort or said.summary or said.generate_summary):
         return None
     effort = said.effort or ""

@@ -207,7 +207,10 @@ def is_work_done(kind: str) -> bool:
 
     It is history, not an instruction: another provider's answer means the same without it.
     """
-    return kind.endswith(("_call", "_tool_use", "_tool_result"))
+    return kind.endswith(("_call", "_tool_use", "_tool_result")) or kind in _WORK_OF_GOOGLE
+
+
+_WORK_OF_GOOGLE = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
 
 
 def of_object(schema: bytes) -> bytes:

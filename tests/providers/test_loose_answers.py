@@ -1,0 +1,148 @@
+"""Answers that are not quite of their dialect, or hold more than text, lose nothing unnamed."""
+
+import json
+from typing import Any
+
+import pytest
+from translated import ANTHROPIC, GEMINI, OPENAI, client_call, fold_of, no_request
+
+from tollway.providers.canon import Call, Usage
+from tollway.providers.conversation import Audio, Image, Opaque, Part, Source, Text, ToolCall
+from tollway.providers.dialects import gemini_read
+from tollway.providers.dialects.dialect import Asks
+from tollway.providers.errors import UpstreamBroke
+from tollway.providers.events import Answer, Choice, PartWhole, Start
+from tollway.providers.sse import Event as Sse
+
+URL = "data:image/png;base64,aGk="
+PICTURE = Image(Source("base64", "aGk=", "image/png"))
+
+
+def whole(codec: Asks, body: Any) -> Answer:
+    """Return what a whole answer says."""
+    return codec.events(no_request(codec), frozenset()).whole(json.dumps(body).encode())
+
+
+def chat(message: Any, **more: Any) -> Any:
+    """Return a whole chat completion."""
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "c", "model": "m", "choices": [choice]} | more
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        (
+            {"content": "A", "images": [{"type": "image_url", "image_url": {"url": URL}}]},
+            (Text("A"), PICTURE),
+        ),
+        (
+            {"content": [{"type": "text", "text": "A"}, {"type": "image_url", "image_url": URL}]},
+            (Text("A"), PICTURE),
+        ),
+        (
+            {"content": [{"type": "reference", "reference_ids": [1]}]},
+            (Opaque(OPENAI.name, b'{"type":"reference","reference_ids":[1]}', "reference"),),
+        ),
+    ],
+    ids=["OpenRouter's pictures", "Mistral's", "Mistral's references"],
+)
+def test_what_is_no_text_is_a_part(message: Any, parts: tuple[Part, ...]) -> None:
+    """It was lost without a word; a client that cannot show it is told by its name."""
+    answer = whole(OPENAI, chat(message))
+    assert answer.parts == parts
+    writer = ANTHROPIC.writer(client_call(ANTHROPIC, stream=False))
+    writer.whole(answer)
+    assert len(writer.dropped) == 1
+
+
+def test_a_picture_reaches_a_chat_client_where_openrouter_puts_it() -> None:
+    """Whole and in a stream; it was dropped."""
+    there = [{"type": "image_url", "image_url": {"url": URL}}]
+    writer = OPENAI.writer(client_call(OPENAI, stream=False))
+    body = json.loads(writer.whole(Answer((Choice((Text("A"), PICTURE), "end"),))))
+    assert body["choices"][0]["message"]["images"] == there
+    writer = OPENAI.writer(client_call(OPENAI))
+    writer.event(Start("c", "m"))
+    chunk = writer.event(PartWhole(PICTURE)).removeprefix(b"data: ")
+    assert json.loads(chunk)["choices"][0]["delta"]["images"] == there
+    assert not writer.dropped
+
+
+@pytest.mark.parametrize(
+    "loose",
+    [
+        chat({"content": "A"}, id=17),
+        chat({"content": "A"}, created="1"),
+        chat({"content": "A", "refusal": False}),
+        chat({"content": "A", "reasoning_content": []}),
+        chat({"content": "A", "tool_calls": {}}),
+        {"id": "c", "choices": [chat({"content": "A"})["choices"][0] | {"index": "0"}]},
+        {"id": "c", "choices": [chat({"content": "A"})["choices"][0] | {"finish_reason": 0}]},
+        {
+            "id": "c",
+            "choices": [
+                chat({"content": "A"})["choices"][0]
+                | {"logprobs": {"content": [{"token": "A", "logprob": None}]}}
+            ],
+        },
+    ],
+    ids=["id", "created", "refusal", "reasoning", "calls", "index", "reason", "logprob"],
+)
+def test_a_type_that_openai_would_not_send_breaks_no_answer(loose: Any) -> None:
+    """Libraries take all of these as they come."""
+    assert whole(OPENAI, loose).parts == (Text("A"),)
+
+
+def test_calls_with_numbers_for_ids_and_places_are_calls() -> None:
+    """In a stream, whose deltas must still find their call."""
+    reader = OPENAI.events(no_request(OPENAI), frozenset())
+    found = []
+    for call in (
+        {"index": "0", "id": 7, "function": {"name": "ls", "arguments": '{"a"'}},
+        {"index": "0", "function": {"arguments": ":1}"}},
+    ):
+        choice = {"index": 0, "delta": {"tool_calls": [call]}}
+        found += reader.event(Sse(b"", json.dumps({"id": "c", "choices": [choice]}).encode()))
+    assert fold_of(found + reader.end()).parts == (ToolCall("7", "ls", '{"a":1}'),)
+
+
+def test_garbage_is_still_none() -> None:
+    """What holds no choices is no answer."""
+    with pytest.raises(UpstreamBroke):
+        whole(OPENAI, {"id": 1, "choices": "many"})
+
+
+def test_tokens_may_be_told_as_text() -> None:
+    """A bill of nothing is worse than a number in quotes."""
+    used = {"prompt_tokens": "7", "completion_tokens": "3"}
+    assert whole(OPENAI, chat({"content": "A"}, usage=used)).usage == Usage(input=7, output=3)
+
+
+@pytest.mark.parametrize("candidates", [{}, {"candidates": []}, {"candidates": None}])
+def test_a_prompt_that_google_blocks_is_told_as_blocked(candidates: dict[str, Any]) -> None:
+    """With an empty list it was a whole answer of nothing."""
+    body = candidates | {
+        "promptFeedback": {"blockReason": "SAFETY"},
+        "usageMetadata": {"promptTokenCount": 3},
+    }
+    assert whole(GEMINI, body).stop == "filtered"
+    meter = gemini_read.Reader(Call("chat", GEMINI.name, "m", b""), frozenset())
+    meter.whole(json.dumps(body).encode())
+    assert meter.ended and meter.usage == Usage(input=3)
+
+
+def test_a_sound_of_googles_is_no_picture() -> None:
+    """It is named as what it is."""
+    part = {"inlineData": {"mimeType": "audio/wav", "data": "aGk="}}
+    body = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}
+    assert whole(GEMINI, body).parts == (Audio(Source("base64", "aGk=", "audio/wav")),)
+
+
+def test_a_signature_alone_is_carried_whole_as_in_a_stream() -> None:
+    """Gemini gives one behind its last words; an empty text block would be refused later."""
+    signed = Text("", signature="c2ln", by=GEMINI.name)
+    writer = ANTHROPIC.writer(client_call(ANTHROPIC, stream=False))
+    body = json.loads(writer.whole(Answer((Choice((Text("A"), signed), "end"),))))
+    assert [block["type"] for block in body["content"]] == ["text", "thinking"]
+    assert body["content"][1]["signature"].endswith("c2ln")

@@ -1,0 +1,183 @@
+"""What a request says that no other dialect can: named where it is left out, or refused."""
+
+import json
+from typing import Any
+
+import pytest
+from translated import ANTHROPIC, ASKS, BEDROCK, GEMINI, OPENAI, RESPONSES
+
+from tollway.daemon.gate.translate import without_offers
+from tollway.providers.canon import Call
+from tollway.providers.conversation import Conversation
+from tollway.providers.dialects.dialect import Asks, Codec, Facts
+from tollway.providers.errors import Untranslatable
+
+HI: dict[str, dict[str, Any]] = {
+    ANTHROPIC.name: {"max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]},
+    OPENAI.name: {"messages": [{"role": "user", "content": "Hi"}]},
+    RESPONSES.name: {"input": "Hi"},
+    GEMINI.name: {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]},
+}
+MODELS = {ANTHROPIC.name: "claude-sonnet-4-5", BEDROCK.name: "us.anthropic.claude-sonnet-4-5"}
+OBJECT = {"type": "object", "properties": {}}
+VIDEO = {"inlineData": {"mimeType": "video/mp4", "data": "aGk="}, "videoMetadata": {"fps": 1}}
+TOOL = {"type": "function", "name": "ls", "parameters": OBJECT}
+
+
+def read(codec: Codec, **more: Any) -> Conversation:
+    """Return what a client's body says, without what it only offers."""
+    body = json.dumps({"model": "m"} | HI[codec.name] | more).encode()
+    said, _ = without_offers(codec.read_request(Call("chat", codec.name, "m", body)))
+    return said
+
+
+def written(said: Conversation, target: Asks) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the body for a target, and what was left out."""
+    facts = Facts(MODELS.get(target.name, "gemini-2.5-flash"), default_output=4096)
+    found = target.write_request(said, facts)
+    return json.loads(found.body), found.dropped
+
+
+def others(codec: Codec) -> list[Asks]:
+    """Return the dialects that a request of this one's may be translated to."""
+    return [target for target in ASKS.values() if target is not codec]
+
+
+@pytest.mark.parametrize(
+    ("codec", "more", "name"),
+    [
+        (
+            ANTHROPIC,
+            {"output_config": {"task_budget": {"type": "tokens", "total": 9}}},
+            "output_config.task_budget",
+        ),
+        (ANTHROPIC, {"thinking": {"type": "between_tools"}}, "thinking.type"),
+        (
+            ANTHROPIC,
+            {"thinking": {"type": "adaptive", "block_binding": {}}},
+            "thinking.block_binding",
+        ),
+        (RESPONSES, {"tools": [TOOL | {"defer_loading": True}]}, "tools.defer_loading"),
+        (RESPONSES, {"tools": [TOOL | {"output_schema": OBJECT}]}, "tools.output_schema"),
+        (RESPONSES, {"reasoning": {"effort": "low", "context": "all"}}, "reasoning.context"),
+        (GEMINI, {"toolConfig": {"retrievalConfig": {"languageCode": "de"}}}, "retrievalConfig"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_only_one_dialect_has_is_named(codec: Codec, more: dict[str, Any], name: str) -> None:
+    """It was lost in silence, or, of one, refused."""
+    said = read(codec, **more)
+    for target in others(codec):
+        assert name in written(said, target)[1], target.name
+
+
+def test_how_to_look_at_a_part_is_named() -> None:
+    """Which frames of a video, and how closely."""
+    said = read(GEMINI, contents=[{"role": "user", "parts": [VIDEO]}])
+    assert "contents.parts.videoMetadata" in written(said, OPENAI)[1]
+
+
+def test_a_tool_s_own_fields_stay_in_their_dialect() -> None:
+    """Anthropic refuses Google's `behavior`."""
+    declared = {"name": "ls", "parameters": OBJECT, "behavior": "NON_BLOCKING"}
+    said = read(GEMINI, tools=[{"functionDeclarations": [declared]}])
+    body, dropped = written(said, ANTHROPIC)
+    assert body["tools"] == [{"name": "ls", "input_schema": OBJECT}]
+    assert "tools.behavior" in dropped
+
+
+def test_where_to_cache_is_the_same_place_for_all() -> None:
+    """OpenAI's breakpoint is Anthropic's marker, as it already was in chat completions."""
+    mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    turn = {"role": "user", "content": [{"type": "input_text", "text": "A", **mark}]}
+    said = read(RESPONSES, input=[turn])
+    (asked,) = written(said, ANTHROPIC)[0]["messages"]
+    assert asked["content"][0]["cache_control"] == {"type": "ephemeral"}
+    assert "cache_control" in written(said, GEMINI)[1]
+
+
+def test_a_summary_of_what_was_before_is_not_left_out() -> None:
+    """After Anthropic's compaction an agent sends nothing else of it."""
+    block = {"type": "compaction", "content": "They like tea."}
+    turns = [{"role": "assistant", "content": [block]}, {"role": "user", "content": "And now?"}]
+    said = read(ANTHROPIC, messages=turns)
+    for target in others(ANTHROPIC):
+        assert "They like tea." in json.dumps(written(said, target)[0])
+
+
+@pytest.mark.parametrize(
+    ("codec", "turn"),
+    [
+        (RESPONSES, {"input": [{"type": "compaction", "encrypted_content": "gAAAA"}]}),
+        (
+            ANTHROPIC,
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "compaction", "encrypted_content": "gAAAA"}],
+                    }
+                ]
+            },
+        ),
+    ],
+    ids=["openai's", "anthropic's"],
+)
+def test_one_that_only_its_provider_can_read_is_refused(codec: Codec, turn: dict[str, Any]) -> None:
+    """Without it the answer is one to another conversation."""
+    said = read(codec, **turn)
+    for target in others(codec):
+        with pytest.raises(Untranslatable):
+            written(said, target)
+
+
+@pytest.mark.parametrize("content", ["One. Two.", [{"type": "text", "text": "One. Two."}]])
+def test_a_document_in_pieces_is_its_text(content: Any) -> None:
+    """It was refused, though every dialect can say text."""
+    source = {"type": "content", "content": content}
+    document = {"type": "document", "source": source, "title": "Tea"}
+    said = read(ANTHROPIC, messages=[{"role": "user", "content": [document]}])
+    for target in others(ANTHROPIC):
+        assert "One. Two." in json.dumps(written(said, target)[0])
+
+
+def test_code_that_google_ran_is_history_to_others() -> None:
+    """As Anthropic's and OpenAI's own tools are."""
+    ran = [
+        {"executableCode": {"language": "PYTHON", "code": "1+1"}},
+        {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "2"}},
+        {"text": "2"},
+    ]
+    turns = [{"role": "user", "parts": [{"text": "1+1?"}]}, {"role": "model", "parts": ran}]
+    said = read(GEMINI, contents=[*turns, {"role": "user", "parts": [{"text": "Sure?"}]}])
+    for target in others(GEMINI):
+        assert {"executableCode", "codeExecutionResult"} <= set(written(said, target)[1])
+
+
+@pytest.mark.parametrize(
+    ("codec", "tool"),
+    [
+        (RESPONSES, {"type": "tool_search"}),
+        (ANTHROPIC, {"type": "tool_search_tool_bm25_20251119", "name": "tool_search"}),
+    ],
+)
+def test_a_search_among_tools_that_are_all_shown_is_left_out(
+    codec: Codec, tool: dict[str, Any]
+) -> None:
+    """Agents offer it beside the tools themselves; its own provider alone could run it."""
+    assert not read(codec, tools=[tool]).tools
+
+
+def test_googles_shapes_are_held_to_or_refused() -> None:
+    """A schema without the type that goes with it; and the newer field, which nobody else has."""
+    schema = {"type": "OBJECT", "properties": {"a": {"type": "STRING"}}}
+    said = read(GEMINI, generationConfig={"responseSchema": schema})
+    assert written(said, OPENAI)[0]["response_format"]["type"] == "json_schema"
+    with pytest.raises(Untranslatable):
+        read(GEMINI, generationConfig={"responseFormat": [{"text": {}}]})
+
+
+@pytest.mark.parametrize(("tier", "there"), [("flex", "flex"), ("STANDARD", "default")])
+def test_googles_service_tier_is_openais(tier: str, there: str) -> None:
+    """It was left out."""
+    assert written(read(GEMINI, serviceTier=tier), RESPONSES)[0]["service_tier"] == there
