@@ -183,6 +183,17 @@ class Alerts:
             self._failing.discard(name)
             self._tell_of_provider("provider_back", name, f"{name} serves again")
 
+    def trust(self, failing: Mapping[str, str]) -> None:
+        """Tell what a new configuration made the daemon forget: only `failing` still counts.
+
+        Nobody knows whether it serves, so that is not said; if it fails, that is told as anew.
+        """
+        for name in sorted(self._failing - failing.keys()):
+            self._failing.discard(name)
+            self._told_s.pop(name, None)
+            text = f"{name} is trusted anew since the configuration was loaded"
+            self._tell_of_provider("provider_back", name, text)
+
     def _tell_of_provider(
         self, kind: Literal["provider", "provider_back"], name: str, text: str
     ) -> None:

@@ -36,7 +36,18 @@ _WORDS: Final = re.compile(
     r"|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
-_QUOTA: Final = frozenset({"insufficient_quota", "billing_not_active", "credit_balance_too_low"})
+_QUOTA: Final = frozenset(
+    {
+        *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached"),
+        "credit_balance_too_low",
+    }
+)
+# Anthropic's words, which have no code: an empty account, and the limit that its owner has set for
+# a month, of the whole or of a workspace.
+_UNPAID: Final = re.compile(
+    r"credit balance is too low|reached your specified (?:workspace )?api usage limits",
+    re.IGNORECASE,
+)
 
 
 # What a refusal says of the key it was sent with: that it is bad, that it may not use the model, or
@@ -86,9 +97,7 @@ def is_unpaid(status: int, body: bytes) -> bool:
         return True
     if status not in (400, 429):
         return False
-    return any(code in _QUOTA for code in _codes(body)) or "credit balance is too low" in (
-        _message(body).lower()
-    )
+    return any(code in _QUOTA for code in _codes(body)) or bool(_UNPAID.search(_message(body)))
 
 
 def _error(body: bytes) -> dict[str, object]:

@@ -381,6 +381,28 @@ async def test_a_provider_that_fails_and_serves_again_is_told_once_each() -> Non
         ]
 
 
+async def test_what_a_reload_forgets_is_not_said_to_serve_again() -> None:
+    """Nobody knows that it does; and where it does not, that is told as the first time."""
+    async with routed([refuses("500 Oh")], [SERVES]) as gate:
+        daemon = gate.daemon.server.daemon
+        for _ in range(5):
+            await gate.ask(ASK)
+        daemon.alerts.failing(daemon.health.failing())
+        text = gate.daemon.config.read_text()
+        gate.daemon.config.write_text(text.replace("[providers.up]", "[providers.up]\nslots = 9"))
+        await gate.daemon.ask("POST", "/control/reload", admin=True)
+        for _ in range(5):
+            daemon.alerts.failing(daemon.health.failing())
+            await gate.ask(ASK)
+        daemon.alerts.failing(daemon.health.failing())
+        told = [(one.kind, one.text) for one in daemon.alerts.recent]
+        assert told == [
+            ("provider", "up/m is failing: HTTP 500"),
+            ("provider_back", "up is trusted anew since the configuration was loaded"),
+            ("provider", "up/m is failing: HTTP 500"),
+        ]
+
+
 async def test_a_key_that_is_refused_is_told(pool: str) -> None:
     """By its place and its name, and never itself."""
     async with gateway([refuses("401 No"), SERVES], provider=pool) as gate:

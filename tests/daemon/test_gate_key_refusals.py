@@ -15,6 +15,15 @@ LOW = (
     b'{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is'
     b' too low to access the Anthropic API."}}'
 )
+LIMIT = (
+    b'{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your'
+    b' specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."}}'
+)
+# OpenAI's for pictures.
+HARD_LIMIT = (
+    b'{"error":{"code":"billing_hard_limit_reached","message":"Billing hard limit has been'
+    b' reached","param":null,"type":"invalid_request_error"}}'
+)
 BAD_KEY = next(
     one.body for one in recordings() if one.id == "gemini/generatecontent_err400_gemini-2-5-flash"
 )
@@ -52,8 +61,14 @@ async def keys_of(gate: Gateway) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [("400 Bad", BAD_KEY), ("400 Bad", LOW), ("402 Pay", b"{}"), ("429 Slow down", UNPAID)],
-    ids=["Gemini's bad key", "Anthropic's empty account", "402", "OpenAI's empty account"],
+    [
+        pytest.param("400 Bad", BAD_KEY, id="Gemini's bad key"),
+        pytest.param("400 Bad", LOW, id="Anthropic's empty account"),
+        pytest.param("400 Bad", LIMIT, id="Anthropic's limit of the month"),
+        pytest.param("400 Bad", HARD_LIMIT, id="OpenAI's hard limit"),
+        pytest.param("402 Pay", b"{}", id="402"),
+        pytest.param("429 Slow down", UNPAID, id="OpenAI's empty account"),
+    ],
 )
 async def test_a_key_that_is_bad_or_empty_is_replaced_by_another_at_once(
     pool: str, status: str, said: bytes
