@@ -381,28 +381,6 @@ async def test_a_provider_that_fails_and_serves_again_is_told_once_each() -> Non
         ]
 
 
-async def test_what_a_reload_forgets_is_not_said_to_serve_again() -> None:
-    """Nobody knows that it does; and where it does not, that is told as the first time."""
-    async with routed([refuses("500 Oh")], [SERVES]) as gate:
-        daemon = gate.daemon.server.daemon
-        for _ in range(5):
-            await gate.ask(ASK)
-        daemon.alerts.failing(daemon.health.failing())
-        text = gate.daemon.config.read_text()
-        gate.daemon.config.write_text(text.replace("[providers.up]", "[providers.up]\nslots = 9"))
-        await gate.daemon.ask("POST", "/control/reload", admin=True)
-        for _ in range(5):
-            daemon.alerts.failing(daemon.health.failing())
-            await gate.ask(ASK)
-        daemon.alerts.failing(daemon.health.failing())
-        told = [(one.kind, one.text) for one in daemon.alerts.recent]
-        assert told == [
-            ("provider", "up/m is failing: HTTP 500"),
-            ("provider_back", "up is trusted anew since the configuration was loaded"),
-            ("provider", "up/m is failing: HTTP 500"),
-        ]
-
-
 async def test_a_key_that_is_refused_is_told(pool: str) -> None:
     """By its place and its name, and never itself."""
     async with gateway([refuses("401 No"), SERVES], provider=pool) as gate:
@@ -488,19 +466,3 @@ async def test_what_a_provider_answered_is_told_though_the_next_target_has_no_bo
         reply = await gate.ask(PICTURE)
         assert (reply.status, reply.headers["x-tollway-target"]) == (503, "up1/m")
         assert gate.ups[0].connections == 0
-
-
-async def test_who_waits_for_a_target_that_opens_meanwhile_goes_elsewhere() -> None:
-    """Calls in its line are no trials: once it is known to fail they go to the next at once."""
-    go_on = asyncio.Event()
-    fails: list[Step] = [reads(), waits(go_on), says(whole(b"{}", status="500 Oh"))]
-    more = '[routes.r]\nto = ["up/m", "up1/m"]\n'
-    async with gateway([fails], [SERVES], provider="slots = 1", more=more) as gate:
-        calls = [asyncio.create_task(gate.ask(ASK)) for _ in range(12)]
-        daemon = gate.daemon.server.daemon
-        await until(lambda: gate.ups[0].connections == 1 and daemon.active == 12)
-        go_on.set()
-        replies = await asyncio.gather(*calls)
-        assert {one.status for one in replies} == {200}
-        assert gate.ups[0].connections == 5
-        assert gate.held() == 0

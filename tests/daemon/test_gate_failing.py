@@ -1,0 +1,49 @@
+"""A target that begins to fail: who waits for it, and what is told of it after a reload."""
+
+import asyncio
+
+from gateway import body, gateway, whole
+from shell import until
+from upstreams import Step, reads, says, waits
+
+ASK = body(model="r")
+SERVES: list[Step] = [reads(), says(whole())]
+ROUTE = '[routes.r]\nto = ["up/m", "up1/m"]\n'
+
+
+async def test_who_waits_for_a_target_that_opens_meanwhile_goes_elsewhere() -> None:
+    """Calls in its line are no trials: once it is known to fail they go to the next at once."""
+    go_on = asyncio.Event()
+    fails: list[Step] = [reads(), waits(go_on), says(whole(b"{}", status="500 Oh"))]
+    async with gateway([fails], [SERVES], provider="slots = 1", more=ROUTE) as gate:
+        calls = [asyncio.create_task(gate.ask(ASK)) for _ in range(12)]
+        daemon = gate.daemon.server.daemon
+        await until(lambda: gate.ups[0].connections == 1 and daemon.active == 12)
+        go_on.set()
+        replies = await asyncio.gather(*calls)
+        assert {one.status for one in replies} == {200}
+        assert gate.ups[0].connections == 5
+        assert gate.held() == 0
+
+
+async def test_what_a_reload_forgets_is_not_said_to_serve_again() -> None:
+    """Nobody knows that it does; and where it does not, that is told as the first time."""
+    fails = [reads(), says(whole(b"{}", status="500 Oh"))]
+    async with gateway([fails], [SERVES], more=ROUTE) as gate:
+        daemon = gate.daemon.server.daemon
+        for _ in range(5):
+            await gate.ask(ASK)
+        daemon.alerts.failing(daemon.health.failing())
+        text = gate.daemon.config.read_text()
+        gate.daemon.config.write_text(text.replace("[providers.up]", "[providers.up]\nslots = 9"))
+        await gate.daemon.ask("POST", "/control/reload", admin=True)
+        for _ in range(5):
+            daemon.alerts.failing(daemon.health.failing())
+            await gate.ask(ASK)
+        daemon.alerts.failing(daemon.health.failing())
+        told = [(one.kind, one.text) for one in daemon.alerts.recent]
+        assert told == [
+            ("provider", "up/m is failing: HTTP 500"),
+            ("provider_back", "up is trusted anew since the configuration was loaded"),
+            ("provider", "up/m is failing: HTTP 500"),
+        ]
