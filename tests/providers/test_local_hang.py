@@ -10,6 +10,7 @@ from local_models import NAME, PATIENT, Clock, chat, model, serving, state_of, u
 
 from tollway.providers.errors import LocalModelFailed
 from tollway.providers.llamacpp.adapter import Limits, LocalModels
+from tollway.providers.llamacpp.worker import is_stopped
 
 pytestmark = pytest.mark.local
 LONG = chat("Count from one to three hundred in words.", max_tokens=1500)
@@ -31,10 +32,16 @@ def alive(pid: int) -> bool:
     return True
 
 
+async def stop(pid: int) -> None:
+    """Stop a process, and return when it stands: the signal alone says nothing of when."""
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: is_stopped(pid))
+
+
 async def stopped(local: LocalModels) -> "asyncio.Task[object]":
     """Stop the worker, ask it something, and return the call that waits."""
     await local.load(NAME)
-    os.kill(pid_of(local), signal.SIGSTOP)
+    await stop(pid_of(local))
     task: asyncio.Task[object] = asyncio.create_task(local.send(NAME, "chat", LONG))
     await until(lambda: state_of(local).running == 1)
     return task
@@ -68,7 +75,7 @@ async def test_a_worker_that_is_stopped_while_it_loads_is_found_too(tmp_path: Pa
     async with serving(tmp_path, clock=clock) as local:
         task = asyncio.create_task(local.load(NAME))
         await until(lambda: state_of(local).pid is not None)
-        os.kill(pid_of(local), signal.SIGSTOP)
+        await stop(pid_of(local))
         await passes(local, clock, 0, 8, 8)
         with pytest.raises(LocalModelFailed, match="was stopped for 16 s"):
             await task
@@ -109,7 +116,7 @@ async def test_a_worker_that_has_nothing_to_do_does_not_hang(tmp_path: Path) -> 
     async with serving(tmp_path, model(pinned=True), clock=clock) as local:
         await local.load(NAME)
         pid = pid_of(local)
-        os.kill(pid, signal.SIGSTOP)
+        await stop(pid)
         await passes(local, clock, 10_000, 10_000)
         assert alive(pid)
         os.kill(pid, signal.SIGCONT)
