@@ -74,6 +74,19 @@ def with_metadata(source: Path, target: Path, key: str, number: int) -> None:
     target.write_bytes(head + bytes(-len(head) % 32) + data[data_at:])
 
 
+def with_template(source: Path, target: Path, template: str) -> None:
+    """Write a copy of a model whose chat template is another one."""
+    data = source.read_bytes()
+    with source.open("rb") as file:
+        data_at = read_header(file, len(data)).data_at
+        end = file.tell()
+    key = _text("tokenizer.chat_template") + struct.pack("<I", 8)
+    at = data.index(key, 0, end) + len(key)
+    (length,) = struct.unpack_from("<Q", data, at)
+    head = data[:at] + _text(template) + data[at + 8 + length : end]
+    target.write_bytes(head + bytes(-len(head) % 32) + data[data_at:])
+
+
 def _text(text: str) -> bytes:
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw

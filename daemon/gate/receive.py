@@ -70,6 +70,7 @@ async def receive(exchange: "Exchange", attempt: Attempt) -> Failure | None:
         UpstreamError: It broke after the client had seen some of it.
     """
     answer = cast(Answer, attempt.answer)
+    exchange.lost(getattr(answer, "dropped", ()))
     if not 200 <= answer.status < 300:
         return await _refusal(exchange, attempt, answer)
     splitter = splitter_of(_content_type(answer)) if exchange.call.stream else None

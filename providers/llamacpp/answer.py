@@ -39,6 +39,9 @@ class Refusal:
 class LocalAnswer:
     """What a worker generates, as OpenAI events or as one body. See `transport.Answer`."""
 
+    # What of the request the model could not be held to, as `x-tollway-dropped` says it.
+    dropped: tuple[str, ...] = ()
+
     def __init__(self, name: str, worker: Worker, call: Call, writer: Writer, share: Share) -> None:
         self._share = share
         self.status = 200

@@ -16,9 +16,9 @@ from typing import Any
 
 from tollway.providers.llamacpp.fit import is_steady, layers_that_fit
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
-from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.native import Chain, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
-from tollway.providers.llamacpp.samplers import Chain, Samplers
+from tollway.providers.llamacpp.samplers import Samplers
 from tollway.providers.llamacpp.template import CHATML, ChatTemplate
 from tollway.providers.llamacpp.threads import ThreadsBySize
 
@@ -93,6 +93,7 @@ class LlamaCpp:
         self._ended_at = 0.0  # the last step
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._beginnings: dict[bytes, int] = {}  # few: what marks of calls are cut to
         # ctypes makes an object for each look into a struct: looked into once.
         batch = self._batch
         self._tokens, self._positions, self._wanted = batch.token, batch.pos, batch.logits
@@ -237,6 +238,21 @@ class LlamaCpp:
     def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
         """See `native.Native`."""
         return self._samplers.chain(sampling, seed, grammar)
+
+    def hold(self, chain: Chain, grammar: str) -> None:
+        """See `native.Native`."""
+        self._samplers.hold(chain, grammar)
+
+    def token_of(self, data: bytes) -> int:
+        """See `native.Native`."""
+        known = self._beginnings.get(data)
+        if known is None:
+            every = ((self.piece(token), token) for token in range(self.vocabulary))
+            fitting = [(len(one), token) for one, token in every if one and data.startswith(one)]
+            if not fitting:
+                raise NativeFailed("no token says what is to be said")
+            known = self._beginnings[data] = max(fitting)[1]
+        return known
 
     def sample(self, picks: Sequence[Pick]) -> list[Picked]:
         """See `native.Native`."""

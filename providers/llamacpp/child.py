@@ -215,9 +215,11 @@ def main() -> int:
     except CannotLoad as fault:
         link.send([fault.failed])
         return 3
-    engine = Engine(native, native.template())
+    template = native.template()
+    engine = Engine(native, template)
     link.count, link.read = engine.count, engine.read
-    link.send([Ready(native.context, native.gpu_layers, native.slots)])
+    marks = template is not None and bool(template.manner.style.begin)
+    link.send([Ready(native.context, native.gpu_layers, native.slots, marks)])
     _serve(link, engine)
     native.close()
     return 0

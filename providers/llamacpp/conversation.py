@@ -46,7 +46,7 @@ def _tool(where: str, said: object) -> Tool:
             parameters = rest.get("parameters") or {}
             description = rest.get("description") or ""
             if isinstance(parameters, dict) and isinstance(description, str):
-                return Tool(name, description, parameters)
+                return Tool(name, description, parameters, rest.get("strict") is True)
         case {"type": str(kind)} if kind != "function":
             raise RequestInvalid(
                 f"Local models call functions only, and `{where}` is `{kind[:40]}`", param=where

@@ -29,6 +29,7 @@ from tollway.providers.llamacpp.frames import (
 from tollway.providers.llamacpp.jobs import Arrived, Jobs, Read, Refusal, param_of
 from tollway.providers.llamacpp.manner import Said, Speech
 from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.onset import Onset
 from tollway.providers.llamacpp.template import ChatTemplate
 from tollway.providers.llamacpp.text import TextOut
 
@@ -66,6 +67,7 @@ class _Choice:
         self.prompt = run.read.prompts[index // run.job.n]
         self.text = TextOut(run.job.stop)
         self.speech: Speech | None = None
+        self.onset: Onset | None = None  # until a call has begun that a grammar will bind
         self.chain: Chain | None = None
         self.seq = -1
         self.limit = 0
@@ -251,7 +253,11 @@ class Engine:
             choice.chain.accept(token)
         if run.job.kind == "chat":
             tools = run.job.prompts[prompt_at].tools
-            choice.speech = self._jobs.manner.speech(tools, thinks=run.read.thinks)
+            manner = self._jobs.manner
+            choice.speech = manner.speech(tools, thinks=run.read.thinks)
+            if run.read.calls:
+                speech = manner.speech(tools, thinks=run.read.thinks)
+                choice.onset = Onset(speech, manner.style.begin.strip())
         choice.seq, seq.choice = found.seq, choice
 
     # One step.
@@ -333,11 +339,15 @@ class Engine:
         token, run = picked.token, choice.run
         if self._native.is_end(token):
             return self._end(choice, "stop", said)
+        marks = choice.speech.marks if choice.speech else ()
+        piece = self._native.piece(token, special=token in self._specials(marks))
+        try:
+            token, piece = self._until_call(choice, token, piece)
+        except NativeFailed as fault:
+            return self._break(run, str(fault), said)
         choice.last = token
         choice.made += 1
         run.completion += 1
-        marks = choice.speech.marks if choice.speech else ()
-        piece = self._native.piece(token, special=token in self._specials(marks))
         heard = self._hear(choice, choice.text.feed(piece))
         said.append(
             Token(run.job.id, choice.index, heard.text, heard.thought, heard.calls, picked.logprob)
@@ -350,6 +360,20 @@ class Engine:
         if choice.made >= choice.limit:
             return self._end(choice, "length", said)
         return None
+
+    def _until_call(self, choice: _Choice, token: int, piece: bytes) -> tuple[int, bytes]:
+        """Return a token, or the part of it that ends a call's mark: there a grammar binds."""
+        onset = choice.onset
+        if onset is None or choice.chain is None:
+            return token, piece
+        kept = onset.before(piece)
+        if kept < len(piece):
+            token = self._native.token_of(piece[:kept])
+            piece = self._native.piece(token)
+        if onset.take(piece):
+            self._native.hold(choice.chain, choice.run.read.calls)
+            choice.onset = None
+        return token, piece
 
     def _specials(self, marks: tuple[str, ...]) -> frozenset[int]:
         """Return the control tokens that must be shown, for they mark thoughts and calls."""

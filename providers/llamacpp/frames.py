@@ -41,11 +41,15 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function that the model may call; `parameters` is its JSON schema."""
+    """A function that the model may call; `parameters` is its JSON schema.
+
+    Where it is `strict`, a schema that cannot be promised is refused, not loosened.
+    """
 
     name: str
     description: str = ""
     parameters: dict[str, object] = {}
+    strict: bool = False
 
 
 class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,12 +67,13 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `calls` is the tool that must be called, "" for any of them. A `schema` is JSON schema, `{}`
     and `True` any value; `grammar` llama.cpp's own notation. With `calls` a `schema` is for
-    answers that call none.
+    answers that call none. With `auto` what comes before a call is free, and need not end in one.
     """
 
     schema: dict[str, object] | bool | None = None
     grammar: str | None = None
     calls: str | None = None
+    auto: bool = False
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -176,11 +181,15 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded with so many tokens of context."""
+    """The model is loaded with so many tokens of context.
+
+    `marks`: its family marks tool calls, so that those that nobody forced can be held to schemas.
+    """
 
     context: int
     gpu_layers: int
     slots: int = 1
+    marks: bool = False
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

@@ -25,11 +25,15 @@ class Refusal(Exception):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """A call, ready to run. `thinks`: its prompt ends where the model's thoughts begin."""
+    """A call, ready to run. `thinks`: its prompt ends where the model's thoughts begin.
+
+    `grammar` is of all that is no thought, `calls` of what follows the mark of a tool call.
+    """
 
     prompts: list[list[int]]
     grammar: str = ""
     thinks: bool = False
+    calls: str = ""
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -47,6 +51,8 @@ class Jobs:
         self._template = template
         self.manner = template.manner if template else Manner()
         self._longest = 0  # bytes of a token; 0: not looked for yet
+        # Of the last tools: an agent's turns all have the same.
+        self._calls: tuple[bytes, str] = (b"", "")
 
     def read(self, job: Submit) -> Read:
         """Return a call, ready to run.
@@ -77,6 +83,8 @@ class Jobs:
             )
         if job.dimensions not in {None, native.width}:
             raise Refusal(f"The model's embeddings have {native.width} numbers", "dimensions")
+        if job.shape and job.shape.auto:
+            return Read(prompts, thinks=thinks, calls=self._later_calls(job))
         return Read(prompts, self._grammar(job) if job.shape else "", thinks)
 
     def tokens(self, kind: str, prompt: Prompt) -> list[int]:
@@ -149,6 +157,23 @@ class Jobs:
         first = self._native.begin()
         # Many templates write the begin mark themselves; twice, it makes answers worse.
         return tokens if first is None or tokens[:1] == [first] else [first, *tokens]
+
+    def _later_calls(self, job: Submit) -> str:
+        """Return the grammar of calls that nobody forced, "" where none can be had."""
+        tools = job.prompts[0].tools
+        known = msgspec.msgpack.encode((tools, job.parallel))
+        if known == self._calls[0]:
+            return self._calls[1]
+        try:
+            grammar = self.manner.later_calls(tools, parallel=job.parallel)
+            if grammar and not self._native.compiles(grammar):
+                raise SchemaRefused("llama.cpp does not understand the grammar of the tools")
+        except (SchemaRefused, NativeFailed) as no:
+            if any(tool.strict for tool in tools):
+                raise Refusal(str(no), "tools") from no
+            grammar = ""  # nobody was promised anything
+        self._calls = known, grammar
+        return grammar
 
     def _grammar(self, job: Submit) -> str:
         shape = job.shape or Shape()

@@ -44,6 +44,8 @@ STYLES = (
     Style("json", "", bare=True),
 )
 THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
+# What may stand between the mark that a model began a call with and the call.
+_GAP = "[ \\n]{0,2}"
 # A bare call may have this before it.
 _PYTHON_TAG = "<|python_tag|>"
 
@@ -84,14 +86,28 @@ class Manner:
         whole = Grammar({})
         return whole.text(self._calls(whole, tools, parallel=parallel))
 
+    def later_calls(self, tools: Sequence[Tool], *, parallel: bool) -> str:
+        """Return the grammar of what follows the mark that begins calls; "" without such a mark.
+
+        Arguments whose validity cannot be promised are any object, unless their tool is strict.
+
+        Raises:
+            SchemaRefused: The schema of a strict tool has a part that cannot be promised.
+        """
+        if not self.style.begin:
+            return ""
+        whole = Grammar({})
+        return whole.text(self._calls(whole, tools, parallel=parallel, free=True, begun=True))
+
     def answer_or_calls(self, schema: Schema, tools: Sequence[Tool], *, parallel: bool) -> str:
         """Return the grammar of answers that are valid by a schema, or call tools.
 
         Nobody has asked for calls whose arguments are valid: where that cannot be promised,
-        they are any object.
+        they are any object, unless their tool is strict.
 
         Raises:
-            SchemaRefused: The schema of the answer has a part that cannot be promised.
+            SchemaRefused: The schema of the answer, or of a strict tool, has a part that cannot
+                be promised.
         """
         whole = Grammar(schema)
         answer = whole.renamed("a", whole.value(schema))
@@ -99,9 +115,18 @@ class Manner:
         return whole.text(f"({answer} | {calls})")
 
     def _calls(
-        self, whole: Grammar, tools: Sequence[Tool], *, parallel: bool, free: bool = False
+        self,
+        whole: Grammar,
+        tools: Sequence[Tool],
+        *,
+        parallel: bool,
+        free: bool = False,
+        begun: bool = False,
     ) -> str:
-        """Return the expression of calls, whose rules are added to `whole`."""
+        """Return the expression of calls, whose rules are added to `whole`.
+
+        `free`: what cannot be promised is loosened. `begun`: the first mark has been said.
+        """
         style = self.style
         each: list[str] = []
         # One grammar for all: the rules of schemas are numbered, and refer to their own root.
@@ -112,7 +137,7 @@ class Manner:
             try:
                 arguments = grammar.value(schema)
             except SchemaRefused as no:
-                if not free:
+                if tool.strict or not free:
                     raise SchemaRefused(f"The arguments of `{tool.name}`: {no}") from no
                 grammar = Grammar({})
                 arguments = grammar.value({"type": "object"})
@@ -120,20 +145,23 @@ class Manner:
             rules.update(grammar.rules)
             name = msgspec.json.encode(tool.name).decode()
             if style.named:
-                each.append(f"{quoted(f'{style.begin}{tool.name}[ARGS]')} {arguments}")
+                each.append(f"{quoted(f'{tool.name}[ARGS]')} {arguments}")
             else:
                 head = quoted(f'{{"name": {name}, "{style.arguments}": ')
                 each.append(f'{head} {arguments} space "}}"')
         whole.rules.update(rules)
         call = whole.rule(" | ".join(each))
-        apart = quoted(style.apart)
+        apart, begin, end = map(_literal, (style.apart, style.begin, style.end))
+        first = _GAP if begun else begin
         if style.listed:
             more = f"({apart} {call})*" if parallel else ""
-            end = f" {quoted(style.end)}" if style.end else ""
-            return f'{quoted(style.begin + "[")} {call} {more} "]"{end}'
-        if not style.named and style.begin:
-            call = f"{quoted(style.begin)} {call} {quoted(style.end)}"
-        return f"{call} ({apart} {call})*" if parallel else call
+            return f'{first} "[" {call} {more} "]" {end}'
+        more = f" ({apart} {begin} {call} {end})*" if parallel else ""
+        return f"{first} {call} {end}{more}"
+
+
+def _literal(text: str) -> str:
+    return quoted(text) if text else ""
 
 
 def joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:
@@ -180,6 +208,11 @@ class Speech:
     def thinking(self) -> bool:
         """Whether what comes now is a thought."""
         return self._state == "thought"
+
+    @property
+    def calling(self) -> bool:
+        """Whether what comes now is a tool call, which a mark has begun."""
+        return self._state == "calls"
 
     @property
     def calls_made(self) -> int:

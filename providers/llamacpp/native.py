@@ -104,6 +104,22 @@ class Native(Protocol):
         """Return a fresh chain of samplers."""
         ...
 
+    def hold(self, chain: Chain, grammar: str) -> None:
+        """Hold a chain that has none to a grammar, from its next token on.
+
+        Raises:
+            NativeFailed: llama.cpp does not understand it.
+        """
+        ...
+
+    def token_of(self, data: bytes) -> int:
+        """Return the token that says as much of the beginning of some bytes as any does.
+
+        Raises:
+            NativeFailed: None does.
+        """
+        ...
+
     def sample(self, picks: Sequence[Pick]) -> list[Picked]:
         """Return a token for each, chosen from the last step's output.
 

@@ -238,6 +238,8 @@ def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, 
             "An answer can be held to one of `tool_choice`, `response_format` and `grammar`",
             param="response_format",
         )
+    if tools and not shapes:
+        shapes.append(Shape(calls="", auto=True))
     return (shapes[0] if shapes else None), tools
 
 

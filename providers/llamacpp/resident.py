@@ -30,6 +30,7 @@ from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
 
+_STRICT = "tools.strict"
 # Read once before the first call: it finds what crashes, and pages the weights in.
 _WARM_UP = "a"
 
@@ -40,6 +41,7 @@ class GgufResident(Resident[Worker]):
     def __init__(self, model: LocalModel, around: Surroundings) -> None:
         super().__init__(model, around)
         self.info: ModelInfo | None = None
+        self._marks = True  # its family marks tool calls, so that they can be held to schemas
         self._known: tuple[int, ...] = ()  # which file `info` describes
         self._turns = asyncio.Semaphore(model.slots)  # asyncio's are fair
         self._line: list[object] = []  # who waits for a turn, in that order
@@ -71,6 +73,8 @@ class GgufResident(Resident[Worker]):
                 turns.release()
                 raise
             answer = LocalAnswer(self.model.name, worker, call, writer(asked), share)
+            if not self._marks and _is_strict(asked.job):
+                answer.dropped = (_STRICT,)
             try:
                 async with asyncio.timeout_at(limit):
                     await answer.begin()
@@ -199,6 +203,7 @@ class GgufResident(Resident[Worker]):
         worker = await self._start()
         try:
             loaded = await worker.load(self._how_to_load(info), self._progress)
+            self._marks = loaded.marks
             self._say_if_unused(loaded)
             await self._warm_up(worker, info)
         except CannotLoad as fault:
@@ -280,6 +285,12 @@ class GgufResident(Resident[Worker]):
         # Callers are told this: where the file is, is the owner's.
         told = told.replace(f"{self.model.path.parent}/", "")
         return self._stay_failed(told, "See `tollway models ps`")
+
+
+def _is_strict(job: Submit) -> bool:
+    """Whether a call wants valid arguments of calls that it does not force."""
+    free = job.shape is not None and job.shape.auto
+    return free and any(tool.strict for tool in job.prompts[0].tools)
 
 
 def identity_of(path: Path) -> tuple[int, ...]:

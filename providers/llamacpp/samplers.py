@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tollway.providers.llamacpp.frames import Likely, Logprob, Sampling
+from tollway.providers.llamacpp.native import Chain as NativeChain
 from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked
 
 Floats = npt.NDArray[np.float32]
@@ -51,6 +52,10 @@ class Chain:
         """See `native.Chain`. The grammar is none of the prompt's."""
         if self._samplers is not None:
             self._llama.llama_sampler_accept(self._samplers, token)
+
+    def hold(self, grammar: Any) -> None:
+        """Be bound by a grammar from the next token on; it is the chain's to free."""
+        self._grammar, self.held, self.plain = grammar, True, False
 
     def free(self) -> None:
         """See `native.Chain`."""
@@ -134,6 +139,13 @@ class Samplers:
             llama.llama_sampler_chain_add(chain, part)
         return Chain(llama, chain, ruled, greedy=False)
 
+    def hold(self, chain: NativeChain, grammar: str) -> None:
+        """See `native.Native`."""
+        ruled = self._grammar(grammar)
+        if not ruled:
+            raise NativeFailed("llama.cpp does not understand the grammar")
+        _own(chain).hold(ruled)
+
     def sample(self, picks: Sequence[Pick], piece: Callable[[int], bytes]) -> list[Picked]:
         """See `native.Native`."""
         outputs = [self._output(pick.row) for pick in picks]
@@ -191,9 +203,13 @@ class Samplers:
 
 
 def _chain(pick: Pick) -> Chain:
-    if not isinstance(pick.chain, Chain):
+    return _own(pick.chain)
+
+
+def _own(chain: NativeChain) -> Chain:
+    if not isinstance(chain, Chain):
         raise NativeFailed("a chain of another library")
-    return pick.chain
+    return chain
 
 
 def _choose(asked: tuple[Pick, Floats]) -> int:

@@ -22,11 +22,13 @@ from tollway.providers.llamacpp.frames import (
     Shape,
     Submit,
     Token,
+    Tool,
     Up,
     Used,
 )
 from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
+from tollway.providers.llamacpp.template import ChatTemplate
 
 END = 0
 
@@ -77,6 +79,7 @@ class Alphabet:
         self.decoded: list[int] = []  # how many tokens each step read
         self.copied = 0
         self.chains = 0
+        self.holding = ""
         self.fails = False
         self.bad = -1  # a token that no step can read
         self.outputs: list[int] = []
@@ -133,6 +136,14 @@ class Alphabet:
         """Return a sampler."""
         self.chains += 1
         return Chain(self)
+
+    def hold(self, chain: object, grammar: str) -> None:
+        """Take note of what binds from here on."""
+        self.holding = grammar
+
+    def token_of(self, data: bytes) -> int:
+        """Return the first letter."""
+        return data[0]
 
     def sample(self, picks: Sequence[Pick]) -> list[Picked]:
         """Return the next letter of each."""
@@ -376,3 +387,41 @@ def test_a_text_that_llama_cpp_cannot_cut_is_refused() -> None:
     engine = Engine(Unable(), None)
     engine.submit(job("abc"))
     assert run(engine) == [Refused(1, "the text cannot be cut into tokens", "prompt")]
+
+
+class Script(Alphabet):
+    """A "model" that says what is written, in tokens of several letters."""
+
+    context = 64
+    vocabulary = 200
+    words = ("ok <tool_", 'call>\n{"x', "call>", '{"name": "look"}', "c")
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return a word, or a letter of the prompt."""
+        return self.words[token - 150].encode() if token >= 150 else bytes([token])
+
+    def token_of(self, data: bytes) -> int:
+        """Return the longest word that begins so."""
+        fitting = [word for word in self.words if data.startswith(word.encode())]
+        return 150 + self.words.index(max(fitting, key=len))
+
+    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
+        """Say the two words, then the last one if the call's grammar binds by now."""
+        last = self.outputs[picks[0].row]
+        if last == 150:
+            return [Picked(151)]
+        return [Picked(END if last > 150 else 150)]
+
+
+def test_a_token_that_ends_a_calls_mark_and_goes_on_is_cut_there() -> None:
+    """What no grammar has seen is not said: the model says it again, bound by then."""
+    template = "a{# <tool_call> tools #}"
+    native = Script()
+    engine = Engine(native, ChatTemplate(template, bos="", eos=""))
+    tools = [Tool("look")]
+    prompt = Prompt(messages=[Message("user", "a")], tools=tools)
+    engine.submit(Submit(1, "chat", [prompt], shape=Shape(calls="", auto=True)))
+    while engine.busy:
+        engine.step()
+    assert native.cells[0][-2:] == [150, 152]
+    assert "look" in native.holding

@@ -192,3 +192,27 @@ def test_a_schema_beside_tools_leaves_the_model_both(template: str) -> None:
     assert all(arguments == {"n": None} for one in said for name, arguments in calls(one)
                if name == "add")  # fmt: skip
     assert 0 < len(answers) < len(said)
+
+
+@pytest.mark.parametrize("template", [HERMES, MISTRAL, NAMED, "<|tool_call|>"])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_what_follows_a_mark_is_calls_to_the_end(template: str, parallel: bool) -> None:
+    """Whatever its grammar lets through is read as calls of tools that are there."""
+    manner = Manner(template)
+    tools = [Tool("get_weather", parameters=LEAF), Tool("add", parameters=LEAF)]
+    grammar = manner.later_calls(tools, parallel=parallel)
+    chance = random.Random(7)  # noqa: S311 - not a secret
+    counts = set()
+    for _ in range(60):
+        said = heard(template, ["Well. " + manner.style.begin.strip() + sample(grammar, chance)])
+        assert said.text.strip() == "Well."
+        assert calls(said)
+        assert all(arguments == {"n": None} for _, arguments in calls(said))
+        counts.add(len(calls(said)))
+    assert (counts == {1}) is not parallel
+
+
+@pytest.mark.parametrize("template", [LLAMA, PLAIN])
+def test_a_family_without_marks_has_no_grammar_of_later_calls(template: str) -> None:
+    """Where a call begins is known only once it has said its tool's name."""
+    assert Manner(template).later_calls(TOOLS, parallel=True) == ""
