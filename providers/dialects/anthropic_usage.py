@@ -15,6 +15,7 @@ Counts: TypeAlias = dict[str, int]
 
 _MOST = 2**40
 _NAMES = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_ADVISED = "advised"  # some tokens are of a model that is not the call's
 _WITHIN = (
     ("cache_creation", "ephemeral_1h_input_tokens"),
     ("output_tokens_details", "thinking_tokens"),
@@ -33,7 +34,7 @@ def counts(report: object) -> Counts:
         said = report.get(within)
         if isinstance(said, dict):
             _take(found, said, name)
-    _compactions(found, report.get("iterations"))
+    _beside(found, report.get("iterations"))
     return found
 
 
@@ -43,12 +44,18 @@ def _take(found: Counts, said: dict[str, object], name: str) -> None:
         found[name] = value
 
 
-def _compactions(found: Counts, iterations: object) -> None:
-    """Add what compacting the conversation used: it is billed, and not in the totals."""
+def _beside(found: Counts, iterations: object) -> None:
+    """Add what is billed and not in the totals: compacting the conversation, and advice.
+
+    Advice is another model's, at that one's price, which is not this call's.
+    """
     for one in iterations if isinstance(iterations, list) else ():
-        if isinstance(one, dict) and one.get("type") == "compaction":
+        kind = one.get("type") if isinstance(one, dict) else None
+        if kind in ("compaction", "advisor_message"):
             for name, count in counts({**one, "iterations": None}).items():
                 found[name] = found.get(name, 0) + count
+        if kind == "advisor_message":
+            found[_ADVISED] = 1
 
 
 def disjoint(found: Counts) -> Usage | None:
@@ -67,6 +74,7 @@ def disjoint(found: Counts) -> Usage | None:
         output=output - thought,
         reasoning=thought,
         searches=found.get("web_search_requests", 0),
+        estimated=_ADVISED in found,
     )
 
 

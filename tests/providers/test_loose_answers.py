@@ -9,6 +9,7 @@ from translated import ANTHROPIC, GEMINI, OPENAI, client_call, fold_of, no_reque
 from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import Audio, Image, Opaque, Part, Source, Text, ToolCall
 from tollway.providers.dialects import gemini_read
+from tollway.providers.dialects.anthropic_usage import counts, disjoint
 from tollway.providers.dialects.dialect import Asks
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.events import Answer, Choice, PartWhole, Start
@@ -146,3 +147,18 @@ def test_a_signature_alone_is_carried_whole_as_in_a_stream() -> None:
     body = json.loads(writer.whole(Answer((Choice((Text("A"), signed), "end"),))))
     assert [block["type"] for block in body["content"]] == ["text", "thinking"]
     assert body["content"][1]["signature"].endswith("c2ln")
+
+
+def test_advice_is_billed_beside_the_totals_and_marked() -> None:
+    """Anthropic's advisor is another model at another price: its tokens count, as an estimate."""
+    advice = {"type": "advisor_message", "model": "claude-opus-5", "input_tokens": 800}
+    report = {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "iterations": [
+            {"type": "message", "input_tokens": 10, "output_tokens": 5},
+            advice | {"output_tokens": 500, "cache_read_input_tokens": 7},
+        ],
+    }
+    expected = Usage(input=810, output=505, cache_read=7, estimated=True)
+    assert disjoint(counts(report)) == expected
