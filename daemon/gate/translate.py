@@ -122,7 +122,7 @@ class Translator:
             return self._embedding(target)
         if sells:
             raise _not_there(target, call.endpoint)
-        if call.endpoint not in ("chat", "count_tokens"):
+        if call.endpoint != "chat":  # the tokens of a chat are counted here, or by who speaks so
             raise Untranslatable(
                 f"`{target.name}` has no endpoint for {call.endpoint} in this API's form",
                 hint="Call a model whose provider speaks it",
@@ -146,7 +146,7 @@ class Translator:
 
         What the model does not take of them is left as the client wrote it, which loses nothing.
         """
-        overrides = target.overrides if self._call.endpoint == "chat" else None
+        overrides = target.overrides
         if overrides is None:
             return said, (), *self._in_words_of(target, said)
         wanted, changes = changed(said, overrides)

@@ -2,9 +2,10 @@
 
 import asyncio
 
+import pytest
 from gateway import body, gateway, whole
 from shell import until
-from upstreams import Step, reads, says, waits
+from upstreams import Step, reads, says, upstream, waits
 
 ASK = body(model="r")
 SERVES: list[Step] = [reads(), says(whole())]
@@ -47,3 +48,28 @@ async def test_what_a_reload_forgets_is_not_said_to_serve_again() -> None:
             ("provider_back", "up is trusted anew since the configuration was loaded"),
             ("provider", "up/m is failing: HTTP 500"),
         ]
+
+
+COUNTED = """[providers.claude]
+kind = "anthropic"
+base_url = "http://127.0.0.1:{port}"
+api_key = "env:HOME"
+[routes.r]
+to = ["claude/claude-sonnet-4-5", "up/gpt-4o"]
+"""
+
+
+@pytest.mark.parametrize("status", [404, 503])
+async def test_a_count_of_tokens_that_fails_is_not_sent_where_there_is_no_such_thing(
+    status: int,
+) -> None:
+    """Its client hears what its provider said: another API has no words for the question."""
+    said = b'{"type":"error","error":{"type":"api_error","message":"Oh"}}'
+    async with upstream([reads(), says(whole(said, status=f"{status} Oh"))]) as claude:
+        more = COUNTED.replace("{port}", str(claude.port))
+        async with gateway([SERVES], more=more) as gate:
+            reply = await gate.ask(body(model="r"), path="/v1/messages/count_tokens")
+            assert (reply.status, reply.json()["error"]["message"][-3:]) == (status, " Oh")
+            assert gate.ups[0].requests == []
+            row = await gate.row(reply)
+            assert [one.status for one in row.attempts] == [status]
