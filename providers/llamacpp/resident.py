@@ -89,13 +89,17 @@ class GgufResident(Resident[Worker]):
         return answer
 
     async def count(self, job: Submit) -> int | None:
-        """Return how many tokens a job's prompts have, None unless the model is loaded."""
+        """Return how many tokens a job's prompts have, None unless the model is loaded.
+
+        None too where it does not say so in time: it hangs, or texts of megabytes come first.
+        """
         worker = self._process
         if worker is None or self.state != "ready":
             return None
         try:
-            return await worker.count(job, lambda _: None)
-        except WorkerEnded:
+            async with asyncio.timeout(self._around.limits.count_s):
+                return await worker.count(job, lambda _: None)
+        except (WorkerEnded, TimeoutError):
             return None
 
     def kill_if_hung(self) -> None:

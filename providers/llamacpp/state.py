@@ -102,4 +102,5 @@ class Limits(msgspec.Struct, frozen=True):
     deaf_s: float = 60.0  # at work, its process does not answer that it runs: it is killed
     stopped_s: float = 15.0  # the same where the system says that it was stopped
     stop_within_s: float = 5.0
+    count_s: float = 5.0  # a count that takes longer is done without: callers wait for it
     sweep_s: float = 2.0  # how often idle and hung workers are looked for
