@@ -63,6 +63,7 @@ class _Message(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     type: str
+    index: Any = None
     delta: _Delta | None = None
     content_block: msgspec.Raw = msgspec.Raw()
     message: _Message | None = None
@@ -90,6 +91,8 @@ class Reader:
         self._id = ""
         self._ids = CallIds(said)
         self._open = ""  # the type of the open block
+        self._at: Any = None  # and its index
+        self._early: list[_Event] = []  # of blocks that began before the open one had ended
         self._plain = False  # it is a call of a plain-text tool
         self._pieces: list[str] = []  # its JSON, where that must be whole to be read
         self._block: dict[str, Any] = {}  # what began a block that has no events of its own
@@ -107,29 +110,66 @@ class Reader:
                 raise UpstreamBroke("The provider sent an event that is too large to translate")
             return []
         said = _decode(data, event.name)
+        if said.type == "error":
+            return [_failed(data)]
         out: list[ev.Event] = []
+        if self._is_early(said):
+            self._early.append(said)
+        else:
+            self._one(said, out)
+        return out
+
+    def _is_early(self, said: _Event) -> bool:
+        """Whether an event is of another block than the open one, which must end first.
+
+        Anthropic sends one block after the other; servers that speak its dialect may mix them.
+        """
+        if not self._open or type(said.index) is not int or said.index == self._at:
+            return False
+        return type(self._at) is int
+
+    def _catch_up(self, out: list[ev.Event]) -> None:
+        """Read what came early, block by block."""
+        early, self._early = self._early, []
+        while early and not self._open:
+            first = early[0].index
+            for said in [one for one in early if one.index == first]:
+                self._one(said, out)
+            early = [one for one in early if one.index != first]
+        self._early = early
+
+    def _one(self, said: _Event, out: list[ev.Event]) -> None:
         match said.type:
             case "content_block_delta":
                 if said.delta is not None:
                     self._delta(said.delta, out)
             case "content_block_start":
                 self._begin(said.content_block, out)
+                self._at = said.index
             case "content_block_stop":
                 self._end_block(out)
+                if self._early:
+                    self._catch_up(out)
             case "message_start":
                 self._start(said.message or _Message(), out)
             case "message_delta":
+                self._end_all(out)
                 self._report(said.usage, out)
                 self._stop(said.delta or _Delta(), out)
             case "message_stop":
                 self.ended = True
-            case "error":
-                return [_failed(data)]
-        return out
+
+    def _end_all(self, out: list[ev.Event]) -> None:
+        """End the open block, and those that waited for its end in vain."""
+        while self._early:
+            if self._open:
+                self._end_block(out)
+            self._catch_up(out)
 
     def end(self) -> list[ev.Event]:
         """Return what was held back: a block that the stream did not end."""
         out: list[ev.Event] = []
+        self._end_all(out)
         if self._open:
             self._end_block(out)
         return out

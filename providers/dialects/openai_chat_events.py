@@ -317,11 +317,11 @@ class _Open:
     def _rest(self, said: _Said, out: list[ev.Event]) -> None:
         """Read what few answers have."""
         if said.refusal:
-            out.append(ev.RefusalDelta(said.refusal, self._index))
+            self._behind(out).append(ev.RefusalDelta(said.refusal, self._index))
         if said.function_call is not None:
             self._called(_Called(0, None, said.function_call), 0, out)
         if said.annotations:
-            self._cite(said.annotations, out)
+            self._cite(said.annotations, self._behind(out))
         if isinstance(said.audio, dict):
             self._hear(said.audio)
         if said.images:

@@ -28,6 +28,7 @@ _REASONS: dict[str, ev.StopReason] = {
 _NO_ANSWER = ("failed", "cancelled")
 _DONE = b"[DONE]"  # OpenRouter ends this dialect's streams with it too
 _CALLS = frozenset({"function_call", "custom_tool_call"})
+_PIECES_OF_CALLS = frozenset({"function_call_arguments.delta", "custom_tool_call_input.delta"})
 _LAST = frozenset({"response.completed", "response.incomplete"})
 
 
@@ -45,8 +46,8 @@ class _Response(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     type: str = ""
-    output_index: int = 0
-    summary_index: int = 0
+    output_index: int | None = None
+    summary_index: int | None = None
     delta: Any = None
     text: Any = None
     arguments: Any = None
@@ -100,7 +101,8 @@ class Reader:
             started = [self._start(said.response)]
         if said.type in _LAST and said.response is not None:
             self.ended = True
-            return [*started, *self._line.rest(), *self._end(said.response)]
+            rest = [] if self._shown else self._items(said.response)
+            return [*started, *self._line.rest(), *rest, *self._end(said.response)]
         return [*started, *self._piece(said)]
 
     def end(self) -> list[ev.Event]:
@@ -117,12 +119,17 @@ class Reader:
             said = _RESPONSE.decode(body)
         except UNREADABLE:
             raise UpstreamBroke("The provider sent an answer that cannot be read") from None
-        found = [self._start(said)]
+        found = [self._start(said), *self._items(said)]
+        self.ended = True
+        return fold([*found, *self._end(said)])
+
+    def _items(self, said: _Response) -> list[ev.Event]:
+        """Return what the items of a whole answer mean; of a stream, where it has shown none."""
+        found: list[ev.Event] = []
         for place, item in enumerate(said.output or ()):
             if isinstance(item, dict):
                 found += self._whole_item(item, place)
-        self.ended = True
-        return fold([*found, *self._end(said)])
+        return found
 
     def _start(self, said: _Response) -> ev.Event:
         self._started = True
@@ -136,7 +143,7 @@ class Reader:
 
     def _piece(self, said: _Event) -> list[ev.Event]:
         """Return what an event between the first and the last one means."""
-        place = said.output_index
+        place = said.output_index or 0
         kind = said.type.removeprefix("response.")
         if kind == "output_item.added" and isinstance(said.item, dict):
             return self._line.put(place, self._added(said.item, place))
@@ -144,9 +151,14 @@ class Reader:
             found = self._line.put(place, self._done(said.item, place))
             return [*found, *self._line.close(place)]
         found = []
-        if isinstance(said.delta, str):
+        if kind in _PIECES_OF_CALLS and place not in self._shown:
+            pass  # of a call that nobody has announced: it comes whole at its end
+        elif isinstance(said.delta, str):
             found = self._delta(kind, said)
             self._shown[place] = self._shown.get(place, False) or bool(found)
+        elif kind == "output_text.done" and isinstance(said.text, str) and place not in self._shown:
+            found = [ev.TextDelta(said.text)]
+            self._shown[place] = True
         elif kind == "content_part.done" and isinstance(said.part, dict):
             # What was thought is signed behind its last part.
             found = [ev.PartEnd()] if said.part.get("type") != "reasoning_text" else []
@@ -194,6 +206,8 @@ class Reader:
         """Return what the end of an item means: above all what came in no piece before."""
         kind = text_of(item, "type")
         shown = self._shown.get(place)
+        if kind not in _CALLS:
+            self._shown[place] = True
         if kind == "message":
             return [] if shown else self._message(item, cited=place in self._cited)
         if kind in _CALLS:
