@@ -180,7 +180,10 @@ def _health(sheet: Sheet, daemon: Daemon) -> None:
     for provider in daemon.health.states():
         sheet.put("tollway_provider_up", provider.state == "closed", provider.provider)
         sheet.put("tollway_provider_retries_left", provider.retries_left, provider.provider)
-        for state, count in Counter(key.state for key in provider.keys).items():
+        keys: dict[int, int] = {}  # by number: each once, though it may rest for several models
+        for key in provider.keys:
+            keys[key.number] = max(keys.get(key.number, 0), _STATES.index(key.state))
+        for state, count in Counter(_STATES[at] for at in keys.values()).items():
             sheet.put("tollway_provider_keys", count, provider.provider, state)
         for one in provider.targets:
             label = daemon.meter.label(one.target, provider.provider)

@@ -380,12 +380,10 @@ class Health:
             return {}
         now = self.clock()
         found: dict[str, str] = {}
+        # One provider that is away with all its models is told once, and so is a key.
         for (name, model), one in self._targets.items():
-            if one.state(now) == "closed":
-                continue
-            said = f"{name}/{model} is failing: {one.why}"
-            # One provider that is away with all its models is told once.
-            found[name] = f"{found[name]}; {said}" if name in found else said
+            if one.state(now) != "closed":
+                _add(found, name, f"{name}/{model} is failing: {one.why}")
         for name, one in self._probed.items():
             if one.state(now) != "closed":
                 found[name] = f"{name} does not answer its probe: {one.why}"
@@ -394,8 +392,7 @@ class Health:
                 pool = self._pools.get(name, ())
                 which = f"key {pool.index(key) + 1} ({key})" if key in pool else "its key"
                 said = f"{name}, {which}: {one.why}" + (f" for {model}" if model else "")
-                at = f"{name}, {which}"
-                found[at] = f"{found[at]}; {said}" if at in found else said
+                _add(found, f"{name}, {which}", said)
         return {name: text[:_LONGEST_TEXT] for name, text in found.items()}
 
     def _provider(self, name: str, now: float) -> ProviderHealth:
@@ -473,6 +470,12 @@ def _make_room(known: dict[At, Breaker]) -> None:
     if len(known) >= _MOST_KNOWN:
         for at in [at for at, one in known.items() if one.idle] or list(known)[:1]:
             del known[at]
+
+
+def _add(found: dict[str, str], name: str, said: str) -> None:
+    before = found.get(name, "")
+    if len(before) < _LONGEST_TEXT:  # callers make up names of models
+        found[name] = f"{before}; {said}" if before else said
 
 
 def _names(target: Target) -> tuple[str, ...]:

@@ -7,6 +7,11 @@ from gateway import body, gateway, whole
 from shell import until
 from upstreams import Step, reads, says, upstream, waits
 
+from tollway.daemon.gate.health import Health
+from tollway.daemon.gate.route import Target
+from tollway.providers.catalog import KINDS
+from tollway.providers.errors import UpstreamRefused
+
 ASK = body(model="r")
 SERVES: list[Step] = [reads(), says(whole())]
 ROUTE = '[routes.r]\nto = ["up/m", "up1/m"]\n'
@@ -73,3 +78,17 @@ async def test_a_count_of_tokens_that_fails_is_not_sent_where_there_is_no_such_t
             assert gate.ups[0].requests == []
             row = await gate.row(reply)
             assert [one.status for one in row.attempts] == [status]
+
+
+def test_names_that_callers_make_up_do_not_make_an_alert_long() -> None:
+    """It is put together each second: what is cut off in the end is not gathered first."""
+    health = Health(lambda: 1000.0)
+    for number in range(3000):
+        target = Target("up", f"model-{number}", KINDS["openai"])
+        health.begin(target).failed(UpstreamRefused("No", status=403))
+        for _ in range(5):
+            health.begin(target).failed(UpstreamRefused("No", status=500))
+    told = health.failing()
+    assert told.keys() == {"up", "up, its key"}
+    assert {len(text) for text in told.values()} == {300}
+    assert told["up"].startswith("up/model-0 is failing: HTTP 500; up/model-1 is failing")

@@ -246,3 +246,17 @@ async def test_a_target_that_rests_and_keys_that_do_are_gauges() -> None:
             await gate.ask(body(model="fast"))
         found = await scrape(gate)
     assert of(found, "tollway_target_breaker_state", target="up/m") == 2
+
+
+async def test_a_key_that_rests_for_several_models_is_one_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gauge tells how many keys there are, not of how many models they have had enough."""
+    monkeypatch.setenv("POOL_ONE", "sk-first-secret-0123456789")
+    monkeypatch.setenv("POOL_TWO", "sk-second-secret-0123456789")
+    slow: list[Step] = [reads(), says(whole(b"{}", status="429 Slow down"))]
+    async with gateway([slow], provider='api_keys = ["env:POOL_ONE", "env:POOL_TWO"]') as gate:
+        for model in ("a", "b", "c"):
+            assert (await gate.ask(body(model=f"up/{model}"))).status == 429
+        found = await scrape(gate)
+    assert of(found, "tollway_provider_keys", provider="up", state="open") == 2
