@@ -8,7 +8,7 @@ from tollway.providers.conversation import Conversation, HostedTool, Thinking, T
 from tollway.providers.dialects.anthropic_models import efforts, takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
-from tollway.providers.dialects.wire import PLAIN_TEXT, of_object
+from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
 from tollway.providers.effort import (
     LEAST_BUDGET,
     SHARE_OF_THOUGHT,
@@ -97,7 +97,7 @@ def _tool(
         written["description"] = tool.description
     if tool.kind == "custom":
         schema = PLAIN_TEXT
-        if tool.schema and b'"grammar"' in tool.schema:
+        if has_format(tool):
             dropped.append("tools.format")
     else:
         schema = of_object(tool.schema) or _NO_ARGUMENTS

@@ -15,7 +15,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects import anthropic_options as anthropic
 from tollway.providers.dialects.dialect import Facts
-from tollway.providers.dialects.wire import PLAIN_TEXT, of_object
+from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -201,6 +201,8 @@ def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> di
     written: dict[str, object] = {"name": tool_name(tool.name)}
     if tool.description:
         written["description"] = tool.description
+    if has_format(tool):
+        dropped.append("tools.format")
     schema = PLAIN_TEXT if tool.kind == "custom" else of_object(tool.schema) or _NO_ARGUMENTS
     written["inputSchema"] = {"json": msgspec.Raw(schema)}
     if tool.strict and tool.kind != "custom":

@@ -23,7 +23,14 @@ from tollway.providers.conversation import (
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import PLAIN_TEXT, as_url, fitting, is_work_done, wrapped
+from tollway.providers.dialects.wire import (
+    PLAIN_TEXT,
+    as_url,
+    fitting,
+    has_format,
+    is_work_done,
+    wrapped,
+)
 from tollway.providers.effort import SHARE_OF_THOUGHT, budget_of
 from tollway.providers.errors import Untranslatable
 
@@ -242,6 +249,8 @@ def _tool(tool: Tool, dropped: list[str]) -> dict[str, object]:
     written: dict[str, object] = {"name": tool_name(tool.name)}
     if tool.description:
         written["description"] = tool.description
+    if has_format(tool):
+        dropped.append("tools.format")
     schema = PLAIN_TEXT if tool.kind == "custom" else tool.schema or _NO_ARGUMENTS
     written["parameters"] = msgspec.Raw(schema)
     return {"type": "function", "function": written}

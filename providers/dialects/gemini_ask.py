@@ -29,7 +29,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
-from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
+from tollway.providers.dialects.wire import fitting, has_format, is_work_done, object_text, wrapped
 from tollway.providers.effort import budget_of, effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -254,6 +254,8 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
     if tool.strict:
         dropped.append("tools.strict")
     written: dict[str, object] = {"name": tool_name(tool.name), "description": tool.description}
+    if has_format(tool):
+        dropped.append("tools.format")
     if tool.kind == "custom":
         text = {"type": "object", "properties": {"input": {"type": "string"}}}
         written["parametersJsonSchema"] = {**text, "required": ["input"]}

@@ -16,7 +16,7 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
-from tollway.providers.dialects.wire import PLAIN_TEXT, is_strict, object_in, of_object
+from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, is_strict, object_in, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -138,7 +138,7 @@ def _tool(
             if tool.schema:
                 function["format"] = msgspec.Raw(tool.schema)
             return {"type": "custom", "custom": function, **mark}
-        if tool.schema and (object_in(tool.schema) or {}).get("type") != "text":
+        if has_format(tool):
             dropped.append("tools.format")
         return {
             "type": "function",

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from tollway.providers.conversation import Conversation, Source, ToolCall
+from tollway.providers.conversation import Conversation, Source, Tool, ToolCall
 from tollway.providers.errors import RequestInvalid
 
 _T = TypeVar("_T")
@@ -188,6 +188,12 @@ def text_of(value: Mapping[str, Any], name: str) -> str:
 
 PLAIN_TEXT = b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}'
 """The schema of a plain-text tool for a target that only has tools that take JSON."""
+
+
+def has_format(tool: Tool) -> bool:
+    """Whether a plain-text tool takes less than any text: what obeys a grammar."""
+    said = object_in(tool.schema) if tool.kind == "custom" and tool.schema else None
+    return said is not None and said.get("type") != "text"
 
 
 def wrapped(text: str) -> str:

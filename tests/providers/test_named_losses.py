@@ -86,6 +86,17 @@ def test_a_tool_s_own_fields_stay_in_their_dialect() -> None:
     assert "tools.behavior" in dropped
 
 
+def test_a_plain_text_tool_s_grammar_is_named_by_all() -> None:
+    """Three of five were silent; a tool that takes any text loses nothing."""
+    format_ = {"type": "grammar", "syntax": "lark", "definition": "start: x"}
+    tool = {"type": "custom", "name": "patch", "format": format_}
+    said = read(RESPONSES, tools=[tool])
+    plain = read(RESPONSES, tools=[tool | {"format": {"type": "text"}}])
+    for target in others(RESPONSES):
+        assert "tools.format" in written(said, target)[1], target.name
+        assert "tools.format" not in written(plain, target)[1], target.name
+
+
 def test_where_to_cache_is_the_same_place_for_all() -> None:
     """OpenAI's breakpoint is Anthropic's marker, as it already was in chat completions."""
     mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
