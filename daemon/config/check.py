@@ -14,6 +14,7 @@ from tollway.daemon.config.check_models import check_model
 from tollway.daemon.config.check_routes import (
     LOCAL,
     ROUTE_NAME,
+    TAG_VALUE,
     check_names,
     check_route,
     hides,
@@ -47,7 +48,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}")
 # What may stand in the header `x-tollway-tags`: no comma, which parts tags, and no space.
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TAG_VALUE = re.compile(r"[!-+\--~]{1,128}")
 RUN = "run"
 # What `tollway run` makes, and nothing else that a script is likely to number its runs by.
 _RUN_ID = re.compile(r"[0-9]{6}-[0-9a-f]{8}")
@@ -97,7 +97,7 @@ def tag_wrong(name: str) -> str | None:
 
 def tag_value_wrong(value: str) -> str | None:
     """Return why a tag may not have this value, or None where it may."""
-    if _TAG_VALUE.fullmatch(value):
+    if TAG_VALUE.fullmatch(value):
         return None
     return "no value that a tag can have: printable ASCII without space and comma, at most 128"
 

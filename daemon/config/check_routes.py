@@ -5,7 +5,7 @@ believes that it guards a budget.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from tollway.daemon.config import shown
@@ -35,6 +35,9 @@ _GLOB = re.compile(r"[*?\[]")
 # A header that says who somebody is: what stands beside it in the file would be the secret.
 _SECRET = re.compile(r"authorization|cookie2?|.*-?api-?key|x-tollway-key", re.IGNORECASE)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What a tag's value is, as callers say it; a glob for one is made of the same.
+TAG_VALUE = re.compile(r"[!-+\--~]{1,128}")
+_NO_CONDITION = "has no condition, so that nothing behind it would ever have its turn"
 _FLAGS = ("stream", "tools", "images", "files", "schema", "reasoning")
 _OF_CHATS = ("tools", "images", "files", "schema", "reasoning")
 _NAMED = ("team", "user", "project", "key", "model")
@@ -62,6 +65,19 @@ def check_route(route: Route, at: At, config: Config, names: Names, wrong: Wrong
             if _takes_all_of(route.when[earlier], case):
                 wrong(here, f"never has its turn: when[{earlier}] takes every call that it would")
                 break
+
+
+def causes(problems: Sequence[tuple[At, str]]) -> list[tuple[At, str]]:
+    """Return what is wrong without what follows from it.
+
+    A condition that is wrong was not read: that its case has none is no fault of its own.
+    """
+    return [
+        (at, what)
+        for at, what in problems
+        if what != _NO_CONDITION
+        or not any(other[: len(at)] == at and len(other) > len(at) for other, _ in problems)
+    ]
 
 
 def check_names(config: Config, wrong: Wrong) -> None:
@@ -144,10 +160,14 @@ def _never(
 ) -> Iterator[tuple[At, str]]:
     """Yield why a case takes no call at all, or every one, each with its key."""
     if not _conditions(case):
-        yield (), "has no condition, so that nothing behind it would ever have its turn"
+        yield (), _NO_CONDITION
     yield from _nobody(case, config, names)
     yield from _no_size(case)
     yield from _no_header(case)
+    for tag, globs in case.tag.items():
+        if not all(map(TAG_VALUE.fullmatch, globs)):
+            why = "no tag has such a value: it is printable ASCII without space and comma"
+            yield ("tag", tag), why
     own = (str(name), *route.aliases)
     for glob in case.model:
         # Whether two globs have a name in common is not seen at a glance.

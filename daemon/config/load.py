@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from tollway.daemon.config import check, route_values, shown
+from tollway.daemon.config.check_routes import causes
 from tollway.daemon.config.lines import At, lines_of
 from tollway.daemon.config.paths import data_folder
 from tollway.daemon.config.schema import (
@@ -103,7 +104,7 @@ def faults(text: str, *, path: Path) -> Sequence[tuple[At, str]]:
     reading = Reading(folder=Path(os.path.abspath(path.parent)), home=Path.home())
     with contextlib.suppress(TooMany):  # those that it has found are enough to begin with
         check.check(*_read(raw, reading, path, data_folder()), reading.wrong)
-    return reading.problems
+    return causes(reading.problems)
 
 
 def places(path: Path, keys: Sequence[At]) -> list[str]:
@@ -250,7 +251,7 @@ def _tags(raw: dict[str, object], reading: Reading) -> dict[str, dict[str, Tag]]
 
 
 def _fault(problems: list[tuple[At, str]], text: str, path: Path) -> ConfigError:
-    lines = _lines(problems, text, path)
+    lines = _lines(causes(problems), text, path)
     if len(lines) > _MOST_LINES:
         more = len(lines) - _MOST_LINES
         lines = [*lines[:_MOST_LINES], f"and {more} more like these"]

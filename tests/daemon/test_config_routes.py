@@ -81,10 +81,21 @@ def test_every_condition_is_read() -> None:
     assert config.routes["r"].every == ("up/a", "up/b", "up/c")
 
 
+@pytest.mark.parametrize("case", ["days = []", 'stream = "yes"', "budget_over = 2"])
+def test_a_condition_that_is_wrong_is_the_only_fault_of_its_case(case: str) -> None:
+    """That no other stands beside it is not told too, and first, as if none were there."""
+    with pytest.raises(ConfigError) as told:
+        when(case)
+    assert len(told.value.message.splitlines()) == 1
+    assert "has no condition" not in told.value.message
+
+
 @pytest.mark.parametrize(
     ("case", "said"),
     [
         ('to = ["up/b"]', "when[0]: has no condition"),
+        ('tag.env = ""', "when[0].tag.env: no tag has such a value"),
+        ('tag.env = ["ci", "a,b"]', "when[0].tag.env: no tag has such a value"),
         ('team = "mll"', "when[0].team: no team `mll` in [teams]; did you mean ml?"),
         ('user = "b*"', "when[0].user: no user `b*` in [users]"),
         ('key = "lap"', "when[0].key: no key `lap` in [keys]"),
