@@ -56,6 +56,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
     path: Path
     problem: str
+    called: str  # where it comes from
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -125,7 +126,9 @@ def add(  # noqa: PLR0913 - an argument is an option
     if found:
         register(loaded, found, skipped, as_json=as_json)
     for one in skipped:
-        edits.warn(f"Left out: {one.problem}")
+        # A store's files have names that nobody knows.
+        named = one.called in one.problem
+        edits.warn(f"Left out{'' if named else f' `{one.called}`'}: {one.problem}")
     if skipped:
         raise typer.Exit(ANSWER_IS_NO)
 
@@ -188,7 +191,7 @@ def _each(
         try:
             found.append(look_at(loaded, one, said))
         except GatewayError as error:
-            skipped.append(Skipped(one.path, error.message))
+            skipped.append(Skipped(one.path, error.message, one.called))
     return found, skipped
 
 
@@ -272,7 +275,11 @@ def register(
     if not as_json and done.refused is None:
         if any(local_said(done.config, one.name) is None for one in found):
             edits.hint("Without a `price` its calls are refused while a budget applies: `--free`")
-        show.note(f"Next: `tollway chat {LOCAL}/{found[0].name} hello`")
+        first = found[0]
+        if first.described.info.embeds:
+            show.note(f"Next: ask `/v1/embeddings` for `{LOCAL}/{first.name}`")
+        else:
+            show.note(f"Next: `tollway chat {LOCAL}/{first.name} hello`")
 
 
 def _facts(config: Config, one: Described) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def ollama_store(store: Path, **tags: bytes | None) -> Path:
     """Write a store as Ollama does; `tags` are "library__llama3__8b" and the weights' bytes."""
-    (store / "blobs").mkdir(parents=True)
+    (store / "blobs").mkdir(parents=True, exist_ok=True)
     for tag, data in tags.items():
         manifest = store / "manifests/registry.ollama.ai" / tag.replace("__", "/")
         manifest.parent.mkdir(parents=True, exist_ok=True)

@@ -98,16 +98,19 @@ class Jobs:
     def _check_lengths(self, kind: str, prompts: list[list[int]]) -> None:
         native = self._native
         room = native.chunk if native.embeds else native.context - 1
-        for tokens in prompts:
+        param = param_of(kind)
+        for at, tokens in enumerate(prompts):
+            which = f"`{param}[{at}]`" if len(prompts) > 1 else ""
             if not tokens:
-                raise Refusal("There is no token to read in it", param_of(kind))
+                raise Refusal(f"There is no token to read in {which or 'it'}", param)
             if len(tokens) > room:
+                many = counted(len(tokens), "token")
                 raise Refusal(
-                    f"The prompt has {counted(len(tokens), 'token')} and the model's context holds"
+                    f"{which or 'The prompt'} has {many} and the model's context holds"
                     f" {native.context}"
                     if not native.embeds
-                    else f"The text has {counted(len(tokens), 'token')} and the model takes {room}",
-                    param_of(kind),
+                    else f"{which or 'The text'} has {many} and the model takes {room}",
+                    param,
                     "context_length_exceeded",
                 )
 

@@ -122,6 +122,16 @@ def test_all_of_a_folder_are_registered_and_the_bad_ones_told(home: Home) -> Non
 
 
 @pytest.mark.whole
+def test_a_model_of_embeddings_is_not_said_to_chat(home: Home) -> None:
+    """What comes next is what it can do."""
+    shaped(home.path / "e.gguf", more={"pooling_type": 1})
+    ended = home.tollway("models", "add", "e.gguf", "--name", "words")
+    assert ended.returncode == 0, ended.stderr
+    assert "Next: ask `/v1/embeddings` for `local/words`" in ended.stderr
+    assert "tollway chat" not in ended.stderr
+
+
+@pytest.mark.whole
 def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
     """Nothing is copied: the table names Ollama's own file."""
     made = shaped(home.path / "x.gguf")
@@ -133,6 +143,10 @@ def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
     assert gguf.parent == store / "blobs"
     assert "Registered as `local/tiny-1b`" in ended.stderr
     assert "Next: `tollway chat local/tiny-1b hello`" in ended.stderr
+    ollama_store(store, me__bad__q4=made.read_bytes()[:-100])
+    ended = home.tollway("models", "add", "--from", "ollama", "--all", OLLAMA_MODELS=str(store))
+    assert ended.returncode == 1
+    assert "warning: Left out `me/bad:q4`: `sha256-" in ended.stderr
     none = home.tollway("models", "add", "--from", "lm-studio")
     assert none.returncode == 1
     assert "no models of LM Studio in the usual places" in none.stderr

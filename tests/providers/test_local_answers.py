@@ -183,7 +183,9 @@ async def test_several_prompts_give_a_choice_each(local: LocalModels) -> None:
     [
         ("completions", {"prompt": "one two three " * 2000}, r"\d+ tokens.* holds 2048", "prompt"),
         ("completions", {"prompt": [49_152]}, "no token 49152; the model has 49152", "prompt"),
-        ("completions", {"prompt": ""}, "no token to read", "prompt"),
+        ("completions", {"prompt": ""}, "no token to read in it", "prompt"),
+        ("completions", {"prompt": ["a", ""]}, r"no token to read in `prompt\[1\]`", "prompt"),
+        ("completions", {"prompt": ["a", "b " * 3000]}, r"`prompt\[1\]` has 3,001 tok", "prompt"),
         ("completions", {"prompt": "a", "logit_bias": {"49152": 1}}, "no token", "logit_bias"),
         ("embeddings", {"input": "a"}, "no pooling type", "model"),
     ],
