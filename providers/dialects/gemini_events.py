@@ -67,6 +67,7 @@ class Reader:
         self._started = False
         self._ids = CallIds(said)
         self._called: set[int] = set()
+        self._cited: dict[int, list[Citation]] = {}  # the sources that the last chunk named
         self._stopped: dict[int, ev.Stopped] = {}
 
     def event(self, event: Event) -> list[ev.Event]:
@@ -126,7 +127,7 @@ class Reader:
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, dict):
                 found += self._part(part, choice)
-        found += _citations(said, choice)
+        found += self._sources(said, choice)
         found += _logprobs(said.get("logprobsResult"), choice)
         if (found_reason := said.get("finishReason")) is not None:
             reason = str(found_reason)
@@ -137,6 +138,15 @@ class Reader:
             known: ev.StopReason = "end" if reason in _NO_ANSWER else "other"
             self._stop(choice, _REASONS.get(reason, known))
         return found
+
+    def _sources(self, said: dict[str, Any], choice: int) -> list[ev.Event]:
+        """Return the sources of a chunk, without those that it repeats of the one before it."""
+        named = _citations(said)
+        if not named:
+            return []
+        before, self._cited[choice] = self._cited.get(choice, []), named
+        new = named[len(before) :] if named[: len(before)] == before else named
+        return [ev.CitationAdded(source, choice) for source in new]
 
     def _stop(self, choice: int, reason: ev.StopReason) -> None:
         if reason == "end" and choice in self._called:
@@ -182,23 +192,21 @@ class Reader:
         ]
 
 
-def _citations(said: dict[str, Any], choice: int) -> list[ev.Event]:
+def _citations(said: dict[str, Any]) -> list[Citation]:
     """Return the sources that an answer names: those it quotes, and those it found on the web."""
-    found: list[ev.Event] = []
+    found: list[Citation] = []
     quoted = said.get("citationMetadata")
     quoted = quoted if isinstance(quoted, dict) else {}
     sources = quoted.get("citationSources") or quoted.get("citations")
     for source in sources if isinstance(sources, list) else ():
         if isinstance(source, dict) and source.get("uri"):
-            citation = Citation(url=text_of(source, "uri"), title=text_of(source, "title"))
-            found.append(ev.CitationAdded(citation, choice))
+            found.append(Citation(url=text_of(source, "uri"), title=text_of(source, "title")))
     grounded = said.get("groundingMetadata")
     chunks = grounded.get("groundingChunks") if isinstance(grounded, dict) else None
     for chunk in chunks if isinstance(chunks, list) else ():
         web = chunk.get("web") if isinstance(chunk, dict) else None
         if isinstance(web, dict) and web.get("uri"):
-            citation = Citation(url=text_of(web, "uri"), title=text_of(web, "title"))
-            found.append(ev.CitationAdded(citation, choice))
+            found.append(Citation(url=text_of(web, "uri"), title=text_of(web, "title")))
     return found
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, OPENAI, RESPONSES, fold_of, no_request
+from translated import ANTHROPIC, GEMINI, OPENAI, RESPONSES, fold_of, no_request
 
 from tollway.providers.conversation import Part, Refusal, Text, ToolCall
 from tollway.providers.dialects.dialect import Asks
@@ -129,3 +129,23 @@ def test_a_refusal_within_a_call_waits_for_its_end() -> None:
     chunks = [{"id": "c", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     parts = fold_of(events(OPENAI, *chunks)).parts
     assert parts == (ToolCall("a", "f", '{"a":1}'), Refusal("No"))
+
+
+def test_a_source_that_google_names_again_is_one_source() -> None:
+    """Chunks may each repeat what was found on the web."""
+    web = [{"web": {"uri": "https://a.example", "title": "A"}}]
+    chunks = [
+        {
+            "candidates": [
+                {
+                    "content": {"parts": [{"text": text}]},
+                    "index": 0,
+                    "groundingMetadata": {"groundingChunks": web},
+                }
+            ]
+        }
+        for text in ("Hello", " world")
+    ]
+    (text,) = fold_of(events(GEMINI, *chunks)).parts
+    assert isinstance(text, Text) and text.text == "Hello world"
+    assert [cited.url for cited in text.citations] == ["https://a.example"]
