@@ -50,7 +50,8 @@ class KeepingPipe(Pipe):
 
     def fail(self, error: GatewayError) -> None:
         """Say that the answer ends here, and why."""
-        self.error = self.error or error
+        if not self._ended:
+            self.error = error
         super().fail(error)
 
 

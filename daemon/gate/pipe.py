@@ -79,6 +79,11 @@ class Pipe:
 
     # -- the exchange's side -----------------------------------------------------------------
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer is whole, or has ended early."""
+        return self._ended
+
     def open(self, head: Head) -> None:
         """Say which answer it will be. Only now may the client see anything of it."""
         self.head = head

@@ -179,10 +179,12 @@ class Exchange:
             self.pipe.fail(_crashed())
         finally:
             # A bug while it was settled must not keep its row open and its client waiting: the
-            # ledger bills the hold. Of a call that has ended this changes nothing.
+            # ledger bills the hold.
             if self._admitted and not self._settled:
                 self._finish(self._ended, "failed", "internal_error")
-            self.pipe.fail(_crashed())
+            if not self.pipe.has_ended:
+                self.pipe.fail(_crashed())
+            self.turn.forget()
             self.passage.leave()
             self.daemon.active -= 1
             self.daemon.served += 1

@@ -49,6 +49,10 @@ class Had(msgspec.Struct, frozen=True):
             self.slot.release()
 
 
+def _stays() -> bool:
+    return False
+
+
 class Turn:
     """The turns of one call: it waits `server.max_wait` at most for all of them together.
 
@@ -64,7 +68,11 @@ class Turn:
         self.waited_s: float | None = None  # None: no target of its had slots
         self.until_s = inf  # its route's deadline, by the health's clock
         # Asked at the head of a line: whether it had better go elsewhere by now.
-        self.leaves: Callable[[], bool] = lambda: False
+        self.leaves: Callable[[], bool] = _stays
+
+    def forget(self) -> None:
+        """Let go of what tells whether to leave: a chain, whose error's traceback holds this."""
+        self.leaves = _stays
 
     @property
     def waited_ms(self) -> int | None:

@@ -125,8 +125,8 @@ class Jobs:
         size = len(text.encode("utf-8", "replace"))
         if size > native.context * self._longest:
             raise Refusal(
-                f"The prompt has {counted(size, 'byte')}, more than {native.context} tokens can"
-                " say, which the model's context holds",
+                f"The prompt has {counted(size, 'byte')}, more than"
+                f" {counted(native.context, 'token')} can say, which the model's context holds",
                 param_of(kind),
                 "context_length_exceeded",
             )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from broken_disks import (
     WITHIN_S,
@@ -18,7 +19,7 @@ from broken_disks import (
     small_disk,
     until,
 )
-from ledger_rows import attempt, closed, ended, opened, refused
+from ledger_rows import ANNA, attempt, closed, ended, opened, refused
 
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import calls
@@ -314,7 +315,9 @@ async def test_refused_calls_are_dropped_first_and_counted(tmp_path: Path) -> No
     async with running(tmp_path / "ledger.db") as ledger:
         with foreign_transaction(ledger.path):
             for number in range(10_050):
-                ledger.refuse(refused(number, client=f"script {number}"))
+                # Of keys of their own: of one key's refusals a few stand for all.
+                who = msgspec.structs.replace(ANNA, key=f"key {number}")
+                ledger.refuse(refused(number, who=who))
             (warning,) = ledger.warnings
             assert warning.startswith("50 refused calls are not in the ledger")
         await ledger.ready()
