@@ -111,8 +111,10 @@ def check(seen: list[Watched], warm: int) -> None:
     print([f"{one.resident / 2**20:.1f} MiB, {one.files} files" for one in seen])
     half = (len(seen) - warm) // 2
     first, second = seen[warm - 1 : warm + half], seen[warm + half :]
-    # A connection that has just been closed may still be counted at one moment or another.
-    assert min(one.files for one in second) <= min(one.files for one in first) + 2
+    # Connections to providers are kept for some seconds, one for each caller at most; in a few
+    # rounds there may be none that finds them all closed.
+    kept = 2 if len(second) > 100 else CALLERS
+    assert min(one.files for one in second) <= min(one.files for one in first) + kept
     assert max(one.files for one in seen) <= min(one.files for one in first) + 16
     assert max(one.threads for one in second) <= max(one.threads for one in first) + 2
     # Memory goes up and down by some 5 MiB between the collector's rare looks at everything and
