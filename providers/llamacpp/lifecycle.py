@@ -107,13 +107,13 @@ class Resident(ABC, Generic[P]):
     def _identity(self) -> tuple[int, ...]:
         """Return what must change before a load that failed for good is worth another try."""
 
+    @abstractmethod
     def _is_other(self, old: LocalModel) -> bool:
         """Whether what is loaded is not what the configuration now asks for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _died_hint(self, fault: WorkerEnded) -> str:
         """Return what to do about a process that died."""
-        raise NotImplementedError
 
     async def look(self) -> None:
         """Find out what can be known of the model before it is loaded."""

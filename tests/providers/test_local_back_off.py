@@ -9,7 +9,7 @@ from local_models import model
 
 from tollway.providers.errors import LocalModelFailed
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
-from tollway.providers.llamacpp.state import Limits
+from tollway.providers.llamacpp.state import Limits, LocalModel
 from tollway.providers.llamacpp.worker import WorkerEnded
 
 LOAD_S = 40.0
@@ -63,6 +63,9 @@ class Loaded(Resident[Process]):
 
     def _identity(self) -> tuple[int, ...]:
         return ()
+
+    def _is_other(self, old: LocalModel) -> bool:
+        return False
 
     def _died_hint(self, fault: WorkerEnded) -> str:
         return ""

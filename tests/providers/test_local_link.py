@@ -3,6 +3,9 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import pytest
 
@@ -33,27 +36,37 @@ print("took", link.inbox.get_nowait().job.id, flush=True)
 """
 
 
+@contextmanager
+def running(script: str) -> Iterator[tuple[socket.socket, IO[bytes], "subprocess.Popen[bytes]"]]:
+    """Run a script that is given its end of a link; yield ours, what it prints, and itself."""
+    ours, its = socket.socketpair()
+    with (
+        ours,
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(its.fileno())],
+            pass_fds=(its.fileno(),),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child,
+    ):
+        its.close()
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
+        yield ours, child.stdout, child
+
+
 def test_a_call_is_read_while_a_step_runs() -> None:
     """A text of megabytes is cut into tokens for seconds: no stream stands still for that."""
-    ours, its = socket.socketpair()
-    with subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(its.fileno())],
-        pass_fds=(its.fileno(),),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as child:
-        its.close()
-        assert child.stdout and child.stdin
-        assert child.stdout.readline() == b"ready\n"
+    with running(BUSY) as (ours, said, child):
         ours.sendall(pack([Submit(7, "completions", [Prompt(text="a")])]))
-        assert child.stdout.readline() == b"read 7 False\n"
+        assert said.readline() == b"read 7 False\n"
         # The next one is read once the first has been handed over.
         ours.sendall(pack([Submit(8, "completions", [Prompt(text="a")])]))
-        assert child.stdout.readline() == b"read 8 False\n"
+        assert said.readline() == b"read 8 False\n"
+        assert child.stdin
         child.stdin.close()
-        assert child.stdout.readline() == b"took 7\n"
+        assert said.readline() == b"took 7\n"
         assert child.wait(30) == 0
-    ours.close()
 
 
 # Its main thread is in a step that never ends, and another cuts a text that never ends.
@@ -72,18 +85,9 @@ link.inbox.get()
 
 def test_a_process_says_that_it_runs_beside_all_that_takes_long() -> None:
     """A step may take minutes, and so may a text: who asks whether it runs is answered at once."""
-    ours, its = socket.socketpair()
-    with subprocess.Popen(
-        [sys.executable, "-c", DEAF, str(its.fileno())],
-        pass_fds=(its.fileno(),),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as child:
-        its.close()
-        assert child.stdout and child.stdin
-        assert child.stdout.readline() == b"ready\n"
+    with running(DEAF) as (ours, said, child):
         ours.sendall(pack([Submit(7, "completions", [Prompt(text="a")])]))
-        assert child.stdout.readline() == b"reads\n"
+        assert said.readline() == b"reads\n"
         for _ in range(2):
             ours.sendall(pack([Ping()]))
             assert read_up(_body(ours)) == [Pong()]
