@@ -1,5 +1,6 @@
 """What `routes explain` says is what then happens: random configurations, calls and troubles."""
 
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -67,12 +68,13 @@ async def rows_of(daemon: Running, reply: Reply) -> tuple[AttemptRow, ...]:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_what_is_explained_is_what_happens(seed: int) -> None:
     """The same targets in the same order, with the same holds; refused in the same words."""
-    world, script = World(seed), Switched()
-    async with upstream([script]) as up:
-        try:
-            await foreseen(world, script, up)
-        except ConfigError as fault:
-            pytest.skip(fault.message)
+    for again in range(10):
+        world, script = World(seed + 1000 * again), Switched()
+        async with upstream([script]) as up:
+            # A world may have a condition that never holds, which no daemon takes.
+            with suppress(ConfigError):
+                return await foreseen(world, script, up)
+    pytest.fail("none of ten worlds can be")
 
 
 async def foreseen(world: World, script: Switched, up: Upstream) -> None:

@@ -5,7 +5,7 @@ import random
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 import pytest
@@ -98,16 +98,24 @@ MOODS: list[Mood] = [
 @pytest.mark.parametrize("seed", range(8))
 async def test_all_sums_agree(seed: int) -> None:
     """To the nano-dollar and the token, for each target and ending; afterwards nothing is held."""
-    world = World(seed)
-    async with upstream([Moody(world.dice)]) as up:
-        try:
-            async with running(world.config(up.port), server='budget = ["1000/day"]') as daemon:
-                changes = asyncio.create_task(reloads(daemon, seed, up.port))
-                await asyncio.gather(*(sends(daemon, world) for _ in range(80)))
-                await changes
-                await agree(daemon)
-        except ConfigError as fault:
-            pytest.skip(fault.message)
+    for again in range(10):
+        world = World(seed + 1000 * again)
+        # A world may have a condition that never holds, which no daemon takes.
+        with suppress(ConfigError):
+            return await summed(world, seed)
+    pytest.fail("none of ten worlds can be")
+
+
+async def summed(world: World, seed: int) -> None:
+    """Compare the sums after random calls in a world, with reloads in between."""
+    async with (
+        upstream([Moody(world.dice)]) as up,
+        running(world.config(up.port), server='budget = ["1000/day"]') as daemon,
+    ):
+        changes = asyncio.create_task(reloads(daemon, seed, up.port))
+        await asyncio.gather(*(sends(daemon, world) for _ in range(80)))
+        await changes
+        await agree(daemon)
 
 
 async def reloads(daemon: Running, seed: int, port: int) -> None:
