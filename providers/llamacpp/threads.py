@@ -1,12 +1,16 @@
 """How many threads compute: as many as are quickest now, found by trying. It knows no llama.cpp."""
 
+import math
 from collections import deque
 from collections.abc import Collection, Hashable
+from statistics import variance
 
-SAMPLES = 12  # steps of each of two numbers that are compared
+SAMPLES, SAMPLES_MOST = 16, 64  # steps of each of two numbers that are compared
+BLOCK = 8  # of them in a row
+SURE = 2.0  # standard errors: a trial is over where the difference is clearer than that
 LEAST = 4  # of the usual one, before there is a trial
-BETTER = 0.93  # a rival of more threads must need less than this part of the time,
-SAME = 1.03  # one of fewer no more than this: what they leave free is others' to use
+BETTER = 0.98  # a rival of more threads must need less than this part of the time,
+SAME = 1.01  # one of fewer no more than this: what they leave free is others' to use
 # A trial is over after so many steps where the rival's are all so many times the usual one's mean.
 SLOWER = {1: 1.4, 2: 1.15}
 QUICKER, QUICK_STEPS = 0.7, 4  # or all of so many less than that
@@ -23,9 +27,9 @@ class Threads:
 
     All of them is best on a quiet machine. Where others compute too, threads wait for one another
     at each of a step's hundreds of barriers, and fewer are several times as quick. Two numbers are
-    compared on steps of the same shape only, a row of each, and by their means: steps that took
-    long once in a while are what too many threads cost. Where fewer are as quick as more, fewer
-    it is.
+    compared on steps of the same shape only, in rows that take turns, and by their means: steps
+    that took long once in a while are what too many threads cost. Where fewer are as quick as
+    more, fewer it is.
     """
 
     def __init__(self, most: int) -> None:
@@ -38,7 +42,8 @@ class Threads:
         self._wait = WAIT_LEAST
         self._shape: Hashable = None  # of the trial; None between trials
         self._rival = 0
-        self._its: list[float] = []  # how long the rival's steps took
+        self._its: list[float] = []  # how long the rival's steps took,
+        self._mine: list[float] = []  # and the usual one's between them
         self._strange = 0
         self._step: tuple[Hashable, int] = (None, 0)
         self._lately: dict[Hashable, deque[float]] = {}  # the usual one's
@@ -58,7 +63,8 @@ class Threads:
             if self._shape is None and self._rest <= 0 and shape == self._step[0]:
                 self._start_trial(shape)
             if shape == self._shape and self._shape is not None:
-                chosen = self._rival
+                rows = (len(self._its) + len(self._mine)) // BLOCK
+                chosen = self._at if rows % 2 else self._rival
         self._step = shape, chosen
         return self._choices[chosen]
 
@@ -76,8 +82,8 @@ class Threads:
             if self._strange >= STRANGE_MOST:
                 self._end_trial(WAIT_LEAST)
         else:
-            self._its.append(each_s)
-            if len(self._its) == SAMPLES or self._is_clear():
+            (self._mine if chosen == self._at else self._its).append(each_s)
+            if self._is_clear() or (len(self._mine) >= SAMPLES and self._is_sure()):
                 self._decide()
 
     def _look(self, shape: Hashable, seconds: float) -> None:
@@ -98,19 +104,34 @@ class Threads:
             self._rival = self._at - 1
         self._up = not self._up
         self._shape, self._strange = shape, 0
-        self._its = []
+        self._its, self._mine = [], []
 
     def _is_clear(self) -> bool:
-        """Whether no further step is needed to see which of the two is quicker."""
+        """Whether the rival's first steps show which of the two is quicker."""
+        if self._mine:
+            return False
         count, mine = len(self._its), _mean(self._lately[self._shape])
         if min(self._its) > SLOWER.get(count, SLOWER[max(SLOWER)]) * mine:
             return True
         return count >= QUICK_STEPS and max(self._its) < QUICKER * mine
 
-    def _decide(self) -> None:
-        mine, its = _mean(self._lately[self._shape]), _mean(self._its)
+    def _is_sure(self) -> bool:
+        """Whether as many steps of each say clearly enough which it is to be."""
+        count = len(self._mine)
+        if count != len(self._its) or count % BLOCK:
+            return False
+        bound = self._bound()
+        difference = abs(_mean(self._its) - bound * _mean(self._mine))
+        error = math.sqrt((variance(self._its) + bound**2 * variance(self._mine)) / count)
+        return count >= SAMPLES_MOST or difference >= SURE * error
+
+    def _bound(self) -> float:
         # Their numbers fall as their places rise.
-        if its < (SAME if self._rival > self._at else BETTER) * mine:
+        return SAME if self._rival > self._at else BETTER
+
+    def _decide(self) -> None:
+        mine, its = _mean(self._mine or self._lately[self._shape]), _mean(self._its)
+        if its < self._bound() * mine:
             self._up = self._rival < self._at  # go on in the same direction
             self._at = self._rival
             self._usual.clear()

@@ -226,8 +226,8 @@ def quiet(daemon: Running) -> Callable[[], bool] | Callable[[], Awaitable[bool]]
     """
     one = daemon.server
     refused = one.daemon.ledger._alike
-    return lambda: not (
-        one.daemon.exchanges or one.daemon.tasks or one.connections.open or refused._seen
+    return lambda: (
+        not (one.daemon.exchanges or one.daemon.tasks or one.connections.open or refused._seen)
     )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollway.providers.llamacpp.threads import (
-    SAMPLES,
+    BLOCK,
     WAIT_MOST,
     Threads,
     ThreadsBySize,
@@ -64,10 +65,26 @@ def test_steps_that_are_long_once_in_a_while_count() -> None:
     """Two threads are quicker in most steps, and slower in sum: that takes a row to see."""
     threads = Threads(2)
     two = itertools.cycle([0.009] * 5 + [0.020])
-    used = work(threads, 60, lambda count: 0.010 if count == 1 else next(two))
+    used = work(threads, 400, lambda count: 0.010 if count == 1 else next(two))
     first = used.index(1)
-    assert used[first : first + SAMPLES] == [1] * SAMPLES
+    assert used[first : first + 2 * BLOCK] == [1] * BLOCK + [2] * BLOCK
     assert threads.usual == 1
+
+
+@pytest.mark.parametrize("quick", [1, 2])
+def test_a_small_gain_is_found_where_steps_differ_by_much_more(quick: int) -> None:
+    """A fourteenth less time, in steps a sixth apart, at a pace that wanders: mostly used."""
+    shares = []
+    for seed in range(10):
+        chance, pace = random.Random(seed), 1.0  # noqa: S311 - must repeat itself
+        threads, used = Threads(2), []
+        for _ in range(4000):
+            used.append(threads.begin("answers"))
+            pace = 1 + 0.95 * (pace - 1) + chance.gauss(0, 0.02)
+            usual = 1.0 if used[-1] == quick else 1.07
+            threads.took(0.0046 * pace * chance.gauss(usual, 0.15))
+        shares.append(used.count(quick) / len(used))
+    assert statistics.mean(shares) > 0.8
 
 
 def test_a_crowded_machine_gets_to_one_thread_and_back() -> None:
@@ -118,8 +135,12 @@ def test_fewer_threads_that_are_as_quick_leave_the_rest_to_others() -> None:
     threads = Threads(8)
     work(threads, 400, lambda count: 0.01 if count >= 2 else 0.02)
     assert threads.usual == 2
-    work(threads, 4 * WAIT_MOST, lambda count: 0.01 / count**0.1)
-    assert threads.usual == 2  # a fifteenth less time is not worth twice as many
+    work(threads, 4 * WAIT_MOST, lambda count: 0.01 / count**0.02)
+    assert threads.usual == 2  # a seventieth less time is not worth twice as many
+    work(threads, 8 * WAIT_MOST, lambda count: 0.01 / count**0.1)
+    assert threads.usual == 8  # a fifteenth is
+    work(threads, 400, lambda count: 0.01 if count >= 2 else 0.02)
+    assert threads.usual == 2
     work(threads, 4 * WAIT_MOST, quiet)
     assert threads.usual == 8
 
