@@ -196,6 +196,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,  # `completion` is ours
+    context_settings={"help_option_names": ["--help", "-h"]},  # commands take it from here
 )
 
 

@@ -102,6 +102,15 @@ def test_a_commands_help_is_its_docstring_with_an_example(row: Row) -> None:
     assert "Args:" not in shown.stdout
 
 
+@pytest.mark.parametrize("row", program.COMMANDS, ids=lambda row: row.name)
+def test_the_short_option_shows_the_same_help(row: Row) -> None:
+    """`-h` is what many programs call it; no command means another thing by it."""
+    shown = [CliRunner().invoke(program.app, [*row.name.split(), ask]) for ask in ("-h", "--help")]
+    assert [one.exit_code for one in shown] == [0, 0], shown[0].output
+    assert shown[0].stdout == shown[1].stdout
+    assert "-h, --help" in shown[0].stdout
+
+
 @pytest.mark.parametrize("row", [row for row in program.COMMANDS if not row.home])
 def test_a_group_has_commands_and_its_own_help(row: Row) -> None:
     """A group alone shows its commands and exits with 2: nothing was asked for."""
