@@ -22,8 +22,8 @@ _WIDTH = 118
 _LARGE = 150
 _HEAD = """# Every command
 
-Made from the program by `tests/commands_page.py`; don't edit it by hand. `--help`, or `-h`, behind a
-command has its options and examples. `tollway completion SHELL --install` has Tab complete words.
+Made from the program by `tests/commands_page.py`; don't edit it by hand. `--help`, or `-h`, behind
+a command has its options and examples. `tollway completion SHELL --install` has Tab complete words.
 
 ## Exit codes
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tollway.providers.canon import Usage
 from tollway.providers.errors import LocalModelFailed, UpstreamBroke, UpstreamError
-from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
+from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused, Up
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
 from tollway.providers.llamacpp.writing import Writer, refusal
@@ -52,6 +52,7 @@ class LocalAnswer:
         self._writer = writer
         self._first = b""
         self._whole = False
+        self._fault: UpstreamBroke | None = None  # it ended so, behind all that it had said
 
     @property
     def gpu_ms(self) -> int:
@@ -120,22 +121,25 @@ class LocalAnswer:
         self._worker.cancel(self._call)
 
     async def _next(self) -> bytes:
-        """Return all that is there, waiting for something to be there."""
+        """Return all that is there, waiting for something to be there; a fault comes behind it."""
+        if self._fault is not None:
+            raise self._fault
+        said = []
         try:
-            up = await self._call.next()
-            said = [self._writer.write(up)]
-            while (more := self._call.next_now()) is not None:
-                up = more
+            up: Up | None = await self._call.next()
+            while up is not None and not isinstance(up, Broken):
                 said.append(self._writer.write(up))
+                self._whole = isinstance(up, Done)
+                up = self._call.next_now()
+            if up is not None:
+                self._fault = UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
         except WorkerEnded as fault:
             broke = UpstreamBroke(
                 f"The worker of `{self._name}` {fault.message} in the middle of its answer",
                 hint="The next call starts it again; `tollway models ps` shows its last words",
             )
-            raise self._of_death(broke, fault) from fault
-        if isinstance(up, Broken):
-            raise UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
-        self._whole = isinstance(up, Done)
+            broke.__cause__ = fault
+            self._fault = self._of_death(broke, fault)
         return b"".join(said)
 
     def _of_death(self, error: Died, fault: WorkerEnded) -> Died:

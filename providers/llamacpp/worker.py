@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -190,13 +190,38 @@ class Call:
         return up
 
 
+class Link(NamedTuple):
+    """The daemon's end of the socket to a worker: frames up, frames down."""
+
+    up: asyncio.StreamReader
+    down: asyncio.StreamWriter
+    heard: asyncio.StreamWriter  # what `up` reads from; nothing is written to it
+
+    @classmethod
+    async def over(cls, ours: socket.socket) -> "Link":
+        """Return the link over a socket, on which nothing may have come yet.
+
+        Asyncio has a transport for each way: one whose write fails, since the process is gone,
+        throws away what had come before that.
+        """
+        up, heard = await asyncio.open_unix_connection(sock=ours)
+        _, down = await asyncio.open_unix_connection(sock=ours.dup())
+        down.transport.pause_reading()  # type: ignore[attr-defined]
+        return cls(up, down, heard)
+
+    def close(self) -> None:
+        """Close both ways: the process, if it runs still, hears of it."""
+        self.down.close()
+        self.heard.close()
+
+
 class Worker:
     """A running process. It has one owner, and is not used again once `gone`."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        link: Link,
         log: Log,
         clock: Callable[[], float],
     ) -> None:
@@ -210,7 +235,7 @@ class Worker:
         self._silent_s = 0.0
         self._clock = clock
         self._process = process
-        self._reader, self._writer = link
+        self._link = link
         self._log = log
         self._calls: dict[int, Call] = {}
         self._number = 0
@@ -243,8 +268,7 @@ class Worker:
         finally:
             its.close()  # ours alone would keep the link open after the worker's death
         log.open()
-        link = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, link, log, clock)
+        return cls(process, await Link.over(ours), log, clock)
 
     def on_gone(self, tell: Callable[["Worker"], None]) -> None:
         """Have `tell` called when the process is gone, before its calls are told."""
@@ -372,16 +396,15 @@ class Worker:
 
     def _send(self, message: Down) -> None:
         if not self.gone.is_set():
-            self._writer.write(pack([message]))
+            self._link.down.write(pack([message]))
 
     async def _live(self) -> None:
         """Read frames until the process is gone, then end every call."""
         log = asyncio.create_task(self._read_log(), name=f"log of worker {self.pid}")
         try:
             while True:
-                body = await self._reader.readexactly(
-                    frame_length(await self._reader.readexactly(4))
-                )
+                head = await self._link.up.readexactly(4)
+                body = await self._link.up.readexactly(frame_length(head))
                 self._answered = True
                 for up in read_up(body):
                     self._dispatch(up)
@@ -391,7 +414,7 @@ class Worker:
             self._log.feed(f"unreadable frame from the worker: {fault}\n".encode())
             self.kill()
         finally:
-            self._writer.close()
+            self._link.close()
             await self._wait()
             await log
             how = self._why or _how(self._process.returncode or 0)
