@@ -15,6 +15,7 @@ import msgspec
 
 from tollway.daemon.config.schema import Config, Provider
 from tollway.daemon.gate.breaker import Breaker, Entry, Rules, State
+from tollway.daemon.gate.few import Few
 from tollway.daemon.gate.route import ProviderKey, Target
 from tollway.providers.errors import LocalModelBusy, UpstreamError, UpstreamRefused
 from tollway.providers.refusals import verdict_of
@@ -164,6 +165,7 @@ class Health:
         self._allowances: dict[str, _Allowance] = {}
         self._pools: Mapping[str, tuple[str, ...]] = {}
         self._known: dict[str, Provider] = {}
+        self._few = Few(log)
         self._turns = count(1)
         self._used: dict[tuple[str, str], int] = {}
 
@@ -326,7 +328,8 @@ class Health:
             breaker = self._targets[target.provider, target.model] = Breaker(rules, target.name)
         entry = outing.entry(breaker)
         if breaker.fail(entry, now, why):
-            log.warning("%s is failing: %s; calls go elsewhere first", target.name, why)
+            said = f"{target.name} is failing: {why}; calls go elsewhere first"
+            self._few.warn(target.provider, now, said)
         # Where the model fails with every key, none of them is to blame.
         if len(target.keys) > 1 and breaker.state(now) == "closed":
             key = self._key(target.provider, target.key, target.model, _KEY_RULES)
@@ -338,9 +341,11 @@ class Health:
     ) -> None:
         target = outing.target
         key = self._key(target.provider, target.key, model, rules)
-        if key.rest(outing.entry(key), self.clock(), why, hint_s) and rules is _REFUSED_RULES:
+        now = self.clock()
+        if key.rest(outing.entry(key), now, why, hint_s) and rules is _REFUSED_RULES:
             whose = f"{target.key} for {model}".strip() if model else target.key
-            log.warning("a key of %s rests: %s %s", target.provider, whose, why)
+            said = f"a key of {target.provider} rests: {whose} {why}"
+            self._few.warn(target.provider, now, said)
 
     # --- probes ---------------------------------------------------------------------------------
 

@@ -118,6 +118,25 @@ async def test_a_model_that_a_key_may_not_use_says_nothing_of_the_others() -> No
         assert gate.daemon.server.daemon.health.failing() == {}
 
 
+async def test_names_that_a_caller_makes_up_do_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each is another model that the key may not use; ten are told of, and that there are more."""
+    clock = [1000.0]
+    async with gateway([refuses("403 No", NO_ACCESS)]) as gate:
+        health = gate.daemon.server.daemon.health
+        health.clock = lambda: clock[0]
+        for number in range(30):
+            assert (await gate.ask(body(model=f"up/made-up-{number}"))).status == 502
+        told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert len([one for one in told if "a key of up rests" in one]) == 10
+        (more,) = [one for one in told if "more of its models or keys fail" in one]
+        assert more.startswith("up: ")
+        clock[0] += 60
+        assert (await gate.ask(body(model="up/after-a-minute"))).status == 502
+        assert "for after-a-minute" in caplog.text
+
+
 async def test_a_flagged_prompt_is_its_caller_s_refusal_and_no_key_s() -> None:
     """No other key or target is asked to take what a filter refused, and nothing rests."""
     route = '[routes.r]\nto = ["up/m", "up1/m"]\nretries = 2\n'
