@@ -1,6 +1,7 @@
 """What would happen to a call, without sending it: `tollway routes explain`."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -18,8 +19,8 @@ from tollway.daemon.gate.choose import Asked, Choice, choose, expected, load
 from tollway.daemon.gate.entry import NoOwnCredential
 from tollway.daemon.gate.explanation import CaseAnswer, Explanation, Question, TargetAnswer
 from tollway.daemon.gate.gate import Gate
-from tollway.daemon.gate.limit import LimitState
-from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, needed, sooner
+from tollway.daemon.gate.limit import Limit, LimitState
+from tollway.daemon.gate.limits import UNFIT, Passage, Skipped, fitted, needed, sooner, spent
 from tollway.daemon.gate.plan import Branch, Plan
 from tollway.daemon.gate.route import Found, Target
 from tollway.daemon.gate.session import session_of
@@ -92,7 +93,7 @@ async def explain(gate: Gate, question: Question) -> Explanation:
     with suppress(ModelNotFound):
         mine = choose(gate, own, asked)
         stays = mine.stays
-        turns = _in_turn(gate, [tries[target.name] for target in mine.targets])
+        turns = _in_turn(gate, caller, plan, [tries[target.name] for target in mine.targets])
     reached = {one.answer.target for one in turns}
     turns += [one for name, one in tries.items() if name not in reached]
     return Explanation(
@@ -268,7 +269,7 @@ def _limits(gate: Gate, caller: Caller, plan: Plan) -> Iterator[LimitState]:
         yield limit.state()
 
 
-def _in_turn(gate: Gate, tries: list[_Try]) -> list[_Try]:
+def _in_turn(gate: Gate, caller: Caller, plan: Plan, tries: list[_Try]) -> list[_Try]:
     """Return a call's tries in the order in which they would be made if none of them answered.
 
     What it would not get to stands behind: a failing target is asked only where nobody else was.
@@ -276,11 +277,16 @@ def _in_turn(gate: Gate, tries: list[_Try]) -> list[_Try]:
     known = {one.answer.target: one for one in tries}
     chain = Chain([one.way.target for one in tries], gate.daemon.health, window=gate.window)
     found: list[_Try] = []
+    used: Counter[Limit] = Counter()
     while step := chain.next():
         one = known[step.target.name]
         if chain.has_others and chain.too_small(_least(gate, one.way)):
             continue
-        found.append(known.pop(step.target.name))
+        del known[step.target.name]
+        if one.refusal is None:
+            limits = gate.limits.applying(caller.who, plan.found.route, step.target).counted
+            one = _after(one, limits, used)
+        found.append(one)
         if one.refusal is None:
             chain.sent = True
             chain.failed(Failure(UpstreamUnreachable(""), again=True))
@@ -296,6 +302,19 @@ def _in_turn(gate: Gate, tries: list[_Try]) -> list[_Try]:
             answer = msgspec.structs.replace(answer, why=why, skips=True)
         found.append(msgspec.structs.replace(one, answer=answer))
     return found
+
+
+def _after(one: _Try, limits: tuple[Limit, ...], used: Counter[Limit]) -> _Try:
+    """Return a try as it is after those before it, which `used` some of its target's limits."""
+    for limit in limits:
+        if limit.left() <= used[limit]:
+            refusal = spent(limit)
+            answer = msgspec.structs.replace(
+                one.answer, why=one.answer.why or refusal.message, skips=True, hold_nanousd=None
+            )
+            return msgspec.structs.replace(one, answer=answer, refusal=refusal)
+    used.update(limits)
+    return one
 
 
 def _least(gate: Gate, way: _Way) -> int | None:

@@ -79,6 +79,11 @@ class Applying:
         """Return every limit, the caller's first."""
         return (*self.by_call, *self.by_attempt, *self.tokens)
 
+    @property
+    def counted(self) -> tuple[Limit, ...]:
+        """The target's limits of which each attempt uses one for good, and not while it lasts."""
+        return tuple(one for one in self.by_attempt if one.what in _OF_CALLS)
+
     def without_tokens(self) -> "Applying":
         """Return the limits of a call that makes a model say nothing."""
         found = copy(self)
@@ -207,6 +212,18 @@ def _refusal(limit: Limit, wait_s: float, units: int, applying: Applying) -> Rat
         retry_after_s=wait_s,
         skips=limit.skips,
         standing=applying.standing(limit),
+    )
+
+
+def spent(limit: Limit) -> RateLimited:
+    """Return the refusal of an attempt at a target by what the same call's earlier ones use."""
+    whose = limit.whose
+    return RateLimited(
+        f"{whose[0].upper()}{whose[1:]} would be at its limit of {limit.said}: the attempts"
+        " before this one use what is left",
+        hint="",
+        retry_after_s=limit.whole_s() or 0.0,
+        skips=limit.skips,
     )
 
 

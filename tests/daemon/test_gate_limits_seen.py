@@ -8,6 +8,7 @@ from limited import SERVES, USAGE, left, limited, on
 from shell import running, until
 from upstreams import reads, says, waits
 
+DAY_OR_MINUTE = {"rpm": "a minute", "rpd": "a day"}
 ROUTE = '[routes.both]\nto = ["up/m", "up1/m"]\n'
 
 
@@ -204,6 +205,30 @@ async def test_explain_tells_which_limits_apply_and_what_is_left() -> None:
         await gate.ask(body(model="both"))
         answer = await gate.daemon.ask("POST", "/control/explain", question, admin=True)
         assert answer.json()["refused"].startswith("Key `laptop` is at its limit of 2 calls")
+
+
+@pytest.mark.parametrize("limit", ["rpm", "rpd", "concurrent"])
+async def test_explain_foresees_what_a_call_s_own_attempts_use(limit: str) -> None:
+    """A target whose provider's last call of the minute the one before it was is passed over."""
+    route = '[routes.both]\nto = ["up/m", "up/n", "up1/m"]\n'
+    fails = [reads(), says(whole(b"{}", status="503 Away"))]
+    limits = route + on("providers.up", **{limit: 1})
+    async with limited([fails], [SERVES], limits=limits) as (gate, _):
+        question = b'{"model": "both", "key": "laptop", "output": 10}'
+        answer = await gate.daemon.ask("POST", "/control/explain", question, admin=True)
+        said = answer.json()
+        told = [(one["target"], one["why"].partition(":")[0]) for one in said["targets"]]
+        full = f"Provider `up` would be at its limit of 1 call {DAY_OR_MINUTE.get(limit)}"
+        passed = limit != "concurrent"  # one attempt ends before the next begins
+        assert told == [
+            ("up/m", ""),
+            ("up/n", f"{full} (`{limit}`)" if passed else ""),
+            ("up1/m", ""),
+        ]
+        assert said["refused"] == ""
+        reply = await gate.ask(body(model="both"))
+        assert reply.headers["x-tollway-target"] == "up1/m"
+        assert reply.headers["x-tollway-attempts"] == ("2" if passed else "3")
 
 
 # --- days, reloads, restarts --------------------------------------------------------------------
