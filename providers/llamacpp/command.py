@@ -7,13 +7,13 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from tollway.providers.llamacpp.state import Command
-from tollway.providers.llamacpp.worker import Log, WorkerEnded
+from tollway.providers.llamacpp.worker import Log, WorkerEnded, is_stopped
 
 _KEEPER = str(Path(__file__).with_name("keeper.py"))
 _ASK_EVERY_S = 0.1
@@ -51,6 +51,9 @@ class Server:
         self.gone = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
+        self._looked_at = clock()
+        self._stands = False  # when we last looked
+        self._stood_s = 0.0
         self._clock = clock
         self._process = process
         self._link: int | None = link
@@ -125,6 +128,18 @@ class Server:
     def heard(self) -> None:
         """Take note of a sign of life."""
         self.heard_at = self._clock()
+
+    def look(self, most_s: float) -> float:
+        """Return for how long a process of the command has been stopped by a signal.
+
+        Of the time since we last looked `most_s` count at most: it may have run in between.
+        """
+        now = self._clock()
+        passed_s = min(now - self._looked_at, most_s)
+        stood, self._stands = self._stands, any(map(is_stopped, _descendants(self.pid)))
+        self._stood_s = self._stood_s + passed_s if stood and self._stands else 0.0
+        self._looked_at = now
+        return self._stood_s
 
     async def until_healthy(self, path: str, within_s: float) -> None:
         """Return once it answers, with 200 at `path` where that is one.
@@ -223,6 +238,14 @@ def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the processes below one, none where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield int(word)
+            yield from _descendants(int(word))
 
 
 def _how(code: int) -> str:

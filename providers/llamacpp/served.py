@@ -164,8 +164,14 @@ class CommandResident(Resident[Server]):
 
     def kill_if_hung(self) -> None:
         """See `Resident`. While it starts, `start_within` is the limit; idle, nobody waits."""
-        if self._process and self._process.busy:
+        server, limits = self._process, self._around.limits
+        if server is None or not (server.busy or self._loading):
+            return
+        if server.busy:
             super().kill_if_hung()
+        # Only the system can say it of a program that we did not write.
+        if (stood_s := server.look(2 * limits.sweep_s)) > limits.stopped_s:
+            server.kill(f"was stopped for {stood_s:.0f} s and was killed")
 
 
 class _Call:

@@ -24,6 +24,7 @@ from tollway.providers.errors import (
 )
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels
+from tollway.providers.llamacpp.worker import is_stopped
 from tollway.providers.transport import Request
 
 pytestmark = pytest.mark.timeout(120)
@@ -216,6 +217,34 @@ async def test_a_server_that_hangs_is_killed(tmp_path: Path) -> None:
         with pytest.raises(UpstreamError):
             await asking
         await until(lambda: "gave no sign of life for 301 s" in local.states()[0].problem)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+@pytest.mark.parametrize("words", [(), ("never",)], ids=["at work", "starting"])
+async def test_a_stopped_command_is_found_within_seconds(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Its process stands still, and the system says so; nobody waits five minutes for it."""
+    clock = Clock()
+    async with serving(tmp_path, served("qwen", *words), clock=clock) as local:
+        if not words:
+            await ask(local)
+        asking = asyncio.create_task(ask(local, text="hang"))
+        await until(lambda: bool(words or local.states()[0].running))
+        await until(lambda: local.states()[0].pid is not None)
+        await until(lambda: len(group(pid_of(local))) == 2)
+        (server,) = [one for one in group(pid_of(local)) if one != pid_of(local)]
+        os.kill(server, signal.SIGSTOP)
+        await until(lambda: is_stopped(server))
+        for _ in range(4):
+            await local.sweep()
+            clock.now += 5
+        assert runs(server)
+        await local.sweep()
+        with pytest.raises((UpstreamError, LocalModelFailed)):
+            await asking
+        await until(lambda: "was stopped for 20 s" in local.states()[0].problem)
+        assert not runs(server)
 
 
 async def test_a_deadline_ends_a_call(tmp_path: Path) -> None:
