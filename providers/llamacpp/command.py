@@ -129,6 +129,11 @@ class Server:
         """Take note of a sign of life."""
         self.heard_at = self._clock()
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Its process and those below it."""
+        return (self.pid, *_descendants(self.pid))
+
     def look(self, most_s: float) -> float:
         """Return for how long a process of the command has been stopped by a signal.
 
@@ -136,7 +141,7 @@ class Server:
         """
         now = self._clock()
         passed_s = min(now - self._looked_at, most_s)
-        stood, self._stands = self._stands, any(map(is_stopped, _descendants(self.pid)))
+        stood, self._stands = self._stands, any(map(is_stopped, self.pids[1:]))
         self._stood_s = self._stood_s + passed_s if stood and self._stands else 0.0
         self._looked_at = now
         return self._stood_s

@@ -16,6 +16,7 @@ from tollway.providers.errors import (
     UpstreamUnreachable,
 )
 from tollway.providers.llamacpp.command import Server
+from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.state import Command, LocalModel
@@ -89,6 +90,12 @@ class CommandResident(Resident[Server]):
     def needs(self) -> int:
         """See `Resident`: what the configuration says."""
         return self._command.memory
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """See `Resident`: of all its processes; the first one is a keeper of ours."""
+        parts = [resident_bytes(pid) for pid in self._process.pids] if self._process else []
+        return sum(held for held, _ in parts), sum(mapped for _, mapped in parts)
 
     @property
     def context(self) -> int:

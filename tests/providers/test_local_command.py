@@ -24,6 +24,7 @@ from tollway.providers.errors import (
 )
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels
+from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.worker import is_stopped
 from tollway.providers.transport import Request
 
@@ -245,6 +246,16 @@ async def test_a_stopped_command_is_found_within_seconds(
             await asking
         await until(lambda: "was stopped for 20 s" in local.states()[0].problem)
         assert not runs(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+async def test_a_commands_memory_is_that_of_all_its_processes(tmp_path: Path) -> None:
+    """Who must leave for another model is chosen by it; the keeper alone holds next to nothing."""
+    async with serving(tmp_path) as local:
+        await ask(local)
+        held = [resident_bytes(pid)[0] for pid in group(pid_of(local))]
+        assert len(held) == 2
+        assert local.states()[0].rss_bytes > 0.8 * sum(held)
 
 
 async def test_a_deadline_ends_a_call(tmp_path: Path) -> None:
