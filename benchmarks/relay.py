@@ -109,7 +109,7 @@ async def measured(dialect: str, count: int, rounds: int, streams: int) -> float
     for _ in range(streams):
         connection, answer, relay = pieces(dialect, client)
         connection.data_received(HEAD)
-        tasks.append(asyncio.ensure_future(receive._each(answer, relay.feed)))
+        tasks.append(asyncio.ensure_future(receive._each(answer, relay)))
         await asyncio.sleep(0)
         connection.data_received(chunks[0])
         connections.append(connection)

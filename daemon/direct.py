@@ -107,6 +107,14 @@ class Direct:
         if data and transport is not None and not transport.is_closing():
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
+    def pass_on(self, chunk: bytes) -> bool:
+        """Write a piece of the body that is a chunk already; return whether that can be done."""
+        transport = self._connection.transport
+        if self._chunked and transport is not None and not transport.is_closing():
+            transport.write(chunk)
+            return True
+        return False
+
     def end(self) -> None:
         """Write the end of the body."""
         if self._chunked:

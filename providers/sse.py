@@ -45,28 +45,34 @@ class Splitter:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that `chunk` completes."""
-        if not (self._rest or self._first or self._cutting):
-            # Nearly always a chunk is one event, and of one of three forms.
-            if chunk.endswith(b"\n\n") and _CR not in chunk:
-                line_end = chunk.find(b"\n")
-                if chunk.startswith(b"data: "):
-                    if line_end == len(chunk) - 2:
-                        return [Event(chunk, chunk[6:-2])]
-                elif (
-                    chunk.startswith(b"event: ")
-                    and chunk.startswith(b"data: ", line_end + 1)
-                    and chunk.find(b"\n", line_end + 1) == len(chunk) - 2
-                ):
-                    return [Event(chunk, chunk[line_end + 7 : -2], chunk[7:line_end])]
-            elif (
-                chunk.startswith(b"data: ")
-                and chunk.endswith(b"\r\n\r\n")
-                and chunk.find(b"\n") == len(chunk) - 3
-                and chunk.find(b"\r") == len(chunk) - 4
-            ):
-                return [Event(chunk, chunk[6:-4])]
+        if (only := self.one(chunk)) is not None:
+            return [only]
         self._rest += chunk
         return self._split()
+
+    def one(self, chunk: bytes) -> Event | None:
+        """Return the event that `chunk` is, in whole and in a form that most have; else None."""
+        if self._rest or self._first or self._cutting:
+            return None
+        if chunk.endswith(b"\n\n") and _CR not in chunk:
+            line_end = chunk.find(b"\n")
+            if chunk.startswith(b"data: "):
+                if line_end == len(chunk) - 2:
+                    return Event(chunk, chunk[6:-2])
+            elif (
+                chunk.startswith(b"event: ")
+                and chunk.startswith(b"data: ", line_end + 1)
+                and chunk.find(b"\n", line_end + 1) == len(chunk) - 2
+            ):
+                return Event(chunk, chunk[line_end + 7 : -2], chunk[7:line_end])
+        elif (
+            chunk.startswith(b"data: ")
+            and chunk.endswith(b"\r\n\r\n")
+            and chunk.find(b"\n") == len(chunk) - 3
+            and chunk.find(b"\r") == len(chunk) - 4
+        ):
+            return Event(chunk, chunk[6:-4])
+        return None
 
     def rest(self) -> bytes:
         """Return what stands at the end without its blank line."""

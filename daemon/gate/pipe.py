@@ -52,6 +52,14 @@ class Client(Protocol):
         """Write a piece of the stream."""
         ...
 
+    def pass_on(self, chunk: bytes) -> bool:
+        """Write a piece of the stream that stands in a chunk of HTTP already.
+
+        Returns:
+            Whether it did: it does not where its answer is not made of chunks.
+        """
+        ...
+
     def end(self) -> None:
         """Write the stream's end."""
         ...
@@ -109,6 +117,18 @@ class Pipe:
         self._client.write(data)
         self._said_s = self._loop.time()
         return self._client.full
+
+    def pass_on(self, chunk: bytes) -> bool:
+        """Hand on a chunk as it stands on the wire; return whether that can be done."""
+        if self._closed or self._ended or not self._begun:
+            return False
+        self._said_s = self._loop.time()
+        return self._client.pass_on(chunk)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has so many bytes unread that it needs `room`."""
+        return self._begun and self._client.full
 
     async def room(self) -> None:
         """Return when the client has read most of what it was sent, or is gone."""

@@ -6,7 +6,7 @@ be replaced unseen; nothing last reaches it before the call is settled on disk.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
@@ -28,6 +28,7 @@ from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.refusals import Verdict, is_overflow, verdict, verdict_of
 from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event
+from tollway.providers.sse import Splitter as SseSplitter
 from tollway.providers.streams import Splitter, splitter_of
 from tollway.providers.transport import Answer
 
@@ -233,7 +234,7 @@ async def _stream(
     relay = _Relay(exchange, attempt, answer, splitter)
     chunks = answer.chunks()
     try:
-        while not await _each(chunks, relay.feed):
+        while not await _each(chunks, relay):
             if relay.over:
                 break
             await exchange.pipe.room()
@@ -258,12 +259,12 @@ async def _stream(
     return None
 
 
-async def _each(chunks: AsyncIterator[bytes], take: Callable[[bytes], bool]) -> bool:
-    """Give pieces to `take` until it returns False; return whether that was all of them."""
+async def _each(chunks: AsyncIterator[bytes], relay: "_Relay") -> bool:
+    """Give pieces to the relay until it wants no more; return whether that was all of them."""
     if isinstance(chunks, HttpAnswer):
-        return await chunks.each(take)
+        return await chunks.each(relay.feed, relay.pass_on if relay.passes_on else None)
     async for chunk in chunks:
-        if not take(chunk):
+        if not relay.feed(chunk):
             return False
     return True
 
@@ -292,6 +293,9 @@ class _Relay:
         self._splitter = splitter
         self._interpreter = _interpreter(exchange, attempt)
         self._turned_end = b""  # what `last` means to the client
+        # What is in SSE on both sides may keep the framing that it came in.
+        self._plain = splitter if isinstance(splitter, SseSplitter) else None
+        self.passes_on = self._plain is not None and self._interpreter is None
         self._waiting: list[bytes] = []  # what came before the first valid event
         self._heard_s = time.monotonic()  # when some of the answer last came
         self._watched = attempt.is_watched
@@ -309,7 +313,6 @@ class _Relay:
     def feed(self, chunk: bytes) -> bool:
         """Take one piece of the body; return whether the next one may come."""
         reader = self._attempt.reader
-        turned = self._interpreter
         events = self._splitter.feed(chunk)
         if len(events) == 1 and events[0].data is not None and events[0].name not in _FILLERS:
             self._heard_s = time.monotonic()
@@ -317,20 +320,7 @@ class _Relay:
             self._listen(events)
         out = self._waiting if not self.shown else []
         for event in events:
-            passes = reader.event(event)
-            if reader.last:
-                self._keep_back(event)
-                continue
-            if turned is not None:
-                if not reader.failed:  # else the client is told in its own dialect
-                    self._turn(event, turned, out)
-            elif passes:
-                out.append(self._masked(event.raw) if reader.failed else event.raw)
-            if reader.failed or self.failed:
-                self.failed = reader.failed or self.failed
-                break
-            if self._watched and self._attempt.has_passed_hold():
-                self.capped = True
+            if self._took(event, out, passes=reader.event(event)):
                 break
         if not self.shown and reader.begun and not (reader.failed and not reader.produced):
             self._show()
@@ -339,6 +329,52 @@ class _Relay:
             full = self._exchange.pipe.write(out[0] if len(out) == 1 else b"".join(out))
             self._waiting = []
         return not (full or self.last or self.failed or self.capped)
+
+    def pass_on(self, chunk: bytes) -> bool:
+        """Take what has come in, its framing included; return False if that is to be taken off.
+
+        Nearly all that comes is one chunk with one event that changes nothing but the count of
+        what was made. Such a chunk goes to the client as it is.
+        """
+        at = chunk.find(b"\r\n", 1, 9)
+        if not self.shown or self._plain is None or chunk[:at] != b"%x" % (len(chunk) - at - 4):
+            return False
+        event = self._plain.one(chunk[at + 2 : -2])
+        if event is None or event.name in _FILLERS or not chunk.endswith(b"\r\n"):
+            return False
+        self._heard_s = time.monotonic()
+        reader, pipe = self._attempt.reader, self._exchange.pipe
+        passes = reader.event(event)
+        if reader.last or reader.failed or not passes:
+            out: list[bytes] = []
+            self._took(event, out, passes=passes)
+            for raw in out:
+                pipe.write(raw)
+        else:
+            if not pipe.pass_on(chunk):
+                pipe.write(event.raw)
+            self.capped = self._watched and self._attempt.has_passed_hold()
+        if self.over or pipe.is_full:
+            cast(HttpAnswer, self._answer.chunks()).enough()
+        return True
+
+    def _took(self, event: Event, out: list[bytes], *, passes: bool) -> bool:
+        """Take an event that has been read; return whether the rest is no part of this answer."""
+        reader = self._attempt.reader
+        if reader.last:
+            self._keep_back(event)
+            return False
+        if self._interpreter is not None:
+            if not reader.failed:  # else the client is told in its own dialect
+                self._turn(event, self._interpreter, out)
+        elif passes:
+            out.append(self._masked(event.raw) if reader.failed else event.raw)
+        if reader.failed or self.failed:
+            self.failed = reader.failed or self.failed
+            return True
+        if self._watched and self._attempt.has_passed_hold():
+            self.capped = True
+        return self.capped
 
     def _turn(self, event: Event, turned: Interpreter, out: list[bytes]) -> None:
         """Take what an event means to a client of another dialect."""

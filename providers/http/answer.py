@@ -43,6 +43,8 @@ class HttpAnswer(AsyncIterator[bytes]):
         self._waiter: asyncio.Future[None] | None = None
         self._taker: Callable[[bytes], bool] | None = None  # of `each`, while it waits
         self._enough = False  # it wants no more for now
+        # Also of `each`, while it waits: takes a chunk as it stands on the wire, if it wants it so.
+        self.passes: Callable[[bytes], bool] | None = None
 
     @property
     def awaited(self) -> bool:
@@ -63,6 +65,7 @@ class HttpAnswer(AsyncIterator[bytes]):
                 )
                 self.size = 0
             except Exception as fault:  # noqa: BLE001 - the reader's own, and raised there
+                self.passes = None
                 if waiter is not None and not waiter.done():
                     waiter.set_exception(fault)
                 return
@@ -70,6 +73,7 @@ class HttpAnswer(AsyncIterator[bytes]):
                 self._taker = take
                 self.link.watch(self.idle_s)
                 return
+            self.passes = None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -99,8 +103,19 @@ class HttpAnswer(AsyncIterator[bytes]):
         """Yield the body in pieces as they arrive, decompressed; see `transport.Answer`."""
         return self
 
-    async def each(self, take: Callable[[bytes], bool]) -> bool:
+    def enough(self) -> None:
+        """Let `each` end behind the chunk that was passed to its `passes`."""
+        self._enough, self._taker, self.passes = True, None, None
+        self.wake()
+
+    async def each(
+        self, take: Callable[[bytes], bool], passes: Callable[[bytes], bool] | None = None
+    ) -> bool:
         """Give the body's pieces to `take` as they arrive, until it returns False.
+
+        While nothing waits to be taken, `passes` is shown what comes first, in its framing: one
+        chunk and nothing else, or anything. Where it returns True, that was taken by it; it must
+        not take the last chunk, which is empty.
 
         Returns:
             Whether the body has ended; if not, `chunks` or `each` go on behind the last piece.
@@ -114,11 +129,11 @@ class HttpAnswer(AsyncIterator[bytes]):
             if self.link is None or self.pieces or self.inflater is not None:
                 continue
             self.link.watch(self.idle_s)
-            self._taker, self._enough = take, False
+            self._taker, self.passes, self._enough = take, passes, False
             try:
                 await self._wait()
             finally:
-                self._taker = None
+                self._taker = self.passes = None
             if self._enough:
                 return False
         return True

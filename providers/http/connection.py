@@ -15,7 +15,7 @@ them, and each is polled right before it is used again, which shows a close that
 import asyncio
 import select
 import ssl
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NoReturn, Protocol, cast
 
 import httptools
@@ -81,6 +81,11 @@ class Connection(asyncio.Protocol):
         self._fires_at = self._deadline = _NEVER
         self._phase: Literal["first", "idle", "keep"] = "keep"
         self._timeouts = Timeouts()
+        # One entry where the parser stands behind a chunk. Its callbacks are C's alone.
+        self._chunk_ends: list[None] = []
+        self.on_chunk_header = self._chunk_ends.clear
+        self.on_chunk_complete = partial(self._chunk_ends.append, None)
+        self._between = False  # the parser stands behind a chunk, and nothing came behind that
         self._reset(head_only=False)
 
     def _reset(self, *, head_only: bool) -> None:
@@ -88,7 +93,8 @@ class Connection(asyncio.Protocol):
         self._raw: list[tuple[bytes, bytes]] = []
         self._head_bytes = self._quiet_bytes = 0
         self._heard = self._interim = self._in_body = self._until_close = False
-        self._whole = self._again = self._extra = False
+        self._whole = self._again = self._extra = self._between = False
+        self._chunk_ends.clear()
         self._problem: UpstreamError | None = None
 
     # -- the pool's side ---------------------------------------------------------------------
@@ -169,6 +175,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, then wake the reader once."""
         answer, parser = self._answer, self._parser
+        if self._between and answer is not None and (passes := answer.passes) and passes(data):
+            # A whole chunk more or less is all the same to the parser. As in `watch`.
+            self._quiet_bytes = 0
+            self._deadline = self._loop.time() + answer.idle_s
+            return
         if answer is None or parser is None:
             # Bytes that nobody asked for: whose answer would they be?
             self._transport.abort()
@@ -183,6 +194,7 @@ class Connection(asyncio.Protocol):
                 self._fail(self._problem or rules)
                 return
             self._extra = True
+        self._between = bool(self._chunk_ends) and data.endswith(b"\r\n")
         if self._whole:
             self._finish()
         elif self._quiet_bytes > IDLE_WIRE_LIMIT:
