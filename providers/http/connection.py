@@ -35,6 +35,7 @@ HEAD_LIMIT = 64 * 1024  # headers and trailers of one answer, 32 bytes added for
 IDLE_WIRE_LIMIT = 128 * 1024  # bytes in a row that carry no body: endless headers, chunk padding
 _ONE_WRITE = 64 * 1024  # up to here a request is joined and written at once
 _PIECE = 128 * 1024
+_LATE_S = 0.02  # by which a timer may fire too late without anything being made of it
 _NEVER = float("inf")
 _TO_US = frozenset({"content-length", "transfer-encoding", "content-encoding", "keep-alive"})
 
@@ -407,7 +408,13 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self._deadline == _NEVER:
             return
-        if self._loop.time() < self._deadline - 0.001:  # uvloop's clock has whole milliseconds
+        now = self._loop.time()
+        late_s = now - self._fires_at
+        if late_s > _LATE_S and self._phase != "keep":
+            # Timers come first when a loop goes on that stood still: what came meanwhile has not
+            # been read yet. That time was ours, not the provider's.
+            self._deadline = max(self._deadline, now + late_s)
+        if now < self._deadline - 0.001:  # uvloop's clock has whole milliseconds
             self._fires_at = self._deadline
             self._timer = self._loop.call_at(self._deadline, self._tick)
         elif self._phase == "keep":

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from upstreams import (
     says,
     stalls,
     upstream,
+    waits,
 )
 
 from tollway.providers.errors import (
@@ -226,6 +228,22 @@ async def test_a_provider_that_reads_nothing_of_a_large_body_is_given_up(
         fault, _ = await fault_of(transport, asked)
     assert isinstance(fault, UpstreamTimeout)
     assert fault.phase == "first"
+
+
+async def test_time_in_which_our_own_loop_stood_still_is_not_the_providers(
+    transport: HttpTransport,
+) -> None:
+    """Timers come before what can be read, when a loop goes on."""
+    go = asyncio.Event()
+
+    def stand_still() -> None:
+        time.sleep(0.7)
+        go.set()
+
+    patient = Timeouts(connect_s=30.0, first_s=0.3, idle_s=30.0)
+    async with upstream([reads(), waits(go), says(answer(b"late"))]) as server:
+        asyncio.get_running_loop().call_later(0.05, stand_still)
+        assert await whole(await transport.send(ask(server.url, timeouts=patient))) == b"late"
 
 
 async def test_a_server_that_hangs_up_on_everyone_is_a_fault(transport: HttpTransport) -> None:
