@@ -17,6 +17,7 @@ from killing import Load, call, config, ready
 from shell import Client, Process, Running, control, process, running, short_folder, until
 
 from tollway.daemon.ledger.verify import verify
+from tollway.providers.http.client import HttpTransport
 
 CALLERS = 8
 CHANCE = 20_261_129
@@ -213,6 +214,8 @@ async def test_no_table_grows_with_the_calls_that_were_made() -> None:
                 }
                 print("GROWN", grown)
                 assert {path for path in grown if not bounded(path)} == set(), grown
+                assert isinstance(one.daemon.transport, HttpTransport)
+                assert one.daemon.transport.open_connections <= 2 * CALLERS  # of two providers
                 assert not one.connections.open
                 assert not one.connections._clients
                 assert not one.daemon.exchanges
@@ -239,6 +242,8 @@ BOUNDED = {
     ".daemon.gate._in_force": "10,000 (gate._MOST_KNOWN), then it begins anew",
     ".daemon.gate._terms": "10,000 (gate._MOST_KNOWN), then it begins anew",
     ".daemon.gate._prices._kept": "10,000 (prices._KEPT_NAMES), then it begins anew",
+    ".daemon.transport._open": "a connection for each call at once, kept for some seconds",
+    ".daemon.transport._idle": "of those, the ones that no call uses",
     ".daemon.meter._lately": "500 groups in a second (meter._MOST_GROUPS), for a minute",
     ".daemon.ledger._writer._book._names._words": "50,000 (names._MOST_CACHED)",
     ".daemon.ledger._writer._book._names._accounts": "50,000 (names._MOST_CACHED)",
