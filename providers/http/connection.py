@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._write_paused = self._read_paused = self._eof = False
         self._speaks_http = False
         self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = self._deadline = _NEVER
+        self._fires_at = self._deadline = self._excused = _NEVER
         self._phase: Literal["first", "idle", "keep"] = "keep"
         self._timeouts = Timeouts()
         # One entry where the parser stands behind a chunk. Its callbacks are C's alone.
@@ -410,10 +410,11 @@ class Connection(asyncio.Protocol):
             return
         now = self._loop.time()
         late_s = now - self._fires_at
-        if late_s > _LATE_S and self._phase != "keep":
+        if late_s > _LATE_S and self._phase != "keep" and self._excused != self._deadline <= now:
             # Timers come first when a loop goes on that stood still: what came meanwhile has not
-            # been read yet. That time was ours, not the provider's.
-            self._deadline = max(self._deadline, now + late_s)
+            # been read yet. That time was ours, not the provider's. Once: a loop that is late
+            # each time would wait for ever.
+            self._deadline = self._excused = now + late_s
         if now < self._deadline - 0.001:  # uvloop's clock has whole milliseconds
             self._fires_at = self._deadline
             self._timer = self._loop.call_at(self._deadline, self._tick)

@@ -246,6 +246,29 @@ async def test_time_in_which_our_own_loop_stood_still_is_not_the_providers(
         assert await whole(await transport.send(ask(server.url, timeouts=patient))) == b"late"
 
 
+async def test_a_loop_that_is_late_each_time_gives_up_all_the_same(
+    transport: HttpTransport,
+) -> None:
+    """Its own lateness is taken off once: bounded time holds on a busy machine too."""
+    loop = asyncio.get_running_loop()
+    pauses: list[float] = []
+
+    def pause() -> None:
+        pauses.append(loop.time())
+        time.sleep(0.05)
+        if len(pauses) < 100:
+            loop.call_soon(pause)
+
+    async with upstream([reads(), stalls()]) as server:
+        asked = ask(server.url, timeouts=NO_FIRST)
+        loop.call_later(0.02, pause)
+        fault, _ = await fault_of(transport, asked)
+        given_up_after = len(pauses)
+        pauses += [0.0] * 100
+    assert isinstance(fault, UpstreamTimeout)
+    assert given_up_after < 100
+
+
 async def test_a_server_that_hangs_up_on_everyone_is_a_fault(transport: HttpTransport) -> None:
     """Whether the request left before the close was seen is chance; an error it is for sure."""
     async with upstream([]) as server:
