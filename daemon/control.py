@@ -20,6 +20,7 @@ from tollway.daemon.gate.health import ProviderHealth
 from tollway.daemon.gate.limit import LimitState
 from tollway.daemon.gate.queue import QueueState
 from tollway.daemon.handover import Offer, Same
+from tollway.daemon.inference import ASKED
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.process import StartedBy
 from tollway.daemon.reload import ConfigState, Reloader
@@ -194,6 +195,10 @@ async def explain(request: web.Request) -> web.Response:
     daemon = request.app[DAEMON]
     if daemon.refusing:
         raise daemon.refusing
+    if (question.endpoint, question.dialect) not in ASKED:
+        raise RequestInvalid(
+            f"There is no `{question.endpoint}` in `{question.dialect}`: no client could ask so"
+        )
     return _json(await explaining.explain(daemon.gate, question))
 
 

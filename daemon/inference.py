@@ -38,6 +38,9 @@ PATHS: Final[dict[str, Endpoint]] = {
     },
 }
 
+# Which endpoints there are in which dialect.
+ASKED: Final = frozenset(_PATHS.values()) | {(one, "gemini") for one in _METHODS.values()}
+
 
 class Calls:
     """Which paths are model calls."""

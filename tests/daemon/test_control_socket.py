@@ -80,6 +80,17 @@ async def test_explain_tells_where_a_call_would_go() -> None:
         assert said["error"]["hint"]
 
 
+async def test_a_question_for_an_endpoint_that_its_dialect_has_not_is_400() -> None:
+    """It was a fault of our own, in the words of one."""
+    hello = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    async with running() as daemon:
+        for dialect, endpoint in [("openai_chat", "count_tokens"), ("gemini", "compact")]:
+            asked = {"model": "m", "dialect": dialect, "endpoint": endpoint}
+            for body in ({}, {"body": hello}):
+                status, said = await ask(daemon, "POST", "/control/explain", asked | body)
+                assert (status, f"no `{endpoint}` in" in said["error"]["message"]) == (400, True)
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 1}', b"{}", b"\xff"])
 async def test_a_question_that_is_not_understood_is_400(body: bytes) -> None:
     """Errors have the shape that the command line shows."""
