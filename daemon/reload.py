@@ -160,7 +160,7 @@ class Reloader:
     async def remember(self) -> None:
         """Keep the file that is served in the history, so that a later mistake can be undone."""
         try:
-            await asyncio.to_thread(_remember, self._path)
+            await asyncio.to_thread(_remember, self._daemon.config)
         except GatewayError as error:
             log.warning("this version is not in the history: %s", error.message)
 
@@ -246,11 +246,11 @@ def _mistake(fault: Exception) -> GatewayError:
     )
 
 
-def _remember(path: Path) -> None:
+def _remember(served: Config) -> None:
     # Imported here, in a thread: editing takes tomlkit, and the start does not wait for that.
     from tollway.daemon.config.edit import remember  # noqa: PLC0415
 
-    remember(path, who="daemon", what="taken up")
+    remember(served.path, who="daemon", what="taken up", served=served)
 
 
 def local_models(config: Config) -> dict[str, LocalModel]:

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,17 +118,30 @@ def kept(config: Config) -> list[Version]:
     return history.versions(state_paths(config.ledger.path).history, _key(config.path))
 
 
-def remember(path: Path, *, who: str, what: str) -> int | None:
+def remember(path: Path, *, who: str, what: str, served: Config | None = None) -> int | None:
     """Keep the file as it is now, if it is valid, and return its number in the history.
 
-    For versions that a person wrote by hand: the daemon calls this when it has taken one up.
+    For versions that a person wrote by hand: the daemon calls this when it has taken one up, and
+    says what it took up. None where the file says something else by now, maybe half written: it
+    never was in force.
 
     Raises:
         ConfigError: The file is not valid, or the history cannot be written.
     """
-    text = read_text(path)
-    folder = state_paths(parse(text, path=path).ledger.path).history
-    return history.keep(folder, _key(path), text, who=who, what=what)
+    with ExitStack() as turn:
+        try:
+            # An edit between the reading and the keeping would find itself before what it changed.
+            turn.enter_context(_turn(Path(os.path.realpath(path))))
+        except ConfigError as refused:
+            if not isinstance(refused.__cause__, OSError):
+                raise
+            # The daemon need not be let write beside its file, only beside its ledger.
+        text = read_text(path)
+        config = parse(text, path=path)
+        if served is not None and config.stated != served.stated:
+            return None
+        folder = state_paths(config.ledger.path).history
+        return history.keep(folder, _key(path), text, who=who, what=what)
 
 
 def write_new(path: Path, data: Mapping[str, object], *, heading: str = "") -> Config:
@@ -153,7 +167,7 @@ def _swap(
     # The link stays; what it points at is replaced.
     target = Path(os.path.realpath(path))
     before = read_text(target, shown=path)
-    with files.locked(target.parent / f".{target.name}.lock"):
+    with _turn(target):
         before = read_text(target, shown=path)
         if expect is not None and digest(before) != expect:
             raise _moved(path)
@@ -174,6 +188,11 @@ def _swap(
                 history.forget(folder, number)
             raise
     return Edited(config, changed=True, version=version, digest=digest(after))
+
+
+def _turn(target: Path) -> AbstractContextManager[None]:
+    """Return what keeps others from changing a file through here while the block runs."""
+    return files.locked(target.parent / f".{target.name}.lock")
 
 
 def _keep_valid(folder: Path, path: Path, text: str) -> int | None:

@@ -1,11 +1,14 @@
 """Edits change the lines they must, all or nothing, one at a time, and can be undone."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,19 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the path for a gateway.toml whose ledger and history are in a folder of the test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "gateway.toml"
+
+
+@pytest.fixture
+def powerless() -> Iterator[None]:
+    """Run as a user whom file modes bind: they do not bind root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def add_team(path: Path, name: str, budget: str = "5/day") -> Edited:
@@ -359,7 +375,17 @@ def test_remember_keeps_what_a_person_wrote_by_hand(gateway: Path) -> None:
     assert remember(gateway, who="daemon", what="start") == 1
     assert remember(gateway, who="daemon", what="reload") == 1
     gateway.write_text("[teams.b]\n")
-    assert remember(gateway, who="daemon", what="reload") == 2
+    assert remember(gateway, who="daemon", what="reload", served=load(gateway)) == 2
+
+
+def test_what_was_never_in_force_is_not_remembered(gateway: Path) -> None:
+    """A file that is being written may be valid at each moment."""
+    gateway.write_text("[teams.a]\n")
+    served = load(gateway)
+    gateway.write_text("")
+    assert remember(gateway, who="daemon", what="taken up", served=served) is None
+    gateway.write_text("# of no account\n[teams.a]\n")
+    assert remember(gateway, who="daemon", what="taken up", served=served) == 1
 
 
 def test_edits_by_eight_processes_at_once_lose_nothing(gateway: Path) -> None:
@@ -383,6 +409,46 @@ def test_edits_by_eight_processes_at_once_lose_nothing(gateway: Path) -> None:
     assert len(kept(config)) == 41
 
 
+def test_what_is_remembered_beside_edits_stands_where_it_was_in_force(gateway: Path) -> None:
+    """Kept after an edit of it, a version would be the newest, and the edit nobody's."""
+    gateway.write_text("# mine\n")
+    editing = threading.Event()
+
+    def remembers() -> None:
+        while not editing.is_set():
+            remember(gateway, who="daemon", what="taken up")
+
+    with ThreadPoolExecutor() as threads:
+        watching = [threads.submit(remembers) for _ in range(3)]
+        try:
+            for number in range(30):
+                add_team(gateway, f"t{number}")
+        finally:
+            editing.set()
+    assert [one.result() for one in watching] == [None] * 3
+    versions = kept(load(gateway))
+    assert [one.what for one in versions[:-1]] == [f"add team t{n}" for n in reversed(range(30))]
+
+
+def test_what_is_in_force_is_remembered_where_the_daemon_may_not_write_beside_it(
+    gateway: Path, powerless: None
+) -> None:
+    """The history is beside the ledger; a gateway.toml in a folder of root's is kept there too."""
+    import tempfile  # noqa: PLC0415 - made by the user who is bound
+
+    folder = Path(tempfile.mkdtemp())
+    path = folder / "etc" / "gateway.toml"
+    path.parent.mkdir()
+    path.write_text(f"[ledger]\npath = '{folder}/ledger/ledger.db'\n")
+    path.parent.chmod(0o500)
+    try:
+        assert remember(path, who="daemon", what="taken up") == 1
+        assert [one.what for one in kept(load(path))] == ["taken up"]
+    finally:
+        path.parent.chmod(0o700)
+        shutil.rmtree(folder)
+
+
 def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path) -> None:
     """Not a wait for ever."""
     with (
@@ -391,19 +457,6 @@ def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path) -> None:
         files.locked(tmp_path / "lock", wait_s=0.05),
     ):
         pass
-
-
-@pytest.fixture
-def powerless() -> Iterator[None]:
-    """Run as a user whom file modes bind: they do not bind root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_folder_that_cannot_be_written_is_said(gateway: Path, powerless: None) -> None:
