@@ -50,6 +50,8 @@ _NO_THOUGHTS = re.compile(r"gemini-(?:1\.|2\.0)|gemma|.*-image|.*-tts")
 _BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_576),
             "gemini-2.5-flash": (1, 24_576)}  # fmt: skip
 _MOST_STOPS = 5
+_TIERS = frozenset({"flex", "priority"})
+_SAID_TIERS = _TIERS | {"", "auto", "default", "standard_only"}
 _Fields = Iterator[tuple[str, object]]
 
 
@@ -66,6 +68,8 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     body.update(_tools(said, writer.dropped))
     if config := dict(_config(said, facts, writer.dropped)):
         body["generationConfig"] = config
+    if said.service_tier in _TIERS:
+        body["serviceTier"] = said.service_tier
     writer.dropped += [name for name in _labels(said)]
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
 
@@ -370,7 +374,7 @@ def _labels(said: Conversation) -> Iterator[str]:
     for name, value in (
         ("user", said.user),
         ("metadata", said.metadata),
-        ("service_tier", said.service_tier not in ("", "auto", "default", "standard_only")),
+        ("service_tier", said.service_tier not in _SAID_TIERS),
         ("prompt_cache_key", said.cache_key),
         ("store", said.store),
     ):

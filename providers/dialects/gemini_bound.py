@@ -12,6 +12,7 @@ from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.gemini_request import camel
 from tollway.providers.dialects.openai_bound import CALL, MESSAGE, PART, TOOLS, Tally, strings
 from tollway.providers.errors import RequestInvalid
+from tollway.providers.price_service import STANDARD
 
 _OWN_TOOLS = frozenset({"functionDeclarations"})
 # Not part of what a model reads.
@@ -31,6 +32,7 @@ def bound(call: Call) -> Bound:
     tally.strings += len(body)
     tokens = CALL
     unbounded: list[str] = []
+    service = STANDARD
     for key, value in body.items():
         tokens += tally.text_bytes(key)
         name = camel(key)
@@ -48,6 +50,8 @@ def bound(call: Call) -> Bound:
                 tokens += TOOLS + _tools(value, unbounded)
             elif name == "cachedContent" and value:
                 tally.by_window = True
+            elif name == "serviceTier" and value is not None:
+                service = _service(value, unbounded)
             elif name == "generationConfig" and type(value) is dict:
                 unbounded += _raises_the_bill(value)
     if tally.strings != strings(call.body):
@@ -57,8 +61,18 @@ def bound(call: Call) -> Bound:
         output=0 if call.endpoint == "count_tokens" else call.output_limit,
         choices=call.choices,
         by_window=tally.by_window,
+        service=service,
         unbounded=tuple(dict.fromkeys(tally.unbounded + unbounded)),
     )
+
+
+def _service(tier: object, unbounded: list[str]) -> str:
+    """Return the service tier asked for; Google minds no case, and takes a number for a word."""
+    if not isinstance(tier, str):
+        unbounded.append("serviceTier")
+        return STANDARD
+    word = tier.lower()
+    return STANDARD if word in ("", "unspecified") else word
 
 
 def _decode(text: bytes) -> dict[str, Any]:

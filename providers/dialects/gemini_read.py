@@ -16,6 +16,12 @@ from tollway.providers.sse import Event
 _CALL = 32
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _MOST = 2**40
+# How Vertex names the service tier of an answer.
+_TRAFFIC = {
+    "ON_DEMAND": "standard",
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+}
 
 
 class _Candidate(msgspec.Struct):
@@ -123,8 +129,9 @@ class Reader:
 
     def _used(self, said: dict[str, Any]) -> None:
         self.raw_usage = msgspec.json.encode(said).decode()
-        if type(tier := said.get("serviceTier")) is str:
-            self.service = tier
+        tier = said.get("serviceTier") or _TRAFFIC.get(str(said.get("trafficType")))
+        if type(tier) is str:
+            self.service = tier.lower()
         if (usage := usage_of(said)) is not None:
             self.usage = usage
 

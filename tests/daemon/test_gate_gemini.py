@@ -1,0 +1,126 @@
+"""Gemini behind the gateway: service tiers of its own, and what they cost."""
+
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from clouds import Cloud, cloud
+from gateway import KEY, Gateway
+from shell import Reply, running
+
+ASK = "/v1beta/models/gemini/gemini-2.5-flash:generateContent"
+
+
+def config(port: int, prices: str = "") -> str:
+    """Return a configuration with Gemini, whose prices are the bundled ones, and a hard budget."""
+    return f"""
+[providers.gemini]
+kind = "gemini"
+base_url = "http://127.0.0.1:{port}/v1beta"
+api_key = "env:HOME"
+{prices}
+[groups.all]
+models = ["*"]
+[users.ann]
+groups = ["all"]
+budget = ["9/day"]
+[keys.laptop]
+hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
+user = "ann"
+"""
+
+
+PRICED = """
+[prices."gemini/*"]
+input = 1
+output = 2
+service_tiers = { priority = 2.0, flex = 0.5 }
+"""
+
+
+@pytest_asyncio.fixture
+async def google() -> AsyncIterator[Cloud]:
+    """Yield a cloud."""
+    async with cloud() as one:
+        yield one
+
+
+def said(**used: object) -> tuple[int, str, bytes]:
+    """Return an answer of 1,000 tokens in and 100 out."""
+    usage = {"promptTokenCount": 1000, "candidatesTokenCount": 100, "totalTokenCount": 1100, **used}
+    content = {"role": "model", "parts": [{"text": "Hi"}]}
+    body = {
+        "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": usage,
+    }
+    return 200, "application/json", msgspec.json.encode(body)
+
+
+async def generate(gate: Gateway, **more: object) -> Reply:
+    """Ask as a client of Google's does."""
+    body: dict[str, Any] = {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}], **more}
+    body.setdefault("generationConfig", {"maxOutputTokens": 200})
+    return await gate.ask(msgspec.json.encode(body), ASK)
+
+
+@pytest.mark.parametrize("spelling", ["serviceTier", "service_tier"])
+async def test_a_tier_without_a_price_is_refused_while_a_budget_holds_back(
+    google: Cloud, spelling: str
+) -> None:
+    """Priority costs nearly twice as much: it went out held, and billed, at the standard price."""
+    google.answer = said(serviceTier="priority")
+    async with running(config(google.port), server="") as daemon:
+        gate = Gateway(daemon, [])
+        reply = await generate(gate, **{spelling: "priority"})
+        assert (reply.status, google.asked) == (402, [])
+        assert "service tier `priority`" in reply.json()["error"]["message"]
+        for tier in ("standard", "flex", "unspecified", "STANDARD"):
+            reply = await generate(gate, **{spelling: tier})
+            assert reply.status == 200, reply.body
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "cost"),
+    [
+        ("priority", {"serviceTier": "priority"}, 2_400_000),
+        ("PRIORITY", {"serviceTier": "PRIORITY"}, 2_400_000),
+        ("priority", {"serviceTier": "standard"}, 1_200_000),
+        ("flex", {"trafficType": "ON_DEMAND_FLEX"}, 600_000),
+        ("priority", {"trafficType": "ON_DEMAND_PRIORITY"}, 2_400_000),
+        ("priority", {"trafficType": "ON_DEMAND"}, 1_200_000),
+        ("flex", {}, 1_200_000),
+        ("", {}, 1_200_000),
+    ],
+)
+async def test_an_answer_is_billed_at_the_tier_that_it_names(
+    google: Cloud, asked: str, used: dict[str, object], cost: int
+) -> None:
+    """AI Studio names it in one field, Vertex in another."""
+    google.answer = said(**used)
+    async with running(config(google.port, PRICED), server="") as daemon:
+        gate = Gateway(daemon, [])
+        reply = await generate(gate, **({"serviceTier": asked} if asked else {}))
+        assert reply.status == 200, reply.body
+        assert (await gate.row(reply)).call.cost_nanousd == cost
+
+
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/chat/completions", "gpt"), ("/v1/messages", "claude")]
+)
+async def test_a_tier_is_asked_for_in_google_s_words(google: Cloud, path: str, model: str) -> None:
+    """OpenAI's `flex` is Google's; what leaves the choice to the provider is not said."""
+    google.answer = said(serviceTier="flex")
+    turn = [{"role": "user", "content": "Hi"}]
+    body = {"model": "gemini/gemini-2.5-flash", "messages": turn, "max_tokens": 200}
+    async with running(config(google.port, PRICED), server="") as daemon:
+        gate = Gateway(daemon, [])
+        for tier, there in (("flex", "flex"), ("priority", "priority"), ("auto", None)):
+            reply = await gate.ask(msgspec.json.encode(body | {"service_tier": tier}), path)
+            assert reply.status == 200, reply.body
+            assert google.asked[-1][2].get("serviceTier") == there
+            assert "x-tollway-dropped" not in reply.headers
+        reply = await gate.ask(msgspec.json.encode(body | {"service_tier": "scale"}), path)
+        assert reply.headers["x-tollway-dropped"] == "service_tier"
