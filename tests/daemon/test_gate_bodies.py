@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from gateway import DONE, HEAD, KEY, USED, WHOLE, Gateway, body, chunk, events, gateway, whole
+from gateway import DONE, HEAD, KEY, SSE, USED, WHOLE, Gateway, body, chunk, events, gateway, whole
 from shell import until
-from upstreams import reads, says
+from upstreams import chunked, drips, reads, says
 
 from tollway.daemon.ledger.bodies import LOOK_AHEAD, MOST_BYTES, Body, of_call
 from tollway.daemon.ledger.reading import reading
@@ -57,6 +57,19 @@ async def test_a_stream_is_kept_event_by_event() -> None:
         found = await kept(gate, reply.headers["x-tollway-request-id"])
         assert found[1].text.encode() == b"".join(events(reply))
         assert "prompt_tokens" not in found[1].text
+
+
+async def test_a_stream_that_comes_in_chunks_of_an_event_is_kept() -> None:
+    """What could be passed on in the framing that it came in: the framing is not kept."""
+    said = [chunk(f"{number} ") for number in range(30)]
+    wire = chunked(*said, chunk(finish="stop"), USED, DONE, headers=f"{SSE}\r\n")
+    pieces = wire.replace(b"\n\n\r\n", b"\n\n\r\n|").split(b"|")
+    async with gateway([[reads(), drips(pieces)]], ledger=ALL) as gate:
+        reply = await gate.ask(body(True))
+        found = await kept(gate, reply.headers["x-tollway-request-id"])
+        assert events(reply) == [*said, chunk(finish="stop"), DONE]
+        assert found[1].text.encode() == b"".join(events(reply))
+        assert found[1].size == len(found[1].text)
 
 
 async def test_errors_keeps_what_failed_and_nothing_else() -> None:
