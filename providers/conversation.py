@@ -250,6 +250,7 @@ class Conversation(msgspec.Struct, frozen=True):
     stream: bool = False
     wants_usage: bool = False  # of a stream
     extras: tuple[tuple[str, bytes], ...] = ()  # fields that have no place here, as JSON
+    unread: tuple[str, ...] = ()  # names of fields within others that nobody here knows
 
 
 def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -95,7 +95,7 @@ class Translator:
         self._strict = strict
         self._default_output = default_output
         self._said: Conversation | None = None
-        self._offers: tuple[str, ...] = ()
+        self._unsaid: tuple[str, ...] = ()  # to whatever target
 
     def version(self, target: Target) -> Version:
         """Return the call as a target is to be sent it.
@@ -131,9 +131,10 @@ class Translator:
             said = DIALECTS[call.dialect].codec.read_request(call)
             if call.adds:  # the gateway does: nothing is left out
                 said = msgspec.structs.replace(said, store=None)
-            self._said, self._offers = without_offers(said)
+            self._said, offers = without_offers(said)
+            self._unsaid = offers + said.unread
         wanted, changes, dialect, written = self._changed(target, self._said)
-        dropped = self._lost(target, self._offers + written.dropped)
+        dropped = self._lost(target, self._unsaid + written.dropped)
         there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
         return Version(
             dialect, there, dialect.bound(there), wanted, self._default_output, dropped, changes

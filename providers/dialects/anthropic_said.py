@@ -29,6 +29,7 @@ from tollway.providers.conversation import (
     carried,
 )
 from tollway.providers.dialects.anthropic_citations import citation
+from tollway.providers.dialects.anthropic_known import KNOWN
 from tollway.providers.dialects.wire import Body, decoded
 from tollway.providers.errors import RequestInvalid
 
@@ -173,6 +174,7 @@ def read_request(call: Call) -> Conversation:
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=True,
         extras=body.extras + signed + _of_its_own(thinking, output),
+        unread=body.unread(KNOWN),
     )
 
 

@@ -28,6 +28,7 @@ from tollway.providers.conversation import (
     ToolChoice,
     ToolResult,
 )
+from tollway.providers.dialects.openai_chat_known import KNOWN
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
 from tollway.providers.dialects.openai_chat_shape import shape_of
 from tollway.providers.dialects.wire import Body, data_url, decoded
@@ -230,6 +231,7 @@ def read_request(call: Call) -> Conversation:
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=bool(options and options.include_usage),
         extras=body.extras,
+        unread=body.unread(KNOWN),
     )
 
 

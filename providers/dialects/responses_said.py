@@ -38,6 +38,7 @@ from tollway.providers.conversation import (
     ToolResult,
     carried,
 )
+from tollway.providers.dialects.responses_known import KNOWN
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.wire import Body, data_url, decoded, text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
@@ -184,13 +185,14 @@ def read_request(call: Call) -> Conversation:
     include = body.take(_STRS, "include") or ()
     user = body.take(_STR, "user")
     reasoning = body.take(_REASONING, "reasoning")
-    tools = tuple(_tools(body.take(_TOOLS, "tools") or ()))
+    choice = _tool_choice(body)
+    tools = tuple(_tools(body.take(_TOOLS, "tools") or (), choice.names if choice else ()))
     return Conversation(
         by=NAME,
         model=call.model,
         messages=tuple(messages),
         tools=tools,
-        tool_choice=_tool_choice(body),
+        tool_choice=choice,
         parallel=body.take(_BOOL, "parallel_tool_calls"),
         format=_format(text),
         sampling=Sampling(
@@ -208,6 +210,7 @@ def read_request(call: Call) -> Conversation:
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=True,
         extras=(*_of_reasoning(reasoning), *_verbosity(text), *_included(include), *body.extras),
+        unread=body.unread(KNOWN),
     )
 
 
@@ -383,7 +386,9 @@ def _texts(parts: object) -> list[str]:
     ]
 
 
-def _tools(said: list[msgspec.Raw] | tuple[()], within: str = "") -> Iterator[Tool | HostedTool]:
+def _tools(
+    said: list[msgspec.Raw] | tuple[()], shown: tuple[str, ...], within: str = ""
+) -> Iterator[Tool | HostedTool]:
     for place, raw in enumerate(said):
         tool = decoded(_TOOL, raw, f"tools[{place}]")
         name = joined_name(within, tool.name or "")
@@ -405,9 +410,24 @@ def _tools(said: list[msgspec.Raw] | tuple[()], within: str = "") -> Iterator[To
                 extras=_of_tool(raw, place),
             )
         elif tool.type == "namespace":
-            yield from _tools(tool.tools or (), tool.name or "")
+            inner = list(_tools(tool.tools or (), (), tool.name or ""))
+            yield from _described(tool, inner, shown)
         else:
             yield HostedTool(NAME, tool.type, bytes(raw))
+
+
+def _described(
+    space: _ToolOf, tools: list[Tool | HostedTool], shown: tuple[str, ...]
+) -> list[Tool | HostedTool]:
+    """Return a namespace's tools; what it says of all of them stands with the first `shown`."""
+    own = [tool for tool in tools if isinstance(tool, Tool)]
+    first = next((tool for tool in own if tool.name in shown), own[0] if own else None)
+    if not space.description or first is None:
+        return tools
+    about = f"Of all tools `{joined_name(space.name, '*')}`: {space.description}"
+    text = f"{about}\n\n{first.description}" if first.description else about
+    told = msgspec.structs.replace(first, description=text)
+    return [told if tool is first else tool for tool in tools]
 
 
 def _of_tool(raw: msgspec.Raw, place: int) -> tuple[tuple[str, bytes], ...]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from tollway.providers.conversation import Conversation, Source, Tool, ToolCall
+from tollway.providers.dialects.unread import Shape, unread
 from tollway.providers.errors import RequestInvalid
 
 _T = TypeVar("_T")
@@ -41,7 +42,7 @@ class Body:
             self._left = _BODY.decode(body)
             # What stays JSON text is skipped by that: schemas, payloads. Nothing later may find
             # that it is none.
-            _ANY.decode(body)
+            self._whole = _ANY.decode(body)
         except UNREADABLE:
             raise RequestInvalid("The request's body must be a JSON object") from None
 
@@ -67,6 +68,16 @@ class Body:
         return tuple(
             (name, text) for name, raw in self._left.items() if (text := bytes(raw)) != b"null"
         )
+
+    def unread(self, known: Mapping[str, Shape]) -> tuple[str, ...]:
+        """Return the names of fields that are unknown within members, by what is `known` there."""
+        found = (
+            name
+            for member, one in known.items()
+            if member in self._whole
+            for name in unread(self._whole[member], one, f"{member}.")
+        )
+        return tuple(dict.fromkeys(found))
 
 
 def decoded(decoder: Decodes[_T], text: msgspec.Raw | bytes, name: str) -> _T:

@@ -71,6 +71,128 @@ def test_what_only_one_dialect_has_is_named(codec: Codec, more: dict[str, Any], 
         assert name in written(said, target)[1], target.name
 
 
+@pytest.mark.parametrize("chosen", [(), ("crm__rm",)])
+def test_what_a_namespace_says_of_its_tools_is_carried(chosen: tuple[str, ...]) -> None:
+    """Codex puts there what an MCP server says of itself; it was lost. The model reads it once."""
+    tools = [TOOL, TOOL | {"name": "rm", "description": "Delete"}]
+    choice = {
+        "type": "allowed_tools",
+        "mode": "auto",
+        "tools": [{"type": "function", "namespace": "crm", "name": "rm"}],
+    }
+    said = read(
+        RESPONSES,
+        tools=[
+            {"type": "namespace", "name": "crm", "description": "Our customers", "tools": tools}
+        ],
+        **({"tool_choice": choice} if chosen else {}),
+    )
+    for target in others(RESPONSES):
+        asked = json.dumps(written(said, target)[0])
+        assert asked.count("Our customers") == 1, target.name
+        about = "Of all tools `crm__*`: Our customers"
+        assert f"{about}\\n\\nDelete" in asked if chosen else about in asked
+
+
+# An object within each client's request, as a path, and a field that it may have there.
+WITHIN: list[tuple[Codec, dict[str, Any], str]] = [
+    (
+        RESPONSES,
+        {
+            "input": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Let me see", "phase": "commentary"},
+            ]
+        },
+        "input.phase",
+    ),
+    (
+        RESPONSES,
+        {
+            "input": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "input_file",
+                            "filename": "a.pdf",
+                            "file_data": "data:application/pdf;base64,aGk=",
+                            "detail": "high",
+                        }
+                    ],
+                }
+            ]
+        },
+        "input.content.detail",
+    ),
+    (RESPONSES, {"text": {"format": {"type": "text"}, "pace": 1}}, "text.pace"),
+    (
+        ANTHROPIC,
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "image",
+                            "source": {
+                                "type": "base64",
+                                "media_type": "image/png",
+                                "data": "aGk=",
+                            },
+                            "transformations": {"oversized_image": "reject"},
+                        }
+                    ],
+                }
+            ]
+        },
+        "messages.content.transformations",
+    ),
+    (
+        ANTHROPIC,
+        {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "system", "content": "Be brief", "clear_at": "next_turn"},
+            ]
+        },
+        "messages.clear_at",
+    ),
+    (
+        OPENAI,
+        {"tools": [{"type": "function", "function": TOOL | {"name": "ls", "cache": "no"}}]},
+        "tools.function.cache",
+    ),
+    (OPENAI, {"messages": [{"role": "user", "content": "Hi", "mood": "good"}]}, "messages.mood"),
+]
+
+
+@pytest.mark.parametrize(("codec", "more", "name"), WITHIN, ids=[name for _, _, name in WITHIN])
+def test_a_field_that_nobody_reads_is_named_wherever_it_stands(
+    codec: Codec, more: dict[str, Any], name: str
+) -> None:
+    """In a message, a part or a tool, not only at the top; those were lost in silence."""
+    assert read(codec, **more).unread == (name,)
+
+
+def test_what_an_answer_brought_back_is_no_loss() -> None:
+    """Clients send items as they came: ids, states, notes; and fields that say nothing."""
+    text = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
+    items = [
+        {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
+         "content": [text], "phase": None},
+        {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "ls", "arguments": "{}",
+         "status": "completed", "caller": {"type": "direct"}},
+    ]  # fmt: skip
+    assert read(RESPONSES, input=items).unread == ()
+    block = {"type": "tool_use", "id": "c", "name": "ls", "input": {}, "caller": {"type": "direct"}}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [block]}]
+    assert read(ANTHROPIC, messages=turns).unread == ()
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "ls", "arguments": ""}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call], "annotations": []}
+    assert read(OPENAI, messages=[turn]).unread == ()
+
+
 def test_how_to_look_at_a_part_is_named() -> None:
     """Which frames of a video, and how closely."""
     said = read(GEMINI, contents=[{"role": "user", "parts": [VIDEO]}])

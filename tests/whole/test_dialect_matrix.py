@@ -207,9 +207,12 @@ async def test_what_a_whole_answer_loses_stands_in_its_head(through: World) -> N
         "usage": {"input_tokens": 7, "output_tokens": 3},
     }
     through.upstream.answer = (200, "application/json", json.dumps(message).encode())
-    reply = await through.ask(CHAT, TARGETS["anthropic"], user="x" * 10, logit_bias={"1": 1})
+    turn = {"role": "user", "content": "Hi", "mood": "good"}
+    reply = await through.ask(
+        CHAT, TARGETS["anthropic"], messages=[turn], user="x" * 10, logit_bias={"1": 1}
+    )
     assert reply.choices[0].message.content == "Hello"
-    names = ["logit_bias", "another", "of_ tomorrow" + "!" * 52]
+    names = ["messages.mood", "logit_bias", "another", "of_ tomorrow" + "!" * 52]
     assert (await through.row()).call.dropped.split(",") == names
     assert unquote(through.heads["x-tollway-dropped"]).split(", ") == names
 

@@ -1,0 +1,34 @@
+"""The fields that are known within an Anthropic Messages request; see `unread`.
+
+What is unknown of a tool is named where tools are read.
+"""
+
+from typing import Final
+
+from tollway.providers.dialects.unread import Shape, kinds, shape
+
+_SOURCE = shape("media_type data url file_id content")
+_SHOWN = {
+    "text": shape("text citations cache_control parsed_output"),
+    "image": shape("cache_control", source=_SOURCE),
+    "document": shape("title context citations cache_control", source=_SOURCE),
+    "search_result": shape("source title content citations cache_control"),
+    "tool_reference": shape("tool_name cache_control"),
+}
+_BLOCKS = kinds(
+    **_SHOWN,
+    tool_use=shape("id name input cache_control"),
+    thinking=shape("thinking signature"),
+    redacted_thinking=shape("data"),
+    compaction=shape("content cache_control"),
+    tool_result=shape("tool_use_id is_error cache_control", content=kinds(**_SHOWN)),
+)
+KNOWN: Final[dict[str, Shape]] = {
+    "system": _BLOCKS,
+    "messages": shape("role", content=_BLOCKS),
+    "tool_choice": shape("name disable_parallel_tool_use"),
+    "thinking": shape("budget_tokens display block_binding"),
+    "output_config": shape("effort task_budget", format=shape("schema name")),
+    "output_format": shape("schema name"),
+    "metadata": shape("user_id"),
+}
