@@ -1,10 +1,11 @@
-"""The neutral form of embeddings: texts that become vectors. This file imports `canon` alone."""
+"""The neutral form of embeddings: texts that become vectors."""
 
 from typing import Literal
 
 import msgspec
 
 from tollway.providers.canon import Usage
+from tollway.providers.errors import Untranslatable
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -24,3 +25,17 @@ class Vectors(msgspec.Struct, frozen=True):
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage | None = None
     id: str = ""
+
+
+def too_many(said: Embedding, most: int) -> None:
+    """Refuse more texts than a target takes in one request.
+
+    Raises:
+        Untranslatable: There are more.
+    """
+    if len(said.texts) > most:
+        raise Untranslatable(
+            f"The target takes at most {most} texts at a time, not {len(said.texts)}",
+            hint="Send them in several calls",
+            param="input",
+        )

@@ -14,12 +14,12 @@ from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
-from tollway.providers.dialects import cohere_embed, cohere_read, openai_embed
+from tollway.providers.dialects import openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, changed, overridden
-from tollway.providers.dialects.table import DIALECTS, UPSTREAMS
+from tollway.providers.dialects.table import DIALECTS, EMBEDS, UPSTREAMS
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Stopped
@@ -118,7 +118,7 @@ class Translator:
                 own = DIALECTS[call.dialect].dialect
                 self._own = Version(own, call, own.bound(call))
             return self._own
-        if call.endpoint == "embeddings" and target.kind.dialect == cohere_read.NAME:
+        if call.endpoint == "embeddings" and target.kind.dialect in EMBEDS:
             return self._embedding(target)
         if sells:
             raise _not_there(target, call.endpoint)
@@ -166,10 +166,11 @@ class Translator:
             Untranslatable, RequestInvalid: As `version`.
         """
         said = openai_embed.read_request(self._call)
-        written = cohere_embed.write_request(said, Facts(target.model))
+        facts = Facts(target.model, quirks=target.kind.quirks)
+        written = EMBEDS[target.kind.dialect].write_request(said, facts)
         dropped = self._lost(target, written.dropped)
         dialect = UPSTREAMS[target.kind.dialect].dialect
-        there = dialect.peek("embeddings", written.body)
+        there = dialect.peek("embeddings", written.body, InUrl(target.model))
         bound = DIALECTS[self._call.dialect].dialect.bound(self._call)
         return Version(dialect, there, bound, said, dropped=dropped)
 
@@ -268,8 +269,9 @@ class Embedded:
 
     dropped: tuple[str, ...] = ()
 
-    def __init__(self, said: Embedding) -> None:
+    def __init__(self, said: Embedding, version: Version) -> None:
         self._said = said
+        self._read = EMBEDS[version.dialect.name].read
 
     def whole(self, body: bytes) -> bytes:
         """Return a whole answer as the client reads it.
@@ -277,7 +279,7 @@ class Embedded:
         Raises:
             UpstreamBroke: It holds no vectors.
         """
-        return openai_embed.written(self._said, cohere_embed.read(body))
+        return openai_embed.written(self._said, self._read(self._said, body))
 
     def headers(self, headers: Headers) -> Headers:
         """Return an answer's headers."""

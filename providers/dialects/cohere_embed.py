@@ -5,12 +5,13 @@ import msgspec
 from tollway.providers.dialects.cohere_read import usage_of
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.wire import UNREADABLE
-from tollway.providers.embedding import Embedding, Vectors
+from tollway.providers.embedding import Embedding, Vectors, too_many
 from tollway.providers.errors import UpstreamBroke
 
 # It must be said. Vectors of documents are what most texts are embedded for, and what those of
 # questions are then compared with.
 _PURPOSE = "search_document"
+_MOST_TEXTS = 96
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -31,7 +32,12 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 
 
 def write_request(said: Embedding, facts: Facts) -> Written:
-    """Return the request for a target."""
+    """Return the request for a target.
+
+    Raises:
+        Untranslatable: There are more texts than it takes at a time.
+    """
+    too_many(said, _MOST_TEXTS)
     body: dict[str, object] = {
         "model": facts.model,
         "texts": said.texts,
@@ -43,7 +49,7 @@ def write_request(said: Embedding, facts: Facts) -> Written:
     return Written(msgspec.json.encode(body), said.dropped)
 
 
-def read(body: bytes) -> Vectors:
+def read(_said: Embedding, body: bytes) -> Vectors:
     """Return what an answer says.
 
     Raises:

@@ -12,12 +12,19 @@ import msgspec
 from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
 from tollway.providers.dialects.gemini_bound import bound
+from tollway.providers.dialects.gemini_embed import Reader as EmbedReader
 from tollway.providers.dialects.gemini_errors import error_event, read_error, write_error
 from tollway.providers.dialects.gemini_read import Reader
 from tollway.providers.dialects.gemini_request import NAME, edited, peek
 from tollway.providers.errors import GatewayError, RequestInvalid, UpstreamRefused
 
 __all__ = ["DIALECT", "Gemini", "token_count"]
+
+
+_METHODS: dict[Endpoint, str] = {
+    "count_tokens": "countTokens",
+    "embeddings": "batchEmbedContents",  # for clients of other dialects
+}
 
 
 class Gemini:
@@ -55,14 +62,14 @@ class Gemini:
 
     def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
         """Return the path of a model's method; base URLs end in `/v1beta` or what stands for it."""
-        method = "countTokens" if endpoint == "count_tokens" else "generateContent"
+        method = _METHODS.get(endpoint, "generateContent")
         if url.stream and endpoint == "chat":
             method = "streamGenerateContent?alt=sse"
         return f"/models/{quote(url.model, safe='')}:{method}"
 
     def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:
         """Return a fresh reader for one attempt's answer."""
-        return Reader(call, quirks)
+        return EmbedReader(call) if call.endpoint == "embeddings" else Reader(call, quirks)
 
     def write_error(self, error: GatewayError, call_id: str) -> bytes:
         """Return an error body that Google's client libraries read."""

@@ -1,6 +1,6 @@
 """The dialects there are: how each is passed through, and how it is translated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -11,14 +11,17 @@ from tollway.providers.dialects import (
     bedrock_codec,
     cohere,
     cohere_codec,
+    cohere_embed,
     gemini,
     gemini_codec,
+    gemini_embed,
     openai_chat,
     openai_chat_codec,
     openai_responses,
     responses_codec,
 )
-from tollway.providers.dialects.dialect import Asks, Codec, Dialect, Upstream
+from tollway.providers.dialects.dialect import Asks, Codec, Dialect, Facts, Upstream, Written
+from tollway.providers.embedding import Embedding, Vectors
 
 
 class Spoken(NamedTuple):
@@ -33,6 +36,13 @@ class Asked(NamedTuple):
 
     dialect: Upstream
     codec: Asks
+
+
+class Embeds(NamedTuple):
+    """How texts are embedded in a dialect: the request for a target, and what its answer says."""
+
+    write_request: Callable[[Embedding, Facts], Written]
+    read: Callable[[Embedding, bytes], Vectors]
 
 
 DIALECTS: Final[Mapping[str, Spoken]] = MappingProxyType(
@@ -51,5 +61,12 @@ UPSTREAMS: Final[Mapping[str, Spoken | Asked]] = MappingProxyType(
         **DIALECTS,
         bedrock.DIALECT.name: Asked(bedrock.DIALECT, bedrock_codec.CODEC),
         cohere.DIALECT.name: Asked(cohere.DIALECT, cohere_codec.CODEC),
+    }
+)
+# Where OpenAI's own form is not spoken.
+EMBEDS: Final[Mapping[str, Embeds]] = MappingProxyType(
+    {
+        cohere.DIALECT.name: Embeds(cohere_embed.write_request, cohere_embed.read),
+        gemini.DIALECT.name: Embeds(gemini_embed.write_request, gemini_embed.read),
     }
 )

@@ -9,11 +9,12 @@ import pytest
 
 from tollway.providers.catalog import KINDS, PARTS, Kind, request_headers
 from tollway.providers.dialects.anthropic_request import RAW_PREDICT
+from tollway.providers.dialects.gemini_embed import CONFIGURED, PREDICTS
 from tollway.providers.dialects.openai_quirks import QUIRKS as OPENAI_QUIRKS
 from tollway.providers.errors import GatewayError
 from tollway.providers.prices import PriceSource
 
-QUIRKS = OPENAI_QUIRKS | {RAW_PREDICT}
+QUIRKS = OPENAI_QUIRKS | {RAW_PREDICT, CONFIGURED, PREDICTS}
 ROWS = {**KINDS, **PARTS}
 HOSTED = {name for name, kind in ROWS.items() if kind.auth in ("bearer", "google", "aws")}
 
@@ -79,6 +80,7 @@ def test_prices_exist_under_the_names_that_rows_give(tmp_path: Path) -> None:
         "vertex": "gemini-2.5-flash",
         "vertex-anthropic": "claude-sonnet-4-5@20250929",
         "vertex-open": "gemini-2.5-flash",
+        "vertex-predict": "gemini-2.5-flash",
     }
     assert set(known) == HOSTED
     for name, model in known.items():

@@ -227,7 +227,7 @@ LOST = {
     OPENAI.name: {"metadata", "verbosity", "thinking"},
     RESPONSES.name: {"seed", "metadata", "store", "verbosity", "thinking", "stop", "top_k"},
     GEMINI.name: {
-        *("metadata", "prompt_cache_key", "service_tier", "store", "verbosity", "thinking"),
+        *("metadata", "prompt_cache_key", "store", "verbosity", "thinking"),
         "parallel_tool_calls",
     },
 }

@@ -11,6 +11,7 @@ from tollway.providers.dialects import cohere
 from tollway.providers.dialects.cohere_embed import read
 from tollway.providers.dialects.cohere_read import usage_of
 from tollway.providers.dialects.dialect import Facts
+from tollway.providers.embedding import Embedding
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.events import Failed
 from tollway.providers.sse import Splitter
@@ -149,4 +150,4 @@ def test_thoughts_fit_within_the_limit() -> None:
 def test_an_answer_without_vectors_is_none() -> None:
     """Of another type of vectors, or another shape."""
     with pytest.raises(UpstreamBroke):
-        read(b'{"embeddings":{"int8":[[1]]}}')
+        read(Embedding("embed-v4.0", ("Hi",)), b'{"embeddings":{"int8":[[1]]}}')

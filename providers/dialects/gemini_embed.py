@@ -1,0 +1,177 @@
+"""Embeddings at Google: `batchEmbedContents` of both its clouds, and Vertex's older `predict`.
+
+AI Studio tells no tokens for most of its models; they are then estimated, and marked.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from tollway.providers.canon import Call, Usage
+from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.gemini_errors import error_within
+from tollway.providers.dialects.gemini_read import usage_of
+from tollway.providers.dialects.wire import UNREADABLE, object_in
+from tollway.providers.embedding import Embedding, Vectors, too_many
+from tollway.providers.errors import UpstreamBroke, UpstreamRefused
+from tollway.providers.sse import Event
+from tollway.providers.tokens import estimate
+
+# Words of catalog.toml. Vertex puts the options of each text into an object of its own; its
+# models from before Gemini are asked by `predict`.
+CONFIGURED: Final = "embed_config"
+PREDICTS: Final = "predict"
+
+# In one request (documentation of embeddings); of Vertex's older models 250.
+_MOST_TEXTS, _MOST_INSTANCES = 100, 250
+# What vectors are for, in the words of Cohere and others, and in Google's.
+_PURPOSES = {
+    "search_query": "RETRIEVAL_QUERY",
+    "query": "RETRIEVAL_QUERY",
+    "search_document": "RETRIEVAL_DOCUMENT",
+    "document": "RETRIEVAL_DOCUMENT",
+    "passage": "RETRIEVAL_DOCUMENT",
+}
+_OWN_PURPOSES = frozenset(
+    {
+        *("RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", "SEMANTIC_SIMILARITY", "CLASSIFICATION"),
+        *("CLUSTERING", "QUESTION_ANSWERING", "FACT_VERIFICATION", "CODE_RETRIEVAL_QUERY"),
+    }
+)
+
+
+class _Statistics(msgspec.Struct, frozen=True):
+    token_count: float | None = None
+
+
+class _Vector(msgspec.Struct):
+    values: tuple[float, ...]
+    statistics: _Statistics = _Statistics()
+
+
+class _Prediction(msgspec.Struct):
+    embeddings: _Vector
+
+
+class _Answer(msgspec.Struct):
+    embeddings: list[_Vector] = []
+    predictions: list[_Prediction] = []
+    usageMetadata: dict[str, Any] = {}  # noqa: N815 - Google's name
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+def write_request(said: Embedding, facts: Facts) -> Written:
+    """Return the request for a target; which model it is for stands in the URL too.
+
+    Raises:
+        Untranslatable: There are more texts than it takes at a time.
+    """
+    predicts = PREDICTS in facts.quirks
+    too_many(said, _MOST_INSTANCES if predicts else _MOST_TEXTS)
+    word = said.purpose
+    purpose = _PURPOSES.get(word.lower(), word.upper())
+    dropped = said.dropped
+    if purpose not in _OWN_PURPOSES:
+        dropped, purpose = ((*dropped, "input_type"), "") if word else (dropped, "")
+    size = {} if said.dimensions is None else {"outputDimensionality": said.dimensions}
+    body: dict[str, object]
+    if predicts:
+        task = {"task_type": purpose} if purpose else {}
+        body = {"instances": [{"content": text, **task} for text in said.texts]}
+        if size:
+            body["parameters"] = size
+        return Written(msgspec.json.encode(body), dropped)
+    options: dict[str, object] = {**size, **({"taskType": purpose} if purpose else {})}
+    if options and CONFIGURED in facts.quirks:
+        options = {"embedContentConfig": options}
+    named = {} if CONFIGURED in facts.quirks else {"model": f"models/{facts.model}"}
+    body = {
+        "requests": [
+            {**named, "content": {"parts": [{"text": text}]}, **options} for text in said.texts
+        ]
+    }
+    return Written(msgspec.json.encode(body), dropped)
+
+
+def read(said: Embedding, body: bytes) -> Vectors:
+    """Return what an answer says.
+
+    Raises:
+        UpstreamBroke: It is none, or has another number of vectors than there are texts.
+    """
+    try:
+        answer = _ANSWER.decode(body)
+    except UNREADABLE as fault:
+        raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
+    vectors = _vectors(answer)
+    if len(vectors) != len(said.texts):
+        raise UpstreamBroke(
+            f"The provider's answer holds {len(vectors)} vectors for {len(said.texts)} texts"
+        )
+    return Vectors(tuple(one.values for one in vectors), _used(answer, said.texts))
+
+
+def _vectors(answer: _Answer) -> list[_Vector]:
+    return answer.embeddings or [one.embeddings for one in answer.predictions]
+
+
+def _used(answer: _Answer, texts: Iterable[str]) -> Usage:
+    if (told := usage_of(answer.usageMetadata)) is not None:
+        return told
+    counts = [one.statistics.token_count for one in _vectors(answer)]
+    known = [int(count) for count in counts if count is not None and count >= 0]
+    if known and len(known) == len(counts):
+        return Usage(input=sum(known))
+    return Usage(input=sum(estimate(text) for text in texts), estimated=True)
+
+
+class Reader:
+    """Reads one attempt's vectors; see `AnswerReader` for what its fields say."""
+
+    def __init__(self, call: Call) -> None:
+        self.usage: Usage | None = None
+        self.produced = 0
+        self.begun = False
+        self.ended = False
+        self.last = False
+        self.failed: UpstreamRefused | None = None
+        self.raw_usage = ""
+        self.upstream_id = ""
+        self.service = ""
+        self.model = ""
+        self.finish_reasons: list[str] = []
+        self._asked = call.body
+
+    def event(self, event: Event) -> bool:
+        """Return True: vectors are never streamed."""
+        return True
+
+    def end_early(self) -> bytes:
+        """Return nothing: vectors are never streamed."""
+        return b""
+
+    def whole(self, body: bytes) -> None:
+        """Read an answer."""
+        try:
+            answer = _ANSWER.decode(body)
+        except UNREADABLE:
+            if (object_in(body) or {}).get("error"):
+                self.failed = error_within(body)
+            return
+        self.begun = self.ended = bool(_vectors(answer))
+        if self.begun:
+            self.usage = _used(answer, _texts(self._asked))
+        if answer.usageMetadata:
+            self.raw_usage = msgspec.json.encode(answer.usageMetadata).decode()
+
+
+def _texts(asked: bytes) -> Iterable[str]:
+    """Yield the texts of a request that `write_request` made."""
+    body = object_in(asked) or {}
+    for one in body.get("instances", ()):
+        yield one["content"]
+    for one in body.get("requests", ()):
+        yield one["content"]["parts"][0]["text"]
