@@ -256,8 +256,10 @@ class Conversation(msgspec.Struct, frozen=True):
 def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return messages in which results of tools stand right behind their calls.
 
-    Some dialects let a user speak in between; the others refuse that.
+    Some dialects let a user speak in between; the others refuse that. And instructions are text
+    alone: the pictures of one stand in the user's turn behind it.
     """
+    messages = _shown_by_users(messages)
     last: Message | None = None
     for message in messages:
         if message.role == "tool" and last is not None and last.role not in ("assistant", "tool"):
@@ -281,6 +283,38 @@ def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
             place += 1
         ordered.insert(place, message)
     return tuple(ordered)
+
+
+_SHOWN = Text("<system-reminder>\nPart of the instructions:\n</system-reminder>")
+
+
+def _shown_by_users(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return messages in which no instruction holds a picture, a file or a sound."""
+    if not any(_shows(message) for message in messages):
+        return messages
+    written: list[Message] = []
+    shown: tuple[Part, ...] = ()
+    for message in messages:
+        if shown and message.role == "user":
+            message = msgspec.structs.replace(message, parts=shown + message.parts)  # noqa: PLW2901
+            shown = ()
+        elif shown and message.role not in ("system", "developer"):
+            written.append(Message("user", shown))
+            shown = ()
+        if _shows(message):
+            seen = tuple(part for part in message.parts if isinstance(part, Image | File | Audio))
+            shown += (_SHOWN, *seen)
+            rest = tuple(part for part in message.parts if part not in seen)
+            message = msgspec.structs.replace(message, parts=rest)  # noqa: PLW2901
+        if message.parts or message.role not in ("system", "developer"):
+            written.append(message)
+    return (*written, Message("user", shown)) if shown else tuple(written)
+
+
+def _shows(message: Message) -> bool:
+    return message.role in ("system", "developer") and any(
+        isinstance(part, Image | File | Audio) for part in message.parts
+    )
 
 
 _CARRIED = "tollway."

@@ -81,14 +81,11 @@ class _Messages:
         turns: list[_Block] = []
         for message in in_order(self._said.messages):
             if message.role in ("system", "developer"):
-                if turns:
-                    text = "\n\n".join(
-                        part.text for part in message.parts if isinstance(part, Text)
-                    )
-                    reminder = f"<system-reminder>\n{text}\n</system-reminder>"
-                    _add(turns, "user", [{"type": "text", "text": reminder}])
+                blocks = self._blocks(message.parts)
+                if turns and blocks:
+                    _add(turns, "user", [_reminder(blocks)])
                 else:
-                    system += self._blocks(message.parts)
+                    system += blocks
                 continue
             if message.name:
                 self.dropped.append("messages.name")
@@ -199,6 +196,14 @@ class _Messages:
             yield {"type": "redacted_thinking", "data": part.encrypted}
         else:
             yield {"type": "thinking", "thinking": part.text, "signature": part.signature}
+
+
+def _reminder(instructions: list[_Block]) -> _Block:
+    """Return instructions as a block of the user's turn; where they were to be cached, it is."""
+    text = "\n\n".join(str(block["text"]) for block in instructions if "text" in block)
+    marks = [block["cache_control"] for block in instructions if "cache_control" in block]
+    reminder: _Block = {"type": "text", "text": f"<system-reminder>\n{text}\n</system-reminder>"}
+    return {**reminder, "cache_control": marks[-1]} if marks else reminder
 
 
 def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:

@@ -15,7 +15,6 @@ from tollway.providers.conversation import (
     Conversation,
     File,
     Image,
-    Message,
     Opaque,
     Part,
     Refusal,
@@ -90,10 +89,11 @@ class _Turns:
         turns: list[_Block] = []
         for message in in_order(self._said.messages):
             if message.role in ("system", "developer"):
+                blocks = self._blocks(message.parts)
                 if turns:
-                    _add(turns, "user", _reminder(message))
+                    _add(turns, "user", _reminder(blocks))
                 else:
-                    system += self._blocks(message.parts)
+                    system += blocks
                 continue
             if message.name:
                 self.dropped.append("messages.name")
@@ -242,9 +242,13 @@ def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
         turns.append({"role": role, "content": blocks})
 
 
-def _reminder(message: Message) -> list[_Block]:
-    text = "\n\n".join(part.text for part in message.parts if isinstance(part, Text))
-    return [{"text": f"<system-reminder>\n{text}\n</system-reminder>"}] if text else []
+def _reminder(instructions: list[_Block]) -> list[_Block]:
+    """Return instructions as blocks of the user's turn; where they were to be cached, it is."""
+    text = "\n\n".join(str(block["text"]) for block in instructions if "text" in block)
+    points = [block for block in instructions if "cachePoint" in block]
+    if not text:
+        return []
+    return [{"text": f"<system-reminder>\n{text}\n</system-reminder>"}, *points[-1:]]
 
 
 def _format(source: Source) -> str:

@@ -68,7 +68,6 @@ class _Messages:
         self._said = said
         self._quirks = facts.quirks
         self._marks = quirk.CACHE_CONTROL in facts.quirks
-        self._reminds = False  # an instruction has been put into the last turn, a user's
 
     def messages(self) -> list[dict[str, object]]:
         """Return all messages; pictures that a tool gave follow its result, as a user's."""
@@ -89,19 +88,20 @@ class _Messages:
         """Add what the user says, or an instruction.
 
         Templates of open models take one system prompt, at the front, and turns that alternate:
-        instructions behind it stand in the user's turn, marked as what they are.
+        instructions behind it stand in the user's turn, marked as what they are, and what a user
+        says in several messages is one.
         """
         said = self._spoken(message)
+        if quirk.ALL_OF_OPENAI in self._quirks:
+            written.append(said)
+            return
         last = written[-1] if written else None
-        if message.role in _INSTRUCTIONS and quirk.ALL_OF_OPENAI not in self._quirks:
-            joins = last is not None and last["role"] == "system"
-            if last is not None and not joins:
+        if message.role in _INSTRUCTIONS:
+            if said.pop("name", None):
+                self.dropped.append("messages.name")
+            if last is not None and last["role"] != "system":
                 said = {"role": "user", "content": _reminder(said["content"])}
-                joins = last["role"] == "user"
-                self._reminds = True
-        else:
-            joins, self._reminds = self._reminds and "name" not in said, False
-        if joins and last is not None and last["role"] == said["role"]:
+        if last is not None and _speaker(last) == _speaker(said):
             last["content"] = _joined_content(last["content"], said["content"])
         else:
             written.append(said)
@@ -284,6 +284,10 @@ class _Messages:
             self.dropped.append(
                 part.type if isinstance(part, Opaque) else type(part).__name__.lower()
             )
+
+
+def _speaker(said: dict[str, object]) -> tuple[object, object]:
+    return said["role"], said.get("name")
 
 
 def _reminder(content: object) -> object:
