@@ -1,7 +1,8 @@
 """A small OpenAI-speaking server, run as a command: `python command_server.py PORT [WORD...]`.
 
 Words: `never` (never healthy), `dies` (ends at once), `stubborn` (ignores SIGTERM), `child`
-(starts a process of its own and says its id). What it was asked is echoed in the answer.
+(starts a process of its own and says its id), `alone` (does one thing at a time). What it was
+asked is echoed in the answer, unless that is to `die`, to `hang`, or to `work` without end.
 """
 
 import json
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 WORDS = sys.argv[2:]
@@ -33,6 +34,8 @@ class Handler(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         if text == "hang":
             time.sleep(600)
+        while text == "work":
+            pass
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         said = json.dumps({"model": asked["model"], "env": os.environ.get("ECHO", "")})
         message: dict[str, Any] = {"role": "assistant", "content": said}
@@ -77,4 +80,5 @@ if __name__ == "__main__":
         child = subprocess.Popen(["sleep", "600"], start_new_session=True)
         print(f"child {child.pid}", flush=True)
     print("listening", flush=True)
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    kind = HTTPServer if "alone" in WORDS else ThreadingHTTPServer
+    kind(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

@@ -1,6 +1,7 @@
 """All that a call needs, built from one `Config` and replaced whole by a reload."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 _MOST_KNOWN = 10_000
 # Of a model that is charged by its time and says no other: what is held for a call is bounded.
 _DEADLINE_MS = 600_000
+# A model of this box may read or think for as long as it takes: whether it hangs is looked at, and
+# its `deadline` and its route's end what takes too long.
+_AS_LONG_AS_IT_LIVES = Timeouts(first_s=math.inf, idle_s=math.inf)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -154,7 +158,8 @@ class Gate:
         provider, _, model = name.partition("/")
         if provider == LOCAL:
             command = self.config.models[model].command
-            return Target(LOCAL, model, KINDS["local" if command is None else "openai-compatible"])
+            kind = KINDS["local" if command is None else "openai-compatible"]
+            return Target(LOCAL, model, kind, timeouts=_AS_LONG_AS_IT_LIVES)
         return self._providers[provider].at(model)
 
     def masked(self, headers: Headers) -> Headers:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 # An error answer longer than this is cut: nobody reads on, and it must not fill the memory.
 _MOST_ERROR = 1024 * 1024
+_WORDS_WITHIN_S = 300.0  # of a refusal, whose status says the most
 # A whole answer is kept until it is settled; embeddings of a large batch are tens of MB.
 _MOST_WHOLE = 512 * 1024 * 1024
 # How long a finished stream may take to close, so that its connection can serve again.
@@ -95,7 +96,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     body = bytearray()
     try:
         # In all, not between two pieces: words that trickle in would keep the call for ever.
-        async with asyncio.timeout(attempt.target.timeouts.idle_s):
+        async with asyncio.timeout(min(attempt.target.timeouts.idle_s, _WORDS_WITHIN_S)):
             async for chunk in answer.chunks():
                 body += chunk
                 if len(body) > _MOST_ERROR:

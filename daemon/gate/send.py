@@ -8,6 +8,7 @@ the call's row is ended once.
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -358,11 +359,12 @@ class Exchange:
         deadline_s = None if limit_ms is None else limit_ms / 1000
         if target.worker:
             attempt.progress.sent = True
+            first_s = None if timeouts.first_s == inf else timeouts.first_s
             return await self.daemon.local.send(
                 target.model,
                 self.call.endpoint,
                 body,
-                Terms(timeouts.first_s, deadline_s, self.caller.prefix_owner, attempt.again),
+                Terms(first_s, deadline_s, self.caller.prefix_owner, attempt.again),
             )
         request = Request(
             url=target.base_url + target.kind.behind + version.path(target),

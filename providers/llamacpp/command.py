@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ _ASK_EVERY_S = 0.1
 _ANSWER_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.01
 _MOST_WORDS = 65_536  # bytes of an answer's head
+_AT_WORK = 0.01  # of one CPU: a program that only waits takes less
 _PORT = re.compile(r"\$\{(?:PORT|port)\}")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 # Not all of our environment: it may hold providers' keys. What servers of models look at, and
@@ -60,6 +61,7 @@ class Server:
         self._log = log
         self._why = ""
         self._on_gone: Callable[[Server], None] = lambda _: None
+        self._doubt: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._live(), name=f"command {self.pid}")
 
     @classmethod
@@ -146,6 +148,33 @@ class Server:
         self._looked_at = now
         return self._stood_s
 
+    def doubt(self, path: str, within_s: float) -> None:
+        """Have it killed if it hangs, which is found out in `within_s`; returns at once.
+
+        A whole answer of a slow model is silence as well. So whoever answers at `path` lives, and
+        whose processes work does: some servers do one thing at a time.
+        """
+        if self._doubt is None:
+            self._doubt = asyncio.create_task(
+                self._end_if_it_hangs(path, within_s), name=f"doubt of command {self.pid}"
+            )
+
+    async def _end_if_it_hangs(self, path: str, within_s: float) -> None:
+        heard_at, worked_s = self.heard_at, _cpu_s(self.pids[1:])
+        lives = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not (lives := await self._speaks(path)):
+                    await self._a_moment()
+        self._doubt = None
+        if not self.busy or self.heard_at != heard_at:
+            return
+        if lives or _cpu_s(self.pids[1:]) - worked_s > _AT_WORK * within_s:
+            self.heard()
+        else:
+            silent_s = self._clock() - heard_at
+            self.kill(f"gave no sign of life for {silent_s:.0f} s and was killed")
+
     async def until_healthy(self, path: str, within_s: float) -> None:
         """Return once it answers, with 200 at `path` where that is one.
 
@@ -155,21 +184,33 @@ class Server:
         """
         async with asyncio.timeout(within_s):
             while not await self.is_healthy(path):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.gone.wait(), _ASK_EVERY_S)
+                await self._a_moment()
                 if self.ended:
                     raise self.ended
         self.heard()
 
     async def is_healthy(self, path: str) -> bool:
         """Return whether it answers now, with 200 at `path` where that is one."""
+        return await self._status(path) == (200 if path else 0)
+
+    async def _speaks(self, path: str) -> bool:
+        # A connection proves nothing here: the system takes it for a program that hangs.
+        status = await self._status(path or "/")
+        return status == 200 if path else status is not None
+
+    async def _a_moment(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.gone.wait(), _ASK_EVERY_S)
+
+    async def _status(self, path: str) -> int | None:
+        """Return what it answers at `path`, 0 where only a connection is asked for; None: none."""
         parts = urlsplit(self.base_url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                return await _is_ok(parts.hostname or "", port, parts.netloc, path)
+                return await _status_at(parts.hostname or "", port, parts.netloc, path)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return False
+            return None
 
     async def drain(self, within_s: float) -> None:
         """See `lifecycle.Process`."""
@@ -199,6 +240,8 @@ class Server:
         reading = asyncio.create_task(self._read_log(), name=f"log of command {self.pid}")
         code = await self._process.wait()
         self._close_link()
+        if self._doubt:
+            self._doubt.cancel()
         # What is left of the group would hold the pipe open, and the memory: it is gone before
         # another model is told that there is room.
         with contextlib.suppress(ProcessLookupError, PermissionError, TimeoutError):
@@ -225,15 +268,15 @@ class Server:
             self._link = None
 
 
-async def _is_ok(host: str, port: int, netloc: str, path: str) -> bool:
+async def _status_at(host: str, port: int, netloc: str, path: str) -> int | None:
     reader, writer = await asyncio.open_connection(host, port, limit=_MOST_WORDS)
     try:
         if not path:
-            return True
+            return 0
         head = f"GET {path} HTTP/1.1\r\nHost: {netloc}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode())
         found = _STATUS.match(await reader.readuntil(b"\r\n"))
-        return bool(found and found[1] == b"200")
+        return int(found[1]) if found else None
     finally:
         writer.close()
 
@@ -251,6 +294,16 @@ def _descendants(pid: int) -> Iterator[int]:
         for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             yield int(word)
             yield from _descendants(int(word))
+
+
+def _cpu_s(pids: Iterable[int]) -> float:
+    """Return how long processes have computed; 0 where the system does not tell."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            said = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+            ticks += int(said[11]) + int(said[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _how(code: int) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -74,7 +75,7 @@ class CommandResident(Resident[Server]):
                 except TimeoutError as fault:
                     raise _too_long(self.model.name) from fault
                 except UpstreamError as fault:
-                    await _look_for_death(fault, server)
+                    await _explain(fault, call)
                     raise
                 undo.pop_all()
             server.heard()
@@ -174,8 +175,8 @@ class CommandResident(Resident[Server]):
         server, limits = self._process, self._around.limits
         if server is None or not (server.busy or self._loading):
             return
-        if server.busy:
-            super().kill_if_hung()
+        if server.busy and self._around.clock() - server.heard_at > limits.hang_s:
+            server.doubt(self._command.health, limits.deaf_s)
         # Only the system can say it of a program that we did not write.
         if (stood_s := server.look(2 * limits.sweep_s)) > limits.stopped_s:
             server.kill(f"was stopped for {stood_s:.0f} s and was killed")
@@ -230,7 +231,7 @@ class ServedAnswer:
             except TimeoutError as fault:
                 raise _too_long(self._call.name) from fault
             except UpstreamError as fault:
-                await _look_for_death(fault, self._call.server)
+                await _explain(fault, self._call)
                 raise
             self._call.server.heard()
             yield piece
@@ -243,8 +244,10 @@ class ServedAnswer:
             self._call.end()
 
 
-async def _look_for_death(fault: UpstreamError, server: Server) -> None:
-    """Note with an error whether it is that of a server that has just ended, unasked."""
+async def _explain(fault: UpstreamError, call: _Call) -> None:
+    """Name the model in an error, not its port, and note whether its server has just died."""
+    server = call.server
+    fault.message = fault.message.replace(urlsplit(server.base_url).netloc, call.name)
     if isinstance(fault, UpstreamUnreachable | UpstreamBroke):
         calls = server.calls
         with contextlib.suppress(TimeoutError):  # connections end before the process has

@@ -98,8 +98,9 @@ class Limits(msgspec.Struct, frozen=True):
     deaths: int = 3  # so many within `deaths_within_s`: it stays failed
     deaths_within_s: float = 300.0
     back_off_s: tuple[float, ...] = (0.0, 0.5)  # before the restart after the 1st, 2nd ... death
-    hang_s: float = 300.0  # without a frame while loading or at work: it is killed
-    deaf_s: float = 60.0  # at work, its process does not answer that it runs: it is killed
+    # Without a frame while loading or at work: it is killed. A command without a byte: doubted.
+    hang_s: float = 300.0
+    deaf_s: float = 60.0  # at work, or in doubt, it does not answer that it runs: it is killed
     stopped_s: float = 15.0  # the same where the system says that it was stopped
     stop_within_s: float = 5.0
     count_s: float = 5.0  # a count that takes longer is done without: callers wait for it

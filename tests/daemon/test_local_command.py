@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from math import inf
 from pathlib import Path
 
 from gateway import CHAT, KEY, body, config, error
@@ -70,6 +71,19 @@ async def test_a_commands_model_is_called_and_metered_like_a_providers() -> None
         assert (await row(daemon, streamed)).call.cost_nanousd == 7 * 1000 + 3 * 2000
         listed = await daemon.ask("GET", "/v1/models", authorization=f"Bearer {KEY}")
         assert listed.json()["data"][0]["state"] == "ready"
+
+
+async def test_a_model_of_this_box_is_waited_for_until_its_routes_deadline() -> None:
+    """No other time-out ends a slow one; that its process lives is looked at."""
+    route = '[routes.slow]\nto = ["local/qwen"]\ndeadline = "1s"\n'
+    async with serving(table("price = 'free'") + route) as daemon:
+        timeouts = daemon.server.daemon.gate.target("local/qwen").timeouts
+        assert (timeouts.first_s, timeouts.idle_s) == (inf, inf)
+        assert (await ask(daemon, body(model="local/qwen"))).status == 200
+        hanging = body(model="slow", messages=[{"role": "user", "content": "hang"}])
+        reply = await ask(daemon, hanging)
+        assert (reply.status, error(reply)["code"]) == (504, "upstream_timeout")
+        assert "`qwen` did not begin to answer within" in error(reply)["message"]
 
 
 async def test_a_price_by_the_hour_bills_the_time_and_holds_the_deadline() -> None:

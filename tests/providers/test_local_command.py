@@ -39,7 +39,7 @@ def served(name: str = "qwen", *words: str, within_s: float = 60, **more: Any) -
     command = Command(
         words=(sys.executable, SERVER, "${PORT}", *words),
         base_url="http://127.0.0.1:${PORT}/v1",
-        health="/health",
+        health=more.pop("health", "/health"),
         start_within_s=within_s,
         env=(("ECHO", "port ${PORT}"),),
         model=more.pop("served_as", ""),
@@ -199,25 +199,61 @@ async def test_a_server_that_dies_in_a_call_ends_that_call_and_comes_back(tmp_pa
     """The next call starts it again."""
     async with serving(tmp_path) as local:
         await ask(local)
-        with pytest.raises(UpstreamError):
+        with pytest.raises(UpstreamError) as fault:
             await ask(local, text="die")
+        assert fault.value.message == "`qwen` closed the connection before it answered"
         await until(lambda: local.state("qwen") == "failed")
         assert "was killed by SIGKILL" in local.states()[0].problem
         assert (await ask(local))["model"] == "qwen"
 
 
-async def test_a_server_that_hangs_is_killed(tmp_path: Path) -> None:
-    """No byte for too long while a call waits: the watch ends it."""
-    clock = Clock()
-    async with serving(tmp_path, clock=clock) as local:
+@asynccontextmanager
+async def silent(
+    folder: Path, text: str, *words: str, health: str = "/health", deaf_s: float = 60
+) -> AsyncIterator[LocalModels]:
+    """Yield a command that has been silent at a call for longer than is thought right."""
+    clock, limits = Clock(), msgspec.structs.replace(PATIENT, deaf_s=deaf_s)
+    one = served("qwen", *words, health=health)
+    async with serving(folder, one, clock=clock, limits=limits) as local:
         await ask(local)
-        asking = asyncio.create_task(ask(local, text="hang"))
+        asking = asyncio.create_task(ask(local, text=text))
         await until(lambda: local.states()[0].running == 1)
         clock.now += 301
         await local.sweep()
-        with pytest.raises(UpstreamError):
+        yield local
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError, UpstreamError):
             await asking
+
+
+@pytest.mark.parametrize("health", ["/health", ""], ids=["by health", "by connection"])
+async def test_a_server_that_hangs_is_killed(tmp_path: Path, health: str) -> None:
+    """No byte for too long while a call waits, no answer to who asks, and no work."""
+    async with silent(tmp_path, "hang", "alone", health=health, deaf_s=0.5) as local:
         await until(lambda: "gave no sign of life for 301 s" in local.states()[0].problem)
+
+
+@pytest.mark.parametrize("health", ["/health", ""], ids=["by health", "by connection"])
+async def test_a_server_that_is_slow_is_left_at_work(tmp_path: Path, health: str) -> None:
+    """The whole answer of a large model takes its time: it answers meanwhile that it is well."""
+    async with silent(tmp_path, "hang", health=health) as local:
+        await until(lambda: heard(local))
+        assert local.states()[0].running == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+async def test_a_server_that_does_one_thing_at_a_time_is_left_at_work(tmp_path: Path) -> None:
+    """It answers nobody while it works; that it works is seen."""
+    async with silent(tmp_path, "work", "alone", deaf_s=1) as local:
+        await until(lambda: heard(local))
+        assert local.states()[0].running == 1
+
+
+def heard(local: LocalModels) -> bool:
+    """Return whether the server's last sign of life is of this moment."""
+    resident = local._residents["qwen"]
+    assert resident._process is not None, local.states()[0].problem
+    return bool(resident._process.heard_at == resident._around.clock())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
