@@ -33,7 +33,8 @@ class Citation(msgspec.Struct, frozen=True):
     """What a piece of an answer's text rests on.
 
     `start` and `end` are characters of the text part that the citation belongs to; both None
-    where it is about the whole part. `payload` is its JSON in the dialect `by`.
+    where it is about the whole part; below zero, counted back from it, where a stream names a
+    place of a part that is over. `payload` is its JSON in the dialect `by`.
     """
 
     url: str = ""

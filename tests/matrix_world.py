@@ -37,7 +37,7 @@ _WHOLE = {
     RESPONSES: "openai/responses_tool-result_previous-response-id_gpt-4-1",
     ANTHROPIC: "anthropic/messages_claude-haiku-4-5",
     GEMINI: "gemini/generatecontent_gemini-2-5-flash",
-    COHERE: "cohere/v2-chat_document_citations_thinking_command-a-plus-05-2026",
+    COHERE: "cohere/v2-chat_parallel-tools_cache-read_tool-call_command-a-03-2025",
     BEDROCK: "bedrock/converse_document_cache-write_cache-read_claude-sonnet-4-5",
 }
 _STREAMED = {

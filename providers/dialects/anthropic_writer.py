@@ -12,7 +12,16 @@ import msgspec
 
 from tollway.providers import events as ev
 from tollway.providers.canon import Call, Usage
-from tollway.providers.conversation import Opaque, Part, Refusal, Text, Thinking, ToolCall, carry
+from tollway.providers.conversation import (
+    Citation,
+    Opaque,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+    carry,
+)
 from tollway.providers.dialects.anthropic_ask import tool_id
 from tollway.providers.dialects.anthropic_citations import entry
 from tollway.providers.dialects.anthropic_said import NAME
@@ -222,10 +231,16 @@ class Writer:
         if said is None:
             self.dropped.add("citations")
             return b""
+        self._unplaced(event.citation)
         out = b""
         if self._open != "text":
             out = self._begin("text", b'{"type":"text","text":"","citations":[]}')
         return out + self._delta(b'"citations_delta","citation":' + bytes(said))
+
+    def _unplaced(self, citation: Citation) -> None:
+        """Note that a citation is about its whole block here, and not about a piece of it."""
+        if citation.start is not None and citation.by != NAME:
+            self.dropped.add("citations.start_index")
 
     def _logprobs(self, _: ev.LogprobsDelta) -> bytes:
         self.dropped.add("logprobs")
@@ -266,6 +281,8 @@ class Writer:
         entries = [entry(citation) for citation in part.citations]
         if any(one is None for one in entries):
             self.dropped.add("citations")
+        for citation in part.citations:
+            self._unplaced(citation)
         if kept := [one for one in entries if one is not None]:
             block["citations"] = kept
         return [block]

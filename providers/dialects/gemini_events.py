@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 
 from tollway.providers import events as ev
-from tollway.providers.conversation import Citation, Conversation, Opaque, Source, Tool
+from tollway.providers.conversation import Conversation, Opaque, Source, Tool
 from tollway.providers.dialects.gemini_ask import tool_name
 from tollway.providers.dialects.gemini_errors import error_within
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_said import media
+from tollway.providers.dialects.gemini_sources import Sources
 from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
 from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold
@@ -67,7 +68,8 @@ class Reader:
         self._started = False
         self._ids = CallIds(said)
         self._called: set[int] = set()
-        self._cited: dict[int, list[Citation]] = {}  # the sources that the last chunk named
+        self._sources: dict[int, Sources] = {}
+        self._signed: set[int] = set()  # whose text is signed, so that more would be another one
         self._stopped: dict[int, ev.Stopped] = {}
 
     def event(self, event: Event) -> list[ev.Event]:
@@ -79,9 +81,13 @@ class Reader:
         return [] if event.data is None else self._read(event.data)
 
     def end(self) -> list[ev.Event]:
-        """Return how each choice stopped: early models say it in every chunk, so it waits."""
+        """Return the sources that wait, and how each choice stopped.
+
+        Early models say in every chunk that they stopped, so that waits too.
+        """
+        rest = [event for one in self._sources.values() for event in one.rest()]
         stopped, self._stopped = self._stopped, {}
-        return [stopped[index] for index in sorted(stopped)]
+        return [*rest, *(stopped[index] for index in sorted(stopped))]
 
     def whole(self, body: bytes) -> ev.Answer:
         """Return a whole, unstreamed answer.
@@ -127,7 +133,7 @@ class Reader:
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, dict):
                 found += self._part(part, choice)
-        found += self._sources(said, choice)
+        found = self._sourced(choice).placed(found, said)
         found += _logprobs(said.get("logprobsResult"), choice)
         if (found_reason := said.get("finishReason")) is not None:
             reason = str(found_reason)
@@ -139,14 +145,10 @@ class Reader:
             self._stop(choice, _REASONS.get(reason, known))
         return found
 
-    def _sources(self, said: dict[str, Any], choice: int) -> list[ev.Event]:
-        """Return the sources of a chunk, without those that it repeats of the one before it."""
-        named = _citations(said)
-        if not named:
-            return []
-        before, self._cited[choice] = self._cited.get(choice, []), named
-        new = named[len(before) :] if named[: len(before)] == before else named
-        return [ev.CitationAdded(source, choice) for source in new]
+    def _sourced(self, choice: int) -> Sources:
+        if choice not in self._sources:
+            self._sources[choice] = Sources(choice)
+        return self._sources[choice]
 
     def _stop(self, choice: int, reason: ev.StopReason) -> None:
         if reason == "end" and choice in self._called:
@@ -167,12 +169,25 @@ class Reader:
             found = [ev.ThinkingDelta(text_of(part, "text"), choice, summary=True), *signed]
             found += [ev.PartEnd(choice)] if signed else []
         elif isinstance(text := part.get("text"), str):
-            found = [ev.TextDelta(text, choice), *signed]
-            found += [ev.PartEnd(choice)] if signed else []
+            found = self._text(text, signed, choice)
         else:
             kind = next((name for name in part if name != "thoughtSignature"), "")
             found = [ev.PartWhole(Opaque(NAME, msgspec.json.encode(part), kind), choice)]
         return found
+
+    def _text(self, text: str, signed: list[ev.Event], choice: int) -> list[ev.Event]:
+        """Return more of a text.
+
+        One that is signed ends where another text begins, and not before: its sources may come
+        behind.
+        """
+        found: list[ev.Event] = []
+        if text and choice in self._signed:
+            self._signed.discard(choice)
+            found.append(ev.PartEnd(choice))
+        if signed:
+            self._signed.add(choice)
+        return [*found, ev.TextDelta(text, choice), *signed]
 
     def _call(self, call: dict[str, Any], signature: str, choice: int) -> list[ev.Event]:
         self._called.add(choice)
@@ -190,24 +205,6 @@ class Reader:
             ev.ToolDelta(arguments, choice),
             ev.PartEnd(choice),
         ]
-
-
-def _citations(said: dict[str, Any]) -> list[Citation]:
-    """Return the sources that an answer names: those it quotes, and those it found on the web."""
-    found: list[Citation] = []
-    quoted = said.get("citationMetadata")
-    quoted = quoted if isinstance(quoted, dict) else {}
-    sources = quoted.get("citationSources") or quoted.get("citations")
-    for source in sources if isinstance(sources, list) else ():
-        if isinstance(source, dict) and source.get("uri"):
-            found.append(Citation(url=text_of(source, "uri"), title=text_of(source, "title")))
-    grounded = said.get("groundingMetadata")
-    chunks = grounded.get("groundingChunks") if isinstance(grounded, dict) else None
-    for chunk in chunks if isinstance(chunks, list) else ():
-        web = chunk.get("web") if isinstance(chunk, dict) else None
-        if isinstance(web, dict) and web.get("uri"):
-            found.append(Citation(url=text_of(web, "uri"), title=text_of(web, "title")))
-    return found
 
 
 def _logprobs(said: object, choice: int) -> list[ev.Event]:

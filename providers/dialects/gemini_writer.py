@@ -36,6 +36,11 @@ _REASONS: dict[ev.StopReason, str] = {
     "other": "OTHER",
 }
 _Object = dict[str, Any]
+# What stands within an open text, or beside it.
+_OF_TEXT = (
+    *(ev.TextDelta, ev.RefusalDelta, ev.Signed, ev.CitationAdded, ev.LogprobsDelta),
+    *(ev.Start, ev.UsageReport, ev.Stopped, ev.Failed),
+)
 
 
 class Writer:
@@ -50,6 +55,7 @@ class Writer:
         self._thinks: set[int] = set()
         self._stopped: dict[int, ev.StopReason] = {}
         self._sources: dict[int, list[_Object]] = {}
+        self._texts: dict[int, _Text] = {}
 
     def event(self, event: ev.Event) -> bytes:
         """Return the bytes of a stream that stand for an event."""
@@ -79,6 +85,7 @@ class Writer:
         match event:
             case ev.TextDelta() | ev.RefusalDelta() if event.text:
                 parts = [{"text": event.text}]
+                self._text(choice).pieces.append(event.text)
             case ev.ThinkingDelta() if event.text:
                 parts = [{"text": event.text, "thought": True}]
             case ev.ToolStart():
@@ -115,7 +122,9 @@ class Writer:
         return msgspec.json.encode(self._answer({"candidates": written}))
 
     def _note(self, event: ev.Event, choice: int) -> None:
-        """Remember whether what is open are thoughts: a signature goes where they are."""
+        """Remember what is open: a signature goes where thoughts are, a place is one in a text."""
+        if not isinstance(event, _OF_TEXT):
+            self._text(choice).end_part()
         if isinstance(event, ev.ThinkingDelta):
             self._thinks.add(choice)
         elif not isinstance(event, ev.Signed | ev.UsageReport | ev.Start | ev.Failed):
@@ -151,11 +160,13 @@ class Writer:
         match part:
             case Text() | Refusal():
                 written = {"text": part.text}
+                self._text(choice).pieces.append(part.text)
                 if isinstance(part, Text):
                     for citation in part.citations:
                         self._cite(citation, choice)
                     if part.by == NAME and part.signature:
                         written["thoughtSignature"] = part.signature
+                self._text(choice).end_part()
             case Thinking():
                 written = {"text": part.text, "thought": True}
                 if proof := _proof(part.by, part.signature, part.encrypted):
@@ -177,8 +188,12 @@ class Writer:
         if not citation.url:
             self.dropped.add("citations")
             return
-        source: _Object = {"uri": citation.url, "title": citation.title}
+        place = self._text(choice).place(citation)
+        source: _Object = {**place, "uri": citation.url, "title": citation.title}
         self._sources.setdefault(choice, []).append(source)
+
+    def _text(self, choice: int) -> "_Text":
+        return self._texts.setdefault(choice, _Text())
 
     def _weighed(self, event: ev.LogprobsDelta) -> bytes:
         if event.refusal:
@@ -210,6 +225,29 @@ class Writer:
         if self._start.id:
             said["responseId"] = self._start.id
         return said
+
+
+class _Text:
+    """The text of a choice so far: Google counts places in it by bytes."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self._opened = 0  # where the open part began
+
+    def end_part(self) -> None:
+        self._opened = sum(map(len, self.pieces))
+
+    def place(self, citation: Citation) -> _Object:
+        """Return where a citation of the open part stands; nothing where it is about all of it."""
+        if citation.start is None or citation.end is None:
+            return {}
+        text = "".join(self.pieces)
+        start, end = (max(0, self._opened + at) for at in (citation.start, citation.end))
+        return {"startIndex": _size(text[:start]), "endIndex": _size(text[:end])}
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _logprobs(tokens: tuple[ev.Logprob, ...]) -> _Object:

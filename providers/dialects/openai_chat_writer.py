@@ -152,14 +152,19 @@ class Writer:
             return b""
         index = event.choice
         out = self._delta(index, b'"content":' + _json(text))
-        self._choices[index].length += len(text)
+        choice = self._choices[index]
+        if not choice.speaks:
+            choice.speaks, choice.part_start = True, choice.length
+        choice.length += len(text)
         return out
 
     def _thought(self, event: ev.ThinkingDelta) -> bytes:
         if not event.text:
             return b""
         out = self._delta(event.choice, b'"reasoning_content":' + _json(event.text))
-        self._choices[event.choice].thoughts.append(event.text)
+        choice = self._choices[event.choice]
+        choice.speaks = False
+        choice.thoughts.append(event.text)
         return out
 
     def _signed(self, event: ev.Signed) -> bytes:
@@ -184,6 +189,7 @@ class Writer:
     def _tool(self, event: ev.ToolStart) -> bytes:
         choice = self._choice(event.choice)
         choice.tools += 1
+        choice.speaks = False
         choice.custom = event.kind == "custom"
         what: dict[str, object] = {"name": event.name}
         if self._functions:
@@ -215,7 +221,8 @@ class Writer:
 
     def _citation(self, event: ev.CitationAdded) -> bytes:
         choice = self._choice(event.choice)
-        said = self._annotation(event.citation, choice.part_start, choice.length)
+        start = choice.part_start if choice.speaks else choice.length
+        said = self._annotation(event.citation, start, choice.length)
         if said is None:
             return b""
         return self._delta(event.choice, b'"annotations":' + _json([said]))
@@ -253,6 +260,7 @@ class Writer:
 
     def _part(self, event: ev.PartWhole) -> bytes:
         part = event.part
+        self._choice(event.choice).speaks = False
         if isinstance(part, Thinking):
             return self._details(event.choice, part)
         if isinstance(part, Opaque) and part.by == NAME and part.type == "audio":
@@ -264,7 +272,7 @@ class Writer:
 
     def _part_end(self, event: ev.PartEnd) -> bytes:
         choice = self._choice(event.choice)
-        choice.part_start = choice.length
+        choice.speaks = False
         choice.thoughts.clear()
         return b""
 
@@ -334,7 +342,8 @@ class _Choice:
         self.tools = -1  # the index of the last tool call
         self.custom = False  # it is a plain-text one
         self.length = 0  # of the content
-        self.part_start = 0  # where the open text part began in it
+        self.part_start = 0  # where the last text part began in it
+        self.speaks = False  # it is open
         self.thoughts: list[str] = []
         self.details = 0
         self.stop: ev.StopReason | None = None

@@ -249,8 +249,9 @@ def _annotation(citation: Citation, end: int) -> dict[str, Any]:
         "type": "url_citation",
         "url": citation.url,
         "title": citation.title,
-        "start_index": citation.start or 0,
-        "end_index": end if citation.end is None else citation.end,
+        # Below zero: in a part that is over, to which nothing can be added.
+        "start_index": max(0, citation.start or 0),
+        "end_index": end if citation.end is None else max(0, citation.end),
     }
 
 
