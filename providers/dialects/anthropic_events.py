@@ -11,7 +11,14 @@ from tollway.providers.dialects.anthropic_ask import tool_name
 from tollway.providers.dialects.anthropic_citations import citation
 from tollway.providers.dialects.anthropic_errors import error_within
 from tollway.providers.dialects.anthropic_said import NAME
-from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, canonical, unwrapped
+from tollway.providers.dialects.wire import (
+    UNREADABLE,
+    CallIds,
+    Names,
+    canonical,
+    text_of,
+    unwrapped,
+)
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -48,6 +55,7 @@ class _Delta(msgspec.Struct):
     citation: Any = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    stop_details: Any = None  # of a refusal
 
 
 class _Message(msgspec.Struct):
@@ -57,6 +65,7 @@ class _Message(msgspec.Struct):
     content: list[msgspec.Raw] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    stop_details: Any = None
     usage: Any = None
     error: Any = None
 
@@ -191,8 +200,7 @@ class Reader:
         for raw in message.content:
             self._begin(raw, out)
             self._end_block(out)
-        self._stop(_Delta(None, None, None, None, None, None, message.stop_reason,
-                          message.stop_sequence), out)  # fmt: skip
+        self._stop(message, out)
         self.ended = True
         return fold(out)
 
@@ -209,9 +217,12 @@ class Reader:
             if usage is not None:
                 out.append(ev.UsageReport(usage))
 
-    def _stop(self, delta: _Delta, out: list[ev.Event]) -> None:
+    def _stop(self, delta: _Delta | _Message, out: list[ev.Event]) -> None:
         if delta.stop_reason is not None:
             reason = REASONS.get(delta.stop_reason, "other")
+            why = delta.stop_details if reason == "refusal" else None
+            if isinstance(why, dict) and (words := text_of(why, "explanation")):
+                out.append(ev.RefusalDelta(words))
             out.append(ev.Stopped(reason, delta.stop_sequence or ""))
 
     def _begin(self, raw: msgspec.Raw, out: list[ev.Event]) -> None:

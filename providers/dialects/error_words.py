@@ -10,6 +10,17 @@ from tollway.providers.errors import UpstreamRefused
 # A message this long says all that a person will read; a provider's may hold the whole prompt.
 _MOST = 500
 
+# Where an error has its words, the best first; the last holds one of Responses.
+_WORDS = (
+    *("error", "message", "detail", "details", "msg", "errors", "error_description"),
+    "response",
+)
+_STATUSES = {
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+}
 _NO_JSON = object()
 _SECRET = re.compile(r"\b(?:sk|tw|gsk|xai|pplx|csk|fw|key)-[\w*.-]{6,}|\bBearer\s+\S+", re.ASCII)
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
@@ -48,17 +59,30 @@ def json_in(body: bytes) -> Any:
         return _NO_JSON
 
 
+def error_in(said: object) -> dict[str, Any]:
+    """Return what of a decoded body is the error itself; an empty one where there is none.
+
+    It stands in `error`, in the `error` of a response that failed, or is the whole body.
+    """
+    if isinstance(said, dict) and isinstance(answer := said.get("response"), dict):
+        said = answer
+    inner = said.get("error", said) if isinstance(said, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
 def _status(said: object) -> int:
     """Return the status in an error: OpenRouter's `code`, Groq's `status_code`; else 502.
 
-    A refused credential is the gateway's own, so its status is not for the caller.
+    OpenAI's words stand for the status that they come with where there is one. A refused
+    credential is the gateway's own, so its status is not for the caller.
     """
-    error = said.get("error", said) if isinstance(said, dict) else None
+    error = error_in(said)
     for name in ("status_code", "status", "code"):
-        value = error.get(name) if isinstance(error, dict) else None
+        value = error.get(name)
         if type(value) is int and 400 <= value <= 599 and value not in (401, 403, 407):
             return value
-    return 502
+    words = [str(error.get(name)) for name in ("code", "type")]
+    return next((_STATUSES[word] for word in words if word in _STATUSES), 502)
 
 
 def _message(said: object, depth: int = 0) -> str:
@@ -75,7 +99,7 @@ def _message(said: object, depth: int = 0) -> str:
 def _of_object(said: dict[str, Any], depth: int) -> str:
     if isinstance(where := said.get("loc"), list):  # FastAPI: which field, and what is wrong
         return f"{'.'.join(map(str, where))}: {_message(said.get('msg'), depth + 1)}"
-    for name in ("error", "message", "detail", "details", "msg", "errors", "error_description"):
+    for name in _WORDS:
         if text := _message(said.get(name), depth + 1):
             return text + _behind(said)
     return ""

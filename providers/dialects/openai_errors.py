@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tollway.providers.dialects.error_words import error_within, json_in, read_error
+from tollway.providers.dialects.error_words import error_in, error_within, json_in, read_error
 from tollway.providers.errors import GatewayError, UpstreamRefused
 
 __all__ = ["error_event", "error_of", "error_within", "read_error", "write_error"]
@@ -45,8 +45,10 @@ def error_event(error: GatewayError, call_id: str) -> bytes:
 
 def _own_words(body: bytes) -> Iterator[tuple[str, str]]:
     said = json_in(body)
-    error = said.get("error") if isinstance(said, dict) else None
+    error = error_in(said)
+    if error is said and error.get("type") != "error":
+        return  # of another shape than OpenAI's
     for name in ("type", "param", "code"):
-        value = error.get(name) if isinstance(error, dict) else None
-        if isinstance(value, str) and 0 < len(value) <= 100:
+        value = error.get(name)
+        if isinstance(value, str) and 0 < len(value) <= 100 and value != "error":
             yield name, value

@@ -11,6 +11,7 @@ import msgspec
 
 from tollway.providers.conversation import Citation, Opaque, Thinking, carry
 from tollway.providers.dialects.responses_request import NAME
+from tollway.providers.dialects.wire import object_in
 from tollway.providers.events import Logprob, Signed, ToolStart
 
 Shown = list[tuple[str, dict[str, Any]]]
@@ -137,8 +138,21 @@ class Items:
         return [*shown, *self.close()]
 
     def end_part(self) -> Shown:
-        """End the open part; a message stays open for more of the same."""
+        """End the open part; a message stays open for more of the same.
+
+        So does a call until something follows: only the end of the answer says if it was cut.
+        """
+        if self._kind in ("function", "custom"):
+            return []
         return self._end_part() if self._kind in ("output_text", "refusal") else self.close()
+
+    def finish(self, *, cut: bool) -> Shown:
+        """End the last item; one that was `cut` short says so, but for a call that is whole."""
+        item = self._open or {}
+        called = self._kind == "function" and object_in("".join(self._pieces)) is not None
+        if cut and not called and item.get("type") in _WITH_STATUS:
+            item["status"] = "incomplete"
+        return self.close()
 
     def close(self) -> Shown:
         """End the open item."""
@@ -148,7 +162,7 @@ class Items:
         shown = self._end_part()
         if self._kind in ("function", "custom"):
             shown.append(self._end_call(item))
-        if item["type"] in ("message", "function_call", "custom_tool_call"):
+        if item["type"] in _WITH_STATUS and item.get("status") == "in_progress":
             item["status"] = "completed"
         shown.append(("response.output_item.done", {"output_index": self._place, "item": item}))
         self.whole.append(item)
@@ -221,6 +235,7 @@ class Items:
         return {**self._at_item(), index: len((self._open or {}).get(within, ()))}
 
 
+_WITH_STATUS = ("message", "function_call", "custom_tool_call")
 _WITHIN = {
     "output_text": "content",
     "refusal": "content",

@@ -75,16 +75,17 @@ class Writer:
 
     def end(self) -> bytes:
         """Return the bytes that end a stream."""
-        shown = self._items.close()
         status = self._status()
+        shown = self._items.finish(cut=status == "incomplete")
         return self._written([*shown, (f"response.{status}", {"response": self._response(status)})])
 
     def whole(self, answer: ev.Answer) -> bytes:
         """Return a whole answer's body."""
         for event in unfold(answer):
             self.event(event)
-        self._items.close()
-        return msgspec.json.encode(self._response(self._status()))
+        status = self._status()
+        self._items.finish(cut=status == "incomplete")
+        return msgspec.json.encode(self._response(status))
 
     def _piece(self, event: "_OfChoice") -> Shown:
         items = self._items

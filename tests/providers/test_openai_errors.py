@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollway.providers.dialects.openai_chat import DIALECT
+from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.errors import GatewayError, RequestInvalid, UpstreamBroke, UpstreamRefused
+from tollway.providers.refusals import verdict_of
 
 
 def refused(status: int, code: str = "some_code") -> GatewayError:
@@ -51,6 +53,40 @@ def test_a_providers_own_code_is_kept() -> None:
     assert (got["type"], got["param"], got["code"]) == ("t", "messages", "context_too_long")
     assert got["message"] == "The provider answered 400: too long"
     assert body(DIALECT.read_error(503, b""))["code"] == "upstream_refused"
+
+
+FAILED = {"code": "insufficient_quota", "message": "You exceeded your quota"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "response.failed", "response": {"status": "failed", "error": FAILED}},
+        {"type": "error", "sequence_number": 3, "param": None, **FAILED},
+        {"type": "error", "error": {"type": "insufficient_quota", **FAILED}},
+        {"id": "resp_1", "object": "response", "status": "failed", "error": FAILED, "output": []},
+    ],
+    ids=["failed", "flat", "nested", "whole"],
+)
+def test_a_response_that_failed_says_why(said: dict[str, Any]) -> None:
+    """Its words were lost, its code with them, and an empty account was a fault of any kind."""
+    error = error_within(json.dumps(said).encode())
+    assert error.message == "The provider failed within its answer: You exceeded your quota"
+    assert error.status == 429
+    assert verdict_of(error) == "unpaid"
+    assert body(error)["code"] == "insufficient_quota"
+    assert body(error)["type"] in ("insufficient_quota", "rate_limit_error")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("rate_limit_exceeded", 429), ("context_length_exceeded", 400), ("server_error", 502)],
+)
+def test_a_code_within_an_answer_stands_for_its_status(code: str, status: int) -> None:
+    """OpenAI sends some errors with 200: a library decides by the status whether to ask again."""
+    failed = {"status": "failed", "error": {"code": code, "message": "No"}}
+    error = error_within(json.dumps({"type": "response.failed", "response": failed}).encode())
+    assert error.status == status
 
 
 @pytest.fixture
