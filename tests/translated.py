@@ -200,6 +200,9 @@ def _choice(choice: Choice, codec: Codec) -> dict[str, Any]:
         proven += [] if codec is ANTHROPIC else texts_of(choice)
         others = [_own(part.signature) for part in proven if part.signature]
         signed, encrypted = sorted({*signed, *encrypted, *others}), []
+    else:
+        of_texts = [_own(part.signature) for part in texts_of(choice) if part.signature]
+        signed = sorted({*signed, *of_texts})
     return {
         "text": "".join(texts),
         "refusal": "".join(refusals),

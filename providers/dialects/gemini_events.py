@@ -23,10 +23,12 @@ from tollway.providers.sse import Event
 _REASONS: dict[str, ev.StopReason] = {
     "STOP": "end",
     "MAX_TOKENS": "length",
+    "CONTINUATION": "length",  # of one request; Google's libraries go on with another
     **dict.fromkeys(
         (
             *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"),
             *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"),
+            *("ESCALATION", "PUP_LIMITED_DISABLED"),
         ),
         "filtered",
     ),

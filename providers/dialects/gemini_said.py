@@ -40,7 +40,12 @@ from tollway.providers.errors import RequestInvalid, Untranslatable
 
 _MODES: Final[dict[str, Any]] = {"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"}
 # What stands beside a part's bytes: which frames to look at, how closely, the client's labels.
-_OF_PARTS = frozenset({"videoMetadata", "mediaResolution", "mediaProcessing", "partMetadata"})
+_OF_PARTS = frozenset(
+    {
+        *("videoMetadata", "mediaResolution", "mediaProcessing", "partMetadata"),
+        *("documentMetadata", "spreadsheetMetadata", "audioMetadata", "speechMetadata"),
+    }
+)
 _Object = dict[str, Any]
 
 

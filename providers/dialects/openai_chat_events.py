@@ -15,7 +15,7 @@ from tollway.providers.conversation import Citation, Conversation, Opaque, Tool
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
 from tollway.providers.dialects.openai_chat_ask import tool_name
-from tollway.providers.dialects.openai_chat_loose import mended, shown
+from tollway.providers.dialects.openai_chat_loose import annotated, beside, mended, shown
 from tollway.providers.dialects.openai_chat_reasoning import thinking
 from tollway.providers.dialects.openai_chat_said import NAME, google_signature, thought
 from tollway.providers.dialects.openai_errors import error_within
@@ -109,6 +109,8 @@ class _Chunk(msgspec.Struct):
     usage: Any = None
     x_groq: Any = None
     error: Any = None
+    citations: Any = None  # Perplexity's and xAI's, beside the choices
+    search_results: Any = None
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -126,6 +128,7 @@ class Reader:
         self._counts: reports.Counts = {}
         self._started = False
         self._choices: dict[int, _Open] = {}
+        self._sources: list[Citation] = []
         self.id = ""
 
     def event(self, event: Event) -> list[ev.Event]:
@@ -150,10 +153,11 @@ class Reader:
         return out
 
     def end(self) -> list[ev.Event]:
-        """Return what was held back: calls that wait for another, of choices that never ended."""
+        """Return what was held back: calls that wait for another, sources that came last."""
         out: list[ev.Event] = []
         for choice in self._choices.values():
             choice.flush(out)
+            out += choice.sources(self._sources)
         return out
 
     def whole(self, body: bytes) -> ev.Answer:
@@ -177,6 +181,8 @@ class Reader:
             made = chunk.created if isinstance(chunk.created, int) else None
             out.append(ev.Start(self.id, chunk.model or "", made))
         choices = chunk.choices
+        if chunk.citations or chunk.search_results:
+            self._sources = beside(chunk.citations, chunk.search_results)
         if choices:
             for place, choice in enumerate(choices):
                 index = place if choice.index is None else choice.index
@@ -187,7 +193,7 @@ class Reader:
                 said = (
                     (choice.message or choice.delta) if whole else (choice.delta or choice.message)
                 )
-                opened.read(choice, said, out)
+                opened.read(choice, said, out, self._sources)
         used = chunk.usage or (_of_groq(chunk.x_groq))
         if used:
             self._report(used, out, lone=not choices)
@@ -285,9 +291,12 @@ class _Open:
         self._held: list[ev.Event] = []  # came before the open call was whole
         self._thought = False  # the text of thoughts comes beside `reasoning_details`
         self._audio: dict[str, Any] = {}
+        self._cites = False
         self._stopped = False
 
-    def read(self, choice: _Choice, said: _Said | None, out: list[ev.Event]) -> None:
+    def read(
+        self, choice: _Choice, said: _Said | None, out: list[ev.Event], found: list[Citation]
+    ) -> None:
         if said is not None:
             if said.reasoning_content or said.reasoning or said.reasoning_details:
                 self._think(said, out)
@@ -306,6 +315,7 @@ class _Open:
         if choice.finish_reason and not self._stopped:
             self._stopped = True
             self.flush(out)
+            out += self.sources(found)
             reason = _REASONS.get(choice.finish_reason, "other")
             if reason == "end" and self._calls:
                 reason = "tools"  # some say "stop" for everything
@@ -450,21 +460,16 @@ class _Open:
         self._held.clear()
 
     def _cite(self, annotations: object, out: list[ev.Event]) -> None:
-        for said in annotations if isinstance(annotations, list) else ():
-            cited = said.get("url_citation") if isinstance(said, dict) else None
-            if not isinstance(cited, dict):
-                continue
-            start, end = cited.get("start_index"), cited.get("end_index")
-            citation = Citation(
-                text_of(cited, "url"),
-                text_of(cited, "title"),
-                text_of(cited, "content"),
-                start if isinstance(start, int) else None,
-                end if isinstance(end, int) else None,
-                NAME,
-                canonical(said),
-            )
-            out.append(ev.CitationAdded(citation, self._index))
+        cited = [ev.CitationAdded(one, self._index) for one in annotated(annotations)]
+        self._cites = self._cites or bool(cited)
+        out += cited
+
+    def sources(self, found: list[Citation]) -> list[ev.Event]:
+        """Return what an answer names beside its choices, unless it says where it cites what."""
+        if self._cites:
+            return []
+        self._cites = bool(found)
+        return [ev.CitationAdded(one, self._index) for one in found]
 
     def _hear(self, audio: dict[str, Any]) -> None:
         for name, value in audio.items():

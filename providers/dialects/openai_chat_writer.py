@@ -303,6 +303,8 @@ class Writer:
                     annotations += [one for one in said if one is not None]
                     texts.append(part.text)
                     length = end
+                    if part.by and part.signature:  # as in a stream
+                        thoughts.append(Thinking("", part.signature, by=part.by))
                 case Refusal():
                     refusals.append(part.text)
                 case Thinking():

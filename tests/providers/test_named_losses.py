@@ -194,9 +194,12 @@ def test_what_an_answer_brought_back_is_no_loss() -> None:
 
 
 def test_how_to_look_at_a_part_is_named() -> None:
-    """Which frames of a video, and how closely."""
+    """Which frames of a video, and how closely; which pages, which cells."""
     said = read(GEMINI, contents=[{"role": "user", "parts": [VIDEO]}])
     assert "contents.parts.videoMetadata" in written(said, OPENAI)[1]
+    for name in ("documentMetadata", "spreadsheet_metadata", "audioMetadata", "speechMetadata"):
+        said = read(GEMINI, contents=[{"role": "user", "parts": [{"text": "Hi", name: {"a": 1}}]}])
+        assert any("etadata" in one for one in written(said, OPENAI)[1]), name
 
 
 def test_a_tool_s_own_fields_stay_in_their_dialect() -> None:

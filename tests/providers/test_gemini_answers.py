@@ -1,0 +1,54 @@
+"""What Google says of why an answer stopped, and what proves its texts, in other dialects."""
+
+import json
+from typing import Any
+
+import pytest
+from translated import ANTHROPIC, GEMINI, OPENAI, RESPONSES, client_call, no_request
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import Thinking
+from tollway.providers.events import Answer
+
+
+def answer(*parts: dict[str, Any], reason: str = "STOP") -> Answer:
+    """Return what a whole answer says."""
+    content = {"role": "model", "parts": list(parts)}
+    body = {"candidates": [{"content": content, "index": 0, "finishReason": reason}]}
+    return GEMINI.events(no_request(GEMINI), frozenset()).whole(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("reason", "chat", "messages", "responses"),
+    [
+        ("STOP", "stop", "end_turn", "completed"),
+        ("MAX_TOKENS", "length", "max_tokens", "incomplete"),
+        ("CONTINUATION", "length", "max_tokens", "incomplete"),
+        ("SAFETY", "content_filter", "refusal", "incomplete"),
+        ("RECITATION", "content_filter", "refusal", "incomplete"),
+        ("ESCALATION", "content_filter", "refusal", "incomplete"),
+        ("PUP_LIMITED_DISABLED", "content_filter", "refusal", "incomplete"),
+        ("OTHER", "stop", "end_turn", "completed"),
+    ],
+)
+def test_why_an_answer_stopped(reason: str, chat: str, messages: str, responses: str) -> None:
+    """One that a filter or a limit cut short is not taken for a whole one."""
+    said = answer({"text": "Hi"}, reason=reason)
+    written = json.loads(OPENAI.writer(client_call(OPENAI)).whole(said))
+    assert written["choices"][0]["finish_reason"] == chat
+    assert json.loads(ANTHROPIC.writer(client_call(ANTHROPIC)).whole(said))["stop_reason"] == (
+        messages
+    )
+    assert json.loads(RESPONSES.writer(client_call(RESPONSES)).whole(said))["status"] == responses
+
+
+def test_what_proves_a_text_goes_to_clients_of_chat_completions_and_back() -> None:
+    """A whole answer lost it in silence; a stream had it in `reasoning_details`."""
+    said = answer({"text": "Hm", "thought": True}, {"text": "Hi", "thoughtSignature": "c2ln"})
+    (choice,) = json.loads(OPENAI.writer(client_call(OPENAI)).whole(said))["choices"]
+    message = choice["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Hi", "Hm")
+    turns = [{"role": "user", "content": "Hi"}, message]
+    body = json.dumps({"model": "m", "messages": turns}).encode()
+    (_, again) = OPENAI.read_request(Call("chat", OPENAI.name, "m", body)).messages
+    assert Thinking("", "c2ln", by="gemini") in again.parts
