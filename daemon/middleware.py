@@ -368,7 +368,7 @@ def _check_content_type(said: str | None, *, form: bool) -> None:
 
 def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
     """Return aiohttp's own refusal as one of ours."""
-    if error.status == 404:
+    if error.status == 404 or _is_method_of_google(request):
         return _no_path(request)
     if isinstance(error, web.HTTPMethodNotAllowed):
         hint = f"Allowed: {error.headers['Allow']}"
@@ -386,9 +386,20 @@ _BY_ANOTHER_UNIT = ("/v1/rerank", "/v1/audio/", "/v1/images/", "/v1/moderations"
 _KEPT = ("/v1/responses/", "/v1/conversations", "/v1/files", "/v1/batches", "/v1/assistants")
 
 
+def _is_method_of_google(request: web.Request) -> bool:
+    """Whether a method of a model is asked for that there is none of; its path is a model's too."""
+    path = request.rel_url.raw_path
+    of_models = path.startswith(("/v1beta/models/", "/v1/models/"))
+    return request.method == "POST" and of_models and ":" in path.rpartition("/")[2]
+
+
 def _no_path(request: web.Request) -> NotFound:
     path = request.rel_url.raw_path
     hint = "Base URLs of OpenAI clients end in `/v1`"
+    if "mbedContent" in path:
+        hint = "Embeddings are asked for in OpenAI's form, at `/v1/embeddings`"
+    elif path.startswith("/v1beta/"):
+        hint = "Of Google's there are `generateContent`, `streamGenerateContent` and `countTokens`"
     if path.startswith(_BY_ANOTHER_UNIT):
         hint = "It is not billed by tokens, so no price here has its unit: call the provider"
     elif path.startswith(_KEPT):

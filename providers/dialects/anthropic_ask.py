@@ -27,7 +27,7 @@ from tollway.providers.dialects.anthropic_citations import entry
 from tollway.providers.dialects.anthropic_options import options
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
+from tollway.providers.dialects.wire import as_text, fitting, is_work_done, object_text, wrapped
 from tollway.providers.errors import Untranslatable
 
 # The patterns that Anthropic names in its refusals.
@@ -257,7 +257,7 @@ def _picture(source: Source) -> _Block:
 
 
 def _file(file: File) -> _Block:
-    source = file.source
+    source = as_text(file.source)
     kind = source.media_type or ("application/pdf" if file.name.endswith(".pdf") else "")
     match source.kind:
         case "url":

@@ -25,6 +25,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.wire import (
     PLAIN_TEXT,
+    as_text,
     as_url,
     fitting,
     has_format,
@@ -174,21 +175,22 @@ class _Messages:
                 return None
 
     def _file(self, file: File) -> dict[str, object] | None:
-        if file.source.kind != "text":
+        source = as_text(file.source)
+        if source.kind != "text":
             raise Untranslatable(
                 "The target takes no file but plain text",
                 hint="Send its text, or call another model",
                 param="messages",
             )
         if file.cites:
-            data = {"text": file.source.value}
+            data = {"text": source.value}
             for name, text in (("title", file.name), ("snippet", file.context)):
                 if text:
                     data[name] = text
             self.documents.append({"id": f"doc:{len(self.documents)}", "data": data})
             return None
         head = " ".join(filter(None, (file.name, file.context)))
-        text = file.source.value
+        text = source.value
         return {"type": "text", "text": f"{head}\n\n{text}" if head else text}
 
     def _lost(self, part: Part) -> None:

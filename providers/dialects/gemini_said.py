@@ -6,6 +6,7 @@ theirs by name and order.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -38,7 +39,10 @@ from tollway.providers.dialects.gemini_schema import as_json_schema
 from tollway.providers.dialects.wire import text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
-_MODES: Final[dict[str, Any]] = {"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"}
+_MODES: Final[dict[str, Any]] = {
+    **{"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"},
+    "MODE_UNSPECIFIED": "auto",
+}
 # What stands beside a part's bytes: which frames to look at, how closely, the client's labels.
 _OF_PARTS = frozenset(
     {
@@ -46,6 +50,8 @@ _OF_PARTS = frozenset(
         *("documentMetadata", "spreadsheetMetadata", "audioMetadata", "speechMetadata"),
     }
 )
+# What was uploaded there; other buckets of Google's may be open to all.
+_KEPT = re.compile(r"https?://[a-z0-9.-]*generativelanguage[a-z.]*\.googleapis\.com/")
 _Object = dict[str, Any]
 
 
@@ -220,16 +226,24 @@ def _part(part: _Object, raw: _Object, ids: _Ids) -> Part:
         found = _result(result, ids)
     elif isinstance(data := part.get("inlineData"), dict):
         data = _camel(data, "inlineData")
-        found = media(Source("base64", text_of(data, "data"), text_of(data, "mimeType")))
+        # Google's own library writes the alphabet of URLs, which nobody else reads.
+        text = text_of(data, "data").replace("-", "+").replace("_", "/")
+        found = media(Source("base64", text, text_of(data, "mimeType")))
     elif isinstance(data := part.get("fileData"), dict):
         data = _camel(data, "fileData")
-        found = media(Source("url", text_of(data, "fileUri"), text_of(data, "mimeType")))
+        found = media(_by_uri(text_of(data, "fileUri"), text_of(data, "mimeType")))
     elif "text" in part:
         found = Text(text_of(part, "text"), signature=signature, by=NAME if signature else "")
     else:
         kind = next((name for name in part if name != "thoughtSignature"), "")
         found = Opaque(NAME, msgspec.json.encode(raw), kind)
     return found
+
+
+def _by_uri(uri: str, media_type: str) -> Source:
+    """Return where a file is: on the web for all to see, or kept at Google."""
+    public = uri.startswith(("https://", "http://")) and not _KEPT.match(uri)
+    return Source("url" if public else "id", uri, media_type)
 
 
 def _thought(text: str, signature: str) -> Thinking:

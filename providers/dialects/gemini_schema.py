@@ -31,8 +31,15 @@ def as_json_schema(schema: object) -> Any:
             found[key] = int(value) if value.isdigit() else value  # int64 is text in Google's JSON
         else:
             found[key] = value
-    if schema.get("nullable") and isinstance(found.get("type"), str):
-        found["type"] = [found["type"], "null"]
-        if isinstance(found.get("enum"), list) and None not in found["enum"]:
-            found["enum"] = [*found["enum"], None]
+    if schema.get("nullable"):
+        _allow_null(found)
     return found
+
+
+def _allow_null(found: dict[str, Any]) -> None:
+    if isinstance(found.get("type"), str):
+        found["type"] = [found["type"], "null"]
+    if isinstance(found.get("anyOf"), list):
+        found["anyOf"] = [*found["anyOf"], {"type": "null"}]
+    if isinstance(found.get("enum"), list) and None not in found["enum"]:
+        found["enum"] = [*found["enum"], None]

@@ -28,7 +28,7 @@ from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_chat_options import options
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
-from tollway.providers.dialects.wire import as_url, fitting, is_work_done, wrapped
+from tollway.providers.dialects.wire import as_text, as_url, fitting, is_work_done, wrapped
 from tollway.providers.errors import Untranslatable
 
 # What OpenAI takes as a function's name; ids have no pattern, but some targets count them.
@@ -246,7 +246,7 @@ class _Messages:
     def _file(self, file: File) -> dict[str, object]:
         if file.cites:
             self.dropped.append("citations")
-        source = file.source
+        source = as_text(file.source)
         if source.kind == "text":
             head = " ".join(filter(None, (file.name, file.context)))
             text = f"{head}\n\n{source.value}" if head else source.value

@@ -1,6 +1,7 @@
 """What codecs share: fields of a body, data URLs, ids and names that a target bears."""
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
@@ -116,6 +117,22 @@ def as_url(source: Source) -> str:
     if source.kind == "base64":
         return f"data:{source.media_type or 'application/octet-stream'};base64,{source.value}"
     return source.value
+
+
+def as_text(source: Source) -> Source:
+    """Return the words of a file that is text, where its bytes are given; else it as it is.
+
+    Most targets take no file but PDF, and all of them text.
+    """
+    if source.kind != "base64" or not source.media_type.startswith(_TEXTS):
+        return source
+    try:
+        return Source("text", b64decode(source.value, validate=True).decode(), source.media_type)
+    except ValueError:
+        return source
+
+
+_TEXTS = ("text/", "application/json", "application/xml", "application/yaml")
 
 
 def fitting(name: str, allowed: re.Pattern[str], most: int) -> str:

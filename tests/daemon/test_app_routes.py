@@ -165,3 +165,22 @@ async def test_an_unknown_path_is_404_in_the_clients_dialect(daemon: Running) ->
     assert answer.status == 404
     assert answer.headers["content-type"].startswith("application/json")
     assert "/v1/nothing" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1beta/models/a/b:embedContent", "/v1/embeddings"),
+        ("/v1/models/m:batchEmbedContents", "/v1/embeddings"),
+        ("/v1beta/models/m:predict", "generateContent"),
+        ("/v1beta/cachedContents", "generateContent"),
+    ],
+)
+async def test_a_method_of_google_s_that_there_is_none_of_is_404(
+    daemon: Running, path: str, hint: str
+) -> None:
+    """Its path without the method is a model's, so that it was a 405 that allowed GET."""
+    answer = await daemon.ask("POST", path, b"{}")
+    assert answer.status == 404
+    assert hint in answer.json()["error"]["message"]
+    assert (await daemon.ask("POST", "/v1beta/models/m", b"{}")).status == 405

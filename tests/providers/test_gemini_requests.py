@@ -1,0 +1,108 @@
+"""What Google's clients send, as other providers can read it."""
+
+import json
+from base64 import b64encode, urlsafe_b64encode
+from typing import Any
+
+import pytest
+from google.genai import types
+from translated import ANTHROPIC, BEDROCK, COHERE, GEMINI, OPENAI, RESPONSES
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import Conversation, File, Image, ToolChoice
+from tollway.providers.dialects.dialect import Asks, Facts
+from tollway.providers.dialects.gemini_schema import as_json_schema
+from tollway.providers.errors import Untranslatable
+
+BYTES = b"\xfb\xff\xfe Gr\xc3\xb6\xc3\x9fe"
+ALL = (ANTHROPIC, OPENAI, RESPONSES, COHERE, BEDROCK)
+
+
+def read(*parts: dict[str, Any], **more: Any) -> Conversation:
+    """Return what a request of one turn says."""
+    body = {"contents": [{"role": "user", "parts": list(parts)}], **more}
+    return GEMINI.read_request(Call("chat", GEMINI.name, "m", json.dumps(body).encode()))
+
+
+def written(said: Conversation, target: Asks) -> str:
+    """Return the body for a target."""
+    facts = Facts("us.anthropic.claude-x" if target is BEDROCK else "m", default_output=4096)
+    return target.write_request(said, facts).body.decode()
+
+
+def inline(kind: str, data: str) -> dict[str, Any]:
+    """Return a part with a file in it."""
+    return {"inlineData": {"mimeType": kind, "data": data}}
+
+
+def test_google_s_library_writes_the_base64_of_urls() -> None:
+    """What its types make of bytes, which a picture of any size shows."""
+    part = types.Part.from_bytes(data=BYTES, mime_type="image/png")
+    said = json.loads(part.model_dump_json(exclude_none=True, by_alias=True))
+    assert said["inlineData"]["data"] == urlsafe_b64encode(BYTES).decode()
+
+
+@pytest.mark.parametrize("target", ALL, ids=lambda one: one.name)
+def test_a_picture_s_bytes_are_in_the_alphabet_that_all_read(target: Asks) -> None:
+    """Providers refused every picture of Google's library as no base64."""
+    said = read({"text": "See"}, inline("image/png", urlsafe_b64encode(BYTES).decode()))
+    body = written(said, target)
+    assert b64encode(BYTES).decode() in body
+    result = {"name": "f", "response": {}, "parts": [inline("image/png", "-_8=")]}
+    (part,) = read({"functionResponse": result}).messages[0].parts
+    assert part.parts[-1].source.value == "+/8="  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("target", [ANTHROPIC, OPENAI, COHERE], ids=lambda one: one.name)
+def test_a_text_s_bytes_are_its_words_where_no_such_file_is_taken(target: Asks) -> None:
+    """They were refused, or sent as a file that OpenAI's chat completions refuse."""
+    data = b64encode("Größe\n".encode()).decode()
+    for kind in ("text/plain", "text/markdown", "application/json"):
+        body = json.loads(written(read({"text": "See"}, inline(kind, data)), target))
+        assert "Größe\\n" in json.dumps(body, ensure_ascii=False)
+        assert data not in json.dumps(body)
+    with_no_words = read(inline("text/plain", b64encode(b"\xff\xfe").decode()))
+    if target is not OPENAI:
+        with pytest.raises(Untranslatable):
+            written(with_no_words, target)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "gs://bucket/file.pdf",
+        "https://generativelanguage.googleapis.com/v1beta/files/abc",
+        "https://us-generativelanguage.googleapis.com/v1beta/files/abc",
+    ],
+)
+def test_what_google_keeps_is_refused_as_that(uri: str) -> None:
+    """It was sent on as an address, which nobody else may read."""
+    for kind in ("image/png", "application/pdf"):
+        said = read({"text": "See"}, {"fileData": {"mimeType": kind, "fileUri": uri}})
+        for target in ALL:
+            with pytest.raises(Untranslatable):
+                written(said, target)
+    (_, part) = (
+        read(
+            {"text": "See"},
+            {"fileData": {"mimeType": "image/png", "fileUri": "https://a.example/b"}},
+        )
+        .messages[0]
+        .parts
+    )
+    assert isinstance(part, Image | File)
+    assert part.source.kind == "url"
+
+
+def test_a_mode_that_says_nothing_is_the_usual_one() -> None:
+    """As Google's own enumeration begins; it was refused."""
+    config = {"functionCallingConfig": {"mode": "MODE_UNSPECIFIED"}}
+    assert read({"text": "Hi"}, toolConfig=config).tool_choice == ToolChoice("auto")
+
+
+def test_null_is_allowed_wherever_a_schema_says_so() -> None:
+    """Beside a type, a choice of schemas, or values alone."""
+    either = [{"type": "INTEGER"}, {"type": "STRING", "nullable": True}]
+    found = as_json_schema({"anyOf": either, "nullable": True})
+    assert found == {"anyOf": [{"type": "integer"}, {"type": ["string", "null"]}, {"type": "null"}]}
+    assert as_json_schema({"enum": ["a"], "nullable": True}) == {"enum": ["a", None]}
