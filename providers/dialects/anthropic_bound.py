@@ -60,12 +60,18 @@ def bound(call: Call) -> Bound:
         input=tokens,
         output=_output(call, body),
         prompts=1 + uses,
-        by_window=tally.by_window or uses > 0,
+        by_window=tally.by_window or uses > 0 or _goes_on(body),
         media=tally.by_window,
         searches=searches,
         service=_service(body),
         unbounded=tuple(dict.fromkeys(named)),
     )
+
+
+def _goes_on(body: dict[str, Any]) -> bool:
+    """Whether the provider holds more of the conversation than the request does."""
+    thread = body.get("thread")
+    return thread is not None and not (type(thread) is dict and thread.get("type") == "create")
 
 
 def _decode(text: bytes) -> dict[str, Any]:

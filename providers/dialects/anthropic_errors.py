@@ -4,9 +4,10 @@ from typing import Any
 
 import msgspec
 
+from tollway.providers.dialects.error_words import error_in, json_in, read_error
 from tollway.providers.dialects.error_words import error_within as within
-from tollway.providers.dialects.error_words import json_in, read_error
-from tollway.providers.errors import GatewayError, UpstreamRefused
+from tollway.providers.dialects.wire import text_of
+from tollway.providers.errors import GatewayError, Untranslatable, UpstreamRefused
 
 __all__ = ["error_event", "error_within", "read_error", "write_error"]
 
@@ -21,6 +22,7 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_MOST_DETAILS = 2000  # bytes; those that are known are a few words
 # Within a 200 answer the type says what the status would have; a refused credential is the
 # gateway's own, so that its status is not for the caller.
 _STATUSES = {
@@ -34,10 +36,13 @@ def write_error(error: GatewayError, call_id: str) -> bytes:
 
     The status decides which class they raise; `type` is Anthropic's word for it, or the
     provider's own where it is one of Anthropic's. `source` says who is speaking, the gateway or
-    the provider.
+    the provider. `details`, by which libraries go on, are the provider's, or as it has them.
     """
     message = f"{error.message}. {error.hint}" if error.hint else error.message
-    said = {"type": _type(error), "message": message, "code": error.code, "source": error.whose}
+    said: dict[str, object] = {"type": _type(error), "message": message}
+    said |= {"code": error.code, "source": error.whose}
+    if details := _details(error):
+        said["details"] = details
     return msgspec.json.encode({"type": "error", "error": said, "request_id": call_id})
 
 
@@ -65,7 +70,14 @@ _KNOWN = frozenset({*_TYPES.values(), "api_error"})
 
 
 def _own_type(body: bytes) -> str:
-    said: Any = json_in(body)
-    error = said.get("error") if isinstance(said, dict) else None
-    name = error.get("type") if isinstance(error, dict) else None
-    return name if isinstance(name, str) else ""
+    return text_of(error_in(json_in(body)), "type")
+
+
+def _details(error: GatewayError) -> dict[str, Any]:
+    """Return what Anthropic's library must know to send a conversation again, as whole."""
+    if isinstance(error, Untranslatable) and error.param == "thread":
+        return {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    said = error_in(json_in(error.body)) if isinstance(error, UpstreamRefused) else {}
+    details = said.get("details")
+    fits = isinstance(details, dict) and len(msgspec.json.encode(details)) <= _MOST_DETAILS
+    return details if isinstance(details, dict) and fits else {}

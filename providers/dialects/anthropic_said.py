@@ -31,7 +31,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.anthropic_citations import citation
 from tollway.providers.dialects.anthropic_known import KNOWN
 from tollway.providers.dialects.wire import Body, decoded
-from tollway.providers.errors import RequestInvalid
+from tollway.providers.errors import RequestInvalid, Untranslatable
 
 NAME = "anthropic_messages"
 
@@ -142,9 +142,11 @@ def read_request(call: Call) -> Conversation:
 
     Raises:
         RequestInvalid: A field has the wrong type; `param` names it.
+        Untranslatable: It builds on what Anthropic keeps, or asks for what only Anthropic makes.
     """
     body = Body(call.body)
     body.raw("model")
+    _refuse_state(body)
     messages = tuple(_messages(body))
     signed, messages = _unsigned(messages)
     choice = body.take(_CHOICE, "tool_choice")
@@ -176,6 +178,25 @@ def read_request(call: Call) -> Conversation:
         extras=body.extras + signed + _of_its_own(thinking, output),
         unread=body.unread(KNOWN),
     )
+
+
+def _refuse_state(body: Body) -> None:
+    """Refuse what would be another request without a field.
+
+    A thread that begins here says all that it holds; one that goes on holds the rest of it there.
+    """
+    if body.asks("thread") not in (None, "create"):
+        raise Untranslatable(
+            "`thread` goes on with what Anthropic keeps, and the target keeps nothing",
+            hint="Send the whole conversation in `messages`, without `thread`",
+            param="thread",
+        )
+    if body.raw("compaction"):
+        raise Untranslatable(
+            "`compaction` asks for Anthropic's own summary of a conversation",
+            hint="Ask for one in words, or call a model of Anthropic's",
+            param="compaction",
+        )
 
 
 def _messages(body: Body) -> Iterator[Message]:

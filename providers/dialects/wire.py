@@ -63,6 +63,11 @@ class Body:
         text = bytes(self._left.pop(name, b""))
         return b"" if text == b"null" else text
 
+    def asks(self, name: str) -> object:
+        """Return the `type` of a member that stays; None where it is missing or null."""
+        said = self._whole.get(name)
+        return said.get("type", "") if isinstance(said, dict) else said
+
     @property
     def extras(self) -> tuple[tuple[str, bytes], ...]:
         """The members that nobody took and that are not null, by name."""
