@@ -48,6 +48,9 @@ _MOST_ENTRIES = 5_000  # a search that a person does not notice, even on a slow 
 _MOST_FILES = 20
 _DEEPEST = 4
 _MAGIC = b"GGUF"
+_QUANTISATION = re.compile(
+    r"[-._](?:ud-)?(i?q\d\w*|bf16|f16|f32|fp16|mxfp4\w*)$", flags=re.IGNORECASE
+)
 
 
 class LocalServer(msgspec.Struct, frozen=True):
@@ -197,8 +200,7 @@ def model_name(file: str) -> str:
         if int(part[1]) != 1:
             return ""
         stem = stem[: part.start()]
-    stem = re.sub(r"[-._](i?q\d\w*|bf16|f16|f32|fp16|mxfp4\w*)$", "", stem, flags=re.IGNORECASE)
-    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", _QUANTISATION.sub("", stem).lower()).strip("-")
 
 
 def is_gguf(path: str) -> bool:

@@ -5,7 +5,9 @@ Read, never changed: what another program keeps stays its own.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +25,20 @@ _MOST_ENTRIES = 50_000
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A model file, and what it would be called; `called` is its name in its store."""
+    """A model file, and what it would be called; `others` where that is taken, best first.
+
+    `called` is its name in its store, or all of them.
+    """
 
     path: Path
     name: str
     called: str = ""
+    others: tuple[str, ...] = ()
+
+    def is_called(self, said: str) -> bool:
+        """Whether a person who says this means it: a name of the store's, or the one here."""
+        names = (self.name, *self.called.split(", "))
+        return said in names or f"{said}:latest" in names
 
 
 class NoModels(GatewayError):
@@ -56,7 +67,7 @@ def sources(place: Path) -> list[Source]:
         NoModels: There is none.
     """
     if not place.is_dir():
-        return [Source(place, model_name(place.name))]
+        return [Source(place, model_name(place.name), others=(_stem(place.name),))]
     if (place / "manifests").is_dir() and (place / "blobs").is_dir():
         found = list(_ollama(place))
         what = "no models of Ollama"
@@ -65,17 +76,65 @@ def sources(place: Path) -> list[Source]:
         what = "no GGUF files"
     if not found:
         raise NoModels(f"There are {what} in `{place}`")
-    return _apart(found)
+    return found
+
+
+def named(found: Sequence[Source], known: Mapping[str, Path | None]) -> list[Source]:
+    """Return the models with a name each that nothing else has.
+
+    `known` are the names in use and whose files they are: a file that has one keeps it.
+    """
+    offered = Counter(name for one in found for name in set(one.others))
+    names = set(known)
+    told = []
+    for one in found:
+        name = known_as(one, known)
+        if name is None:
+            # What fits two of them tells neither apart.
+            others = (other for other in one.others if offered[other] == 1)
+            tried = chain((one.name,), others, _numbered(one))
+            name = next(name for name in tried if name not in names)
+        names.add(name)
+        told.append(msgspec.structs.replace(one, name=name))
+    return told
+
+
+def known_as(one: Source, known: Mapping[str, Path | None]) -> str | None:
+    """Return the name that a file has already; None for none."""
+    if known.get(one.name) == one.path:
+        return one.name
+    return next((name for name, path in known.items() if path == one.path), None)
+
+
+def _numbered(one: Source) -> Iterator[str]:
+    base = one.others[0] if one.others else one.name
+    return (f"{base}-{number}" for number in count(2))
 
 
 def _folder(folder: Path) -> Iterator[Source]:
     left = _MOST_ENTRIES
+    seen: set[str] = set()  # Hugging Face's cache links a file from each revision
     for entry in walk(folder, _DEEPEST):
         left -= 1
         if left < 0:
             return
-        if (name := model_name(entry.name)) and is_gguf(entry.path):
-            yield Source(Path(entry.path), name, os.path.relpath(entry.path, folder))
+        real = os.path.realpath(entry.path)
+        if not (name := model_name(entry.name)) or real in seen or not is_gguf(real):
+            continue
+        seen.add(real)
+        called = os.path.relpath(entry.path, folder)
+        stem, whole = _stem(entry.name), _slug(called.removesuffix(".gguf"))
+        owner = _slug(called.split(os.sep)[0])
+        more = (f"{owner}-{name}", f"{owner}-{stem}") if os.sep in called else ()
+        yield Source(Path(entry.path), name, called, (stem, *more, whole))
+
+
+def _stem(file: str) -> str:
+    return _slug(re.sub(r"-\d{5}-of-\d{5}$", "", file.removesuffix(".gguf")))
+
+
+def _slug(said: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", said.lower()).strip("-")
 
 
 class _Layer(msgspec.Struct):
@@ -88,13 +147,21 @@ class _Manifest(msgspec.Struct):
 
 
 def _ollama(store: Path) -> Iterator[Source]:
-    """Yield what Ollama has pulled: each tag's manifest names the blob with the weights."""
-    for folder, _, tags in sorted(os.walk(store / "manifests")):
-        for tag in sorted(tags):
+    """Yield what Ollama has pulled: each tag's manifest names the blob with the weights.
+
+    Tags of the same weights are one model; it has the plainest of their names.
+    """
+    tags: dict[Path, list[tuple[str, ...]]] = {}
+    for folder, _, files in sorted(os.walk(store / "manifests")):
+        for tag in sorted(files):
             parts = (*Path(folder).relative_to(store / "manifests").parts, tag)
             blob = _blob(store, Path(folder) / tag)
             if blob is not None and len(parts) >= 3:
-                yield Source(blob, _ollama_name(parts), _ollama_tag(parts))
+                tags.setdefault(blob, []).append(parts)
+    for blob, same in tags.items():
+        same.sort(key=lambda parts: ("/" in _ollama_tag(parts), len(_ollama_name(parts))))
+        called = [_ollama_tag(parts) for parts in same]
+        yield Source(blob, _ollama_name(same[0]), ", ".join(called), (_slug(called[0]),))
 
 
 def _blob(store: Path, manifest: Path) -> Path | None:
@@ -121,21 +188,5 @@ def _ollama_tag(parts: tuple[str, ...]) -> str:
 
 def _ollama_name(parts: tuple[str, ...]) -> str:
     *_, model, tag = parts
-    said = model if tag == "latest" else f"{model}-{tag}"
-    return re.sub(r"[^a-z0-9]+", "-", said.lower()).strip("-")
-
-
-def _apart(found: list[Source]) -> list[Source]:
-    """Return the models with a name each: the second of a name gets its file's whole one."""
-    taken: dict[str, Source] = {}
-    for one in found:
-        name = one.name
-        if name in taken:
-            stem = one.called.removesuffix(".gguf").lower()
-            name = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
-        number = 2
-        base = name
-        while name in taken:
-            name, number = f"{base}-{number}", number + 1
-        taken[name] = msgspec.structs.replace(one, name=name)
-    return list(taken.values())
+    model = re.sub("-gguf$", "", model, flags=re.IGNORECASE)  # a repository of Hugging Face
+    return _slug(model if tag == "latest" else f"{model}-{tag}")

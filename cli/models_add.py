@@ -12,7 +12,7 @@ import typer
 from tollway.cli import edits, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import load_config
-from tollway.cli.model_sources import NoModels, Source, Store, sources, stores
+from tollway.cli.model_sources import NoModels, Source, Store, known_as, named, sources, stores
 from tollway.cli.models_info import (
     CacheKind,
     Context,
@@ -75,13 +75,14 @@ class Found(msgspec.Struct, frozen=True):
 def add(  # noqa: PLR0913 - an argument is an option
     path: Annotated[
         Path | None,
-        typer.Argument(help="A GGUF file, of a split one its first part; or a folder of them."),
+        typer.Argument(
+            help="A GGUF file, of a split one its first part; a folder of them; or with --from a"
+            " model as that program calls it."
+        ),
     ] = None,
     *,
     name: NameSaid = None,
-    store: Annotated[
-        Store | None, typer.Option("--from", help="Whose models, where no PATH is said.")
-    ] = None,
+    store: Annotated[Store | None, typer.Option("--from", help="Whose models.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All that are found, unasked.")] = False,
     context: Context = None,
     slots: Slots = None,
@@ -103,6 +104,7 @@ def add(  # noqa: PLR0913 - an argument is an option
     Examples:
         tollway models add ~/models/SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2 --free
         tollway models add qwen.gguf --context 16384 --slots 4 --price-input 0.1 --price-output 0.4
+        tollway models add llama3:8b --from ollama --free
         tollway models add --from ollama --all
     """
     loaded = load_config(config)
@@ -113,8 +115,7 @@ def add(  # noqa: PLR0913 - an argument is an option
         "gpu_layers": gpu_layers,
         "price": price_said(price_input, price_output, free=free),
     }
-    alone = path is not None and not path.expanduser().is_dir()
-    chosen = _chosen(_everything(path, store), every=every or alone)
+    chosen = _chosen(path, store, files_of(loaded), every=every)
     if name and len(chosen) > 1:
         raise UsageProblem("`--name` is for one model", hint="Leave it out, or name one file")
     if name:
@@ -122,22 +123,27 @@ def add(  # noqa: PLR0913 - an argument is an option
     if len(chosen) == 1:
         register(loaded, [look_at(loaded, chosen[0], said)], as_json=as_json)
         return
-    found, skipped = _each(loaded, chosen, said)
-    if found:
-        register(loaded, found, skipped, as_json=as_json)
+    good, skipped = _each(loaded, chosen, said)
+    if good:
+        register(loaded, good, skipped, as_json=as_json)
     for one in skipped:
         # A store's files have names that nobody knows.
-        named = one.called in one.problem
-        edits.warn(f"Left out{'' if named else f' `{one.called}`'}: {one.problem}")
+        told = one.called in one.problem
+        edits.warn(f"Left out{'' if told else f' `{one.called}`'}: {one.problem}")
     if skipped:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+def files_of(config: Config) -> dict[str, Path | None]:
+    """Return the file of each model that is registered, None for a command's."""
+    return {name: model.gguf for name, model in config.models.items()}
 
 
 _STORES: dict[Store, str] = {"ollama": "Ollama", "lm-studio": "LM Studio"}
 
 
 def _everything(path: Path | None, store: Store | None) -> list[Source]:
-    if path is not None:
+    if path is not None and (store is None or path.expanduser().exists()):
         return sources(Path(os.path.abspath(path.expanduser())))
     if store is None:
         raise UsageProblem(
@@ -149,10 +155,31 @@ def _everything(path: Path | None, store: Store | None) -> list[Source]:
             f"There are no models of {_STORES[store]} in the usual places",
             hint="Say the folder instead: `tollway models add FOLDER`",
         )
-    return [source for place in places for source in sources(place)]
+    found = [source for place in places for source in sources(place)]
+    if path is None:
+        return found
+    if called := [one for one in found if one.is_called(str(path))]:
+        return called
+    raise NoModels(f"{_STORES[store]} has no model `{path}`", hint=f"It has {_listed(found)}")
 
 
-def _chosen(found: list[Source], *, every: bool) -> list[Source]:
+def _listed(found: list[Source]) -> str:
+    return ", ".join(f"`{one.called}`" for one in found[:8]) + (", ..." if len(found) > 8 else "")
+
+
+def _chosen(
+    path: Path | None, store: Store | None, files: Mapping[str, Path | None], *, every: bool
+) -> list[Source]:
+    """Return the models that are meant, with their names."""
+    found = _everything(path, store)
+    if path is not None and len(found) == 1:
+        # Another file of that name may be the same model, moved: a person decides.
+        kept = known_as(found[0], files) or found[0].name
+        return [msgspec.structs.replace(found[0], name=kept)]
+    return _some(named(found, files), store, every=every)
+
+
+def _some(found: list[Source], store: Store | None, *, every: bool) -> list[Source]:
     """Return all of them, or those that a person picks.
 
     Raises:
@@ -161,11 +188,10 @@ def _chosen(found: list[Source], *, every: bool) -> list[Source]:
     if every or len(found) == 1:
         return found
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        names = ", ".join(f"`{one.called}`" for one in found[:8])
-        more = ", ..." if len(found) > 8 else ""
+        which = f"one: `tollway models add NAME --from {store}`" if store else "one file"
         raise UsageProblem(
-            f"There are {len(found)} models, and nobody to ask which: {names}{more}",
-            hint="`--all` takes all of them; or name one file",
+            f"There are {len(found)} models, and nobody to ask which: {_listed(found)}",
+            hint=f"`--all` takes all of them; or name {which}",
         )
     for number, one in enumerate(found, start=1):
         show.note(f"{number:3}  {one.name}  ({one.called}, {show.size(one.path.stat().st_size)})")

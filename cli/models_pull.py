@@ -8,22 +8,23 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import show
+from tollway.cli import edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
-from tollway.cli.discover import model_name
-from tollway.cli.model_sources import Source
+from tollway.cli.model_sources import Source, named, sources
 from tollway.cli.models_add import (
     Free,
     NameSaid,
     PriceIn,
     PriceOut,
+    files_of,
     look_at,
     price_said,
     register,
 )
 from tollway.cli.models_info import CacheKind, Context, GpuLayers, Slots
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.daemon.config.schema import Config
 from tollway.providers.llamacpp import fit, hub
 
 _USUAL = Path("~/models")
@@ -89,11 +90,12 @@ def pull(  # noqa: PLR0913 - an argument is an option
         "price": price_said(price_input, price_output, free=free),
     }
     loaded = None if unregistered else load_config(config)
-    pulled = _fetch(repo, _choose(repo, found, wanted), to, revision)
+    folder = _folder(to, repo, loaded, name)
+    pulled = _fetch(repo, _choose(repo, found, wanted), folder, revision)
     if not as_json:
         show.note(f"Fetched {show.size(pulled.bytes)} to {pulled.files[0]}")
     if loaded is not None:
-        source = _source(pulled, name)
+        source = _source(loaded, pulled.files[0], name)
         register(loaded, [look_at(loaded, source, settings)], as_json=as_json)
     elif as_json:
         show.emit(pulled)
@@ -104,13 +106,30 @@ def _ask(repo: str, revision: str | None) -> list[hub.Choice]:
         return hub.choices(repo, revision)
 
 
-def _source(pulled: Pulled, name: str | None) -> Source:
-    return Source(pulled.files[0], name or model_name(pulled.files[0].name))
+def _source(loaded: Config, path: Path, name: str | None) -> Source:
+    (found,) = sources(path)
+    if name:
+        return msgspec.structs.replace(found, name=name)
+    # Often another quantisation of what is there already.
+    return named([found], files_of(loaded))[0]
 
 
-def _fetch(repo: str, choice: hub.Choice, to: Path, revision: str | None) -> Pulled:
-    """Fetch a model into the repository's folder, with a bar on a terminal."""
+def _folder(to: Path, repo: str, loaded: Config | None, name: str | None) -> Path:
+    """Return where a model is fetched to, if it may then be registered by this name.
+
+    Raises:
+        GatewayError: It is another's, or no name. Said before the gigabytes come, not behind them.
+    """
     folder = Path(os.path.abspath(to.expanduser())) / repo
+    if loaded is not None and name:
+        known = loaded.models.get(name)
+        if known is None or known.gguf is None or folder not in known.gguf.parents:
+            edits.require_new(loaded, "models", name, hint="`--name` says another")
+    return folder
+
+
+def _fetch(repo: str, choice: hub.Choice, folder: Path, revision: str | None) -> Pulled:
+    """Fetch a model into the repository's folder, with a bar on a terminal."""
     _warn_of_size(choice)
     try:
         with show.progress(f"{repo} {choice.quantisation}".strip()) as progress:

@@ -13,7 +13,7 @@ from ollama_files import ollama_store
 from program import Home
 
 from tollway.cli.boundary import UsageProblem
-from tollway.cli.model_sources import NoModels, Source, sources, stores
+from tollway.cli.model_sources import NoModels, Source, named, sources, stores
 from tollway.cli.models_add import _picked
 from tollway.daemon.config.load import load
 
@@ -70,10 +70,49 @@ def test_a_folder_gives_each_model_a_name_of_its_own(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(llama_gguf())
     (tmp_path / "notes.gguf").write_text("no model")
-    assert [one.name for one in sources(tmp_path)] == ["tiny", "b-tiny-gguf-tiny-q8-0", "big"]
+    assert [one.name for one in named(sources(tmp_path), {})] == ["tiny", "tiny-q8-0", "big"]
     (tmp_path / "none").mkdir()
     with pytest.raises(NoModels, match="no GGUF files"):
         sources(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        ({"a/M-GGUF/M-Q4_K_M.gguf": "m", "a/M-GGUF/M-Q6_K.gguf": "m-q6-k"}, {}),
+        ({"a/M/M-Q4_0.gguf": "m", "b/M/M-Q4_0.gguf": "b-m"}, {}),
+        ({"a/M/M-Q4_0.gguf": "m", "b/M/M-Q4_0.gguf": "b-m-q4-0", "b/M/M-Q8_0.gguf": "m-q8-0"}, {}),
+        ({"a/M/M-UD-Q4_K_XL.gguf": "m", "a/M/M-UD-Q8_K_XL.gguf": "m-ud-q8-k-xl"}, {}),
+        ({"a/M/M-Q4_0.gguf": "m-q4-0"}, {"m": Path("/other.gguf")}),
+        ({"a/M/M-Q4_0.gguf": "m-q4-0-2"}, {"m": None, "m-q4-0": None, "a-m": None, "a-m-q4-0": None,
+                                           "a-m-m-q4-0": None}),
+    ],
+)  # fmt: skip
+def test_a_name_says_as_much_as_tells_models_apart(
+    tmp_path: Path, files: dict[str, str], names: dict[str, Path | None]
+) -> None:
+    """The quantisation, or else the owner; names in use are left to whom they belong."""
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(llama_gguf())
+    found = named(sources(tmp_path), names)
+    assert {one.called: one.name for one in found} == files
+    again = named(sources(tmp_path), {"mine": found[0].path})
+    assert again[0].name == "mine"  # a file keeps the name that it has
+
+
+def test_tags_of_the_same_weights_are_one_model(tmp_path: Path) -> None:
+    """`ollama pull llama3.2` and `llama3.2:3b` are one file: two would be loaded twice."""
+    data = llama_gguf()
+    store = ollama_store(
+        tmp_path / "models",
+        **{"library__llama3.2__3b": data, "library__llama3.2__latest": data, "me__own__v1": data},
+    )
+    (found,) = sources(store)
+    assert (found.name, found.called) == ("llama3-2", "llama3.2:latest, llama3.2:3b, me/own:v1")
+    assert all(map(found.is_called, ("llama3.2", "llama3.2:3b", "me/own:v1", "llama3-2")))
+    assert not found.is_called("own")
 
 
 def test_stores_are_looked_for_where_they_usually_are(tmp_path: Path) -> None:
@@ -143,6 +182,13 @@ def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
     assert gguf.parent == store / "blobs"
     assert "Registered as `local/tiny-1b`" in ended.stderr
     assert "Next: `tollway chat local/tiny-1b hello`" in ended.stderr
+    unknown = home.tollway("models", "add", "tiny", "--from", "ollama", OLLAMA_MODELS=str(store))
+    assert unknown.returncode == 1
+    assert "error: Ollama has no model `tiny`\nhint: It has `tiny:1b`" in unknown.stderr
+    one = ("tiny:1b", "--from", "ollama", "--free", "--slots", "2", "--json")
+    ended = home.tollway("models", "add", *one, OLLAMA_MODELS=str(store))
+    assert json.loads(ended.stdout)["name"] == "tiny-1b"
+    assert [one.slots for one in load(home.config).models.values()] == [2]
     ollama_store(store, me__bad__q4=made.read_bytes()[:-100])
     ended = home.tollway("models", "add", "--from", "ollama", "--all", OLLAMA_MODELS=str(store))
     assert ended.returncode == 1
@@ -248,6 +294,10 @@ def test_a_model_is_pulled_registered_and_described(home: Home, server: Hub) -> 
     assert said["quantisation"] == "Q8_0"
     assert Path(said["files"][0]).read_bytes() == large
     assert list(load(home.config).models) == ["tiny"]
+    second = ("models", "pull", "org/Tiny-GGUF:Q8_0", "--to", "m")
+    taken = home.tollway(*second, "--name", "tiny", "--to", "elsewhere", **at)
+    assert (taken.returncode, (home.path / "elsewhere").exists()) == (1, False)
+    assert json.loads(home.tollway(*second, "--json", **at).stdout)["name"] == "tiny-q8-0"
     wrong = home.tollway("models", "pull", "org/Tiny-GGUF:Q2_K", **at)
     assert wrong.returncode == 1
     assert "`org/Tiny-GGUF` has no `Q2_K`" in wrong.stderr
