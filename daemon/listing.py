@@ -8,17 +8,19 @@ from tollway.daemon.errors import ModelNotFound
 from tollway.daemon.gate.authenticate import Caller
 from tollway.daemon.gate.gate import Gate
 from tollway.daemon.gate.route import LOCAL
+from tollway.daemon.spoken import dialect_of
 from tollway.daemon.state import DAEMON, OWNER
 
 
 async def models(request: web.Request) -> web.Response:
     """Return the list: routes, models on this box, and the targets that routes name."""
     gate, caller = caller_of(request)
-    if _is_gemini(request):
+    spoken = _spoken(request)
+    if spoken == "gemini":
         return web.json_response(
             {"models": [_gemini_entry(gate, name) for name in gate.may_list(caller)]}
         )
-    if _is_anthropic(request):
+    if spoken == "anthropic_messages":
         # All on one page: `limit` is at least 1, and nobody has a thousand routes.
         data = [_anthropic_entry(gate, name) for name in gate.may_list(caller)]
         first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
@@ -37,18 +39,13 @@ async def model(request: web.Request) -> web.Response:
     gate, caller = caller_of(request)
     name = request.match_info["model"]
     gate.plan(caller, name)
-    entry = _anthropic_entry if _is_anthropic(request) else _entry
-    if _is_gemini(request):
-        entry = _gemini_entry
+    entry = _ENTRIES.get(_spoken(request), _entry)
     return web.json_response(entry(gate, name))
 
 
-def _is_anthropic(request: web.Request) -> bool:
-    return "anthropic-version" in request.headers
-
-
-def _is_gemini(request: web.Request) -> bool:
-    return request.path.startswith("/v1beta/")
+def _spoken(request: web.Request) -> str:
+    # Google's library asks at /v1 too, where only its key's header tells it from OpenAI's.
+    return dialect_of(request.path, request.headers).name
 
 
 def _gemini_entry(gate: Gate, name: str) -> dict[str, object]:
@@ -67,7 +64,13 @@ def _anthropic_entry(gate: Gate, name: str) -> dict[str, object]:
     entry = _entry(gate, name)
     # When a model was made is not known; the moment this configuration was loaded is a true one.
     loaded = datetime.fromtimestamp(int(gate.built_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"type": "model", "id": entry["id"], "display_name": name, "created_at": loaded}
+    said = {"type": "model", "id": entry["id"], "display_name": name, "created_at": loaded}
+    if "context_window" in entry:
+        said["max_input_tokens"] = entry["context_window"]
+    return said
+
+
+_ENTRIES = {"gemini": _gemini_entry, "anthropic_messages": _anthropic_entry}
 
 
 def caller_of(request: web.Request) -> tuple[Gate, Caller]:
@@ -98,7 +101,7 @@ def _entry(gate: Gate, name: str) -> dict[str, object]:
     if found.route:
         entry["targets"] = list(found.targets)
     if owner == LOCAL:
-        if gate.config.models[model].command is None:
-            entry["context_window"] = gate.config.models[model].context
+        if window := gate.context(model):
+            entry["context_window"] = window
         entry["state"] = gate.daemon.local.state(model) or "registered"
     return entry

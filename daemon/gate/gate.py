@@ -27,6 +27,7 @@ from tollway.daemon.log import Mask
 from tollway.daemon.pricing import local_price, price_table
 from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
+from tollway.providers.errors import LocalModelFailed
 from tollway.providers.headers import Headers
 from tollway.providers.prices import CALLERS
 from tollway.providers.signing import signer_of, within
@@ -246,14 +247,22 @@ class Gate:
 
         The bundled figures are good enough to choose by, and prove nothing.
         """
-        if target.local:
-            model = self.config.models[target.model]
-            if model.command is None:
-                return model.context
+        if target.local and (context := self.context(target.model)):
+            return context
         price = self.price(target, self.daemon.books.now_ms())
         if target.callers:
             price = self.list_price(target, datetime.now(UTC))
         return price.context_window if price else None
+
+    def context(self, model: str) -> int | None:
+        """Return how many tokens fit into a model of this box; None where its command knows."""
+        known = self.config.models[model]
+        if known.command is not None:
+            return None
+        try:
+            return self.daemon.local.context_of(model)  # less, where it was trained on less
+        except LocalModelFailed:  # a reload has just taken it away
+            return known.context
 
     def default_output(self, route: str) -> int:
         """Return the tokens that an answer may have where its call names no limit."""

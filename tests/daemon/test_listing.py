@@ -1,0 +1,35 @@
+"""`GET /v1/models`, as each client's library reads it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway import KEY
+from gguf_shapes import shaped
+from local_gateway import models, serving
+
+SHORT = 512  # tokens that the model was trained on; 8,192 are asked for
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "place", "name", "window"),
+    [
+        ("/v1/models", {}, "data", "id", "context_window"),
+        ("/v1/models", {"anthropic_version": "2023-06-01"}, "data", "id", "max_input_tokens"),
+        ("/v1beta/models", {}, "models", "name", "inputTokenLimit"),
+        ("/v1/models", {"x_goog_api_key": KEY}, "models", "name", "inputTokenLimit"),
+    ],
+    ids=["openai", "anthropic", "gemini", "gemini at v1"],
+)
+async def test_each_library_finds_names_and_true_windows(
+    tmp_path: Path, path: str, headers: dict[str, str], place: str, name: str, window: str
+) -> None:
+    """A window is what fits, not what was asked for; Google's library asks at /v1 too."""
+    made = shaped(tmp_path / "short.gguf", context=SHORT)
+    sent: Any = {"authorization": f"Bearer {KEY}", **headers}
+    async with serving(models(short=(made, 8192))) as daemon:
+        (entry,) = (await daemon.ask("GET", path, **sent)).json()[place]
+        assert entry[name] in {"local/short", "models/local/short"}
+        assert entry[window] == SHORT
+        alone = await daemon.ask("GET", f"{path}/local/short", **sent)
+        assert alone.json() == entry
