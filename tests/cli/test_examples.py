@@ -218,7 +218,8 @@ def _what_is_called(told: Story) -> None:
     prices = "--price-input 0.1 --price-output 0.4"
     told.run(f"tollway models add qwen.gguf --context 16384 --slots 4 {prices}")
     store = ollama_store(told.home.path / "ollama", library__llama3__8b=small(told.home.path))
-    told.run("tollway models add --from ollama --all", OLLAMA_MODELS=str(store))
+    for line in ("add llama3:8b --from ollama --free", "add --from ollama --all"):
+        told.run(f"tollway models {line}", OLLAMA_MODELS=str(store))
     told.run("tollway models pull ggml-org/SmolLM3-3B-GGUF")
     told.run("tollway models pull unsloth/Qwen3-8B-GGUF:Q8_0 --context 16384 --slots 4 --free")
     told.run("tollway models list")
