@@ -108,7 +108,9 @@ def read_request(endpoint: Endpoint, body: bytes) -> Asked:
             sampling=_sampling(fields),
             logprobs=_logprobs(endpoint, fields),
             shape=shape,
-            parallel=_typed(fields, "parallel_tool_calls", bool, True),
+            # Who names a tool waits for one call of it; small models would go on for ever.
+            parallel=_typed(fields, "parallel_tool_calls", bool, True)
+            and not (shape and shape.calls),
         ),
         stream=_typed(fields, "stream", bool, False),
         include_usage=options.get("include_usage") is True,

@@ -156,6 +156,17 @@ def test_options_that_ask_for_nothing_are_fine() -> None:
     )  # fmt: skip
 
 
+def test_a_tool_that_is_named_is_called_once() -> None:
+    """Who names a tool waits for its one call; `required` leaves their number to the model."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    named = {"type": "function", "function": {"name": "f"}}
+    asked = [
+        read_request("chat", body(tools=tools, tool_choice=choice, parallel_tool_calls=True))
+        for choice in (named, "required", "auto")
+    ]
+    assert [one.job.parallel for one in asked] == [False, True, True]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
