@@ -267,10 +267,16 @@ SAID: dict[str, tuple[Said, Said, Said, Said]] = {
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         None,
     ),
+    "bash, editor and memory by type": (
+        None,
+        None,
+        {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+        None,
+    ),
     "other hosted tools": (
         None,
         {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
-        {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
         _config(tools=[{"code_execution": {}}]),
     ),
     "answer by JSON schema": (

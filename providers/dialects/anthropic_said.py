@@ -29,6 +29,7 @@ from tollway.providers.conversation import (
     carried,
 )
 from tollway.providers.dialects.anthropic_citations import citation
+from tollway.providers.dialects.anthropic_client_tools import CLIENT_TOOLS
 from tollway.providers.dialects.anthropic_known import KNOWN
 from tollway.providers.dialects.wire import Body, decoded
 from tollway.providers.errors import RequestInvalid, Untranslatable
@@ -403,18 +404,18 @@ def _tools(body: Body) -> Iterator[Tool | HostedTool]:
     for place, raw in enumerate(body.take(_TOOLS, "tools") or ()):
         where = f"tools[{place}]"
         tool = decoded(_TOOL, raw, where)
-        if tool.type not in (None, "custom"):
+        own = CLIENT_TOOLS.get(tool.type or "")
+        if own is None and tool.type not in (None, "custom"):
             yield HostedTool(NAME, tool.type or "", bytes(raw))
             continue
         extras = tuple(
             (name, bytes(value))
             for name, value in decoded(_RAWS, raw, where).items()
-            if name not in _OF_TOOL
+            if name not in _OF_TOOL or (own and name == "strict")
         )
-        schema, cache = bytes(tool.input_schema), _lifetime(tool.cache_control)
-        yield Tool(
-            tool.name, tool.description or "", schema, tool.strict, cache=cache, extras=extras
-        )
+        about, schema = own or (tool.description or "", bytes(tool.input_schema))
+        strict, cache = None if own else tool.strict, _lifetime(tool.cache_control)
+        yield Tool(tool.name, about, schema, strict, cache=cache, extras=extras)
     for name in ("mcp_servers", "container"):
         # What the provider reaches for the model: tools, whatever the field is called.
         if (said := body.raw(name)) and said != b"[]":
