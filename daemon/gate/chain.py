@@ -21,7 +21,7 @@ _FIRST_S, _MOST_S = 0.5, 8.0
 # The longest wait that a provider may ask for before the call goes elsewhere, or is given up.
 _PATIENCE_S, _LAST_PATIENCE_S = 5.0, 60.0
 # Refusals that the same request to the same target may not meet a second time.
-_PASSING = frozenset({408, 409, 425, 429})
+_PASSING = frozenset({408, 409, 424, 425, 429})  # 424: Bedrock's model failed at it
 _NEVER = frozenset({501, 505})
 
 

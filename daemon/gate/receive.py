@@ -43,7 +43,7 @@ _MOST_WHOLE = 512 * 1024 * 1024
 # How long a finished stream may take to close, so that its connection can serve again.
 _TAIL_S = 0.5
 # A refusal by one target that another may not share.
-_TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 425, 429})
+_TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 424, 425, 429})
 _DONE = b"[DONE]"
 # Events that fill a silence: Anthropic's, and OpenAI's in Responses.
 _FILLERS = frozenset({b"ping", b"keepalive"})

@@ -6,11 +6,12 @@ from tollway.providers.dialects import error_words
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.eventstream import EXCEPTION
 
-# What each exception's status is where it comes before the stream (Bedrock's API reference).
+# What each exception's status is where it comes before the stream (Bedrock's API reference); a
+# model that failed is 424 there, which says to clients that they erred.
 _STATUSES = {
     "validationException": 400,
     "throttlingException": 429,
-    "modelStreamErrorException": 424,
+    "modelStreamErrorException": 502,
     "modelTimeoutException": 408,
     "internalServerException": 500,
     "serviceUnavailableException": 503,

@@ -1,11 +1,20 @@
 """Reads an answer of Bedrock's Converse, streamed or whole, into the events of the neutral form."""
 
+from base64 import b64decode, b64encode
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from tollway.providers import events as ev
-from tollway.providers.conversation import Citation, Conversation, Opaque, Thinking
+from tollway.providers.conversation import (
+    Citation,
+    Conversation,
+    Image,
+    Opaque,
+    Source,
+    Thinking,
+)
 from tollway.providers.dialects.bedrock_ask import CLAUDES, tool_name
 from tollway.providers.dialects.bedrock_errors import exception
 from tollway.providers.dialects.bedrock_read import NAME, usage_of
@@ -43,6 +52,8 @@ class Reader:
         self.ended = False
         self._model = said.model  # which no answer names
         self._part = OpenPart(said, tool_name)
+        self._image: dict[str, Any] | None = None  # while it comes, and its bytes so far
+        self._bytes = bytearray()
 
     def event(self, event: Event) -> list[ev.Event]:
         """Return what one message of a stream means.
@@ -63,11 +74,10 @@ class Reader:
                 self._delta(_object(said.get("delta")), out)
             case b"contentBlockStart":
                 self._part.close(out)
-                start = _object(said.get("start"))
-                if "toolUse" in start:
-                    self._call(_object(start["toolUse"]), out)
+                self._begin(_object(said.get("start")), out)
             case b"contentBlockStop":
                 self._part.close(out)
+                self._shown(out)
             case b"messageStart":
                 out.append(ev.Start("", self._model))
             case b"messageStop":
@@ -102,8 +112,23 @@ class Reader:
         _report(said, out)
         return fold(out)
 
+    def _begin(self, start: dict[str, Any], out: list[ev.Event]) -> None:
+        """Open a block that says so; what has no name here is a part by itself."""
+        if "toolUse" in start and not _is_hosted(start):
+            self._call(_object(start["toolUse"]), out)
+        elif "image" in start:
+            self._image, self._bytes = _object(start["image"]), bytearray()
+        elif start:
+            out.append(_other(start))
+
+    def _shown(self, out: list[ev.Event]) -> None:
+        if self._image is not None:
+            whole = {"bytes": b64encode(self._bytes).decode()}
+            out.append(_picture({**self._image, "source": whole}))
+        self._image = None
+
     def _block(self, block: dict[str, Any], out: list[ev.Event]) -> None:
-        if "toolUse" in block:
+        if "toolUse" in block and not _is_hosted(block):
             called = _object(block["toolUse"])
             self._call(called, out)
             given = msgspec.json.encode(called.get("input", {})).decode()
@@ -119,9 +144,10 @@ class Reader:
                 out.append(ev.CitationAdded(_citation(_object(one))))
         elif "text" in block:
             self._text(text_of(block, "text"), out)
+        elif "image" in block:
+            out.append(_picture(_object(block["image"])))
         else:
-            kind = next(iter(block), "")
-            out.append(ev.PartWhole(Opaque(NAME, msgspec.json.encode(block), kind)))
+            out.append(_other(block))
 
     def _delta(self, delta: dict[str, Any], out: list[ev.Event]) -> None:
         if "text" in delta:
@@ -132,6 +158,10 @@ class Reader:
             self._thought(_object(delta["reasoningContent"]), out)
         elif "citation" in delta:
             out.append(ev.CitationAdded(_citation(_object(delta["citation"]))))
+        elif "image" in delta and self._image is not None:
+            more = text_of(_object(_object(delta["image"]).get("source")), "bytes")
+            with suppress(ValueError):
+                self._bytes += b64decode(more)  # each piece is padded by itself
 
     def _text(self, text: str, out: list[ev.Event]) -> None:
         self._part.begin("block", out)
@@ -159,6 +189,22 @@ class Reader:
         self.ended = True
         # Which sequence it was Claude says where it is asked to, which no client can.
         out.append(ev.Stopped(_REASONS.get(str(reason), "other")))
+
+
+def _is_hosted(block: dict[str, Any]) -> bool:
+    """Whether a tool of the provider's own is called, which the client cannot run."""
+    return _object(block["toolUse"]).get("type") == "server_tool_use"
+
+
+def _other(block: dict[str, Any]) -> ev.Event:
+    kind = next(iter(block), "")
+    return ev.PartWhole(Opaque(NAME, msgspec.json.encode(block), kind))
+
+
+def _picture(said: dict[str, Any]) -> ev.Event:
+    data = text_of(_object(said.get("source")), "bytes")
+    source = Source("base64", data, f"image/{text_of(said, 'format') or 'png'}")
+    return ev.PartWhole(Image(source))
 
 
 def _decoded(data: bytes) -> dict[str, Any]:

@@ -184,7 +184,7 @@ PASSING = [
     UpstreamUnreachable("No"),
     UpstreamTimeout("No", phase="first"),
     UpstreamBroke("No"),
-    *(UpstreamRefused("No", status=status) for status in (408, 429, 500, 502, 503, 504, 529)),
+    *(UpstreamRefused("No", status=status) for status in (408, 424, 429, 500, 502, 503, 504, 529)),
 ]
 
 

@@ -322,7 +322,8 @@ async def test_a_call_that_shutdown_ends_is_billed_at_an_upper_bound(stream: boo
 
 
 @pytest.mark.parametrize(
-    "status", ["400 Bad", "404 None", "408 Late", "429 Slow", "500 Oh", "503 Busy", "529 Full"]
+    "status",
+    ["400 Bad", "404 None", "408 Late", "424 Fell", "429 Slow", "500 Oh", "503 Busy", "529 Full"],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_no_refusal_costs_anything(status: str, stream: bool) -> None:

@@ -1,5 +1,6 @@
 """Bedrock's Converse where no recording reaches: thoughts, cache points, documents, bounds."""
 
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -12,7 +13,10 @@ from tollway.providers.conversation import (
     Conversation,
     File,
     Format,
+    Image,
     Message,
+    Opaque,
+    Part,
     Reasoning,
     Sampling,
     Source,
@@ -24,12 +28,13 @@ from tollway.providers.conversation import (
     ToolResult,
 )
 from tollway.providers.dialects import bedrock
+from tollway.providers.dialects.bedrock_errors import exception
 from tollway.providers.dialects.bedrock_options import claude
 from tollway.providers.dialects.bedrock_read import Reader, usage_of
 from tollway.providers.dialects.dialect import Facts, InUrl
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Event as Meant
-from tollway.providers.eventstream import Splitter
+from tollway.providers.eventstream import EXCEPTION, Splitter
 from tollway.providers.sse import Event
 
 SONNET = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
@@ -251,3 +256,56 @@ def test_a_budget_beside_the_limit_counts_with_it() -> None:
     raw = {"messages": [], "inferenceConfig": config, "additionalModelRequestFields": more}
     call = bedrock.DIALECT.peek("chat", msgspec.json.encode(raw), InUrl("m"))
     assert bedrock.DIALECT.bound(call).output == 10_000
+
+
+def parts_of(*messages: tuple[str, dict[str, Any]]) -> tuple[Part, ...]:
+    """Return what a stream of messages says."""
+    reader = BEDROCK.events(said(), frozenset())
+    found = [
+        meant
+        for name, payload in messages
+        for meant in reader.event(Event(b"", msgspec.json.encode(payload), name.encode()))
+    ]
+    return fold_of([*found, *reader.end()]).parts
+
+
+def whole(*content: dict[str, Any]) -> tuple[Part, ...]:
+    """Return what a whole answer says."""
+    message = {"role": "assistant", "content": list(content)}
+    answer = {"output": {"message": message}, "stopReason": "end_turn"}
+    return BEDROCK.events(said(), frozenset()).whole(msgspec.json.encode(answer)).parts
+
+
+def test_a_picture_of_an_answer_is_one_whole_or_in_pieces() -> None:
+    """A stream lost it in silence; its pieces are each padded by themselves."""
+    picture = Image(Source("base64", b64encode(b"abcd").decode(), "image/jpeg"))
+    data = {"format": "jpeg", "source": {"bytes": b64encode(b"abcd").decode()}}
+    assert whole({"image": data}) == (picture,)
+    pieces = [{"image": {"source": {"bytes": b64encode(one).decode()}}} for one in (b"ab", b"cd")]
+    assert parts_of(
+        ("contentBlockStart", {"start": {"image": {"format": "jpeg"}}}),
+        *(("contentBlockDelta", {"delta": one}) for one in pieces),
+        ("contentBlockStop", {}),
+    ) == (picture,)
+
+
+def test_a_tool_that_the_provider_runs_is_no_call_for_the_client() -> None:
+    """It has no such tool; what came of it is named as lost."""
+    called = {"toolUseId": "t", "name": "nova_grounding", "type": "server_tool_use"}
+    result = {"toolUseId": "t", "type": "nova_grounding_result"}
+    found = whole({"toolUse": {**called, "input": {}}}, {"toolResult": {**result, "content": []}})
+    assert [part.type for part in found if isinstance(part, Opaque)] == ["toolUse", "toolResult"]
+    found = parts_of(
+        ("contentBlockStart", {"start": {"toolUse": called}}),
+        ("contentBlockDelta", {"delta": {"toolUse": {"input": "{}"}}}),
+        ("contentBlockStop", {}),
+        ("contentBlockStart", {"start": {"toolResult": result}}),
+        ("contentBlockDelta", {"delta": {"toolResult": [{"json": {}}]}}),
+        ("contentBlockStop", {}),
+    )
+    assert [part.type for part in found if isinstance(part, Opaque)] == ["toolUse", "toolResult"]
+
+
+def test_a_model_that_failed_in_its_stream_is_no_fault_of_the_caller_s() -> None:
+    """AWS says 424, which clients take for a mistake of theirs, and never try again."""
+    assert exception(EXCEPTION + b"modelStreamErrorException", b'{"message":"Bad"}').status == 502
