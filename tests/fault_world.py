@@ -31,6 +31,7 @@ from upstreams import (
     answer,
     drips,
     floods,
+    free_port,
     reads,
     resets,
     says,
@@ -73,7 +74,7 @@ class Fault:
     """
 
     steps: Sequence[Step] = ()
-    at: str = "faulty"  # which provider
+    at: str = "faulty"  # which provider; "silent" is the same, and is soon waited for no longer
     statuses: tuple[int, ...] = (502,)
     ending: str = BROKE
     or_ending: str = ""  # where it is a matter of time
@@ -127,8 +128,14 @@ def _at(place: str, ending: str = UNREACHABLE, status: int = 502) -> Callable[[s
     return lambda _source, _stream: Fault(steps, place, (status,), ending, bill="nothing")
 
 
-def _early(*steps: Step, status: int = 502, ending: str = BROKE) -> Callable[[str, bool], Fault]:
-    return lambda _source, _stream: Fault([reads(), *steps], statuses=(status,), ending=ending)
+def _early(*steps: Step, ending: str = BROKE) -> Callable[[str, bool], Fault]:
+    return lambda _source, _stream: Fault([reads(), *steps], ending=ending)
+
+
+def _silent(*steps: Step) -> Callable[[str, bool], Fault]:
+    return lambda _source, _stream: Fault(
+        [reads(), *steps], "silent", statuses=(504,), ending=TIMEOUT
+    )
 
 
 def _wrong_type(source: str, stream: bool) -> Fault:
@@ -164,17 +171,17 @@ def _half_gzip(source: str, stream: bool) -> Fault:
 
 
 def _silent_body(source: str, stream: bool) -> Fault:
-    return Fault([reads(), says(head(source, stream)), stalls()], statuses=(504,), ending=TIMEOUT)
+    return _silent(says(head(source, stream)), stalls())(source, stream)
 
 
 def _alive(source: str, stream: bool) -> Fault:
     sign = ALIVE.get(source, b"") if stream else b" \n"
     lives = trickles(sign) if sign else stalls()  # AWS has no signs of life
-    return Fault([reads(), says(head(source, stream)), lives], statuses=(504,), ending=TIMEOUT)
+    return _silent(says(head(source, stream)), lives)(source, stream)
 
 
 def _midway(
-    *steps: Step, ending: str = BROKE, whole: str = "", status: int = 502
+    *steps: Step, ending: str = BROKE, whole: str = "", status: int = 502, at: str = "faulty"
 ) -> Callable[[str, bool], Fault]:
     """Return a fault after some of the answer; a whole one that ends there is garbage."""
 
@@ -182,6 +189,7 @@ def _midway(
         begun = opening(source) if stream else WHOLE[source][:-20]
         return Fault(
             [reads(), says(head(source, stream) + begun), lets_go(), *steps],
+            at,
             statuses=(status,),
             ending=ending if stream else whole or ending,
             bill="some" if stream else "hold",
@@ -243,14 +251,10 @@ FAULTS: dict[str, Callable[[str, bool], Fault]] = {
     "no TLS": _at("plain"),
     "untrusted TLS": _at("untrusted"),
     "hang at connect": _at("full", TIMEOUT, 504),
-    "hang before headers": _early(stalls(), status=504, ending=TIMEOUT),
-    "hang in the headers": _early(
-        says(b"HTTP/1.1 200 OK\r\nA"), stalls(), status=504, ending=TIMEOUT
-    ),
+    "hang before headers": _silent(stalls()),
+    "hang in the headers": _silent(says(b"HTTP/1.1 200 OK\r\nA"), stalls()),
     "headers without end": _early(says(b"HTTP/1.1 200 OK\r\n"), floods(b"X-A: b\r\n" * 500)),
-    "headers that trickle": _early(
-        says(b"HTTP/1.1 200 OK\r\nX: "), trickles(b"x"), status=504, ending=TIMEOUT
-    ),
+    "headers that trickle": _silent(says(b"HTTP/1.1 200 OK\r\nX: "), trickles(b"x")),
     "reset": _early(resets()),
     "hang up": _early(),
     "no HTTP": _early(says(b"SSH-2.0-OpenSSH_9.6\r\n")),
@@ -265,7 +269,7 @@ FAULTS: dict[str, Callable[[str, bool], Fault]] = {
     "signs of life alone": _alive,
     "slow drip": _drip,
     "cut midway": _cut,
-    "hang midway": _midway(stalls(), ending=TIMEOUT, status=504),
+    "hang midway": _midway(stalls(), ending=TIMEOUT, status=504, at="silent"),
     "reset midway": _midway(resets()),
     "garbage midway": _garbage_midway,
     "error midway": _error_midway,
@@ -372,9 +376,12 @@ KINDS_AT = {
     COHERE: ("cohere", ""),
     BEDROCK: ("bedrock", ""),
 }
-# Long for a machine at work on other things, short for who waits until they are over.
-_QUICK = 'timeout = { connect = "5s", first = "400ms", idle = "400ms" }\n'
-_AT_ONCE = 'timeout = { connect = "200ms" }\n'
+# Where nothing comes that a machine at work on other things could be late with.
+_TIMEOUTS = {
+    "silent": 'timeout = { first = "400ms", idle = "400ms" }\n',
+    "full": 'timeout = { connect = "200ms" }\n',
+    "nowhere": 'timeout = { connect = "200ms" }\n',
+}
 _PRICES = "input = 1\noutput = 2\ncached_input = 0.5\ncache_write = 3\nsearch = 0.001\n"
 
 
@@ -388,11 +395,9 @@ def _tables(places: dict[str, str]) -> str:
     for place, base in places.items():
         for source, (kind, path) in KINDS_AT.items():
             provider, model = name_of(place, source), MODELS[source].partition("/")[2]
-            timeouts = _AT_ONCE if place in ("full", "nowhere") else _QUICK
-            timeouts = "" if place == "good" else timeouts
             tables.append(
                 f'[providers.{provider}]\nkind = "{kind}"\napi_key = "env:HOME"\n'
-                f'base_url = "{base}/{path}"\n{timeouts}'
+                f'base_url = "{base}/{path}"\n{_TIMEOUTS.get(place, "")}'
                 f'[prices."{provider}/*"]\n{_PRICES}'
             )
             if place != "good":
@@ -427,11 +432,11 @@ async def fault_world(folder: Path) -> AsyncIterator[FaultWorld]:
         good = await stack.enter_async_context(upstream([answers_well()]))
         tls = await stack.enter_async_context(upstream([stalls()], tls=self_signed(folder)[0]))
         full = stack.enter_context(full_backlog())
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            refused = taken.getsockname()[1]
+        refused = stack.enter_context(free_port())
         places = {
             "good": f"http://127.0.0.1:{good.port}",
             "faulty": f"http://127.0.0.1:{faulty.port}",
+            "silent": f"http://127.0.0.1:{faulty.port}",
             "refused": f"http://127.0.0.1:{refused}",
             "nowhere": "http://no-such-host.invalid",
             "plain": f"https://127.0.0.1:{faulty.port}",

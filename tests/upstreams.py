@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -208,6 +208,14 @@ async def upstream(
         await server.wait_closed()
     if serving.faults:
         raise serving.faults[0]
+
+
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    """Give a port on which nobody listens while the block runs, nor can."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def answer(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:

@@ -12,7 +12,7 @@ from gguf_files import needs_llama_cpp
 from gguf_shapes import shaped
 from one_answer import OneAnswer
 from program import PATIENCE_S, Home
-from upstreams import self_signed
+from upstreams import free_port, self_signed
 
 from tollway.daemon.config.paths import socket_beside, state_paths
 
@@ -185,12 +185,11 @@ def test_each_provider_is_asked_with_its_key(
 
 def test_a_provider_that_nobody_serves_is_unreachable_and_offline_asks_none(home: Home) -> None:
     """`--offline` is for boxes without a network."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    base = f'[providers.p]\nkind = "vllm"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
-    home.write(SINGLE.format(port=0) + base)
-    assert checks(home, code=1)["provider p"]["state"] == "fail"
-    assert "provider p" not in checks(home, "--offline", code=0)
+    with free_port() as port:
+        base = f'[providers.p]\nkind = "vllm"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
+        home.write(SINGLE.format(port=0) + base)
+        assert checks(home, code=1)["provider p"]["state"] == "fail"
+        assert "provider p" not in checks(home, "--offline", code=0)
 
 
 def test_models_without_their_file_or_engine_are_found(home: Home) -> None:

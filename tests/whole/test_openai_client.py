@@ -320,8 +320,10 @@ async def test_a_provider_that_fails_is_an_internal_server_error(
     kind: Kind, script: list[Step], status: int
 ) -> None:
     """500 from it, 502 where it broke or made no sense, 504 where it was silent."""
+    # Whoever does say something may be late with it, on a machine that has much to do.
+    soon = 'timeout = { first = "200ms" }' if status == 504 else ""
     async with (
-        gateway([script], provider='timeout = { first = "200ms" }') as gate,
+        gateway([script], provider=soon) as gate,
         sdk(kind, url(gate.daemon), KEY, retries=0) as client,
     ):
         with pytest.raises(openai.InternalServerError) as refused:

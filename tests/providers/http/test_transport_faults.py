@@ -16,6 +16,7 @@ from upstreams import (
     drips,
     eventually,
     floods,
+    free_port,
     notes,
     reads,
     resets,
@@ -54,14 +55,6 @@ async def fault_of(transport: HttpTransport, asked: Request) -> tuple[UpstreamEr
         await eventually(lambda: transport.open_connections == 0)
         return fault, got
     raise AssertionError(f"no fault; the body was {got!r}")
-
-
-@contextmanager
-def free_port() -> Iterator[int]:
-    """Give a port on which nobody listens while the block runs."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
 
 
 @contextmanager
