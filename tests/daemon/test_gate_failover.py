@@ -330,7 +330,7 @@ async def test_a_provider_whose_table_changed_is_met_without_prejudice() -> None
 async def test_a_target_that_had_no_time_is_not_held_to_have_failed() -> None:
     """What the first one left of the deadline says nothing of the second."""
     silent = [[reads(), stalls()]]
-    async with gateway(silent, silent, more=route("up/m", "up1/m", deadline='"1300ms"'),
+    async with gateway(silent, silent, more=route("up/m", "up1/m", deadline='"1900ms"'),
                        provider='timeout = { first = "1s" }') as gate:  # fmt: skip
         reply = await gate.ask(ASK)
         assert (reply.status, len((await gate.row(reply)).attempts)) == (504, 2)

@@ -434,13 +434,10 @@ async def test_headers_come_before_a_late_first_event() -> None:
     go = asyncio.Event()
     script = [reads(), waits(go), says(answer(b"gone", SSE, status="503 Busy"))]
     async with gateway([script], server='keepalive = "50ms"') as gate:
-        asking = asyncio.create_task(gate.ask(body(stream=True)))
-        client = gate.daemon
-        await until(lambda: any(one.pipe.head is None for one in client.server.daemon.exchanges))
-        await asyncio.sleep(0.2)  # several times the keep-alive, so that it must have shown
+        client = await gate.daemon.connect()
+        await client.send(_request(body(stream=True)))
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert b"data:" not in await client.reader.readuntil(b": keep-alive\n\n")
         go.set()
-        reply = await asking
-        seen = events(reply)
-        assert reply.status == 200
-        assert seen[0] == b": keep-alive\n\n"
-        assert b'"error"' in seen[-1]
+        *_, told, end = (await client.reader.readuntil(b"0\r\n\r\n")).split(b"\n\n\r\n")
+        assert b'"error"' in told and end == b"0\r\n\r\n"
