@@ -49,6 +49,8 @@ _KNOWN_LEVELS = (
 _NO_THOUGHTS = re.compile(r"gemini-(?:1\.|2\.0)|gemma|.*-image|.*-tts")
 _BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_576),
             "gemini-2.5-flash": (1, 24_576)}  # fmt: skip
+# The aliases for what is newest have long been of that generation.
+_THIRD = re.compile(r"gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)")
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _SAID_TIERS = _TIERS | {"", "auto", "default", "standard_only"}
@@ -82,7 +84,7 @@ class _Contents:
         self.system: list[dict[str, object]] = []
         self._said = said
         # The third generation signs its calls, and takes pictures within a function's result.
-        self._signs = self._sees_results = "gemini-3" in facts.model
+        self._signs = self._sees_results = bool(_THIRD.search(facts.model))
         self._names: dict[str, str] = {
             part.id: part.name
             for message in said.messages

@@ -9,7 +9,15 @@ from google.genai import types
 from translated import ANTHROPIC, BEDROCK, COHERE, GEMINI, OPENAI, RESPONSES
 
 from tollway.providers.canon import Call
-from tollway.providers.conversation import Conversation, File, Image, ToolChoice
+from tollway.providers.conversation import (
+    Conversation,
+    File,
+    Image,
+    Message,
+    Text,
+    ToolCall,
+    ToolChoice,
+)
 from tollway.providers.dialects.dialect import Asks, Facts
 from tollway.providers.dialects.gemini_schema import as_json_schema
 from tollway.providers.errors import Untranslatable
@@ -106,3 +114,24 @@ def test_null_is_allowed_wherever_a_schema_says_so() -> None:
     found = as_json_schema({"anyOf": either, "nullable": True})
     assert found == {"anyOf": [{"type": "integer"}, {"type": ["string", "null"]}, {"type": "null"}]}
     assert as_json_schema({"enum": ["a"], "nullable": True}) == {"enum": ["a", None]}
+
+
+@pytest.mark.parametrize(
+    ("model", "signed"),
+    [
+        ("gemini-3-pro-preview", True),
+        ("gemini-3.5-flash", True),
+        ("gemini-pro-latest", True),
+        ("gemini-flash-lite-latest", True),
+        ("gemini-2.5-flash", False),
+    ],
+)
+def test_a_call_of_another_model_s_is_one_that_the_third_generation_takes(
+    model: str, signed: bool
+) -> None:
+    """It refuses calls without a signature; an alias names such a model too."""
+    said = Conversation(
+        "", "m", (Message("user", (Text("Hi"),)), Message("assistant", (ToolCall("1", "f", "{}"),)))
+    )
+    body = GEMINI.write_request(said, Facts(model)).body
+    assert (b"skip_thought_signature_validator" in body) == signed

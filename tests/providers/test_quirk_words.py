@@ -1,0 +1,171 @@
+"""Each word in `quirks` of catalog.toml does something, and only where it stands."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from translated import OPENAI
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import (
+    Conversation,
+    Message,
+    Reasoning,
+    Sampling,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from tollway.providers.dialects import openai_chat
+from tollway.providers.dialects.dialect import Edits, Facts
+from tollway.providers.dialects.openai_quirks import QUIRKS
+from tollway.providers.price_report import reported
+from tollway.providers.sse import Event as Sse
+
+Quirks = frozenset[str]
+SAID = Conversation(
+    by="anthropic_messages",
+    model="m",
+    messages=(
+        Message("user", (Text("Hi", cache="5m"),)),
+        Message("assistant", (Thinking("Hm."), ToolCall("toolu_1", "f", "{}"))),
+        Message("tool", (ToolResult("toolu_1", (Text("1"),)),)),
+    ),
+    tools=(Tool("f"),),
+    sampling=Sampling(top_k=5, min_p=0.5, seed=7),
+    reasoning=Reasoning("on", "high"),
+    output_limit=100,
+    user="ann",
+    stream=True,
+)
+CHUNK: dict[str, Any] = {
+    "choices": [],
+    "usage": {
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "completion_tokens_details": {"reasoning_tokens": 5},
+        "cost": 0.5,
+        "cost_in_usd_ticks": 10_000_000_000,
+    },
+}
+
+
+def asked(quirks: Quirks) -> dict[str, Any]:
+    """Return a translated request."""
+    body: dict[str, Any] = json.loads(OPENAI.write_request(SAID, Facts("m", quirks=quirks)).body)
+    return body
+
+
+def edited(quirks: Quirks, path: str, limit: int | None = None, **more: Any) -> dict[str, Any]:
+    """Return a client's own request as a target gets it."""
+    said = {"model": "m", "stream": True, **more}
+    if path == "chat":
+        said["messages"] = [{"role": "user", "content": "Hi"}]
+    call = openai_chat.DIALECT.peek(path, json.dumps(said).encode())  # type: ignore[arg-type]
+    edits = Edits("m", output_limit=limit, ask_usage=True, quirks=quirks)
+    body: dict[str, Any] = json.loads(openai_chat.DIALECT.edit(call, edits))
+    return body
+
+
+def used(quirks: Quirks, *, n: int = 1, reports: int = 1) -> tuple[int, int]:
+    """Return the output and the thoughts that reports of usage come to."""
+    call = Call("chat", OPENAI.name, "m", b"{}", stream=True, wants_usage=True, choices=n)
+    reader = openai_chat.DIALECT.reader(call, quirks)
+    for _ in range(reports):
+        reader.event(Sse(b"", json.dumps(CHUNK).encode()))
+    assert reader.usage is not None
+    return reader.usage.output, reader.usage.reasoning
+
+
+def bill(quirks: Quirks, cost: object = 0.5) -> int | None:
+    """Return what a provider is believed to have charged, in nano-dollars."""
+    return reported(json.dumps(CHUNK["usage"] | {"cost": cost}), quirks)
+
+
+def thoughts(quirks: Quirks) -> set[str]:
+    """Return the fields that say how to think."""
+    names = {"reasoning_effort", "reasoning", "thinking", "chat_template_kwargs"}
+    return names & set(asked(quirks))
+
+
+def turn(quirks: Quirks) -> set[str]:
+    """Return the fields of an earlier turn."""
+    return set(asked(quirks)["messages"][1]) - {"role", "content", "tool_calls"}
+
+
+# What a word changes: how it is looked at, what is seen without it, and what with it.
+WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
+    "max_completion_tokens": (
+        lambda quirks: [name for name in asked(quirks) if name.startswith("max")],
+        ["max_tokens"],
+        ["max_completion_tokens"],
+    ),
+    "max_tokens_only": (
+        lambda quirks: [
+            name for name in edited(quirks, "chat", max_completion_tokens=5) if "max" in name
+        ],
+        ["max_completion_tokens"],
+        ["max_tokens"],
+    ),
+    "completions_stop_at_16": (
+        lambda quirks: edited(quirks, "completions", 16, prompt="Hi").get("max_tokens"),
+        16,
+        None,
+    ),
+    "usage_unasked": (lambda quirks: "stream_options" in asked(quirks), True, False),
+    "usage_per_choice": (lambda quirks: used(quirks, n=2, reports=2)[0], 4, 8),
+    "reasoning_within": (used, (4, 5), (0, 4)),
+    "reports_cost": (bill, None, 500_000_000),
+    "reports_cost_in_ticks": (bill, None, 1_000_000_000),
+    "reports_cost_in_total": (
+        lambda quirks: bill(quirks, {"total_cost": 0.25}),
+        None,
+        250_000_000,
+    ),
+    "all_of_openai": (lambda quirks: asked(quirks).get("user"), None, "ann"),
+    "top_k": (
+        lambda quirks: [asked(quirks).get(name) for name in ("top_k", "min_p")],
+        [None, None],
+        [5, 0.5],
+    ),
+    "cache_control": (
+        lambda quirks: b"cache_control" in json.dumps(asked(quirks)).encode(),
+        False,
+        True,
+    ),
+    "nine_letter_tool_ids": (
+        lambda quirks: len(asked(quirks)["messages"][2]["tool_call_id"]),
+        len("toolu_1"),
+        9,
+    ),
+    "random_seed": (
+        lambda quirks: [name for name in asked(quirks) if "seed" in name],
+        ["seed"],
+        ["random_seed"],
+    ),
+    "reasoning_object": (thoughts, {"reasoning_effort"}, {"reasoning"}),
+    "thinking_switch": (thoughts, {"reasoning_effort"}, {"thinking"}),
+    "template_switch": (
+        thoughts,
+        {"reasoning_effort"},
+        {"reasoning_effort", "chat_template_kwargs"},
+    ),
+    "no_reasoning": (thoughts, {"reasoning_effort"}, set()),
+    "takes_reasoning_content": (turn, set(), {"reasoning_content"}),
+    "takes_reasoning_details": (turn, set(), {"reasoning_details"}),
+}
+
+
+def test_every_word_is_here() -> None:
+    """A word that nobody looks at may do nothing."""
+    assert set(WORDS) == QUIRKS
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_does_what_it_says(word: str) -> None:
+    """Without it the request, the usage or the bill is another one."""
+    seen, without, within = WORDS[word]
+    assert (seen(frozenset()), seen(frozenset({word}))) == (without, within)
