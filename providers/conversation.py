@@ -224,6 +224,14 @@ class Sampling(msgspec.Struct, frozen=True):
     presence_penalty: float | None = None
     logit_bias: bytes = b""
 
+    def asks(self, *names: str) -> list[str]:
+        """Return those of some fields that ask for more than what is done anyway."""
+        asked = [name for name in names if getattr(self, name) not in (None, b"")]
+        return [name for name in asked if name not in _OFF_AT_ZERO or getattr(self, name) != 0]
+
+
+_OFF_AT_ZERO = ("min_p", "frequency_penalty", "presence_penalty")
+
 
 class Conversation(msgspec.Struct, frozen=True):
     """All that a request says, in no dialect. `by` is the dialect it was read from."""

@@ -209,7 +209,7 @@ def sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on:
             yield "top_k", top_k
         else:
             dropped.append("top_k")
-    dropped += [name for name in NEVER if getattr(asked, name) not in (None, b"")]
+    dropped += asked.asks(*NEVER)
     if said.logprobs:
         dropped.append("logprobs")
 

@@ -117,7 +117,7 @@ def _others(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
             yield "inferenceConfig", {"topK": asked.top_k}
         else:
             dropped.append("top_k")
-    dropped += [name for name in anthropic.NEVER if getattr(asked, name) not in (None, b"")]
+    dropped += asked.asks(*anthropic.NEVER)
     if said.logprobs:
         dropped.append("logprobs")
     reasoning = said.reasoning

@@ -296,7 +296,7 @@ def _sampling(said: Conversation, dropped: list[str]) -> _Fields:
             yield name, value
         elif value is not None:
             dropped.append(name)  # it takes none that reward, and none above 1
-    dropped += [name for name in ("min_p", "logit_bias") if getattr(asked, name) not in (None, b"")]
+    dropped += asked.asks("min_p", "logit_bias")
     if said.logprobs:
         dropped.append("logprobs")
 

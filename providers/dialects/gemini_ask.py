@@ -316,8 +316,7 @@ def _sampling(said: Conversation, dropped: list[str]) -> _Fields:
     ):
         if value is not None:
             yield name, value
-    if asked.min_p is not None:
-        dropped.append("min_p")
+    dropped += asked.asks("min_p")
     if asked.logit_bias:
         dropped.append("logit_bias")
 

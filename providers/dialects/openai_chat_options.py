@@ -24,6 +24,7 @@ _Fields = Iterator[tuple[str, object]]
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
 _TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
           "priority": "priority"}  # fmt: skip
+_NO_TIER = ("service_tier", "auto")  # what a provider without tiers does anyway
 _NOT_WITH_REASONING = (
     "temperature",
     "top_p",
@@ -229,7 +230,7 @@ def _sampling(said: Conversation, quirks: frozenset[str], dropped: list[str]) ->
         if quirk.MORE_SAMPLING in quirks:
             yield name, value
         else:
-            dropped.append(name)
+            dropped += asked.asks(name)
     if asked.logit_bias:
         yield "logit_bias", msgspec.Raw(asked.logit_bias)
 
@@ -308,5 +309,5 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
             continue
         if fits:
             yield name, value
-        else:
+        elif (name, value) != _NO_TIER:
             dropped.append(name)

@@ -223,7 +223,7 @@ def read_request(call: Call) -> Conversation:
         reasoning=_reasoning(body),
         output_limit=max((limit for limit in limits if limit is not None), default=None),
         user=body.take(_STR, "safety_identifier") or user or "",
-        metadata=body.raw("metadata"),
+        metadata=_not_empty(body.raw("metadata")),
         service_tier=body.take(_STR, "service_tier") or "",
         cache_key=body.take(_STR, "prompt_cache_key") or "",
         store=body.take(_BOOL, "store"),

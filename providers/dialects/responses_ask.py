@@ -309,10 +309,8 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
             yield name, value
         elif value != 1.0:  # what is the default need not be dropped
             dropped.append(name)
-    others = ("top_k", "min_p", "seed", "frequency_penalty", "presence_penalty")
-    dropped += [name for name in others if getattr(asked, name) is not None]
-    if asked.logit_bias:
-        dropped.append("logit_bias")
+    others = ("top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
+    dropped += asked.asks(*others)
 
 
 def _format(asked: Format) -> dict[str, object]:

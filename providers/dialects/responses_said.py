@@ -203,7 +203,7 @@ def read_request(call: Call) -> Conversation:
         reasoning=_reasoning(reasoning),
         output_limit=body.take(_INT, "max_output_tokens"),
         user=body.take(_STR, "safety_identifier") or user or "",
-        metadata=body.raw("metadata"),
+        metadata=said if (said := body.raw("metadata")) != b"{}" else b"",
         service_tier=body.take(_STR, "service_tier") or "",
         cache_key=body.take(_STR, "prompt_cache_key") or "",
         store=body.take(_BOOL, "store"),
@@ -215,7 +215,7 @@ def read_request(call: Call) -> Conversation:
 
 
 def _verbosity(text: _TextOf | None) -> Iterator[tuple[str, bytes]]:
-    if text is not None and text.verbosity:
+    if text is not None and text.verbosity not in (None, "", "medium"):
         yield "text.verbosity", msgspec.json.encode(text.verbosity)
 
 

@@ -70,9 +70,11 @@ class Body:
 
     @property
     def extras(self) -> tuple[tuple[str, bytes], ...]:
-        """The members that nobody took and that are not null, by name."""
+        """The members that nobody took, by name, but for null and what is done anyway."""
         return tuple(
-            (name, text) for name, raw in self._left.items() if (text := bytes(raw)) != b"null"
+            (name, text)
+            for name, raw in self._left.items()
+            if (text := bytes(raw)) != b"null" and (name, text) not in _USUAL
         )
 
     def unread(self, known: Mapping[str, Shape]) -> tuple[str, ...]:
@@ -84,6 +86,11 @@ class Body:
             for name in unread(self._whole[member], one, f"{member}.")
         )
         return tuple(dict.fromkeys(found))
+
+
+_USUAL = frozenset(
+    {("truncation", b'"disabled"'), ("speed", b'"standard"'), ("verbosity", b'"medium"')}
+)
 
 
 def decoded(decoder: Decodes[_T], text: msgspec.Raw | bytes, name: str) -> _T:

@@ -193,6 +193,41 @@ def test_what_an_answer_brought_back_is_no_loss() -> None:
     assert read(OPENAI, messages=[turn]).unread == ()
 
 
+# What some clients write into every request, and asks for nothing that is not done anyway.
+USUAL: dict[str, dict[str, Any]] = {
+    OPENAI.name: {
+        **{"frequency_penalty": 0, "presence_penalty": 0.0, "min_p": 0, "temperature": 1},
+        **{"top_p": 1, "n": 1, "logprobs": False, "logit_bias": {}, "metadata": {}, "user": ""},
+        **{"store": False, "service_tier": "auto", "verbosity": "medium", "tools": []},
+        **{"tool_choice": "auto", "response_format": {"type": "text"}, "modalities": ["text"]},
+    },
+    RESPONSES.name: {
+        **{"truncation": "disabled", "background": False, "include": [], "top_logprobs": 0},
+        **{"temperature": 1, "top_p": 1, "metadata": {}, "service_tier": "auto", "tools": []},
+        **{"text": {"format": {"type": "text"}, "verbosity": "medium"}, "store": False},
+        **{"reasoning": {"effort": None, "summary": None}, "context_management": []},
+    },
+    ANTHROPIC.name: {
+        **{"temperature": 1.0, "service_tier": "auto", "stop_sequences": [], "metadata": {}},
+        **{"speed": "standard", "mcp_servers": [], "tools": []},
+    },
+}
+
+
+@pytest.mark.parametrize("codec", [OPENAI, RESPONSES, ANTHROPIC], ids=lambda codec: codec.name)
+def test_what_is_done_anyway_is_no_loss(codec: Codec) -> None:
+    """It was named, and a route that allows no loss refused requests that lose none."""
+    said = read(codec, **USUAL[codec.name])
+    for target in others(codec):
+        assert written(said, target)[1] + said.unread == (), target.name
+
+
+def test_a_seed_of_zero_is_one() -> None:
+    """Zero is off for penalties alone."""
+    said = read(OPENAI, seed=0, presence_penalty=-1)
+    assert written(said, ANTHROPIC)[1] == ("seed", "presence_penalty")
+
+
 def test_how_to_look_at_a_part_is_named() -> None:
     """Which frames of a video, and how closely; which pages, which cells."""
     said = read(GEMINI, contents=[{"role": "user", "parts": [VIDEO]}])
