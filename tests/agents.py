@@ -3,12 +3,12 @@
 import asyncio
 import json
 import os
-import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from gateway import KEY
+from needed import needed
 from upstreams import Peer
 
 PINNED = Path(__file__).parents[1] / ".ci/agents"
@@ -58,11 +58,7 @@ def gemini(home: Path, **settings: object) -> Path:
 
 def node() -> str:
     """Return Node's program, or skip; npm, which CI has, comes with it."""
-    found = shutil.which("node")
-    if not found:
-        assert not os.environ.get("CI"), "CI must have Node"
-        pytest.skip("node is not installed")
-    return found
+    return needed("node", package="nodejs")
 
 
 def python() -> Path:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from needed import needed
 
 WITHIN_S = 30.0  # generous: what is waited for takes a second or two
 
@@ -59,7 +60,8 @@ def freezing_disk(folder: Path) -> Iterator[tuple[Path, Callable[[], None], Call
     place.mkdir()
     with image.open("wb") as file:
         file.truncate(24 * 1024**2)
-    made = subprocess.run(["mkfs.ext4", "-q", str(image)], capture_output=True, check=False)
+    program = needed("mkfs.ext4", package="e2fsprogs")
+    made = subprocess.run([program, "-q", str(image)], capture_output=True, check=False)
     command = ["mount", "-o", "loop", str(image), str(place)]
     if made.returncode or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a loop device needs root")

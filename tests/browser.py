@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import re
-import shutil
 import signal
 import tempfile
 from base64 import b64decode
@@ -13,20 +12,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import pytest
+from needed import needed
 
-PROGRAM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*",
 )  # fmt: skip
-
-needs_chromium = pytest.mark.skipif(
-    not PROGRAM and not os.environ.get("CI"), reason="Chromium is not installed"
-)
 
 
 class Page:
@@ -111,7 +104,7 @@ async def browser() -> AsyncIterator[Page]:
     """Run Chromium and yield its one page."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:
         child = await asyncio.create_subprocess_exec(
-            PROGRAM, *_FLAGS, f"--user-data-dir={folder}", "about:blank",
+            needed(*CHROMIUM), *_FLAGS, f"--user-data-dir={folder}", "about:blank",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from chat_upstream import ChatUpstream
 from gguf_shapes import shaped
 from hub_server import Hub
+from needed import needed
 from program import PATIENCE_S, Home
 
 
@@ -128,6 +129,8 @@ class Reader(Story):
                 self.key = made[0]
             self._adjust()
             return said
+        if meant.startswith("curl "):
+            needed("curl")
         return self._by_a_shell(meant)
 
     def _meant(self, line: str) -> str:

@@ -1,13 +1,13 @@
 """docs/monitoring.md, the dashboard and the alert rules name the metrics that there are."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from needed import needed
 
 from tollway.daemon.metric_names import SPECS, samples
 
@@ -16,8 +16,6 @@ PAGE = DOCS / "monitoring.md"
 DASHBOARD = DOCS / "grafana-dashboard.json"
 RULES = DOCS / "alert-rules.yaml"
 LABELS = {name: spec.labels for spec in SPECS for name in samples(spec)}
-PROMTOOL = shutil.which("promtool")
-with_promtool = pytest.mark.skipif(PROMTOOL is None, reason="Prometheus's promtool is not here")
 _METRIC = re.compile(r"\b((?:tollway|process)_[a-z0-9_]+)\b")
 _USE = re.compile(r"\b((?:tollway|process)_[a-z0-9_]+)(?:\{([^}]*)\})?")
 _BY = re.compile(r"\bby\s*\(([^)]*)\)")
@@ -90,18 +88,16 @@ def test_each_alert_says_how_bad_it_is_and_what_to_do() -> None:
 
 def promtool(*words: str) -> None:
     """Have Prometheus's own checker look at a file; it must find nothing at all."""
-    assert PROMTOOL is not None
-    seen = subprocess.run([PROMTOOL, *words], capture_output=True, text=True, check=False)
+    program = needed("promtool", package="prometheus")
+    seen = subprocess.run([program, *words], capture_output=True, text=True, check=False)
     assert (seen.returncode, seen.stderr) == (0, ""), seen.stderr + seen.stdout
 
 
-@with_promtool
 def test_prometheus_takes_the_rules() -> None:
     """A rule that it cannot read keeps it from starting with any."""
     promtool("check", "rules", str(RULES))
 
 
-@with_promtool
 def test_prometheus_can_read_every_query_of_the_dashboard(tmp_path: Path) -> None:
     """Each as a rule, with Grafana's own words in it as Grafana would fill them in."""
     rules = [
@@ -118,7 +114,6 @@ def _filled(query: str) -> str:
     return re.sub(r"\$\w+|\$\{\w+\}", "5m", inner[1] if inner else query)
 
 
-@with_promtool
 def test_prometheus_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
     """What people copy."""
     path = tmp_path / "prometheus.yml"

@@ -46,6 +46,7 @@ def test_every_call_that_was_measured_was_billed(home: Home, tmp_path: Path) -> 
 def test_the_table_compares_both_ways(home: Home) -> None:
     """A line for each figure, with what the gateway makes of it."""
     done = home.tollway("bench", *QUICK)
+    assert done.returncode == 0, done.stderr
     titles, *lines = done.stdout.splitlines()
     assert titles.split() == ["direct", "tollway", "difference"]
     assert any(line.startswith("calls/s, 3 connections") and line.endswith("x") for line in lines)

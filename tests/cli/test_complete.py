@@ -1,13 +1,13 @@
 """What Tab offers for values: names of gateway.toml, whatever state that is in."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needed import needed
 from program import Home
 
 GATEWAY = """[server]
@@ -144,9 +144,7 @@ ALONE = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"], "fish": ["--no-config
 
 def in_shell(home: Home, shell: str, script: str, *, rc: bool = False) -> str:
     """Run lines in a shell that has a `tollway`; return what it wrote. `rc`: as it starts."""
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"there is no {shell} here")
+    program = needed(shell)
     own = home.path / "bin/tollway"
     own.parent.mkdir(exist_ok=True)
     own.write_text(f'#!/bin/sh\nexec {sys.executable} -m tollway.cli "$@"\n')

@@ -1,5 +1,6 @@
 """Every example in every command's help is run, in one story: a home where they all make sense."""
 
+import inspect
 import json
 import re
 import sys
@@ -87,8 +88,8 @@ def examples() -> list[str]:
         if not row.home:
             continue
         module, _, name = row.home.partition(":")
-        doc = getattr(import_module(f"tollway.cli.{module}"), name).__doc__ or ""
-        shown = re.search(r"\n    Examples?:\n((?: {8}.*\n)+)", doc)
+        doc = inspect.getdoc(getattr(import_module(f"tollway.cli.{module}"), name)) or ""
+        shown = re.search(r"^Examples?:\n((?: {4}.*(?:\n|$))+)", doc, re.MULTILINE)
         assert shown, row.name
         found += [line.strip() for line in shown[1].splitlines()]
     return found

@@ -2,12 +2,12 @@
 
 import os
 import plistlib
-import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+from needed import needed
 from program import Home
 
 from tollway.cli import units
@@ -18,7 +18,6 @@ TEXT = (
     '[server]\nlisten = "127.0.0.1:4747"\nsingle_user = true\ndrain = "40s"\n'
     'admin_socket = "t.sock"\n'
 )
-ANALYZE = shutil.which("systemd-analyze")
 
 
 @pytest.fixture
@@ -40,7 +39,6 @@ def lines(unit: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in unit.splitlines() if line.startswith(f"{key}=")]
 
 
-@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not here")
 @pytest.mark.parametrize("system", [False, True])
 def test_systemd_takes_the_units(tmp_path: Path, system: bool) -> None:
     """Not one warning, of either kind; names with blanks, percent and dollar signs included."""
@@ -51,10 +49,15 @@ def test_systemd_takes_the_units(tmp_path: Path, system: bool) -> None:
     (tmp_path / "tollway.socket").write_text(units.socket_unit(one))
     unit = tmp_path / "tollway.service"
     unit.write_text(units.service_unit(one))
-    assert ANALYZE is not None
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     seen = subprocess.run(
-        [ANALYZE, "verify", "--man=no", *([] if system else ["--user"]), str(unit)],
+        [
+            needed("systemd-analyze", package="systemd"),
+            "verify",
+            "--man=no",
+            *([] if system else ["--user"]),
+            str(unit),
+        ],
         capture_output=True,
         text=True,
         check=False,

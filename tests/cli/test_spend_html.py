@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 import struct
 import subprocess
 import zlib
@@ -16,10 +15,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from browser import CHROMIUM
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_rows import AT_MS, attempt, closed, opened
 from ledger_rows import ended as answered
+from needed import needed
 from program import Home
 from spend_year import write
 
@@ -208,10 +209,8 @@ def test_many_groups_are_few_colours() -> None:
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[list[str]]:
     """Return how Chromium is started without a screen and without a word to anybody."""
-    program = shutil.which("chromium")
-    assert program, "apt-get install chromium"
     yield [
-        *(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+        *(needed(*CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
         *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
         *(
             "--disable-sync",

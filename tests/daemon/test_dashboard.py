@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import aiohttp
 import msgspec
-from browser import Page, browser, needs_chromium
+from browser import Page, browser
 from gateway import DONE, HEAD, KEY, Gateway, body, chunk, gateway, whole
 from program import run
 from shell import PATIENCE_S, until
@@ -179,7 +179,6 @@ def test_what_is_too_much_for_a_page_is_added_up() -> None:
     assert sum(one.cost_nanousd for one in found) == sum(row.cost_nanousd for row in rows)
 
 
-@needs_chromium
 async def test_in_a_browser_the_page_shows_what_spend_says() -> None:
     """Seen in Chromium: the numbers, in words that no name from outside can turn into a page."""
     evil = "<img src=x onerror=document.title='owned'>"

@@ -36,10 +36,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
     """Return what another program reads in the file."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-        found = db.execute(sql).fetchall()
-    db.close()
-    return found
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return db.execute(sql).fetchall()
 
 
 async def test_an_admission_is_in_the_file_when_it_returns(ledger: Ledger) -> None:

@@ -1,12 +1,12 @@
 """/metrics tells what happened, in names that do not grow with what callers send."""
 
 import asyncio
-import shutil
 import subprocess
 from typing import Any
 
 import pytest
 from gateway import CHAT, DONE, HEAD, KEY, USED, Gateway, body, chunk, gateway, whole
+from needed import needed
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 from shell import running, until
@@ -15,7 +15,6 @@ from upstreams import Step, reads, says, waits
 from tollway.daemon.meter import CLASSES, OTHER, Histogram, Meter
 from tollway.daemon.metric_names import SPECS, samples
 
-PROMTOOL = shutil.which("promtool")
 ANSWER: list[Step] = [reads(), says(whole())]
 Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -33,11 +32,9 @@ async def scrape(gate: Gateway, accept: str = "", *, admin: bool = False) -> Fou
     }
 
 
-def check_with_promtool(page: bytes) -> None:
-    """Check names, units, types and help as Prometheus would have them, where its checker is."""
-    if PROMTOOL is None:
-        return
-    command = [PROMTOOL, "check", "metrics"]
+def check_with_promtool(program: str, page: bytes) -> None:
+    """Check names, units, types and help as Prometheus would have them."""
+    command = [program, "check", "metrics"]
     seen = subprocess.run(command, input=page, capture_output=True, check=False)
     assert (seen.returncode, seen.stderr) == (0, b"")
 
@@ -162,12 +159,13 @@ async def test_every_sample_stands_in_the_table_and_the_table_names_real_ones(
         await until(lambda: gate.daemon.server.daemon.active == 0)
         found = await scrape(gate)
         page = (await gate.daemon.ask("GET", "/metrics")).body
-    await asyncio.to_thread(check_with_promtool, page)
     names = {name for name, _ in found}
     known = {name for spec in SPECS for name in samples(spec)}
     assert names <= known
     absent = {name for name in known - names if not name.startswith(("tollway_gpu", "tollway_key"))}
     assert absent == {"tollway_local_model_tokens_per_second"}  # it has answered nothing yet
+    promtool = needed("promtool", package="prometheus")
+    await asyncio.to_thread(check_with_promtool, promtool, page)
 
 
 async def test_from_elsewhere_only_the_named_key_reads_it() -> None:

@@ -81,7 +81,7 @@ def endings(folder: Path) -> dict[str, int]:
     """Return how many calls ended how; every one is settled, and the ledger agrees with itself."""
     ledger = folder / "ledger.db"
     assert verify(ledger) == []
-    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as db:
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT state, ending, count(*) FROM calls_readable GROUP BY 1, 2")
         found = {(state, ending): count for state, ending, count in rows}
     assert {state for state, _ in found} == {"settled"}

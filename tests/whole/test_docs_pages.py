@@ -13,6 +13,7 @@ import pytest
 from chat_upstream import ChatUpstream
 from gguf_files import real_model
 from hub_server import serving_hub
+from needed import needed
 from ollama_files import ollama_store
 from story import Reader, blocks, lines, small
 
@@ -203,6 +204,7 @@ def test_the_page_of_commands_has_every_field_that_json_prints(told: Reader) -> 
 
 def test_the_recorded_session_can_be_made_anew(tmp_path: Path) -> None:
     """With a scripted model: the same lines as in the one that was made with a real one."""
+    needed("curl")
     script = ROOT / ".ci/record.py"
     made = [sys.executable, str(script), "--scripted", "--to", str(tmp_path)]
     done = subprocess.run(made, capture_output=True, text=True, check=False)

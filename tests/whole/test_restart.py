@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -165,7 +165,7 @@ async def test_three_restarts_under_load_refuse_no_connection_and_fail_no_call(h
     assert status["ledger"]["recovered"] == 0
     home.tollway("down")
     assert verify(ledger) == []
-    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
         endings = dict(db.execute("SELECT ending, count(*) FROM calls_readable GROUP BY ending"))
     assert endings == {"answered": seen.calls}
 

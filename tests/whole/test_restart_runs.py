@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -140,7 +140,7 @@ async def looping(home: Home, budget: str) -> AsyncIterator[Loop]:
 
 def rows(home: Home) -> list[tuple[str, int]]:
     """Return the tags and the cost of every call in the ledger."""
-    with sqlite3.connect(f"file:{home.data / 'ledger.db'}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{home.data / 'ledger.db'}?mode=ro", uri=True)) as db:
         return db.execute("SELECT tags, cost_nanousd FROM calls_readable").fetchall()
 
 
