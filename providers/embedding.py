@@ -25,6 +25,7 @@ class Vectors(msgspec.Struct, frozen=True):
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage | None = None
     id: str = ""
+    raw_usage: str = ""  # as the provider reports it, JSON
 
 
 def too_many(said: Embedding, most: int) -> None:

@@ -6,9 +6,12 @@ larger ones need less.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+
+from tollway.providers.canon import Usage
 
 # A word with the space before it, cut where a capital begins, as in code and base64; digits,
 # which some tokenizers take one by one; spaces; what is beyond ASCII, character by character;
@@ -47,6 +50,11 @@ def estimate(text: str) -> int:
         else:
             total += length
     return total
+
+
+def estimated(texts: Iterable[str]) -> Usage:
+    """Return the usage of a prompt whose tokens nobody tells, marked as an estimate."""
+    return Usage(input=sum(map(estimate, texts)), estimated=True)
 
 
 def estimate_request(body: bytes) -> int:

@@ -26,7 +26,7 @@ from tollway.daemon.gate.route import Found, Target
 from tollway.daemon.gate.session import session_of
 from tollway.daemon.gate.tags import Tags, demand
 from tollway.daemon.gate.tags import said as said_tags
-from tollway.daemon.gate.translate import Translator, asked_in
+from tollway.daemon.gate.translate import Translator, asked_in, out_of_reach
 from tollway.providers.canon import Bound, Call
 from tollway.providers.dialects.dialect import InUrl
 from tollway.providers.dialects.features import Features
@@ -371,7 +371,8 @@ def _way(target: Target, question: Question, translator: Translator | None) -> _
             "It takes its caller's own credential, which a client of another API lacks"
         ))  # fmt: skip
     if translator is None:
-        return way
+        never = None if passes else out_of_reach(target, question.endpoint)
+        return msgspec.structs.replace(way, refusal=never)
     try:
         version = translator.version(target)
     except GatewayError as error:

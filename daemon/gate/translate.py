@@ -122,11 +122,8 @@ class Translator:
             return self._embedding(target)
         if sells:
             raise _not_there(target, call.endpoint)
-        if call.endpoint != "chat":  # the tokens of a chat are counted here, or by who speaks so
-            raise Untranslatable(
-                f"`{target.name}` has no endpoint for {call.endpoint} in this API's form",
-                hint="Call a model whose provider speaks it",
-            )
+        if refusal := out_of_reach(target, call.endpoint):
+            raise refusal
         if self._said is None:
             said = DIALECTS[call.dialect].codec.read_request(call)
             if call.adds:  # the gateway does: nothing is left out
@@ -203,6 +200,19 @@ class Translator:
             except Untranslatable:
                 pass  # what it cannot say, the other one may
         return spoken, _written(said, spoken, target, self._default_output, None)
+
+
+def out_of_reach(target: Target, endpoint: Endpoint) -> Untranslatable | None:
+    """Return why no call of another dialect's reaches an endpoint of a target; None where some do.
+
+    The tokens of a chat are counted here, or by who speaks so.
+    """
+    if endpoint == "chat" or (endpoint == "embeddings" and target.kind.dialect in EMBEDS):
+        return None
+    return Untranslatable(
+        f"`{target.name}` has no endpoint for {endpoint} in this API's form",
+        hint="Call a model whose provider speaks it",
+    )
 
 
 def _not_there(target: Target, endpoint: Endpoint) -> NotThere:

@@ -11,10 +11,12 @@ import msgspec
 from msgspec import Meta
 
 from tollway.providers.canon import Bound, Call, Endpoint
+from tollway.providers.dialects import bedrock_embed
 from tollway.providers.dialects.bedrock_bound import bound
 from tollway.providers.dialects.bedrock_errors import read_error
 from tollway.providers.dialects.bedrock_read import NAME, Reader
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
+from tollway.providers.dialects.embed_reader import Reader as EmbedReader
 from tollway.providers.errors import RequestInvalid, UpstreamRefused
 
 
@@ -69,10 +71,14 @@ class Bedrock:
     def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
         """Return the path of a model's method; base URLs end in the host."""
         method = "converse-stream" if url.stream else "converse"
+        if endpoint == "embeddings":
+            method = "invoke"
         return f"/model/{quote(url.model, safe='')}/{method}"
 
     def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:
         """Return a fresh reader for one attempt's answer."""
+        if call.endpoint == "embeddings":
+            return EmbedReader(bedrock_embed.read, bedrock_embed.asked(call.body, call.model))
         return Reader()
 
     def read_error(self, status: int, body: bytes) -> UpstreamRefused:

@@ -10,8 +10,8 @@ from tollway.providers.errors import UpstreamBroke
 
 # It must be said. Vectors of documents are what most texts are embedded for, and what those of
 # questions are then compared with.
-_PURPOSE = "search_document"
-_MOST_TEXTS = 96
+PURPOSE = "search_document"
+MOST_TEXTS = 96
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -37,11 +37,11 @@ def write_request(said: Embedding, facts: Facts) -> Written:
     Raises:
         Untranslatable: There are more texts than it takes at a time.
     """
-    too_many(said, _MOST_TEXTS)
+    too_many(said, MOST_TEXTS)
     body: dict[str, object] = {
         "model": facts.model,
         "texts": said.texts,
-        "input_type": said.purpose or _PURPOSE,
+        "input_type": said.purpose or PURPOSE,
         "embedding_types": ["float"],
     }
     if said.dimensions is not None:

@@ -10,9 +10,10 @@ from urllib.parse import quote
 import msgspec
 
 from tollway.providers.canon import Bound, Call, Endpoint
+from tollway.providers.dialects import gemini_embed
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
+from tollway.providers.dialects.embed_reader import Reader as EmbedReader
 from tollway.providers.dialects.gemini_bound import bound
-from tollway.providers.dialects.gemini_embed import Reader as EmbedReader
 from tollway.providers.dialects.gemini_errors import error_event, read_error, write_error
 from tollway.providers.dialects.gemini_read import Reader
 from tollway.providers.dialects.gemini_request import NAME, edited, peek
@@ -69,7 +70,9 @@ class Gemini:
 
     def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:
         """Return a fresh reader for one attempt's answer."""
-        return EmbedReader(call) if call.endpoint == "embeddings" else Reader(call, quirks)
+        if call.endpoint == "embeddings":
+            return EmbedReader(gemini_embed.read, gemini_embed.asked(call.body, call.model))
+        return Reader(call, quirks)
 
     def write_error(self, error: GatewayError, call_id: str) -> bytes:
         """Return an error body that Google's client libraries read."""

@@ -8,15 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tollway.providers.canon import Call, Usage
+from tollway.providers.canon import Usage
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.gemini_errors import error_within
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.wire import UNREADABLE, object_in
 from tollway.providers.embedding import Embedding, Vectors, too_many
-from tollway.providers.errors import UpstreamBroke, UpstreamRefused
-from tollway.providers.sse import Event
-from tollway.providers.tokens import estimate
+from tollway.providers.errors import UpstreamBroke
+from tollway.providers.tokens import estimated
 
 # Words of catalog.toml. Vertex puts the options of each text into an object of its own; its
 # models from before Gemini are asked by `predict`.
@@ -111,7 +109,9 @@ def read(said: Embedding, body: bytes) -> Vectors:
         raise UpstreamBroke(
             f"The provider's answer holds {len(vectors)} vectors for {len(said.texts)} texts"
         )
-    return Vectors(tuple(one.values for one in vectors), _used(answer, said.texts))
+    raw = msgspec.json.encode(answer.usageMetadata).decode() if answer.usageMetadata else ""
+    found = tuple(one.values for one in vectors)
+    return Vectors(found, _used(answer, said.texts), raw_usage=raw)
 
 
 def _vectors(answer: _Answer) -> list[_Vector]:
@@ -125,53 +125,12 @@ def _used(answer: _Answer, texts: Iterable[str]) -> Usage:
     known = [int(count) for count in counts if count is not None and count >= 0]
     if known and len(known) == len(counts):
         return Usage(input=sum(known))
-    return Usage(input=sum(estimate(text) for text in texts), estimated=True)
+    return estimated(texts)
 
 
-class Reader:
-    """Reads one attempt's vectors; see `AnswerReader` for what its fields say."""
-
-    def __init__(self, call: Call) -> None:
-        self.usage: Usage | None = None
-        self.produced = 0
-        self.begun = False
-        self.ended = False
-        self.last = False
-        self.failed: UpstreamRefused | None = None
-        self.raw_usage = ""
-        self.upstream_id = ""
-        self.service = ""
-        self.model = ""
-        self.finish_reasons: list[str] = []
-        self._asked = call.body
-
-    def event(self, event: Event) -> bool:
-        """Return True: vectors are never streamed."""
-        return True
-
-    def end_early(self) -> bytes:
-        """Return nothing: vectors are never streamed."""
-        return b""
-
-    def whole(self, body: bytes) -> None:
-        """Read an answer."""
-        try:
-            answer = _ANSWER.decode(body)
-        except UNREADABLE:
-            if (object_in(body) or {}).get("error"):
-                self.failed = error_within(body)
-            return
-        self.begun = self.ended = bool(_vectors(answer))
-        if self.begun:
-            self.usage = _used(answer, _texts(self._asked))
-        if answer.usageMetadata:
-            self.raw_usage = msgspec.json.encode(answer.usageMetadata).decode()
-
-
-def _texts(asked: bytes) -> Iterable[str]:
-    """Yield the texts of a request that `write_request` made."""
-    body = object_in(asked) or {}
-    for one in body.get("instances", ()):
-        yield one["content"]
-    for one in body.get("requests", ()):
-        yield one["content"]["parts"][0]["text"]
+def asked(body: bytes, model: str) -> Embedding:
+    """Return what a request asks for that `write_request` made."""
+    made: dict[str, Any] = object_in(body) or {}
+    texts = [one["content"] for one in made.get("instances", ())]
+    texts += [one["content"]["parts"][0]["text"] for one in made.get("requests", ())]
+    return Embedding(model, tuple(texts))

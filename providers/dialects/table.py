@@ -9,6 +9,7 @@ from tollway.providers.dialects import (
     anthropic_messages,
     bedrock,
     bedrock_codec,
+    bedrock_embed,
     cohere,
     cohere_codec,
     cohere_embed,
@@ -66,6 +67,7 @@ UPSTREAMS: Final[Mapping[str, Spoken | Asked]] = MappingProxyType(
 # Where OpenAI's own form is not spoken.
 EMBEDS: Final[Mapping[str, Embeds]] = MappingProxyType(
     {
+        bedrock.DIALECT.name: Embeds(bedrock_embed.write_request, bedrock_embed.read),
         cohere.DIALECT.name: Embeds(cohere_embed.write_request, cohere_embed.read),
         gemini.DIALECT.name: Embeds(gemini_embed.write_request, gemini_embed.read),
     }

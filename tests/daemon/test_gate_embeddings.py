@@ -1,4 +1,4 @@
-"""Vectors of Google's models for clients of OpenAI's, and what they cost."""
+"""Vectors of Google's and Bedrock's models for clients of OpenAI's, and what they cost."""
 
 import struct
 from base64 import b64decode
@@ -20,7 +20,7 @@ PATH = "/v1/embeddings"
 
 
 def config(port: int) -> str:
-    """Return a configuration with Google's two clouds, whose prices are the bundled ones."""
+    """Return a configuration with both clouds of Google's and Bedrock, at bundled prices."""
     return f"""
 [providers.gemini]
 kind = "gemini"
@@ -30,7 +30,20 @@ api_key = "env:HOME"
 kind = "vertex"
 base_url = "http://127.0.0.1:{port}{AT}"
 api_key = "env:HOME"
+[providers.bedrock]
+kind = "bedrock"
+base_url = "http://127.0.0.1:{port}"
+api_key = "env:HOME"
+[providers.anthropic]
+kind = "anthropic"
+api_key = "env:HOME"
 [prices."vertex/text-embedding-005"]
+input = 1
+output = 0
+[prices."bedrock/*cohere.*"]
+input = 1
+output = 0
+[prices."bedrock/some.*"]
 input = 1
 output = 0
 [groups.all]
@@ -193,7 +206,7 @@ async def test_an_answer_without_a_vector_for_each_text_is_none(
     up, daemon = both
     up.answer = made([0.5])
     reply = await embed(daemon, "gemini/gemini-embedding-001", ["a", "b"])
-    assert (reply.status, reply.json()["error"]["code"]) == (502, "upstream_broke")
+    assert (reply.status, reply.json()["error"]["code"]) == (502, "upstream_garbage")
     up.answer = (200, "application/json", b'{"embeddings":[{"values":"?"}]}')
     assert (await embed(daemon, "gemini/gemini-embedding-001", "a")).status == 502
     error = b'{"error":{"code":400,"message":"No such model","status":"INVALID_ARGUMENT"}}'
@@ -203,3 +216,75 @@ async def test_an_answer_without_a_vector_for_each_text_is_none(
         400,
         "The provider answered 400: No such model",
     )
+
+
+TITAN = "bedrock/amazon.titan-embed-text-v2:0"
+
+
+async def test_titan_is_asked_for_one_text_and_tells_its_tokens(
+    both: tuple[Cloud, Running],
+) -> None:
+    """As Amazon's user guide has it; two texts would be two calls."""
+    up, daemon = both
+    told = {"embedding": [0.5, -1.0], "inputTextTokenCount": 5, "embeddingsByType": {"float": [1]}}
+    up.answer = (200, "application/json", msgspec.json.encode(told))
+    for said in ("Hi", ["Hi"]):
+        reply = await embed(daemon, TITAN, said, dimensions=256)
+        assert reply.json()["data"][0]["embedding"] == [0.5, -1.0]
+        path, _, body = up.asked[-1]
+        assert path.replace("%3A", ":") == "/model/amazon.titan-embed-text-v2:0/invoke"
+        assert body == {"inputText": "Hi", "dimensions": 256}
+    row = (await Gateway(daemon, []).row(reply)).call
+    assert (row.input_total, row.estimated, row.cost_nanousd) == (5, False, 100)
+    reply = await embed(daemon, TITAN, ["Hi", "Bye"])
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "input")
+    reply = await embed(daemon, TITAN.replace("v2:0", "v1"), "Hi", dimensions=256)
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "dimensions")
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "answer"),
+    [
+        ("cohere.embed-english-v3", {}, {"embeddings": [[0.5], [1.5]]}),
+        (
+            "us.cohere.embed-v4:0",
+            {"embedding_types": ["float"], "output_dimension": 256},
+            {"embeddings": {"float": [[0.5], [1.5]]}},
+        ),
+    ],
+)
+async def test_cohere_s_models_at_bedrock_are_asked_in_their_words(
+    both: tuple[Cloud, Running], model: str, more: dict[str, Any], answer: dict[str, Any]
+) -> None:
+    """Their tokens stand in a header alone, so they are estimated."""
+    up, daemon = both
+    up.answer = (200, "application/json", msgspec.json.encode({"id": "x", **answer}))
+    size = {"dimensions": 256} if "output_dimension" in more else {}
+    reply = await embed(daemon, f"bedrock/{model}", ["a", "b"], **size)
+    assert [one["embedding"] for one in reply.json()["data"]] == [[0.5], [1.5]]
+    assert up.asked[-1][2] == {"texts": ["a", "b"], "input_type": "search_document", **more}
+    assert (await Gateway(daemon, []).row(reply)).call.estimated
+
+
+async def test_a_model_of_a_maker_whose_words_are_not_known_is_refused(
+    both: tuple[Cloud, Running],
+) -> None:
+    """Each maker has a request of its own there."""
+    up, daemon = both
+    reply = await embed(daemon, "bedrock/some.embedding-v1", "Hi")
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "model")
+    assert not up.asked
+
+
+async def test_explain_knows_where_there_are_no_vectors(both: tuple[Cloud, Running]) -> None:
+    """It said that a call would be sent, which is refused with 400."""
+    _, daemon = both
+    for model, words in (
+        ("anthropic/claude-sonnet-4-5", "no endpoint for embeddings"),
+        (TITAN, ""),
+        ("gemini/gemini-embedding-001", ""),
+    ):
+        said = {"model": model, "key": "laptop", "tokens": 10, "endpoint": "embeddings"}
+        reply = await daemon.ask("POST", "/control/explain", msgspec.json.encode(said), admin=True)
+        found = reply.json()
+        assert words in found["refused"] if words else found["refused"] == "", found
