@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tollway.providers.errors import UpstreamRefused
+from tollway.providers.errors import GatewayError, UpstreamRefused
 
 _MOST_BODY = 64 * 1024
 # Statuses with which providers refuse a prompt for its length.
@@ -84,6 +84,14 @@ def is_overflow(status: int, body: bytes) -> bool:
     if status not in _OF_LENGTH:
         return False
     return any(code in _CODES for code in _codes(body)) or bool(_WORDS.search(_message(body)))
+
+
+def is_too_long(error: GatewayError) -> bool:
+    """Whether an error is a provider's that the prompt does not fit; within an answer too."""
+    if not isinstance(error, UpstreamRefused):
+        return False
+    status = error.upstream_status or error.status
+    return is_overflow(400 if status == 502 else status, error.body)
 
 
 def is_key_refused(status: int, body: bytes) -> bool:

@@ -8,6 +8,7 @@ from tollway.providers.dialects.error_words import error_in, json_in, read_error
 from tollway.providers.dialects.error_words import error_within as within
 from tollway.providers.dialects.wire import text_of
 from tollway.providers.errors import GatewayError, Untranslatable, UpstreamRefused
+from tollway.providers.refusals import is_too_long
 
 __all__ = ["error_event", "error_within", "read_error", "write_error"]
 
@@ -22,6 +23,8 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+# Anthropic's words for a prompt that does not fit; agents shorten theirs when they read them.
+_TOO_LONG = "prompt is too long"
 _MOST_DETAILS = 2000  # bytes; those that are known are a few words
 # Within a 200 answer the type says what the status would have; a refused credential is the
 # gateway's own, so that its status is not for the caller.
@@ -39,6 +42,8 @@ def write_error(error: GatewayError, call_id: str) -> bytes:
     the provider. `details`, by which libraries go on, are the provider's, or as it has them.
     """
     message = f"{error.message}. {error.hint}" if error.hint else error.message
+    if is_too_long(error) and _TOO_LONG not in message.lower():
+        message = f"{_TOO_LONG}: {message}"
     said: dict[str, object] = {"type": _type(error), "message": message}
     said |= {"code": error.code, "source": error.whose}
     if details := _details(error):

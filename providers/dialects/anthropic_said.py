@@ -295,7 +295,8 @@ def _part(raw: msgspec.Raw, where: str) -> Part:
         case "document" if isinstance(block.source, _Origin) and block.source.type != "content":
             part = _document(block, block.source, where)
         case "tool_use":
-            arguments = bytes(block.input).decode() or "{}"
+            said = bytes(block.input).decode()
+            arguments = said if said not in ("", "null") else "{}"
             part = ToolCall(block.id or "", block.name or "", arguments, cache=cache)
         case "tool_result":
             part = _result(block, where, cache)

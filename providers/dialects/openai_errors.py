@@ -6,6 +6,7 @@ import msgspec
 
 from tollway.providers.dialects.error_words import error_in, error_within, json_in, read_error
 from tollway.providers.errors import GatewayError, UpstreamRefused
+from tollway.providers.refusals import is_too_long
 
 __all__ = ["error_event", "error_of", "error_within", "read_error", "write_error"]
 
@@ -33,6 +34,8 @@ def error_of(error: GatewayError, call_id: str) -> dict[str, object]:
         "param": error.param,
         "code": error.code,
     }
+    if is_too_long(error):
+        said["code"] = "context_length_exceeded"
     if isinstance(error, UpstreamRefused):
         said.update(_own_words(error.body))
     return {**said, "source": error.whose, "request_id": call_id}

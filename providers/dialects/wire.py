@@ -281,7 +281,7 @@ def object_text(arguments: str) -> bytes:
     They stay byte for byte where they are one; where they are cut short, or are no object,
     the text stands in an object of its own, so that the model sees what it wrote.
     """
-    if not arguments.strip():
+    if arguments.strip() in ("", "null"):
         return b"{}"
     if object_in(arguments) is not None:
         return arguments.encode()

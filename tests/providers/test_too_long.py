@@ -1,0 +1,61 @@
+"""A prompt that does not fit, in the words by which each client's programs know it."""
+
+import json
+
+import pytest
+from wire.recordings import Recording, recordings
+
+from tollway.providers.dialects import anthropic_errors, openai_errors
+from tollway.providers.dialects.error_words import error_within, read_error
+from tollway.providers.errors import GatewayError, UpstreamRefused
+from tollway.providers.refusals import is_overflow
+
+TOO_LONG = [one for one in recordings() if is_overflow(one.status, one.body)]
+OTHERS = [one for one in recordings() if one.status >= 400 and one not in TOO_LONG]
+
+
+def told(error: GatewayError) -> tuple[str, object]:
+    """Return Anthropic's message and OpenAI's code for an error."""
+    as_anthropic = json.loads(anthropic_errors.write_error(error, "call"))["error"]
+    as_openai = json.loads(openai_errors.write_error(error, "call"))["error"]
+    return as_anthropic["message"], as_openai["code"]
+
+
+@pytest.mark.parametrize("recording", TOO_LONG, ids=lambda one: one.id)
+def test_each_client_is_told_in_its_own_provider_s_words(recording: Recording) -> None:
+    """Claude Code shortens its conversation when it reads Anthropic's; others go by OpenAI's code.
+
+    From a server of another kind neither heard more than its words, and an agent was stuck.
+    """
+    message, code = told(read_error(recording.status, recording.body))
+    assert message.lower().count("prompt is too long") == 1
+    assert code == "context_length_exceeded"
+
+
+def test_there_are_recordings_of_several_providers() -> None:
+    """Each says it in words of its own."""
+    assert {one.provider for one in TOO_LONG} >= {"openai", "openrouter", "llamacpp"}
+
+
+@pytest.mark.parametrize("recording", OTHERS, ids=lambda one: one.id)
+def test_other_refusals_are_not_taken_for_it(recording: Recording) -> None:
+    """An agent would throw its conversation away."""
+    message, code = told(read_error(recording.status, recording.body))
+    assert "prompt is too long" not in message.lower()
+    assert code != "context_length_exceeded"
+
+
+def test_within_an_answer_it_is_the_same() -> None:
+    """OpenAI says it so to streams of the Responses API."""
+    error = {"code": "context_length_exceeded", "message": "Your input exceeds the window"}
+    failed = {"type": "response.failed", "response": {"status": "failed", "error": error}}
+    message, code = told(error_within(json.dumps(failed).encode()))
+    assert message.startswith("prompt is too long: ")
+    assert code == "context_length_exceeded"
+
+
+def test_too_many_tokens_a_minute_are_another_thing() -> None:
+    """They go away by themselves."""
+    body = b'{"error":{"message":"Too many tokens per minute"}}'
+    message, code = told(UpstreamRefused("Too many tokens per minute", status=429, body=body))
+    assert (message, code) == ("Too many tokens per minute", "upstream_refused")
