@@ -115,6 +115,7 @@ WRITTEN: dict[str, dict[str, str]] = {
         "system prompt": '"systemInstruction":{"parts":[{"text":"Be brief."}]}',
         "instructions in between": "<system-reminder>\\nBe brief.\\n</system-reminder>",
         "images, base64": f'"inlineData":{{"mimeType":"image/png","data":"{PNG}"}}',
+        "images by URL": f'"fileData":{{"mimeType":"image/png","fileUri":"{URL}"}}',
         "PDF, base64": f'"inlineData":{{"mimeType":"application/pdf","data":"{PDF}"}}',
         "sound": f'"inlineData":{{"mimeType":"audio/wav","data":"{WAV}"}}',
         "tools": f'{{"name":"clock","description":"","parametersJsonSchema":{_S}',

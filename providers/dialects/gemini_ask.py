@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from functools import partial
+from mimetypes import guess_type
 from typing import Any
 
 import msgspec
@@ -33,7 +34,14 @@ from tollway.providers.dialects.wire import fitting, has_format, is_work_done, o
 from tollway.providers.effort import budget_of, effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
-tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
+_fitting = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
+
+
+def tool_name(name: str) -> str:
+    """Return a function's name as Google bears it: it begins with a letter or an underscore."""
+    # The space makes it another name than any that fits as it is.
+    return _fitting(name if name[:1].isalpha() or name[:1] == "_" else f"_ {name}")
+
 
 # What Gemini 3 takes in place of the signature of a call that it did not make itself
 # (documentation of thought signatures).
@@ -51,6 +59,8 @@ _BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_5
             "gemini-2.5-flash": (1, 24_576)}  # fmt: skip
 # The aliases for what is newest have long been of that generation.
 _THIRD = re.compile(r"gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)")
+# Those that cannot look at a file on the web by its address (documentation of file inputs).
+_NO_URLS = re.compile(r"gemini-(?:1\.|2\.0)|gemma")
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _SAID_TIERS = _TIERS | {"", "auto", "default", "standard_only"}
@@ -85,6 +95,7 @@ class _Contents:
         self._said = said
         # The third generation signs its calls, and takes pictures within a function's result.
         self._signs = self._sees_results = bool(_THIRD.search(facts.model))
+        self._fetches = not _NO_URLS.match(facts.model)
         self._names: dict[str, str] = {
             part.id: part.name
             for message in said.messages
@@ -202,10 +213,11 @@ class _Contents:
         kind = source.media_type or otherwise
         if source.kind == "base64":
             return {"inlineData": {"mimeType": kind, "data": source.value}}
-        if source.kind == "url" and self._said.by == NAME:
-            return {"fileData": {"mimeType": kind, "fileUri": source.value}}
+        if source.kind == "url" and self._fetches and source.value.startswith("https://"):
+            named = source.media_type or _type_of(source.value)
+            return {"fileData": {"mimeType": named or otherwise, "fileUri": source.value}}
         raise Untranslatable(
-            "The target takes no picture, sound or file by a URL or an id",
+            "The target takes no such picture, sound or file by a URL or an id",
             hint="Send it as base64",
             param="messages",
         )
@@ -218,6 +230,10 @@ class _Contents:
                 f"The target has no content of the type `{kind}`", param="messages"
             )
         self.dropped.append(kind)
+
+
+def _type_of(url: str) -> str | None:
+    return guess_type(url.partition("?")[0], strict=False)[0]
 
 
 def _reminder(message: Message) -> list[dict[str, object]]:

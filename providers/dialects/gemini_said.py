@@ -62,7 +62,7 @@ def read_request(call: Call) -> Conversation:
         RequestInvalid: A field has the wrong type; `param` names it.
         Untranslatable: It builds on what Google keeps.
     """
-    body = {camel(name): value for name, value in _object(call.body).items()}
+    body = _body(call)
     if body.pop("cachedContent", None):
         raise Untranslatable(
             "`cachedContent` is kept at Google, and the target cannot read it",
@@ -114,6 +114,15 @@ def read_request(call: Call) -> Conversation:
             if value not in (None, False, [], {})
         ),
     )
+
+
+def _body(call: Call) -> _Object:
+    """Return a request's fields; a count may be of turns alone, or hold a whole request."""
+    body = {camel(name): value for name, value in _object(call.body).items()}
+    if call.endpoint == "count_tokens" and (whole := body.get("generateContentRequest")):
+        body = _camel(whole, "generateContentRequest")
+        body.pop("model", None)  # which stands in the URL
+    return body
 
 
 def _system(said: object) -> Iterator[Message]:

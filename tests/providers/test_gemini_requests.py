@@ -14,11 +14,14 @@ from tollway.providers.conversation import (
     File,
     Image,
     Message,
+    Source,
     Text,
+    Tool,
     ToolCall,
     ToolChoice,
 )
 from tollway.providers.dialects.dialect import Asks, Facts
+from tollway.providers.dialects.gemini_ask import tool_name
 from tollway.providers.dialects.gemini_schema import as_json_schema
 from tollway.providers.errors import Untranslatable
 
@@ -135,3 +138,55 @@ def test_a_call_of_another_model_s_is_one_that_the_third_generation_takes(
     )
     body = GEMINI.write_request(said, Facts(model)).body
     assert (b"skip_thought_signature_validator" in body) == signed
+
+
+def asked_for(part: Image | File, model: str = "gemini-2.5-flash") -> dict[str, Any]:
+    """Return the part of a request to Google that a picture or a file becomes."""
+    said = Conversation("", "m", (Message("user", (part,)),))
+    body = json.loads(GEMINI.write_request(said, Facts(model)).body)
+    found: dict[str, Any] = body["contents"][0]["parts"][0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        (Image(Source("url", "https://a.example/b.webp?size=9")), "image/webp"),
+        (Image(Source("url", "https://a.example/b")), "image/png"),
+        (File(Source("url", "https://a.example/b", "text/csv")), "text/csv"),
+        (File(Source("url", "https://a.example/b.pdf")), "application/pdf"),
+    ],
+)
+def test_google_fetches_what_stands_on_the_web(part: Image | File, kind: str) -> None:
+    """Since 2026; it was refused, and clients of OpenAI's send pictures so."""
+    there = {"mimeType": kind, "fileUri": part.source.value}
+    assert asked_for(part) == {"fileData": there}
+    with pytest.raises(Untranslatable):
+        asked_for(part, "gemini-2.0-flash")
+    for where in ("http://a.example/b.png", "file:///etc/passwd"):
+        with pytest.raises(Untranslatable):
+            asked_for(Image(Source("url", where)))
+
+
+def test_a_function_s_name_begins_with_a_letter_there() -> None:
+    """OpenAI takes a digit; what comes back is the client's own name."""
+    assert tool_name("clock") == "clock" and tool_name("_x") == "_x"
+    fitted = tool_name("9lives")
+    assert fitted != tool_name("_9lives") and fitted[0] == "_"
+    said = Conversation("", "m", (Message("user", (Text("Hi"),)),), (Tool("9lives"),))
+    called = {"content": {"parts": [{"functionCall": {"name": fitted, "args": {}}}]}}
+    answer = {"candidates": [{**called, "finishReason": "STOP"}]}
+    (part,) = GEMINI.events(said, frozenset()).whole(json.dumps(answer).encode()).parts
+    assert isinstance(part, ToolCall)
+    assert part.name == "9lives"
+
+
+def test_a_count_of_a_whole_request_counts_what_is_in_it() -> None:
+    """Its turns stand one level deeper; for other targets they were counted as nothing."""
+    turn = {"role": "user", "parts": [{"text": "Hi"}]}
+    rest = {"systemInstruction": {"parts": [{"text": "Be brief."}]}}
+    for name in ("generateContentRequest", "generate_content_request"):
+        body = json.dumps({name: {"model": "models/m", "contents": [turn], **rest}}).encode()
+        said = GEMINI.read_request(Call("count_tokens", GEMINI.name, "m", body))
+        assert [one.role for one in said.messages] == ["system", "user"]
+        assert said.extras == ()
