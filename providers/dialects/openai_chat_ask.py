@@ -76,10 +76,16 @@ class _Messages:
             if message.role == "tool":
                 written += self._results(message)
             elif message.role == "assistant":
-                written.append(self._assistant(message))
+                said = self._assistant(message)
+                if not _is_done(message):
+                    written.append(said)
             elif message.parts:
                 self._say(message, written)
-        turns = [message.role for message in self._said.messages if message.parts]
+        turns = [
+            message.role
+            for message in self._said.messages
+            if message.parts and not _is_done(message)
+        ]
         if self._said.by != NAME and turns[-1:] == ["assistant"]:
             self.dropped.append("prefill")  # to go on with; here it is a turn that is over
         return written
@@ -284,6 +290,12 @@ class _Messages:
             self.dropped.append(
                 part.type if isinstance(part, Opaque) else type(part).__name__.lower()
             )
+
+
+def _is_done(message: Message) -> bool:
+    """Whether an assistant's turn is what its provider did by itself, of which nothing is left."""
+    parts = message.parts if message.role == "assistant" else ()
+    return bool(parts) and all(isinstance(part, Opaque) for part in parts)
 
 
 def _speaker(said: dict[str, object]) -> tuple[object, object]:

@@ -14,7 +14,8 @@ from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.dialects.responses_ask import tool_name
 from tollway.providers.dialects.responses_read import usage_of
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.responses_said import citations, joined_name
+from tollway.providers.dialects.responses_said import citations
+from tollway.providers.dialects.responses_tools import joined_name
 from tollway.providers.dialects.wire import UNREADABLE, CallIds, Names, text_of
 from tollway.providers.errors import UpstreamBroke, UpstreamGaveUp
 from tollway.providers.fold import fold

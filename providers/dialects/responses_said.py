@@ -3,12 +3,10 @@
 Input items stand one after the other; the neutral form has turns. Items of the model's (its
 text, its thinking, its calls) that stand together are one assistant's turn, and results of
 tools that stand together are one turn of tools.
-
-Tools within a namespace are called by both names there; elsewhere they have one, `NS__TOOL`.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -19,7 +17,6 @@ from tollway.providers.conversation import (
     Conversation,
     File,
     Format,
-    HostedTool,
     Image,
     Lifetime,
     Message,
@@ -32,14 +29,18 @@ from tollway.providers.conversation import (
     Source,
     Text,
     Thinking,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
     carried,
 )
 from tollway.providers.dialects.responses_known import KNOWN
 from tollway.providers.dialects.responses_request import NAME
+from tollway.providers.dialects.responses_tools import (
+    ADDS_TOOLS,
+    joined_name,
+    offered,
+    tool_choice,
+)
 from tollway.providers.dialects.wire import Body, data_url, decoded, text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
@@ -49,7 +50,6 @@ _ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-_WITHIN: Final = "__"
 # What the provider keeps or does beside answering: without it the answer is another one.
 _STATE = ("previous_response_id", "conversation", "prompt", "background", "context_management")
 _KEPT_THERE = "builds on what OpenAI keeps, and the target keeps nothing"
@@ -81,30 +81,6 @@ class _Item(msgspec.Struct):
     encrypted_content: str | None = None
 
 
-class _ToolOf(msgspec.Struct):
-    type: str = "function"
-    name: str | None = None
-    description: str | None = None
-    parameters: msgspec.Raw = msgspec.Raw()
-    strict: bool | None = None
-    format: msgspec.Raw = msgspec.Raw()
-    tools: list[msgspec.Raw] | None = None
-
-
-class _Named(msgspec.Struct):
-    type: str = "function"
-    name: str | None = None
-    namespace: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    type: str
-    name: str | None = None
-    namespace: str | None = None
-    mode: str = "auto"
-    tools: list[_Named] = []
-
-
 class _FormatOf(msgspec.Struct):
     type: str
     name: str = ""
@@ -126,13 +102,8 @@ class _ReasoningOf(msgspec.Struct):
     mode: str | None = None
 
 
-_OF_TOOL = frozenset(_ToolOf.__struct_fields__)
-_RAWS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEM = msgspec.json.Decoder(_Item)
 _INPUT = msgspec.json.Decoder(str | list[msgspec.Raw])
-_TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
-_TOOL = msgspec.json.Decoder(_ToolOf)
-_CHOICE = msgspec.json.Decoder(str | _Choice)
 _TEXT = msgspec.json.Decoder(_TextOf)
 _REASONING = msgspec.json.Decoder(_ReasoningOf)
 _STR = msgspec.json.Decoder(str)
@@ -140,23 +111,6 @@ _STRS = msgspec.json.Decoder(list[str])
 _BOOL = msgspec.json.Decoder(bool)
 _INT = msgspec.json.Decoder(int)
 _FLOAT = msgspec.json.Decoder(float)
-
-
-def joined_name(namespace: str | None, name: str) -> str:
-    """Return the one name of a tool within a namespace, or of one without."""
-    return f"{namespace}{_WITHIN}{name}" if namespace else name
-
-
-def namespaces(call: Call) -> dict[str, tuple[str, str]]:
-    """Return namespace and name of each tool within a namespace, by the one name it has here."""
-    found: dict[str, tuple[str, str]] = {}
-    for raw in Body(call.body).take(_TOOLS, "tools") or ():
-        tool = decoded(_TOOL, raw, "tools")
-        if tool.type == "namespace" and tool.name:
-            for inner in tool.tools or ():
-                name = decoded(_TOOL, inner, "tools").name or ""
-                found[joined_name(tool.name, name)] = (tool.name, name)
-    return found
 
 
 def read_request(call: Call) -> Conversation:
@@ -179,19 +133,19 @@ def read_request(call: Call) -> Conversation:
     messages: list[Message] = []
     if instructions := body.take(_STR, "instructions"):
         messages.append(Message("system", (Text(instructions),)))
-    messages += _turns(body.take(_INPUT, "input") or ())
+    said = body.take(_INPUT, "input") or ()
+    messages += _turns(said)
     text = body.take(_TEXT, "text")
     top = body.take(_INT, "top_logprobs")
     include = body.take(_STRS, "include") or ()
     user = body.take(_STR, "user")
     reasoning = body.take(_REASONING, "reasoning")
-    choice = _tool_choice(body)
-    tools = tuple(_tools(body.take(_TOOLS, "tools") or (), choice.names if choice else ()))
+    choice = tool_choice(body)
     return Conversation(
         by=NAME,
         model=call.model,
         messages=tuple(messages),
-        tools=tools,
+        tools=offered(body, said, choice),
         tool_choice=choice,
         parallel=body.take(_BOOL, "parallel_tool_calls"),
         format=_format(text),
@@ -203,7 +157,7 @@ def read_request(call: Call) -> Conversation:
         reasoning=_reasoning(reasoning),
         output_limit=body.take(_INT, "max_output_tokens"),
         user=body.take(_STR, "safety_identifier") or user or "",
-        metadata=said if (said := body.raw("metadata")) != b"{}" else b"",
+        metadata=labels if (labels := body.raw("metadata")) != b"{}" else b"",
         service_tier=body.take(_STR, "service_tier") or "",
         cache_key=body.take(_STR, "prompt_cache_key") or "",
         store=body.take(_BOOL, "store"),
@@ -274,6 +228,8 @@ def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
     elif item.type in _OUTPUTS:
         output = tuple(_content(item.output, f"{where}.output"))
         yield "tool", [ToolResult(item.call_id or "", output, name=item.name or "")]
+    elif item.type in ADDS_TOOLS:
+        return  # they are read with the others
     elif item.type == "reasoning":
         yield "assistant", list(_thinking(item))
     elif item.type == "item_reference":
@@ -384,76 +340,6 @@ def _texts(parts: object) -> list[str]:
         for part in (parts if isinstance(parts, list) else ())
         if isinstance(part, dict)
     ]
-
-
-def _tools(
-    said: list[msgspec.Raw] | tuple[()], shown: tuple[str, ...], within: str = ""
-) -> Iterator[Tool | HostedTool]:
-    for place, raw in enumerate(said):
-        tool = decoded(_TOOL, raw, f"tools[{place}]")
-        name = joined_name(within, tool.name or "")
-        if tool.type == "function":
-            schema = bytes(tool.parameters)
-            yield Tool(
-                name,
-                tool.description or "",
-                b"" if schema == b"null" else schema,
-                tool.strict,
-                extras=_of_tool(raw, place),
-            )
-        elif tool.type == "custom":
-            yield Tool(
-                name,
-                tool.description or "",
-                bytes(tool.format),
-                kind="custom",
-                extras=_of_tool(raw, place),
-            )
-        elif tool.type == "namespace":
-            inner = list(_tools(tool.tools or (), (), tool.name or ""))
-            yield from _described(tool, inner, shown)
-        else:
-            yield HostedTool(NAME, tool.type, bytes(raw))
-
-
-def _described(
-    space: _ToolOf, tools: list[Tool | HostedTool], shown: tuple[str, ...]
-) -> list[Tool | HostedTool]:
-    """Return a namespace's tools; what it says of all of them stands with the first `shown`."""
-    own = [tool for tool in tools if isinstance(tool, Tool)]
-    first = next((tool for tool in own if tool.name in shown), own[0] if own else None)
-    if not space.description or first is None:
-        return tools
-    about = f"Of all tools `{joined_name(space.name, '*')}`: {space.description}"
-    text = f"{about}\n\n{first.description}" if first.description else about
-    told = msgspec.structs.replace(first, description=text)
-    return [told if tool is first else tool for tool in tools]
-
-
-def _of_tool(raw: msgspec.Raw, place: int) -> tuple[tuple[str, bytes], ...]:
-    """Return what of a tool only this dialect has, by name."""
-    return tuple(
-        (name, text)
-        for name, value in decoded(_RAWS, raw, f"tools[{place}]").items()
-        if name not in _OF_TOOL and (text := bytes(value)) not in (b"null", b"false")
-    )
-
-
-def _tool_choice(body: Body) -> ToolChoice | None:
-    choice = body.take(_CHOICE, "tool_choice")
-    if choice is None:
-        return None
-    if isinstance(choice, str):
-        if choice not in ("auto", "none", "required"):
-            raise RequestInvalid("`tool_choice` is none that we know", param="tool_choice")
-        return ToolChoice({"auto": "auto", "none": "none"}.get(choice, "any"))  # type: ignore[arg-type]
-    if choice.type == "allowed_tools":
-        names = tuple(joined_name(tool.namespace, tool.name or "") for tool in choice.tools)
-        return ToolChoice("any" if choice.mode == "required" else "auto", names)
-    if choice.type in ("function", "custom") and choice.name:
-        name = joined_name(choice.namespace, choice.name)
-        return ToolChoice("tool", (name,), "custom" if choice.type == "custom" else "function")
-    return ToolChoice("tool", hosted=msgspec.json.encode(choice))
 
 
 def _format(text: _TextOf | None) -> Format | None:

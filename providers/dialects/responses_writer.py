@@ -11,7 +11,7 @@ from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import Citation, Opaque, Part, Thinking
 from tollway.providers.dialects.responses_items import Items, Shown
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.responses_said import namespaces
+from tollway.providers.dialects.responses_tools import namespaces
 from tollway.providers.dialects.wire import Body
 from tollway.providers.fold import unfold
 

@@ -134,6 +134,36 @@ def test_tools_of_a_namespace_are_called_by_one_name_and_answered_by_two() -> No
     assert (item["namespace"], item["name"], item["call_id"]) == ("crm", "ls", "d")
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "additional_tools", "role": "developer"},
+        {"type": "tool_search_output", "execution": "client", "call_id": "s"},
+    ],
+    ids=lambda item: str(item["type"]),
+)
+def test_tools_that_came_later_are_tools(item: dict[str, Any]) -> None:
+    """Codex adds them to a conversation; all of it was refused. Their namespaces are known too."""
+    crm = {"type": "namespace", "name": "crm", "description": "Ours", "tools": [FUNCTION]}
+    search = {"type": "tool_search_call", "call_id": "s", "arguments": {"query": "crm"}}
+    turns = [{"role": "user", "content": "Hi"}, search, item | {"tools": [crm, FUNCTION]}]
+    asked = call(tools=[FUNCTION | {"description": "First"}], input=turns)
+    said = CODEC.read_request(asked)
+    tools = [tool for tool in said.tools if isinstance(tool, Tool)]
+    assert [(tool.name, tool.description[:5]) for tool in tools] == [
+        ("ls", "First"),
+        ("crm__ls", "Of al"),
+    ]
+    written = CHAT.write_request(said, Facts(model="t"))
+    assert written.dropped == ("tool_search_call",)
+    assert json.loads(written.body)["messages"] == [{"role": "user", "content": "Hi"}]
+    writer = CODEC.writer(asked)
+    events = (Start(), ToolStart("d", "crm__ls"), ToolDelta("{}"), Stopped("tools"))
+    stream = b"".join(map(writer.event, events)) + writer.end()  # type: ignore[arg-type]
+    (called,) = json.loads(stream.rpartition(b"data: ")[2])["response"]["output"]
+    assert (called["namespace"], called["name"]) == ("crm", "ls")
+
+
 def test_a_signature_of_another_provider_comes_back_to_it() -> None:
     """Thinking that Anthropic signed goes through a Responses client and back, byte for byte."""
     asked = call()

@@ -41,6 +41,20 @@ def test_results_stand_right_behind_their_calls(codec: Codec) -> None:
     assert again.messages[-1].parts == between.parts
 
 
+@pytest.mark.parametrize("arguments", ["", "null", " null "])
+def test_a_call_without_arguments_has_an_object_of_none(arguments: str) -> None:
+    """Some models write null; Anthropic and Google were given a text that says so."""
+    called = Message("assistant", (ToolCall("a", "ls", arguments),))
+    turns = (Message("user", (Text("Hi"),)), called, Message("tool", (ToolResult("a", ()),)))
+    said = Conversation("openai_chat", "m", turns)
+    for codec, field in ((ANTHROPIC, b'"input":{}'), (GEMINI, b'"args":{}')):
+        assert field in codec.write_request(said, ALL).body
+    block = {"type": "tool_use", "id": "a", "name": "ls", "input": None}
+    body = {"model": "m", "messages": [{"role": "assistant", "content": [block]}]}
+    read = ANTHROPIC.read_request(Call("chat", ANTHROPIC.name, "m", json.dumps(body).encode()))
+    assert read.messages[0].parts == (ToolCall("a", "ls", "{}"),)
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["without proof", "with proof"])
 def test_anthropic_is_not_asked_to_think_on_without_its_own_thoughts(known: bool) -> None:
     """It refuses to, in the middle of calls whose client gave no thoughts back."""
