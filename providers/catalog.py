@@ -59,6 +59,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quirks: frozenset[str] = frozenset()
     shows: tuple[str, ...] = ()
     unbounded: tuple[str, ...] = ()
+    efforts: dict[str, tuple[str, ...]] = {}  # globs, and the words of `reasoning_effort` there
 
     def of(self, model: str) -> "Kind":
         """Return the row that says how a model is asked."""
@@ -79,6 +80,16 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def shows_all(self, model: str) -> bool:
         """Whether a model hides no output, so that what was seen bounds what is billed."""
         return bool(_globs(self.shows).match(model))
+
+    def efforts_of(self, model: str) -> tuple[str, ...] | None:
+        """Return the words for how long to think that a model knows; None where it is not known.
+
+        Where some of a provider's models know any, the others refuse to be asked at all.
+        """
+        if not self.efforts:
+            return None
+        known = (words for glob, words in self.efforts.items() if _globs((glob,)).match(model))
+        return next(known, ())
 
     def is_unbounded(self, model: str) -> bool:
         """Whether a model bills what no limit of the request bounds: searches, pages it reads."""

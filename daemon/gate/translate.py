@@ -270,6 +270,7 @@ def _written(
         output_limit=limit,
         default_output=default_output,
         quirks=target.kind.quirks,
+        efforts=target.kind.efforts_of(target.model),
     )
     return UPSTREAMS[dialect.name].codec.write_request(said, facts)
 

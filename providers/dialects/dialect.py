@@ -120,6 +120,8 @@ class Facts(msgspec.Struct, frozen=True):
     `default_output` is for dialects that demand a limit, where neither gives one. `quirks` are
     the words of the target's catalog row. `thinks` is whether the model reasons before it
     answers, since one that does not may refuse to be asked for it; None: go by its name.
+    `efforts` are the words of `reasoning_effort` that the model knows; (): it refuses the field,
+    None: nobody knows.
     `counts`: the request is to count the prompt's tokens alone, where there is an endpoint for it.
     """
 
@@ -128,6 +130,7 @@ class Facts(msgspec.Struct, frozen=True):
     default_output: int = 16_384
     quirks: frozenset[str] = frozenset()
     thinks: bool | None = None
+    efforts: tuple[str, ...] | None = None
     counts: bool = False
 
 

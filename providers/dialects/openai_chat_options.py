@@ -57,7 +57,9 @@ def options(
     ):
         _leave_out(sampling, fields, dropped)
     fields.update(sampling)
-    if said.reasoning is not None:
+    if said.reasoning is not None and facts.efforts is not None:
+        fields.update(_in_words(said.reasoning, facts.efforts, dropped))
+    elif said.reasoning is not None:
         fields.update(_reasoning(said, said.reasoning, facts, dropped))
     fields.update(_labels(said, facts.quirks, dropped))
     if said.stream:
@@ -262,6 +264,29 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
         dropped.append("reasoning.off")
     elif effort:
         yield "reasoning_effort", effort
+
+
+def _in_words(asked: Reasoning, known: tuple[str, ...], dropped: list[str]) -> _Fields:
+    """Yield how long to think in the words that a model knows: none at all, some, or but one.
+
+    To think where it would not of itself is said even where nothing is said of how long.
+    """
+    levels = tuple(word for word in known if word not in ("none", "default"))
+    if asked.summary:
+        dropped.append("reasoning.summary")
+    if asked.mode == "off":
+        if "none" in known:
+            yield "reasoning_effort", "none"
+        else:
+            dropped.append("reasoning.off")
+    elif not known:
+        dropped.append("reasoning")
+    elif "default" in known:
+        yield "reasoning_effort", "default"
+    elif effort := asked.effort or (effort_of(asked.budget) if asked.budget is not None else ""):
+        yield "reasoning_effort", nearest(effort, levels)
+    elif asked.mode == "on" and "none" in known:
+        yield "reasoning_effort", nearest("medium", levels)
 
 
 def _may_think(facts: Facts) -> bool:
