@@ -261,10 +261,11 @@ async def test_a_ledger_that_is_removed_refuses_calls(tmp_path: Path) -> None:
 async def test_a_disk_that_does_not_answer_refuses_after_a_while(tmp_path: Path) -> None:
     """It neither writes nor fails. What was refused for that is undone when it comes back."""
     with freezing_disk(tmp_path) as (folder, freeze, thaw):
-        ledger = Ledger(folder / "ledger.db", stall_s=0.3)
+        ledger = Ledger(folder / "ledger.db", stall_s=60)
         ledger.start()
         call, retried = opened(1), opened(2)
         await ledger.admit(retried, attempt(retried))
+        ledger._stall_s = 0.3  # only from here on is it certain that nothing is answered
         freeze()
         try:
             waiting = (
