@@ -284,8 +284,11 @@ def _in_words(asked: Reasoning, known: tuple[str, ...], dropped: list[str]) -> _
     elif "default" in known:
         yield "reasoning_effort", "default"
     elif effort := asked.effort or (effort_of(asked.budget) if asked.budget is not None else ""):
-        yield "reasoning_effort", nearest(effort, levels)
-    elif asked.mode == "on" and "none" in known:
+        if levels:
+            yield "reasoning_effort", nearest(effort, levels)
+        else:
+            dropped.append("reasoning.effort")
+    elif levels and asked.mode == "on" and "none" in known:
         yield "reasoning_effort", nearest("medium", levels)
 
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 from clouds import Cloud, cloud
 from shell import Running, running
 
-KINDS = ("mistral", "groq", "xai", "cerebras")
+KINDS = ("mistral", "groq", "xai", "cerebras", "ollama")
 ANSWER = {
     "id": "c",
     "choices": [
@@ -61,6 +61,10 @@ async def both() -> AsyncIterator[tuple[Cloud, Running]]:
         ("xai/grok-3-mini", {"type": "adaptive"}, None, None),
         ("cerebras/gpt-oss-120b", HIGH, "high", None),
         ("cerebras/llama3.1-8b", HIGH, None, "reasoning"),
+        ("ollama/qwen2.5-coder:7b", HIGH, None, "reasoning.effort"),
+        ("ollama/qwen3:8b", OFF, "none", None),
+        ("ollama/qwen3:8b", {"type": "adaptive"}, None, None),
+        ("ollama/gpt-oss:20b", HIGH, "high", None),
     ],
 )
 async def test_only_models_that_know_the_field_are_asked_by_it(
