@@ -88,7 +88,7 @@ class _Messages:
         ]
         if self._said.by != NAME and turns[-1:] == ["assistant"]:
             self.dropped.append("prefill")  # to go on with; here it is a turn that is over
-        return written
+        return _bridged(written) if quirk.ANSWERS_TOOLS in self._quirks else written
 
     def _say(self, message: Message, written: list[dict[str, object]]) -> None:
         """Add what the user says, or an instruction.
@@ -300,6 +300,16 @@ def _is_done(message: Message) -> bool:
 
 def _speaker(said: dict[str, object]) -> tuple[object, object]:
     return said["role"], said.get("name")
+
+
+def _bridged(messages: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return messages in which the assistant speaks between a tool's result and the user."""
+    written: list[dict[str, object]] = []
+    for message in messages:
+        if written and written[-1]["role"] == "tool" and message["role"] == "user":
+            written.append({"role": "assistant", "content": "OK."})
+        written.append(message)
+    return written
 
 
 def _reminder(content: object) -> object:

@@ -32,6 +32,8 @@ CACHE_CONTROL = "cache_control"
 # Ids of tool calls must be nine letters or digits; `seed` is called `random_seed`.
 SHORT_IDS = "nine_letter_tool_ids"
 RANDOM_SEED = "random_seed"
+# A user may not speak right behind a tool's result: the assistant must have spoken in between.
+ANSWERS_TOOLS = "assistant_after_tool"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek, Z.ai: `thinking: {type: enabled | disabled}`
@@ -57,6 +59,7 @@ QUIRKS = frozenset(
         CACHE_CONTROL,
         SHORT_IDS,
         RANDOM_SEED,
+        ANSWERS_TOOLS,
         REASONING_OBJECT,
         THINKING_SWITCH,
         TEMPLATE_SWITCH,
