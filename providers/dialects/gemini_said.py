@@ -7,7 +7,7 @@ theirs by name and order.
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -80,7 +80,7 @@ def read_request(call: Call) -> Conversation:
     lost = _lost_of_parts(body.get("contents"))
     messages = (
         *_system(body.pop("systemInstruction", None)),
-        *_contents(body.pop("contents", None)),
+        *_joined(_contents(body.pop("contents", None))),
     )
     return Conversation(
         by=NAME,
@@ -208,6 +208,36 @@ def _contents(said: object) -> Iterator[Message]:
             yield Message("tool", results)
         if others:
             yield Message("assistant" if content.get("role") == "model" else "user", others)
+
+
+def _joined(messages: Iterable[Message]) -> Iterator[Message]:
+    """Yield messages, what the model said in pieces as one: clients keep a stream as it came."""
+    said: list[Part] = []
+    for message in messages:
+        if message.role == "assistant":
+            said += message.parts
+            continue
+        if said:
+            yield Message("assistant", _proven(said))
+            said = []
+        yield message
+    if said:
+        yield Message("assistant", _proven(said))
+
+
+def _proven(parts: list[Part]) -> tuple[Part, ...]:
+    """Return parts in which a thought that came in pieces is one, with the proof behind them."""
+    whole: list[Part] = []
+    for part in parts:
+        thought = part
+        if isinstance(part, Thinking) and part.signature and not part.text:
+            texts: list[str] = []
+            while whole and isinstance(before := whole[-1], Thinking) and not before.by:
+                texts.insert(0, before.text)
+                whole.pop()
+            thought = msgspec.structs.replace(part, text="".join(texts))
+        whole.append(thought)
+    return tuple(whole)
 
 
 def _parts(said: object, where: str, ids: _Ids) -> Iterator[Part]:

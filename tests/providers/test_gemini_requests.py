@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 from google.genai import types
-from translated import ANTHROPIC, BEDROCK, COHERE, GEMINI, OPENAI, RESPONSES
+from translated import (
+    ANTHROPIC,
+    BEDROCK,
+    COHERE,
+    GEMINI,
+    OPENAI,
+    RESPONSES,
+    client_call,
+    no_request,
+)
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import (
@@ -24,6 +33,7 @@ from tollway.providers.dialects.dialect import Asks, Facts
 from tollway.providers.dialects.gemini_ask import tool_name
 from tollway.providers.dialects.gemini_schema import as_json_schema
 from tollway.providers.errors import Untranslatable
+from tollway.providers.sse import Event as Sse
 
 BYTES = b"\xfb\xff\xfe Gr\xc3\xb6\xc3\x9fe"
 ALL = (ANTHROPIC, OPENAI, RESPONSES, COHERE, BEDROCK)
@@ -190,3 +200,44 @@ def test_a_count_of_a_whole_request_counts_what_is_in_it() -> None:
         said = GEMINI.read_request(Call("count_tokens", GEMINI.name, "m", body))
         assert [one.role for one in said.messages] == ["system", "user"]
         assert said.extras == ()
+
+
+def test_a_thought_that_was_streamed_goes_back_whole_with_its_signature() -> None:
+    """Claude's, in pieces: it went back without its text, which Anthropic refuses as changed."""
+    blocks = [
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "text", "text": ""},
+    ]
+    deltas = [
+        [
+            {"type": "thinking_delta", "thinking": "Hm, "},
+            {"type": "thinking_delta", "thinking": "so."},
+            {"type": "signature_delta", "signature": "SIG"},
+        ],
+        [{"type": "text_delta", "text": "Hel"}, {"type": "text_delta", "text": "lo"}],
+    ]
+    sent: list[dict[str, Any]] = [{"type": "message_start", "message": {"id": "m", "usage": {}}}]
+    for place, (block, pieces) in enumerate(zip(blocks, deltas, strict=True)):
+        sent.append({"type": "content_block_start", "index": place, "content_block": block})
+        sent += [
+            {"type": "content_block_delta", "index": place, "delta": delta} for delta in pieces
+        ]
+        sent.append({"type": "content_block_stop", "index": place})
+    reader = ANTHROPIC.events(no_request(ANTHROPIC), frozenset())
+    writer = GEMINI.writer(client_call(GEMINI))
+    stream = b"".join(
+        writer.event(meant)
+        for one in sent
+        for meant in reader.event(Sse(b"", json.dumps(one).encode()))
+    )
+    chunks = [json.loads(one[6:]) for one in stream.split(b"\r\n\r\n") if one]
+    contents = [one["candidates"][0]["content"] for one in chunks]
+    together = {"role": "model", "parts": [part for one in contents for part in one["parts"]]}
+    hi = {"role": "user", "parts": [{"text": "Hi"}]}
+    for turns in ([together], contents):  # as one turn, or each piece as its own
+        body = json.dumps({"contents": [hi, *turns, hi]}).encode()
+        said = GEMINI.read_request(Call("chat", GEMINI.name, "m", body))
+        assert [one.role for one in said.messages] == ["user", "assistant", "user"]
+        back = json.loads(written(said, ANTHROPIC))["messages"][1]["content"]
+        assert back[0] == {"type": "thinking", "thinking": "Hm, so.", "signature": "SIG"}
+        assert "".join(one["text"] for one in back[1:]) == "Hello"
