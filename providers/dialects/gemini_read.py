@@ -3,6 +3,7 @@
 The one rule: it never raises and holds nothing back. What it cannot read is counted by its bytes.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from tollway.providers.sse import Event
 _CALL = 32
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _MOST = 2**40
+_ONE_A_PROMPT = re.compile(r"gemini-[12]\.")
 # How Vertex names the service tier of an answer.
 _TRAFFIC = {
     "ON_DEMAND": "standard",
@@ -28,6 +30,7 @@ class _Candidate(msgspec.Struct):
     content: Any = None
     finishReason: Any = None  # noqa: N815 - Google's name
     index: Any = None
+    groundingMetadata: Any = None  # noqa: N815 - Google's name
 
 
 class _Chunk(msgspec.Struct):
@@ -62,6 +65,7 @@ class Reader:
         self.finish_reasons: list[str] = []
         self._call = call
         self._finished: set[int] = set()
+        self._queries: set[str] = set()  # that were searched for
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; the client sees all of them."""
@@ -114,11 +118,22 @@ class Reader:
             self._candidate(candidate, place)
         if isinstance(said.usageMetadata, dict):
             self._used(said.usageMetadata)
+        if self._queries and self.usage is not None:
+            self.usage = msgspec.structs.replace(self.usage, searches=self._searches())
+
+    def _searches(self) -> int:
+        """Return how many searches are paid for: up to the second generation one a prompt."""
+        return 1 if _ONE_A_PROMPT.match(self.model) else len(self._queries)
 
     def _candidate(self, said: _Candidate, place: int) -> None:
         parts = said.content.get("parts") if isinstance(said.content, dict) else None
         for part in parts if isinstance(parts, list) else ():
             self.produced += _visible(part)
+        grounded = said.groundingMetadata
+        queries = grounded.get("webSearchQueries") if isinstance(grounded, dict) else None
+        for query in queries if isinstance(queries, list) else ():
+            if isinstance(query, str) and query.strip():
+                self._queries.add(query)
         if said.finishReason is not None:
             index = said.index if type(said.index) is int else place
             if index not in self._finished and type(said.finishReason) is str:

@@ -124,3 +124,33 @@ async def test_a_tier_is_asked_for_in_google_s_words(google: Cloud, path: str, m
             assert "x-tollway-dropped" not in reply.headers
         reply = await gate.ask(msgspec.json.encode(body | {"service_tier": "scale"}), path)
         assert reply.headers["x-tollway-dropped"] == "service_tier"
+
+
+@pytest.mark.parametrize(
+    ("model", "queries", "searches"),
+    [
+        ("gemini-3.5-flash", ["a", "b", "a", ""], 2),
+        ("gemini-2.5-flash", ["a", "b"], 1),
+        ("gemini-3.5-flash", [], 0),
+    ],
+)
+async def test_searches_that_google_made_are_billed(
+    google: Cloud, model: str, queries: list[str], searches: int
+) -> None:
+    """Each query from the third generation on, before that a prompt that was grounded by any."""
+    status, kind, body = said()
+    answer = msgspec.json.decode(body) | {"modelVersion": model}
+    answer["candidates"][0]["groundingMetadata"] = {"webSearchQueries": queries}
+    google.answer = (status, kind, msgspec.json.encode(answer))
+    prices = PRICED.replace("output = 2", "output = 2\nsearch = 0.014")
+    free = '[routes.r]\nto = ["gemini/gemini-2.5-flash"]\nallow_unbounded = true\n'
+    async with running(config(google.port, free + prices), server="") as daemon:
+        gate = Gateway(daemon, [])
+        turn = {"role": "user", "parts": [{"text": "Hi"}]}
+        asked = {"contents": [turn], "tools": [{"googleSearch": {}}]}
+        reply = await gate.ask(
+            msgspec.json.encode(asked), ASK.replace("gemini/gemini-2.5-flash", "r")
+        )
+        assert reply.status == 200, reply.body
+        row = await gate.row(reply)
+        assert row.call.cost_nanousd == 1_200_000 + searches * 14_000_000
