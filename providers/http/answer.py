@@ -65,9 +65,7 @@ class HttpAnswer(AsyncIterator[bytes]):
                 )
                 self.size = 0
             except Exception as fault:  # noqa: BLE001 - the reader's own, and raised there
-                self.passes = None
-                if waiter is not None and not waiter.done():
-                    waiter.set_exception(fault)
+                self.stumble(fault)
                 return
             if not self._enough and self.link is not None:
                 self._taker = take
@@ -108,6 +106,12 @@ class HttpAnswer(AsyncIterator[bytes]):
         self._enough, self._taker, self.passes = True, None, None
         self.wake()
 
+    def stumble(self, fault: Exception) -> None:
+        """Have `each` raise what a function raised that was given to it."""
+        self._taker = self.passes = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(fault)
+
     async def each(
         self, take: Callable[[bytes], bool], passes: Callable[[bytes], bool] | None = None
     ) -> bool:
@@ -121,7 +125,7 @@ class HttpAnswer(AsyncIterator[bytes]):
             Whether the body has ended; if not, `chunks` or `each` go on behind the last piece.
 
         Raises:
-            UpstreamError: As `chunks` does; or whatever `take` raises.
+            UpstreamError: As `chunks` does; or whatever `take` or `passes` raises.
         """
         async for data in self:
             if not take(data):

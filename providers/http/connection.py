@@ -176,11 +176,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, then wake the reader once."""
         answer, parser = self._answer, self._parser
-        if self._between and answer is not None and (passes := answer.passes) and passes(data):
-            # A whole chunk more or less is all the same to the parser. As in `watch`.
-            self._quiet_bytes = 0
-            self._deadline = self._loop.time() + answer.idle_s
-            return
+        if self._between and answer is not None and (passes := answer.passes):
+            try:
+                taken = passes(data)
+            except Exception as fault:  # the reader's own, and raised there before it ends this
+                answer.stumble(fault)
+                raise
+            if taken:
+                # A whole chunk more or less is all the same to the parser. As in `watch`.
+                self._quiet_bytes = 0
+                self._deadline = self._loop.time() + answer.idle_s
+                return
         if answer is None or parser is None:
             # Bytes that nobody asked for: whose answer would they be?
             self._transport.abort()

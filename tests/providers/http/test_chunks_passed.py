@@ -11,8 +11,11 @@ import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transports import ask
+from upstreams import drips, reads, stalls, upstream
 
 from tollway.providers.http.answer import HttpAnswer
+from tollway.providers.http.client import HttpTransport
 from tollway.providers.http.connection import Connection
 from tollway.providers.transport import Request
 
@@ -168,3 +171,18 @@ def test_a_chunk_a_piece_is_passed_on_as_it_stands() -> None:
     chunks = wire([b"a", b"bc", b"def"] * 30, ["%x"] * 90)
     taker = asyncio.run(fed(chunks, random.Random(1)))  # noqa: S311 - must repeat itself
     assert taker.passed > 30
+
+
+async def test_a_fault_of_the_reader_is_raised_where_it_reads(transport: HttpTransport) -> None:
+    """Left to the event loop it would end the connection, and seem to be the provider's."""
+
+    def fails(_chunk: bytes) -> bool:
+        raise ValueError("a fault of ours")
+
+    chunks = wire([b"a"] * 30, ["%x"] * 30)[:-1]
+    async with upstream([reads(), drips([HEAD, *chunks]), stalls()]) as server:
+        answered = await transport.send(ask(server.url))
+        assert isinstance(answered, HttpAnswer)
+        with pytest.raises(ValueError, match="a fault of ours"):
+            await answered.each(lambda _: True, fails)
+        await answered.close()
