@@ -63,6 +63,7 @@ class Daemon:
         self.transport = transport
         self.local = local
         self.queue = Queue(local)
+        local.has_turn = self.queue.runs
         self.traffic = Traffic()
         self.affinity = Affinity()
         self.upstream_loads = UpstreamLoads(transport)

@@ -221,6 +221,11 @@ class Queue:
             if lane.slots or lane.running or lane.waiting
         ]
 
+    def runs(self, model: str) -> bool:
+        """Return whether a call of a model of this box has its turn, though it may not be there."""
+        lane = self._pools[LOCAL].lanes.get(model)
+        return lane is not None and lane.running > 0
+
     def load(self, target: Target) -> tuple[int, int, int] | None:
         """Return the calls that run at a target, those that wait, its slots; None without slots."""
         pool = self.pool(target)

@@ -83,6 +83,8 @@ class LocalModels:
         self._on_change = on_change
         self._limits = limits or Limits()
         self._memory = memory
+        # Whether a call of a model has its turn: it may be on its way here, still unseen.
+        self.has_turn: Callable[[str], bool] = lambda name: False
         # Returns what is kept at a place that a command's `secrets` name, or raises a GatewayError
         # that says why not; called in a thread.
         self.secret: Callable[[str], str] | None = None
@@ -266,7 +268,7 @@ class LocalModels:
         for resident in everyone:
             resident.kill_if_hung()
         for resident in everyone:
-            if _spare(resident) and resident.idle_s >= resident.model.idle_unload_s:
+            if self._spare(resident) and resident.idle_s >= resident.model.idle_unload_s:
                 await resident.unload()
 
     async def close(self) -> None:
@@ -315,24 +317,20 @@ class LocalModels:
         """
         async with self._admission:  # so that two loads don't both take the last of it
             need = resident.needs
-            free = self._free(resident) if need else None
-            out = who_leaves(
-                need if free is not None else 0, free or 0, self._loaded(resident.model.name)
-            )
-            if out is None:
-                self._refuse_beside(resident)
-            for other in [self._residents[name] for name in out or ()]:
-                # While those before it ended, it may have died or been called. One that is
-                # being loaded again waits for this very lock: never wait for it here.
-                if _spare(other):
-                    await other.unload()
+            while True:
+                free = self._free(resident) if need else None
+                out = who_leaves(
+                    need if free is not None else 0, free or 0, self._loaded(resident.model.name)
+                )
+                if not out:
+                    break
+                # One at a time: while it ends, another may be called, or have ended by itself.
+                await self._residents[out[0]].unload()
             self._refuse_beside(resident)
             if free is None:
                 return
-            if out:
-                free = self._free(resident) or 0
             try:
-                resident.require_room(free)
+                resident.require_room(max(0, free))
             except LocalModelFailed as fault:
                 # What runs here beside it may end and make room; nothing else of ours will.
                 fault.again = any(
@@ -356,6 +354,7 @@ class LocalModels:
                 )
 
     def _free(self, but: AnyResident | None) -> int | None:
+        """Return the bytes that are free; below 0 where what goes first pays for that."""
         free = self._memory()
         if free is None:
             return None
@@ -364,7 +363,12 @@ class LocalModels:
             free -= mapped
             if resident is not but and resident.reserved:
                 free -= max(0, resident.reserved - held)
-        return max(0, free)
+        return free
+
+    def _spare(self, resident: AnyResident) -> bool:
+        """Return whether it is in memory and nobody would miss it now."""
+        called = resident.busy or self.has_turn(resident.model.name)
+        return resident.loaded and not called and not resident.model.pinned
 
     def _loaded(self, but: str) -> list[Loaded]:
         return [
@@ -372,7 +376,7 @@ class LocalModels:
                 name,
                 held=resident.memory[0],
                 idle_s=resident.idle_s,
-                busy=resident.busy,
+                busy=resident.busy or self.has_turn(name),
                 pinned=resident.model.pinned,
                 apart=is_apart(name, but, self._apart),
             )
@@ -383,11 +387,6 @@ class LocalModels:
 
 def _is_command(model: LocalModel) -> bool:
     return model.command is not None
-
-
-def _spare(resident: AnyResident) -> bool:
-    """Return whether it is in memory and nobody would miss it now."""
-    return resident.loaded and not resident.busy and not resident.model.pinned
 
 
 def _log_fault(task: asyncio.Task[None]) -> None:

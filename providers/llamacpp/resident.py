@@ -84,7 +84,7 @@ class GgufResident(Resident[Worker]):
                     f"`{self.model.name}` did not begin to answer in time", phase="first"
                 ) from fault
             except BaseException:  # a cancel too: the worker must not go on for nobody
-                answer.cancel()
+                await answer.close()  # its place is free when it has ended, not before
                 raise
         return answer
 

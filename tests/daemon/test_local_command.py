@@ -1,5 +1,6 @@
 """Models that a command serves, and prices by the hour, through the whole gateway."""
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -82,7 +83,11 @@ async def test_a_model_of_this_box_is_waited_for_until_its_routes_deadline() -> 
         assert (timeouts.first_s, timeouts.idle_s) == (inf, inf)
         assert (await ask(daemon, body(model="local/qwen"))).status == 200
         hanging = body(model="slow", messages=[{"role": "user", "content": "hang"}])
-        reply = await ask(daemon, hanging)
+        asking = asyncio.create_task(ask(daemon, hanging))
+        has_turn = daemon.server.daemon.local.has_turn
+        await until(lambda: has_turn("qwen"))
+        reply = await asking
+        assert not has_turn("qwen")
         assert (reply.status, error(reply)["code"]) == (504, "upstream_timeout")
         assert "`qwen` did not begin to answer within" in error(reply)["message"]
 

@@ -23,7 +23,7 @@ from tollway.providers.errors import (
     UpstreamTimeout,
 )
 from tollway.providers.http.client import HttpTransport
-from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels
+from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels, ModelState
 from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.worker import is_stopped
 from tollway.providers.transport import Request
@@ -378,6 +378,54 @@ async def test_models_that_may_not_meet_take_turns(tmp_path: Path) -> None:
         await asyncio.wait([hanging])
         await ask(local, "qwen")
         assert (local.state("qwen"), local.state("other")) == ("ready", "stopped")
+
+
+async def test_another_leaves_where_one_that_was_to_leave_is_called_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """While one ends, the world changes: who leaves next is decided by what is true then."""
+    clock, held, asking = Clock(), dict[str, int](), list[asyncio.Task[dict[str, Any]]]()
+
+    def free() -> int:
+        residents = local._residents
+        mapped = sum(one.memory[1] for one in residents.values())
+        return mapped + sum(held[name] for name in held if not residents[name].present)
+
+    def changed(state: ModelState) -> None:
+        if (state.name, state.state) == ("a", "draining"):
+            asking.append(asyncio.create_task(ask(local, "b", "hang")))
+
+    three = [served(name) for name in "abc"]
+    async with serving(
+        tmp_path, *three, clock=clock, on_change=changed, memory=lambda: free() if held else 2**40
+    ) as local:
+        for name in "abc":
+            await ask(local, name)
+            clock.now += 1
+        held |= {one.name: one.rss_bytes for one in local.states()}
+        new = served("new")
+        assert new.command
+        command = msgspec.structs.replace(new.command, memory=held["a"] + held["b"] // 2)
+        await local.configure(
+            {one.name: one for one in (*three, msgspec.structs.replace(new, command=command))}
+        )
+        await ask(local, "new")
+        states = {one.name: one.state for one in local.states()}
+        assert states == {"a": "stopped", "b": "ready", "c": "stopped", "new": "ready"}
+        asking[0].cancel()
+        await asyncio.wait(asking)
+
+
+async def test_one_whose_call_is_on_its_way_is_not_taken_for_idle(tmp_path: Path) -> None:
+    """A call that has had its turn is written down before it is sent: it is not seen here yet."""
+    both = (served("qwen", apart_from=("other",)), served("other", idle_unload_s=0))
+    async with serving(tmp_path, *both) as local:
+        await ask(local, "other")
+        local.has_turn = "other".__eq__
+        with pytest.raises(LocalModelFailed, match="may not run beside `other`, which is at work"):
+            await ask(local, "qwen")
+        await local.sweep()
+        assert local.state("other") == "ready"
 
 
 async def test_a_model_may_be_loaded_at_the_start(tmp_path: Path) -> None:

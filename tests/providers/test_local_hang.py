@@ -110,6 +110,18 @@ async def test_what_kept_us_from_looking_is_not_held_against_a_worker(tmp_path: 
         task.cancel()
 
 
+async def test_a_call_that_is_given_up_has_ended_at_the_worker_too(tmp_path: Path) -> None:
+    """Else its slot would be given to a call of another model, which finds this one at work."""
+    async with serving(tmp_path) as local:
+        await local.load(NAME)
+        prompt = chat("one two three " * 400)
+        task = asyncio.create_task(local.send(NAME, "chat", prompt))
+        await until(lambda: state_of(local).running == 1)
+        task.cancel()
+        await asyncio.wait([task])
+        assert state_of(local).running == 0
+
+
 async def test_a_worker_that_has_nothing_to_do_does_not_hang(tmp_path: Path) -> None:
     """Stopped while nobody waits for it, it is left alone; who then asks is told in time."""
     clock = Clock()
