@@ -226,7 +226,12 @@ class LocalModels:
         if free is None:
             return True
         others = (one for name, one in self._residents.items() if name not in names)
-        spare = sum(one.memory[0] for one in others if one.loaded and not one.model.pinned)
+        # What is being loaded too: it can go once its calls are done.
+        spare = sum(
+            max(one.memory[0], one.reserved)
+            for one in others
+            if one.present and not one.model.pinned
+        )
         return need <= free + spare
 
     def states(self) -> list[ModelState]:

@@ -416,6 +416,22 @@ async def test_another_leaves_where_one_that_was_to_leave_is_called_meanwhile(
         await asyncio.wait(asking)
 
 
+async def test_what_is_being_loaded_is_no_reason_that_another_never_fits(tmp_path: Path) -> None:
+    """Whoever fits nowhere is not kept waiting but refused: it was, while others were loaded."""
+    large = [
+        msgspec.structs.replace(one, command=msgspec.structs.replace(one.command, memory=2**30))
+        for one in (served("qwen", "never"), served("other"))
+        if one.command
+    ]
+    async with serving(tmp_path, *large, memory=lambda: 2**30) as local:
+        loading = asyncio.create_task(ask(local, "qwen"))
+        await until(lambda: local.state("qwen") == "loading")
+        assert local.fits(["other"])
+        assert not local.fits(["other", "qwen"])
+        loading.cancel()
+        await asyncio.wait([loading])
+
+
 async def test_one_whose_call_is_on_its_way_is_not_taken_for_idle(tmp_path: Path) -> None:
     """A call that has had its turn is written down before it is sent: it is not seen here yet."""
     both = (served("qwen", apart_from=("other",)), served("other", idle_unload_s=0))
