@@ -58,6 +58,9 @@ _FILE_TYPES = {
 }  # fmt: skip
 
 
+_AGAIN = "It was not copied or downloaded whole; fetch it again"
+
+
 class GgufError(GatewayError):
     """The file is no GGUF model, or not a whole one."""
 
@@ -134,7 +137,7 @@ class _Reader:
         if count > self._size - self.at:
             raise GgufError(
                 f"The file ends at byte {self._size:,}, inside its header",
-                hint="It was not copied or downloaded whole; fetch it again",
+                hint=_AGAIN,
             )
         data = self._file.read(count)
         if len(data) != count:  # it shrank while we read
@@ -159,7 +162,9 @@ def read_header(file: BinaryIO, size: int) -> Header:
         GgufError: It is no GGUF file, its header is cut short, or it makes no sense.
     """
     reader = _Reader(file, size)
-    if size < 24 or reader.take(4) != MAGIC:
+    if not size:
+        raise GgufError("The file is empty", hint=_AGAIN)
+    if size < len(MAGIC) or reader.take(len(MAGIC)) != MAGIC:
         raise GgufError(
             "This is no GGUF file: it does not begin with `GGUF`",
             hint="Models in other formats (safetensors, PyTorch) must be converted first",
@@ -214,6 +219,8 @@ def describe(path: Path) -> ModelInfo:
 
 def _open(path: Path) -> tuple[Header, int]:
     try:
+        if path.is_dir():
+            raise GgufError("This is a folder", hint="Name a file in it")
         if not path.is_file():
             raise GgufError(f"There is no file `{path.name}`")
         with path.open("rb") as file:
@@ -229,7 +236,7 @@ def _open(path: Path) -> tuple[Header, int]:
         raise GgufError(
             f"`{path.name}` is cut short: {header.missing:,} of {size + header.missing:,} bytes"
             " are missing",
-            hint="It was not copied or downloaded whole; fetch it again",
+            hint=_AGAIN,
         )
     return header, size
 

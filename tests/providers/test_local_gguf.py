@@ -62,7 +62,9 @@ def test_a_file_cut_anywhere_is_refused_or_said_to_lack_bytes(end: int) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "no GGUF file"),
+        (b"", "The file is empty"),
+        (b"GG", "no GGUF file"),
+        (b"GGUF" + struct.pack("<I", 3), "ends at byte 8, inside its header"),
         (b"PK\x03\x04" + bytes(100), "no GGUF file"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version 50331648"),
@@ -119,7 +121,7 @@ def test_other_bad_files_are_named(tmp_path: Path) -> None:
     """A missing file, a folder, and a GGUF file without a model each have their words."""
     with pytest.raises(GgufError, match=r"no file `.*nowhere.gguf`"):
         describe(tmp_path / "nowhere.gguf")
-    with pytest.raises(GgufError, match="no file"):
+    with pytest.raises(GgufError, match="This is a folder"):
         describe(tmp_path)
     path = tmp_path / "other.gguf"
     path.write_bytes(small_gguf({"general.name": "no architecture"}, {"t": (32,)}))
