@@ -268,7 +268,8 @@ async def test_a_webhook_that_never_works_is_given_up_and_shown(
         upstream(script) as hook,
         telling(tmp_path, f'webhook = "{hook.url}"') as alerts,
     ):
-        alerts.channels.post_within_s = 0.2
+        if words == "in time":  # whoever does answer may be late, on a machine that has much to do
+            alerts.channels.post_within_s = 0.2
         await looked(alerts, state(5 * USD))
         assert len(hook.requests) == tries
         (problem,) = alerts.channels.problems
