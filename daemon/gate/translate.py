@@ -21,7 +21,7 @@ from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, changed, overridden
 from tollway.providers.dialects.table import DIALECTS, EMBEDS, UPSTREAMS
 from tollway.providers.embedding import Embedding
-from tollway.providers.errors import Untranslatable
+from tollway.providers.errors import RequestInvalid, Untranslatable
 from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
 from tollway.providers.headers import Headers
@@ -129,6 +129,7 @@ class Translator:
             if call.adds:  # the gateway does: nothing is left out
                 said = msgspec.structs.replace(said, store=None)
             self._said, offers = without_offers(said)
+            _check_choice(self._said)
             self._unsaid = offers + said.unread
         wanted, changes, dialect, written = self._changed(target, self._said)
         dropped = self._lost(target, self._unsaid + written.dropped)
@@ -256,6 +257,25 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     kept = tuple(tool for tool in said.tools if tool not in offers)
     names = tuple(dict.fromkeys(f"tools.{tool.type}" for tool in offers))
     return msgspec.structs.replace(said, tools=kept), names
+
+
+def _check_choice(said: Conversation) -> None:
+    """See that what must be called is there: no codec writes a choice of no tools.
+
+    Raises:
+        RequestInvalid: It is not, to which providers answer so too.
+    """
+    choice = said.tool_choice
+    if choice is None or choice.mode not in ("any", "tool"):
+        return
+    names = choice.names
+    if not any(isinstance(t, HostedTool) or not names or t.name in names for t in said.tools):
+        what = ", ".join(f"`{name}`" for name in names) or "a tool"
+        raise RequestInvalid(
+            f"`tool_choice` demands {what}, which the request does not offer",
+            hint="Send the tool in `tools`, or leave `tool_choice` out",
+            param="tool_choice",
+        )
 
 
 def _written(

@@ -288,3 +288,32 @@ async def _begin(gate: Gateway, said: bytes, *, withhold: int = 0) -> Client:
     client = await gate.daemon.connect()
     await client.send(_head(len(said)) + said[: len(said) - withhold])
     return client
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/messages", {"tool_choice": {"type": "any"}}),
+        ("/v1/messages", {"tool_choice": {"type": "tool", "name": "ls"}}),
+        (
+            "/v1beta/models/up/m:generateContent",
+            {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}},
+        ),
+    ],
+)
+async def test_a_choice_of_no_tools_is_refused_as_providers_do(
+    path: str, more: dict[str, object]
+) -> None:
+    """No dialect is written a choice without tools, so it would be lost without a word."""
+    asked: dict[str, object] = {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
+    if path == "/v1/messages":
+        turn = {"role": "user", "content": "Hi"}
+        asked = {"model": "up/m", "max_tokens": 10, "messages": [turn]}
+    asked |= more
+    async with gateway([[reads(), says(whole())]]) as gate:
+        reply = await gate.ask(msgspec.json.encode(asked), path)
+        assert reply.status == 400, reply.body
+        assert b"`tool_choice` demands" in reply.body
+        assert not gate.ups[0].requests
+        none = msgspec.json.encode({k: v for k, v in asked.items() if k not in more})
+        assert (await gate.ask(none, path)).status == 200
