@@ -5,7 +5,8 @@ from typing import Literal
 import msgspec
 
 from tollway.providers.canon import Usage
-from tollway.providers.errors import Untranslatable
+from tollway.providers.errors import Untranslatable, UpstreamBroke
+from tollway.providers.words import counted
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -36,7 +37,20 @@ def too_many(said: Embedding, most: int) -> None:
     """
     if len(said.texts) > most:
         raise Untranslatable(
-            f"The target takes at most {most} texts at a time, not {len(said.texts)}",
+            f"The target takes at most {counted(most, 'text')} at a time, not {len(said.texts)}",
             hint="Send them in several calls",
             param="input",
+        )
+
+
+def one_each(said: Embedding, vectors: int) -> None:
+    """Refuse an answer that has not a vector for each text.
+
+    Raises:
+        UpstreamBroke: There are more or fewer.
+    """
+    if vectors != len(said.texts):
+        raise UpstreamBroke(
+            f"The provider's answer holds {counted(vectors, 'vector')} for"
+            f" {counted(len(said.texts), 'text')}"
         )

@@ -14,7 +14,7 @@ from tollway.providers.canon import Usage
 from tollway.providers.dialects.cohere_embed import MOST_TEXTS, PURPOSE
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.wire import UNREADABLE, object_in
-from tollway.providers.embedding import Embedding, Vectors, too_many
+from tollway.providers.embedding import Embedding, Vectors, one_each, too_many
 from tollway.providers.errors import Untranslatable, UpstreamBroke
 from tollway.providers.tokens import estimated
 
@@ -89,10 +89,7 @@ def read(said: Embedding, body: bytes) -> Vectors:
     if isinstance(listed, dict):
         listed = listed.get("float")
     vectors = tuple(listed or ()) or ((answer.embedding,) if answer.embedding else ())
-    if len(vectors) != len(said.texts):
-        raise UpstreamBroke(
-            f"The provider's answer holds {len(vectors)} vectors for {len(said.texts)} texts"
-        )
+    one_each(said, len(vectors))
     tokens = answer.inputTextTokenCount
     usage = estimated(said.texts) if tokens is None else Usage(input=tokens)
     return Vectors(vectors, usage, answer.id)

@@ -5,7 +5,7 @@ import msgspec
 from tollway.providers.dialects.cohere_read import usage_of
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.wire import UNREADABLE
-from tollway.providers.embedding import Embedding, Vectors, too_many
+from tollway.providers.embedding import Embedding, Vectors, one_each, too_many
 from tollway.providers.errors import UpstreamBroke
 
 # It must be said. Vectors of documents are what most texts are embedded for, and what those of
@@ -49,15 +49,16 @@ def write_request(said: Embedding, facts: Facts) -> Written:
     return Written(msgspec.json.encode(body), said.dropped)
 
 
-def read(_said: Embedding, body: bytes) -> Vectors:
+def read(said: Embedding, body: bytes) -> Vectors:
     """Return what an answer says.
 
     Raises:
-        UpstreamBroke: It is none.
+        UpstreamBroke: It is none, or not of these texts.
     """
     try:
-        said = _ANSWER.decode(body)
+        answer = _ANSWER.decode(body)
     except UNREADABLE as fault:
         raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
-    usage = usage_of({"billed_units": said.meta.billed_units})
-    return Vectors(tuple(said.embeddings.float), usage, said.id)
+    one_each(said, len(answer.embeddings.float))
+    usage = usage_of({"billed_units": answer.meta.billed_units})
+    return Vectors(tuple(answer.embeddings.float), usage, answer.id)

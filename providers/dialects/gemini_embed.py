@@ -12,7 +12,7 @@ from tollway.providers.canon import Usage
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.wire import UNREADABLE, object_in
-from tollway.providers.embedding import Embedding, Vectors, too_many
+from tollway.providers.embedding import Embedding, Vectors, one_each, too_many
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.tokens import estimated
 
@@ -105,10 +105,7 @@ def read(said: Embedding, body: bytes) -> Vectors:
     except UNREADABLE as fault:
         raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
     vectors = _vectors(answer)
-    if len(vectors) != len(said.texts):
-        raise UpstreamBroke(
-            f"The provider's answer holds {len(vectors)} vectors for {len(said.texts)} texts"
-        )
+    one_each(said, len(vectors))
     raw = msgspec.json.encode(answer.usageMetadata).decode() if answer.usageMetadata else ""
     found = tuple(one.values for one in vectors)
     return Vectors(found, _used(answer, said.texts), raw_usage=raw)
