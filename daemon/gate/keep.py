@@ -29,7 +29,6 @@ class KeepingPipe(Pipe):
         self.kept: list[bytes] = []
         self.kept_size = 0  # of all that went in, kept or not
         self.error: GatewayError | None = None
-        self.last = b""  # piece that went in
         self.whole: Callable[[bytes], None] | None = None  # is told the last piece, at the end
 
     def write(self, data: bytes) -> bool:
@@ -39,7 +38,6 @@ class KeepingPipe(Pipe):
             if room > 0:
                 self.kept.append(data if len(data) <= room else data[:room])
             self.kept_size += len(data)
-            self.last = data or self.last
         return super().write(data)
 
     def pass_on(self, chunk: bytes) -> bool:
@@ -112,5 +110,5 @@ def _told(exchange: "Exchange", error: GatewayError) -> bytes:
     """Return an error as the client is told it: as an answer, or as the end of its stream."""
     head = exchange.pipe.head
     if head and head.streamed:
-        return exchange.dialect.error_event(error, exchange.call_id)
+        return exchange.dialect.error_event(error, exchange.call_id, exchange.pipe.last)
     return exchange.dialect.write_error(error, exchange.call_id)

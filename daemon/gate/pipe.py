@@ -70,6 +70,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.head: Head | None = None
+        self.last = b""  # piece that went in
         self.was_full = False  # some of the answer waited for a slow client
         self._client: Client
         self._loop: asyncio.AbstractEventLoop
@@ -111,6 +112,7 @@ class Pipe:
         """Hand on some bytes; return whether the client has so many unread that it needs `room`."""
         if self._closed or self._ended or not data:
             return False
+        self.last = data
         if not self._begun:
             self._pieces.append(data)
             return False
@@ -123,6 +125,7 @@ class Pipe:
         if self._closed or self._ended or not self._begun:
             return False
         self._said_s = self._loop.time()
+        self.last = chunk
         return self._client.pass_on(chunk)
 
     @property

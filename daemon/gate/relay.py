@@ -30,6 +30,6 @@ async def relay(client: Direct, exchange: Exchange, keepalive_s: float) -> None:
             del error  # it holds this frame, and the frame the whole call
     if exchange.origin.report_cost:
         client.write(exchange.cost_comment())
-    event = exchange.dialect.error_event(error, exchange.call_id)
+    event = exchange.dialect.error_event(error, exchange.call_id, pipe.last)
     client.write(exchange.gate.mask(event.decode()).encode())
     client.end()

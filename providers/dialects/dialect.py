@@ -108,8 +108,11 @@ class Dialect(Upstream, Protocol):
         """Return an error body in the shape that this dialect's client libraries raise."""
         ...
 
-    def error_event(self, error: GatewayError, call_id: str) -> bytes:
-        """Return the event that ends a broken stream so that client libraries raise."""
+    def error_event(self, error: GatewayError, call_id: str, last: bytes = b"") -> bytes:
+        """Return the event that ends a broken stream so that client libraries raise.
+
+        `last` is the piece of the stream in front of it, for a dialect that numbers its events.
+        """
         ...
 
 

@@ -78,7 +78,7 @@ class Gemini:
         """Return an error body that Google's client libraries read."""
         return write_error(error, call_id)
 
-    def error_event(self, error: GatewayError, call_id: str) -> bytes:
+    def error_event(self, error: GatewayError, call_id: str, last: bytes = b"") -> bytes:
         """Return the event that ends a broken stream so that client libraries raise."""
         return error_event(error, call_id)
 

@@ -10,7 +10,7 @@ from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
 from tollway.providers.dialects.openai_errors import error_of, read_error, write_error
 from tollway.providers.dialects.responses_bound import bound
-from tollway.providers.dialects.responses_read import Reader
+from tollway.providers.dialects.responses_read import Reader, next_number
 from tollway.providers.dialects.responses_request import NAME, edited, peek
 from tollway.providers.errors import GatewayError, UpstreamRefused
 
@@ -62,12 +62,16 @@ class OpenAIResponses:
         """Return an error body that OpenAI's client libraries read."""
         return write_error(error, call_id)
 
-    def error_event(self, error: GatewayError, call_id: str) -> bytes:
+    def error_event(self, error: GatewayError, call_id: str, last: bytes = b"") -> bytes:
         """Return the two events that end a broken stream, as OpenAI itself sends them.
 
         Its libraries raise at the first; agents that follow the response's state take the second.
+        Both go on with the numbers of the events before, since who checks types skips one without;
+        the first says itself what is wrong too, for OpenAI's own types.
         """
+        number = next_number(last)
         said = error_of(error, call_id)
+        first = {name: said[name] for name in ("code", "message", "param")}
         failed: dict[str, object] = {
             "id": f"resp_{call_id}",
             "object": "response",
@@ -79,8 +83,11 @@ class OpenAIResponses:
         return b"".join(
             b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"
             for kind, event in (
-                ("error", {"type": "error", "error": said}),
-                ("response.failed", {"type": "response.failed", "response": failed}),
+                ("error", {"type": "error", "sequence_number": number, **first, "error": said}),
+                (
+                    "response.failed",
+                    {"type": "response.failed", "sequence_number": number + 1, "response": failed},
+                ),
             )
         )
 

@@ -4,6 +4,7 @@ The one rule: it never raises and never holds anything back. What it cannot read
 its bytes.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ _LAST = frozenset({"response.completed", "response.incomplete", "response.failed
 _DONE = frozenset({"completed", "incomplete"})
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _NONE = (b"", b"null")
+# Within a text its quotes are escaped.
+_NUMBERS = re.compile(rb'"sequence_number" ?: ?([0-9]{1,15})')
 
 
 class _Response(msgspec.Struct):
@@ -49,6 +52,12 @@ _EVENT = msgspec.json.Decoder(_Event)
 _RESPONSE = msgspec.json.Decoder(_Response)
 
 
+def next_number(last: bytes) -> int:
+    """Return the number of the event behind the last piece of a stream; 0 at its beginning."""
+    found = _NUMBERS.findall(last)
+    return int(found[-1]) + 1 if found else 0
+
+
 class Reader:
     """Reads one attempt's answer; see `AnswerReader` for what its fields say."""
 
@@ -67,6 +76,7 @@ class Reader:
         self._call = call
         self._quirks = quirks
         self._created = b""  # the event that the stream began with
+        self._seen = b""  # the last one
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; the client sees all of them."""
@@ -76,6 +86,7 @@ class Reader:
             return True
         if data.strip() == b"[DONE]":  # OpenRouter
             return True
+        self._seen = data
         try:
             said = _EVENT.decode(data)
         except _UNREADABLE:
@@ -109,7 +120,9 @@ class Reader:
             "incomplete_details": {"reason": "max_output_tokens"},
             "usage": msgspec.Raw(self.raw_usage.encode() or b"null"),
         }
-        said = msgspec.json.encode({"type": "response.incomplete", "response": response})
+        number = next_number(self._seen)
+        event = {"type": "response.incomplete", "sequence_number": number, "response": response}
+        said = msgspec.json.encode(event)
         return b"event: response.incomplete\ndata: " + said + b"\n\n"
 
     def whole(self, body: bytes) -> None:

@@ -9,11 +9,14 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import ResponseErrorEvent
 
 from tollway.providers.dialects.openai_chat import DIALECT
 from tollway.providers.dialects.openai_errors import error_within
+from tollway.providers.dialects.openai_responses import DIALECT as RESPONSES
 from tollway.providers.errors import GatewayError, RequestInvalid, UpstreamBroke, UpstreamRefused
 from tollway.providers.refusals import verdict_of
+from tollway.providers.sse import Splitter
 
 
 def refused(status: int, code: str = "some_code") -> GatewayError:
@@ -133,6 +136,25 @@ async def test_the_official_client_raises_its_own_classes(client: openai.AsyncOp
             await client.chat.completions.create(model="m", messages=[], seed=status)
         assert (caught.value.code, caught.value.param) == ("some_code", "max_tokens"), status
         assert "It cannot be done. Ask for less" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("last", "number"),
+    [
+        (b"", 0),
+        (b'data: {"type":"response.output_text.delta","sequence_number":41,"delta":"x"}\n\n', 42),
+        (b'data: {"sequence_number": 7, "delta": "\\"sequence_number\\":3"}\r\n\r\n', 8),
+    ],
+)
+def test_the_events_of_a_broken_response_are_numbered_on(last: bytes, number: int) -> None:
+    """OpenAI's types demand it, and the AI SDK passes an error event without one over."""
+    first, second = Splitter().feed(
+        RESPONSES.error_event(UpstreamBroke("It broke off"), "call-1", last)
+    )
+    event = ResponseErrorEvent.model_validate_json(first.data or b"")
+    assert (event.sequence_number, event.message) == (number, "It broke off")
+    said = json.loads(second.data or b"")
+    assert (said["type"], said["sequence_number"]) == ("response.failed", number + 1)
 
 
 async def test_the_official_client_raises_within_a_broken_stream(

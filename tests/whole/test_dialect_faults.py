@@ -149,6 +149,7 @@ async def told(one: World, client: str, model: str) -> tuple[bool, Exception | N
         return False, error
     last: Any = chunks[-1]
     if client == RESPONSES and last.type in ("error", "response.failed"):
+        assert isinstance(last.sequence_number, int)
         return True, openai.APIError(str(last), None, body=None)  # type: ignore[arg-type]
     return True, None
 
@@ -322,6 +323,8 @@ async def test_a_stream_that_passes_its_hold_ends_as_at_its_limit(
     patient.upstream.script = script
     chunks = await patient.ask(client, MODELS[source], True, **LIMITED[client])
     assert seen(client, chunks)["stop"] == "length"
+    if client == RESPONSES:
+        assert chunks[-1].sequence_number == chunks[-2].sequence_number + 1
     row = await patient.row()
     assert row.call.ending == "at_cap"
     assert row.call.cost_nanousd > 0
