@@ -70,7 +70,7 @@ def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tu
         NoUnit: The price does not say it.
     """
     unit = UNITS[endpoint]
-    found = None if price is None else _of(price, endpoint)
+    found = None if price is None else unit_price(price, endpoint)
     if price is None or found is None:
         raise NoUnit(
             f"`{name}` has no price for `/v1{unit.path}`, so that it is not served there",
@@ -86,7 +86,11 @@ def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tu
 
 
 @lru_cache(maxsize=1024)  # one price object for each, so that it is turned into numbers once
-def _of(price: Price, endpoint: Endpoint) -> Price | None:
+def unit_price(price: Price, endpoint: Endpoint) -> Price | None:
+    """Return the price of one thing that an endpoint of `UNITS` sells, or None if it is not said.
+
+    What is free stays so.
+    """
     if price.source in ("free", "caller"):
         return price
     unit = UNITS[endpoint]

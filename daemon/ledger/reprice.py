@@ -7,6 +7,7 @@ audit move together; a run that is stopped in between leaves a ledger that agree
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
+from typing import cast
 
 import msgspec
 
@@ -16,10 +17,11 @@ from tollway.daemon.ledger.owning import owned
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.retention import head_of
 from tollway.daemon.ledger.schema import ID_HEAD, transaction
-from tollway.providers.canon import Price
+from tollway.providers.canon import Endpoint, Price, Usage
 from tollway.providers.dialects.replay import usage_of
 from tollway.providers.money import cost, saving, time_cost
 from tollway.providers.price_report import is_believed, reported
+from tollway.providers.units import UNITS, unit_price
 
 _STEP = 2000  # calls looked at in one statement, and changed in one transaction
 _DAY_MS = 86_400_000
@@ -157,13 +159,10 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
     raw = usage_text(attempt.shape, attempt.numbers)
     if not raw and not (old.usage.input_total or old.usage.output_total):
         return None
-    price = _of_the_tier(terms.price, old.price)
+    price = _price(attempt, terms)
     if price is None:
         return None  # a price that was known once is better than none
-    spoken = attempt.dialect if attempt.dialect in terms.also else terms.dialect
-    usage = usage_of(spoken, attempt.endpoint, raw, terms.quirks) or old.usage
-    if usage.searches < old.usage.searches:
-        usage = msgspec.structs.replace(usage, searches=old.usage.searches)
+    usage = _usage(attempt, terms, raw)
     told = old.reported_nanousd
     if not is_believed(price):
         told = None
@@ -183,6 +182,25 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
         reported_nanousd=told,
         saved_nanousd=saving(usage, price) if told is None and price.gpu_hour_usd is None else 0,
     )
+
+
+def _price(attempt: Booked, terms: Terms) -> Price | None:
+    """Return today's price of what an attempt bought: tokens, or what its endpoint sells."""
+    if terms.price is not None and attempt.endpoint in UNITS:
+        return unit_price(terms.price, cast(Endpoint, attempt.endpoint))
+    return _of_the_tier(terms.price, attempt.bill.price)
+
+
+def _usage(attempt: Booked, terms: Terms, raw: str) -> Usage:
+    """Return what an attempt's report means today, or what it was taken for where none tells."""
+    old = attempt.bill.usage
+    if attempt.endpoint in UNITS:
+        return old  # its report is our own count
+    spoken = attempt.dialect if attempt.dialect in terms.also else terms.dialect
+    usage = usage_of(spoken, attempt.endpoint, raw, terms.quirks) or old
+    if usage.searches < old.searches:
+        usage = msgspec.structs.replace(usage, searches=old.searches)
+    return usage
 
 
 def _of_the_tier(price: Price | None, old: Price | None) -> Price | None:

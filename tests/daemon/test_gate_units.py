@@ -1,5 +1,6 @@
 """Endpoints that sell something else than tokens: held, settled and booked like any call."""
 
+import asyncio
 import io
 import wave
 from collections.abc import AsyncIterator
@@ -14,6 +15,9 @@ from clouds import Cloud, cloud
 from gateway import KEY, Gateway
 from shell import Reply, Running, running
 
+from tollway.daemon.config.load import load
+from tollway.daemon.ledger.reprice import Result, reprice
+from tollway.daemon.pricing import in_force
 from tollway.providers.canon import Call
 from tollway.providers.dialects.dialect import Edits
 from tollway.providers.dialects.openai_units import edited, peek
@@ -95,6 +99,33 @@ async def test_what_is_sold_is_counted_and_booked(
     row = await Gateway(daemon, []).row(reply)
     assert (row.call.cost_nanousd, bool(row.call.estimated)) == (cost, how == "est")
     assert row.call.endpoint == path.rpartition("/")[2].replace("generations", "images")
+
+
+async def test_what_is_sold_is_priced_anew_by_its_own_unit(both: tuple[Cloud, Running]) -> None:
+    """The tokens' price says nothing of it: unchanged prices change nothing, a dearer one its own.
+
+    Beside an estimate, which is left.
+    """
+    up, daemon = both
+    for path, said, answer, _, _ in ANSWERS:
+        up.answer = (200, "audio/mpeg" if "speech" in path else "application/json", answer)
+        await Gateway(daemon, []).row(await ask(daemon, path, **said))
+    path_, text = daemon.server.daemon.ledger.path, daemon.config.read_text()
+
+    async def anew() -> Result:
+        terms = in_force(load(daemon.config))
+        return await asyncio.to_thread(reprice, path_, terms, (0, 2**60), apply=False)
+
+    found = await anew()
+    assert (found.attempts, found.changed, found.left) == (5, 0, 1), found.changes
+    daemon.config.write_text(text.replace("image = 0.04", "image = 0.05"))
+    found = await anew()
+    assert [(one.before_nanousd, one.after_nanousd) for one in found.changes] == [
+        (80_000_000, 100_000_000)
+    ]
+    daemon.config.write_text(text.replace("image = 0.04\n", ""))
+    found = await anew()  # a price that is gone leaves what it made
+    assert (found.changed, found.left) == (0, 2)
 
 
 async def test_cohere_reranks_at_its_own_path(both: tuple[Cloud, Running]) -> None:
