@@ -1,6 +1,7 @@
 """One call's bill put right by its owner: what a kill or a broken answer left at its hold."""
 
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -9,9 +10,10 @@ from tollway.daemon.ledger.calls import one
 from tollway.daemon.ledger.correct import Bill, Booked, booked, correct
 from tollway.daemon.ledger.owning import owned
 from tollway.daemon.ledger.schema import transaction
-from tollway.providers.canon import Usage
+from tollway.providers.canon import Endpoint, Price, Usage
 from tollway.providers.errors import GatewayError
 from tollway.providers.money import cost, saving
+from tollway.providers.units import UNITS
 
 
 class CannotSettle(GatewayError):
@@ -96,6 +98,7 @@ def _bill(attempt: Booked, cost_nanousd: int | None, usage: Usage | None) -> Bil
                 f"The attempt at `{attempt.provider}/{attempt.model}` has no price",
                 hint="Say what it cost with `--cost`",
             )
+        _refuse_unpaid(attempt, old.price, usage)
         cost_nanousd = cost(usage, old.price)
         saved = saving(usage, old.price)
     assert cost_nanousd is not None  # noqa: S101 - one of the two was given
@@ -107,4 +110,17 @@ def _bill(attempt: Booked, cost_nanousd: int | None, usage: Usage | None) -> Bil
         price=old.price,
         reported_nanousd=old.reported_nanousd if old.price else cost_nanousd,
         saved_nanousd=saved,
+    )
+
+
+def _refuse_unpaid(attempt: Booked, price: Price, usage: Usage) -> None:
+    """Refuse a usage that is not what the attempt is paid by: it would cost nothing."""
+    words = "the hour"
+    if price.gpu_hour_usd is None:
+        if attempt.endpoint not in UNITS or usage.searches or not price.search_usd:
+            return
+        words = f"what `/v1{UNITS[cast(Endpoint, attempt.endpoint)].path}` sells"
+    raise CannotSettle(
+        f"The attempt at `{attempt.provider}/{attempt.model}` is paid by {words}, not by tokens",
+        hint="Say what it cost with `--cost`",
     )

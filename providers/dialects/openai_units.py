@@ -26,6 +26,7 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 # counts as several (cohere.com/pricing). What a question leaves of those 500 is at least this.
 _DOCUMENTS, _PIECE = 100, 100
 _MOST_IMAGES = 10_000
+_MOST_CHUNKS = 64  # of a WAV file before its sound
 _BOUNDARY = re.compile(rb"--([^\r\n]{1,70})\r\n")
 _FIELD = re.compile(rb';\s*name="([^"]*)"', re.IGNORECASE)
 _FILE = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
@@ -263,12 +264,34 @@ def _seconds(body: bytes) -> int | None:
     if place is None:
         raise RequestInvalid("`file` is missing from the form", param="file")
     data = body[place.begin : place.end]
-    at = data.find(b"fmt ", 0, 4096)
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE" or at < 0 or len(data) < at + 24:
+    at = _format_at(data)
+    if at is None or len(data) < at + 24:
         return None
-    plain = int.from_bytes(data[at + 8 : at + 10], "little") in (1, 3)  # samples, uncompressed
+    told = [
+        int.from_bytes(data[at + first : at + first + 2], "little") for first in (8, 10, 20, 22)
+    ]
+    kind, channels, block, bits = told
     rate = int.from_bytes(data[at + 12 : at + 16], "little")
-    frame = int.from_bytes(data[at + 20 : at + 22], "little")
-    if not plain or not rate or not frame:
+    frame = min(block, channels * ((bits + 7) // 8))  # some go by the one, some by the other
+    if kind not in (1, 3) or not rate or not frame:  # samples, uncompressed
         return None
     return ceil(len(data) / (rate * frame))
+
+
+def _format_at(data: bytes) -> int | None:
+    """Return where a WAV file's one chunk of its format begins; None where readers may differ.
+
+    They do on the byte behind a chunk of odd length, and on which of two formats holds.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return None
+    at, found = 12, None
+    for _ in range(_MOST_CHUNKS):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name == b"data":
+            return found
+        if len(name) < 4 or size % 2 or (name == b"fmt " and found is not None):
+            return None
+        found = at if name == b"fmt " else found
+        at += 8 + size
+    return None

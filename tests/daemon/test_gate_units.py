@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import struct
 import wave
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -20,7 +21,7 @@ from tollway.daemon.ledger.reprice import Result, reprice
 from tollway.daemon.pricing import in_force
 from tollway.providers.canon import Call
 from tollway.providers.dialects.dialect import Edits
-from tollway.providers.dialects.openai_units import edited, peek
+from tollway.providers.dialects.openai_units import bound, edited, peek
 from tollway.providers.errors import RequestInvalid
 
 PRICES = """
@@ -186,6 +187,46 @@ async def test_openai_s_library_sends_a_recording(both: tuple[Cloud, Running]) -
             # No word of how long it was, so that it is what was held for it: ten minutes.
             assert [state.settled_nanousd for state in states] == [60_000_000]
     assert len(up.asked) == before
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """Return a chunk of a WAV file."""
+    return name + struct.pack("<I", len(data)) + data
+
+
+def hidden(name: bytes = b"LIST", more: bytes = b"") -> bytes:
+    """Return ten minutes behind a chunk that holds what looks like another format."""
+    told = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 400_000_000, 0, 8, 64))
+    real = sound(600)
+    return real[:12] + (told if name == b"fmt " else chunk(name, told + more)) + real[12:]
+
+
+def lying() -> bytes:
+    """Return ten minutes whose frames are said to be longer than their samples are."""
+    real = sound(600)
+    at = real.index(b"fmt ") + 20
+    return real[:at] + b"\xff\xff" + real[at + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("file", "seconds"),
+    [
+        (sound(600), 601),
+        (lying(), 601),
+        (hidden(), 601),
+        (hidden(b"fmt "), None),
+        (hidden(more=b"x"), None),
+        (sound(600)[:30], None),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 100, None),
+    ],
+    ids=["plain", "lying", "hidden", "two", "odd", "cut", "many"],
+)
+def test_a_recording_is_never_held_for_less_than_its_length(
+    file: bytes, seconds: int | None
+) -> None:
+    """Whatever else its head says: what readers may take otherwise is of no known length."""
+    said = bound(peek("transcriptions", form(("model", b"up/m"), ("file", file))))
+    assert (said.searches, said.unbounded) == (seconds or 0, () if seconds else ("file",))
 
 
 async def test_what_has_no_price_of_its_unit_is_a_404_that_names_the_line(

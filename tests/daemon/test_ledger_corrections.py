@@ -18,12 +18,14 @@ from tollway.daemon.ledger.rows import AttemptOpened, CallOpened, SpentQuery
 from tollway.daemon.ledger.settling import CannotSettle, settle
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.writer import Ledger
-from tollway.providers.canon import Price, Rate, Usage
+from tollway.providers.canon import Endpoint, Price, Rate, Usage
 from tollway.providers.money import cost
+from tollway.providers.prices import by_the_hour
 
 EVER = (0, 2**60)
 USED = Usage(input=412, output=286)
 COST = cost(USED, PRICE)
+IMAGE = Price("price-4", "a test", Rate(Decimal(0)), Rate(Decimal(0)), search_usd=Decimal("0.04"))
 DEARER = Price("price-2", "a test", Rate(Decimal("0.3")), Rate(Decimal("1.2")))
 
 
@@ -202,6 +204,34 @@ async def test_a_call_that_a_kill_cut_short_is_settled_by_its_owner(tmp_path: Pa
     assert audit(ledger.path)[0][:2] == ("anna", "settle")
     with pytest.raises(CannotSettle, match="no estimate to settle"):
         settle(ledger.path, call.id, attempt=None, cost_nanousd=5, usage=None, who="anna")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "price", "words"),
+    [
+        ("chat", by_the_hour(Decimal("0.8")), "paid by the hour"),
+        ("images", IMAGE, "paid by what `/v1/images/generations` sells"),
+    ],
+)
+async def test_tokens_alone_do_not_settle_what_is_not_paid_by_them(
+    tmp_path: Path, endpoint: Endpoint, price: Price, words: str
+) -> None:
+    """A kill leaves it at its hold: it would be booked at nothing."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.start()
+    call = msgspec.structs.replace(opened(1), endpoint=endpoint)
+    await ledger.admit(call, msgspec.structs.replace(attempt(call), price=price))
+    await ledger.close()
+    again = Ledger(ledger.path)
+    again.start()
+    assert await again.spent([SpentQuery("box", "", 0)]) == [1000]
+    await again.close()
+    with pytest.raises(CannotSettle, match=words):
+        settle(ledger.path, call.id, attempt=None, cost_nanousd=None, usage=USED, who="anna")
+    assert calls.one(ledger.path, call.id).call.cost_nanousd == 1000
+    settle(ledger.path, call.id, attempt=None, cost_nanousd=5, usage=USED, who="anna")
+    assert calls.one(ledger.path, call.id).call.cost_nanousd == 5
+    assert verify(ledger.path) == []
 
 
 async def test_what_a_person_settled_is_not_priced_anew(path: Path) -> None:
