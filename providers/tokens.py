@@ -49,7 +49,8 @@ def estimate(text: str) -> int:
             total += -(-max(0, length - 1) // 8) + piece[0].count("\n")
         else:
             total += length
-    return total
+    # A token is at least a byte: bare line ends are less than a token each.
+    return min(total, len(text.encode("utf-8", "replace")))
 
 
 def estimated(texts: Iterable[str]) -> Usage:

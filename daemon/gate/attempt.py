@@ -225,6 +225,10 @@ class Attempt:
         if not usage.input_total or (self.reader.produced and not usage.output_total):
             # There was a prompt, or text came out, and the report says none: it is no report.
             return None
+        most = self.worst.input_tokens
+        if usage.estimated and self.version.call.endpoint == "embeddings" and self.binding:
+            # Nobody told it, so nobody passed a limit: no more goes in than was held.
+            usage = msgspec.structs.replace(usage, input=min(usage.input, most))
         return usage
 
     def _is_free(self, ending: Ending) -> bool:

@@ -37,6 +37,10 @@ api_key = "env:HOME"
 [providers.anthropic]
 kind = "anthropic"
 api_key = "env:HOME"
+[prices."gemini/small"]
+input = 1
+output = 0
+context_window = 100
 [prices."vertex/text-embedding-005"]
 input = 1
 output = 0
@@ -134,6 +138,25 @@ async def test_tokens_that_gemini_does_not_tell_are_estimated_and_marked(
     reply = await embed(daemon, "gemini/gemini-embedding-001", text)
     row = (await Gateway(daemon, []).row(reply)).call
     assert (row.input_total, row.estimated, row.cost_nanousd) == (7, False, 1050)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [("small", "Vectors of texts. " * 500), ("gemini-embedding-001", "\n" * 9999)],
+)
+async def test_an_estimate_never_passes_what_was_held(
+    both: tuple[Cloud, Running], model: str, text: str
+) -> None:
+    """Google cuts a text at the model's window; what we guess of it is nobody's overrun."""
+    up, daemon = both
+    up.answer = made([0.5])
+    reply = await embed(daemon, f"gemini/{model}", text)
+    found = await Gateway(daemon, []).row(reply)
+    assert found.call.estimated
+    assert 0 < found.call.cost_nanousd <= found.call.hold_nanousd
+    assert found.call.overrun_nanousd == 0
+    if model == "small":
+        assert found.call.input_total == 100
 
 
 @pytest.mark.parametrize(
