@@ -332,7 +332,7 @@ class Interpreter:
     @property
     def dropped(self) -> tuple[str, ...]:
         """What of the answer so far the client's dialect cannot say."""
-        return _few(tuple(sorted(self._writer.dropped)))
+        return _few(tuple(sorted(self._reader.dropped | self._writer.dropped)))
 
     def event(self, event: Event) -> bytes:
         """Return what the client is to see of one event of a stream; often nothing.

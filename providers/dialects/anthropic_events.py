@@ -92,6 +92,7 @@ class Reader:
 
     def __init__(self, said: Conversation) -> None:
         self.ended = False
+        self.dropped: set[str] = set()
         tools = [tool for tool in said.tools if isinstance(tool, Tool)]
         self._names = Names(tool_name, tuple(tool.name for tool in tools))
         # Plain-text tools stand in the request as tools with one argument.

@@ -50,6 +50,7 @@ class Reader:
 
     def __init__(self, said: Conversation) -> None:
         self.ended = False
+        self.dropped: set[str] = set()
         self._model = said.model  # which no answer names
         self._part = OpenPart(said, tool_name)
         self._image: dict[str, Any] | None = None  # while it comes, and its bytes so far

@@ -32,6 +32,7 @@ class Reader:
 
     def __init__(self, said: Conversation) -> None:
         self.ended = False
+        self.dropped: set[str] = set()
         self._model = said.model  # which no answer names
         self._id = ""
         self._part = OpenPart(said, tool_name)

@@ -156,6 +156,7 @@ class EventReader(Protocol):
     """
 
     ended: bool  # the dialect's own end was seen
+    dropped: set[str]  # what of the answer no event says, and so no other dialect
 
     def event(self, event: sse.Event) -> list[events.Event]:
         """Return what one event of a stream means; often nothing (pings, comments).

@@ -59,6 +59,7 @@ class Reader:
 
     def __init__(self, said: Conversation) -> None:
         self.ended = False
+        self.dropped: set[str] = set()
         self._n = said.n
         self._names = Names(
             tool_name, tuple(tool.name for tool in said.tools if isinstance(tool, Tool))

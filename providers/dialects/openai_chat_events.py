@@ -121,6 +121,7 @@ class Reader:
 
     def __init__(self, said: Conversation, quirks: frozenset[str]) -> None:
         self.ended = False
+        self.dropped: set[str] = set()
         self._said = said
         self._within = quirk.reasons_within(quirks)
         self._adds_up = said.n > 1 and quirk.reports_each_choice(quirks)

@@ -70,6 +70,7 @@ class Reader:
 
     def __init__(self, said: Conversation, _quirks: frozenset[str]) -> None:
         self.ended = False
+        self.dropped: set[str] = set()
         self._names = Names(
             tool_name, tuple(tool.name for tool in said.tools if isinstance(tool, Tool))
         )
@@ -210,6 +211,8 @@ class Reader:
         if kind not in _CALLS:
             self._shown[place] = True
         if kind == "message":
+            if item.get("phase"):
+                self.dropped.add("phase")
             return [] if shown else self._message(item, cited=place in self._cited)
         if kind in _CALLS:
             started = [] if place in self._shown else self._added(item, place)

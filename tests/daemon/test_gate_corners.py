@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import date
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -317,3 +318,29 @@ async def test_a_choice_of_no_tools_is_refused_as_providers_do(
         assert not gate.ups[0].requests
         none = msgspec.json.encode({k: v for k, v in asked.items() if k not in more})
         assert (await gate.ask(none, path)).status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_phase_of_a_response_s_texts_is_named_where_it_is_lost(stream: bool) -> None:
+    """OpenAI's newer models want it back; no other API has a word for it."""
+    text = {"type": "output_text", "text": "Hello", "annotations": []}
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "phase": "final_answer"}
+    used = {"input_tokens": 7, "output_tokens": 3}
+    response: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "completed"}
+    response |= {"model": "gpt-5.4", "output": [item | {"content": [text]}], "usage": used}
+    said = msgspec.json.encode(response)
+    if stream:
+        pieces = [
+            {"type": "response.output_item.done", "output_index": 0, "item": response["output"][0]},
+            {"type": "response.completed", "response": response},
+        ]
+        said = b"".join(b"data: " + msgspec.json.encode(one) + b"\n\n" for one in pieces)
+    answer = HEAD + said if stream else whole(said)
+    asked = {"model": "up/gpt-5.4", "max_tokens": 10, "stream": stream}
+    asked["messages"] = [{"role": "user", "content": "Hi"}]
+    async with gateway([[reads(), says(answer)]]) as gate:
+        reply = await gate.ask(msgspec.json.encode(asked), "/v1/messages")
+        assert reply.status == 200 and b"Hello" in reply.body + reply.rest
+        if not stream:
+            assert reply.headers["x-tollway-dropped"] == "phase"
+        assert (await gate.row(reply)).call.dropped == "phase"
