@@ -111,8 +111,10 @@ def _model(
 ) -> None:
     own = _fitting(name)
     where = f"models.{name}"
+    called = own if name_wrong("routes", name) else name  # `org/model` is no model's, but a route's
     if own != name:
-        found.left_out.append(f"{where}: called `{own}` here, as its name cannot be a model's")
+        calls = "its route keeps the name" if called == name else f"and by callers as `{own}`"
+        found.left_out.append(f"{where}: called `local/{own}` here, {calls}")
     table: dict[str, Any] = {"command": _command(words.fill(said["cmd"]))}
     base = words.fill(said.get("proxy") or "http://127.0.0.1:${PORT}").rstrip("/")
     base = base.replace("//localhost", "//127.0.0.1")
@@ -121,8 +123,10 @@ def _model(
     if urlsplit(base.replace("${PORT}", "1")).scheme == "https":
         found.left_out.append(f"{where}.proxy: only http:// is spoken with a command")
     check = words.fill(said.get("checkEndpoint") or "/health")
-    if check != "/health":
-        table["health"] = "" if check == "none" else f"/{check.lstrip('/')}"
+    below = urlsplit(base.replace("${PORT}", "1")).path  # llama-swap looks under the proxy's path
+    health = "" if check == "none" else f"{below}/{check.lstrip('/')}"
+    if health != "/health":
+        table["health"] = health
     table["start_within"] = f"{max(15, _whole(config.get('healthCheckTimeout'), _DEFAULT_WAIT_S))}s"
     ttl = _whole(said.get("ttl"), -1)
     ttl = _whole(config.get("globalTTL"), 0) if ttl < 0 else ttl
@@ -140,7 +144,7 @@ def _model(
         elif key not in _KNOWN and key not in _LEFT_OUT:
             found.left_out.append(f"{where}.{key}: not a key that is known here")
     found.models[own] = table
-    found.routes.setdefault(own, {"to": [f"local/{own}"]})
+    found.routes[called] = {"to": [f"local/{own}"]}
     for alias in _aliases(said.get("aliases")):
         filled = words.fill(alias)
         if name_wrong("routes", filled):

@@ -125,6 +125,24 @@ def test_every_setting_has_its_place_or_is_named() -> None:
     ]
 
 
+def test_callers_go_on_calling_a_model_by_the_name_it_had() -> None:
+    """`org/model` is no name of a model of this box, but one of a route's: clients need no change."""
+    said = {"models": {"Qwen/Qwen3-8B:Q4": {"cmd": "s --port ${PORT}", "aliases": ["quick"]}}}
+    found = translated(said, {})
+    target = {"to": ["local/Qwen-Qwen3-8B:Q4"]}
+    assert found.routes == {"Qwen/Qwen3-8B:Q4": target, "quick": target}
+    assert found.models["Qwen-Qwen3-8B:Q4"]["served_as"] == "Qwen/Qwen3-8B:Q4"
+    assert found.left_out == [
+        "models.Qwen/Qwen3-8B:Q4: called `local/Qwen-Qwen3-8B:Q4` here, its route keeps the name"
+    ]
+
+
+def test_health_is_asked_under_the_path_of_the_proxy() -> None:
+    """As llama-swap joins the two; a server behind a prefix has nothing at the root."""
+    said = {"models": {"m": {"cmd": "s --api-prefix /v2", "proxy": "http://127.0.0.1:9/v2/"}}}
+    assert translated(said, {}).models["m"]["health"] == "/v2/health"
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
