@@ -79,9 +79,10 @@ def _leave_what_is_there(found: Translated, config: "Config") -> None:
     for name in [name for name in found.models if name in config.models]:
         found.left_out.append(f"models.{name}: there is a model of that name already")
         del found.models[name]
+    taken = {one for name, route in config.routes.items() for one in (name, *route.aliases)}
     for name, table in list(found.routes.items()):
         target = table["to"][0].partition("/")[2]
-        if name in config.routes or target not in found.models:
+        if name in taken or target not in found.models:
             if target in found.models:
                 found.left_out.append(f"{name}: there is a route of that name already")
             del found.routes[name]

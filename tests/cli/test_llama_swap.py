@@ -126,7 +126,7 @@ def test_every_setting_has_its_place_or_is_named() -> None:
 
 
 def test_callers_go_on_calling_a_model_by_the_name_it_had() -> None:
-    """`org/model` is no name of a model of this box, but one of a route's: clients need no change."""
+    """`org/model` is no name of a model here, but one of a route's: clients need no change."""
     said = {"models": {"Qwen/Qwen3-8B:Q4": {"cmd": "s --port ${PORT}", "aliases": ["quick"]}}}
     found = translated(said, {})
     target = {"to": ["local/Qwen-Qwen3-8B:Q4"]}
@@ -184,6 +184,22 @@ def test_the_models_are_in_the_file_and_what_was_there_stays(tmp_path: Path) -> 
     again = home.tollway("models", "import-llama-swap", str(file))
     assert again.returncode == 0, again.stderr
     assert load(home.config).models == config.models
+
+
+def test_a_name_that_is_an_alias_of_a_route_is_left_to_it(tmp_path: Path) -> None:
+    """One name of many that is taken does not stop the rest from being taken over."""
+    home = Home(tmp_path)
+    home.write(
+        '[models.mine]\ncommand = "serve --port ${PORT}"\n'
+        '[routes.mine]\nto = ["local/mine"]\naliases = ["gpt-4o-mini"]\n'
+    )
+    (tmp_path / "swap.yaml").write_text(
+        "models: {small: {cmd: 'serve --port ${PORT}', aliases: [gpt-4o-mini, quick]}}"
+    )
+    done = home.tollway("models", "import-llama-swap", str(tmp_path / "swap.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert "gpt-4o-mini: there is a route of that name already" in done.stderr
+    assert set(load(home.config).routes) == {"mine", "small", "quick"}
 
 
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
