@@ -22,6 +22,9 @@ _TEXTS = frozenset({"text", "thinking", "redacted_thinking"})
 _AWAY = frozenset({"url", "file"})
 # Not part of what a model reads.
 _UNPRINTED = frozenset({"model", "stream", "metadata", "max_tokens", "service_tier", "speed"})
+# Fields that make a provider do more than answer; the later ones are OpenRouter's, which speaks
+# this dialect too: dearer models, searches, stored prompts.
+_RAISES = ("mcp_servers", "container", "models", "plugins", "provider", "route", "preset")
 _SEARCH = "web_search_"
 _BOUNDED_BY_USES = (_SEARCH, "web_fetch_")
 
@@ -192,7 +195,7 @@ def _service(body: dict[str, Any]) -> str:
 
 
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
-    named = [name for name in ("mcp_servers", "container") if body.get(name)]
+    named = [name for name in _RAISES if body.get(name)]
     thinking = body.get("thinking")
     budget = thinking.get("budget_tokens") if type(thinking) is dict else None
     if budget is not None and type(budget) is not int:

@@ -43,6 +43,7 @@ UNBOUNDED = (
     "n_predict",
     "plugins",
     "prediction",
+    "preset",
     "provider",
     "route",
     "search_parameters",
@@ -345,7 +346,11 @@ def _service(body: dict[str, Any]) -> str:
     return tier if type(tier) is str and tier else "auto"
 
 
-def _raises_the_bill(body: dict[str, Any]) -> list[str]:
+def raising(body: dict[str, Any]) -> list[str]:
+    """Return the fields of a request, beside its tools, that can raise the bill past any bound.
+
+    Those of Responses requests too: servers and routers that speak both read the same ones.
+    """
     named = [name for name in UNBOUNDED if name in body and body[name] not in (None, False, [])]
     tier = body.get("service_tier")
     if tier is not None and type(tier) is not str:
@@ -353,6 +358,11 @@ def _raises_the_bill(body: dict[str, Any]) -> list[str]:
     modalities = body.get("modalities")
     if modalities is not None and modalities != ["text"]:
         named.append("modalities")
+    return named
+
+
+def _raises_the_bill(body: dict[str, Any]) -> list[str]:
+    named = raising(body)
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else tool

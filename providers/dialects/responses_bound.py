@@ -18,6 +18,7 @@ from tollway.providers.dialects.openai_bound import (
     TOOLS,
     Tally,
     is_elsewhere,
+    raising,
     strings,
 )
 from tollway.providers.errors import RequestInvalid
@@ -186,9 +187,7 @@ def _service(body: dict[str, Any]) -> str:
 
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
     named = [name for name in _RAISES if body.get(name) not in (None, False, [], {})]
-    tier = body.get("service_tier")
-    if tier is not None and type(tier) is not str:
-        named.append("service_tier")
+    named += raising(body)
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else tool

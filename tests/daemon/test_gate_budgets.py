@@ -123,6 +123,24 @@ async def test_what_has_no_bound_is_refused(fields: dict[str, object], param: st
         assert gate.ups[0].requests == []
 
 
+@pytest.mark.parametrize("field", ["models", "plugins", "provider", "preset", "modalities"])
+async def test_what_a_router_behind_would_choose_is_refused_in_every_dialect(field: str) -> None:
+    """OpenRouter reads these in Responses too: a dearer model, a paid search, a stored prompt."""
+    others: dict[str, object] = {"preset": "@preset/x", "provider": {"sort": "throughput"}}
+    value = others.get(field, ["x/dear"])
+    asks: tuple[tuple[str, dict[str, object]], ...] = (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 16}),
+    )
+    for path, own in asks:
+        async with gateway([[reads(), says(whole())]]) as gate:
+            said = msgspec.json.encode({"model": "up/m", **own, field: value})
+            reply = await gate.ask(said, path)
+            assert _refusal(reply) == (402, "unbounded"), (path, reply.body)
+            assert error(reply)["param"] == field
+            assert gate.ups[0].requests == []
+
+
 async def test_a_route_may_allow_what_has_no_bound() -> None:
     """`allow_unbounded = true` is the owner's own decision, and it is obeyed."""
     more = '[routes.open]\nto = ["up/m"]\nallow_unbounded = true\n'

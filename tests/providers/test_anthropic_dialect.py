@@ -152,6 +152,9 @@ def test_what_bytes_do_not_bound_is_named() -> None:
     [
         ({"mcp_servers": [{"type": "url", "url": "https://x", "name": "x"}]}, "mcp_servers"),
         ({"container": "c"}, "container"),
+        ({"models": ["x/dear"]}, "models"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"preset": "dear"}, "preset"),
         ({"thinking": {"type": "enabled", "budget_tokens": 9e4}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "enabled", "budget_tokens": "90000"}}, "thinking.budget_tokens"),
         ({"inference_geo": "us"}, "inference_geo"),

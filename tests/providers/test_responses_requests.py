@@ -210,6 +210,8 @@ def test_what_its_provider_keeps_is_not_translated(said: dict[str, Any]) -> None
     ("said", "named"),
     [
         ({"background": True}, "background"),
+        ({"n_predict": -1}, "n_predict"),
+        ({"service_tier": ["default"]}, "service_tier"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"tools": [{"type": "web_search"}]}, "tools[].web_search"),
