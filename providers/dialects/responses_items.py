@@ -11,6 +11,7 @@ import msgspec
 
 from tollway.providers.conversation import Citation, Opaque, Thinking, carry
 from tollway.providers.dialects.responses_request import NAME
+from tollway.providers.dialects.responses_tools import SEARCH
 from tollway.providers.dialects.wire import object_in
 from tollway.providers.events import Logprob, Signed, ToolStart
 
@@ -18,9 +19,14 @@ Shown = list[tuple[str, dict[str, Any]]]
 
 
 class Items:
-    """All items of one answer. `namespaces` are the tools' namespaces and names there."""
+    """All items of one answer.
 
-    def __init__(self, namespaces: dict[str, tuple[str, str]]) -> None:
+    `namespaces` are the tools' namespaces and names there; `searches` says that a call of the
+    function named `SEARCH` is the client's search for tools.
+    """
+
+    def __init__(self, namespaces: dict[str, tuple[str, str]], *, searches: bool = False) -> None:
+        self._searches = searches
         self.whole: list[dict[str, Any]] = []
         self._namespaces = namespaces
         self._open: dict[str, Any] | None = None
@@ -93,6 +99,11 @@ class Items:
         named: dict[str, Any] = {"call_id": event.id, "name": name}
         if namespace:
             named["namespace"] = namespace
+        if self._searches and event.name == SEARCH:
+            search: dict[str, Any] = {"type": "tool_search_call", "status": "in_progress"}
+            search |= {"execution": "client", "call_id": event.id, "arguments": {}}
+            self._kind = "search"
+            return shown + self._begin("tsc", search)
         if event.kind == "custom":
             shown += self._begin("ctc", {"type": "custom_tool_call", **named, "input": ""})
         else:
@@ -103,7 +114,7 @@ class Items:
     def arguments(self, text: str) -> Shown:
         """Take more of the open call's arguments."""
         self._pieces.append(text)
-        if not text:
+        if not text or self._kind == "search":  # whose arguments are shown at its end
             return []
         event = _ARGUMENTS["input" if self._kind == "custom" else "arguments"]
         return [(f"response.{event}.delta", {**self._at_item(), "delta": text})]
@@ -142,14 +153,16 @@ class Items:
 
         So does a call until something follows: only the end of the answer says if it was cut.
         """
-        if self._kind in ("function", "custom"):
+        if self._kind in _CALLS:
             return []
         return self._end_part() if self._kind in ("output_text", "refusal") else self.close()
 
     def finish(self, *, cut: bool) -> Shown:
         """End the last item; one that was `cut` short says so, but for a call that is whole."""
         item = self._open or {}
-        called = self._kind == "function" and object_in("".join(self._pieces)) is not None
+        called = (
+            self._kind in ("function", "search") and object_in("".join(self._pieces)) is not None
+        )
         if cut and not called and item.get("type") in _WITH_STATUS:
             item["status"] = "incomplete"
         return self.close()
@@ -160,7 +173,11 @@ class Items:
         if item is None:
             return []
         shown = self._end_part()
-        if self._kind in ("function", "custom"):
+        if self._kind == "search":
+            text = "".join(self._pieces)
+            self._pieces.clear()
+            item["arguments"] = object_in(text) or {}
+        elif self._kind in _CALLS:
             shown.append(self._end_call(item))
         if item["type"] in _WITH_STATUS and item.get("status") == "in_progress":
             item["status"] = "completed"
@@ -235,7 +252,8 @@ class Items:
         return {**self._at_item(), index: len((self._open or {}).get(within, ()))}
 
 
-_WITH_STATUS = ("message", "function_call", "custom_tool_call")
+_CALLS = ("function", "custom", "search")
+_WITH_STATUS = ("message", "function_call", "custom_tool_call", "tool_search_call")
 _WITHIN = {
     "output_text": "content",
     "refusal": "content",

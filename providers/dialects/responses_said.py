@@ -37,6 +37,8 @@ from tollway.providers.dialects.responses_known import KNOWN
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.responses_tools import (
     ADDS_TOOLS,
+    SEARCH,
+    found_by,
     joined_name,
     offered,
     tool_choice,
@@ -44,6 +46,7 @@ from tollway.providers.dialects.responses_tools import (
 from tollway.providers.dialects.wire import Body, data_url, decoded, text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
+_SEARCHED = ("tool_search_call", "tool_search_output")
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "developer",
@@ -79,6 +82,12 @@ class _Item(msgspec.Struct):
     status: str | None = None
     summary: Any = None
     encrypted_content: str | None = None
+    execution: str | None = None
+
+    @property
+    def is_search(self) -> bool:
+        """Whether it is of a search for tools that the client makes."""
+        return bool(self.call_id) and self.execution != "server" and self.type in _SEARCHED
 
 
 class _FormatOf(msgspec.Struct):
@@ -216,8 +225,8 @@ def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
         if role is None:
             raise RequestInvalid(f"`{where}.role` is none that we know", param=f"{where}.role")
         yield role, list(_content(item.content, f"{where}.content"))
-    elif item.type == "function_call":
-        name = joined_name(item.namespace, item.name or "")
+    elif item.type == "function_call" or (item.is_search and item.type not in ADDS_TOOLS):
+        name = SEARCH if item.is_search else joined_name(item.namespace, item.name or "")
         arguments = item.arguments
         if not isinstance(arguments, str):
             arguments = msgspec.json.encode(arguments).decode() if arguments is not None else ""
@@ -228,8 +237,10 @@ def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
     elif item.type in _OUTPUTS:
         output = tuple(_content(item.output, f"{where}.output"))
         yield "tool", [ToolResult(item.call_id or "", output, name=item.name or "")]
-    elif item.type in ADDS_TOOLS:
-        return  # they are read with the others
+    elif item.type in ADDS_TOOLS:  # which are read with the others
+        if item.is_search:
+            found = Text(found_by(raw, where))
+            yield "tool", [ToolResult(item.call_id or "", (found,), name=SEARCH)]
     elif item.type == "reasoning":
         yield "assistant", list(_thinking(item))
     elif item.type == "item_reference":

@@ -17,6 +17,8 @@ from tollway.providers.errors import RequestInvalid
 
 _WITHIN: Final = "__"
 # Items that hold tools: given by the developer, or found by a search among those of the client.
+# A search among tools that the client runs; it is a function to models of others.
+SEARCH: Final = "tool_search"
 ADDS_TOOLS: Final = frozenset({"additional_tools", "tool_search_output"})
 
 
@@ -28,6 +30,11 @@ class _ToolOf(msgspec.Struct):
     strict: bool | None = None
     format: msgspec.Raw = msgspec.Raw()
     tools: list[msgspec.Raw] | None = None
+    execution: str | None = None
+
+    @property
+    def is_search(self) -> bool:
+        return self.type == SEARCH and self.execution == "client"
 
 
 class _Named(msgspec.Struct):
@@ -75,6 +82,23 @@ def namespaces(call: Call) -> dict[str, tuple[str, str]]:
                 name = decoded(_TOOL, inner, "tools").name or ""
                 found[joined_name(tool.name, name)] = (tool.name, name)
     return found
+
+
+def searches(call: Call) -> bool:
+    """Return whether a call of a function named `SEARCH` is the client's search for tools."""
+    if SEARCH.encode() not in call.body:
+        return False
+    body = Body(call.body)
+    tools = [decoded(_TOOL, raw, "tools") for raw in _all(body, body.take(_INPUT, "input") or ())]
+    named = any(tool.name == SEARCH and tool.type != "namespace" for tool in tools)
+    return not named and any(tool.is_search for tool in tools)
+
+
+def found_by(raw: msgspec.Raw, where: str) -> str:
+    """Return what a search of the client's found, in words; the tools themselves are offered."""
+    tools = _tools(decoded(_ADDING, raw, where).tools or (), ())
+    names = [f"`{tool.name}`" for tool in tools if isinstance(tool, Tool)]
+    return f"Found, and can be called now: {', '.join(names)}" if names else "Found no tools"
 
 
 def offered(body: Body, said: _Items, choice: ToolChoice | None) -> tuple[Tool | HostedTool, ...]:
@@ -127,6 +151,9 @@ def _tools(
                 kind="custom",
                 extras=_of_tool(raw, place),
             )
+        elif tool.is_search:
+            schema = bytes(tool.parameters)
+            yield Tool(SEARCH, tool.description or "", b"" if schema == b"null" else schema)
         elif tool.type == "namespace":
             inner = list(_tools(tool.tools or (), (), tool.name or ""))
             yield from _described(tool, inner, shown)

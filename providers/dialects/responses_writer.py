@@ -11,7 +11,7 @@ from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import Citation, Opaque, Part, Thinking
 from tollway.providers.dialects.responses_items import Items, Shown
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.responses_tools import namespaces
+from tollway.providers.dialects.responses_tools import namespaces, searches
 from tollway.providers.dialects.wire import Body
 from tollway.providers.fold import unfold
 
@@ -44,7 +44,7 @@ class Writer:
     def __init__(self, call: Call) -> None:
         self.dropped: set[str] = set()
         self._call = call
-        self._items = Items(namespaces(call))
+        self._items = Items(namespaces(call), searches=searches(call))
         self._start = ev.Start()
         self._usage: Usage | None = None
         self._stop: ev.StopReason | None = None

@@ -138,15 +138,14 @@ def test_tools_of_a_namespace_are_called_by_one_name_and_answered_by_two() -> No
     "item",
     [
         {"type": "additional_tools", "role": "developer"},
-        {"type": "tool_search_output", "execution": "client", "call_id": "s"},
+        {"type": "tool_search_output", "execution": "server", "call_id": None},
     ],
     ids=lambda item: str(item["type"]),
 )
 def test_tools_that_came_later_are_tools(item: dict[str, Any]) -> None:
     """Codex adds them to a conversation; all of it was refused. Their namespaces are known too."""
     crm = {"type": "namespace", "name": "crm", "description": "Ours", "tools": [FUNCTION]}
-    search = {"type": "tool_search_call", "call_id": "s", "arguments": {"query": "crm"}}
-    turns = [{"role": "user", "content": "Hi"}, search, item | {"tools": [crm, FUNCTION]}]
+    turns = [{"role": "user", "content": "Hi"}, item | {"tools": [crm, FUNCTION]}]
     asked = call(tools=[FUNCTION | {"description": "First"}], input=turns)
     said = CODEC.read_request(asked)
     tools = [tool for tool in said.tools if isinstance(tool, Tool)]
@@ -155,7 +154,7 @@ def test_tools_that_came_later_are_tools(item: dict[str, Any]) -> None:
         ("crm__ls", "Of al"),
     ]
     written = CHAT.write_request(said, Facts(model="t"))
-    assert written.dropped == ("tool_search_call",)
+    assert written.dropped == ()
     assert json.loads(written.body)["messages"] == [{"role": "user", "content": "Hi"}]
     writer = CODEC.writer(asked)
     events = (Start(), ToolStart("d", "crm__ls"), ToolDelta("{}"), Stopped("tools"))

@@ -1,4 +1,4 @@
-"""Anthropic's own tools that the client runs, with models that do not know them by heart."""
+"""Tools that the client runs and its own provider knows, with models that do not."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from anthropic.tools import BetaAsyncLocalFilesystemMemoryTool
-from matrix_requests import ANTHROPIC, CHAT
+from matrix_requests import ANTHROPIC, CHAT, RESPONSES
 from matrix_world import TARGETS, world
 
 from tollway.providers.dialects.anthropic_client_tools import CLIENT_TOOLS
@@ -79,3 +79,55 @@ async def test_each_is_chosen_and_called_by_its_own_name(kind: str) -> None:
         ((spoken, asked),) = one.upstream.asked
         assert spoken == CHAT
         assert asked["tool_choice"] == {"type": "function", "function": {"name": "its_name"}}
+
+
+SEARCH = {
+    "type": "tool_search",
+    "execution": "client",
+    "description": "Find tools",
+    "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+}
+HIDDEN = {"type": "function", "name": "ls", "parameters": {"type": "object"}, "strict": False}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_codex_finds_its_hidden_tools_with_a_model_of_another_provider(stream: bool) -> None:
+    """It sends a search in place of its MCP servers' tools, and runs it when it is asked to.
+
+    The search was left out, so that no such tool was ever seen.
+    """
+    function = {"name": "tool_search", "arguments": '{"query":"files"}'}
+    called = {"tool_calls": [{"id": "c", "type": "function", "function": function}]}
+    said: list[Any] = [{"role": "user", "content": "Which files?"}]
+
+    async def script(_: web.Request) -> web.StreamResponse:
+        return answer(called)
+
+    async with world() as one:
+        one.upstream.script = script
+        target = TARGETS["openai-compatible"]
+        reply = await one.ask(RESPONSES, target, stream, input=said, tools=[SEARCH])
+        (item,) = reply[-1].response.output if stream else reply.output
+        assert (item.type, item.call_id, item.execution) == ("tool_search_call", "c", "client")
+        assert (item.arguments, item.status) == ({"query": "files"}, "completed")
+        if stream:
+            shown = [event for event in reply if event.type.startswith("response.output_item")]
+            assert [event.item.status for event in shown] == ["in_progress", "completed"]
+        assert "x-tollway-dropped" not in one.heads
+        space = {"type": "namespace", "name": "disk", "description": "", "tools": [HIDDEN]}
+        found = {"type": "tool_search_output", "call_id": "c", "execution": "client"}
+        said += [item.model_dump(exclude_none=True), found | {"tools": [space]}]
+        await one.ask(RESPONSES, target, stream, input=said, tools=[SEARCH])
+        assert "x-tollway-dropped" not in one.heads
+        (_, first), (_, second) = one.upstream.asked
+        (tool,) = first["tools"]
+        assert tool["function"] == {
+            "name": "tool_search",
+            "description": "Find tools",
+            "parameters": SEARCH["parameters"],
+        }
+        assert [tool["function"]["name"] for tool in second["tools"]] == ["tool_search", "disk__ls"]
+        _, call, result = second["messages"]
+        assert call["tool_calls"] == called["tool_calls"]
+        assert (result["role"], result["tool_call_id"]) == ("tool", "c")
+        assert "`disk__ls`" in result["content"]
