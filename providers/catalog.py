@@ -93,7 +93,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def is_unbounded(self, model: str) -> bool:
         """Whether a model bills what no limit of the request bounds: searches, pages it reads."""
-        return bool(_globs(self.unbounded).match(model))
+        return bool(_globs(self.unbounded).match(model.lower()))  # some take either case
 
 
 @lru_cache(maxsize=256)

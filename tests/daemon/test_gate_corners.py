@@ -183,12 +183,30 @@ async def test_no_output_means_no_output_everywhere() -> None:
         assert b'"max_tokens":1}' in gate.ups[0].requests[0]
 
 
-@pytest.mark.parametrize("model", ["gpt-4o-search-preview", "o3-deep-research"])
-async def test_a_model_that_searches_by_itself_is_refused(model: str) -> None:
-    """What a model does on its own account has no bound, so a budget refuses it."""
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("openai", "gpt-4o-search-preview"),
+        ("openai", "o3-deep-research"),
+        ("openai", "O3-Deep-Research"),
+        ("openrouter", "openai/gpt-4o:online"),
+        ("openrouter", "openai/gpt-4o:Online:nitro"),
+        ("openrouter", "openai/gpt-4o@preset/mine"),
+        ("openrouter", "@preset/mine"),
+    ],
+)
+async def test_a_model_that_searches_by_itself_is_refused(kind: str, model: str) -> None:
+    """What a model does on its own account has no bound, nor what is kept there for it.
+
+    A price of the owner's for all models of a provider does not change that.
+    """
     async with gateway([[reads(), says(whole())]]) as gate:
+        config = gate.daemon.config
+        config.write_text(config.read_text().replace('kind = "openai"', f'kind = "{kind}"'))
+        await gate.daemon.server.reloader.reload()
         reply = await gate.ask(body(model=f"up/{model}"))
         assert (reply.status, error(reply)["code"]) == (402, "unbounded")
+        assert gate.ups[0].requests == []
 
 
 async def test_an_except_does_not_care_for_case() -> None:
