@@ -13,6 +13,7 @@ from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config, HourPrice, Model, ModelPrice
 from tollway.daemon.errors import DaemonUnreachable
 from tollway.daemon.pricing import local_said
+from tollway.providers.llamacpp.gguf import files_of
 
 _LOAD_S = 1800.0  # a large model from a slow disk
 _LOCAL = "local"
@@ -107,7 +108,7 @@ def _listed(name: str, model: Model, state: State | None, said: ModelPrice | Non
     problem = state.problem if state else ""
     size: int | None = None
     try:
-        size = model.gguf.stat().st_size if model.gguf else None
+        size = sum(file.stat().st_size for file in files_of(model.gguf)) if model.gguf else None
     except OSError as fault:
         problem = problem or f"{fault.strerror}"
     return Listed(

@@ -241,6 +241,13 @@ def _open(path: Path) -> tuple[Header, int]:
     return header, size
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a model, by the name of its first: several where it is split."""
+    first = re.fullmatch(r".*-00001-of-(\d{5})\.gguf", path.name)
+    count = int(first[1]) if first else 1
+    return [path, *_siblings(path, count)] if 1 < count <= MAX_SHARDS else [path]
+
+
 def _siblings(path: Path, count: int) -> list[Path]:
     numbered = re.fullmatch(r"(.*-)(\d{5})(-of-\d{5}\.gguf)", path.name)
     if not numbered or int(numbered[2]) != 1:

@@ -12,7 +12,7 @@ from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamT
 from tollway.providers.llamacpp import fit
 from tollway.providers.llamacpp.answer import LocalAnswer
 from tollway.providers.llamacpp.frames import Load, Prompt, Ready, Submit
-from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe
+from tollway.providers.llamacpp.gguf import POOLINGS, GgufError, ModelInfo, describe, files_of
 from tollway.providers.llamacpp.install import (
     LLAMA_CPP_PYTHON,
     gpu,
@@ -298,7 +298,11 @@ def _is_strict(job: Submit) -> bool:
 
 
 def identity_of(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is replaced or written; empty where there is none."""
+    """Return what changes when a file of a model is replaced or written; empty where none is."""
+    return tuple(number for file in files_of(path) for number in _stamp(file))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
     except OSError:

@@ -160,6 +160,16 @@ def test_all_of_a_folder_are_registered_and_the_bad_ones_told(home: Home) -> Non
     assert {name: one.price for name, one in models.items()} == {"one": "free", "two": "free"}
 
 
+def test_a_split_model_is_listed_with_the_size_of_all_its_files(home: Home) -> None:
+    """As `info` tells it, and as it takes room on the disk."""
+    parts = [home.path / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(llama_gguf(split__count=2))
+    home.write(f'{SERVER}[models.big]\ngguf = "{parts[0]}"\n')
+    (row,) = json.loads(home.tollway("models", "list", "--json").stdout)
+    assert row["bytes"] == 2 * parts[0].stat().st_size
+
+
 @pytest.mark.whole
 def test_a_model_of_embeddings_is_not_said_to_chat(home: Home) -> None:
     """What comes next is what it can do."""

@@ -242,6 +242,18 @@ async def test_bad_files_are_told_and_good_ones_tried_again(tmp_path: Path) -> N
         assert await text_of(local, chat("hi", max_tokens=1))
 
 
+async def test_a_part_of_a_split_model_that_comes_back_is_enough(tmp_path: Path) -> None:
+    """The first file is what it was; the parts beside it are looked at too."""
+    path = tmp_path / "m-00001-of-00002.gguf"
+    path.write_bytes(llama_gguf(split__count=2))
+    async with serving(tmp_path, model(path)) as local:
+        with pytest.raises(LocalModelFailed, match=r"no file `m-00002-of-00002.gguf`"):
+            await local.send(NAME, "chat", chat("hi"))
+        (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"hello" * 9)
+        with pytest.raises(LocalModelFailed, match=r"`m-00002-of-00002.gguf`.*no GGUF file"):
+            await local.send(NAME, "chat", chat("hi"))
+
+
 async def test_a_file_that_llama_cpp_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     """A whole GGUF file that is no usable model is not tried again by itself."""
     path = tmp_path / "odd.gguf"
