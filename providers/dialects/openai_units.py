@@ -4,15 +4,15 @@ Bodies pass as they came but for the model's name: JSON, or the form of an audio
 for is counted in the request where that says it, and in the answer where it does.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from tollway.providers.canon import Bound, Call, Endpoint, Usage
 from tollway.providers.dialects.dialect import Edits
+from tollway.providers.dialects.forms import BOUNDARY, Part, form_of
 from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.errors import RequestInvalid, UpstreamRefused
@@ -27,17 +27,6 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _DOCUMENTS, _PIECE = 100, 100
 _MOST_IMAGES = 10_000
 _MOST_CHUNKS = 64  # of a WAV file before its sound
-_BOUNDARY = re.compile(rb"--([^\r\n]{1,70})\r\n")
-_FIELD = re.compile(rb';\s*name="([^"]*)"', re.IGNORECASE)
-_FILE = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
-
-
-class _Part(NamedTuple):
-    """A field of a form: where its value begins and ends in the body."""
-
-    begin: int
-    end: int
-    is_file: bool
 
 
 def peek(endpoint: Endpoint, body: bytes) -> Call:
@@ -47,7 +36,7 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         RequestInvalid: It is no form or no JSON object, it asks for a stream, or it names no model.
     """
     if UNITS[endpoint].multipart:
-        form = _form(body)
+        form = form_of(body)
         model: Any = _value(body, form, "model")
         stream = _value(body, form, "stream").lower() in ("true", "1")
         scan: object = form
@@ -74,7 +63,7 @@ def edited(call: Call, edits: Edits) -> bytes:
         return call.body
     if not UNITS[call.endpoint].multipart:
         return edit(call.body, fields(call.body), {"model": msgspec.json.encode(edits.model)})
-    place = _form(call.body)["model"]
+    place = form_of(call.body)["model"]
     return call.body[: place.begin] + edits.model.encode() + call.body[place.end :]
 
 
@@ -82,7 +71,7 @@ def content_type(call: Call) -> str:
     """Return the media type of a request's body."""
     if not UNITS[call.endpoint].multipart:
         return "application/json"
-    found = _BOUNDARY.match(call.body)
+    found = BOUNDARY.match(call.body)
     assert found is not None  # noqa: S101 - `peek` has seen it
     return f'multipart/form-data; boundary="{found[1].decode("latin-1")}"'
 
@@ -220,47 +209,14 @@ def _decoded_body(body: bytes) -> dict[str, Any]:
     return said
 
 
-def _form(body: bytes) -> dict[str, _Part]:
-    """Return the fields of a form.
-
-    Raises:
-        RequestInvalid: It is none, or a field stands in it twice, so that it is not clear which
-            of the two another reader would take.
-    """
-    first = _BOUNDARY.match(body)
-    if first is None:
-        raise RequestInvalid(
-            "The body must be a form (`multipart/form-data`) that begins with its boundary"
-        )
-    mark = b"\r\n--" + first[1]
-    found: dict[str, _Part] = {}
-    at = first.end()
-    while True:
-        begin, end = body.find(b"\r\n\r\n", at), body.find(mark, at - 2)
-        if begin < 0 or end < begin:
-            raise RequestInvalid("The body's form is cut short")
-        head = body[at : begin + 2]
-        name = _FIELD.search(head)
-        key = name[1].decode("utf-8", "replace") if name else ""
-        if key in found:
-            raise RequestInvalid(f"`{key[:60]}` stands twice in the form", param=key[:60])
-        found[key] = _Part(begin + 4, max(end, begin + 4), _FILE.search(head) is not None)
-        after = end + len(mark)
-        if body[after : after + 2] == b"--":
-            return found
-        if body[after : after + 2] != b"\r\n":
-            raise RequestInvalid("The body's form is broken behind a boundary")
-        at = after + 2
-
-
-def _value(body: bytes, form: dict[str, _Part], name: str) -> str:
+def _value(body: bytes, form: dict[str, Part], name: str) -> str:
     place = form.get(name)
     return body[place.begin : place.end].decode("utf-8", "replace").strip() if place else ""
 
 
 def _seconds(body: bytes) -> int | None:
     """Return how long a WAV file is, by its own size and rate; None for any other file."""
-    place = _form(body).get("file")
+    place = form_of(body).get("file")
     if place is None:
         raise RequestInvalid("`file` is missing from the form", param="file")
     data = body[place.begin : place.end]

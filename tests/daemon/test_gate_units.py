@@ -312,6 +312,55 @@ def test_a_form_s_model_is_changed_and_nothing_else() -> None:
     assert edited(call, Edits("m")) == body.replace(b"up/m", b"m")
 
 
+def part(head: bytes, value: bytes) -> bytes:
+    """Return a part of a form with a head of its own."""
+    return b"--b\r\n" + head + b"\r\n\r\n" + value + b"\r\n"
+
+
+SAID = b"Content-Disposition: form-data; "
+FORM = form(("model", b"up/m"), ("file", b"x"))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        SAID + b"name=model",
+        SAID + b"name*=utf-8''model",
+        SAID + b'filename="; name=x"; name=model',
+        SAID + b'name="x"; name="model"',
+        SAID + b'name="mod\\el"',
+        b'X: "; name="x"\r\n' + SAID + b'name="model"',
+        SAID + b'name="x"\r\n' + SAID + b'name="model"',
+        SAID + b'\r\n name="model"',
+        b"X: y\n" + SAID + b'name="model"',
+        b"Content-Type: text/plain",
+    ],
+)
+def test_no_second_model_hides_in_a_form(head: bytes) -> None:
+    """Whatever reader stands behind: it would be another model than the one that was allowed."""
+    for body in (part(head, b"up/dear") + FORM, FORM[:-7] + part(head, b"up/dear") + b"--b--\r\n"):
+        with pytest.raises(RequestInvalid):
+            peek("transcriptions", body)
+    with pytest.raises(RequestInvalid):
+        peek("transcriptions", FORM + part(SAID + b'name="model"', b"up/dear") + b"--b--\r\n")
+
+
+def test_forms_are_read_as_libraries_write_them() -> None:
+    """Names without quotes, file names in two spellings, lists of several values."""
+    body = (
+        part(SAID + b"name=model", b"up/m")
+        + part(SAID + b"name=file; filename=a.wav; filename*=utf-8''a.wav", sound(60))
+        + part(b"content-type: text/plain\r\n" + SAID + b'name="prompt"', b"Hi")
+        + part(SAID + b'name="timestamp_granularities[]"', b"word")
+        + part(SAID + b'name="timestamp_granularities[]"', b"segment")
+        + part(SAID + b'filename="a; b.wav"; name="more"', b"x")
+        + b"--b--\r\n"
+    )
+    call = peek("transcriptions", body)
+    assert (call.model, bound(call).searches) == ("up/m", 61)
+    assert edited(call, Edits("m")) == body.replace(b"up/m", b"m")
+
+
 @pytest.mark.parametrize(
     "body",
     [
