@@ -176,8 +176,8 @@ def gist(answer: Answer, codec: Codec) -> dict[str, Any]:
             "reasoning": usage.reasoning,
         },
     }
-    if codec is RESPONSES:
-        del found["id"]  # answers there have a pattern of their own
+    if codec in (RESPONSES, ANTHROPIC):
+        del found["id"]  # answers there have ids of their own
     if codec is GEMINI and usage:
         del found["usage"]["written"]
     return found

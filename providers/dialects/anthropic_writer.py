@@ -122,8 +122,11 @@ class Writer:
         )
 
     def _message(self, id_: str, model: str) -> dict[str, object]:
+        # Claude Code joins the turns of messages with the same id, and not everybody's ids tell
+        # answers apart: Ollama has a thousand of them, small servers a single one.
+        own = id_.startswith("msg_")
         return {
-            "id": id_ or f"msg_{secrets.token_hex(12)}",
+            "id": id_ if own else f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
             "model": model or self._call.model,

@@ -1,14 +1,16 @@
-"""Each call of a tool has an id of its own, whatever its provider names it."""
+"""Each call of a tool, and each message, has an id of its own, whatever its provider names it."""
 
 import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, COHERE, GEMINI, OPENAI, RESPONSES, fold_of
+from translated import ANTHROPIC, COHERE, GEMINI, OPENAI, RESPONSES, client_call, fold_of
 
 from tollway.providers.conversation import Conversation, Message, Text, ToolCall, ToolResult
 from tollway.providers.dialects.dialect import Asks, Facts
+from tollway.providers.events import Answer, Start, TextDelta
 from tollway.providers.sse import Event as Sse
+from tollway.providers.sse import Splitter
 
 BEFORE = ("call_0", "functions_ls_0_" + "f" * 8)
 
@@ -144,3 +146,18 @@ def test_a_delta_that_repeats_id_and_name_is_of_the_same_call() -> None:
         {"id": "a", "function": {"name": "ls", "arguments": ":1}"}},
     )
     assert call == ToolCall("a", "ls", '{"a":1}')
+
+
+@pytest.mark.parametrize("id_", ["chatcmpl-7", ""])
+def test_each_message_has_an_id_of_its_own(id_: str) -> None:
+    """Ollama gives one of a thousand; Claude Code takes messages of one id for one turn."""
+    ids = []
+    for _ in range(2):
+        writer = ANTHROPIC.writer(client_call(ANTHROPIC))
+        said = writer.event(Start(id_, "m")) + writer.event(TextDelta("Hi"))
+        head = next(iter(Splitter().feed(said)))
+        ids.append(json.loads(head.data or b"")["message"]["id"])
+        whole = ANTHROPIC.writer(client_call(ANTHROPIC, stream=False)).whole(Answer((), id=id_))
+        ids.append(json.loads(whole)["id"])
+    assert all(one.startswith("msg_") for one in ids)
+    assert len({*ids}) == 4
