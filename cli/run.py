@@ -176,7 +176,7 @@ def run(  # noqa: PLR0913 - an argument is an option
     if not started.already_running:
         show.note(f"Started the daemon, which listens at {started.url}")
     session = Session(Control(loaded.admin_socket), key, tags, cap)
-    gateway = Gateway(_reached_at(started.url), session.secret, model, own)
+    gateway = Gateway(_reached_at(started.url), session.secret, model, own, cap is not None)
     made = launch(command, os.environ, gateway)
     with agent_settings(agent_of(command), os.environ) as more, signals_held():
         session.keep()

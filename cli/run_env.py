@@ -35,6 +35,7 @@ class Gateway(msgspec.Struct, frozen=True):
     key: str
     model: str | None = None
     own_login: bool = False  # the program keeps its own credential, and its owner pays
+    capped: bool = False  # a budget of the run's own bounds each call
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -126,6 +127,9 @@ def _codex(gateway: Gateway) -> tuple[str, ...]:
     said.append('model_provider="tollway"')
     if gateway.model:
         said.append(f"model={json.dumps(gateway.model)}")
+    if gateway.capped and not gateway.own_login:
+        # It offers OpenAI's search with every call, whose cost nothing bounds: each was a 402.
+        said.append('web_search="disabled"')
     return tuple(word for one in said for word in ("-c", one))
 
 

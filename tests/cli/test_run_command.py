@@ -283,6 +283,17 @@ def test_codex_gets_words_before_its_own_and_no_key_in_them() -> None:
     assert not [word for word in made.words if "tw-x" in word]
 
 
+def test_codex_offers_no_search_where_the_run_has_a_budget() -> None:
+    """OpenAI bills its searches by itself: under a hard budget each of its calls was refused."""
+    off = 'web_search="disabled"'
+    capped = Goal("http://h", "tw-x", capped=True)
+    words = launch(("codex", "-c", 'web_search="live"'), ENV, capped).words
+    assert words.index(off) < words.index('web_search="live"')  # a person's own word comes last
+    assert off not in launch(("codex",), ENV, Goal("http://h", "tw-x")).words
+    own = Goal("http://h", "tw-x", own_login=True, capped=True)  # no budget holds these back
+    assert off not in launch(("codex",), ENV, own).words
+
+
 def test_gemini_cli_gets_its_model_by_a_variable() -> None:
     """Where Vertex or a login of Google's would go first, they do not."""
     made = launch(("gemini",), ENV | {"GOOGLE_GENAI_USE_VERTEXAI": "true"}, GOAL)
