@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from tollway.providers.conversation import (
-    Audio,
     Conversation,
     File,
     Image,
@@ -133,11 +132,6 @@ class _Messages:
                 yield from self._thinking(part)
             case Opaque() if part.by == NAME:
                 yield dict(msgspec.json.decode(part.payload, type=dict[str, object]))
-            case Audio() if part.source.kind == "id":
-                # An earlier spoken answer: what it said is all that is left of it.
-                self.dropped.append("audio")
-                if part.transcript:
-                    yield {"type": "text", "text": part.transcript}
             case Opaque() if is_work_done(part.type):
                 self.dropped.append(part.type)
             case _:

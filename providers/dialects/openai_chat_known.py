@@ -21,7 +21,8 @@ _CALLED = shape("name arguments parsed_arguments")
 _CALL = shape("id index extra_content", function=_CALLED, custom=shape("name input"))
 _MESSAGE = shape(
     "role name tool_call_id refusal reasoning_content reasoning reasoning_details cache_control"
-    " audio annotations parsed",
+    " annotations parsed",
+    audio=shape("id expires_at transcript"),
     content=_PART,
     tool_calls=_CALL,
     function_call=_CALLED,

@@ -100,6 +100,7 @@ class _CallOf(msgspec.Struct):
 
 class _Spoken(msgspec.Struct):
     id: str
+    transcript: str | None = None
 
 
 class _MessageOf(msgspec.Struct):
@@ -349,7 +350,9 @@ def _assistant(message: _MessageOf, parts: tuple[Part, ...], called: str) -> Ite
     if message.refusal:
         yield Refusal(message.refusal)
     if message.audio is not None:
-        yield Audio(Source("id", message.audio.id))
+        # What was said is all that another provider can be given of it.
+        said = message.audio.transcript
+        yield Text(said) if said else Audio(Source("id", message.audio.id))
     for call in message.tool_calls or ():
         yield _tool_call(call)
     if message.function_call is not None:

@@ -117,9 +117,12 @@ class _Items:
                 yield from self._thinking(part)
             elif isinstance(part, Opaque) and part.by == NAME:
                 yield msgspec.json.decode(part.payload, type=dict[str, object])
-            elif isinstance(part, Opaque) and not is_work_done(part.type):
+            elif isinstance(part, Audio) or (
+                isinstance(part, Opaque) and not is_work_done(part.type)
+            ):
+                kind = part.type if isinstance(part, Opaque) else "audio"
                 raise Untranslatable(
-                    f"The target has no content of the type `{part.type}`", param="messages"
+                    f"The target has no content of the type `{kind}`", param="messages"
                 )
             else:
                 self.dropped.append(

@@ -312,6 +312,24 @@ def test_a_document_in_pieces_is_its_text(content: Any) -> None:
         assert "One. Two." in json.dumps(written(said, target)[0])
 
 
+def test_a_spoken_answer_goes_on_as_its_words() -> None:
+    """OpenAI's library sends its message back as it came: the assistant's turn was left out.
+
+    Where there is an id alone only OpenAI knows what was said; to two dialects it was nothing.
+    """
+    spoken = {"id": "audio_1", "data": "aGk=", "expires_at": 1, "transcript": "Tea is good"}
+    user = {"role": "user", "content": "Tea?"}
+    turn = {"role": "assistant", "content": None, "audio": spoken}
+    said = read(OPENAI, messages=[user, turn, user])
+    assert said.unread == ("messages.audio.data",)
+    for target in others(OPENAI):
+        assert "Tea is good" in json.dumps(written(said, target)[0]), target.name
+    said = read(OPENAI, messages=[user, turn | {"audio": {"id": "audio_1"}}, user])
+    for target in others(OPENAI):
+        with pytest.raises(Untranslatable):
+            written(said, target)
+
+
 def test_code_that_google_ran_is_history_to_others() -> None:
     """As Anthropic's and OpenAI's own tools are."""
     ran = [
