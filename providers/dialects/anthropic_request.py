@@ -19,6 +19,7 @@ READ = frozenset(
         *("model", "messages", "system", "tools", "tool_choice", "stream", "max_tokens"),
         *("thinking", "service_tier", "speed", "inference_geo", "mcp_servers", "container"),
         *("context_management", "output_config", "output_format", "thread"),
+        *("fallbacks", "models", "plugins", "provider", "route", "preset"),
     }
 )
 # More than any honest request holds; they take time to read before anything is refused.

@@ -14,6 +14,7 @@ from tollway.providers.canon import Bound, Call, Endpoint, Usage
 from tollway.providers.dialects.dialect import Edits
 from tollway.providers.dialects.forms import BOUNDARY, Part, form_of
 from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.dialects.openai_bound import Tally, strings
 from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.errors import RequestInvalid, UpstreamRefused
 from tollway.providers.sse import Event
@@ -26,6 +27,8 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 # counts as several (cohere.com/pricing). What a question leaves of those 500 is at least this.
 _DOCUMENTS, _PIECE = 100, 100
 _MOST_IMAGES = 10_000
+# What the gate reads; Go's JSON reader, behind some servers, minds no case.
+_READ = frozenset({"model", "stream", "stream_format", "documents", "n", "input"})
 _MOST_CHUNKS = 64  # of a WAV file before its sound
 
 
@@ -41,7 +44,7 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
         stream = _value(body, form, "stream").lower() in ("true", "1")
         scan: object = form
     else:
-        known = fields(body)
+        known = _plain(fields(body))
         said = {name: _decoded(known[name]) for name in ("model", "stream", "stream_format")
                 if name in known}  # fmt: skip
         model = said.get("model")
@@ -55,6 +58,16 @@ def peek(endpoint: Endpoint, body: bytes) -> Call:
             param="stream",
         )  # fmt: skip
     return Call(endpoint=endpoint, dialect=_NAME, model=model, body=body, scan=scan)
+
+
+def _plain(known: dict[str, Field]) -> dict[str, Field]:
+    """Return the fields of a body, none of which is written as another one but for its case."""
+    for name in known:
+        if name not in _READ and (meant := name.casefold()) in _READ:
+            raise RequestInvalid(
+                f"`{name}` is not a field", hint=f"Write it as `{meant}`", param=name
+            )
+    return known
 
 
 def edited(call: Call, edits: Edits) -> bytes:
@@ -89,6 +102,10 @@ def bound(call: Call) -> Bound:
         unbounded = () if seconds is not None else ("file",)
     else:
         body = _decoded_body(call.body)
+        tally = Tally()
+        tally.text(body)
+        if tally.strings != strings(call.body):
+            raise RequestInvalid("A key stands twice in an object within the request")
         count = _COUNTS[call.endpoint](body)
     return Bound(0, 0, media=False, searches=count, service="default", unbounded=unbounded)
 

@@ -8,6 +8,7 @@ from msgspec import Meta
 from tollway.providers.canon import Call, Endpoint
 from tollway.providers.dialects.dialect import Edits
 from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.dialects.openai_bound import UNBOUNDED
 from tollway.providers.errors import RequestInvalid
 
 NAME: Final = "openai_responses"
@@ -19,6 +20,7 @@ READ = frozenset(
         *("model", "input", "instructions", "tools", "text", "stream", "service_tier"),
         *("max_output_tokens", "max_tool_calls", "previous_response_id", "conversation"),
         *("prompt", "background", "context_management", "moderation", "include"),
+        *("modalities", *UNBOUNDED),
     }
 )
 _MOST = 2**31 - 1

@@ -138,6 +138,8 @@ async def test_what_a_router_behind_would_choose_is_refused_in_every_dialect(fie
             reply = await gate.ask(said, path)
             assert _refusal(reply) == (402, "unbounded"), (path, reply.body)
             assert error(reply)["param"] == field
+            other = said.replace(f'"{field}"'.encode(), f'"{field.title()}"'.encode())
+            assert (await gate.ask(other, path)).status == 400  # some readers mind no case
             assert gate.ups[0].requests == []
 
 

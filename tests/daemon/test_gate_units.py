@@ -282,6 +282,9 @@ async def test_errors_are_told_and_cost_nothing(both: tuple[Cloud, Running]) -> 
         ("/v1/audio/speech", {"voice": "x"}, "input"),
         ("/v1/audio/speech", {"input": "x", "stream_format": "sse"}, "stream"),
         ("/v1/moderations", {"input": "x", "model": None}, "model"),
+        ("/v1/images/generations", {"prompt": "x", "Model": "dear"}, "Model"),
+        ("/v1/images/generations", {"prompt": "x", "N": 50}, "N"),
+        ("/v1/rerank", {**RERANK, "Documents": ["x"] * 900}, "Documents"),
     ],
 )
 async def test_a_request_that_cannot_be_is_refused_by_its_field(
@@ -292,6 +295,14 @@ async def test_a_request_that_cannot_be_is_refused_by_its_field(
     reply = await ask(daemon, path, **said)
     assert (reply.status, reply.json()["error"]["param"]) == (400, param)
     assert not up.asked
+
+
+async def test_a_document_does_not_hide_a_longer_one(both: tuple[Cloud, Running]) -> None:
+    """Readers differ on which of two keys holds: such a request is no request."""
+    up, daemon = both
+    hidden = b'{"model":"up/m","query":"Q","documents":[{"text":"%s","text":"a"}]}' % (b"x" * 99999)
+    reply = await Gateway(daemon, []).ask(hidden, "/v1/rerank")
+    assert (reply.status, up.asked) == (400, [])
 
 
 def form(*fields: tuple[str, bytes]) -> bytes:
