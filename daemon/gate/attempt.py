@@ -75,6 +75,7 @@ class Attempt:
         self.progress = Progress()
         self.unseen = False  # some of the answer came and was not read: its client was slow
         self.answer: Answer | None = None
+        self.work: object = None  # of our own worker: what it does, from before it has answered
         self.first_ms: int | None = None
         self._started = time.monotonic()
 
@@ -126,6 +127,10 @@ class Attempt:
         # Of a whole answer nobody has seen the first token.
         return (self.first_ms / 1000 if self.version.call.stream else None), took_s, output
 
+    def at_work(self, work: object) -> None:
+        """Take note that our own worker has it; `work` tells what it has done of it."""
+        self.work = work
+
     def has_passed_hold(self) -> bool:
         """Whether it is certain that the stream so far has cost more than was held for it.
 
@@ -153,7 +158,7 @@ class Attempt:
             error: The error's code, if there was one.
         """
         usage: Usage | None = None
-        gpu_ms: int = getattr(self.answer, "gpu_ms", 0)
+        gpu_ms: int = getattr(self.answer or self.work, "gpu_ms", 0)
         cost, price, told = self.opened.hold_nanousd, None, None
         try:
             usage = self._reported(ending)
@@ -213,7 +218,7 @@ class Attempt:
 
     def _reported(self, ending: Ending) -> Usage | None:
         """Return what is known exactly, or None where only an upper bound is."""
-        exact: Usage | None = getattr(self.answer, "usage_so_far", None)
+        exact: Usage | None = getattr(self.answer or self.work, "usage_so_far", None)
         if exact is not None:
             return exact
         usage = self.reader.usage
@@ -233,9 +238,10 @@ class Attempt:
 
     def _is_free(self, ending: Ending) -> bool:
         """Whether nothing can have been billed: not sent, refused, or our own worker at rest."""
-        # Our own worker tells what it did; without an answer it did nothing that counts.
+        # Our own worker tells what it did, to who left while his prompt was read too. Where it was
+        # not at work yet, or a command has not answered, nothing counts.
         # Nor does its caller pay for what a process of this box took with it when it died.
-        idle = self.target.local and self.answer is None
+        idle = self.target.local and self.answer is None and self.work is None
         return not self.sent or ending in _FREE or idle or self.died
 
     def _upper(self, ending: Ending) -> tuple[Usage, int]:

@@ -364,7 +364,9 @@ class Exchange:
                 target.model,
                 self.call.endpoint,
                 body,
-                Terms(first_s, deadline_s, self.caller.prefix_owner, attempt.again),
+                Terms(
+                    first_s, deadline_s, self.caller.prefix_owner, attempt.again, attempt.at_work
+                ),
             )
         request = Request(
             url=target.base_url + target.kind.behind + version.path(target),

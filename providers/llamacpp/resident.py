@@ -73,6 +73,8 @@ class GgufResident(Resident[Worker]):
                 turns.release()
                 raise
             answer = LocalAnswer(self.model.name, worker, call, writer(asked), share)
+            if terms.begun:
+                terms.begun(answer)
             if not self._marks and _is_strict(asked.job):
                 answer.dropped = (_STRICT,)
             try:

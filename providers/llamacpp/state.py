@@ -1,5 +1,6 @@
 """What a model of this box is, what there is to tell about it, and how patient we are with it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -63,13 +64,15 @@ class Terms(msgspec.Struct, frozen=True):
     calls included; after `deadline_s` at work it ends with what it has, as one that has reached
     its longest answer. An `owner` shares kept prefixes with its own calls alone; "" is everybody
     who shares. Calls that come `again`, since their worker died, begin one after the other: one
-    of them may be what it died of.
+    of them may be what it died of. `begun` gets the answer as soon as the worker has the call: what
+    it has done by then is known of one that leaves, or is ended, before its first token too.
     """
 
     first_s: float | None = None
     deadline_s: float | None = None
     owner: str = ""
     again: bool = False
+    begun: Callable[[object], None] | None = None
 
 
 class ModelState(msgspec.Struct, frozen=True):

@@ -68,6 +68,30 @@ async def test_a_client_that_leaves_stops_the_generation(stream: bool) -> None:
         assert (await ask(daemon, said(max_tokens=4))).status == 200
 
 
+async def test_who_leaves_while_his_prompt_is_read_pays_for_the_time_that_it_took() -> None:
+    """Else a long prompt, left before its first token, would cost the model's time and nobody."""
+    tables = models(smol=(real_model(), 2048))
+    hourly = tables.replace("{ input = 1, output = 2 }", "{ gpu_hour = 3.6 }")
+    async with serving(hourly) as daemon:
+        assert (await ask(daemon, said(max_tokens=1))).status == 200
+        data = said(messages=[{"role": "user", "content": "word " * 1800}], max_tokens=1)
+        client = await daemon.connect()
+        await client.send(
+            f"POST {CHAT} HTTP/1.1\r\nHost: {daemon.host.decode()}\r\n"
+            f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+        await until(lambda: daemon.server.daemon.local.states()[0].running == 1)
+        client.close()
+        path = daemon.server.daemon.ledger.path
+        await until(lambda: [found.state for found in recent(path, limit=3)] == ["settled"] * 2)
+        found = recent(path, limit=1)[0]
+        (attempt,) = (await row(daemon, found.id)).attempts
+        assert attempt.gpu_ms
+        assert found.cost_nanousd == attempt.gpu_ms * 1000
+
+
 async def test_a_file_that_cannot_be_a_model_is_a_clear_503() -> None:
     """Cut short, no GGUF, gone, too large for this box: each says what, and nothing is billed."""
     with short_folder() as folder:
