@@ -75,7 +75,7 @@ class Attempt:
         self.progress = Progress()
         self.unseen = False  # some of the answer came and was not read: its client was slow
         self.answer: Answer | None = None
-        self.work: object = None  # of our own worker: what it does, from before it has answered
+        self.work: object = None  # at a model of this box: what it did, before it answered too
         self.first_ms: int | None = None
         self._started = time.monotonic()
 
@@ -128,7 +128,7 @@ class Attempt:
         return (self.first_ms / 1000 if self.version.call.stream else None), took_s, output
 
     def at_work(self, work: object) -> None:
-        """Take note that our own worker has it; `work` tells what it has done of it."""
+        """Take note that a model of this box has it; `work` tells what it has done of it."""
         self.work = work
 
     def has_passed_hold(self) -> bool:
@@ -238,8 +238,7 @@ class Attempt:
 
     def _is_free(self, ending: Ending) -> bool:
         """Whether nothing can have been billed: not sent, refused, or our own worker at rest."""
-        # Our own worker tells what it did, to who left while his prompt was read too. Where it was
-        # not at work yet, or a command has not answered, nothing counts.
+        # Where a model of this box was not at work yet, nothing counts; else it tells what it did.
         # Nor does its caller pay for what a process of this box took with it when it died.
         idle = self.target.local and self.answer is None and self.work is None
         return not self.sent or ending in _FREE or idle or self.died

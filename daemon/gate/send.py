@@ -357,17 +357,12 @@ class Exchange:
         body = version.body(target, attempt.worst.write_output)
         limit_ms = attempt.worst.deadline_ms
         deadline_s = None if limit_ms is None else limit_ms / 1000
+        first_s = None if timeouts.first_s == inf else timeouts.first_s
+        owner = self.caller.prefix_owner
+        terms = Terms(first_s, deadline_s, owner, attempt.again, attempt.at_work)
         if target.worker:
             attempt.progress.sent = True
-            first_s = None if timeouts.first_s == inf else timeouts.first_s
-            return await self.daemon.local.send(
-                target.model,
-                self.call.endpoint,
-                body,
-                Terms(
-                    first_s, deadline_s, self.caller.prefix_owner, attempt.again, attempt.at_work
-                ),
-            )
+            return await self.daemon.local.send(target.model, self.call.endpoint, body, terms)
         request = Request(
             url=target.base_url + target.kind.behind + version.path(target),
             headers=request_headers(self.origin.headers, version, target)
@@ -379,7 +374,7 @@ class Exchange:
             progress=attempt.progress,
         )
         if target.local:
-            return await self.daemon.local.forward(target.model, request, deadline_s=deadline_s)
+            return await self.daemon.local.forward(target.model, request, terms)
         if target.signer is not None:
             request = await target.signer.sign(request)
         return await self.daemon.transport.send(request)

@@ -173,19 +173,17 @@ class LocalModels:
             asked = replace(asked, job=replace(asked.job, owner=terms.owner))
         return await resident.ask(asked, terms)
 
-    async def forward(
-        self, name: str, request: Request, *, deadline_s: float | None = None
-    ) -> ServedAnswer:
+    async def forward(self, name: str, request: Request, terms: Terms = _PLAIN) -> ServedAnswer:
         """Return the answer of a model that a command serves; `request.url` is a path there.
 
         Raises:
             LocalModelFailed: No such model, or it cannot be started.
-            UpstreamError: As `Transport.send`; UpstreamTimeout also after `deadline_s`.
+            UpstreamError: As `Transport.send`; UpstreamTimeout also after `terms.deadline_s`.
         """
         resident = self._named(name)
         if not isinstance(resident, CommandResident):
             raise LocalModelFailed(f"`{name}` is not served by a command any more", sent=False)
-        return await resident.forward(request, deadline_s)
+        return await resident.forward(request, terms)
 
     async def count(self, name: str, endpoint: Endpoint, body: bytes) -> int | None:
         """Return the exact tokens of a request's prompt; None unless our own worker has it."""

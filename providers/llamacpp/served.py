@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.providers.canon import Usage
 from tollway.providers.dialects.json_edit import edit, fields
 from tollway.providers.errors import (
     GatewayError,
@@ -20,7 +21,7 @@ from tollway.providers.llamacpp.command import Server
 from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.shares import Share
-from tollway.providers.llamacpp.state import Command, LocalModel
+from tollway.providers.llamacpp.state import Command, LocalModel, Terms
 from tollway.providers.llamacpp.worker import WorkerEnded
 from tollway.providers.transport import Answer, Request, Transport
 
@@ -50,8 +51,10 @@ class CommandResident(Resident[Server]):
         assert command is not None  # noqa: S101 - who makes one of these has looked
         return command
 
-    async def forward(self, request: Request, deadline_s: float | None) -> "ServedAnswer":
+    async def forward(self, request: Request, terms: Terms) -> "ServedAnswer":
         """Send a request, whose URL is a path behind the server's base URL; return its answer.
+
+        Of the terms, those that a server can be held to from outside: `deadline_s` and `begun`.
 
         Raises:
             LocalModelFailed: It cannot be started.
@@ -60,11 +63,13 @@ class CommandResident(Resident[Server]):
         loop = asyncio.get_running_loop()
         with self._present():
             server = await self.ready()
-            until = None if deadline_s is None else loop.time() + deadline_s
+            until = None if terms.deadline_s is None else loop.time() + terms.deadline_s
             server.enter()
             self.running += 1
             share = self.shares.enter()
             call = _Call(self, server, share, until)
+            if terms.begun:
+                terms.begun(call)
             named = _named(request.body, self._command.model)
             there = msgspec.structs.replace(request, url=server.base_url + request.url, body=named)
             with contextlib.ExitStack() as undo:
@@ -185,6 +190,8 @@ class CommandResident(Resident[Server]):
 class _Call:
     """One call under way at a server; `end` it once, a second time does nothing."""
 
+    usage_so_far = Usage()  # as long as it has not answered, it has told none
+
     def __init__(
         self, resident: CommandResident, server: Server, share: Share, until: float | None
     ) -> None:
@@ -193,6 +200,11 @@ class _Call:
         self.until = until
         self.name = resident.model.name
         self._resident: CommandResident | None = resident
+
+    @property
+    def gpu_ms(self) -> int:
+        """Its part of the model's time until now, in milliseconds."""
+        return self.share.ms
 
     def end(self) -> None:
         if resident := self._resident:
@@ -212,8 +224,8 @@ class ServedAnswer:
 
     @property
     def gpu_ms(self) -> int:
-        """Its part of the model's time until now, in milliseconds."""
-        return self._call.share.ms
+        """As of its call."""
+        return self._call.gpu_ms
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes.

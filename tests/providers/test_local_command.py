@@ -25,6 +25,7 @@ from tollway.providers.errors import (
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels, ModelState
 from tollway.providers.llamacpp.fit import resident_bytes
+from tollway.providers.llamacpp.state import Terms
 from tollway.providers.llamacpp.worker import is_stopped
 from tollway.providers.transport import Request
 
@@ -299,7 +300,7 @@ async def test_a_deadline_ends_a_call(tmp_path: Path) -> None:
     async with serving(tmp_path) as local:
         await ask(local)
         with pytest.raises(UpstreamTimeout, match="deadline"):
-            await local.forward("qwen", request("hang"), deadline_s=0.2)
+            await local.forward("qwen", request("hang"), Terms(deadline_s=0.2))
         assert local.states()[0].running == 0
 
 
