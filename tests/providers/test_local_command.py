@@ -313,11 +313,15 @@ async def test_nothing_of_a_command_outlives_its_unloading(
     async with serving(tmp_path, served("qwen", *words), limits=limits) as local:
         await ask(local)
         pid = pid_of(local)
-        said = [line for line in local.states()[0].log if line.startswith("child ")]
+
+        def children() -> list[str]:
+            return [line for line in local.states()[0].log if line.startswith("child ")]
+
+        await until(lambda: len(children()) == ("child" in words))  # it says so in its own time
+        said = children()
         await local.unload("qwen")
         assert group(pid) == []
         assert not any(runs(int(line.split()[1])) for line in said)
-        assert len(said) == ("child" in words)
 
 
 PARENT = """
