@@ -261,7 +261,13 @@ SAID: dict[str, tuple[Said, Said, Said, Said]] = {
             {"result": "Map"}, parts=[{"inline_data": {"mime_type": "image/png", "data": PNG}}]
         ),
     ),
-    "web search, offered": (
+    "web search, beside tools": (
+        None,
+        {"tools": [{"type": "web_search"}, *_RESPONSES_TOOLS]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}, *_ANTHROPIC_TOOLS]},
+        None,
+    ),
+    "web search alone": (
         None,
         {"tools": [{"type": "web_search"}]},
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},

@@ -241,8 +241,9 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     """Return a conversation without the offer to search, and what was left out.
 
     Agents make it with every call, and only their own provider could take it up: what is asked
-    for is not changed by it. A search that must be made, and any other tool of the provider's,
-    is for the codec to refuse.
+    for is not changed by it. A search that must be made or is all that is offered, and any other
+    tool of the provider's, is for the codec to refuse: who only searches, as Claude Code does in
+    a call of its own, would take what a model remembers for what was found.
     """
     choice = said.tool_choice
     if choice is not None and (choice.hosted or choice.mode in ("any", "tool")):
@@ -252,7 +253,7 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
         for tool in said.tools
         if isinstance(tool, HostedTool) and tool.type.startswith(_SEARCHES)
     ]
-    if not offers:
+    if len(offers) in (0, len(said.tools)):
         return said, ()
     kept = tuple(tool for tool in said.tools if tool not in offers)
     names = tuple(dict.fromkeys(f"tools.{tool.type}" for tool in offers))

@@ -344,17 +344,36 @@ def test_code_that_google_ran_is_history_to_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "tool"),
+    ("codec", "tool", "beside"),
     [
-        (RESPONSES, {"type": "tool_search"}),
-        (ANTHROPIC, {"type": "tool_search_tool_bm25_20251119", "name": "tool_search"}),
+        (RESPONSES, {"type": "tool_search"}, TOOL),
+        (
+            ANTHROPIC,
+            {"type": "tool_search_tool_bm25_20251119", "name": "tool_search"},
+            {"name": "ls", "input_schema": OBJECT},
+        ),
     ],
 )
 def test_a_search_among_tools_that_are_all_shown_is_left_out(
-    codec: Codec, tool: dict[str, Any]
+    codec: Codec, tool: dict[str, Any], beside: dict[str, Any]
 ) -> None:
     """Agents offer it beside the tools themselves; its own provider alone could run it."""
-    assert not read(codec, tools=[tool]).tools
+    assert [getattr(one, "name", "") for one in read(codec, tools=[tool, beside]).tools] == ["ls"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "tool"),
+    [
+        (RESPONSES, {"type": "web_search"}),
+        (ANTHROPIC, {"type": "web_search_20250305", "name": "web_search"}),
+    ],
+)
+def test_a_search_that_is_all_there_is_to_do_is_refused(codec: Codec, tool: dict[str, Any]) -> None:
+    """What a model remembers would be shown as what was found."""
+    said = read(codec, tools=[tool])
+    for target in others(codec):
+        with pytest.raises(Untranslatable, match=tool["type"]):
+            written(said, target)
 
 
 def test_googles_shapes_are_held_to_or_refused() -> None:
