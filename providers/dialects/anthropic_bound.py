@@ -22,9 +22,12 @@ _TEXTS = frozenset({"text", "thinking", "redacted_thinking"})
 _AWAY = frozenset({"url", "file"})
 # Not part of what a model reads.
 _UNPRINTED = frozenset({"model", "stream", "metadata", "max_tokens", "service_tier", "speed"})
-# Fields that make a provider do more than answer; the later ones are OpenRouter's, which speaks
-# this dialect too: dearer models, searches, stored prompts.
-_RAISES = ("mcp_servers", "container", "models", "plugins", "provider", "route", "preset")
+# Fields that make a provider do more than answer; the later ones are of routers that speak this
+# dialect too: dearer models, searches, stored prompts.
+_RAISES = (
+    *("mcp_servers", "container", "models", "plugins", "provider", "route", "preset"),
+    *("context_window_fallbacks", "content_policy_fallbacks", "providerOptions"),
+)
 _SEARCH = "web_search_"
 _BOUNDED_BY_USES = (_SEARCH, "web_fetch_")
 

@@ -20,6 +20,7 @@ READ = frozenset(
         *("thinking", "service_tier", "speed", "inference_geo", "mcp_servers", "container"),
         *("context_management", "output_config", "output_format", "thread"),
         *("fallbacks", "models", "plugins", "provider", "route", "preset"),
+        *("context_window_fallbacks", "content_policy_fallbacks", "providerOptions"),
     }
 )
 # More than any honest request holds; they take time to read before anything is refused.

@@ -37,6 +37,13 @@ _UNPRINTED = frozenset({"model", "stream", "stream_options"})
 # Fields that raise the bill past any number of tokens, or past the limits that we read.
 UNBOUNDED = (
     "audio",
+    "compound_custom",
+    "content_policy_fallbacks",
+    "context_window_fallbacks",
+    "dataSources",
+    "data_sources",
+    "enable_search",
+    "fallbacks",
     "max_new_tokens",
     "models",
     "n_cmpl",
@@ -45,12 +52,23 @@ UNBOUNDED = (
     "prediction",
     "preset",
     "provider",
+    "providerOptions",
     "route",
+    "safety_model",
     "search_parameters",
+    "venice_parameters",
+    "web_search",
     "web_search_options",
 )
 # What `_raises_the_bill` looks at.
-_DEAR = frozenset({*UNBOUNDED, "service_tier", "modalities", "tools"})
+_DEAR = frozenset({*UNBOUNDED, "extra_body", "service_tier", "modalities", "tools"})
+# Fields that may stand for more of a prompt than they say: a template of the caller's own, a tensor
+# that repeats itself, what a server kept of an earlier call.
+_STANDS_FOR_MORE = frozenset(
+    {"chat_template", "chat_template_kwargs", "prompt_embeds", "session_params"}
+)
+# What Google reads of `extra_body` that raises no bill past the limit of the answer.
+_THINKING = frozenset({"thinking_config", "thinkingConfig"})
 _PROMPTS = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 
 
@@ -86,7 +104,7 @@ def bound(call: Call) -> Bound:
         output=0 if embeds else call.output_limit,
         choices=1 if embeds else _choices(call, body),
         prompts=1 if call.endpoint == "chat" else _prompts(body[prompt]) if prompt in body else 1,
-        by_window=tally.by_window or body.get("chat_template") is not None,
+        by_window=tally.by_window or (not _STANDS_FOR_MORE.isdisjoint(body) and _prints_more(body)),
         media=tally.by_window,
         service=_service(body),
         unbounded=tuple(dict.fromkeys(tally.unbounded + _raises_the_bill(body)))
@@ -340,6 +358,28 @@ def _choices(call: Call, body: dict[str, Any]) -> int:
     return call.choices // n * max(n, best_of)
 
 
+def _prints_more(body: dict[str, Any]) -> bool:
+    """Whether a template may print more than the request holds."""
+    said = {name for name in _STANDS_FOR_MORE if body.get(name) is not None}
+    variables = body.get("chat_template_kwargs")
+    if type(variables) is dict and "chat_template" not in variables:
+        said.discard("chat_template_kwargs")
+    return bool(said)
+
+
+def _is_more_than_thinking(extra: object) -> bool:
+    """Whether `extra_body` holds anything but what Google takes there about thinking.
+
+    It names cached content there too, and other servers read any field of theirs in it.
+    """
+    if type(extra) is not dict:
+        return bool(extra)
+    google = extra.get("google", {})
+    return (
+        not extra.keys() <= {"google"} or type(google) is not dict or not google.keys() <= _THINKING
+    )
+
+
 def _service(body: dict[str, Any]) -> str:
     """Return the service tier asked for; whether it has a price is the gate's to say."""
     tier = body.get("service_tier")
@@ -355,6 +395,8 @@ def raising(body: dict[str, Any]) -> list[str]:
     tier = body.get("service_tier")
     if tier is not None and type(tier) is not str:
         named.append("service_tier")
+    if _is_more_than_thinking(body.get("extra_body")):
+        named.append("extra_body")
     modalities = body.get("modalities")
     if modalities is not None and modalities != ["text"]:
         named.append("modalities")

@@ -143,6 +143,52 @@ async def test_what_a_router_behind_would_choose_is_refused_in_every_dialect(fie
             assert gate.ups[0].requests == []
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "compound_custom", "content_policy_fallbacks", "context_window_fallbacks", "dataSources",
+        "data_sources", "enable_search", "extra_body", "fallbacks", "providerOptions",
+        "safety_model", "venice_parameters", "web_search",
+    ],
+)  # fmt: skip
+async def test_what_other_servers_search_or_call_beside_is_refused(field: str) -> None:
+    """Azure's own data, LiteLLM's and Bifrost's fallbacks, paid searches of Qwen and Venice."""
+    async with gateway([[reads(), says(whole())]]) as gate:
+        reply = await gate.ask(body(**{field: [{"model": "x/dear"}]}))
+        assert _refusal(reply) == (402, "unbounded"), reply.body
+        assert error(reply)["param"] == field
+        assert gate.ups[0].requests == []
+
+
+async def test_a_budget_for_thinking_in_google_s_extra_body_passes() -> None:
+    """What Google reads there beside has no bound: cached content is input by its name."""
+    kept = {"google": {"cached_content": "cachedContents/large"}}
+    thinks = {"google": {"thinking_config": {"thinking_budget": 99, "include_thoughts": True}}}
+    async with gateway([[reads(), says(whole())]]) as gate:
+        assert _refusal(await gate.ask(body(extra_body=kept))) == (402, "unbounded")
+        assert (await gate.ask(body(extra_body=thinks))).status == 200
+        assert len(gate.ups[0].requests) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template_kwargs": {"chat_template": "{% for _ in range(99999) %}x{% endfor %}"}},
+        {"prompt_embeds": "UEsDBA=="},
+        {"session_params": {"id": "long"}},
+    ],
+)
+async def test_what_stands_for_more_than_it_says_has_no_bound_but_the_window(
+    fields: dict[str, object],
+) -> None:
+    """A template of the caller's own, a tensor that repeats itself, an earlier session."""
+    async with gateway([[reads(), says(whole())]]) as gate:
+        reply = await gate.ask(body(**fields))
+        assert _refusal(reply) == (402, "unbounded"), reply.body
+        assert "context window" in error(reply)["message"]
+        assert gate.ups[0].requests == []
+
+
 async def test_a_route_may_allow_what_has_no_bound() -> None:
     """`allow_unbounded = true` is the owner's own decision, and it is obeyed."""
     more = '[routes.open]\nto = ["up/m"]\nallow_unbounded = true\n'
