@@ -18,7 +18,10 @@ _HOP = frozenset(
 )
 _KEYS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
 _ACCOUNTS = frozenset(
-    {"openai-organization", "openai-project", "chatgpt-account-id", "x-goog-user-project"}
+    {
+        *("openai-organization", "openai-project", "chatgpt-account-id", "x-goog-user-project"),
+        *("x-hf-bill-to", "x-dashscope-workspace"),
+    }
 )
 _CREDENTIALS = frozenset(
     {
@@ -39,6 +42,9 @@ _OURS_UP = frozenset(
         # the path that was asked for.
         *("x-original-url", "x-rewrite-url", "x-original-host", "x-host"),
         *("x-http-method-override", "x-http-method", "x-method-override"),
+        # Helicone takes another server from these, to which the provider's key would go, or models.
+        *("helicone-target-url", "helicone-target-provider", "helicone-openai-api-base"),
+        *("helicone-fallbacks", "helicone-model-override"),
     }
 )
 _OURS_DOWN = frozenset(
@@ -56,6 +62,7 @@ _UP_PREFIXES = (
     *("x-forwarded-", "x-tollway-", "sec-", "proxy-", "access-control-", "cf-"),
     # At AWS and on Vertex they choose a dearer tier, or belong to a signature of somebody else's.
     *("x-amz-", "x-amzn-", "x-vertex-ai-"),
+    "x-portkey-",  # at Portkey they choose the server, its key and the model
 )
 _DOWN_PREFIXES = ("x-tollway-", "access-control-", "cross-origin-", "proxy-")
 # The provider's limits are not the caller's, and its request id is not the call's.

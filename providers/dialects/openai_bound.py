@@ -30,6 +30,7 @@ _HTML = "<>&'"
 _FORMS: tuple[Literal["NFC"], Literal["NFKC"]] = ("NFC", "NFKC")
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "input_text", "output_text"})
 _URLS = frozenset({"url", "image_url", "video_url", "audio_url", "file_url"})
+_NOT_TEXT = frozenset({"type", "input_audio", "image", "file", "image_pil", *_URLS} - {"url"})
 _IDS = frozenset({"id", "file_id"})
 _TOOL_TYPES = frozenset({None, "function", "custom"})
 # Fields that no template prints.
@@ -284,7 +285,7 @@ def _content(tally: Tally, content: object, *, result: bool) -> int:
 
 def _part(tally: Tally, part: object, *, result: bool) -> int:
     kind = part.get("type") if type(part) is dict else "text"
-    if type(kind) is str and kind in _TEXT_PARTS:
+    if type(kind) is str and kind in _TEXT_PARTS and not _is_more_than_text(part):
         text = tally.text(part)
         return max(text, tally.aside(part)) if result else text
     # Not text: its bytes say nothing of its tokens.
@@ -293,6 +294,21 @@ def _part(tally: Tally, part: object, *, result: bool) -> int:
     if is_elsewhere(part):
         tally.unbounded.append(f"messages[].content[].{str(kind)[:40]}")
     return 0
+
+
+def _is_more_than_text(part: object) -> bool:
+    """Whether a part that says it is text holds what some server takes for a picture or sound.
+
+    vLLM goes by the fields where a part has a `uuid`; Go's JSON reader takes `Type` for `type`.
+    """
+    return (
+        type(part) is dict
+        and len(part) > 2
+        and any(
+            name != "type" and value is not None and name.lower() in _NOT_TEXT
+            for name, value in part.items()
+        )
+    )
 
 
 def is_elsewhere(part: object) -> bool:

@@ -29,6 +29,8 @@ _DOCUMENTS, _PIECE = 100, 100
 _MOST_IMAGES = 10_000
 # What the gate reads; Go's JSON reader, behind some servers, minds no case.
 _READ = frozenset({"model", "stream", "stream_format", "documents", "n", "input"})
+# Recordings that Groq and Mistral fetch, in place of the file that is here.
+_ELSEWHERE = ("url", "file_url", "file_id")
 _MOST_CHUNKS = 64  # of a WAV file before its sound
 
 
@@ -97,9 +99,12 @@ def bound(call: Call) -> Bound:
     """
     unbounded: tuple[str, ...] = ()
     if UNITS[call.endpoint].multipart:
-        seconds = _seconds(call.body)
+        form = form_of(call.body)
+        seconds = _seconds(call.body, form)
         count = seconds or 0
-        unbounded = () if seconds is not None else ("file",)
+        unbounded = tuple(name for name in _ELSEWHERE if name in form)
+        if not unbounded and seconds is None:
+            unbounded = ("file",)
     else:
         body = _decoded_body(call.body)
         tally = Tally()
@@ -231,9 +236,9 @@ def _value(body: bytes, form: dict[str, Part], name: str) -> str:
     return body[place.begin : place.end].decode("utf-8", "replace").strip() if place else ""
 
 
-def _seconds(body: bytes) -> int | None:
+def _seconds(body: bytes, form: dict[str, Part]) -> int | None:
     """Return how long a WAV file is, by its own size and rate; None for any other file."""
-    place = form_of(body).get("file")
+    place = form.get("file")
     if place is None:
         raise RequestInvalid("`file` is missing from the form", param="file")
     data = body[place.begin : place.end]

@@ -117,6 +117,8 @@ def _item(tally: Tally, item: object) -> int:
     if kind == "item_reference" or kind not in _PRINTED_ITEMS:
         # What the provider kept, or the work of a tool that it ran: not all of it is here.
         tally.by_window = True
+    if "tools" in item:
+        tally.unbounded += _hosted(item["tools"], "input[].tools[]")
     total = PART + tally.printed(item)
     if type(name := item.get("name")) is str:
         total += tally.quoted_bytes(name)  # templates repeat it at the result
@@ -188,9 +190,20 @@ def _service(body: dict[str, Any]) -> str:
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
     named = [name for name in _RAISES if body.get(name) not in (None, False, [], {})]
     named += raising(body)
-    tools = body.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, dict) else tool
+    return named + _hosted(body.get("tools"))
+
+
+def _hosted(tools: object, where: str = "tools[]") -> list[str]:
+    """Return the tools that the provider runs, those within a namespace too."""
+    named: list[str] = []
+    for tool in tools if type(tools) is list else ():
+        kind = tool.get("type") if type(tool) is dict else tool
         if not isinstance(kind, str | None) or kind not in _OWN_TOOLS:
-            named.append(f"tools[].{str(kind)[:40]}")
+            named.append(f"{where}.{str(kind)[:40]}")
+        elif type(tool) is dict and "tools" in tool:
+            within = tool["tools"]
+            for inner in within if type(within) is list else ():
+                kind = inner.get("type") if type(inner) is dict else inner
+                if kind not in (None, "function", "custom"):
+                    named.append(f"{where}.tools[].{str(kind)[:40]}")
     return named

@@ -189,6 +189,43 @@ async def test_what_stands_for_more_than_it_says_has_no_bound_but_the_window(
         assert gate.ups[0].requests == []
 
 
+@pytest.mark.parametrize(
+    "more", [{"uuid": "1"}, {"Type": "image_url"}], ids=["vllm", "another-case"]
+)
+async def test_no_picture_passes_as_a_text(more: dict[str, str]) -> None:
+    """Some servers go by another field than a part's `type`; empty fields are none."""
+    text = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    away = {"image_url": {"url": "https://x.example/large.png"}}
+    async with gateway([[reads(), says(whole())]]) as gate:
+        said = [{"role": "user", "content": [text | more | away]}]
+        assert _refusal(await gate.ask(body(messages=said))) == (402, "unbounded")
+        said = [{"role": "user", "content": [text | {"image_url": None}]}]
+        assert (await gate.ask(body(messages=said))).status == 200
+        assert len(gate.ups[0].requests) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}]}]},
+        {"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]},
+        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "web_search"}]}]},
+    ],
+    ids=["added", "found", "namespace"],
+)
+async def test_a_tool_that_the_provider_runs_is_found_wherever_it_stands(
+    fields: dict[str, object],
+) -> None:
+    """Responses have tools in their input and in namespaces too: a search there has no bound."""
+    said: dict[str, object] = {"model": "up/m", "input": "Hi", "max_output_tokens": 16, **fields}
+    more = '[prices."up/m"]\ninput = 1\noutput = 2\ncontext_window = 1000\n'
+    async with gateway([[reads(), says(whole())]], more=more) as gate:
+        reply = await gate.ask(msgspec.json.encode(said), "/v1/responses")
+        assert _refusal(reply) == (402, "unbounded"), reply.body
+        assert "tools[]" in error(reply)["param"]
+        assert gate.ups[0].requests == []
+
+
 async def test_a_route_may_allow_what_has_no_bound() -> None:
     """`allow_unbounded = true` is the owner's own decision, and it is obeyed."""
     more = '[routes.open]\nto = ["up/m"]\nallow_unbounded = true\n'

@@ -193,6 +193,11 @@ async def test_no_output_means_no_output_everywhere() -> None:
         ("openrouter", "openai/gpt-4o:Online:nitro"),
         ("openrouter", "openai/gpt-4o@preset/mine"),
         ("openrouter", "@preset/mine"),
+        ("openrouter", "openrouter/auto"),
+        ("openrouter", "openai/o3-deep-research"),
+        ("openrouter", "perplexity/sonar-deep-research"),
+        ("openrouter", "openai/gpt-4o-search-preview"),
+        ("groq", "groq/compound-mini"),
     ],
 )
 async def test_a_model_that_searches_by_itself_is_refused(kind: str, model: str) -> None:

@@ -356,6 +356,20 @@ def test_no_second_model_hides_in_a_form(head: bytes) -> None:
         peek("transcriptions", FORM + part(SAID + b'name="model"', b"up/dear") + b"--b--\r\n")
 
 
+@pytest.mark.parametrize("name", ["url", "file_url", "file_id"])
+async def test_no_recording_elsewhere_hides_behind_a_short_one(
+    both: tuple[Cloud, Running], name: str
+) -> None:
+    """Groq and Mistral fetch one that is named: hours of it, held as the second that is here."""
+    up, daemon = both
+    body = form(("model", b"up/m"), ("file", sound(1)), (name, b"https://x.example/hours.mp3"))
+    kind = "multipart/form-data; boundary=b"
+    path = "/v1/audio/transcriptions"
+    reply = await Gateway(daemon, []).ask(body, path, **{"content-type": kind})
+    assert (reply.status, up.asked) == (402, [])
+    assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("unbounded", name)
+
+
 def test_forms_are_read_as_libraries_write_them() -> None:
     """Names without quotes, file names in two spellings, lists of several values."""
     body = (

@@ -27,6 +27,8 @@ def test_unknown_headers_pass_both_ways() -> None:
         *("X-Tollway-Tags", "Host", "Content-Length", "Transfer-Encoding", "Connection", "TE"),
         *("Accept-Encoding", "Origin", "Referer", "X-Forwarded-For", "Forwarded", "Expect"),
         *("Proxy-Authorization", "Keep-Alive", "Upgrade", "Sec-Fetch-Site", "OpenAI-Organization"),
+        *("X-HF-Bill-To", "x-portkey-config", "X-Portkey-Custom-Host", "Helicone-Target-URL"),
+        "Helicone-Fallbacks",
     ],
 )
 def test_what_is_the_callers_stays_here(name: str) -> None:
