@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tollway.providers.llamacpp.fit import is_steady, layers_that_fit
+from tollway.providers.llamacpp.fit import EMBED_TOKENS, is_steady, layers_that_fit
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
 from tollway.providers.llamacpp.native import Chain, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
@@ -25,7 +25,6 @@ from tollway.providers.llamacpp.threads import ThreadsBySize
 # Tokens read in a step. It bounds how long a cancelled call still computes: about 0.3 s on two
 # slow cores with a small model. A GPU reads the larger number in less time.
 CHUNK_CPU, CHUNK_GPU = 128, 512
-EMBED_TOKENS = 2048  # an embedding's text is read in one step, whose buffers grow with it
 GPU_DEVICES = {1, 2}  # ggml's numbers for GPUs with memory of their own, and without
 # llama.cpp's numbers.
 FLASH_AUTO, FLASH_OFF = -1, 0

@@ -21,7 +21,10 @@ _BLOCK_BYTES: dict[KvType, int] = {"f16": 64, "q8_0": 34, "q4_0": 18}
 
 # Tokens that one engine step reads of prompts; each slot's next one comes on top.
 STEP_CPU, STEP_GPU = 128, 512
-EMBED_TOKENS = 2048  # an embedding's text is read in one step
+EMBED_TOKENS = 2048  # an embedding's text is read in one step, whose buffers grow with it
+# Architectures that only embed. The others' graphs turn each token into an output as well, also
+# where embeddings are all that is asked for.
+_NO_OUTPUT = re.compile("bert|embed|t5encoder")
 # A Python process with llama.cpp loaded, measured, and what it keeps of each word it knows.
 PROCESS_BYTES = 48 * 2**20
 WORD_BYTES = 256
@@ -87,17 +90,29 @@ class Offload(msgspec.Struct, frozen=True):
 
 
 def usable_context(info: ModelInfo, wanted: int) -> int:
-    """Return the context to load with, in tokens: never more than the model was trained on."""
+    """Return the context to load with, in tokens: never more than the model was trained on.
+
+    Nor more than an embedding's text may have: the rest would be memory that nothing is put into.
+    """
+    wanted = min(wanted, EMBED_TOKENS) if info.embeds else wanted
     return min(wanted, info.context_trained) if info.context_trained else wanted
 
 
 def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
-    """Return what the model takes with a context of so many tokens for each slot."""
+    """Return what the model takes with a context of so many tokens for each slot.
+
+    One that embeds has one context for all, since it reads one step's texts and forgets them.
+    """
+    if info.embeds:
+        context = min(context, EMBED_TOKENS)
+        layout = msgspec.structs.replace(layout, slots=1, kv="unified", chunk=context, flash=True)
     unified = layout.kv == "unified"
     streams = 1 if unified else layout.slots
     cells = _padded(context * layout.slots if unified else context)
-    chunk = min(EMBED_TOKENS if info.embeds else layout.chunk, cells * streams)
-    outputs = layout.slots * info.vocabulary * 4
+    chunk = min(layout.chunk, cells * streams)
+    outputs = (chunk if info.embeds else layout.slots) * info.vocabulary * 4
+    if info.embeds and _NO_OUTPUT.search(info.architecture):
+        outputs = 0
     shared = layout.slots if unified else 1  # sequences in each stream's cells
     cache, masks = info.dimensions.state_bytes * layout.slots, set()
     for one in info.dimensions.attention:
@@ -107,18 +122,17 @@ def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
         pair = _bytes(one.keys, layout.kv_type) + _bytes(one.values, layout.kv_type)
         cache += one.layers * own * streams * pair
         masks.add((one.window, own))
-    flash = layout.flash or info.embeds
-    mask = (2 if flash else 4) * sum(own for _, own in masks)
+    mask = (2 if layout.flash else 4) * sum(own for _, own in masks)
     # The output of a step comes when the layers' buffers are free again.
     step = max(chunk * 4 * info.dimensions.numbers, outputs + chunk * 12 * info.embedding)
-    if not flash:
+    if not layout.flash:
         seen = max((own for _, own in masks), default=0)
         scores = info.dimensions.attending + seen * info.dimensions.heads
         step = max(step, chunk * 4 * scores)
     return Estimate(
         weights=info.weights_bytes,
         cache=cache,
-        work=step + chunk * mask + outputs,
+        work=step + chunk * mask + (0 if info.embeds else outputs),
         process=PROCESS_BYTES + info.vocabulary * WORD_BYTES,
     )
 

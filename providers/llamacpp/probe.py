@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from tollway.providers.llamacpp.fit import Layout
+from tollway.providers.llamacpp.fit import EMBED_TOKENS, Layout
 from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, installed
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def _try(question: Question) -> str:
         context.flash_attn_type = _FLASH_OFF
     if question.pooling is not None:
         context.pooling_type, context.embeddings = question.pooling, True
+        context.n_ctx, context.kv_unified = question.context, True
+        context.n_batch = context.n_ubatch = min(EMBED_TOKENS, question.context)
         context.n_outputs_max = context.n_batch
     made = llama.llama_init_from_model(model, context)
     if made:

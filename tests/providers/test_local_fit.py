@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from gguf_files import llama_gguf
 from gguf_shapes import LLAMA_8B, QWEN3_4B, shaped
@@ -59,6 +60,13 @@ def test_a_context_beyond_the_training_is_not_used(info: ModelInfo) -> None:
     """Past it a model answers nonsense, which nobody asked for."""
     assert usable_context(info, 8192) == 4096
     assert usable_context(info, 1024) == 1024
+
+
+def test_a_model_of_embeddings_has_the_context_of_its_longest_text(info: ModelInfo) -> None:
+    """More of it is memory in which nothing ever stands, and a window that is not there."""
+    embeds = msgspec.structs.replace(info, pooling="mean")
+    assert usable_context(embeds, 4096) == 2048
+    assert usable_context(embeds, 512) == 512
 
 
 def test_too_large_is_refused_with_numbers_and_the_knob(info: ModelInfo) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import llama_gguf, needs_llama_cpp, real_model
+from gguf_files import llama_gguf, needs_llama_cpp, real_model, with_metadata
 from gguf_shapes import SHAPES, hybrid, latent, mamba, shaped
 from local_models import NAME, model, serving, state_of
 
@@ -62,6 +62,24 @@ def test_the_estimate_is_what_llama_cpp_would_take(tmp_path: Path, shape: str, l
     )
 
 
+@pytest.mark.parametrize("shape", ["llama-8b", "qwen3-4b", "gemma2-2b", "gemma-embedding"])
+def test_the_estimate_of_embeddings_is_what_llama_cpp_would_take(
+    tmp_path: Path, shape: str
+) -> None:
+    """One context for all slots, and each token an output; nothing of either where it is known."""
+    facts = dict(SHAPES.get(shape) or SHAPES["gemma3-1b"] | {"architecture": shape})
+    facts["more"] = dict(facts.get("more", {})) | {"pooling_type": 1}
+    path = shaped(tmp_path / "model.gguf", **facts)
+    info, laid = describe(path), fit.layout(4, "split", "f16", on_gpu=False)
+    for wanted in (512, 8192):
+        context = fit.usable_context(info, wanted)
+        need = estimate(info, context, laid)
+        said = probe.ask(probe.Question(str(path), context, laid, pooling=1))
+        assert (said.fault, said.message) == ("", "")
+        assert need.cache == pytest.approx(said.cache, abs=0.02 * MIB)
+        assert need.work == pytest.approx(sum(said.work.values()), rel=0.15)
+
+
 @pytest.mark.parametrize("case", STATES)
 def test_windows_are_counted_by_the_files_own_pattern(tmp_path: Path, case: str) -> None:
     """A file may say which layers see all of the context, as a list or as a period."""
@@ -89,6 +107,13 @@ def test_memory_that_is_not_plain_attention_is_counted_by_its_own_rule(
         assert found == pytest.approx(said.cache, abs=0.02 * MIB)
 
 
+def allocated(folder: Path) -> float:
+    """Return the bytes of the buffers that the one worker's llama.cpp says it made."""
+    (log,) = (folder / "logs").glob("*.log")
+    sizes = re.findall(r" buffer size = +([\d.]+) MiB", log.read_text())
+    return sum(float(size) for size in sizes) * MIB
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -108,12 +133,22 @@ async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path, how: dict[str
         pid = state_of(local).pid
         assert pid
         held, _ = resident_bytes(pid)
-        (log,) = (tmp_path / "logs").glob("*.log")
-        sizes = re.findall(r" buffer size = +([\d.]+) MiB", log.read_text())
-    buffers = sum(float(size) for size in sizes) * MIB
+        buffers = allocated(tmp_path)
     assert need.weights + need.cache + need.work == pytest.approx(buffers, rel=0.1)
     if held:  # where the system tells
         assert need.total == pytest.approx(held, rel=0.1)
+
+
+async def test_the_estimate_of_embeddings_is_what_a_worker_takes(tmp_path: Path) -> None:
+    """The real model with a pooling type: its context is its longest text, whatever was asked."""
+    path = tmp_path / "embeds.gguf"
+    with_metadata(real_model(), path, "llama.pooling_type", 1)
+    info, one = describe(path), model(path, context=8192, slots=4)
+    need = estimate(info, fit.usable_context(info, one.context), one.layout)
+    async with serving(tmp_path, one) as local:
+        await local.load(NAME)
+        assert local.context_of(NAME) == fit.EMBED_TOKENS
+    assert need.weights + need.cache + need.work == pytest.approx(allocated(tmp_path), rel=0.1)
 
 
 def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
