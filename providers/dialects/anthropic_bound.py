@@ -26,7 +26,7 @@ _UNPRINTED = frozenset({"model", "stream", "metadata", "max_tokens", "service_ti
 # dialect too: dearer models, searches, stored prompts.
 _RAISES = (
     *("mcp_servers", "container", "models", "plugins", "provider", "route", "preset"),
-    *("context_window_fallbacks", "content_policy_fallbacks", "providerOptions"),
+    *("fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "providerOptions"),
 )
 _SEARCH = "web_search_"
 _BOUNDED_BY_USES = (_SEARCH, "web_fetch_")
@@ -211,6 +211,4 @@ def _raises_the_bill(body: dict[str, Any]) -> list[str]:
         kind = one.get("type") if type(one) is dict else None
         if not (type(kind) is str and kind.startswith("clear_")):
             named.append("context_management")  # a summary is written, and billed
-    if type(body.get("fallbacks")) is list and body["fallbacks"]:
-        named.append("fallbacks")
     return named

@@ -17,6 +17,8 @@ from tollway.providers.price_service import STANDARD
 _OWN_TOOLS = frozenset({"functionDeclarations"})
 # Not part of what a model reads.
 _UNPRINTED = frozenset({"safetySettings", "labels"})
+# Sounds and pictures; another model, which Vertex would choose.
+_DEAR = ("speechConfig", "imageConfig", "routingConfig", "modelConfig")
 _MEDIA = ("inlineData", "fileData")
 
 
@@ -52,6 +54,8 @@ def bound(call: Call) -> Bound:
                 tally.by_window = True
             elif name == "serviceTier" and value is not None:
                 service = _service(value, unbounded)
+            elif name == "modelArmorConfig" and value:
+                unbounded.append(name)  # has a fee by the length of texts
             elif name == "generationConfig" and type(value) is dict:
                 unbounded += _raises_the_bill(value)
     if tally.strings != strings(call.body):
@@ -143,6 +147,6 @@ def _raises_the_bill(config: dict[str, Any]) -> list[str]:
         name = camel(key)
         if name == "responseModalities" and value not in (None, [], ["TEXT"]):
             named.append("generationConfig.responseModalities")
-        elif name in ("speechConfig", "imageConfig") and value:
+        elif name in _DEAR and value:
             named.append(f"generationConfig.{name}")
     return named

@@ -226,6 +226,29 @@ async def test_a_tool_that_the_provider_runs_is_found_wherever_it_stands(
         assert gate.ups[0].requests == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"generationConfig": {"routingConfig": {"autoMode": {}}}}, "routingConfig"),
+        ({"generation_config": {"model_config": {"x": 1}}}, "modelConfig"),
+        ({"model_armor_config": {"prompt_template_name": "x"}}, "modelArmorConfig"),
+    ],
+)
+async def test_no_model_and_no_fee_of_vertex_s_choice_passes(
+    fields: dict[str, object], param: str
+) -> None:
+    """Vertex may choose a model by itself, and checks texts for a fee."""
+    said = msgspec.json.encode({"contents": [{"parts": [{"text": "Hi"}]}], **fields})
+    async with gateway([[reads(), says(whole())]]) as gate:
+        config = gate.daemon.config
+        config.write_text(config.read_text().replace('kind = "openai"', 'kind = "gemini"'))
+        await gate.daemon.server.reloader.reload()
+        reply = await gate.ask(said, "/v1beta/models/up/m:generateContent")
+        assert reply.status == 402
+        assert param in error(reply)["message"]
+        assert gate.ups[0].requests == []
+
+
 async def test_a_route_may_allow_what_has_no_bound() -> None:
     """`allow_unbounded = true` is the owner's own decision, and it is obeyed."""
     more = '[routes.open]\nto = ["up/m"]\nallow_unbounded = true\n'

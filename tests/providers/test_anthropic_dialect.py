@@ -155,6 +155,7 @@ def test_what_bytes_do_not_bound_is_named() -> None:
         ({"models": ["x/dear"]}, "models"),
         ({"plugins": [{"id": "web"}]}, "plugins"),
         ({"preset": "dear"}, "preset"),
+        ({"fallbacks": "default"}, "fallbacks"),
         ({"providerOptions": {"gateway": {"models": ["dear"]}}}, "providerOptions"),
         ({"context_window_fallbacks": [{"m": ["dear"]}]}, "context_window_fallbacks"),
         ({"thinking": {"type": "enabled", "budget_tokens": 9e4}}, "thinking.budget_tokens"),
