@@ -30,6 +30,7 @@ _HTML = "<>&'"
 _FORMS: tuple[Literal["NFC"], Literal["NFKC"]] = ("NFC", "NFKC")
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "input_text", "output_text"})
 _URLS = frozenset({"url", "image_url", "video_url", "audio_url", "file_url"})
+_PLAIN = frozenset({"type", "text", "cache_control"})
 _NOT_TEXT = frozenset({"type", "input_audio", "image", "file", "image_pil", *_URLS} - {"url"})
 _IDS = frozenset({"id", "file_id"})
 _TOOL_TYPES = frozenset({None, "function", "custom"})
@@ -304,6 +305,7 @@ def _is_more_than_text(part: object) -> bool:
     return (
         type(part) is dict
         and len(part) > 2
+        and not part.keys() <= _PLAIN  # most have no more than these
         and any(
             name != "type" and value is not None and name.lower() in _NOT_TEXT
             for name, value in part.items()
