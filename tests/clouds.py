@@ -5,12 +5,25 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from gateway import KEY
+
+# The tables of somebody who may call everything, with a hard budget and the key `KEY`.
+ANN = f"""[groups.all]
+models = ["*"]
+[users.ann]
+groups = ["all"]
+budget = ["9/day"]
+[keys.laptop]
+hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
+user = "ann"
+"""
 
 
 @dataclass

@@ -13,9 +13,10 @@ import msgspec
 from tollway.providers.canon import Usage
 from tollway.providers.dialects.cohere_embed import MOST_TEXTS, PURPOSE
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import UNREADABLE, object_in
+from tollway.providers.dialects.embed_reader import answer_in
+from tollway.providers.dialects.wire import object_in
 from tollway.providers.embedding import Embedding, Vectors, one_each, too_many
-from tollway.providers.errors import Untranslatable, UpstreamBroke
+from tollway.providers.errors import Untranslatable
 from tollway.providers.tokens import estimated
 
 _TITAN = re.compile(r"(?:.*[./])?amazon\.titan-embed-text-(v\d+)")
@@ -81,10 +82,7 @@ def read(said: Embedding, body: bytes) -> Vectors:
     Raises:
         UpstreamBroke: It is none, or has another number of vectors than there are texts.
     """
-    try:
-        answer = _ANSWER.decode(body)
-    except UNREADABLE as fault:
-        raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
+    answer = answer_in(body, _ANSWER)
     listed = answer.embeddings
     if isinstance(listed, dict):
         listed = listed.get("float")

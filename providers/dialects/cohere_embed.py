@@ -4,9 +4,8 @@ import msgspec
 
 from tollway.providers.dialects.cohere_read import usage_of
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import UNREADABLE
+from tollway.providers.dialects.embed_reader import answer_in
 from tollway.providers.embedding import Embedding, Vectors, one_each, too_many
-from tollway.providers.errors import UpstreamBroke
 
 # It must be said. Vectors of documents are what most texts are embedded for, and what those of
 # questions are then compared with.
@@ -55,10 +54,7 @@ def read(said: Embedding, body: bytes) -> Vectors:
     Raises:
         UpstreamBroke: It is none, or not of these texts.
     """
-    try:
-        answer = _ANSWER.decode(body)
-    except UNREADABLE as fault:
-        raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
+    answer = answer_in(body, _ANSWER)
     one_each(said, len(answer.embeddings.float))
     usage = usage_of({"billed_units": answer.meta.billed_units})
     return Vectors(tuple(answer.embeddings.float), usage, answer.id)

@@ -1,13 +1,30 @@
 """Meters an answer of vectors over the client's shoulder, in whatever dialect it came."""
 
 from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
 
 from tollway.providers.canon import Usage
 from tollway.providers.dialects.error_words import error_within
-from tollway.providers.dialects.wire import object_in
+from tollway.providers.dialects.wire import UNREADABLE, object_in
 from tollway.providers.embedding import Embedding, Vectors
 from tollway.providers.errors import UpstreamBroke, UpstreamRefused
 from tollway.providers.sse import Event
+
+_Said = TypeVar("_Said")
+
+
+def answer_in(body: bytes, decoder: msgspec.json.Decoder[_Said]) -> _Said:
+    """Return an answer of vectors, decoded.
+
+    Raises:
+        UpstreamBroke: It is none.
+    """
+    try:
+        return decoder.decode(body)
+    except UNREADABLE as fault:
+        raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
 
 
 class Reader:

@@ -10,10 +10,10 @@ import msgspec
 
 from tollway.providers.canon import Usage
 from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.embed_reader import answer_in
 from tollway.providers.dialects.gemini_read import usage_of
-from tollway.providers.dialects.wire import UNREADABLE, object_in
+from tollway.providers.dialects.wire import object_in
 from tollway.providers.embedding import Embedding, Vectors, one_each, too_many
-from tollway.providers.errors import UpstreamBroke
 from tollway.providers.tokens import estimated
 
 # Words of catalog.toml. Vertex puts the options of each text into an object of its own; its
@@ -100,10 +100,7 @@ def read(said: Embedding, body: bytes) -> Vectors:
     Raises:
         UpstreamBroke: It is none, or has another number of vectors than there are texts.
     """
-    try:
-        answer = _ANSWER.decode(body)
-    except UNREADABLE as fault:
-        raise UpstreamBroke(f"The provider's answer holds no vectors: {str(fault)[:200]}") from None
+    answer = answer_in(body, _ANSWER)
     vectors = _vectors(answer)
     one_each(said, len(vectors))
     raw = msgspec.json.encode(answer.usageMetadata).decode() if answer.usageMetadata else ""

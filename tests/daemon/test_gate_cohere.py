@@ -3,12 +3,11 @@
 import struct
 from base64 import b64decode
 from collections.abc import AsyncIterator
-from hashlib import sha256
 
 import msgspec
 import openai
 import pytest_asyncio
-from clouds import Cloud, cloud
+from clouds import ANN, Cloud, cloud
 from gateway import KEY, Gateway
 from shell import Running, running
 from wire.recordings import recordings
@@ -24,15 +23,7 @@ def config(port: int) -> str:
 kind = "cohere"
 base_url = "http://127.0.0.1:{port}"
 api_key = "env:HOME"
-[groups.all]
-models = ["*"]
-[users.ann]
-groups = ["all"]
-budget = ["9/day"]
-[keys.laptop]
-hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
-user = "ann"
-"""
+{ANN}"""
 
 
 @pytest_asyncio.fixture

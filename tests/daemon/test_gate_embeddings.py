@@ -3,14 +3,13 @@
 import struct
 from base64 import b64decode
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import msgspec
 import openai
 import pytest
 import pytest_asyncio
-from clouds import Cloud, cloud
+from clouds import ANN, Cloud, cloud
 from gateway import KEY, Gateway
 from shell import Reply, Running, running
 from wire.recordings import recordings
@@ -50,15 +49,7 @@ output = 0
 [prices."bedrock/some.*"]
 input = 1
 output = 0
-[groups.all]
-models = ["*"]
-[users.ann]
-groups = ["all"]
-budget = ["9/day"]
-[keys.laptop]
-hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
-user = "ann"
-"""
+{ANN}"""
 
 
 @pytest_asyncio.fixture

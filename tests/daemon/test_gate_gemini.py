@@ -1,14 +1,13 @@
 """Gemini behind the gateway: service tiers of its own, and what they cost."""
 
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
-from clouds import Cloud, cloud
-from gateway import KEY, Gateway
+from clouds import ANN, Cloud, cloud
+from gateway import Gateway
 from shell import Reply, running
 
 ASK = "/v1beta/models/gemini/gemini-2.5-flash:generateContent"
@@ -22,15 +21,7 @@ kind = "gemini"
 base_url = "http://127.0.0.1:{port}/v1beta"
 api_key = "env:HOME"
 {prices}
-[groups.all]
-models = ["*"]
-[users.ann]
-groups = ["all"]
-budget = ["9/day"]
-[keys.laptop]
-hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
-user = "ann"
-"""
+{ANN}"""
 
 
 PRICED = """

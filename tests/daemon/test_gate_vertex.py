@@ -3,15 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
-from clouds import Cloud, cloud
-from gateway import KEY, Gateway
+from clouds import ANN, Cloud, cloud
+from gateway import Gateway
 from shell import Reply, running, until
 from wire.recordings import Recording, recordings
 
@@ -33,15 +32,7 @@ def config(port: int, key: str) -> str:
 kind = "vertex"
 base_url = "http://127.0.0.1:{port}{AT}"
 {key}
-[groups.all]
-models = ["*"]
-[users.ann]
-groups = ["all"]
-budget = ["9/day"]
-[keys.laptop]
-hash = "sha256:{sha256(KEY.encode()).hexdigest()}"
-user = "ann"
-"""
+{ANN}"""
 
 
 @pytest_asyncio.fixture
