@@ -85,7 +85,7 @@ class Writer:
         match event:
             case ev.TextDelta() | ev.RefusalDelta() if event.text:
                 parts = [{"text": event.text}]
-                self._text(choice).pieces.append(event.text)
+                self._text(choice).add(event.text)
             case ev.ThinkingDelta() if event.text:
                 parts = [{"text": event.text, "thought": True}]
             case ev.ToolStart():
@@ -160,7 +160,7 @@ class Writer:
         match part:
             case Text() | Refusal():
                 written = {"text": part.text}
-                self._text(choice).pieces.append(part.text)
+                self._text(choice).add(part.text)
                 if isinstance(part, Text):
                     for citation in part.citations:
                         self._cite(citation, choice)
@@ -193,7 +193,10 @@ class Writer:
         self._sources.setdefault(choice, []).append(source)
 
     def _text(self, choice: int) -> "_Text":
-        return self._texts.setdefault(choice, _Text())
+        found = self._texts.get(choice)
+        if found is None:
+            found = self._texts[choice] = _Text()
+        return found
 
     def _weighed(self, event: ev.LogprobsDelta) -> bytes:
         if event.refusal:
@@ -231,17 +234,22 @@ class _Text:
     """The text of a choice so far: Google counts places in it by bytes."""
 
     def __init__(self) -> None:
-        self.pieces: list[str] = []
+        self._pieces: list[str] = []
+        self._length = 0
         self._opened = 0  # where the open part began
 
+    def add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._length += len(piece)
+
     def end_part(self) -> None:
-        self._opened = sum(map(len, self.pieces))
+        self._opened = self._length
 
     def place(self, citation: Citation) -> _Object:
         """Return where a citation of the open part stands; nothing where it is about all of it."""
         if citation.start is None or citation.end is None:
             return {}
-        text = "".join(self.pieces)
+        text = "".join(self._pieces)
         start, end = (max(0, self._opened + at) for at in (citation.start, citation.end))
         return {"startIndex": _size(text[:start]), "endIndex": _size(text[:end])}
 
