@@ -38,6 +38,8 @@ class KeepingPipe(Pipe):
             if room > 0:
                 self.kept.append(data if len(data) <= room else data[:room])
             self.kept_size += len(data)
+        # Also where the client has left: it may know the answer's id from its beginning.
+        self.last = data or self.last
         return super().write(data)
 
     def pass_on(self, chunk: bytes) -> bool:

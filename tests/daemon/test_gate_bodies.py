@@ -8,6 +8,7 @@ from gateway import DONE, HEAD, KEY, SSE, USED, WHOLE, Gateway, body, chunk, eve
 from shell import until
 from upstreams import chunked, drips, reads, says
 
+from tollway.daemon.gate.keep import KeepingPipe
 from tollway.daemon.ledger.bodies import LOOK_AHEAD, MOST_BYTES, Body, of_call
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.verify import verify
@@ -146,3 +147,15 @@ async def test_a_long_body_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -
         assert (request.size, request.cut) == (len(said), True)
         assert len(request.text) == MOST_BYTES
         assert request.text.endswith("aaa***bbb")
+
+
+def test_the_end_of_an_answer_is_told_though_its_client_has_left() -> None:
+    """It may have left with the answer's id, which the beginning names, while that was settled."""
+    pipe = KeepingPipe()
+    told: list[bytes] = []
+    pipe.whole = told.append
+    pipe.write(b"the beginning")
+    pipe.close()
+    pipe.write(b"the end")
+    pipe.finish()
+    assert (told, pipe.kept) == ([b"the end"], [b"the beginning"])
