@@ -120,6 +120,8 @@ class Reader:
             if isinstance(candidate, dict):
                 found += self._candidate(candidate, place)
         if not said.candidates and isinstance(said.promptFeedback, dict):
+            if why := text_of(said.promptFeedback, "blockReasonMessage"):
+                found.append(ev.RefusalDelta(why))
             self._stop(0, "filtered")
         if isinstance(said.usageMetadata, dict):
             usage = usage_of(said.usageMetadata)
@@ -145,7 +147,10 @@ class Reader:
                 why = text_of(said, "finishMessage") or f"its `finishReason` is {reason}"
                 raise UpstreamGaveUp(f"The model's answer is none: {why[:300]}")
             known: ev.StopReason = "end" if reason in _NO_ANSWER else "other"
-            self._stop(choice, _REASONS.get(reason, known))
+            stop = _REASONS.get(reason, known)
+            if stop == "filtered" and (why := text_of(said, "finishMessage")):
+                found.append(ev.RefusalDelta(why, choice))
+            self._stop(choice, stop)
         return found
 
     def _sourced(self, choice: int) -> Sources:

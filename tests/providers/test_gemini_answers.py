@@ -9,6 +9,8 @@ from translated import ANTHROPIC, GEMINI, OPENAI, RESPONSES, client_call, no_req
 from tollway.providers.canon import Call
 from tollway.providers.conversation import Thinking
 from tollway.providers.events import Answer
+from tollway.providers.fold import fold
+from tollway.providers.sse import Event
 
 
 def answer(*parts: dict[str, Any], reason: str = "STOP") -> Answer:
@@ -52,3 +54,25 @@ def test_what_proves_a_text_goes_to_clients_of_chat_completions_and_back() -> No
     body = json.dumps({"model": "m", "messages": turns}).encode()
     (_, again) = OPENAI.read_request(Call("chat", OPENAI.name, "m", body)).messages
     assert Thinking("", "c2ln", by="gemini") in again.parts
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"promptFeedback": {"blockReason": "SAFETY", "blockReasonMessage": "No such talk here"}},
+        {"candidates": [{"finishReason": "SAFETY", "finishMessage": "No such talk here"}]},
+    ],
+)
+def test_why_a_filter_ended_it_is_told_as_a_refusal(body: dict[str, Any]) -> None:
+    """Google's words for it went nowhere: an answer of nothing had no reason, streamed or whole."""
+    said = json.dumps(body).encode()
+    whole = GEMINI.events(no_request(GEMINI), frozenset()).whole(said)
+    reader = GEMINI.events(no_request(GEMINI), frozenset())
+    streamed = fold([*reader.event(Event(b"", said)), *reader.end()])
+    assert whole == streamed
+    (choice,) = json.loads(OPENAI.writer(client_call(OPENAI)).whole(whole))["choices"]
+    assert choice["message"]["refusal"] == "No such talk here"
+    assert choice["finish_reason"] == "content_filter"
+    message = json.loads(ANTHROPIC.writer(client_call(ANTHROPIC)).whole(whole))
+    assert message["content"] == [{"type": "text", "text": "No such talk here"}]
+    assert message["stop_reason"] == "refusal"
