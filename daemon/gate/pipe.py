@@ -38,7 +38,11 @@ class Client(Protocol):
     """
 
     drained: Callable[[], None] | None
-    full: bool
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is unread."""
+        ...
 
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write an answer in one piece."""

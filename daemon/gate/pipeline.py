@@ -9,6 +9,7 @@ from tollway.daemon.gate.authenticate import PREFIX, Caller
 from tollway.daemon.gate.conversations import resumed
 from tollway.daemon.gate.count import count, is_asked_there
 from tollway.daemon.gate.gate import Gate
+from tollway.daemon.gate.one_array import OneArray
 from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange
@@ -71,7 +72,8 @@ async def serve(
     trace.exchange = exchange
     exchange.start()
     try:
-        await relay(request, exchange, gate.config.server.keepalive)
+        client = OneArray(request) if url.one_array else request
+        await relay(client, exchange, gate.config.server.keepalive)
     except GatewayError as error:
         if caller.run:
             own = isinstance(error, BudgetSpent) and error.scope == ("tag", f"run={caller.run}")

@@ -4,11 +4,12 @@ A client that reads nothing for too long is cut off by its connection (`EdgeLimi
 """
 
 from tollway.daemon.direct import Direct
+from tollway.daemon.gate.one_array import OneArray
 from tollway.daemon.gate.send import Exchange
 from tollway.providers.dialects.table import DIALECTS
 
 
-async def relay(client: Direct, exchange: Exchange, keepalive_s: float) -> None:
+async def relay(client: Direct | OneArray, exchange: Exchange, keepalive_s: float) -> None:
     """Give the client its answer, and return once it has all of it.
 
     A stream whose first event is late gets its headers after `keepalive_s` seconds, and what its

@@ -17,7 +17,7 @@ from tollway.providers.dialects.gemini_bound import bound
 from tollway.providers.dialects.gemini_errors import error_event, read_error, write_error
 from tollway.providers.dialects.gemini_read import Reader
 from tollway.providers.dialects.gemini_request import NAME, edited, peek
-from tollway.providers.errors import GatewayError, RequestInvalid, UpstreamRefused
+from tollway.providers.errors import GatewayError, UpstreamRefused
 
 __all__ = ["DIALECT", "Gemini", "token_count"]
 
@@ -40,12 +40,6 @@ class Gemini:
             RequestInvalid: It is not a JSON object, a key stands twice, or a field that the gate
                 needs has the wrong type; `param` names it.
         """
-        if url.one_array:
-            raise RequestInvalid(
-                "A stream is given as server-sent events alone",
-                hint="Put `?alt=sse` behind the path, as Google's own libraries do",
-                param="alt",
-            )
         return peek(endpoint, body, url.model, stream=url.stream)
 
     def bound(self, call: Call) -> Bound:
