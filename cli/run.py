@@ -178,7 +178,7 @@ def run(  # noqa: PLR0913 - an argument is an option
     session = Session(Control(loaded.admin_socket), key, tags, cap)
     gateway = Gateway(_reached_at(started.url), session.secret, model, own, cap is not None)
     made = launch(command, os.environ, gateway)
-    with agent_settings(agent_of(command), os.environ) as more, signals_held():
+    with agent_settings(agent_of(command), os.environ, model) as more, signals_held():
         session.keep()
         try:
             _begun(session, tags, cap)

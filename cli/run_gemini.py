@@ -3,8 +3,10 @@
 Where GOOGLE_GEMINI_BASE_URL is set it takes itself to be behind a company's gateway, and then
 ends in non-interactive use with "Invalid auth method selected"; where a person has signed in to
 Google, it goes there past that address. Both end once its settings name the key, and no variable
-or option says that (seen with 0.61). So it gets a home of its own: the person's, link by link,
-with settings that sign in by key.
+or option says that (seen with 0.61). Nor does one say which model it is to search, fetch, sum up
+and send its agents out with: those are names of Google's, and where none of them is served it asks
+again without end. So it gets a home of its own: the person's, link by link, with settings that
+sign in by key and put the run's model in the place of those names.
 """
 
 import json
@@ -18,17 +20,30 @@ from pathlib import Path
 from typing import Any
 
 from tollway.cli.boundary import UsageProblem
+from tollway.cli.edits import warn
 from tollway.cli.run_env import GEMINI
 
 _HOME = "GEMINI_CLI_HOME"
 _SETTINGS = "settings.json"
 _KEY = "gemini-api-key"
+# What 0.61 asks for beside the model that it is told, and what its `/model` offers.
+ITS_MODELS = (
+    *("flash", "flash-lite", "pro", "gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"),
+    *("gemini-3-flash", "gemini-3-flash-preview", "gemini-3-pro-preview", "gemini-3.1-pro-preview"),
+    *("gemini-3.1-pro-preview-customtools", "gemini-3.1-flash-lite-preview"),
+    *("gemini-3.1-flash-lite", "gemini-3.5-flash-lite", "gemini-3.5-flash", "gemini-3.8-flash"),
+    "gemini-2.5-computer-use-preview-10-2025",
+)
 _BY_KEY = re.compile(rf'"selectedType"\s*:\s*"{_KEY}"')
 
 
 @contextmanager
-def agent_settings(agent: str, environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Yield the variable that makes Gemini CLI use its key; nothing for others, or where it does.
+def agent_settings(
+    agent: str, environ: Mapping[str, str], model: str | None = None
+) -> Iterator[dict[str, str]]:
+    """Yield the variable that makes Gemini CLI use its key, and `model` alone where one is given.
+
+    Nothing for other programs, or where its settings say all that.
 
     What it leaves in its home, sessions and all, is the person's in the end; changes of its
     settings are not.
@@ -37,7 +52,7 @@ def agent_settings(agent: str, environ: Mapping[str, str]) -> Iterator[dict[str,
         UsageProblem: Its settings are not plain JSON, and do not name the key.
     """
     own = Path(environ.get(_HOME) or Path.home()) / ".gemini"
-    said = _settings(own / _SETTINGS) if agent == GEMINI else None
+    said = _settings(own / _SETTINGS, model) if agent == GEMINI else None
     if said is None:
         yield {}
         return
@@ -54,23 +69,37 @@ def agent_settings(agent: str, environ: Mapping[str, str]) -> Iterator[dict[str,
             _keep(folder, own)
 
 
-def _settings(path: Path) -> dict[str, Any] | None:
-    """Return settings that sign in by key, whatever else they say; None where they do already."""
+def _settings(path: Path, model: str | None) -> dict[str, Any] | None:
+    """Return settings that sign in by key and use a model; None where the person's are to hold."""
     try:
         text = path.read_text("utf-8")
     except OSError:
         text = "{}"
-    if _BY_KEY.search(text):
+    by_key = bool(_BY_KEY.search(text))
+    if by_key and model is None:
         return None
     try:
         said = json.loads(text)
     except ValueError as fault:
+        if by_key:
+            warn(f"{path} has comments: what Gemini CLI calls beside `{model}` has Google's names")
+            return None
         raise UsageProblem(
             f"{path} does not sign in by key, and is no plain JSON that could be led there",
             hint='Choose "Use Gemini API key" with `/auth` in Gemini CLI once',
         ) from fault
     said = said if isinstance(said, dict) else {}
-    return said | {"security": _object(said, "security") | {"auth": {"selectedType": _KEY}}}
+    said |= {"security": _object(said, "security") | {"auth": {"selectedType": _KEY}}}
+    return said if model is None else said | {"modelConfigs": _led(said, model)}
+
+
+def _led(said: dict[str, Any], model: str) -> dict[str, Any]:
+    """Return settings of models with one in the place of all that Gemini CLI names itself."""
+    configs = _object(said, "modelConfigs")
+    found = configs.get("customOverrides")
+    own = found if isinstance(found, list) else []
+    ours = [{"match": {"model": name}, "modelConfig": {"model": model}} for name in ITS_MODELS]
+    return configs | {"customOverrides": [*own, *ours]}
 
 
 def _object(said: dict[str, Any], name: str) -> dict[str, Any]:

@@ -61,6 +61,42 @@ def test_settings_that_name_the_key_are_used_as_they_are(tmp_path: Path, setting
         assert env == {}
 
 
+@pytest.mark.parametrize("settings", [None, json.dumps(BY_KEY)])
+def test_the_run_s_model_stands_for_all_that_it_names_itself(
+    tmp_path: Path, settings: str | None
+) -> None:
+    """It searches, sums up and sends agents out with models of Google's: each was a 404."""
+    home_of(tmp_path, settings)
+    with agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}, "smart") as env:
+        made = json.loads((Path(env["GEMINI_CLI_HOME"]) / ".gemini/settings.json").read_text())
+    overrides = made["modelConfigs"]["customOverrides"]
+    assert {one["modelConfig"]["model"] for one in overrides} == {"smart"}
+    led = {one["match"]["model"] for one in overrides}
+    assert {"gemini-3-flash-preview", "gemini-2.5-pro", "flash", "flash-lite"} < led
+    assert made["security"] == BY_KEY["security"]
+
+
+def test_a_person_s_own_overrides_of_models_hold_beside_them(tmp_path: Path) -> None:
+    """What they say of a temperature is theirs; which model is called is the run's."""
+    own = {"match": {"model": "web-fetch"}, "modelConfig": {"generateContentConfig": {"topK": 3}}}
+    said = {"modelConfigs": {"customAliases": {"a": {}}, "customOverrides": [own]}}
+    home_of(tmp_path, json.dumps(said))
+    with agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}, "smart") as env:
+        made = json.loads((Path(env["GEMINI_CLI_HOME"]) / ".gemini/settings.json").read_text())
+    assert made["modelConfigs"]["customAliases"] == {"a": {}}
+    assert made["modelConfigs"]["customOverrides"][0] == own
+
+
+def test_settings_with_comments_are_left_and_what_that_means_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its main model is led by a variable all the same."""
+    home_of(tmp_path, "// mine\n" + json.dumps(BY_KEY))
+    with agent_settings("gemini", {"GEMINI_CLI_HOME": str(tmp_path)}, "smart") as env:
+        assert env == {}
+    assert "has comments" in capsys.readouterr().err
+
+
 def test_settings_that_cannot_be_read_are_refused_with_the_way_out(tmp_path: Path) -> None:
     """They may sign in to Google, past the gateway."""
     home_of(tmp_path, "{ // mine\n}")

@@ -3,16 +3,18 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
-from agents import PATIENCE_S, claude, codex, config, gemini, refuses
+from agents import PATIENCE_S, claude, codex, config, gemini, installed, refuses
 from brains import Chat, Messages
 from gateway import KEY
 from shell import Running, running
 from upstreams import Upstream, upstream
 
+from tollway.cli.run_gemini import ITS_MODELS
 from tollway.daemon.ledger.calls import recent
 
 pytestmark = pytest.mark.whole
@@ -113,6 +115,18 @@ async def test_gemini_cli_runs_with_nothing_set(tmp_path: Path) -> None:
         ended = await run(daemon, tmp_path, options, (str(own), *GEMINI))
         check(daemon, tmp_path, ended, len(brain.asked))
         assert (tmp_path / ".gemini/settings.json").read_text() == settings
+
+
+def test_gemini_cli_s_own_names_of_models_are_all_led_to_the_run_s() -> None:
+    """Those of its program: a name that is not led is asked for again without end."""
+    named = set()
+    for file in (installed() / "node_modules/@google/gemini-cli/bundle").glob("chunk-*.js"):
+        text = file.read_text()
+        named |= set(
+            re.findall(r'^var [A-Z0-9_]+_MODEL = "(gemini-[\w.-]+|flash|pro)";', text, re.M)
+        )
+    assert {"gemini-3-flash-preview", "flash"} < named
+    assert {name for name in named if "embedding" not in name} <= set(ITS_MODELS)
 
 
 SCRIPT = """
