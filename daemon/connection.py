@@ -198,6 +198,8 @@ class Connection(web.RequestHandler):
             lingering_time=limits.linger_s,
             access_log=None,  # type: ignore[arg-type] # None turns it off: middleware.py logs
             tcp_keepalive=True,
+            # `body.read` undoes it, which only known callers reach: a megabyte can be a gigabyte.
+            auto_decompress=False,
         )
         self._all = every
         self._app = app
@@ -376,8 +378,6 @@ class Connection(web.RequestHandler):
         return bool(answer.keep_alive)
 
     async def _serve(self, serve: Serve, message: RawRequestMessage, payload: StreamReader) -> bool:
-        if message.compression:
-            self._lingering_time = 0.0  # as for `_request` below
         self._request_in_progress = True
         call = self._call = Direct(self, self._app, message, payload)
         try:
@@ -473,9 +473,4 @@ def _request(
     writer: AbstractStreamWriter,
     task: "asyncio.Task[None]",
 ) -> Request:
-    if message.compression:
-        # What is left of a refused body is read and dropped for a while, and would be unpacked
-        # for that: a megabyte of it can be a gigabyte, and be sent without a key. `Request.read`,
-        # which only known callers reach, takes this back, so that they hear why.
-        protocol._lingering_time = 0.0
     return Request(message, payload, protocol, writer, task, asyncio.get_running_loop())

@@ -16,7 +16,7 @@ from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from multidict import MultiMapping
 
-from tollway.daemon.body import read
+from tollway.daemon.body import read, refuse_unread
 from tollway.daemon.ids import new_id
 from tollway.daemon.state import GUARD, Trace
 from tollway.providers.errors import GatewayError
@@ -73,9 +73,10 @@ class Direct:
                 refused = GatewayError("The request expects what the gateway does not do")
                 refused.status, refused.code = 417, "expectation_failed"
                 raise refused
+            refuse_unread(self.app, self.headers)  # who asks first need not send it
             if self._new and not self._payload.is_eof():
                 self._connection.send(_CONTINUE)
-        return await read(self.app, self.headers, self._payload, self._connection, self._take)
+        return await read(self.app, self.headers, self._payload, self._take)
 
     def _take(self, size: int) -> None:
         self.daemon.room.take(size)

@@ -84,6 +84,20 @@ class ContentTypeRefused(GatewayError):
     code = "unsupported_media_type"
 
 
+class EncodingRefused(GatewayError):
+    """A body compressed in a way that is not undone here; those in `taken` are."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    def __init__(self, said: str, taken: tuple[str, ...]) -> None:
+        super().__init__(
+            f"A body with `Content-Encoding: {said[:100]}` is not taken",
+            hint=f"Send it as it is, or in one of {', '.join(f'`{one}`' for one in taken)}",
+        )
+        self.taken = taken
+
+
 class BudgetSpent(GatewayError):
     """A budget has no room for the call's worst case. `skips`: another target may have.
 

@@ -22,6 +22,7 @@ from tollway.daemon.control import write_control_error
 from tollway.daemon.direct import Direct, Serve
 from tollway.daemon.errors import (
     ContentTypeRefused,
+    EncodingRefused,
     Forbidden,
     MethodNotAllowed,
     NotFound,
@@ -445,6 +446,8 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 402 or not error.again:
         headers["x-should-retry"] = "false"
+    if isinstance(error, EncodingRefused):
+        headers["Accept-Encoding"] = ", ".join(error.taken)
     if isinstance(error, RateLimited) and error.standing:
         now = datetime.now(UTC)
         headers.update(rate_headers(dialect, error.standing, now))

@@ -1,35 +1,110 @@
-"""Decompress an answer's body piece by piece, in bounded memory."""
+"""Decompress a body piece by piece, in bounded memory."""
 
+import sys
 import zlib
+from importlib import import_module
+from typing import Any, Final, Protocol
 
 STEP = 256 * 1024  # the most that one step yields, however far a few bytes expand
-# JSON and SSE text shrink 3 to 30 times. A body that is bigger than FREE and expands more than
-# RATIO times is built to fill memory (deflate reaches 1,032).
+# JSON and SSE text shrink 3 to 30 times. An answer that is bigger than FREE and expands more than
+# RATIO times is built to fill memory (deflate reaches 1,032, Zstandard 30,000).
 FREE = 4 * 1024 * 1024
 RATIO = 200
+# Files of gzip and Zstandard may be joined. Each costs a little however small it is, an empty one
+# too: a body of nothing else would keep the event loop busy for minutes.
+_MOST_MEMBERS = 1000
+# What RFC 9659 lets a sender demand of a receiver's memory: 8 MiB, as a power of two.
+_ZSTD_WINDOW = 23
 
-_CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+CODINGS: Final = ("gzip", "deflate", "zstd")
+_ALIASES: Final = {"x-gzip": "gzip"}
 
 
 class CannotInflate(Exception):
     """The body is not what its Content-Encoding says; the text says how, in words."""
 
 
-class Inflater:
-    """Undo `gzip` or `deflate`: `feed` compressed bytes, `take` plain ones until there are none."""
+class _Stream(Protocol):
+    """What undoes one member: zlib's own interface."""
 
-    def __init__(self, coding: str) -> None:
-        self._gzip = _CODINGS[coding] == "gzip"
-        self._stream = zlib.decompressobj(wbits=31) if self._gzip else None
+    @property
+    def eof(self) -> bool:
+        """Whether the member has ended."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came behind it."""
+        ...
+
+    @property
+    def unconsumed_tail(self) -> bytes:
+        """What it gave back, as it had made enough of the rest."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Return up to `max_length` plain bytes."""
+        ...
+
+
+class _Zstd:
+    """Zstandard's stream, with zlib's interface."""
+
+    unconsumed_tail = b""  # it keeps the rest to itself
+
+    def __init__(self) -> None:
+        # Imported for the first body that needs it: Codex's alone are packed so.
+        zstd: Any = import_module(
+            "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        )
+        most = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
+        self._stream = zstd.ZstdDecompressor(options=most)
+        self._fault: type[Exception] = zstd.ZstdError
+
+    @property
+    def eof(self) -> bool:
+        """Whether the frame has ended."""
+        return bool(self._stream.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came behind the frame."""
+        return bytes(self._stream.unused_data)
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Return up to `max_length` plain bytes.
+
+        Raises:
+            CannotInflate: The frame is damaged, or demands too much memory.
+        """
+        try:
+            return bytes(self._stream.decompress(data, max_length))
+        except self._fault as fault:
+            raise CannotInflate(
+                "its compressed body is damaged, or was made with a window of over 8 MiB"
+            ) from fault
+
+
+class Inflater:
+    """Undo one of CODINGS: `feed` compressed bytes, `take` plain ones until there are none.
+
+    Past `free` plain bytes it demands that they came of no fewer than one in RATIO.
+    """
+
+    def __init__(self, coding: str, *, free: float = FREE) -> None:
+        self._coding = _ALIASES.get(coding, coding)
+        self._free = free
+        self._stream: _Stream | None = None if self._coding == "deflate" else self._member()
+        self._members = 1
         self._input = b""
-        self._full = False  # zlib holds more output than the last step took
+        self._full = False  # the stream holds more output than the last step took
         self._fed = 0
         self._made = 0
 
     @staticmethod
     def knows(coding: str) -> bool:
         """Return whether a Content-Encoding, in lower case, can be undone."""
-        return coding in _CODINGS
+        return _ALIASES.get(coding, coding) in CODINGS
 
     @property
     def whole(self) -> bool:
@@ -60,20 +135,24 @@ class Inflater:
             self._input = stream.unused_data if stream.eof else stream.unconsumed_tail
             self._full = len(out) == STEP and not stream.eof
             self._made += len(out)
-            if self._made > FREE and self._made > RATIO * (self._fed - len(self._input)):
+            if self._made > self._free and self._made > RATIO * (self._fed - len(self._input)):
                 raise CannotInflate(f"its compressed body expands more than {RATIO} times")
             if out:
                 return out
         return b""
 
-    def _next_member(self) -> "zlib._Decompress":
-        """Go on behind the end of a stream: gzip files may be joined, nothing else may follow."""
-        if not self._gzip:
+    def _member(self) -> _Stream:
+        return _Zstd() if self._coding == "zstd" else zlib.decompressobj(wbits=31)
+
+    def _next_member(self) -> _Stream:
+        """Go on behind the end of a stream: such files may be joined, nothing else may follow."""
+        self._members += 1
+        if self._coding == "deflate" or self._members > _MOST_MEMBERS:
             raise CannotInflate("its compressed body goes on behind its end")
-        self._stream = zlib.decompressobj(wbits=31)
+        self._stream = self._member()
         return self._stream
 
-    def _begin_deflate(self) -> "zlib._Decompress | None":
+    def _begin_deflate(self) -> _Stream | None:
         """Return a stream once the first two bytes tell which of the two `deflate`s this is.
 
         The standard means zlib's format; servers that send bare deflate are as old as it.
