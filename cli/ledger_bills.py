@@ -148,7 +148,8 @@ def settle(
 
     A call that a kill cut short is booked at its hold, one whose provider reported nothing at an
     upper bound; the provider's own page may know better. With --usage alone the price in the
-    ledger says the cost. The daemon must be down, since its budgets count the call.
+    ledger says the cost: that of the service tier which the request asked for by name, if it is
+    dearer than the standard one. The daemon must be down, since its budgets count the call.
 
     Examples:
         tollway ledger settle 019a2b3c-4d5e --cost 0.0123

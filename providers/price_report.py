@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.money import NANO, cost
-from tollway.providers.price_service import STANDARD, reachable, served
+from tollway.providers.price_service import served, unnamed
 
 # No answer costs more: what says so is a mistake, and the tokens are believed.
 _MOST_USD = Decimal(100_000)
@@ -107,7 +107,6 @@ def billed(usage: Usage, price: Price, *, asked: str, answered: str) -> tuple[in
         return cost(usage, price), price
     said = served(price, answered)
     if said is None:
-        # "auto" is no name: without a word from the provider it is the standard tier.
-        options = reachable(price, asked) if asked != "auto" else reachable(price, STANDARD)
+        options = unnamed(price, asked)
         return max(((cost(usage, one), one) for one in options), key=lambda pair: pair[0])
     return cost(usage, said), said

@@ -33,6 +33,14 @@ def reachable(price: Price, asked: str) -> tuple[Price, ...]:
     return (price, *others)
 
 
+def unnamed(price: Price, asked: str) -> tuple[Price, ...]:
+    """Return the prices of which the dearest is billed where an answer names no tier.
+
+    "auto" is no name: without a word from the provider it is the standard tier.
+    """
+    return reachable(price, STANDARD if asked == AUTO else asked)
+
+
 def is_known(price: Price, asked: str) -> bool:
     """Whether `reachable` holds for a tier: a name without a price may cost anything."""
     known = asked == AUTO or asked in _STANDARD or asked in _NO_DEARER

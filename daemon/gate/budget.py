@@ -7,7 +7,7 @@ from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Price
 from tollway.providers.errors import Unbounded
 from tollway.providers.money import time_cost, time_for, worst_case
-from tollway.providers.price_service import is_known
+from tollway.providers.price_service import STANDARD, is_known, unnamed
 
 _LEAST_MS = 1000  # of a model that is charged by its time: less is no answer
 LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
@@ -29,6 +29,9 @@ class Worst(msgspec.Struct, frozen=True):
         """Return the most in nano-dollars that it can cost with so many tokens of output."""
         if price.gpu_hour_usd is not None:
             return time_cost(self.deadline_ms or 0, price) or 0  # whatever comes out meanwhile
+        return self._in(price, self.bound.service, output_tokens)
+
+    def _in(self, price: Price, service: str, output_tokens: int) -> int:
         bound = self.bound
         return worst_case(
             self.input_tokens,
@@ -36,8 +39,15 @@ class Worst(msgspec.Struct, frozen=True):
             price,
             media=bound.media,
             searches=bound.searches,
-            service=bound.service,
+            service=service,
         )
+
+    def unanswered(self, price: Price) -> Price:
+        """Return the price of the service tier that counts as long as no answer names one."""
+        options = unnamed(price, self.bound.service)
+        if len(options) == 1:
+            return price
+        return max(options, key=lambda one: self._in(one, STANDARD, self.output_tokens))
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -290,7 +290,7 @@ class Exchange:
                 model=target.model,
                 started_ms=max(now_ms(), self._at_ms),
                 hold_nanousd=had.most.nanousd,
-                price=price,
+                price=price and had.most.unanswered(price),
                 provider_key=target.key,
             ),
             target=target,

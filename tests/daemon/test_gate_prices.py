@@ -2,12 +2,19 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from gateway import CHAT, INPUT, OUTPUT, Gateway, body, config, error, gateway, whole
 from shell import running
 from upstreams import Step, reads, says, upstream
+
+from tollway.daemon.ledger.backup import backup
+from tollway.daemon.ledger.calls import one
+from tollway.daemon.ledger.settling import settle
+from tollway.daemon.ledger.verify import verify
+from tollway.providers.canon import Usage
 
 TIERS = "service_tiers = { priority = 2.0, flex = 0.5 }"
 USED_COST = 7 * INPUT + 3 * OUTPUT
@@ -83,6 +90,28 @@ async def test_a_hold_is_for_the_dearest_tier_that_the_request_can_reach() -> No
             # The bound counts the bytes of the request, those of the tier's name among them.
             held[asked] = row.call.hold_nanousd - len(asked) * INPUT * (1 + (asked != "default"))
         assert held["auto"] == held["priority"] == 2 * held["default"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "tier"), [("priority", "priority"), ("flex", ""), ("auto", ""), (None, "")]
+)
+async def test_an_estimate_has_the_price_of_the_tier_that_was_asked_for(
+    tmp_path: Path, asked: str | None, tier: str
+) -> None:
+    """What it really used is priced by the row: the dearer of the tier by name and the standard."""
+    async with priced([reads()], prices=usual(TIERS)) as gate:
+        row = await gate.row(await gate.ask(body(service_tier=asked)))
+        assert row.call.estimated
+        price = row.attempts[0].price
+        assert price is not None
+        assert price.service == tier
+        call_id, path = row.call.id, tmp_path / "copy.db"
+        ledger = gate.daemon.server.daemon.ledger.path
+        backup(ledger, path, replace=False, progress=lambda _done, _of: None)
+    used = Usage(input=7, output=3)
+    settle(path, call_id, attempt=None, cost_nanousd=None, usage=used, who="ann")
+    assert one(path, call_id).call.cost_nanousd == USED_COST * (2 if tier else 1)
+    assert verify(path) == []
 
 
 async def test_a_tier_without_a_price_is_refused_with_the_line_to_add() -> None:
