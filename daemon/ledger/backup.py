@@ -17,6 +17,8 @@ from tollway.daemon.ledger.schema import transaction
 from tollway.daemon.ledger.verify import Difference, verify
 
 _PAGES = 2048  # copied in one step: 8 MiB
+# Where 0 stands for none, so that no foreign key can say that they point to words.
+_ALSO_POINT = (("spend_label", "tags"), ("spend_label", "session"))
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -121,14 +123,14 @@ def vacuum(path: Path) -> Vacuumed:
 
 
 def _forget_words(db: sqlite3.Connection) -> int:
-    # Whatever points to a word says so in the schema.
+    # All else that points to a word says so in the schema.
     points = db.execute(
         'SELECT m.name, f."from" FROM sqlite_master m, pragma_foreign_key_list(m.name) f'
         " WHERE m.type = 'table' AND f.\"table\" = 'words'"
     ).fetchall()
     used = " UNION ".join(
         f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL"  # noqa: S608 - the schema's
-        for table, column in points
+        for table, column in (*points, *_ALSO_POINT)
     )
     return db.execute(f"DELETE FROM words WHERE id NOT IN ({used})").rowcount  # noqa: S608
 

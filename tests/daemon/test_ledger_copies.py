@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from ledger_rows import AT_MS, attempt, closed, ended, opened, refused
@@ -16,7 +17,7 @@ from tollway.daemon.ledger.backup import backup, vacuum
 from tollway.daemon.ledger.bodies import Kept, of_call
 from tollway.daemon.ledger.export import What, rows, titles
 from tollway.daemon.ledger.reading import reading
-from tollway.daemon.ledger.spend import totals
+from tollway.daemon.ledger.spend import report, totals
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.writer import Ledger
 
@@ -147,6 +148,24 @@ async def test_vacuum_gives_room_back_and_loses_nothing(path: Path) -> None:
     await call(again, 999)
     await again.close()
     assert verify(path) == []
+
+
+async def test_vacuum_keeps_the_names_that_only_sums_have(tmp_path: Path) -> None:
+    """Calls are deleted, their sums stay for ever: by tag and by session too."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.start()
+    made = opened(1, tags='{"branch":"main"}', session="s1")
+    await ledger.admit(made, attempt(made))
+    await ledger.settle(closed(made), ended(attempt(made), 100))
+    await ledger.close()
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as db:
+        db.execute("DELETE FROM attempts")
+        db.execute("DELETE FROM calls")
+        db.execute("UPDATE meta SET value = 4000000000000 WHERE name = 'pruned_before_ms'")
+    vacuum(ledger.path)
+    for by, name in (("session", "s1"), ("tag:branch", "main")):
+        found = report(ledger.path, by=(by,), since_ms=0, until_ms=2**60, tz=ZoneInfo("UTC"))
+        assert [(row.group, row.cost_nanousd) for row in found] == [((name,), 100)]
 
 
 async def test_vacuum_waits_for_no_daemon(path: Path) -> None:
