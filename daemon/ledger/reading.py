@@ -1,5 +1,6 @@
 """How everyone but the writer opens the ledger: read-only, and never for long."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -47,7 +48,23 @@ def open_read_only(path: Path) -> Connection:
         sqlite3.Error: The file cannot be opened.
     """
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    if _rests(path):
+        uri += "&immutable=1"
     return connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+
+
+def _rests(path: Path) -> bool:
+    """Whether the ledger is a closed one on a disk that nobody can write.
+
+    SQLite would make the log's shared memory beside it, and cannot.
+    """
+    try:
+        if not os.statvfs(path).f_flag & os.ST_RDONLY:
+            return False
+        real = path.resolve()
+        return not real.with_name(f"{real.name}-wal").exists()
+    except OSError:
+        return False
 
 
 def open_to_write(path: Path, busy_s: float) -> Connection:

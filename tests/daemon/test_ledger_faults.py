@@ -26,6 +26,7 @@ from tollway.daemon.ledger import calls
 from tollway.daemon.ledger.faults import problem
 from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.rows import SpentQuery
+from tollway.daemon.ledger.spend import totals
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.writer import Ledger
 
@@ -184,6 +185,20 @@ async def test_a_read_only_disk_refuses_and_heals(tmp_path: Path) -> None:
             await ledger.ready()
             await ledger.admit(call, attempt(call))
             await ledger.settle(closed(call), ended(attempt(call)))
+
+
+async def test_a_closed_ledger_on_a_read_only_disk_is_read(tmp_path: Path) -> None:
+    """An old disk, or a snapshot: its reports need nothing written beside the file."""
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        ledger = Ledger(disk / "own" / "ledger.db")
+        ledger.start()
+        made = opened(1)
+        await ledger.admit(made, attempt(made))
+        await ledger.settle(closed(made), ended(attempt(made), 300))
+        await ledger.close()
+        remount(disk, "ro")
+        assert totals(ledger.path, since_ms=0, until_ms=2**60).cost_nanousd == 300
+        assert verify(ledger.path) == []
 
 
 async def test_a_folder_that_cannot_be_made_refuses_and_heals(tmp_path: Path) -> None:
