@@ -21,6 +21,9 @@ _TOOL_CALL = 32
 _BEFORE = frozenset({"response.created", "response.in_progress", "response.queued"})
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _DONE = frozenset({"completed", "incomplete"})
+# Of an answer that is made in the background: all of it is still to come, and to be paid.
+_TO_COME = frozenset({"queued", "in_progress"})
+_NOBODY_KNOWS = 2**40
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _NONE = (b"", b"null")
 # Within a text its quotes are escaped.
@@ -143,6 +146,8 @@ class Reader:
             self.failed = error_within(body)
         elif said.object == "response" or said.output is not None:
             self.begun = self.ended = True
+            if type(said.status) is str and said.status in _TO_COME:
+                self.produced = _NOBODY_KNOWS
 
     def _name(self, said: _Response) -> None:
         if type(said.id) is str:

@@ -86,6 +86,19 @@ async def test_visible_output_bounds_a_model_that_hides_none() -> None:
         assert row.call.cost_nanousd < row.attempts[0].hold_nanousd
 
 
+async def test_an_answer_that_is_still_to_come_is_billed_at_its_hold() -> None:
+    """Made in the background, it shows nothing yet, and is paid for all the same."""
+    queued = b'{"id":"resp_1","object":"response","status":"queued","output":[],"usage":null}'
+    route = f'[routes.later]\nto = ["up/{SHOWN}"]\nallow_unbounded = true\n'
+    async with gateway([[reads(), says(whole(queued))]], more=route) as gate:
+        said = {"model": "later", "input": "Hi", "background": True, "max_output_tokens": 5000}
+        reply = await gate.ask(msgspec.json.encode(said), "/v1/responses")
+        row = await gate.row(reply)
+        assert (reply.status, reply.body) == (200, queued)
+        assert (row.call.ending, row.call.estimated) == ("no_usage", True)
+        assert row.call.cost_nanousd == row.attempts[0].hold_nanousd > 5000 * OUTPUT
+
+
 async def test_a_report_of_no_output_is_not_believed_when_there_was_some() -> None:
     """Text came and the report says zero tokens: a broken report never makes a call free."""
     report = b'data: {"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0}}\n\n'
