@@ -36,12 +36,25 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 class Splitter:
     """Cuts a stream into events, wherever the chunks happen to fall."""
 
+    __slots__ = (
+        "_cutting",
+        "_first",
+        "_most",
+        "_rest",
+        "_seen",
+    )
+
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._most = most
         self._rest = bytearray()
         self._seen = 0  # so much of the rest holds no blank line
         self._first = True
         self._cutting = False  # inside an event that was too large to keep
+
+    @property
+    def between(self) -> bool:
+        """Whether what comes next begins an event, and not the first one."""
+        return not (self._rest or self._first or self._cutting)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that `chunk` completes."""

@@ -42,7 +42,7 @@ class KeepingPipe(Pipe):
         self.last = data or self.last
         return super().write(data)
 
-    def pass_on(self, chunk: bytes) -> bool:
+    def pass_on(self, chunk: bytes, now_s: float) -> bool:
         """Hand on no chunk as it stands: what is remembered has no framing, and is written."""
         return False
 

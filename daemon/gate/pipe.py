@@ -124,11 +124,14 @@ class Pipe:
         self._said_s = self._loop.time()
         return self._client.full
 
-    def pass_on(self, chunk: bytes) -> bool:
-        """Hand on a chunk as it stands on the wire; return whether that can be done."""
+    def pass_on(self, chunk: bytes, now_s: float) -> bool:
+        """Hand on a chunk as it stands on the wire; return whether that can be done.
+
+        `now_s` is the loop's time.
+        """
         if self._closed or self._ended or not self._begun:
             return False
-        self._said_s = self._loop.time()
+        self._said_s = now_s
         self.last = chunk
         return self._client.pass_on(chunk)
 

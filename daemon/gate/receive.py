@@ -25,6 +25,7 @@ from tollway.providers.errors import (
 )
 from tollway.providers.headers import Headers, to_client
 from tollway.providers.http.answer import HttpAnswer
+from tollway.providers.http.framing import LISTED, SIZE_LINES, size_line
 from tollway.providers.refusals import Verdict, is_overflow, verdict, verdict_of
 from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event
@@ -298,8 +299,10 @@ class _Relay:
         self._plain = splitter if isinstance(splitter, SseSplitter) else None
         self.passes_on = self._plain is not None and self._interpreter is None
         self._waiting: list[bytes] = []  # what came before the first valid event
-        self._heard_s = time.monotonic()  # when some of the answer last came
+        self._clock = asyncio.get_running_loop().time
+        self._heard_s = self._clock()  # when some of the answer last came
         self._watched = attempt.is_watched
+        self._alike = attempt.reader.alike
         self.shown = False
         self.last = b""  # the end and what is behind it, kept back until the call is settled
         self.done = False  # the end is [DONE], behind which nothing ever is
@@ -316,7 +319,7 @@ class _Relay:
         reader = self._attempt.reader
         events = self._splitter.feed(chunk)
         if len(events) == 1 and events[0].data is not None and events[0].name not in _FILLERS:
-            self._heard_s = time.monotonic()
+            self._heard_s = self._clock()
         else:
             self._listen(events)
         out = self._waiting if not self.shown else []
@@ -331,30 +334,37 @@ class _Relay:
             self._waiting = []
         return not (full or self.last or self.failed or self.capped)
 
-    def pass_on(self, chunk: bytes) -> bool:
+    def pass_on(self, chunk: bytes, now_s: float) -> bool:
         """Take what has come in, its framing included; return False if that is to be taken off.
 
         Nearly all that comes is one chunk with one event that changes nothing but the count of
         what was made. Such a chunk goes to the client as it is.
         """
-        at = chunk.find(b"\r\n", 1, 9)
-        if not self.shown or self._plain is None or chunk[:at] != b"%x" % (len(chunk) - at - 4):
+        size, plain = len(chunk), self._plain
+        line = SIZE_LINES[size] if size < LISTED else size_line(size)
+        if not (chunk.startswith(line) and self.shown and plain is not None and plain.between):
             return False
-        event = self._plain.one(chunk[at + 2 : -2])
-        if event is None or event.name in _FILLERS or not chunk.endswith(b"\r\n"):
-            return False
-        self._heard_s = time.monotonic()
-        reader, pipe = self._attempt.reader, self._exchange.pipe
-        passes = reader.event(event)
-        if reader.last or reader.failed or not passes:
-            out: list[bytes] = []
-            self._took(event, out, passes=passes)
-            for raw in out:
-                pipe.write(raw)
+        reader, pipe, alike = self._attempt.reader, self._exchange.pipe, self._alike
+        if alike is not None and (made := alike.text_in_chunk(chunk, len(line))) >= 0:
+            reader.produced += made
+            self._heard_s = now_s
+            if not pipe.pass_on(chunk, now_s):
+                pipe.write(chunk[len(line) : -2])
         else:
-            if not pipe.pass_on(chunk):
+            event = plain.one(chunk[len(line) : -2])
+            if event is None or event.name in _FILLERS or not chunk.endswith(b"\r\n"):
+                return False
+            self._heard_s = now_s
+            passes = reader.event(event)
+            if reader.last or reader.failed or not passes:
+                out: list[bytes] = []
+                self._took(event, out, passes=passes)
+                for raw in out:
+                    pipe.write(raw)
+            elif not pipe.pass_on(chunk, now_s):
                 pipe.write(event.raw)
-            self.capped = self._watched and self._attempt.has_passed_hold()
+        if self._watched and self._attempt.has_passed_hold():
+            self.capped = True
         if self.over or pipe.is_full:
             cast(HttpAnswer, self._answer.chunks()).enough()
         return True
@@ -390,7 +400,7 @@ class _Relay:
         Raises:
             UpstreamTimeout: Nothing else has come for as long as bytes may stay away.
         """
-        now_s = time.monotonic()
+        now_s = self._clock()
         silent = bool(events) or self._splitter.in_comment
         for event in events:
             if event.cut or (event.data is not None and event.name not in _FILLERS):

@@ -9,6 +9,7 @@ import msgspec
 
 from tollway.providers.canon import Call, Usage
 from tollway.providers.dialects import anthropic_usage as reports
+from tollway.providers.dialects.alike import Alike
 from tollway.providers.dialects.anthropic_errors import error_within
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.sse import Event
@@ -77,6 +78,7 @@ class Reader:
         self.service = ""
         self.model = ""
         self.finish_reasons: list[str] = []
+        self.alike = Alike()
         self._call = call
         self._counts: reports.Counts = {}
         self._report: dict[str, Any] = {}
@@ -89,15 +91,17 @@ class Reader:
         if data is None:
             self.produced += len(event.raw) if event.cut else 0
             return True
+        if (size := self.alike.text(event.raw)) >= 0:
+            self.produced += size
+            return True
         try:
             said = _EVENT.decode(data)
         except _UNREADABLE:
             self._unread(data, failed=event.name == b"error")
             return True
         match said.type:
-            case "content_block_delta":
-                if said.delta is not None:
-                    self.produced += _visible(said.delta)
+            case "content_block_delta" if said.delta is not None:
+                self._grew(said.delta, event)
             case "content_block_start":
                 self.begun = True
                 self._open = said.index if type(said.index) is int else 0
@@ -157,6 +161,13 @@ class Reader:
         stop = {"stop_reason": "max_tokens", "stop_sequence": None}
         out += _written("message_delta", {"delta": stop, "usage": used})
         return out + _written("message_stop", {})
+
+    def _grew(self, delta: _Delta, event: Event) -> None:
+        size = _visible(delta)
+        self.produced += size
+        text = delta.text or delta.thinking
+        if not self.alike.hopeless and type(text) is str and _bytes(text) == size:
+            self.alike.learn(event.raw, text)
 
     def _start(self, message: _Message | None) -> None:
         self._started = True

@@ -40,6 +40,7 @@ class Reader:
         self.service = ""
         self.model = ""  # its answers do not say
         self.finish_reasons: list[str] = []
+        self.alike = None
 
     def event(self, event: Event) -> bool:
         """Read one message of a stream; the client is shown all of them, in its own dialect."""

@@ -38,6 +38,7 @@ class Reader:
         self.service = ""
         self.model = ""  # its answers do not say
         self.finish_reasons: list[str] = []
+        self.alike = None
         self._embeds = call.endpoint == "embeddings"
 
     def event(self, event: Event) -> bool:

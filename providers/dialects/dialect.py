@@ -7,6 +7,7 @@ import msgspec
 from tollway.providers import events, sse
 from tollway.providers.canon import Bound, Call, Endpoint, Usage
 from tollway.providers.conversation import Conversation
+from tollway.providers.dialects.alike import Alike
 from tollway.providers.errors import GatewayError, UpstreamRefused
 from tollway.providers.sse import Event
 
@@ -36,11 +37,20 @@ class AnswerReader(Protocol):
     ended: bool  # the dialect's own end was seen, so that a clean close is a whole answer
     last: bool  # the event just read, or an earlier one, is the stream's own last one
     failed: UpstreamRefused | None  # an error inside a 200 answer
-    raw_usage: str  # the provider's last report as JSON, what we do not read included; or ""
     upstream_id: str  # the provider's name for the answer; or ""
     service: str  # the service tier that the answer says it was made in; or ""
     model: str  # that the answer says it was made by; or ""
     finish_reasons: list[str]  # in the dialect's words, in the order in which choices ended
+
+    @property
+    def alike(self) -> Alike | None:
+        """What knows events again that say nothing but that `produced` grew; or None."""
+        ...
+
+    @property
+    def raw_usage(self) -> str:
+        """The provider's last report as JSON, what we do not read included; or ""."""
+        ...
 
     def end_early(self) -> bytes:
         """Return the events that end the stream here, as if the output limit had been reached."""

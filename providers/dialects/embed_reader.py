@@ -43,6 +43,7 @@ class Reader:
         self.service = ""
         self.model = ""
         self.finish_reasons: list[str] = []
+        self.alike = None
         self._read, self._asked = read, asked
 
     def event(self, event: Event) -> bool:

@@ -58,14 +58,20 @@ class Reader:
         # chunk that they had stopped.
         self.last = False
         self.failed: UpstreamRefused | None = None
-        self.raw_usage = ""
         self.upstream_id = ""
         self.service = ""
         self.model = ""
         self.finish_reasons: list[str] = []
+        self.alike = None
         self._call = call
+        self._report: dict[str, Any] | None = None  # the last one; every event has one
         self._finished: set[int] = set()
         self._queries: set[str] = set()  # that were searched for
+
+    @property
+    def raw_usage(self) -> str:
+        """The provider's last report, as JSON."""
+        return "" if self._report is None else msgspec.json.encode(self._report).decode()
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; the client sees all of them."""
@@ -143,7 +149,7 @@ class Reader:
                 self.ended = True
 
     def _used(self, said: dict[str, Any]) -> None:
-        self.raw_usage = msgspec.json.encode(said).decode()
+        self._report = said
         tier = said.get("serviceTier") or _TRAFFIC.get(str(said.get("trafficType")))
         if type(tier) is str:
             self.service = tier.lower()
@@ -175,18 +181,15 @@ def usage_of(said: dict[str, Any]) -> Usage | None:
         return None
     tools = _count(said, "toolUsePromptTokenCount") or 0
     cached = min(_count(said, "cachedContentTokenCount") or 0, prompt)
-    heard = _of(said, "promptTokensDetails", "AUDIO")
-    seen = _of(said, "promptTokensDetails", "IMAGE") + _of(said, "promptTokensDetails", "VIDEO")
-    heard_cached = _of(said, "cacheTokensDetails", "AUDIO")
-    seen_cached = _of(said, "cacheTokensDetails", "IMAGE") + _of(
-        said, "cacheTokensDetails", "VIDEO"
-    )
+    heard, seen, _ = _media(said.get("promptTokensDetails"))
+    heard_cached, seen_cached, _ = _media(said.get("cacheTokensDetails"))
     fresh = prompt - cached
     audio = min(max(0, heard - heard_cached), fresh)
     images = min(max(0, seen - seen_cached), fresh - audio)
     made = _count(said, "candidatesTokenCount") or 0
-    spoken = min(_of(said, "candidatesTokensDetails", "AUDIO"), made)
-    shown = min(_of(said, "candidatesTokensDetails", "IMAGE"), made - spoken)
+    spoken, _, shown = _media(said.get("candidatesTokensDetails"))
+    spoken = min(spoken, made)
+    shown = min(shown, made - spoken)
     return Usage(
         input=fresh - audio - images + tools,
         cache_read=cached,
@@ -204,11 +207,15 @@ def _count(said: dict[str, Any], name: str) -> int | None:
     return value if type(value) is int and 0 <= value <= _MOST else None
 
 
-def _of(said: dict[str, Any], name: str, modality: str) -> int:
-    """Return the tokens of one modality in a list of details."""
-    listed = said.get(name)
-    return sum(
-        _count(one, "tokenCount") or 0
-        for one in (listed if isinstance(listed, list) else ())
-        if isinstance(one, dict) and one.get("modality") == modality
-    )
+def _media(details: object) -> tuple[int, int, int]:
+    """Return the tokens of audio, of images and video, and of images alone in a list of details."""
+    audio = images = video = 0
+    for one in details if isinstance(details, list) else ():
+        modality = one.get("modality") if isinstance(one, dict) else None
+        if modality == "AUDIO":
+            audio += _count(one, "tokenCount") or 0
+        elif modality == "IMAGE":
+            images += _count(one, "tokenCount") or 0
+        elif modality == "VIDEO":
+            video += _count(one, "tokenCount") or 0
+    return audio, images + video, images

@@ -80,7 +80,7 @@ class Reader:
         self._adds_up = call.choices > 1 and quirk.reports_each_choice(quirks)
         self._counts: reports.Counts = {}
         self._finished: set[int] = set()
-        self._alike = Alike()
+        self.alike = Alike()
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; return False if the client must not see it.
@@ -93,8 +93,8 @@ class Reader:
         if data is None:
             self.produced += len(event.raw) if event.cut else 0
             return True
-        alike = self._alike
-        if alike.head and data.startswith(alike.head) and (size := alike.text(data)) >= 0:
+        alike = self.alike
+        if (size := alike.text(event.raw)) >= 0:
             self.produced += size
             return True
         if data.strip() == b"[DONE]":
@@ -117,7 +117,7 @@ class Reader:
         if (answer.choices is not None or used) and self.failed is None:
             self.begun = True
             if not (alike.hopeless or used or event.name) and (text := _only_text(answer)):
-                alike.learn(data, text)
+                alike.learn(event.raw, text)
         return not (used and lone and self._hides_usage and not answer.error)
 
     def whole(self, body: bytes) -> None:

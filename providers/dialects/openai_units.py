@@ -161,6 +161,7 @@ class Reader:
         self.service = ""
         self.model = ""
         self.finish_reasons: list[str] = []
+        self.alike = None
         self._call = call
 
     def event(self, event: Event) -> bool:

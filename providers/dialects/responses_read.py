@@ -76,6 +76,7 @@ class Reader:
         self.service = ""
         self.model = ""
         self.finish_reasons: list[str] = []
+        self.alike = None
         self._call = call
         self._quirks = quirks
         self._created = b""  # the event that the stream began with

@@ -10,6 +10,9 @@ from tollway.providers.http.inflate import CannotInflate, Inflater
 BUFFER = 256 * 1024  # what may pile up for a slow reader before the provider is made to wait
 
 
+Passes = Callable[[bytes, float], bool]  # a chunk as it stands on the wire, the loop's time
+
+
 class Link(Protocol):
     """What an unfinished answer needs of its connection."""
 
@@ -29,6 +32,23 @@ class Link(Protocol):
 class HttpAnswer(AsyncIterator[bytes]):
     """One answer. It holds its connection (`link`) only until its last byte has come in."""
 
+    __slots__ = (
+        "_enough",
+        "_loop",
+        "_place",
+        "_taker",
+        "_waiter",
+        "error",
+        "headers",
+        "idle_s",
+        "inflater",
+        "link",
+        "passes",
+        "pieces",
+        "size",
+        "status",
+    )
+
     def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, place: str) -> None:
         self.status = 0
         self.headers: list[tuple[str, str]] = []
@@ -44,7 +64,7 @@ class HttpAnswer(AsyncIterator[bytes]):
         self._taker: Callable[[bytes], bool] | None = None  # of `each`, while it waits
         self._enough = False  # it wants no more for now
         # Also of `each`, while it waits: takes a chunk as it stands on the wire, if it wants it so.
-        self.passes: Callable[[bytes], bool] | None = None
+        self.passes: Passes | None = None
 
     @property
     def awaited(self) -> bool:
@@ -112,14 +132,12 @@ class HttpAnswer(AsyncIterator[bytes]):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(fault)
 
-    async def each(
-        self, take: Callable[[bytes], bool], passes: Callable[[bytes], bool] | None = None
-    ) -> bool:
+    async def each(self, take: Callable[[bytes], bool], passes: Passes | None = None) -> bool:
         """Give the body's pieces to `take` as they arrive, until it returns False.
 
-        While nothing waits to be taken, `passes` is shown what comes first, in its framing: one
-        chunk and nothing else, or anything. Where it returns True, that was taken by it; it must
-        not take the last chunk, which is empty.
+        While nothing waits to be taken, `passes` is shown what comes first, in its framing (one
+        chunk and nothing else, or anything), and the loop's time. Where it returns True, that was
+        taken by it; it must not take the last chunk, which is empty.
 
         Returns:
             Whether the body has ended; if not, `chunks` or `each` go on behind the last piece.

@@ -63,6 +63,49 @@ class _Stop(Exception):
 class Connection(asyncio.Protocol):
     """A connection to one place. At most one answer is being read at a time."""
 
+    __slots__ = (
+        "_again",
+        "_answer",
+        "_between",
+        "_chunk_ends",
+        "_deadline",
+        "_eof",
+        "_excused",
+        "_extra",
+        "_fires_at",
+        "_head_bytes",
+        "_head_only",
+        "_heard",
+        "_in_body",
+        "_interim",
+        "_loop",
+        "_owner",
+        "_parser",
+        "_phase",
+        "_plain_proxy",
+        "_poll",
+        "_problem",
+        "_quiet_bytes",
+        "_raw",
+        "_read_paused",
+        "_secure",
+        "_speaks_http",
+        "_timeouts",
+        "_timer",
+        "_transport",
+        "_unsent",
+        "_until_close",
+        "_whole",
+        "_write_paused",
+        "keep_s",
+        "key",
+        "on_chunk_complete",
+        "on_chunk_header",
+        "place",
+        "sent",
+        "stale",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop, to: Route, owner: Owner) -> None:
         self.key = to.key
         self.place = to.place.name
@@ -177,15 +220,16 @@ class Connection(asyncio.Protocol):
         """Parse what came, then wake the reader once."""
         answer, parser = self._answer, self._parser
         if self._between and answer is not None and (passes := answer.passes):
+            now_s = self._loop.time()
             try:
-                taken = passes(data)
+                taken = passes(data, now_s)
             except Exception as fault:  # the reader's own, and raised there before it ends this
                 answer.stumble(fault)
                 raise
             if taken:
                 # A whole chunk more or less is all the same to the parser. As in `watch`.
                 self._quiet_bytes = 0
-                self._deadline = self._loop.time() + answer.idle_s
+                self._deadline = now_s + answer.idle_s
                 return
         if answer is None or parser is None:
             # Bytes that nobody asked for: whose answer would they be?

@@ -114,7 +114,7 @@ async def fed(pieces: list[bytes], chance: random.Random) -> Taker:
         taker = Taker(chance)
 
         async def read() -> None:
-            while not await answer.each(taker.take, lambda data: taker.passes(answer, data)):
+            while not await answer.each(taker.take, lambda data, _: taker.passes(answer, data)):
                 pass
 
         connection.data_received(HEAD)
@@ -176,7 +176,7 @@ def test_a_chunk_a_piece_is_passed_on_as_it_stands() -> None:
 async def test_a_fault_of_the_reader_is_raised_where_it_reads(transport: HttpTransport) -> None:
     """Left to the event loop it would end the connection, and seem to be the provider's."""
 
-    def fails(_chunk: bytes) -> bool:
+    def fails(_chunk: bytes, _now_s: float) -> bool:
         raise ValueError("a fault of ours")
 
     chunks = wire([b"a"] * 30, ["%x"] * 30)[:-1]
