@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import typer
@@ -175,10 +175,11 @@ def run(  # noqa: PLR0913 - an argument is an option
     started = ensure_up(loaded)
     if not started.already_running:
         show.note(f"Started the daemon, which listens at {started.url}")
-    session = Session(Control(loaded.admin_socket), key, tags, cap)
-    gateway = Gateway(_reached_at(started.url), session.secret, model, own, cap is not None)
+    control = Control(loaded.admin_socket)
+    session, url = Session(control, key, tags, cap), _reached_at(started.url)
+    gateway = Gateway(url, session.secret, model, own, cap is not None, _window(control, model))
     made = launch(command, os.environ, gateway)
-    with agent_settings(agent_of(command), os.environ, model) as more, signals_held():
+    with agent_settings(command, os.environ, gateway) as more, signals_held():
         session.keep()
         try:
             _begun(session, tags, cap)
@@ -188,6 +189,17 @@ def run(  # noqa: PLR0913 - an argument is an option
         finally:
             _report(session)
     raise typer.Exit(code)
+
+
+def _window(control: Control, model: str | None) -> int | None:
+    """Return how many tokens a model takes; None where nobody knows, or there is no such model."""
+    if model is None:
+        return None
+    try:
+        found = control.get(f"/v1/models/{quote(model)}").get("context_window")
+    except GatewayError:
+        return None  # what is wrong with the name, the agent is told as it calls
+    return found if isinstance(found, int) else None
 
 
 def _cap(said: str | None) -> int | None:

@@ -25,6 +25,10 @@ _CLAUDE_MODELS = (
     *("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"),
     *("ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL"),
 )
+# How much it believes to fit, and at what of that it sums up: unset it does so once it is refused.
+_CLAUDE_WINDOWS = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_AUTO_COMPACT_WINDOW")
+# It wants 33,000 tokens of room: in a smaller window it would sum up at every turn.
+_CLAUDE_SUMS_UP = 100_000
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -36,6 +40,7 @@ class Gateway(msgspec.Struct, frozen=True):
     model: str | None = None
     own_login: bool = False  # the program keeps its own credential, and its owner pays
     capped: bool = False  # a budget of the run's own bounds each call
+    window: int | None = None  # the tokens that `model` takes, where that is known
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -107,6 +112,9 @@ def _claude(env: Mapping[str, str], gateway: Gateway) -> dict[str, str]:
         made["ANTHROPIC_AUTH_TOKEN"] = gateway.key
     if gateway.model:
         made |= dict.fromkeys(_CLAUDE_MODELS, gateway.model)
+    if gateway.window and gateway.window >= _CLAUDE_SUMS_UP:
+        windows = dict.fromkeys(_CLAUDE_WINDOWS, str(gateway.window))
+        made = windows | made
     return made
 
 
@@ -127,6 +135,8 @@ def _codex(gateway: Gateway) -> tuple[str, ...]:
     said.append('model_provider="tollway"')
     if gateway.model:
         said.append(f"model={json.dumps(gateway.model)}")
+    if gateway.window:
+        said.append(f"model_context_window={gateway.window}")
     if gateway.capped and not gateway.own_login:
         # It offers OpenAI's search with every call, whose cost nothing bounds: each was a 402.
         said.append('web_search="disabled"')

@@ -14,14 +14,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.edits import warn
-from tollway.cli.run_env import GEMINI
+from tollway.cli.run_env import GEMINI, Gateway, agent_of
 
 _HOME = "GEMINI_CLI_HOME"
 _SETTINGS = "settings.json"
@@ -34,14 +34,17 @@ ITS_MODELS = (
     *("gemini-3.1-flash-lite", "gemini-3.5-flash-lite", "gemini-3.5-flash", "gemini-3.8-flash"),
     "gemini-2.5-computer-use-preview-10-2025",
 )
+# It takes every model to have a window of so many tokens, and sums up at half of it.
+_ITS_WINDOW = 1 << 20
+_SUMS_UP_AT = 0.5
 _BY_KEY = re.compile(rf'"selectedType"\s*:\s*"{_KEY}"')
 
 
 @contextmanager
 def agent_settings(
-    agent: str, environ: Mapping[str, str], model: str | None = None
+    command: Sequence[str], environ: Mapping[str, str], gateway: Gateway
 ) -> Iterator[dict[str, str]]:
-    """Yield the variable that makes Gemini CLI use its key, and `model` alone where one is given.
+    """Yield the variable that makes Gemini CLI use its key, and one model alone where it is named.
 
     Nothing for other programs, or where its settings say all that.
 
@@ -52,7 +55,7 @@ def agent_settings(
         UsageProblem: Its settings are not plain JSON, and do not name the key.
     """
     own = Path(environ.get(_HOME) or Path.home()) / ".gemini"
-    said = _settings(own / _SETTINGS, model) if agent == GEMINI else None
+    said = _settings(own / _SETTINGS, gateway) if agent_of(command) == GEMINI else None
     if said is None:
         yield {}
         return
@@ -69,13 +72,13 @@ def agent_settings(
             _keep(folder, own)
 
 
-def _settings(path: Path, model: str | None) -> dict[str, Any] | None:
+def _settings(path: Path, gateway: Gateway) -> dict[str, Any] | None:
     """Return settings that sign in by key and use a model; None where the person's are to hold."""
     try:
         text = path.read_text("utf-8")
     except OSError:
         text = "{}"
-    by_key = bool(_BY_KEY.search(text))
+    by_key, model = bool(_BY_KEY.search(text)), gateway.model
     if by_key and model is None:
         return None
     try:
@@ -90,7 +93,12 @@ def _settings(path: Path, model: str | None) -> dict[str, Any] | None:
         ) from fault
     said = said if isinstance(said, dict) else {}
     said |= {"security": _object(said, "security") | {"auth": {"selectedType": _KEY}}}
-    return said if model is None else said | {"modelConfigs": _led(said, model)}
+    if model is not None:
+        said |= {"modelConfigs": _led(said, model)}
+    if gateway.window and gateway.window < _ITS_WINDOW:
+        share = {"compressionThreshold": round(_SUMS_UP_AT * gateway.window / _ITS_WINDOW, 4)}
+        said |= {"model": share | _object(said, "model")}
+    return said
 
 
 def _led(said: dict[str, Any], model: str) -> dict[str, Any]:

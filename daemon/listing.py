@@ -100,8 +100,8 @@ def _entry(gate: Gate, name: str) -> dict[str, object]:
     }
     if found.route:
         entry["targets"] = list(found.targets)
+    if window := gate.widest(found.targets):
+        entry["context_window"] = window
     if owner == LOCAL:
-        if window := gate.context(model):
-            entry["context_window"] = window
         entry["state"] = gate.daemon.local.state(model) or "registered"
     return entry

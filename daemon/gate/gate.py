@@ -254,6 +254,14 @@ class Gate:
             price = self.list_price(target, datetime.now(UTC))
         return price.context_window if price else None
 
+    def widest(self, names: Iterable[str]) -> int | None:
+        """Return how many tokens go to some target of a name's; None where one's is not known.
+
+        A prompt that is too long for the first of them goes to one that takes more.
+        """
+        windows = [self.window(self.target(name)) for name in names]
+        return None if None in windows else max(filter(None, windows), default=None)
+
     def context(self, model: str) -> int | None:
         """Return how many tokens fit into a model of this box; None where its command knows."""
         known = self.config.models[model]

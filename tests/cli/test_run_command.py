@@ -294,6 +294,20 @@ def test_codex_offers_no_search_where_the_run_has_a_budget() -> None:
     assert off not in launch(("codex",), ENV, own).words
 
 
+def test_agents_are_told_how_much_their_model_takes() -> None:
+    """They sum a conversation up in time; the windows that they take for granted are others."""
+    goal = Goal("http://h", "tw-x", "smart", window=128_000)
+    assert "model_context_window=128000" in launch(("codex",), ENV, goal).words
+    made = launch(("claude",), ENV, goal).env
+    assert made["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "128000"
+    assert made["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "128000"
+    own = launch(("claude",), ENV | {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": "110000"}, goal).env
+    assert own["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "110000"
+    # Claude Code keeps 33,000 tokens free: it would sum up at every turn.
+    small = launch(("claude",), ENV, Goal("http://h", "tw-x", "smart", window=32_768)).env
+    assert not [name for name in small if "COMPACT" in name or "CONTEXT" in name]
+
+
 def test_gemini_cli_gets_its_model_by_a_variable() -> None:
     """Where Vertex or a login of Google's would go first, they do not."""
     made = launch(("gemini",), ENV | {"GOOGLE_GENAI_USE_VERTEXAI": "true"}, GOAL)

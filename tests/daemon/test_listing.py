@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway import KEY
+from gateway import KEY, gateway
 from gguf_shapes import shaped
 from local_gateway import models, serving
+from upstreams import says
 
 SHORT = 512  # tokens that the model was trained on; 8,192 are asked for
 
@@ -33,3 +34,29 @@ async def test_each_library_finds_names_and_true_windows(
         assert entry[window] == SHORT
         alone = await daemon.ask("GET", f"{path}/local/short", **sent)
         assert alone.json() == entry
+
+
+WINDOWS = """
+[routes.both]
+to = ["up/short", "up/long"]
+[routes.unsure]
+to = ["up/short", "up/unknown"]
+[prices."up/short"]
+input = 1
+output = 2
+context_window = 32_000
+[prices."up/long"]
+input = 1
+output = 2
+context_window = 200_000
+"""
+
+
+async def test_a_route_takes_what_its_widest_target_takes() -> None:
+    """A prompt that is too long for the first goes on to that one; nobody knows of the unknown."""
+    async with gateway([[says(b"")]], more=WINDOWS) as gate:
+        sent: Any = {"authorization": f"Bearer {KEY}"}
+        listed = (await gate.daemon.ask("GET", "/v1/models", **sent)).json()["data"]
+        windows = {entry["id"]: entry.get("context_window") for entry in listed}
+        assert (windows["both"], windows["unsure"]) == (200_000, None)
+        assert (windows["up/short"], windows["up/unknown"]) == (32_000, None)
