@@ -27,6 +27,8 @@ _METHODS: Final[dict[str, Endpoint]] = {
     "generateContent": "chat",
     "streamGenerateContent": "chat",
     "countTokens": "count_tokens",
+    "embedContent": "embeddings",
+    "batchEmbedContents": "embeddings",
 }
 # The endpoint behind every path of model calls, written as aiohttp writes patterns.
 PATHS: Final[dict[str, Endpoint]] = {
@@ -80,5 +82,6 @@ async def handle_by_name(call: Direct) -> None:
     model, _, method = _named(call.path)
     stream = method == "streamGenerateContent"
     as_events = call.query is not None and call.query.get("alt") == "sse"
-    url = InUrl(unquote(model), stream, one_array=stream and not as_events)
+    lone = method == "embedContent"
+    url = InUrl(unquote(model), stream, one_array=stream and not as_events, lone=lone)
     await serve(call, _METHODS[method], DIALECTS["gemini"].dialect, url)

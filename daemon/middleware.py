@@ -397,10 +397,11 @@ def _is_method_of_google(request: web.Request) -> bool:
 def _no_path(request: web.Request) -> NotFound:
     path = request.rel_url.raw_path
     hint = "Base URLs of OpenAI clients end in `/v1`"
-    if "mbedContent" in path:
-        hint = "Embeddings are asked for in OpenAI's form, at `/v1/embeddings`"
-    elif path.startswith("/v1beta/"):
-        hint = "Of Google's there are `generateContent`, `streamGenerateContent` and `countTokens`"
+    if path.startswith("/v1beta/") or _is_method_of_google(request):
+        hint = (
+            "Of Google's there are `generateContent`, `streamGenerateContent`, `countTokens`,"
+            " `embedContent` and `batchEmbedContents`"
+        )
     if path.startswith(_BY_ANOTHER_UNIT):
         hint = "It is not billed by tokens, so no price here has its unit: call the provider"
     elif path.startswith(_KEPT):

@@ -92,6 +92,7 @@ class Call(msgspec.Struct, frozen=True):
     wants_usage: bool = False  # the client asked for the usage chunk of a stream
     output_limit: int | None = None  # tokens per choice, as the client wrote it
     choices: int = 1  # answers asked for: `n`, for each prompt of a completion
+    lone: bool = False  # of embeddings: one text by itself, which Google has a method for
     # Of Responses that the gateway keeps, for targets that keep nothing: the id of the answer
     # before, whose turns are in `body` already; and, as a JSON array, what this call adds to
     # them. b"": its answer is not kept.

@@ -18,6 +18,7 @@ class Embedding(msgspec.Struct, frozen=True):
     encoding: Literal["float", "base64"] = "float"
     purpose: str = ""
     dropped: tuple[str, ...] = ()  # fields that only the client's own dialect has
+    only_texts: bool = True  # else its tokens cannot be told from the texts
 
 
 class Vectors(msgspec.Struct, frozen=True):

@@ -197,7 +197,9 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
         return Failure(garbage, again=True)
     headers = _to_client(attempt, answer)
     said = attempt.version.said
-    embedded = Embedded(said, attempt.version) if isinstance(said, Embedding) else None
+    embedded = (
+        Embedded(exchange.call, said, attempt.version) if isinstance(said, Embedding) else None
+    )
     interpreter = embedded or _interpreter(exchange, attempt)
     if interpreter:
         try:

@@ -14,12 +14,13 @@ from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
-from tollway.providers.dialects import openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
+from tollway.providers.dialects.gemini_embed import asks_otherwise
+from tollway.providers.dialects.gemini_request import NAME as GEMINI
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, changed, overridden
-from tollway.providers.dialects.table import DIALECTS, EMBEDS, UPSTREAMS
+from tollway.providers.dialects.table import DIALECTS, EMBEDS, EMBEDS_FOR, UPSTREAMS
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import RequestInvalid, Untranslatable
 from tollway.providers.events import Stopped
@@ -57,7 +58,8 @@ class Version(msgspec.Struct, frozen=True):
         """Return the path and query behind a target's base URL."""
         call = self.call
         own = target.kind.path_of("stream" if call.stream else call.endpoint, target.model)
-        return own or self.dialect.path(call.endpoint, InUrl(target.model, call.stream))
+        url = InUrl(target.model, call.stream, lone=call.lone)
+        return own or self.dialect.path(call.endpoint, url)
 
     def body(self, target: Target, limit: int | None) -> bytes:
         """Return the bytes to send, with another output limit than the client's where one is given.
@@ -107,6 +109,9 @@ class Translator:
         """
         call = self._call
         sells = call.endpoint in UNITS
+        embeds = call.endpoint == "embeddings" and target.kind.dialect in EMBEDS
+        if embeds and call.dialect == GEMINI and asks_otherwise(target.kind.quirks):
+            return self._embedding(target)
         if target.kind.speaks(call.dialect) or (sells and call.endpoint in target.kind.paths):
             if sells and target.worker:
                 raise _not_there(target, call.endpoint)
@@ -118,7 +123,7 @@ class Translator:
                 own = DIALECTS[call.dialect].dialect
                 self._own = Version(own, call, own.bound(call))
             return self._own
-        if call.endpoint == "embeddings" and target.kind.dialect in EMBEDS:
+        if embeds:
             return self._embedding(target)
         if sells:
             raise _not_there(target, call.endpoint)
@@ -163,10 +168,11 @@ class Translator:
         Raises:
             Untranslatable, RequestInvalid: As `version`.
         """
-        said = openai_embed.read_request(self._call)
+        own = EMBEDS_FOR[self._call.dialect]
+        said = own.read_request(self._call)
         facts = Facts(target.model, quirks=target.kind.quirks)
         written = EMBEDS[target.kind.dialect].write_request(said, facts)
-        dropped = self._lost(target, written.dropped)
+        dropped = self._lost(target, tuple(own.names.get(name, name) for name in written.dropped))
         dialect = UPSTREAMS[target.kind.dialect].dialect
         there = dialect.peek("embeddings", written.body, InUrl(target.model))
         bound = DIALECTS[self._call.dialect].dialect.bound(self._call)
@@ -301,8 +307,8 @@ class Embedded:
 
     dropped: tuple[str, ...] = ()
 
-    def __init__(self, said: Embedding, version: Version) -> None:
-        self._said = said
+    def __init__(self, client: Call, said: Embedding, version: Version) -> None:
+        self._client, self._said = client, said
         self._read = EMBEDS[version.dialect.name].read
 
     def whole(self, body: bytes) -> bytes:
@@ -311,7 +317,8 @@ class Embedded:
         Raises:
             UpstreamBroke: It holds no vectors.
         """
-        return openai_embed.written(self._said, self._read(self._said, body))
+        made = self._read(self._said, body)
+        return EMBEDS_FOR[self._client.dialect].written(self._client, self._said, made)
 
     def headers(self, headers: Headers) -> Headers:
         """Return an answer's headers."""

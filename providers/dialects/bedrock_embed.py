@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tollway.providers.canon import Usage
-from tollway.providers.dialects.cohere_embed import MOST_TEXTS, PURPOSE
+from tollway.providers.dialects.cohere_embed import MOST_TEXTS, purpose
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.embed_reader import answer_in
 from tollway.providers.dialects.wire import object_in
@@ -60,14 +60,15 @@ def write_request(said: Embedding, facts: Facts) -> Written:
             param="model",
         )
     too_many(said, MOST_TEXTS)
-    body = {"texts": said.texts, "input_type": said.purpose or PURPOSE}
+    word, lost = purpose(said)
+    body = {"texts": said.texts, "input_type": word}
     if said.dimensions is not None:
         if "embed-v4" not in facts.model:
             raise _no_size(facts.model)
         body |= {"output_dimension": said.dimensions}
     if "embed-v4" in facts.model:
         body |= {"embedding_types": ["float"]}
-    return Written(msgspec.json.encode(body), dropped)
+    return Written(msgspec.json.encode(body), (*dropped, *lost))
 
 
 def _no_size(model: str) -> Untranslatable:

@@ -13,6 +13,19 @@ PURPOSE = "search_document"
 MOST_TEXTS = 96
 
 
+# What vectors are for, in Google's words and in Cohere's; what is compared, it does not know.
+_PURPOSES = {
+    "RETRIEVAL_QUERY": "search_query",
+    "QUESTION_ANSWERING": "search_query",
+    "FACT_VERIFICATION": "search_query",
+    "CODE_RETRIEVAL_QUERY": "search_query",
+    "RETRIEVAL_DOCUMENT": "search_document",
+    "CLASSIFICATION": "classification",
+    "CLUSTERING": "clustering",
+    "SEMANTIC_SIMILARITY": "",
+}
+
+
 class _Meta(msgspec.Struct, frozen=True):
     billed_units: dict[str, object] | None = None
 
@@ -30,6 +43,12 @@ class _Answer(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
+def purpose(said: Embedding) -> tuple[str, tuple[str, ...]]:
+    """Return what the vectors are for, as Cohere's models are told, and what they cannot be."""
+    word = _PURPOSES.get(said.purpose, said.purpose)
+    return word or PURPOSE, ("input_type",) if said.purpose and not word else ()
+
+
 def write_request(said: Embedding, facts: Facts) -> Written:
     """Return the request for a target.
 
@@ -37,15 +56,16 @@ def write_request(said: Embedding, facts: Facts) -> Written:
         Untranslatable: There are more texts than it takes at a time.
     """
     too_many(said, MOST_TEXTS)
+    word, lost = purpose(said)
     body: dict[str, object] = {
         "model": facts.model,
         "texts": said.texts,
-        "input_type": said.purpose or PURPOSE,
+        "input_type": word,
         "embedding_types": ["float"],
     }
     if said.dimensions is not None:
         body["output_dimension"] = said.dimensions
-    return Written(msgspec.json.encode(body), said.dropped)
+    return Written(msgspec.json.encode(body), (*said.dropped, *lost))
 
 
 def read(said: Embedding, body: bytes) -> Vectors:

@@ -71,6 +71,7 @@ class InUrl(msgspec.Struct, frozen=True):
     model: str = ""
     stream: bool = False
     one_array: bool = False  # the stream is wanted as one JSON array, not as events
+    lone: bool = False  # one text is to be embedded, by itself
 
 
 NOTHING_IN_URL = InUrl()

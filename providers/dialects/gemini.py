@@ -1,4 +1,4 @@
-"""Gemini's API, passed through: `generateContent`, streamed or not, and `countTokens`.
+"""Gemini's API, passed through: `generateContent`, streamed or not, `countTokens`, embeddings.
 
 The bytes of a request and of its answer stay as they are but for the output limit. Model and
 streaming stand in the URL. The parts stand in the `gemini_*.py` files beside this one; how it is
@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from tollway.providers.canon import Bound, Call, Endpoint
-from tollway.providers.dialects import gemini_embed
+from tollway.providers.dialects import gemini_embed, gemini_embed_said
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
 from tollway.providers.dialects.embed_reader import Reader as EmbedReader
 from tollway.providers.dialects.gemini_bound import bound
@@ -24,7 +24,7 @@ __all__ = ["DIALECT", "Gemini", "token_count"]
 
 _METHODS: dict[Endpoint, str] = {
     "count_tokens": "countTokens",
-    "embeddings": "batchEmbedContents",  # for clients of other dialects
+    "embeddings": "batchEmbedContents",
 }
 
 
@@ -40,7 +40,7 @@ class Gemini:
             RequestInvalid: It is not a JSON object, a key stands twice, or a field that the gate
                 needs has the wrong type; `param` names it.
         """
-        return peek(endpoint, body, url.model, stream=url.stream)
+        return peek(endpoint, body, url)
 
     def bound(self, call: Call) -> Bound:
         """Return the most that one attempt at the call can use.
@@ -52,7 +52,13 @@ class Gemini:
         return bound(call)
 
     def edit(self, call: Call, edits: Edits) -> bytes:
-        """Return the body for a provider: the same bytes but for what `edits` names."""
+        """Return the body for a provider: the same bytes but for what `edits` names.
+
+        Raises:
+            RequestInvalid: What is to be embedded cannot be told.
+        """
+        if call.endpoint == "embeddings":
+            return gemini_embed_said.named(call.body, edits.model)
         return edited(call, edits)
 
     def path(self, endpoint: Endpoint, url: InUrl = NOTHING_IN_URL) -> str:
@@ -60,6 +66,8 @@ class Gemini:
         method = _METHODS.get(endpoint, "generateContent")
         if url.stream and endpoint == "chat":
             method = "streamGenerateContent?alt=sse"
+        elif url.lone:
+            method = "embedContent"
         return f"/models/{quote(url.model, safe='')}:{method}"
 
     def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:

@@ -38,10 +38,8 @@ def bound(call: Call) -> Bound:
     for key, value in body.items():
         tokens += tally.text_bytes(key)
         name = camel(key)
-        if name == "contents" and type(value) is list:
-            tokens += sum(MESSAGE + _content(tally, one) for one in value)
-        elif name == "systemInstruction":
-            tokens += MESSAGE + _content(tally, value)
+        if (held := _held(tally, name, value, call)) is not None:
+            tokens += held
         elif name == "generateContentRequest" and call.endpoint == "count_tokens":
             tokens += tally.printed(value)
         elif name in _UNPRINTED:
@@ -62,12 +60,25 @@ def bound(call: Call) -> Bound:
         raise RequestInvalid("A key stands twice in an object within the request")
     return Bound(
         input=tokens,
-        output=0 if call.endpoint == "count_tokens" else call.output_limit,
+        output=call.output_limit if call.endpoint == "chat" else 0,
         choices=call.choices,
+        prompts=_prompts(body) if call.endpoint == "embeddings" else 1,
         by_window=tally.by_window,
         service=service,
         unbounded=tuple(dict.fromkeys(tally.unbounded + unbounded)),
     )
+
+
+def _held(tally: Tally, name: str, value: object, call: Call) -> int | None:
+    """Return the tokens of a field that holds contents; None for any other."""
+    embeds = call.endpoint == "embeddings"
+    if name == "contents" and type(value) is list:
+        return sum(MESSAGE + _content(tally, one) for one in value)
+    if name == "systemInstruction" or (embeds and name == "content"):
+        return MESSAGE + _content(tally, value)
+    if embeds and name == "requests" and type(value) is list:
+        return sum(MESSAGE + _embedded(tally, one) for one in value)
+    return None
 
 
 def _service(tier: object, unbounded: list[str]) -> str:
@@ -89,6 +100,24 @@ def _decode(text: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise RequestInvalid("The request's body must be a JSON object")
     return body
+
+
+def _prompts(body: dict[str, Any]) -> int:
+    """Return how many contents become a vector each."""
+    listed = body.get("requests")
+    return max(1, len(listed)) if type(listed) is list else 1
+
+
+def _embedded(tally: Tally, request: object) -> int:
+    """Return the tokens of one content of a batch to embed, and of what is said of it."""
+    if type(request) is not dict:
+        return tally.printed(request)
+    tally.strings += len(request)
+    total = 0
+    for key, value in request.items():
+        total += tally.text_bytes(key)
+        total += _content(tally, value) if key == "content" else tally.printed(value)
+    return total
 
 
 def _content(tally: Tally, content: object) -> int:

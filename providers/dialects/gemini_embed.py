@@ -3,12 +3,12 @@
 AI Studio tells no tokens for most of its models; they are then estimated, and marked.
 """
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
 from tollway.providers.canon import Usage
+from tollway.providers.dialects import gemini_embed_said
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.embed_reader import answer_in
 from tollway.providers.dialects.gemini_read import usage_of
@@ -54,11 +54,17 @@ class _Prediction(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     embeddings: list[_Vector] = []
+    embedding: _Vector | None = None  # of one text that was asked for by itself
     predictions: list[_Prediction] = []
     usageMetadata: dict[str, Any] = {}  # noqa: N815 - Google's name
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
+
+
+def asks_otherwise(quirks: frozenset[str]) -> bool:
+    """Whether a target is asked for vectors in other words than AI Studio's clients send."""
+    return PREDICTS in quirks or CONFIGURED in quirks
 
 
 def write_request(said: Embedding, facts: Facts) -> Written:
@@ -105,26 +111,28 @@ def read(said: Embedding, body: bytes) -> Vectors:
     one_each(said, len(vectors))
     raw = msgspec.json.encode(answer.usageMetadata).decode() if answer.usageMetadata else ""
     found = tuple(one.values for one in vectors)
-    return Vectors(found, _used(answer, said.texts), raw_usage=raw)
+    return Vectors(found, _used(answer, said), raw_usage=raw)
 
 
 def _vectors(answer: _Answer) -> list[_Vector]:
+    if answer.embedding is not None:
+        return [answer.embedding]
     return answer.embeddings or [one.embeddings for one in answer.predictions]
 
 
-def _used(answer: _Answer, texts: Iterable[str]) -> Usage:
+def _used(answer: _Answer, said: Embedding) -> Usage | None:
     if (told := usage_of(answer.usageMetadata)) is not None:
         return told
     counts = [one.statistics.token_count for one in _vectors(answer)]
     known = [int(count) for count in counts if count is not None and count >= 0]
     if known and len(known) == len(counts):
         return Usage(input=sum(known))
-    return estimated(texts)
+    return estimated(said.texts) if said.only_texts else None
 
 
 def asked(body: bytes, model: str) -> Embedding:
-    """Return what a request asks for that `write_request` made."""
-    made: dict[str, Any] = object_in(body) or {}
-    texts = [one["content"] for one in made.get("instances", ())]
-    texts += [one["content"]["parts"][0]["text"] for one in made.get("requests", ())]
-    return Embedding(model, tuple(texts))
+    """Return what a request asks for: one that `write_request` made, or a client's."""
+    instances = (object_in(body) or {}).get("instances")
+    if instances is None:
+        return gemini_embed_said.asked(body, model)
+    return Embedding(model, tuple(one["content"] for one in instances))

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from tollway.providers.canon import Call, Endpoint
-from tollway.providers.dialects.dialect import Edits
+from tollway.providers.dialects.dialect import Edits, InUrl
 from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.errors import RequestInvalid
 
@@ -38,7 +38,7 @@ def camel(name: str) -> str:
     return _UNDERSCORE.sub(lambda found: found[1].upper(), name)
 
 
-def peek(endpoint: Endpoint, body: bytes, model: str, *, stream: bool) -> Call:
+def peek(endpoint: Endpoint, body: bytes, url: InUrl) -> Call:
     """Return what the gate must know of a request; model and streaming stand in its URL.
 
     Raises:
@@ -56,9 +56,10 @@ def peek(endpoint: Endpoint, body: bytes, model: str, *, stream: bool) -> Call:
     return Call(
         endpoint=endpoint,
         dialect=NAME,
-        model=model,
+        model=url.model,
         body=body,
-        stream=stream and endpoint == "chat",
+        stream=url.stream and endpoint == "chat",
+        lone=url.lone,
         wants_usage=True,
         output_limit=_take(_LIMIT, options, "maxOutputTokens", "a whole number of at least 1"),
         choices=_take(_COUNT, options, "candidateCount", "a whole number from 1 to 128") or 1,
@@ -100,7 +101,7 @@ def edited(call: Call, edits: Edits) -> bytes:
         return call.body
     scan = call.scan
     if not isinstance(scan, _Scan) or scan.body is not call.body:
-        again = peek(call.endpoint, call.body, call.model, stream=call.stream).scan
+        again = peek(call.endpoint, call.body, InUrl(call.model, call.stream)).scan
         assert isinstance(again, _Scan)  # noqa: S101 - made right here
         scan = again
     limit = {"maxOutputTokens": str(edits.output_limit).encode()}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from tollway.providers.canon import Call
 from tollway.providers.dialects import (
     anthropic_codec,
     anthropic_messages,
@@ -16,8 +17,10 @@ from tollway.providers.dialects import (
     gemini,
     gemini_codec,
     gemini_embed,
+    gemini_embed_said,
     openai_chat,
     openai_chat_codec,
+    openai_embed,
     openai_responses,
     responses_codec,
 )
@@ -37,6 +40,17 @@ class Asked(NamedTuple):
 
     dialect: Upstream
     codec: Asks
+
+
+class EmbedsFor(NamedTuple):
+    """How a dialect's clients ask for vectors: what a call says, and the answer that it gets.
+
+    `names` are those clients' words for what a target could not be told.
+    """
+
+    read_request: Callable[[Call], Embedding]
+    written: Callable[[Call, Embedding, Vectors], bytes]
+    names: Mapping[str, str]
 
 
 class Embeds(NamedTuple):
@@ -64,11 +78,19 @@ UPSTREAMS: Final[Mapping[str, Spoken | Asked]] = MappingProxyType(
         cohere.DIALECT.name: Asked(cohere.DIALECT, cohere_codec.CODEC),
     }
 )
-# Where OpenAI's own form is not spoken.
 EMBEDS: Final[Mapping[str, Embeds]] = MappingProxyType(
     {
+        openai_chat.DIALECT.name: Embeds(openai_embed.write_request, openai_embed.read),
         bedrock.DIALECT.name: Embeds(bedrock_embed.write_request, bedrock_embed.read),
         cohere.DIALECT.name: Embeds(cohere_embed.write_request, cohere_embed.read),
         gemini.DIALECT.name: Embeds(gemini_embed.write_request, gemini_embed.read),
+    }
+)
+EMBEDS_FOR: Final[Mapping[str, EmbedsFor]] = MappingProxyType(
+    {
+        openai_chat.DIALECT.name: EmbedsFor(openai_embed.read_request, openai_embed.written, {}),
+        gemini.DIALECT.name: EmbedsFor(
+            gemini_embed_said.read_request, gemini_embed_said.written, gemini_embed_said.NAMES
+        ),
     }
 )

@@ -67,6 +67,14 @@ CALLS: dict[str, tuple[bytes, bytes]] = {
     ),
     "/v1/messages": (body(), whole()),
     "/v1beta/models/{model:.+}:generateContent": (GEMINI, whole()),
+    "/v1beta/models/{model:.+}:embedContent": (
+        b'{"content":{"parts":[{"text":"Hi"}]}}',
+        whole(VECTOR),
+    ),
+    "/v1beta/models/{model:.+}:batchEmbedContents": (
+        b'{"requests":[{"content":{"parts":[{"text":"Hi"}]}}]}',
+        whole(VECTOR),
+    ),
     "/v1beta/models/{model:.+}:streamGenerateContent": (
         GEMINI,
         HEAD + chunk("Hi", "stop") + USED + DONE,

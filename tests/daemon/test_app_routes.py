@@ -170,8 +170,8 @@ async def test_an_unknown_path_is_404_in_the_clients_dialect(daemon: Running) ->
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("/v1beta/models/a/b:embedContent", "/v1/embeddings"),
-        ("/v1/models/m:batchEmbedContents", "/v1/embeddings"),
+        ("/v1beta/models/a/b:asyncBatchEmbedContent", "batchEmbedContents"),
+        ("/v1/models/m:batchGenerateContent", "generateContent"),
         ("/v1beta/models/m:predict", "generateContent"),
         ("/v1beta/cachedContents", "generateContent"),
     ],

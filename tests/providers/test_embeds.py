@@ -9,6 +9,7 @@ from tollway.providers.errors import UpstreamBroke
 BODIES = {
     "bedrock": b'{"embeddings":{"float":[[0.5]]}}',
     "cohere": b'{"embeddings":{"float":[[0.5]]}}',
+    "openai_chat": b'{"data":[{"embedding":[0.5]}]}',
     "gemini": b'{"embeddings":[{"values":[0.5]}]}',
 }
 
