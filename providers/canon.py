@@ -63,7 +63,8 @@ class Bound(msgspec.Struct, frozen=True):
     """The most that one attempt at a call can use, whatever the model says.
 
     `input` and `output` are tokens, `output` those of one choice. It is None where nothing
-    limits it: the request has no limit of its own and the gateway must write one. `by_window`
+    limits it: the request has no limit of its own and the gateway must write one. `beside` is
+    what each choice may think outside that limit. `by_window`
     says that the input holds parts that bytes do not bound (images, files, audio): only the
     model's context window does. `media` says that it may hold images or audio at all, whose
     tokens may cost more than text. `searches` are the paid searches that the request allows.
@@ -72,6 +73,7 @@ class Bound(msgspec.Struct, frozen=True):
 
     input: int
     output: int | None
+    beside: int = 0
     choices: int = 1
     prompts: int = 1  # inputs of an embedding or prompts of a completion: a window for each
     by_window: bool = False

@@ -87,7 +87,7 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
         unlimited = bound.output is None
         each = terms.default_output if bound.output is None else bound.output
         write = each if unlimited and terms.writes else None
-        total = each * bound.choices
+        total = (each + bound.beside) * bound.choices
         return Worst(0, bound.input, total, bound.choices, write, bound, terms.deadline_ms)
     window = terms.context or _own_window(price)
     timed = price.gpu_hour_usd is not None
@@ -108,7 +108,7 @@ def worst(bound: Bound, price: Price | None, target: Target, terms: Terms) -> Wo
             output = min(output, terms.context)
         if terms.writes or (terms.budgets and not price.free and not timed):
             written = output
-    total = output * bound.choices
+    total = (output + bound.beside) * bound.choices
     most_used = Worst(0, tokens, total, bound.choices, written, bound, terms.deadline_ms)
     return msgspec.structs.replace(most_used, nanousd=most_used.cost(total, price))
 
@@ -188,19 +188,24 @@ def clamped(most: Worst, room: int, price: Price, *, by: str) -> Worst | None:
             return None
         less = msgspec.structs.replace(most, deadline_ms=most_ms, clamped=by)
         return msgspec.structs.replace(less, nanousd=less.cost(0, price))
-    low, high = LEAST_OUTPUT, most.output_tokens // most.choices
-    if high < low or most.cost(low * most.choices, price) > room:
+    beside = most.bound.beside
+
+    def cost(each: int) -> int:
+        return most.cost((each + beside) * most.choices, price)
+
+    low, high = LEAST_OUTPUT, most.output_tokens // most.choices - beside
+    if high < low or cost(low) > room:
         return None
     while low < high:
         middle = (low + high + 1) // 2
-        if most.cost(middle * most.choices, price) <= room:
+        if cost(middle) <= room:
             low = middle
         else:
             high = middle - 1
     return msgspec.structs.replace(
         most,
-        nanousd=most.cost(low * most.choices, price),
-        output_tokens=low * most.choices,
+        nanousd=cost(low),
+        output_tokens=(low + beside) * most.choices,
         write_output=low,
         clamped=by,
     )

@@ -63,7 +63,8 @@ UNBOUNDED = (
     "web_search_options",
 )
 # What `_raises_the_bill` looks at.
-_DEAR = frozenset({*UNBOUNDED, "extra_body", "service_tier", "modalities", "tools"})
+_THOUGHTS = ("enable_thinking", "thinking_budget")
+_DEAR = frozenset({*UNBOUNDED, *_THOUGHTS, "extra_body", "service_tier", "modalities", "tools"})
 # Fields that may stand for more of a prompt than they say: a template of the caller's own, a tensor
 # that repeats itself, what a server kept of an earlier call.
 _STANDS_FOR_MORE = frozenset(
@@ -104,6 +105,7 @@ def bound(call: Call) -> Bound:
     return Bound(
         input=tokens,
         output=0 if embeds else call.output_limit,
+        beside=_thoughts(body),
         choices=1 if embeds else _choices(call, body),
         prompts=1 if call.endpoint == "chat" else _prompts(body[prompt]) if prompt in body else 1,
         by_window=tally.by_window or (not _STANDS_FOR_MORE.isdisjoint(body) and _prints_more(body)),
@@ -376,6 +378,29 @@ def _choices(call: Call, body: dict[str, Any]) -> int:
     return call.choices // n * max(n, best_of)
 
 
+def _thoughts(body: dict[str, Any]) -> int:
+    """Return the tokens of thoughts that an answer may have beside `max_tokens`.
+
+    At Alibaba, whose fields these are, that holds the words of the answer alone for models of
+    before Qwen 4; `max_completion_tokens` holds both (Model Studio, "API compatibility upgrades").
+    """
+    budget = body.get("thinking_budget")
+    if type(budget) is not int or budget < 0 or body.get("max_completion_tokens") is not None:
+        return 0
+    return budget if body.get("enable_thinking") is not False else 0
+
+
+def _thinks_without_end(body: dict[str, Any]) -> list[str]:
+    """Return the fields by which thoughts are asked for that nothing bounds: see `_thoughts`."""
+    if body.get("max_completion_tokens") is not None:
+        return []
+    budget = body.get("thinking_budget")
+    if budget is not None and (type(budget) is not int or budget < 0):
+        return ["thinking_budget"]
+    asked = body.get("enable_thinking") not in (None, False)
+    return ["enable_thinking"] if asked and budget is None else []
+
+
 def _prints_more(body: dict[str, Any]) -> bool:
     """Whether a template may print more than the request holds."""
     said = {name for name in _STANDS_FOR_MORE if body.get(name) is not None}
@@ -422,7 +447,7 @@ def raising(body: dict[str, Any]) -> list[str]:
 
 
 def _raises_the_bill(body: dict[str, Any]) -> list[str]:
-    named = raising(body)
+    named = raising(body) + _thinks_without_end(body)
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else tool

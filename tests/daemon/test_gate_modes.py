@@ -76,6 +76,22 @@ async def test_clamp_divides_what_is_left_among_the_answers_asked_for() -> None:
         assert reply.headers["x-tollway-output-limit"] == "399"
 
 
+async def test_clamp_shortens_the_answer_and_not_the_thoughts_beside_it() -> None:
+    """Qwen's `max_tokens` holds no thoughts: they are held beside it, and a clamp counts them."""
+    thinks = {"enable_thinking": True, "thinking_budget": 500}
+    async with gateway([[reads(), says(whole())]]) as gate:
+        plain = await hold_of(gate, max_tokens=1000, enable_thinking=False, thinking_budget=500)
+        full = await hold_of(gate, max_tokens=1000, **thinks)
+        assert 0 <= full - plain - 500 * OUTPUT < 10 * INPUT  # `false` is a byte longer
+        cap = 2 * USED_COST + full - 600 * OUTPUT
+        await again(gate, f'{{ usd = {usd(cap)}, per = "day", at = "clamp" }}')
+        reply = await gate.ask(body(max_tokens=1000, **thinks))
+        assert reply.headers["x-tollway-output-limit"] == "400"
+        assert b'"max_tokens":400' in gate.ups[0].requests[-1]
+        row = await gate.row(reply)
+        assert row.attempts[0].hold_nanousd == full - 600 * OUTPUT
+
+
 @pytest.mark.parametrize(("short", "status"), [(0, 200), (1, 402)])
 async def test_clamp_refuses_below_sixteen_tokens(short: int, status: int) -> None:
     """An answer of fewer is none: then the budget refuses as a hard one does."""

@@ -226,6 +226,8 @@ def test_what_is_elsewhere_has_no_bound(part: dict[str, Any]) -> None:
         ({"search_parameters": {"mode": "on"}}, "search_parameters"),
         ({"max_tokens": 5, "n_predict": -1}, "n_predict"),
         ({"n": 1, "n_cmpl": 50}, "n_cmpl"),
+        ({"max_tokens": 5, "enable_thinking": True}, "enable_thinking"),
+        ({"max_tokens": 5, "thinking_budget": "9"}, "thinking_budget"),
     ],
 )
 def test_a_field_that_can_raise_the_bill_is_named(said: dict[str, Any], field: str) -> None:
@@ -240,6 +242,19 @@ def test_harmless_values_of_such_fields_are_not() -> None:
         assert bound(service_tier=tier).unbounded == ()
     said = bound(tools=tools, modalities=["text"], models=None, plugins=[], store=True, n=1)
     assert said.unbounded == ()
+    for more in ({"enable_thinking": False}, {"enable_thinking": True, "thinking_budget": 5}):
+        assert bound(max_tokens=5, **more).unbounded == ()
+    assert bound(max_completion_tokens=5, enable_thinking=True).unbounded == ()
+
+
+def test_thoughts_beside_the_limit_are_counted_beside_it() -> None:
+    """Qwen's `max_tokens` holds the answer's words; `max_completion_tokens` holds both."""
+    thinks: dict[str, Any] = {"enable_thinking": True, "thinking_budget": 100}
+    assert (bound(max_tokens=5, **thinks).output, bound(max_tokens=5, **thinks).beside) == (5, 100)
+    assert (bound(**thinks).output, bound(**thinks).beside) == (None, 100)
+    assert bound(max_tokens=5, thinking_budget=100).beside == 100
+    assert bound(max_completion_tokens=5, **thinks).beside == 0
+    assert bound(max_tokens=5, enable_thinking=False, thinking_budget=100).beside == 0
 
 
 def test_the_service_tier_asked_for_is_told() -> None:
