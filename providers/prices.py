@@ -239,7 +239,7 @@ class PriceSource:
     def _model(self, provider: Provider, name: str) -> Model | None:
         lowered = name.lower()
         dashed = _COMPACT_DATE.sub(_with_dashes, lowered)
-        for each in (lowered, dashed) if dashed != lowered else (lowered,):
+        for each in dict.fromkeys((lowered, dashed, _SELLERS_CHOICE.sub("", lowered))):
             for models in (provider.models, *self._resold(provider)):
                 for model in models:
                     if model.match.matches(each):
@@ -358,6 +358,11 @@ def is_match(name: str, glob: str) -> bool:
 
 # "-20251211", which some gateways write where the data have "-2025-12-11".
 _COMPACT_DATE = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
+
+
+# What OpenRouter is told behind a model's name of how to choose its seller, or to search first:
+# the model is the same one.
+_SELLERS_CHOICE = re.compile(r":(?:floor|nitro|exacto|online)(?=:|$)")
 
 
 def _with_dashes(found: re.Match[str]) -> str:

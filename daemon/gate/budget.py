@@ -124,8 +124,8 @@ def _own_window(price: Price) -> int | None:
 def _refuse_unbounded(bound: Bound, target: Target, window: int | None) -> None:
     if target.kind.is_unbounded(target.model):
         raise Unbounded(
-            f"`{target.name}` searches or reads on its own account, so its cost cannot be bounded,"
-            " and a hard budget applies",
+            f"`{target.name}` searches, reads or takes its pick of sellers on its own account, so"
+            " its cost cannot be bounded, and a hard budget applies",
             hint="Call another model, or set `allow_unbounded = true` on a route to it",
             param="model",
         )

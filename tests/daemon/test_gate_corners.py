@@ -191,6 +191,8 @@ async def test_no_output_means_no_output_everywhere() -> None:
         ("openai", "O3-Deep-Research"),
         ("openrouter", "openai/gpt-4o:online"),
         ("openrouter", "openai/gpt-4o:Online:nitro"),
+        ("openrouter", "openai/gpt-4o:nitro"),
+        ("openrouter", "openai/gpt-4o:exacto"),
         ("openrouter", "openai/gpt-4o@preset/mine"),
         ("openrouter", "@preset/mine"),
         ("openrouter", "openrouter/auto"),
@@ -200,7 +202,7 @@ async def test_no_output_means_no_output_everywhere() -> None:
         ("groq", "groq/compound-mini"),
     ],
 )
-async def test_a_model_that_searches_by_itself_is_refused(kind: str, model: str) -> None:
+async def test_a_model_that_searches_or_chooses_by_itself_is_refused(kind: str, model: str) -> None:
     """What a model does on its own account has no bound, nor what is kept there for it.
 
     A price of the owner's for all models of a provider does not change that.

@@ -237,6 +237,19 @@ def test_a_reseller_has_the_prices_of_those_it_resells(source: PriceSource) -> N
     assert resold == source.find("anthropic", "claude-3-5-haiku-latest", at)
 
 
+def test_how_a_seller_is_to_be_chosen_is_no_other_model(source: PriceSource) -> None:
+    """OpenRouter reads it behind the name: such calls had no price, so that no budget let them."""
+    plain = source.find("openrouter", "anthropic/claude-sonnet-4.5", DAYS[3])
+    assert plain is not None
+    for behind in (":floor", ":nitro", ":exacto", ":online", ":online:Floor"):
+        said = f"anthropic/claude-sonnet-4.5{behind}"
+        assert source.find("openrouter", said, DAYS[3]) == plain
+    assert source.find("openrouter", "anthropic/claude-sonnet-4.5:batch", DAYS[3]) != plain
+    for unknown in (":flooring", ":free", ":anything"):
+        said = f"anthropic/claude-sonnet-4.5{unknown}"
+        assert source.find("openrouter", said, DAYS[3]) is None
+
+
 def test_a_provider_answers_to_its_other_names(source: PriceSource) -> None:
     """Whatever stands for a provider in genai-prices stands for it here."""
     at = DAYS[-1]
