@@ -5,6 +5,7 @@ gateway between them.
 """
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
@@ -47,6 +48,9 @@ class StreamResult(msgspec.Struct, frozen=True):
     max_gap_ms: float
     errors: int = 0
     first_error: str = ""
+    # While all of them streamed: from the last one's first event to the first one's end.
+    steady_events: int = 0
+    steady_cpu_s: float = 0.0  # that `cpu_s` grew by
 
 
 def _percentile(values: list[float], part: float) -> float:
@@ -93,18 +97,26 @@ async def measure(
 
 
 async def measure_streams(
-    url: str, key: str, *, streams: int, within_s: float = 1.0, model: str = MODEL
+    url: str,
+    key: str,
+    *,
+    streams: int,
+    within_s: float = 1.0,
+    model: str = MODEL,
+    cpu_s: Callable[[], float] = float,
 ) -> StreamResult:
     """Return how evenly that many streamed completions come in, opened within `within_s`.
 
-    Ends with the last stream, or 30 s after the last one spoke.
+    `cpu_s` returns the seconds of CPU that whoever stands between has used so far. Ends with the
+    last stream, or 30 s after the last one spoke.
 
     Raises:
         OSError: Nobody answers there.
         ValueError: The URL is not plain HTTP.
     """
     host, port, request = _request(url, key, model, stream=True)
-    listeners = [_Listener() for _ in range(streams)]
+    steady = _Steady(streams, cpu_s)
+    listeners = [_Listener(steady) for _ in range(streams)]
     began = perf_counter()
 
     async def listen(listener: _Listener, wait_s: float) -> None:
@@ -134,6 +146,8 @@ async def measure_streams(
         max_gap_ms=max(gaps, default=0.0),
         errors=len(faulty),
         first_error=faulty[0] if faulty else "",
+        steady_events=steady.events,
+        steady_cpu_s=steady.cpu_s,
     )
 
 
@@ -244,11 +258,35 @@ class _Caller(_Reader):
             self.fault = f"no answer within {_PATIENCE_S} s"
 
 
+class _Steady:
+    """What happened while all streams were heard: none began, and none ended."""
+
+    def __init__(self, streams: int, cpu_s: Callable[[], float]) -> None:
+        self.events = 0
+        self.cpu_s = 0.0
+        self._count = cpu_s
+        self._silent = streams  # that have not begun
+        self._heard = 0
+        self._began: tuple[int, float] | None = None
+
+    def heard(self, events: int, *, first: bool) -> None:
+        self._heard += events
+        self._silent -= first
+        if first and not self._silent:
+            self._began = self._heard, self._count()
+
+    def ended(self) -> None:
+        if self._began is not None:
+            self.events, self.cpu_s = self._heard - self._began[0], self._count() - self._began[1]
+        self._began, self._silent = None, 0  # the first end is the last of it
+
+
 class _Listener(_Reader):
     """Hears one stream and keeps its times, not its words."""
 
-    def __init__(self) -> None:
+    def __init__(self, steady: _Steady) -> None:
         super().__init__()
+        self._steady = steady
         self.events = 0
         self.first_s = 0.0
         self.gap_s = 0.0
@@ -266,6 +304,7 @@ class _Listener(_Reader):
                     return
         finally:
             asked.cancel()
+            self._steady.ended()
         if not self.fault and b"[DONE]" not in self._tail:
             self.fault = "the stream ended without `[DONE]`"
 
@@ -275,7 +314,9 @@ class _Listener(_Reader):
         silence, self._heard_s = now - self._heard_s, now
         # A blank line may fall between two reads.
         events = (self._tail[-1:] + data).count(b"\n\n")
-        if not self.events and events:
+        first = not self.events and events > 0
+        self._steady.heard(events, first=first)
+        if first:
             self.first_s = silence
         elif silence > self.gap_s:
             self.gap_s = silence

@@ -113,6 +113,23 @@ async def test_every_event_of_every_stream_is_heard() -> None:
     assert 0 < result.gap_p99_ms <= result.max_gap_ms
 
 
+async def test_what_an_event_costs_is_counted_while_all_stream() -> None:
+    """Neither what the streams' beginnings took, nor what their ends took, is the events'."""
+    asked = 0
+
+    def cpu_s() -> float:
+        nonlocal asked
+        asked += 1
+        return 2.5**asked
+
+    async with BuiltInUpstream(events=200, events_per_s=100) as upstream:
+        result = await measure_streams(upstream.url, "any", streams=5, within_s=0, cpu_s=cpu_s)
+    assert not result.errors, result.first_error
+    assert asked == 2
+    assert result.steady_cpu_s == 2.5**2 - 2.5
+    assert 0 < result.steady_events < result.events
+
+
 async def test_a_connection_serves_one_stream_after_the_other() -> None:
     """A gateway keeps its connections: what a stream leaves behind must not reach the next."""
     async with BuiltInUpstream(events=2, events_per_s=500) as upstream, client(upstream) as asking:
@@ -146,6 +163,7 @@ async def test_a_bad_answer_is_an_error_and_not_a_fast_call(
         if streamed:
             streams = await measure_streams(url, "any", streams=2, within_s=0)
             assert (streams.errors, streams.events) == (2, 0)
+            assert (streams.steady_events, streams.steady_cpu_s) == (0, 0.0)
             assert streams.first_error.startswith(expected)
         else:
             calls = await measure(url, "any", seconds=0.05, connections=2)
