@@ -62,9 +62,8 @@ def _gemini_entry(gate: Gate, name: str) -> dict[str, object]:
 
 def _anthropic_entry(gate: Gate, name: str) -> dict[str, object]:
     entry = _entry(gate, name)
-    # When a model was made is not known; the moment this configuration was loaded is a true one.
-    loaded = datetime.fromtimestamp(int(gate.built_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    said = {"type": "model", "id": entry["id"], "display_name": name, "created_at": loaded}
+    made = datetime.fromtimestamp(_made_s(gate, name), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    said = {"type": "model", "id": entry["id"], "display_name": name, "created_at": made}
     if "context_window" in entry:
         said["max_input_tokens"] = entry["context_window"]
     return said
@@ -94,8 +93,7 @@ def _entry(gate: Gate, name: str) -> dict[str, object]:
     entry: dict[str, object] = {
         "id": name,
         "object": "model",
-        # Clients' types want a number; the moment this configuration was loaded is a true one.
-        "created": int(gate.built_s),
+        "created": _made_s(gate, name),
         "owned_by": owner,
     }
     if found.route:
@@ -105,3 +103,14 @@ def _entry(gate: Gate, name: str) -> dict[str, object]:
     if owner == LOCAL:
         entry["state"] = gate.daemon.local.state(model) or "registered"
     return entry
+
+
+def _made_s(gate: Gate, name: str) -> int:
+    """Return when a model was made, in unix seconds: when the file of one of this box was written.
+
+    Of others that is not known; the moment this configuration was loaded is a true one.
+    """
+    found = gate.router.find(name)
+    owner, _, model = found.targets[0].partition("/") if found else ("", "", "")
+    made = gate.daemon.local.made_s(model) if owner == LOCAL else None
+    return made or int(gate.built_s)

@@ -265,11 +265,21 @@ class LocalModels:
         """
         return self._named(name).context
 
+    def made_s(self, name: str) -> int | None:
+        """Return when a model was made, in unix seconds; None where that is not known."""
+        found = self._residents.get(name)
+        return found.made_s if found else None
+
     async def sweep(self) -> None:
-        """Unload what was idle for too long and kill what hangs; done by itself now and then."""
+        """Unload what was idle for too long or replaced on disk, and kill what hangs.
+
+        Done by itself now and then.
+        """
         everyone = [*self._residents.values(), *self._retiring]
         for resident in everyone:
             resident.kill_if_hung()
+        for resident in self._residents.values():
+            await resident.notice()
         for resident in everyone:
             if self._spare(resident) and resident.idle_s >= resident.model.idle_unload_s:
                 await resident.unload()

@@ -118,6 +118,14 @@ class Resident(ABC, Generic[P]):
     async def look(self) -> None:
         """Find out what can be known of the model before it is loaded."""
 
+    async def notice(self, *, still: bool = True) -> None:
+        """Take note of what was loaded having been replaced; `still`: once that stands still."""
+
+    @property
+    def made_s(self) -> int | None:
+        """When the model was made, in unix seconds, as far as it is known."""
+        return None
+
     @property
     def context(self) -> int:
         """The tokens that fit, as loaded or as it would be."""
@@ -179,21 +187,26 @@ class Resident(ABC, Generic[P]):
             LocalModelFailed: It cannot be loaded.
         """
         self.forgive()
+        await self.notice(still=False)
         with self._present():
             await self.ready()
 
     async def unload(self) -> None:
         """Return when it is out of memory; running calls finish first."""
+        await asyncio.shield(self._renew())
+
+    def _renew(self) -> asyncio.Task[None]:
+        """Return what stops it: running calls finish, and the next one loads afresh."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(), name=f"stop {self.model.name}")
-        await asyncio.shield(self._stopping)
+        return self._stopping
 
     def change(self, model: LocalModel) -> None:
         """Take a changed configuration; what runs finishes, the next call loads afresh."""
         old, self.model = self.model, model
         self.forgive()
-        if self._is_other(old) and (self._process or self._loading) and self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop(), name=f"stop {model.name}")
+        if self._is_other(old) and (self._process or self._loading):
+            self._renew()
 
     def forgive(self) -> None:
         """Forget past failures."""

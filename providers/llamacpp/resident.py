@@ -43,6 +43,9 @@ class GgufResident(Resident[Worker]):
         self.info: ModelInfo | None = None
         self._marks = True  # its family marks tool calls, so that they can be held to schemas
         self._known: tuple[int, ...] = ()  # which file `info` describes
+        self._loaded: tuple[int, ...] = ()  # which file the worker has
+        self._other: tuple[int, ...] = ()  # which was found in its place
+        self._ready: Ready | None = None
         self._turns = asyncio.Semaphore(model.slots)  # asyncio's are fair
         self._line: list[object] = []  # who waits for a turn, in that order
         self._suspect = asyncio.Lock()  # held by a call that comes again, until it is answered
@@ -135,6 +138,34 @@ class GgufResident(Resident[Worker]):
         with contextlib.suppress(GgufError):
             await self._describe()
 
+    async def notice(self, *, still: bool = True) -> None:
+        """See `Resident`: another file is loaded by the next call, if it is a whole model."""
+        if not self.loaded or self._ready is None:
+            return
+        found = await asyncio.to_thread(self._identity)
+        before, self._other = self._other, found
+        if found == self._loaded:
+            self._say_if_unused(self._ready)
+            return
+        if still and found != before:  # it may be on its way still
+            return
+        try:
+            await asyncio.to_thread(describe, self.model.path)
+        except GgufError as fault:
+            self.warning = (
+                f"its file was replaced, and what was loaded before serves on: {fault.message}",
+                fault.hint,
+            )
+        else:
+            if self.loaded:
+                log.info("%s: its file was replaced and is loaded anew", self.model.name)
+                self._renew()
+
+    @property
+    def made_s(self) -> int | None:
+        """See `Resident`: when its file was written."""
+        return max(self._known[3::4], default=0) // 10**9 or None
+
     @property
     def context(self) -> int:
         """The tokens that fit, as loaded or as it would be."""
@@ -204,12 +235,14 @@ class GgufResident(Resident[Worker]):
             info = await self._describe()
         except GgufError as fault:
             raise self._stay_failed(fault.message, fault.hint) from fault
+        self._loaded = self._known
         await self._around.make_room(self)
         self._admitted = True
         worker = await self._start()
         try:
             loaded = await worker.load(self._how_to_load(info), self._progress)
             self._marks = loaded.marks
+            self._ready = loaded
             self._say_if_unused(loaded)
             await self._warm_up(worker, info)
         except CannotLoad as fault:

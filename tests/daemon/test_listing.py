@@ -1,5 +1,6 @@
 """`GET /v1/models`, as each client's library reads it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,16 @@ async def test_a_route_takes_what_its_widest_target_takes() -> None:
         windows = {entry["id"]: entry.get("context_window") for entry in listed}
         assert (windows["both"], windows["unsure"]) == (200_000, None)
         assert (windows["up/short"], windows["up/unknown"]) == (32_000, None)
+
+
+async def test_a_model_of_this_box_was_made_when_its_file_was(tmp_path: Path) -> None:
+    """The same at each call and after each restart: some clients keep it, or sort by it."""
+    made = shaped(tmp_path / "short.gguf", context=SHORT)
+    os.utime(made, (1_700_000_000, 1_700_000_000))
+    async with serving(models(short=(made, 8192))) as daemon:
+        key = f"Bearer {KEY}"
+        (entry,) = (await daemon.ask("GET", "/v1/models", authorization=key)).json()["data"]
+        assert entry["created"] == 1_700_000_000
+        said: Any = {"authorization": key, "anthropic_version": "2023-06-01"}
+        (entry,) = (await daemon.ask("GET", "/v1/models", **said)).json()["data"]
+        assert entry["created_at"] == "2023-11-14T22:13:20Z"
