@@ -7,12 +7,14 @@ import msgspec
 import typer
 
 from tollway.cli import complete, edits, show
+from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import Control, convert, load_config, reach
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config, HourPrice, Model, ModelPrice
 from tollway.daemon.errors import DaemonUnreachable
 from tollway.daemon.pricing import local_said
+from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp.gguf import files_of
 
 _LOAD_S = 1800.0  # a large model from a slow disk
@@ -27,6 +29,20 @@ Name = Annotated[
         callback=edits.own_model,
     ),
 ]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...", help="The models' names.", autocompletion=complete.entries("models")
+    ),
+]
+NamesOrNone = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME...", help="The models' names.", autocompletion=complete.entries("models")
+    ),
+]
+# The states of a model that has a process, or soon will.
+_IN_MEMORY = {"starting", "loading", "ready", "draining"}
 
 
 class State(msgspec.Struct):
@@ -197,38 +213,87 @@ def _process_table(states: list[State]) -> None:
             edits.hint(one.fix)
 
 
-def load(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Load a model now rather than at its first call.
+def load(names: Names, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Load models now rather than at their first calls.
 
-    Returns when it is ready. Needs the running daemon.
+    One after the other; returns when they are ready. Needs the running daemon.
 
-    Example:
+    Examples:
         tollway models load smollm2
+        tollway models load chat embed
     """
-    _ask(name, "load", config, as_json=as_json)
+    _ask_each(load_config(config), names, "load", as_json=as_json)
 
 
-def unload(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Free a model's memory once its calls have ended.
+def unload(
+    names: NamesOrNone = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that are in memory.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Free models' memory once their calls have ended.
 
-    Its next call loads it again. Needs the running daemon.
+    The next call of one loads it again. Needs the running daemon.
 
-    Example:
+    Examples:
         tollway models unload smollm2
+        tollway models unload --all
     """
-    _ask(name, "unload", config, as_json=as_json)
+    if every == bool(names):
+        raise UsageProblem("Which model?", hint="Name some, or say `--all`")
+    loaded = load_config(config)
+    if not every:
+        _ask_each(loaded, names or [], "unload", as_json=as_json)
+        return
+    states = convert(reach(config).get("/control/models")["models"], list[State])
+    present = [one.name for one in states if one.state in _IN_MEMORY]
+    if present or as_json:
+        _ask_each(loaded, present, "unload", as_json=as_json, several=True)
+    else:
+        show.note("No model is in memory")
 
 
-def _ask(name: str, what: Literal["load", "unload"], config: Path | None, *, as_json: bool) -> None:
-    edits.require_known(load_config(config), "models", name)
+def _ask_each(
+    config: Config,
+    names: list[str],
+    what: Literal["load", "unload"],
+    *,
+    as_json: bool,
+    several: bool = False,
+) -> None:
+    """Have models loaded or unloaded; one that cannot be does not keep the others from it."""
+    names = list(dict.fromkeys(map(edits.own_model, names)))
+    for name in names:
+        edits.require_known(config, "models", name)
+    several = several or len(names) > 1
+    faults: list[GatewayError] = []
+    done: list[State] = []
+    for name in names:
+        try:
+            done += _asked(config.path, name, what)
+        except DaemonUnreachable:
+            raise
+        except GatewayError as fault:
+            if not several:
+                raise
+            faults.append(fault)
+    if as_json:
+        show.emit(done if several else (done[0] if done else None))
+    elif done:
+        _process_table(done)
+    for failed in faults:
+        edits.warn(failed.message)
+        if failed.hint:
+            edits.hint(failed.hint)
+    if faults:
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+def _asked(config: Path, name: str, what: Literal["load", "unload"]) -> list[State]:
     with show.waiting(f"Loading {name}" if what == "load" else f"Waiting for {name} to end"):
         answer = reach(config).post(f"/control/models/{name}/{what}", timeout_s=_LOAD_S)
-    states = convert(answer["models"], list[State])
-    own = [one for one in states if one.name == name]
-    if as_json:
-        show.emit(own[0] if own else None)
-    else:
-        _process_table(own)
+    return [one for one in convert(answer["models"], list[State]) if one.name == name]
 
 
 def remove(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:

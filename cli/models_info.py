@@ -11,8 +11,10 @@ import typer
 from tollway.cli import complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
+from tollway.cli.model_sources import Source, named, sources
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config.schema import Layers, Model
+from tollway.daemon.errors import ConfigError
 from tollway.providers.errors import GatewayError, LocalModelFailed
 from tollway.providers.llamacpp import fit, install, probe
 from tollway.providers.llamacpp.gguf import POOLINGS, ModelInfo, describe
@@ -87,12 +89,25 @@ class Described(msgspec.Struct, frozen=True):
     name: str = ""  # as it is registered
 
 
+class Inside(msgspec.Struct, frozen=True):
+    """A model in a folder; bytes, `needs` with the usual context, `problem` where it is none."""
+
+    name: str
+    path: Path
+    bytes: int
+    architecture: str = ""
+    parameters: int = 0
+    quantisation: str = ""
+    needs: int | None = None
+    problem: str = ""
+
+
 def info(  # noqa: PLR0913 - an argument is an option
     model: Annotated[
         str,
         typer.Argument(
             metavar="NAME|PATH",
-            help="A model, or a GGUF file.",
+            help="A model, a GGUF file, or a folder of them.",
             autocompletion=complete.entries("models"),
         ),
     ],
@@ -108,12 +123,18 @@ def info(  # noqa: PLR0913 - an argument is an option
 
     Weights, context and working buffers, in RAM and on the GPU, as it is registered or as the
     options say. Nothing is loaded: llama.cpp is asked what it would take, else the file's header.
+    Of a folder, or Ollama's store, each model with what it needs by its header.
 
     Examples:
         tollway models info smollm2
         tollway models info qwen3-8b.gguf --context 32768 --slots 4 --kv-type q8_0
     """
     path, known, name = Path(model).expanduser(), Model(gguf=Path()), ""
+    said = {"context": context, "slots": slots, "kv_type": kv_type, "gpu_layers": gpu_layers}
+    if path.is_dir() and not _is_registered(model, config):
+        inside = [_inside(one, with_said(known, said)) for one in named(sources(path), {})]
+        _print_inside(inside, as_json)
+        return
     if not path.is_file():
         model = edits.own_model(model)
         loaded = load_config(config)
@@ -126,7 +147,6 @@ def info(  # noqa: PLR0913 - an argument is an option
                     hint="`tollway models ps` shows what it takes while it runs",
                 )
             path = known.gguf
-    said = {"context": context, "slots": slots, "kv_type": kv_type, "gpu_layers": gpu_layers}
     wanted = with_said(known, said)
     path = Path(os.path.abspath(path))
     found = describe(path)
@@ -139,6 +159,57 @@ def info(  # noqa: PLR0913 - an argument is an option
         edits.warn(one.memory.warning)
     if one.memory.fix:
         edits.hint(one.memory.fix)
+
+
+def _is_registered(model: str, config: Path | None) -> bool:
+    """Whether a word that is a folder here is a model's name as well."""
+    if os.sep in model:
+        return False
+    try:
+        return model in load_config(config).models
+    except ConfigError:  # a file or a folder can be looked at without any
+        return False
+
+
+def _inside(one: Source, model: Model) -> Inside:
+    found = Inside(one.name, one.path, one.path.stat().st_size)
+    try:
+        info = describe(one.path)
+    except GatewayError as fault:
+        return msgspec.structs.replace(found, problem=fault.message)
+    need = fit.estimate(info, fit.usable_context(info, model.context), layout_of(model))
+    return Inside(
+        one.name,
+        one.path,
+        info.file_bytes,
+        info.architecture,
+        info.parameters,
+        info.quantisation,
+        need.total,
+    )
+
+
+def _print_inside(found: list[Inside], as_json: bool) -> None:
+    if as_json:
+        show.emit(found)
+        return
+    numbers = [show.Column(name, number=True) for name in ("parameters", "size", "needs")]
+    show.table(
+        ["model", "architecture", "quantisation", *numbers, "file", "problem"],
+        [
+            (
+                one.name,
+                one.architecture,
+                one.quantisation,
+                show.tokens(one.parameters) if one.parameters else "",
+                show.size(one.bytes),
+                show.size(one.needs),
+                str(one.path),
+                one.problem,
+            )
+            for one in found
+        ],
+    )
 
 
 def with_said(model: Model, said: Mapping[str, object]) -> Model:

@@ -1,6 +1,7 @@
 """`models` and `routes`: files described and registered, and calls explained."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,36 @@ def test_a_real_model_is_loaded_and_unloaded_on_demand(home: Home) -> None:
     assert json.loads(home.tollway("models", "list", "--json").stdout)[0]["state"] == "ready"
     assert json.loads(home.tollway("models", "unload", "smol", "--json").stdout)["pid"] is None
     assert not Path(f"/proc/{loaded['pid']}").exists()
+
+
+def served(home: Home, **models: str) -> None:
+    """Start a daemon with models of these names, each with a command that is no server."""
+    tables = (
+        f'[models.{name}]\ncommand = "{command}"\nhealth = "/"\nprice = "free"\n'
+        for name, command in models.items()
+    )
+    home.write(SERVER + "".join(tables))
+    assert home.tollway("up").returncode == 0
+
+
+HEALTHY = f"{sys.executable} -m http.server ${{PORT}} --bind 127.0.0.1"
+
+
+def test_several_models_are_loaded_and_all_of_them_unloaded(home: Home) -> None:
+    """One that cannot be loaded is told, and does not keep the others from it."""
+    served(home, one=HEALTHY, broken="false ${PORT}", two=HEALTHY, other=HEALTHY)
+    assert home.tollway("models", "unload", "--all").stderr == "No model is in memory\n"
+    assert json.loads(home.tollway("models", "unload", "--all", "--json").stdout) == []
+    unknown = home.tollway("models", "load", "one", "tow")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    ended = home.tollway("models", "load", "one", "broken", "local/two", "one")
+    assert ended.returncode == 1
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == ["model", "one", "two"]
+    assert "warning: The command of `broken` ended with exit code 1" in ended.stderr
+    gone = json.loads(home.tollway("models", "unload", "--all", "--json").stdout)
+    assert [(one["name"], one["state"]) for one in gone] == [("one", "stopped"), ("two", "stopped")]
+    assert home.tollway("models", "unload").returncode == 2
+    assert home.tollway("models", "unload", "one", "--all").returncode == 2
 
 
 def test_what_failed_says_its_last_words(home: Home) -> None:

@@ -312,3 +312,24 @@ def test_a_model_is_pulled_registered_and_described(home: Home, server: Hub) -> 
     assert wrong.returncode == 1
     assert "`org/Tiny-GGUF` has no `Q2_K`" in wrong.stderr
     assert "hint: It has Q4_K_M (" in wrong.stderr
+
+
+def test_info_of_a_folder_lists_what_is_inside(home: Home) -> None:
+    """With what each needs; by the names that they would have here, and the faults of others."""
+    (home.path / "models/a").mkdir(parents=True)
+    shaped(home.path / "models/a/Tiny-Chat.Q8_0.gguf")
+    (home.path / "models/half.gguf").write_bytes(llama_gguf()[:200])
+    told = home.tollway("models", "info", "models", "--context", "512")
+    assert told.returncode == 0, told.stderr
+    assert "tiny-chat  llama" in told.stdout
+    found = json.loads(home.tollway("models", "info", "models", "--json").stdout)
+    assert [one["name"] for one in found] == ["tiny-chat", "half"]
+    assert found[0]["needs"] > found[0]["bytes"] > 0
+    assert (found[1]["needs"], "inside its header" in found[1]["problem"]) == (None, True)
+    ollama_store(home.path / "store", library__llama3__8b=llama_gguf())
+    (one,) = json.loads(home.tollway("models", "info", "store", "--json").stdout)
+    assert one["name"] == "llama3-8b"
+    none = home.tollway("models", "info", str(home.path / "models/a/.."), "--slots", "2")
+    assert none.returncode == 0
+    (home.path / "empty").mkdir()
+    assert "There are no GGUF files in `empty`" in home.tollway("models", "info", "empty").stderr
