@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.cli.llama_swap_matrix import Matrix
 from tollway.cli.taken_over import NotUnderstood, fitting
 from tollway.daemon.config.check import name_wrong
 
@@ -18,24 +19,30 @@ _NEVER = "36500d"  # a hundred years: llama-swap's "never unload"
 # Of a model, what there is no key for; said, so that nobody misses it in silence.
 _LEFT_OUT = {
     "cmdStop": "the command's process group gets SIGTERM, then SIGKILL",
-    "filters": "requests go on as they come",
+    "filters": "requests go on as they come, whatever name they call",
     "metadata": "`/v1/models` does not show it",
     "name": "`/v1/models` shows the model's own name",
     "description": "`/v1/models` does not show it",
     "unlisted": "who may call it sees it; groups say who may",
     "timeouts": "connections to this machine have the gateway's time-outs",
+    "unloadTimeout": "a command has 5 s to end, and is killed then",
+    "capabilities": "`/v1/models` does not show them",
 }
 _KNOWN = {"cmd", "proxy", "env", "aliases", "checkEndpoint", "ttl", "useModelName", "macros"}
 _KNOWN |= {"concurrencyLimit", "sendLoadingState"}
 # Of the file: what the gateway has of its own, so that nothing is lost.
 _NEEDLESS = {"logLevel", "logTimeFormat", "logToStdout", "metricsMaxInMemory", "captureBuffer"}
 _NEEDLESS |= {"startPort", "sendLoadingState", "includeAliasesInList", "healthCheckTimeout"}
-_NEEDLESS |= {"globalTTL", "macros", "models", "groups", "hooks"}
+_NEEDLESS |= {"globalTTL", "macros", "models", "groups", "hooks", "matrix"}
+_NEEDLESS |= {"store", "ui", "performance"}
 _OF_FILE = {
     "apiKeys": "`tollway keys create` makes keys, each with an owner",
     "peers": "`tollway providers add` adds other gateways",
-    "matrix": "`apart_from` says which models may not run together; the rest share what there is",
+    "profiles": "a route says where its name leads, and an edit of `to` where else",
+    "unloadTimeout": _LEFT_OUT["unloadTimeout"],
+    "upstream": "a model's own pages are not passed on",
 }
+_OF_GROUP = {"members", "persistent", "swap", "exclusive"}
 
 
 class Translated(msgspec.Struct):
@@ -66,7 +73,10 @@ def translated(config: object, environment: Mapping[str, str]) -> Translated:
             raise NotUnderstood(f"models.{name}: expected a mapping with `cmd`")
         macros = {**shared, **_macros(said.get("macros")), "MODEL_ID": str(name)}
         _model(str(name), said, _Words(macros, environment, f"models.{name}"), config, found)
-    _groups(config.get("groups"), found)
+    if isinstance(matrix := config.get("matrix"), dict):
+        _matrix(matrix, config["models"], found)
+    else:
+        _groups(config.get("groups"), found)
     _hooks(config.get("hooks"), found)
     return found
 
@@ -146,11 +156,17 @@ def _model(
     found.models[own] = table
     found.routes[called] = {"to": [f"local/{own}"]}
     for alias in _aliases(said.get("aliases")):
-        filled = words.fill(alias)
-        if name_wrong("routes", filled):
-            found.left_out.append(f"{where}.aliases: `{filled}` cannot be a route's name")
-        else:
-            found.routes[filled] = {"to": [f"local/{own}"]}
+        _route(words.fill(alias), own, f"{where}.aliases", found)
+    for alias in _named_by_parameters(said.get("filters")):
+        # llama-swap makes an alias of each.
+        _route(words.fill(alias), own, f"{where}.filters.setParamsByID", found)
+
+
+def _route(name: str, own: str, where: str, found: Translated) -> None:
+    if name_wrong("routes", name):
+        found.left_out.append(f"{where}: `{name}` cannot be a route's name")
+    else:
+        found.routes[name] = {"to": [f"local/{own}"]}
 
 
 def _command(text: str) -> str:
@@ -181,19 +197,43 @@ def _aliases(said: object) -> list[str]:
     return [str(name) for name in names if name]
 
 
+def _named_by_parameters(filters: object) -> list[str]:
+    """Return the names with which a model is asked for with parameters of their own."""
+    by_name = filters.get("setParamsByID") if isinstance(filters, dict) else None
+    return list(map(str, by_name)) if isinstance(by_name, dict) else []
+
+
+def _matrix(said: Mapping[str, Any], models: Mapping[str, object], found: Translated) -> None:
+    """Put a matrix into `apart_from`: who is in no set with another may not run beside it."""
+    matrix = Matrix(said)
+    called = {_fitting(str(name)): str(name) for name in models}
+    for own, table in found.models.items():
+        apart = [
+            one for one in found.models if one != own and matrix.apart(called[own], called[one])
+        ]
+        if apart:
+            table["apart_from"] = apart
+    for name in matrix.unknown(models):
+        found.left_out.append(f"matrix.vars: there is no model `{name}`")
+    if said.get("evict_costs"):
+        found.left_out.append("matrix.evict_costs: who was idle for longest makes room")
+    if not matrix.is_pairs:
+        found.left_out.append(
+            "matrix.sets: models that may run together two by two may here all run together"
+        )
+
+
 def _groups(said: object, found: Translated) -> None:
     """Put groups into `apart_from` and `pinned`.
 
     Who is in no group is in one of its own that swaps and excludes, as with llama-swap.
     """
-    groups = dict(said) if isinstance(said, dict) else {}
-    grouped = {_fitting(str(one)) for group in groups.values() for one in group.get("members", [])}
+    groups = dict(_each_group(said, found))
+    grouped = {_fitting(str(one)) for group in groups.values() for one in group["members"]}
     if rest := [name for name in found.models if name not in grouped]:
         groups["(default)"] = {"members": rest}
     members = {
-        name: [
-            one for one in map(_fitting, map(str, group.get("members", []))) if one in found.models
-        ]
+        name: [one for one in map(_fitting, map(str, group["members"])) if one in found.models]
         for name, group in groups.items()
     }
     for name, group in groups.items():
@@ -210,6 +250,21 @@ def _groups(said: object, found: Translated) -> None:
             table.pop("pinned", None)
         if others := [one for one in table.pop("apart_from", []) if one not in pinned]:
             table["apart_from"] = others
+
+
+def _each_group(said: object, found: Translated) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each group with its members, a list at any rate; note what is not known of it."""
+    for name, group in said.items() if isinstance(said, dict) else ():
+        where = f"groups.{name}"
+        members = group.get("members") or [] if isinstance(group, dict) else None
+        if not isinstance(members, list):
+            raise NotUnderstood(f"{where}: expected a mapping with `members`, a list")
+        for one in members:
+            if _fitting(str(one)) not in found.models:
+                found.left_out.append(f"{where}.members: there is no model `{one}`")
+        for key in group.keys() - _OF_GROUP:
+            found.left_out.append(f"{where}.{key}: not a key that is known here")
+        yield str(name), {**group, "members": members}
 
 
 def _swaps(group: Mapping[str, Any]) -> bool:
@@ -231,6 +286,8 @@ def _apart(
 
 
 def _hooks(said: object, found: Translated) -> None:
+    for key in said.keys() - {"on_startup"} if isinstance(said, dict) else ():
+        found.left_out.append(f"hooks.{key}: not a key that is known here")
     start = said.get("on_startup") if isinstance(said, dict) else None
     for one in (start or {}).get("preload") or [] if isinstance(start, dict) else []:
         target = found.models.get(_fitting(str(one)))
@@ -243,7 +300,12 @@ def _hooks(said: object, found: Translated) -> None:
 def _macros(said: object) -> dict[str, str]:
     if not isinstance(said, dict):
         return {}
-    return {str(name): str(value).strip() for name, value in said.items()}
+    return {str(name): _plain(value) for name, value in said.items()}
+
+
+def _plain(value: object) -> str:
+    # YAML's words, not Python's.
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def _whole(said: object, default: int) -> int:

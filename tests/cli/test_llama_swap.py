@@ -2,13 +2,15 @@
 
 import importlib
 import json
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program import Home
 
-from tollway.cli.llama_swap import translated
+from tollway.cli.llama_swap import Translated, translated
 from tollway.cli.taken_over import NotUnderstood
 from tollway.daemon.config.load import load
 
@@ -143,6 +145,118 @@ def test_health_is_asked_under_the_path_of_the_proxy() -> None:
     assert translated(said, {}).models["m"]["health"] == "/v2/health"
 
 
+def apart(found: Translated) -> dict[str, list[str]]:
+    """Return which models each may not run beside."""
+    return {name: table.get("apart_from", []) for name, table in found.models.items()}
+
+
+MATRIX = """
+models:
+  gemma: {cmd: "s ${PORT}"}
+  org/qwen: {cmd: "s ${PORT}"}
+  voice: {cmd: "s ${PORT}"}
+  rerank: {cmd: "s ${PORT}"}
+  large: {cmd: "s ${PORT}"}
+  loner: {cmd: "s ${PORT}"}
+matrix:
+  vars: {g: gemma, q: org/qwen, v: voice, e: rerank, L: large}
+  sets:
+    standard: "(g | q) & v"
+    more: "+standard & e"
+    full: L
+"""
+
+
+def test_a_matrix_says_who_runs_beside_whom() -> None:
+    """Those that are in no set together are apart; who is in none runs alone."""
+    found = translated(parsed(MATRIX), {})
+    assert apart(found) == {
+        "gemma": ["org-qwen", "large", "loner"],
+        "org-qwen": ["gemma", "large", "loner"],
+        "voice": ["large", "loner"],
+        "rerank": ["large", "loner"],
+        "large": ["gemma", "org-qwen", "voice", "rerank", "loner"],
+        "loner": ["gemma", "org-qwen", "voice", "rerank", "large"],
+    }
+    assert [line.partition(":")[0] for line in found.left_out] == ["models.org/qwen"]
+
+
+def test_what_of_a_matrix_is_lost_is_named() -> None:
+    """Pairs are all that `apart_from` can say, and costs none of it."""
+    sets = {"a": "g & q", "b": "q & v", "c": "g & v"}
+    said: Any = parsed(MATRIX)
+    said["matrix"] = {"vars": {**said["matrix"]["vars"], "x": "gone"}, "sets": sets}
+    said["matrix"]["evict_costs"] = {"v": 50}
+    assert [line.partition(":")[0] for line in translated(said, {}).left_out[1:]] == [
+        "matrix.vars",
+        "matrix.evict_costs",
+        "matrix.sets",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sets", "word"),
+    [
+        ({"a": "g &"}, "there is no `the end`"),
+        ({"a": "(g | q"}, "a parenthesis is not closed"),
+        ({"a": "g q"}, "`q` stands where nothing was expected"),
+        ({"a": "g & zz"}, "there is no `zz` in `matrix.vars`"),
+        ({"a": "+b", "b": "+a"}, "contains itself"),
+        ({"a": "+c"}, "there is no set `c`"),
+        ({"a": "(" * 99}, "it is too deep"),
+        (["a"], "matrix.sets: expected a mapping"),
+    ],
+)
+def test_a_matrix_that_is_not_understood_is_told(sets: object, word: str) -> None:
+    """With the set's name, before anything is written."""
+    said: Any = parsed(MATRIX)
+    said["matrix"]["sets"] = sets
+    with pytest.raises(NotUnderstood, match=re.escape(word)):
+        translated(said, {})
+
+
+EVERY = """
+unloadTimeout: 10
+profiles: {coding: {pins: {llm: m}}}
+upstream: {ignorePaths: [x]}
+store: {path: a.sqlite}
+ui: {activity: {session_id: []}}
+performance: {every: 5s}
+groups:
+  g: {swap: false, members: [m, gone], color: red}
+hooks: {on_startup: {preload: [m]}, on_shutdown: {}}
+macros: {flag: true}
+models:
+  m:
+    cmd: s ${PORT} --jinja ${flag}
+    unloadTimeout: 3
+    capabilities: {tools: true}
+    filters:
+      setParamsByID:
+        "${MODEL_ID}": {temperature: 0.1}
+        "${MODEL_ID}:high": {reasoning_effort: high}
+"""
+
+
+def test_every_key_that_llama_swap_documents_is_taken_over_or_named() -> None:
+    """Names that it makes of `setParamsByID` are called by clients, and so are routes here."""
+    found = translated(parsed(EVERY), {})
+    assert found.models["m"]["command"] == "s ${PORT} --jinja true"
+    assert found.models["m"]["load_at_start"] is True
+    assert found.routes == {name: {"to": ["local/m"]} for name in ("m", "m:high")}
+    assert sorted(line.partition(":")[0] for line in found.left_out) == [
+        "groups.g.color",
+        "groups.g.members",
+        "hooks.on_shutdown",
+        "models.m.capabilities",
+        "models.m.filters",
+        "models.m.unloadTimeout",
+        "profiles",
+        "unloadTimeout",
+        "upstream",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -152,6 +266,8 @@ def test_health_is_asked_under_the_path_of_the_proxy() -> None:
         ("models: {a: {cmd: 'x ${env.WHAT}'}}", "the environment has no WHAT"),
         ("macros: {m: 'x ${m}'}\nmodels: {a: {cmd: '${m}'}}", "a macro that contains itself"),
         ('models: {a: {cmd: "x \'y"}}', "No closing quotation"),
+        ("models: {a: {cmd: x}}\ngroups: {g: [a]}", "groups.g: expected a mapping"),
+        ("models: {a: {cmd: x}}\ngroups: {g: {members: a}}", "groups.g: expected a mapping"),
     ],
 )
 def test_what_is_not_understood_is_told(text: str, word: str) -> None:
