@@ -265,13 +265,13 @@ SAID: dict[str, tuple[Said, Said, Said, Said]] = {
         None,
         {"tools": [{"type": "web_search"}, *_RESPONSES_TOOLS]},
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}, *_ANTHROPIC_TOOLS]},
-        None,
+        _config(tools=[{"google_search": {}}, *_GEMINI_TOOLS]),
     ),
     "web search alone": (
         None,
         {"tools": [{"type": "web_search"}]},
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-        None,
+        _config(tools=[{"google_search": {}}]),
     ),
     "bash, editor and memory by type": (
         None,

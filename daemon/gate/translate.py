@@ -38,9 +38,9 @@ _JSON = "application/json"
 _LONGEST_NAME, _MOST_NAMES = 64, 30
 # What a route may change, and what is lost where a model does not take that.
 _LOST_OF_ROUTE = {"max_temperature": "temperature", "reasoning_effort": "reasoning"}
-# "web_search", "web_search_preview", "web_search_20250305", ...; and the search among the client's
-# own tools, which a model that is shown all of them needs not.
-_SEARCHES = ("web_search", "tool_search")
+# "web_search", "web_search_preview", "web_search_20250305", ...; Google's; and the search among the
+# client's own tools, which a model that is shown all of them needs not.
+_SEARCHES = ("web_search", "googleSearch", "enterpriseWebSearch", "tool_search")
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from tollway.providers.conversation import (
     ToolResult,
     carried,
 )
+from tollway.providers.dialects.gemini_known import KNOWN_OF_FUNCTIONS, unknown
 from tollway.providers.dialects.gemini_request import NAME, camel
 from tollway.providers.dialects.gemini_schema import as_json_schema
 from tollway.providers.dialects.wire import text_of
@@ -43,16 +44,10 @@ _MODES: Final[dict[str, Any]] = {
     **{"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"},
     "MODE_UNSPECIFIED": "auto",
 }
-# What stands beside a part's bytes: which frames to look at, how closely, the client's labels.
-_OF_PARTS = frozenset(
-    {
-        *("videoMetadata", "mediaResolution", "mediaProcessing", "partMetadata"),
-        *("documentMetadata", "spreadsheetMetadata", "audioMetadata", "speechMetadata"),
-    }
-)
 # What was uploaded there; other buckets of Google's may be open to all.
 _KEPT = re.compile(r"https?://[a-z0-9.-]*generativelanguage[a-z.]*\.googleapis\.com/")
 _Object = dict[str, Any]
+_NOTHING: tuple[object, ...] = (None, False, [], {})
 
 
 def read_request(call: Call) -> Conversation:
@@ -63,6 +58,7 @@ def read_request(call: Call) -> Conversation:
         Untranslatable: It builds on what Google keeps.
     """
     body = _body(call)
+    unread = unknown(body)
     if body.pop("cachedContent", None):
         raise Untranslatable(
             "`cachedContent` is kept at Google, and the target cannot read it",
@@ -77,7 +73,6 @@ def read_request(call: Call) -> Conversation:
             param="generationConfig.responseFormat",
         )
     choosing = _camel(body.pop("toolConfig", None), "toolConfig")
-    lost = _lost_of_parts(body.get("contents"))
     messages = (
         *_system(body.pop("systemInstruction", None)),
         *_joined(_contents(body.pop("contents", None))),
@@ -110,9 +105,10 @@ def read_request(call: Call) -> Conversation:
         service_tier=_tier(body.pop("serviceTier", None)),
         extras=tuple(
             (name, msgspec.json.encode(value))
-            for name, value in (*config.items(), *choosing.items(), *body.items(), *lost)
-            if value not in (None, False, [], {})
+            for name, value in (*config.items(), *choosing.items(), *body.items())
+            if value not in _NOTHING
         ),
+        unread=unread,
     )
 
 
@@ -135,15 +131,6 @@ def _tier(said: object) -> str:
     """Return a service tier in the words of the others: Google's may be in capitals."""
     tier = said.lower() if isinstance(said, str) else ""
     return {"standard": "default", "unspecified": ""}.get(tier, tier)
-
-
-def _lost_of_parts(contents: object) -> Iterator[tuple[str, bool]]:
-    """Yield, by name, how parts of the turns are to be looked at: no other dialect has a word."""
-    for content in contents if isinstance(contents, list) else [contents]:
-        parts = content.get("parts") if isinstance(content, dict) else None
-        for part in parts if isinstance(parts, list) else [parts]:
-            names = {camel(name) for name in part} if isinstance(part, dict) else set()
-            yield from ((f"contents.parts.{name}", True) for name in sorted(names & _OF_PARTS))
 
 
 def _object(text: bytes) -> _Object:
@@ -267,10 +254,12 @@ def _part(part: _Object, raw: _Object, ids: _Ids) -> Part:
         data = _camel(data, "inlineData")
         # Google's own library writes the alphabet of URLs, which nobody else reads.
         text = text_of(data, "data").replace("-", "+").replace("_", "/")
-        found = media(Source("base64", text, text_of(data, "mimeType")))
+        source = Source("base64", text, text_of(data, "mimeType"))
+        found = media(source, text_of(data, "displayName"))
     elif isinstance(data := part.get("fileData"), dict):
         data = _camel(data, "fileData")
-        found = media(_by_uri(text_of(data, "fileUri"), text_of(data, "mimeType")))
+        source = _by_uri(text_of(data, "fileUri"), text_of(data, "mimeType"))
+        found = media(source, text_of(data, "displayName"))
     elif "text" in part:
         found = Text(text_of(part, "text"), signature=signature, by=NAME if signature else "")
     else:
@@ -343,12 +332,12 @@ def _result(result: _Object, ids: _Ids) -> ToolResult:
     return ToolResult(ids.answered(name, text_of(result, "id")), tuple(parts), is_error, name)
 
 
-def media(source: Source) -> Part:
+def media(source: Source, name: str = "") -> Part:
     """Return what bytes are by their type: a picture, a sound, or any other file."""
     kind = source.media_type.partition("/")[0]
     if kind == "image":
         return Image(source)
-    return Audio(source) if kind == "audio" else File(source)
+    return Audio(source) if kind == "audio" else File(source, name)
 
 
 def _tools(said: object) -> Iterator[Tool | HostedTool]:
@@ -373,9 +362,9 @@ def _function(declared: _Object) -> Tool:
         text_of(declared, "description"),
         b"" if schema is None else msgspec.json.encode(schema),
         extras=tuple(
-            (name, msgspec.json.encode(declared[name]))
-            for name in ("response", "responseJsonSchema", "behavior")
-            if declared.get(name) is not None
+            (name, msgspec.json.encode(value))
+            for name, value in declared.items()
+            if name not in KNOWN_OF_FUNCTIONS and value not in _NOTHING
         ),
     )
 

@@ -2,9 +2,16 @@
 
 from typing import Any
 
-_RENAMED = {"anyOf": "anyOf", "any_of": "anyOf"}
-_DROPPED = frozenset({"propertyOrdering", "property_ordering", "nullable"})
-_WITHIN = frozenset({"items", "additionalProperties", "additional_properties"})
+from tollway.providers.dialects.gemini_request import camel
+
+_DROPPED = frozenset({"propertyOrdering", "nullable"})
+_WITHIN = frozenset({"anyOf", "items", "additionalProperties"})
+# Numbers that are text in Google's JSON, as all of 64 bits.
+_COUNTS = frozenset(
+    {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
+)
+# No formats of JSON Schema: who holds a model to a schema refuses what it does not know.
+_OPENAPI = frozenset({"enum", "float", "double", "int32", "int64", "byte", "binary"})
 
 
 def as_json_schema(schema: object) -> Any:
@@ -14,21 +21,18 @@ def as_json_schema(schema: object) -> Any:
     if not isinstance(schema, dict):
         return schema
     found: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _DROPPED:
+    for name, value in schema.items():
+        key = camel(name)
+        if key in _DROPPED or (key == "format" and str(value) in _OPENAPI):
             continue
         if key == "type" and isinstance(value, str):
             found[key] = value.lower()
         elif key == "properties" and isinstance(value, dict):
             found[key] = {name: as_json_schema(one) for name, one in value.items()}
-        elif key in _RENAMED:
-            found[_RENAMED[key]] = as_json_schema(value)
         elif key in _WITHIN:
-            found[key.replace("additional_properties", "additionalProperties")] = as_json_schema(
-                value
-            )
-        elif key in ("minItems", "maxItems", "minLength", "maxLength") and isinstance(value, str):
-            found[key] = int(value) if value.isdigit() else value  # int64 is text in Google's JSON
+            found[key] = as_json_schema(value)
+        elif key in _COUNTS and isinstance(value, str):
+            found[key] = int(value) if value.isdigit() else value
         else:
             found[key] = value
     if schema.get("nullable"):

@@ -4,7 +4,7 @@ A codec says which fields it knows of each kind of object (`Shape`); what else a
 there is named, so that it is not lost in silence where the request is translated.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -36,11 +36,16 @@ def kinds(untyped: Shape | None = None, /, **by_type: Shape) -> Shape:
     return Shape(kinds=by_type if untyped is None else {"": untyped, **by_type})
 
 
-def unread(value: object, known: Shape, where: str = "") -> Iterator[str]:
-    """Yield the names of fields that are unknown, as `messages.content.NAME`; some twice."""
+def unread(
+    value: object, known: Shape, where: str = "", spelt: Callable[[str], str] = str
+) -> Iterator[str]:
+    """Yield the names of fields that are unknown, as `messages.content.NAME`; some twice.
+
+    `spelt` returns a field's name in the spelling that `known` has.
+    """
     if isinstance(value, list):
         for one in value:
-            yield from unread(one, known, where)
+            yield from unread(one, known, where, spelt)
         return
     if not isinstance(value, dict):
         return
@@ -50,10 +55,12 @@ def unread(value: object, known: Shape, where: str = "") -> Iterator[str]:
         if of_kind is None:
             return
         known = of_kind
+    if spelt is not str:
+        value = {spelt(name): said for name, said in value.items()}
     for name, said in value.items():
         if name in known.fields or name == "type" or said in _NOTHING or said == _DIRECT:
             continue
         yield f"{where}{name}"
     for name, inner in known.within.items():
         if name in value:
-            yield from unread(value[name], inner, f"{where}{name}.")
+            yield from unread(value[name], inner, f"{where}{name}.", spelt)

@@ -129,6 +129,29 @@ def test_null_is_allowed_wherever_a_schema_says_so() -> None:
     assert as_json_schema({"enum": ["a"], "nullable": True}) == {"enum": ["a", None]}
 
 
+def test_what_json_schema_does_not_know_of_google_s_is_left_out_of_a_schema() -> None:
+    """Anthropic refuses a schema with a format that it does not know; either spelling is read."""
+    said = {
+        "type": "OBJECT",
+        "property_ordering": ["a", "b"],
+        "properties": {
+            "a_b": {"type": "STRING", "format": "enum", "enum": ["x"], "min_length": "2"},
+            "b": {"any_of": [{"type": "INTEGER", "format": "int32"}, {"type": "NUMBER"}]},
+            "c": {"type": "STRING", "format": "date-time"},
+        },
+        "additional_properties": {"type": "STRING", "max_length": "9"},
+    }
+    assert as_json_schema(said) == {
+        "type": "object",
+        "properties": {
+            "a_b": {"type": "string", "enum": ["x"], "minLength": 2},
+            "b": {"anyOf": [{"type": "integer"}, {"type": "number"}]},
+            "c": {"type": "string", "format": "date-time"},
+        },
+        "additionalProperties": {"type": "string", "maxLength": 9},
+    }
+
+
 @pytest.mark.parametrize(
     ("model", "signed"),
     [
