@@ -213,7 +213,22 @@ def _messages(body: Body) -> Iterator[Message]:
         if role == "assistant":
             yield Message(role, tuple(_with_signatures(list(parts))))
         else:
-            yield from _apart(role, parts)
+            yield from _apart(role, _uploaded(parts, where))
+
+
+def _uploaded(parts: Iterator[Part], where: str) -> Iterator[Part]:
+    """Yield a user's parts; a file that only a container of Anthropic's could open is refused.
+
+    In an assistant's turn such a block is what was done there, which is over.
+    """
+    for part in parts:
+        if isinstance(part, Opaque) and part.type == "container_upload":
+            raise Untranslatable(
+                "A file for a container is stored at Anthropic, and opened there alone",
+                hint="Send the file itself, as a PDF in base64 or as text",
+                param=f"{where}.content",
+            )
+        yield part
 
 
 _Extras = tuple[tuple[str, bytes], ...]

@@ -280,8 +280,6 @@ class _Messages:
         """Note what an assistant's turn loses; refuse what a user's would."""
         if isinstance(part, Thinking):
             self.dropped.append("thinking")
-        elif isinstance(part, Opaque) and part.type in _WORK_DONE:
-            self.dropped.append(part.type)
         elif isinstance(part, Opaque) and not is_work_done(part.type):
             raise Untranslatable(
                 f"The target has no content of the type `{part.type}`", param="messages"
@@ -326,10 +324,6 @@ def _joined_content(one: object, other: object) -> object:
     for content in (one, other):
         parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
     return parts
-
-
-# What a provider did by itself in an earlier turn: history, not instructions.
-_WORK_DONE = frozenset({"container_upload"})
 
 
 def _sound(part: Audio) -> dict[str, object]:

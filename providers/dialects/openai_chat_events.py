@@ -12,10 +12,12 @@ import msgspec
 
 from tollway.providers import events as ev
 from tollway.providers.conversation import Citation, Conversation, Opaque, Tool
+from tollway.providers.dialects import openai_chat_chunk as chunks
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
+from tollway.providers.dialects.error_words import words_in
 from tollway.providers.dialects.openai_chat_ask import tool_name
-from tollway.providers.dialects.openai_chat_loose import annotated, beside, mended, shown
+from tollway.providers.dialects.openai_chat_loose import annotated, beside, shown
 from tollway.providers.dialects.openai_chat_reasoning import thinking
 from tollway.providers.dialects.openai_chat_said import NAME, google_signature, thought
 from tollway.providers.dialects.openai_errors import error_within
@@ -24,7 +26,6 @@ from tollway.providers.dialects.wire import (
     CallIds,
     Names,
     canonical,
-    object_in,
     text_of,
     unwrapped,
 )
@@ -46,74 +47,6 @@ _REASONS: dict[str, ev.StopReason] = {
 }
 # What was said until then is no answer: DeepSeek, Z.ai, Mistral and OpenRouter, vLLM and SGLang.
 _GAVE_UP = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: Any = None
-
-
-class _Custom(msgspec.Struct):
-    name: str | None = None
-    input: str | None = None
-
-
-class _Called(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    custom: _Custom | None = None
-    extra_content: Any = None
-
-
-class _Said(msgspec.Struct):
-    content: Any = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-    reasoning_details: Any = None
-    refusal: str | None = None
-    tool_calls: list[_Called] | None = None
-    function_call: _Function | None = None
-    annotations: Any = None
-    audio: Any = None
-    images: Any = None  # OpenRouter's
-
-
-class _Top(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list["_Top"] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[_Top] | None = None
-    refusal: list[_Top] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int | None = None
-    delta: _Said | None = None
-    message: _Said | None = None
-    finish_reason: str | None = None
-    stop_reason: Any = None  # vLLM's, and our own: the stop sequence; a number where it is a token
-    logprobs: _Logprobs | None = None
-
-
-class _Chunk(msgspec.Struct):
-    id: str | None = None
-    object: str | None = None
-    created: Any = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    x_groq: Any = None
-    error: Any = None
-    citations: Any = None  # Perplexity's and xAI's, beside the choices
-    search_results: Any = None
-
-
-_CHUNK = msgspec.json.Decoder(_Chunk)
 
 
 class Reader:
@@ -147,7 +80,7 @@ class Reader:
             self.ended = True
             return []
         out: list[ev.Event] = []
-        chunk = _decode(data)
+        chunk = chunks.decode(data)
         if chunk.error or event.name == b"error" or chunk.object == "error":
             return [_failed(data)]
         self._chunk(chunk, out, whole=False)
@@ -167,7 +100,7 @@ class Reader:
         Raises:
             UpstreamBroke: It is no chat completion.
         """
-        chunk = _decode(body)
+        chunk = chunks.decode(body)
         if chunk.error or not isinstance(chunk.choices, list):
             raise UpstreamBroke("The provider's answer is no chat completion")
         out: list[ev.Event] = []
@@ -175,7 +108,7 @@ class Reader:
         self.ended = True
         return fold([*out, *self.end()])
 
-    def _chunk(self, chunk: _Chunk, out: list[ev.Event], *, whole: bool) -> None:
+    def _chunk(self, chunk: chunks.Chunk, out: list[ev.Event], *, whole: bool) -> None:
         if not self._started and (chunk.choices or chunk.usage):
             self._started = True
             self.id = chunk.id or ""
@@ -189,7 +122,7 @@ class Reader:
                 index = place if choice.index is None else choice.index
                 opened = self._choices.get(index)
                 if opened is None:
-                    opened = self._choices[index] = _Open(index, self._tools, self.id)
+                    opened = self._choices[index] = _Open(index, self._tools, self.id, self.dropped)
                 # Perplexity sends both, and its `message` holds all that came before.
                 said = (
                     (choice.message or choice.delta) if whole else (choice.delta or choice.message)
@@ -212,29 +145,16 @@ def _of_groq(x_groq: object) -> object:
     return x_groq.get("usage") if isinstance(x_groq, dict) else None
 
 
-def _decode(data: bytes) -> _Chunk:
-    try:
-        return _CHUNK.decode(data)
-    except UNREADABLE as fault:
-        said = object_in(data)
-        # An error may have any shape; whoever sends one means it.
-        if said is not None and said.get("error"):
-            return _Chunk(error=said["error"])
-        if said is None or not isinstance(said.get("choices"), list):
-            raise _unreadable(fault) from None
-    try:
-        return msgspec.convert(mended(said), _Chunk, strict=False)
-    except UNREADABLE as fault:
-        raise _unreadable(fault) from None
-
-
-def _unreadable(fault: Exception) -> UpstreamBroke:
-    return UpstreamBroke(f"The provider's answer cannot be read: {str(fault)[:200]}")
-
-
 def _failed(data: bytes) -> ev.Failed:
     error = error_within(data)
     return ev.Failed(error.status, error.message, data)
+
+
+def _gave_up(choice: chunks.Choice) -> UpstreamGaveUp:
+    """Return why an answer is none, in the provider's words where it has some."""
+    words = words_in(canonical(choice.error)) if choice.error else ""
+    why = words or f"its `finish_reason` is {choice.finish_reason}"
+    return UpstreamGaveUp(f"The provider broke its answer off: {why}")
 
 
 class _Tools:
@@ -281,7 +201,8 @@ class _Call:
 class _Open:
     """One choice while it comes."""
 
-    def __init__(self, index: int, tools: _Tools, answer: str) -> None:
+    def __init__(self, index: int, tools: _Tools, answer: str, dropped: set[str]) -> None:
+        self._dropped = dropped  # by the whole answer
         self._index = index
         self._tools = tools
         self._answer = answer
@@ -296,7 +217,11 @@ class _Open:
         self._stopped = False
 
     def read(
-        self, choice: _Choice, said: _Said | None, out: list[ev.Event], found: list[Citation]
+        self,
+        choice: chunks.Choice,
+        said: chunks.Said | None,
+        out: list[ev.Event],
+        found: list[Citation],
     ) -> None:
         if said is not None:
             if said.reasoning_content or said.reasoning or said.reasoning_details:
@@ -309,10 +234,8 @@ class _Open:
             self._rest(said, out)
         if choice.logprobs is not None:
             self._weigh(choice.logprobs, out)
-        if choice.finish_reason in _GAVE_UP:
-            raise UpstreamGaveUp(
-                f"The provider broke its answer off: its `finish_reason` is {choice.finish_reason}"
-            )
+        if choice.error or choice.finish_reason in _GAVE_UP:
+            raise _gave_up(choice)
         if choice.finish_reason and not self._stopped:
             self._stopped = True
             self.flush(out)
@@ -325,16 +248,18 @@ class _Open:
                 reason = "stop_sequence"
             out.append(ev.Stopped(reason, sequence, choice=self._index))
 
-    def _rest(self, said: _Said, out: list[ev.Event]) -> None:
+    def _rest(self, said: chunks.Said, out: list[ev.Event]) -> None:
         """Read what few answers have."""
         if said.refusal:
             self._behind(out).append(ev.RefusalDelta(said.refusal, self._index))
         if said.function_call is not None:
-            self._called(_Called(0, None, said.function_call), 0, out)
+            self._called(chunks.Called(0, None, said.function_call), 0, out)
         if said.annotations:
             self._cite(said.annotations, self._behind(out))
         if isinstance(said.audio, dict):
             self._hear(said.audio)
+        if said.executed_tools:
+            self._dropped.add("executed_tools")
         if said.images:
             self._content(said.images, out)
 
@@ -374,7 +299,7 @@ class _Open:
             elif (whole := shown(part)) is not None:
                 out.append(ev.PartWhole(whole, index))
 
-    def _think(self, said: _Said, out: list[ev.Event]) -> None:
+    def _think(self, said: chunks.Said, out: list[ev.Event]) -> None:
         index = self._index
         out = self._behind(out)
         text = said.reasoning_content or (said.reasoning if isinstance(said.reasoning, str) else "")
@@ -395,7 +320,7 @@ class _Open:
                 out.append(ev.Signed(part.by, part.signature, choice=index))
                 out.append(ev.PartEnd(index))
 
-    def _called(self, called: _Called, place: int, out: list[ev.Event]) -> None:
+    def _called(self, called: chunks.Called, place: int, out: list[ev.Event]) -> None:
         at = place if called.index is None else called.index
         call = self._at.get(at)
         what = called.function
@@ -478,14 +403,14 @@ class _Open:
             grows = name in ("data", "transcript") and isinstance(value, str)
             self._audio[name] = before + value if grows and isinstance(before, str) else value
 
-    def _weigh(self, said: _Logprobs, out: list[ev.Event]) -> None:
+    def _weigh(self, said: chunks.Logprobs, out: list[ev.Event]) -> None:
         if said.content:
             out.append(ev.LogprobsDelta(_logprobs(said.content), self._index))
         if said.refusal:
             out.append(ev.LogprobsDelta(_logprobs(said.refusal), self._index, refusal=True))
 
 
-def _logprobs(tokens: list[_Top]) -> tuple[ev.Logprob, ...]:
+def _logprobs(tokens: list[chunks.Top]) -> tuple[ev.Logprob, ...]:
     return tuple(
         ev.Logprob(
             one.token,

@@ -253,10 +253,15 @@ def is_work_done(kind: str) -> bool:
 
     It is history, not an instruction: another provider's answer means the same without it.
     """
-    return kind.endswith(("_call", "_tool_use", "_tool_result")) or kind in _WORK_OF_GOOGLE
+    return kind.endswith(("_call", "_tool_use", "_tool_result")) or kind in _WORK_DONE
 
 
-_WORK_OF_GOOGLE = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
+_WORK_DONE = frozenset(
+    {
+        *("executableCode", "codeExecutionResult", "toolCall", "toolResponse"),  # Google's
+        "container_upload",  # a file that Claude's code left; a user's is refused when it is read
+    }
+)
 
 
 def of_object(schema: bytes) -> bytes:

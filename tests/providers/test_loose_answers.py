@@ -162,3 +162,17 @@ def test_advice_is_billed_beside_the_totals_and_marked() -> None:
     }
     expected = Usage(input=810, output=505, cache_read=7, estimated=True)
     assert disjoint(counts(report)) == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_groq_did_by_itself_is_named(stream: bool) -> None:
+    """Its compound models search and run code, and clients of other APIs see the answer alone."""
+    ran = {"index": 0, "type": "search", "arguments": "{}", "output": "Tea", "search_results": {}}
+    reader = OPENAI.events(no_request(OPENAI), frozenset())
+    body = chat({"role": "assistant", "content": "Tea", "executed_tools": [ran]})
+    if stream:
+        body["choices"][0]["delta"] = body["choices"][0].pop("message")
+        answer = fold_of(reader.event(Sse(b"", json.dumps(body).encode())))
+    else:
+        answer = reader.whole(json.dumps(body).encode())
+    assert (answer.parts, reader.dropped) == ((Text("Tea"),), {"executed_tools"})

@@ -452,3 +452,17 @@ def test_googles_shapes_are_held_to_or_refused() -> None:
 def test_googles_service_tier_is_openais(tier: str, there: str) -> None:
     """It was left out."""
     assert written(read(GEMINI, serviceTier=tier), RESPONSES)[0]["service_tier"] == there
+
+
+def test_a_file_for_a_container_is_refused_and_one_from_it_is_history() -> None:
+    """Chat servers were asked without the file that a user put there; it was named as dropped."""
+    file = {"type": "container_upload", "file_id": "file_1"}
+    text = {"type": "text", "text": "What is in it?"}
+    user = {"role": "user", "content": "Draw a tree"}
+    for content in ([file, text], [{"type": "tool_result", "tool_use_id": "a"}, file]):
+        with pytest.raises(Untranslatable) as refusal:
+            read(ANTHROPIC, messages=[user, {"role": "user", "content": content}])
+        assert refusal.value.param == "messages[1].content"
+    said = read(ANTHROPIC, messages=[user, {"role": "assistant", "content": [text, file]}, user])
+    for target in others(ANTHROPIC):
+        assert "container_upload" in written(said, target)[1], target.name

@@ -89,6 +89,23 @@ async def test_a_chat_answer_broken_off_is_no_whole_one(
     )
 
 
+@pytest.mark.parametrize("client", [RESPONSES, ANTHROPIC, GEMINI])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("reason", ["error", "stop"])
+async def test_why_one_of_openrouter_s_is_none_is_told(
+    through: World, client: str, stream: bool, reason: str
+) -> None:
+    """It stands within the choice: clients heard of a `finish_reason`, or took half for all."""
+    chunks = chat(reason, whole=not stream)
+    why = {"code": 502, "message": "Upstream ran out of memory", "metadata": {"raw": "CUDA OOM"}}
+    chunks[-1]["choices"][0]["error"] = why
+    body = sse(chunks) if stream else json.dumps(chunks[0]).encode()
+    through.upstream.answer = (200, "text/event-stream" if stream else "application/json", body)
+    error = await heard(through, client, "compatible/m", stream=stream)
+    assert isinstance(error, RAISED[client]), error
+    assert "Upstream ran out of memory: CUDA OOM" in str(error)
+
+
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, ANTHROPIC])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("reason", ["MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"])
