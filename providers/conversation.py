@@ -13,7 +13,7 @@ The rules that every codec keeps:
 * An absent value (None, "", ()) is one that the client did not give; no default is filled in.
 """
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -258,8 +258,25 @@ class Conversation(msgspec.Struct, frozen=True):
     modalities: tuple[str, ...] = ()  # of the answer, where it is not text alone
     stream: bool = False
     wants_usage: bool = False  # of a stream
+    begun: bool = False  # says that the last turn is the beginning of the answer, to go on with
     extras: tuple[tuple[str, bytes], ...] = ()  # fields that have no place here, as JSON
     unread: tuple[str, ...] = ()  # names of fields within others that nobody here knows
+
+
+CONTINUE: Final = "(continue)"
+"""What a user says behind an assistant's turn, for models that speak to users alone."""
+
+
+def beginning(said: Conversation) -> Message | None:
+    """Return the turn with which the answer has begun, None where it has not.
+
+    To OpenAI's own models an assistant's turn is always one that is over, unless the request
+    says what servers of other models understand.
+    """
+    last = next((message for message in reversed(said.messages) if message.parts), None)
+    if last is None or last.role != "assistant":
+        return None
+    return last if said.begun or not said.by.startswith("openai") else None
 
 
 def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tollway.providers.conversation import (
+    CONTINUE,
     Conversation,
     File,
     Image,
@@ -23,6 +24,7 @@ from tollway.providers.conversation import (
     in_order,
 )
 from tollway.providers.dialects.anthropic_citations import entry
+from tollway.providers.dialects.anthropic_models import goes_on
 from tollway.providers.dialects.anthropic_options import options
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts, Written
@@ -47,7 +49,7 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
-    writer = _Messages(said)
+    writer = _Messages(said, goes_on=goes_on(facts.model))
     system, messages = writer.all()
     body: dict[str, object] = {"model": facts.model}
     more = options(said, facts, writer.dropped, tool_name)
@@ -65,8 +67,9 @@ def write_request(said: Conversation, facts: Facts) -> Written:
 class _Messages:
     """Writes the messages, and notes in `dropped` what could not be written."""
 
-    def __init__(self, said: Conversation) -> None:
+    def __init__(self, said: Conversation, *, goes_on: bool) -> None:
         self.dropped: list[str] = []
+        self._goes_on = goes_on
         self._said = said
 
     def all(self) -> tuple[list[_Block], list[_Block]]:
@@ -98,10 +101,18 @@ class _Messages:
             # OpenAI answers to instructions alone, Anthropic to a user.
             system, turns = [], [{"role": "user", "content": system}]
         if turns and turns[-1]["role"] == "assistant":
-            _trim(turns[-1]["content"])
+            self._begin(turns)
         for turn in turns:
             turn["content"] = _plain(turn["content"])
         return system, turns
+
+    def _begin(self, turns: list[_Block]) -> None:
+        """Make the last turn one that a model goes on with, or that is over where none can be."""
+        if self._goes_on:
+            _trim(turns[-1]["content"])
+        else:
+            self.dropped.append("prefill")
+            turns.append({"role": "user", "content": [{"type": "text", "text": CONTINUE}]})
 
     def _assistant(self, message: Message) -> list[_Block]:
         """Return an assistant's blocks; its thinking comes first, as it must."""

@@ -34,6 +34,14 @@ def takes_sampling(model: str) -> bool:
     return thinks(model) != "adaptive" or bool(_FIRST_ADAPTIVE.match(_bare(model)))
 
 
+def goes_on(model: str) -> bool:
+    """Whether a model goes on with an answer that the request has begun; Opus 4.6 began to refuse.
+
+    "This model does not support assistant message prefill" (langchain-ai/deepagents#1585).
+    """
+    return thinks(model) != "adaptive"
+
+
 def efforts(model: str) -> tuple[str, ...]:
     """Return the words for how long to think that a model knows, from least to most."""
     more = () if _FIRST_ADAPTIVE.match(_bare(model)) else ("xhigh",)

@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from tollway.providers.conversation import (
+    CONTINUE,
     Audio,
     Conversation,
     File,
@@ -25,6 +26,7 @@ from tollway.providers.conversation import (
     ToolResult,
     in_order,
 )
+from tollway.providers.dialects.anthropic_models import goes_on
 from tollway.providers.dialects.bedrock_options import claude, options
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
@@ -77,6 +79,7 @@ class _Turns:
         self.caches = bool(_CACHES.match(facts.model))
         self._said = said
         self._claude = bool(claude(facts.model))
+        self._goes_on = goes_on(claude(facts.model))
         self._names: set[str] = set()  # of documents, of which no two may be the same
 
     def all(self) -> tuple[list[_Block], list[_Block]]:
@@ -103,6 +106,9 @@ class _Turns:
             turns.insert(0, {"role": "user", "content": [{"text": "(continued)"}]})
         if system and not turns:
             system, turns = [], [{"role": "user", "content": system}]
+        if turns and turns[-1]["role"] == "assistant" and not self._goes_on:
+            self.dropped.append("prefill")
+            turns.append({"role": "user", "content": [{"text": CONTINUE}]})
         return system, turns
 
     def _blocks(self, parts: Iterable[Part]) -> list[_Block]:

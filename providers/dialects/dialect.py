@@ -166,8 +166,15 @@ class EventReader(Protocol):
     Metering is not its work: an `AnswerReader` of the same dialect reads beside it.
     """
 
-    ended: bool  # the dialect's own end was seen
-    dropped: set[str]  # what of the answer no event says, and so no other dialect
+    @property
+    def ended(self) -> bool:
+        """Whether the dialect's own end was seen."""
+        ...
+
+    @property
+    def dropped(self) -> set[str]:
+        """What of the answer no event says, and so no other dialect."""
+        ...
 
     def event(self, event: sse.Event) -> list[events.Event]:
         """Return what one event of a stream means; often nothing (pings, comments).

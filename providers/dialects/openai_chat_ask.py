@@ -15,12 +15,14 @@ from tollway.providers.conversation import (
     Message,
     Opaque,
     Part,
+    Reasoning,
     Refusal,
     Source,
     Text,
     Thinking,
     ToolCall,
     ToolResult,
+    beginning,
     in_order,
 )
 from tollway.providers.dialects import openai_quirks as quirk
@@ -56,7 +58,14 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     """
     writer = _Messages(said, facts)
     body: dict[str, object] = {"model": facts.model, "messages": writer.messages()}
+    if writer.begun and quirk.TEMPLATE_SWITCH in facts.quirks:
+        # llama.cpp's server refuses both; others would take the answer for a thought.
+        if said.reasoning is not None and said.reasoning.mode != "off":
+            writer.dropped.append("reasoning")
+        said = msgspec.structs.replace(said, reasoning=Reasoning("off"))
     body.update(options(said, facts, writer.dropped, tool_name))
+    if writer.begun and quirk.CONTINUE_FLAG in facts.quirks:
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
 
 
@@ -65,6 +74,7 @@ class _Messages:
 
     def __init__(self, said: Conversation, facts: Facts) -> None:
         self.dropped: list[str] = []
+        self.begun = False  # the target goes on with the last turn
         self._said = said
         self._quirks = facts.quirks
         self._marks = quirk.CACHE_CONTROL in facts.quirks
@@ -81,14 +91,19 @@ class _Messages:
                     written.append(said)
             elif message.parts:
                 self._say(message, written)
-        turns = [
-            message.role
-            for message in self._said.messages
-            if message.parts and not _is_done(message)
-        ]
-        if self._said.by != NAME and turns[-1:] == ["assistant"]:
-            self.dropped.append("prefill")  # to go on with; here it is a turn that is over
+        if beginning(self._said) is not None and written and written[-1]["role"] == "assistant":
+            self._go_on(written[-1])
         return _bridged(written) if quirk.ANSWERS_TOOLS in self._quirks else written
+
+    def _go_on(self, last: dict[str, object]) -> None:
+        """Say that the answer has begun with a turn, or note that here that turn is over."""
+        flags = {quirk.CONTINUES, quirk.CONTINUE_FLAG, quirk.PREFIX}
+        if not flags & self._quirks or not last["content"] or "tool_calls" in last:
+            self.dropped.append("prefill")
+            return
+        self.begun = True
+        if quirk.PREFIX in self._quirks:
+            last["prefix"] = True
 
     def _say(self, message: Message, written: list[dict[str, object]]) -> None:
         """Add what the user says, or an instruction.

@@ -4,8 +4,10 @@ from typing import Final
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import Conversation
+from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
 from tollway.providers.dialects.openai_chat_ask import write_request
+from tollway.providers.dialects.openai_chat_echo import unechoed
 from tollway.providers.dialects.openai_chat_events import Reader
 from tollway.providers.dialects.openai_chat_said import NAME, read_request
 from tollway.providers.dialects.openai_chat_writer import Writer as ChatWriter
@@ -36,7 +38,8 @@ class OpenAIChatCodec:
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return Reader(said, quirks)
+        reader = Reader(said, quirks)
+        return unechoed(reader, said) if quirk.PREFIX in quirks else reader
 
     def writer(self, call: Call) -> Writer:
         """Return a fresh writer for the answer to a client's call."""

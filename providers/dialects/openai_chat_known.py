@@ -21,7 +21,7 @@ _CALLED = shape("name arguments parsed_arguments")
 _CALL = shape("id index extra_content", function=_CALLED, custom=shape("name input"))
 _MESSAGE = shape(
     "role name tool_call_id refusal reasoning_content reasoning reasoning_details cache_control"
-    " annotations parsed",
+    " annotations parsed prefix",
     audio=shape("id expires_at transcript"),
     content=_PART,
     tool_calls=_CALL,

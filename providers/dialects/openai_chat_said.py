@@ -114,6 +114,7 @@ class _MessageOf(msgspec.Struct):
     reasoning_content: str | None = None
     reasoning: Any = None
     reasoning_details: Any = None
+    prefix: bool | None = None  # Mistral's, DeepSeek's: the answer begins so
     audio: _Spoken | None = None
     cache_control: _Marker | None = None
 
@@ -202,7 +203,11 @@ def read_request(call: Call) -> Conversation:
     limits = [body.take(_INT, name) for name in ("max_completion_tokens", "max_tokens")]
     body.raw("model")
     logprobs = body.take(_BOOL, "logprobs")
-    messages = tuple(_messages(body.take(_MESSAGES, "messages") or []))
+    turns = body.take(_MESSAGES, "messages") or []
+    messages = tuple(_messages(turns))
+    begun = bool(body.take(_BOOL, "continue_final_message"))  # vLLM's, SGLang's
+    if begun:
+        body.raw("add_generation_prompt")  # must be false there
     stop = body.take(_STOP, "stop")
     parallel = body.take(_BOOL, "parallel_tool_calls")
     functions = body.take(_FUNCTIONS, "functions") or ()
@@ -231,6 +236,7 @@ def read_request(call: Call) -> Conversation:
         modalities=_modalities(body),
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=bool(options and options.include_usage),
+        begun=begun or bool(turns and turns[-1].prefix),
         extras=body.extras,
         unread=body.unread(KNOWN),
     )

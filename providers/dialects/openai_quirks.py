@@ -34,6 +34,11 @@ SHORT_IDS = "nine_letter_tool_ids"
 RANDOM_SEED = "random_seed"
 # A user may not speak right behind a tool's result: the assistant must have spoken in between.
 ANSWERS_TOOLS = "assistant_after_tool"
+# An assistant's turn that stands last is the beginning of the answer: unasked, by a flag of the
+# request, or of that turn (`prefix`), which the answer then repeats.
+CONTINUES = "continues"
+CONTINUE_FLAG = "continue_final_message"
+PREFIX = "prefix"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek, Z.ai: `thinking: {type: enabled | disabled}`
@@ -60,6 +65,9 @@ QUIRKS = frozenset(
         SHORT_IDS,
         RANDOM_SEED,
         ANSWERS_TOOLS,
+        CONTINUES,
+        CONTINUE_FLAG,
+        PREFIX,
         REASONING_OBJECT,
         THINKING_SWITCH,
         TEMPLATE_SWITCH,

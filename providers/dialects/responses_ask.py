@@ -25,6 +25,7 @@ from tollway.providers.conversation import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    beginning,
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
@@ -93,8 +94,7 @@ class _Items:
                 content = [one for part in message.parts if (one := self._part(part)) is not None]
                 if content:
                     written.append({"type": "message", "role": message.role, "content": content})
-        turns = [message.role for message in self._said.messages if message.parts]
-        if turns[-1:] == ["assistant"] and not self._said.by.startswith("openai"):
+        if beginning(self._said) is not None:
             self.dropped.append("prefill")  # to go on with; here it is a turn that is over
         return written
 

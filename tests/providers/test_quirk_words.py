@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from translated import OPENAI
 
 from tollway.providers.canon import Call
@@ -58,6 +59,14 @@ def asked(quirks: Quirks) -> dict[str, Any]:
     """Return a translated request."""
     body: dict[str, Any] = json.loads(OPENAI.write_request(SAID, Facts("m", quirks=quirks)).body)
     return body
+
+
+def begun(quirks: Quirks) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a translated request that begins the answer, and what was left out."""
+    turns = (SAID.messages[0], Message("assistant", (Text("So"),)))
+    said = replace(SAID, messages=turns)
+    written = OPENAI.write_request(said, Facts("m", quirks=quirks))
+    return json.loads(written.body), written.dropped
 
 
 def edited(quirks: Quirks, path: str, limit: int | None = None, **more: Any) -> dict[str, Any]:
@@ -126,6 +135,13 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         None,
         250_000_000,
     ),
+    "continues": (lambda quirks: "prefill" in begun(quirks)[1], True, False),
+    "continue_final_message": (
+        lambda quirks: begun(quirks)[0].get("continue_final_message"),
+        None,
+        True,
+    ),
+    "prefix": (lambda quirks: begun(quirks)[0]["messages"][-1].get("prefix"), None, True),
     "all_of_openai": (lambda quirks: asked(quirks).get("user"), None, "ann"),
     "top_k": (
         lambda quirks: [asked(quirks).get(name) for name in ("top_k", "min_p")],
