@@ -82,6 +82,8 @@ class _Messages:
         system: list[_Block] = []
         turns: list[_Block] = []
         for message in in_order(self._said.messages):
+            if message.name:
+                self.dropped.append("messages.name")
             if message.role in ("system", "developer"):
                 blocks = self._blocks(message.parts)
                 if turns and blocks:
@@ -89,8 +91,6 @@ class _Messages:
                 else:
                     system += blocks
                 continue
-            if message.name:
-                self.dropped.append("messages.name")
             if message.role == "assistant":
                 _add(turns, "assistant", self._assistant(message))
             else:

@@ -8,7 +8,7 @@ from tollway.providers.conversation import Conversation, HostedTool, Thinking, T
 from tollway.providers.dialects.anthropic_models import efforts, takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
-from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
+from tollway.providers.dialects.wire import PLAIN_TEXT, described, has_format, of_object
 from tollway.providers.effort import (
     LEAST_BUDGET,
     SHARE_OF_THOUGHT,
@@ -222,7 +222,8 @@ def _format(said: Conversation) -> dict[str, object]:
             hint="Give the schema: `response_format` of the type `json_schema`",
             param="response_format",
         )
-    return {"type": "json_schema", "schema": msgspec.Raw(asked.schema)}
+    schema = described(asked.schema, asked.description)
+    return {"type": "json_schema", "schema": msgspec.Raw(schema)}
 
 
 def _labels(said: Conversation, dropped: list[str]) -> _Fields:

@@ -340,19 +340,23 @@ def _found(block: _Block, part: Part) -> Part:
     source = Source("text", "\n".join(text.text or "" for text in texts), "text/plain")
     cites = block.citations.get("enabled") if isinstance(block.citations, dict) else None
     known = cites if isinstance(cites, bool) else None
-    cache = _lifetime(block.cache_control)
+    marks = [_lifetime(one.cache_control) for one in (block, *texts)]
+    cache = next((mark for mark in marks if mark is not None), None)
     return File(source, block.title or "", known, block.source, cache)
 
 
 def _pieces(block: _Block, content: object, part: Part) -> Part:
     """Return a document that is given in pieces as one of its text; another one as it is."""
-    pieces = [content] if isinstance(content, str) else content
+    pieces = content if isinstance(content, list) else [content]
     texts = [
         one if isinstance(one, str) else one.get("text") if isinstance(one, dict) else None
-        for one in (pieces if isinstance(pieces, list) else [None])
+        for one in pieces
     ]
     if not all(isinstance(text, str) for text in texts):
         return part
+    marked = any(isinstance(one, dict) and one.get("cache_control") for one in pieces)
+    if marked and block.cache_control is None:
+        block.cache_control = _Cache()
     plain = "\n".join(text for text in texts if isinstance(text, str))
     origin = _Origin("text", "text/plain", plain)
     return _document(block, origin, "source")

@@ -108,7 +108,7 @@ class Writer:
         content: list[object] = []
         for part in choice.parts:
             content += self._blocks(part)
-        if choice.logprobs:
+        if choice.logprobs or choice.refusal_logprobs:
             self.dropped.add("logprobs")
         stop = ev.Stopped(choice.stop or "end", choice.sequence)
         refused = any(isinstance(part, Refusal) for part in choice.parts)

@@ -91,6 +91,8 @@ class _Turns:
         system: list[_Block] = []
         turns: list[_Block] = []
         for message in in_order(self._said.messages):
+            if message.name:
+                self.dropped.append("messages.name")
             if message.role in ("system", "developer"):
                 blocks = self._blocks(message.parts)
                 if turns:
@@ -98,8 +100,6 @@ class _Turns:
                 else:
                     system += blocks
                 continue
-            if message.name:
-                self.dropped.append("messages.name")
             role = "assistant" if message.role == "assistant" else "user"
             _add(turns, role, self._blocks(message.parts))
         if turns and turns[0]["role"] != "user":

@@ -141,7 +141,7 @@ class _Messages:
         if role in _INSTRUCTIONS and not marked:
             # Templates of open models want one text here.
             return {"role": role, "content": self._joined(parts, "\n\n"), **named}
-        content = [one for part in parts if (one := self._part(part)) is not None]
+        content = [one for part in parts for one in self._pieces(part)]
         return {"role": role, "content": content, **named}
 
     def _joined(self, parts: tuple[Part, ...], between: str) -> str:
@@ -173,8 +173,11 @@ class _Messages:
                 written["audio"] = {"id": part.source.value}
             else:
                 self._lost(part)
-        text = self._joined(tuple(texts), "")
-        written["content"] = text if text or not (calls or refusals) else None
+        if self._marks and any(getattr(part, "cache", None) for part in texts):
+            written["content"] = [one for part in texts for one in self._pieces(part)]
+        else:
+            text = self._joined(tuple(texts), "")
+            written["content"] = text if text or not (calls or refusals) else None
         if refusals:
             written["refusal"] = "".join(refusals)
         if message.name:
@@ -196,7 +199,8 @@ class _Messages:
             self.dropped.append("thinking")
 
     def _call(self, call: ToolCall) -> dict[str, object]:
-        self._cache(call)
+        if call.cache is not None:
+            self.dropped.append("cache_control")  # a call has no place for it
         called: dict[str, object] = {"id": tool_id(call.id, self._quirks)}
         name = tool_name(call.name)
         if call.kind == "custom" and quirk.ALL_OF_OPENAI in self._quirks:
@@ -214,7 +218,6 @@ class _Messages:
             if not isinstance(result, ToolResult):
                 self._lost(result)
                 continue
-            self._cache(result)
             texts = [part.text for part in result.parts if isinstance(part, Text | Refusal)]
             others = [part for part in result.parts if not isinstance(part, Text | Refusal)]
             text = "\n".join(texts)
@@ -223,21 +226,41 @@ class _Messages:
             if others:
                 text = "\n".join([*([text] if text else []), f"[{len(others)} attached below]"])
                 shown.append({"type": "text", "text": f"Attached to the result of {result.id}:"})
-                shown += [one for part in others if (one := self._part(part)) is not None]
+                shown += [one for part in others for one in self._pieces(part)]
             yield {
                 "role": "tool",
                 "tool_call_id": tool_id(result.id, self._quirks),
-                "content": text,
+                "content": self._marked(result, text),
             }
         if shown:
             yield {"role": "user", "content": shown}
 
+    def _marked(self, result: ToolResult, text: str) -> object:
+        """Return what a tool's result says, with the mark of it or of one of its texts.
+
+        The mark stands in the text alone: one beside it makes OpenRouter hang
+        (NousResearch/hermes-agent#2391).
+        """
+        said: list[Part] = [result, *(part for part in result.parts if isinstance(part, Text))]
+        marks = [mark for part in said if (mark := self._mark(part))]
+        return [{"type": "text", "text": text, **marks[-1]}] if marks else text
+
+    def _pieces(self, part: Part) -> Iterator[dict[str, object]]:
+        """Yield a part as content, behind what is said about it where that has no other place."""
+        if isinstance(part, File) and part.context and as_text(part.source).kind != "text":
+            yield {"type": "text", "text": part.context}
+        if (one := self._part(part)) is not None:
+            yield one
+
+    def _mark(self, part: Part) -> dict[str, object]:
+        lifetime = self._cache(part)
+        if lifetime is None:
+            return {}
+        ttl = {"ttl": "1h"} if lifetime == "1h" else {}
+        return {"cache_control": {"type": "ephemeral"} | ttl}
+
     def _part(self, part: Part) -> dict[str, object] | None:
-        mark: dict[str, object] = {}
-        if lifetime := self._cache(part):
-            mark["cache_control"] = {"type": "ephemeral"} | (
-                {"ttl": "1h"} if lifetime == "1h" else {}
-            )
+        mark = self._mark(part)
         match part:
             case Text() | Refusal():
                 return {"type": "text", "text": part.text, **mark}

@@ -91,7 +91,7 @@ class _Items:
             elif message.role == "assistant":
                 written += self._assistant(message)
             else:
-                content = [one for part in message.parts if (one := self._part(part)) is not None]
+                content = [one for part in message.parts for one in self._pieces(part)]
                 if content:
                     written.append({"type": "message", "role": message.role, "content": content})
         if beginning(self._said) is not None:
@@ -174,13 +174,22 @@ class _Items:
         parts = [Text(part.text) if isinstance(part, Refusal) else part for part in result.parts]
         if all(isinstance(part, Text) for part in parts):
             text = "\n".join(part.text for part in parts if isinstance(part, Text))
+            for part in result.parts:
+                self._mark(part)
             if result.is_error and not text.lower().startswith("error"):
                 text = f"Error: {text}"
             return text
-        content = [one for part in parts if (one := self._part(part)) is not None]
+        content = [one for part in parts for one in self._pieces(part)]
         if result.is_error:
             content.insert(0, {"type": "input_text", "text": "Error:"})
         return content
+
+    def _pieces(self, part: Part) -> Iterator[dict[str, object]]:
+        """Yield a part as content, behind what is said about it where that has no other place."""
+        if isinstance(part, File) and part.context and part.source.kind != "text":
+            yield {"type": "input_text", "text": part.context}
+        if (one := self._part(part)) is not None:
+            yield one
 
     def _part(self, part: Part) -> dict[str, object] | None:
         self._mark(part)

@@ -85,6 +85,12 @@ class _Item(msgspec.Struct):
     execution: str | None = None
 
     @property
+    def is_reference(self) -> bool:
+        """Whether it is but the id of another; its type may be left out."""
+        bare = self.type == "message" and not self.role and self.content is None
+        return self.type == "item_reference" or (bare and bool(self.id))
+
+    @property
     def is_search(self) -> bool:
         """Whether it is of a search for tools that the client makes."""
         return bool(self.call_id) and self.execution != "server" and self.type in _SEARCHED
@@ -220,6 +226,12 @@ def _join(parts: list[Part], part: Part) -> None:
 
 def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
     item = decoded(_ITEM, raw, where)
+    if item.is_reference:
+        raise Untranslatable(
+            "An item is referred to by its id, and nothing is kept here by that name",
+            hint=f"{_KEEPS}. Libraries send the items themselves where `store` is false",
+            param=where,
+        )
     if item.type == "message":
         role = _ROLES.get(item.role)
         if role is None:
@@ -243,12 +255,6 @@ def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
             yield "tool", [ToolResult(item.call_id or "", (found,), name=SEARCH)]
     elif item.type == "reasoning":
         yield "assistant", list(_thinking(item))
-    elif item.type == "item_reference":
-        raise Untranslatable(
-            "An item is referred to by its id, and nothing is kept here by that name",
-            hint=f"{_KEEPS}. Libraries send the items themselves where `store` is false",
-            param=where,
-        )
     else:
         yield "assistant", [Opaque(NAME, bytes(raw), item.type)]
 

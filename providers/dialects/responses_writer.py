@@ -105,7 +105,10 @@ class Writer:
             case ev.PartEnd():
                 shown = items.end_part()
             case ev.LogprobsDelta():
-                shown = [] if event.refusal else items.logprobs(event.tokens)
+                if event.refusal:
+                    self.dropped.add("logprobs")  # there is no place for those of a refusal
+                else:
+                    shown = items.logprobs(event.tokens)
             case ev.Stopped():
                 self._stop = event.reason
             case ev.Signed() | ev.CitationAdded() | ev.PartWhole():

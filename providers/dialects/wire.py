@@ -272,6 +272,14 @@ def of_object(schema: bytes) -> bytes:
     return msgspec.json.encode({"type": "object", "properties": {}, **said})
 
 
+def described(schema: bytes, about: str) -> bytes:
+    """Return a schema that says what it is for; one that says so itself stays as it is."""
+    said = object_in(schema) if about else None
+    if said is None or "description" in said:
+        return schema
+    return msgspec.json.encode({**said, "description": about})
+
+
 def object_in(text: str | bytes) -> dict[str, Any] | None:
     """Return the JSON object in a text, None where there is none."""
     try:

@@ -1,0 +1,139 @@
+"""Small things of a request or an answer: each is carried, or named where it is left out."""
+
+import json
+from typing import Any
+
+import pytest
+from translated import ANTHROPIC, BEDROCK, OPENAI, RESPONSES, client_call
+
+from tollway.providers.canon import Call
+from tollway.providers.catalog import KINDS
+from tollway.providers.conversation import Conversation, Refusal
+from tollway.providers.dialects.dialect import Asks, Codec, Facts
+from tollway.providers.errors import Untranslatable
+from tollway.providers.events import Answer, Choice, Logprob
+from tollway.providers.fold import unfold
+
+MARK = {"cache_control": {"type": "ephemeral"}}
+USER = {"role": "user", "content": "Hi"}
+CALL = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "a", "content": "x"}
+PDF = {
+    "type": "document",
+    "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="},
+}
+
+
+def read(codec: Codec, **body: Any) -> Conversation:
+    """Return what a client's body says."""
+    said = json.dumps({"model": "m", **body}).encode()
+    return codec.read_request(Call("chat", codec.name, "m", said))
+
+
+def written(
+    said: Conversation, target: Asks, kind: str = "openai-compatible"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the body for a target, and what was left out."""
+    model = "claude-sonnet-4-5" if target is ANTHROPIC else "anthropic.claude-sonnet-4-5-v1:0"
+    found = target.write_request(said, Facts(model, quirks=KINDS[kind].quirks))
+    return json.loads(found.body), found.dropped
+
+
+def turns(call: dict[str, Any], *results: dict[str, Any]) -> Conversation:
+    """Return a conversation in which a tool was called."""
+    said = [USER, {"role": "assistant", "content": [{"type": "text", "text": "So"}, call]}]
+    return read(ANTHROPIC, messages=[*said, {"role": "user", "content": list(results)}])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [RESULT | MARK, RESULT | {"content": [{"type": "text", "text": "x", **MARK}]}],
+    ids=["of the result", "within it"],
+)
+def test_where_an_agent_s_prompt_is_cached_reaches_openrouter(result: dict[str, Any]) -> None:
+    """Claude Code marks its last result: its whole conversation was read anew with every call.
+
+    The mark stands in the text; one beside it makes OpenRouter hang.
+    """
+    body, dropped = written(turns(CALL, result), OPENAI, "openrouter")
+    assert body["messages"][-1] == {
+        "role": "tool",
+        "tool_call_id": "a",
+        "content": [{"type": "text", "text": "x", **MARK}],
+    }
+    assert dropped == ()
+    for target in (OPENAI, RESPONSES):
+        assert written(turns(CALL, result), target)[1] == ("cache_control",), target.name
+
+
+def test_a_mark_of_what_the_assistant_said_reaches_openrouter_too() -> None:
+    """One of its call does not: there is no place for it."""
+    text = {"type": "text", "text": "So", **MARK}
+    said = read(ANTHROPIC, messages=[USER, {"role": "assistant", "content": [text]}, USER])
+    body, dropped = written(said, OPENAI, "openrouter")
+    assert (body["messages"][1]["content"], dropped) == ([text], ())
+    body, dropped = written(turns(CALL | MARK, RESULT), OPENAI, "openrouter")
+    assert (body["messages"][1]["content"], dropped) == ("So", ("cache_control",))
+
+
+@pytest.mark.parametrize("within", ["document", "search_result"])
+def test_a_mark_within_a_document_is_the_document_s(within: str) -> None:
+    """It was lost in silence."""
+    texts = [{"type": "text", "text": "x", **MARK}]
+    block: dict[str, Any] = {"type": "document", "source": {"type": "content", "content": texts}}
+    if within == "search_result":
+        block = {"type": within, "source": "s", "title": "t", "content": texts}
+    said = read(ANTHROPIC, messages=[{"role": "user", "content": [block]}])
+    assert "cache_control" in written(said, OPENAI)[1]
+
+
+@pytest.mark.parametrize("target", [OPENAI, RESPONSES], ids=lambda one: one.name)
+def test_what_is_said_about_a_document_stands_before_it(target: Asks) -> None:
+    """OpenAI's parts have no place for it; of a PDF it was lost, of a text it was not."""
+    block = PDF | {"title": "a.pdf", "context": "From 2019"}
+    body, dropped = written(
+        read(ANTHROPIC, messages=[{"role": "user", "content": [block]}]), target
+    )
+    content = (body.get("messages") or body["input"])[0]["content"]
+    assert [part.get("text") for part in content] == ["From 2019", None]
+    assert dropped == ()
+
+
+@pytest.mark.parametrize("target", [ANTHROPIC, BEDROCK], ids=lambda one: one.name)
+def test_who_instructs_is_named_as_who_speaks_is(target: Asks) -> None:
+    """The name of a user was named as left out, that of an instruction was not."""
+    said = read(OPENAI, messages=[{"role": "system", "content": "Be brief", "name": "a"}, USER])
+    assert written(said, target)[1] == ("messages.name",)
+
+
+def test_what_a_schema_is_for_is_said_within_it() -> None:
+    """Anthropic has no other place."""
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    asked = {"name": "a", "description": "A city", "schema": schema}
+    said = read(
+        OPENAI,
+        messages=[USER],
+        response_format={"type": "json_schema", "json_schema": asked},
+    )
+    found = written(said, ANTHROPIC)[0]["output_config"]["format"]["schema"]
+    assert found == schema | {"description": "A city"}
+
+
+def test_an_item_by_its_id_alone_is_refused_as_that() -> None:
+    """OpenAI's types let its `type` be left out; it was a message of an unknown role."""
+    with pytest.raises(Untranslatable, match="referred to by its id"):
+        read(RESPONSES, input=[{"id": "msg_1"}])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("client", [ANTHROPIC, RESPONSES], ids=lambda one: one.name)
+def test_how_likely_a_refusal_was_is_named(client: Codec, stream: bool) -> None:
+    """In streams as in whole answers."""
+    choice = Choice((Refusal("No"),), "refusal", refusal_logprobs=(Logprob("No", -0.1),))
+    writer = client.writer(client_call(client, stream=stream))
+    if stream:
+        for event in unfold(Answer((choice,))):
+            writer.event(event)
+    else:
+        writer.whole(Answer((choice,)))
+    assert writer.dropped == {"logprobs"}
