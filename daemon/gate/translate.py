@@ -20,6 +20,7 @@ from tollway.providers.dialects.gemini_request import NAME as GEMINI
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, changed, overridden
+from tollway.providers.dialects.responses_said import no_summary
 from tollway.providers.dialects.table import DIALECTS, EMBEDS, EMBEDS_FOR, UPSTREAMS
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import RequestInvalid, Untranslatable
@@ -138,7 +139,9 @@ class Translator:
             self._unsaid = offers + said.unread
         wanted, changes, dialect, written = self._changed(target, self._said)
         dropped = self._lost(target, self._unsaid + written.dropped)
-        there = dialect.peek(call.endpoint, written.body, InUrl(target.model, call.stream))
+        # A completion is asked as a conversation.
+        endpoint: Endpoint = "chat" if call.endpoint == "completions" else call.endpoint
+        there = dialect.peek(endpoint, written.body, InUrl(target.model, call.stream))
         return Version(
             dialect, there, dialect.bound(there), wanted, self._default_output, dropped, changes
         )
@@ -214,8 +217,11 @@ def out_of_reach(target: Target, endpoint: Endpoint) -> Untranslatable | None:
 
     The tokens of a chat are counted here, or by who speaks so.
     """
-    if endpoint == "chat" or (endpoint == "embeddings" and target.kind.dialect in EMBEDS):
+    embeds = endpoint == "embeddings" and target.kind.dialect in EMBEDS
+    if embeds or endpoint in ("chat", "completions"):
         return None
+    if endpoint == "compact":
+        return no_summary(f"`{target.name}` makes no summary of a conversation as OpenAI does")
     return Untranslatable(
         f"`{target.name}` has no endpoint for {endpoint} in this API's form",
         hint="Call a model whose provider speaks it",

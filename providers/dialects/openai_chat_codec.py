@@ -4,6 +4,7 @@ from typing import Final
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import Conversation
+from tollway.providers.dialects import openai_completion_said
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
 from tollway.providers.dialects.openai_chat_ask import write_request
@@ -11,6 +12,7 @@ from tollway.providers.dialects.openai_chat_echo import unechoed
 from tollway.providers.dialects.openai_chat_events import Reader
 from tollway.providers.dialects.openai_chat_said import NAME, read_request
 from tollway.providers.dialects.openai_chat_writer import Writer as ChatWriter
+from tollway.providers.dialects.openai_completion_writer import Writer as CompletionWriter
 
 
 class OpenAIChatCodec:
@@ -25,7 +27,10 @@ class OpenAIChatCodec:
 
         Raises:
             RequestInvalid: A field has the wrong type; `param` names it.
+            Untranslatable: It is a completion that no conversation is.
         """
+        if call.endpoint == "completions":
+            return openai_completion_said.read_request(call)
         return read_request(call)
 
     def write_request(self, said: Conversation, facts: Facts) -> Written:
@@ -43,7 +48,7 @@ class OpenAIChatCodec:
 
     def writer(self, call: Call) -> Writer:
         """Return a fresh writer for the answer to a client's call."""
-        return ChatWriter(call)
+        return CompletionWriter(call) if call.endpoint == "completions" else ChatWriter(call)
 
 
 CODEC: Final = OpenAIChatCodec()

@@ -222,7 +222,7 @@ def read_request(call: Call) -> Conversation:
         parallel=False if functions else parallel,  # an answer has a place for one call alone
         format=shape_of(body),
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-        sampling=_sampling(body),
+        sampling=sampling(body),
         n=body.take(_INT, "n") or 1,
         logprobs=bool(logprobs),
         top_logprobs=body.take(_INT, "top_logprobs"),
@@ -242,7 +242,8 @@ def read_request(call: Call) -> Conversation:
     )
 
 
-def _sampling(body: Body) -> Sampling:
+def sampling(body: Body) -> Sampling:
+    """Return how the next token is drawn."""
     return Sampling(
         temperature=body.take(_FLOAT, "temperature"),
         top_p=body.take(_FLOAT, "top_p"),

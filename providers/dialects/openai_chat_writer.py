@@ -23,7 +23,7 @@ from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
 from tollway.providers.dialects.wire import as_url, made_id, object_in
 
-_FINISH = {
+FINISH = {
     "end": "stop",
     "length": "length",
     "window": "length",
@@ -103,7 +103,7 @@ class Writer:
         return _json(body)
 
     def _finish(self, stop: ev.StopReason | None) -> str:
-        reason = _FINISH.get(stop or "", "stop")
+        reason = FINISH.get(stop or "", "stop")
         return "function_call" if self._functions and reason == "tool_calls" else reason
 
     # The pieces of a stream.

@@ -68,6 +68,16 @@ _ANOTHER = "Leave it out, or call a model whose provider speaks the Responses AP
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
+def no_summary(why: str) -> Untranslatable:
+    """Return a refusal to sum up a conversation in a form that OpenAI alone can read."""
+    return Untranslatable(
+        why,
+        hint="Ask for one in words; Codex does so by itself where the `name` of its provider in"
+        " config.toml is not `OpenAI`",
+        param="input",
+    )
+
+
 class _Item(msgspec.Struct):
     type: str = "message"
     role: str = ""
@@ -255,6 +265,8 @@ def _item(raw: msgspec.Raw, where: str) -> Iterator[tuple[Role, list[Part]]]:
             yield "tool", [ToolResult(item.call_id or "", (found,), name=SEARCH)]
     elif item.type == "reasoning":
         yield "assistant", list(_thinking(item))
+    elif item.type == "compaction_trigger":
+        raise no_summary("`compaction_trigger` asks for OpenAI's own summary of a conversation")
     else:
         yield "assistant", [Opaque(NAME, bytes(raw), item.type)]
 
