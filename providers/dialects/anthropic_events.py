@@ -107,6 +107,7 @@ class Reader:
         self._pieces: list[str] = []  # its JSON, where that must be whole to be read
         self._block: dict[str, Any] = {}  # what began a block that has no events of its own
         self._empty = True  # the open call has no arguments yet
+        self._cited: list[ev.Event] = []  # by the open text, of which they come first
 
     def event(self, event: Event) -> list[ev.Event]:
         """Return what one event of a stream means.
@@ -243,7 +244,7 @@ class Reader:
                 if block.text:
                     out.append(ev.TextDelta(block.text))
                 for cited in block.citations if isinstance(block.citations, list) else ():
-                    self._cite(cited, out)
+                    self._cite(cited)
             case "thinking":
                 if block.thinking:
                     out.append(ev.ThinkingDelta(block.thinking))
@@ -278,7 +279,7 @@ class Reader:
                 if delta.signature:
                     out.append(ev.Signed(NAME, delta.signature))
             case "citations_delta":
-                self._cite(delta.citation, out)
+                self._cite(delta.citation)
 
     def _json(self, text: str, out: list[ev.Event]) -> None:
         self._empty = False
@@ -287,11 +288,14 @@ class Reader:
         else:
             out.append(ev.ToolDelta(text))
 
-    def _cite(self, said: object, out: list[ev.Event]) -> None:
+    def _cite(self, said: object) -> None:
+        """Keep what a text rests on until the text is there: it is about all of it."""
         if isinstance(said, dict):
-            out.append(ev.CitationAdded(citation(said)))
+            self._cited.append(ev.CitationAdded(citation(said)))
 
     def _end_block(self, out: list[ev.Event]) -> None:
+        out += self._cited
+        self._cited.clear()
         if self._block:
             self._whole_block(out)
         elif self._open == "tool_use":

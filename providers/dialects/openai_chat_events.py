@@ -228,9 +228,6 @@ class _Open:
                 self._think(said, out)
             if said.content:
                 self._content(said.content, out)
-            if said.tool_calls:
-                for place, called in enumerate(said.tool_calls):
-                    self._called(called, place, out)
             self._rest(said, out)
         if choice.logprobs is not None:
             self._weigh(choice.logprobs, out)
@@ -249,13 +246,16 @@ class _Open:
             out.append(ev.Stopped(reason, sequence, choice=self._index))
 
     def _rest(self, said: chunks.Said, out: list[ev.Event]) -> None:
-        """Read what few answers have."""
-        if said.refusal:
-            self._behind(out).append(ev.RefusalDelta(said.refusal, self._index))
-        if said.function_call is not None:
-            self._called(chunks.Called(0, None, said.function_call), 0, out)
+        """Read what few answers have; what belongs to the text before the calls behind it."""
         if said.annotations:
             self._cite(said.annotations, self._behind(out))
+        if said.refusal:
+            self._behind(out).append(ev.RefusalDelta(said.refusal, self._index))
+        if said.tool_calls:
+            for place, called in enumerate(said.tool_calls):
+                self._called(called, place, out)
+        if said.function_call is not None:
+            self._called(chunks.Called(0, None, said.function_call), 0, out)
         if isinstance(said.audio, dict):
             self._hear(said.audio)
         if said.executed_tools:

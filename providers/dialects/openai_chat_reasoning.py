@@ -62,21 +62,23 @@ def thinking(detail: dict[str, Any]) -> Thinking | None:
 
 
 def details(parts: Iterable[Thinking], first: int = 0) -> list[dict[str, object]]:
-    """Return thinking as `reasoning_details`: for each part what it holds, in order."""
+    """Return thinking as `reasoning_details`: for each part what it holds, in order.
+
+    Each entry has an index of its own, the first one `first`: OpenAI's library makes one of those
+    of a stream that have the same.
+    """
     said: list[dict[str, object]] = []
-    for place, part in enumerate(parts, first):
+    for part in parts:
         entry: dict[str, object] = {"format": _NAMES.get(part.by, part.by) or "unknown"}
         if part.id:
             entry["id"] = part.id
-        if part.text and part.summary:
-            said.append(
-                {"type": "reasoning.summary", "summary": part.text, **entry, "index": place}
-            )
+        if part.text and part.summary and not part.signature:
+            said.append({"type": "reasoning.summary", "summary": part.text, **entry})
         elif part.text or part.signature:
             signed = {"signature": part.signature} if part.signature else {}
             text = {"type": "reasoning.text", "text": part.text}
-            said.append({**text, **signed, **entry, "index": place})
+            said.append({**text, **signed, **entry})
         if part.encrypted:
             data = {"type": "reasoning.encrypted", "data": part.encrypted}
-            said.append({**data, **entry, "index": place})
-    return said
+            said.append({**data, **entry})
+    return [{**one, "index": index} for index, one in enumerate(said, first)]

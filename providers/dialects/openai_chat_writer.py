@@ -165,20 +165,20 @@ class Writer:
         choice = self._choices[event.choice]
         choice.speaks = False
         choice.thoughts.append(event.text)
+        choice.sums_up = event.summary
         return out
 
     def _signed(self, event: ev.Signed) -> bytes:
         choice = self._choice(event.choice)
-        part = Thinking(
-            "".join(choice.thoughts), event.signature, event.encrypted, event.by, event.id
-        )
+        text, summary = "".join(choice.thoughts), choice.sums_up
+        part = Thinking(text, event.signature, event.encrypted, event.by, event.id, summary)
         choice.thoughts.clear()
         return self._details(event.choice, part)
 
     def _details(self, index: int, part: Thinking) -> bytes:
         choice = self._choice(index)
         said = details([part], choice.details)
-        choice.details += 1
+        choice.details += len(said)
         return self._delta(index, b'"reasoning_details":' + _json(said))
 
     def _refusal(self, event: ev.RefusalDelta) -> bytes:
@@ -225,7 +225,10 @@ class Writer:
         said = self._annotation(event.citation, start, choice.length)
         if said is None:
             return b""
-        return self._delta(event.choice, b'"annotations":' + _json([said]))
+        # Without an index OpenAI's library raises where there are two.
+        numbered = b'[{"index":%d,%b]' % (choice.notes, _json(said)[1:])
+        choice.notes += 1
+        return self._delta(event.choice, b'"annotations":' + numbered)
 
     def _annotation(self, citation: Citation, start: int, end: int) -> object:
         """Return a citation as OpenAI has them: by URL, at a place in the whole content."""
@@ -266,7 +269,10 @@ class Writer:
         if isinstance(part, Opaque) and part.by == NAME and part.type == "audio":
             return self._delta(event.choice, b'"audio":' + part.payload)
         if isinstance(part, Image):
-            return self._delta(event.choice, b'"images":' + _json([_pictured(part)]))
+            choice = self._choice(event.choice)
+            picture = {"index": choice.pictures, **_pictured(part)}
+            choice.pictures += 1
+            return self._delta(event.choice, b'"images":' + _json([picture]))
         self.dropped.add(_kind(part))
         return b""
 
@@ -347,7 +353,10 @@ class _Choice:
         self.part_start = 0  # where the last text part began in it
         self.speaks = False  # it is open
         self.thoughts: list[str] = []
+        self.sums_up = False  # they are a summary
         self.details = 0
+        self.notes = 0  # annotations
+        self.pictures = 0
         self.stop: ev.StopReason | None = None
 
 

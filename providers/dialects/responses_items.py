@@ -46,8 +46,10 @@ class Items:
         return shown
 
     def thinking(self, text: str, *, summary: bool) -> Shown:
-        """Take more of what was thought."""
+        """Take more of what was thought; nothing begins with no text, which may be but signed."""
         shown: Shown = []
+        if not text:
+            return shown
         kind = "summary_text" if summary else "reasoning_text"
         if self._kind not in ("summary_text", "reasoning_text"):
             shown = self.close()
@@ -60,10 +62,8 @@ class Items:
                 (f"response.{_PARTS[kind]}.added", {**self._at_part(), "part": self._part})
             )
         self._pieces.append(text)
-        if text:
-            event = f"response.{_TEXTS[kind]}.delta"
-            shown.append((event, {**self._at_part(), "delta": text}))
-        return shown
+        event = f"response.{_TEXTS[kind]}.delta"
+        return [*shown, (event, {**self._at_part(), "delta": text})]
 
     def sign(self, event: Signed) -> Shown:
         """Take what proves that the open thinking is its provider's; it is shown with its end.

@@ -66,7 +66,7 @@ def test_a_picture_reaches_a_chat_client_where_openrouter_puts_it() -> None:
     writer = OPENAI.writer(client_call(OPENAI))
     writer.event(Start("c", "m"))
     chunk = writer.event(PartWhole(PICTURE)).removeprefix(b"data: ")
-    assert json.loads(chunk)["choices"][0]["delta"]["images"] == there
+    assert json.loads(chunk)["choices"][0]["delta"]["images"] == [{"index": 0, **there[0]}]
     assert not writer.dropped
 
 
