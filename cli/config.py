@@ -13,7 +13,7 @@ import typer
 
 from tollway.cli import complete, show
 from tollway.cli.control import load_config, reload_daemon, rough_ledger
-from tollway.cli.edits import agreed
+from tollway.cli.edits import agreed, tell_waiting
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
 from tollway.daemon import secrets
 from tollway.daemon.config import edit
@@ -187,6 +187,7 @@ def rollback(
         show.note(f"`tollway config rollback {done.version}` undoes this")
     if reloaded is not None:
         show.note("The daemon has taken it up")
+        tell_waiting(reloaded)
 
 
 def in_force(config: Config) -> dict[str, object]:

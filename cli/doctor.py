@@ -24,6 +24,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.secrets import place
 from tollway.cli.upstreams import reach_all
 from tollway.daemon import secrets, tls
+from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config, Layers
 from tollway.daemon.errors import (
     ConfigError,
@@ -260,10 +261,12 @@ def _daemon(config: Config) -> Iterator[Check]:
         yield Check(
             f"health of {name}", "warn", told, f"`tollway providers test {provider}` asks it"
         )
-    problems = found.problems
-    if problems:
-        yield Check("daemon", "fail", "\n".join(problems), "`tollway status` tells more")
-    else:
+    for problem in found.problems:
+        restart = "`tollway restart`"
+        log = state_paths(config.ledger.path).log
+        fix = restart if restart in problem else f"`{log}` tells more"
+        yield Check("daemon", "fail", problem, fix)
+    if not found.problems:
         yield Check("daemon", "ok", f"pid {said['pid']}, listens at {said['listen']}")
 
 

@@ -254,8 +254,16 @@ def report(
                 if done.reloaded is None
                 else "The running daemon has confirmed it"
             )
+            tell_waiting(done.reloaded)
     if done.refused is not None:
         raise _not_taken_up(done, done.refused)
+
+
+def tell_waiting(reloaded: Mapping[str, object] | None) -> None:
+    """Name the keys of a daemon's answer to a reload that wait for a restart."""
+    keys = reloaded.get("needs_restart") if reloaded else None
+    for key in keys if isinstance(keys, list) else ():
+        show.note(f"`{key}` takes effect at the next `tollway restart`")
 
 
 def _refusals(config: Config, at: tuple[str, str]) -> list[str]:

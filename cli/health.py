@@ -24,7 +24,7 @@ class Target(msgspec.Struct):
 
 
 class Key(msgspec.Struct):
-    """A provider's key, by its place in `api_keys` and where it is kept."""
+    """A provider's key, by its place in `api_keys` and where it is kept; 0 where it has none."""
 
     number: int
     name: str
@@ -70,14 +70,14 @@ def _rows(one: Provider) -> list[Row]:
         rows.append((target.target, _state(target.state), why, _again(target)))
     for key in one.keys:
         if key.state != "closed":
-            name = f"{one.provider} key {key.number} ({key.name})"
+            name = one.provider + (f" key {key.number} ({key.name})" if key.number else "")
             name += f" for {key.model}" if key.model else ""
             rows.append((name, _state(key.state, rests=True), key.why, _again(key)))
     return rows
 
 
 def word(one: Provider) -> show.Painted:
-    """Return how a provider stands in one cell: "serves", "2 of 3 keys rest", "failing"."""
+    """Return how a provider stands in a cell: "serves", "rests", "2 of 3 keys rest", "failing"."""
     failing = [target for target in one.targets if target.state != "closed"]
     if one.state == "open":
         return _state("open")
@@ -86,8 +86,9 @@ def word(one: Provider) -> show.Painted:
     numbers = {key.number for key in one.keys}
     resting = {key.number for key in one.keys if key.state == "open"}
     if resting:
-        of = f"{len(resting)} of {len(numbers)} keys rest" if len(numbers) > 1 else "its key rests"
-        return show.Painted(of, "yellow")
+        if len(numbers) > 1:
+            return show.Painted(f"{len(resting)} of {len(numbers)} keys rest", "yellow")
+        return show.Painted("its key rests" if 0 not in numbers else "rests", "yellow")
     return _state("closed")
 
 

@@ -269,8 +269,7 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
         show.say(f"changed  {key}")
     if not done.changed:
         show.note("Reloaded; nothing changed")
-    for key in done.needs_restart:
-        show.note(f"`{key}` takes effect at the next `tollway restart`")
+    edits.tell_waiting(answer)
     if any(key.endswith(".budget") for key in done.changed):
         from tollway.cli.budget_prices import doubts  # noqa: PLC0415 - reads the price data
 

@@ -289,6 +289,6 @@ def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
     if config.state != "ok":
         found.append(config.problem)
     if config.needs_restart:
-        found.append(f"{', '.join(config.needs_restart)} changed: needs a restart")
+        found.append(f"{', '.join(config.needs_restart)} changed: `tollway restart` takes it up")
     found += [f"{m.name}: {m.problem}" for m in daemon.local.states() if m.problem]
     return found

@@ -82,7 +82,7 @@ def _among(choices: tuple[str, ...]) -> Reader:
                 found.append(one_of(choices, item))
             except Wrong as fault:
                 reading.wrong((*at, number), str(fault))
-        if not found:
+        if not raw:
             raise Wrong("names nothing; leave the key out")
         return tuple(dict.fromkeys(found))
 
@@ -116,8 +116,10 @@ def _part(_: Reading, raw: object, at: At) -> Part:
 
 
 def _temperature(_: Reading, raw: object, at: At) -> Temperature:
-    if isinstance(raw, bool) or not isinstance(raw, int | Decimal) or not 0 <= raw <= 2:
+    if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
         raise Wrong(f"expected a number from 0 to 2, found {kind_of(raw)}")
+    if not Decimal(raw).is_finite() or not 0 <= raw <= 2:
+        raise Wrong("expected a number from 0 to 2")
     return Temperature(float(raw))
 
 

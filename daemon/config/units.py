@@ -153,7 +153,7 @@ def price(usd: int | Decimal) -> Decimal:
     Raises:
         WrongUnit: It is negative, not finite, too large, or too fine to be meant.
     """
-    amount = in_range(usd, most=_MOST_USD, what="dollars for a million tokens")
+    amount = in_range(usd, most=_MOST_USD, what="a number")
     if amount.quantize(_FINEST_PRICE) != amount:
         raise WrongUnit("more than twelve places after the point")
     return amount

@@ -391,7 +391,7 @@ def _flag(reading: Reading, raw: object, at: At) -> bool:
 
 def _dollars(reading: Reading, raw: object, at: At) -> Decimal:
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
-        raise Wrong(f"expected a number of dollars, found {kind_of(raw)}")
+        raise Wrong(f"expected a number, found {kind_of(raw)}")
     return units.price(raw)
 
 

@@ -230,7 +230,7 @@ def _placed(
     return msgspec.structs.replace(
         answer,
         chosen=branch is not None,
-        why=answer.why if branch or answer.why else "not for such a call",
+        why="not for such a call" if answer.allowed and not branch else answer.why,
         route=route,
         case=branch.place if branch else "",
         strategy=branch.strategy if branch else "",

@@ -53,7 +53,10 @@ _WELL = Standing(0, 0.0)
 
 
 class KeyHealth(msgspec.Struct, frozen=True):
-    """A provider's key: by its place in `api_keys`, from 1, and where it is kept. Never itself."""
+    """A provider's key: by its place in `api_keys`, from 1, and where it is kept. Never itself.
+
+    A provider without keys rests as one that has number 0 and no name; it is told while it does.
+    """
 
     number: int
     name: str
@@ -343,8 +346,9 @@ class Health:
         key = self._key(target.provider, target.key, model, rules)
         now = self.clock()
         if key.rest(outing.entry(key), now, why, hint_s) and rules is _REFUSED_RULES:
-            whose = f"{target.key} for {model}".strip() if model else target.key
-            said = f"a key of {target.provider} rests: {whose} {why}"
+            said = f"a key of {target.provider} rests: {target.key} "
+            said = said if target.key else f"{target.provider} rests: "
+            said += f"for {model} {why}" if model else why
             self._few.warn(target.provider, now, said)
 
     # --- probes ---------------------------------------------------------------------------------
@@ -395,9 +399,9 @@ class Health:
         for (name, key, model), one in self._keys.items():
             if one.rules is _REFUSED_RULES and one.state(now) != "closed":
                 pool = self._pools.get(name, ())
-                which = f"key {pool.index(key) + 1} ({key})" if key in pool else "its key"
-                said = f"{name}, {which}: {one.why}" + (f" for {model}" if model else "")
-                _add(found, f"{name}, {which}", said)
+                whose = f"{name}, key {pool.index(key) + 1} ({key})" if key in pool else name
+                said = f"{whose}: {one.why}" + (f" for {model}" if model else "")
+                _add(found, whose, said)
         return {name: text[:_LONGEST_TEXT] for name, text in found.items()}
 
     def _provider(self, name: str, now: float) -> ProviderHealth:
@@ -422,13 +426,14 @@ class Health:
         )
 
     def _key_states(self, provider: str, now: float) -> Iterator[KeyHealth]:
-        for number, key in enumerate(self._pools.get(provider, ()), 1):
+        pool = list(enumerate(self._pools.get(provider, ()), 1))
+        for number, key in pool or [(0, "")]:
             resting = [
                 (model, one)
                 for (name, which, model), one in self._keys.items()
                 if name == provider and which in (key, "") and one.state(now) != "closed"
             ]
-            if not resting:
+            if not resting and number:
                 yield KeyHealth(number, key, "closed")
             for model, one in resting:
                 yield KeyHealth(number, key, one.state(now), one.why, model, _rests(one, now))
@@ -459,7 +464,7 @@ class Health:
         # What it was found to be last counts: a rest of seconds is none of minutes.
         if found is None or found.rules is not rules:
             _make_room(self._keys)
-            name = f"the key {key} of {provider}" if key else f"the key of {provider}"
+            name = f"the key {key} of {provider}" if key else provider
             name += f" for {model}" if model else ""
             found = self._keys[provider, key, model] = Breaker(rules, name)
         return found

@@ -14,12 +14,12 @@ from tollway.providers.errors import UpstreamRefused
 POOL = tuple(ProviderKey(f"env:K{number}", ()) for number in (1, 2, 3))
 
 
-def seen(status: int, times: int) -> Provider:
+def seen(status: int, times: int, pool: tuple[ProviderKey, ...] = POOL) -> Provider:
     """Return a provider after so many refusals, as the command reads it."""
     known = Health(lambda: 1000.0)
-    known._pools = {"openai": tuple(key.name for key in POOL)}
+    known._pools = {"openai": tuple(key.name for key in pool)}
     known._rules = {"openai": Rules()}
-    target = Target("openai", "gpt-4o", KINDS["openai"], keys=POOL)
+    target = Target("openai", "gpt-4o", KINDS["openai"], keys=pool)
     for _ in range(times):
         chosen = known.with_key(target)
         known.begin(chosen).failed(UpstreamRefused("No", status=status), 42.0)
@@ -45,6 +45,17 @@ def test_a_resting_key_is_named_by_its_place(capsys: pytest.CaptureFixture[str])
     told = " ".join(capsys.readouterr().out.split())
     assert "openai key 1 (env:K1) for gpt-4o rests rate limited in 42s" in told
     assert health.word(found).text == "1 of 3 keys rest"
+
+
+def test_a_provider_that_needs_no_key_rests_by_its_own_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Calls go around it for minutes, whether it has keys or not."""
+    found = seen(401, 1, ())
+    health.table([found])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "openai rests refused (HTTP 401) in 10m" in told
+    assert health.word(found).text == "rests"
 
 
 def test_nothing_is_shown_while_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,17 @@ def test_reload_says_what_changed(home: Home) -> None:
     ended = home.tollway("reload")
     assert ended.returncode == 0
     assert ended.stdout.splitlines() == ["changed  server.drain", "changed  server.listen"]
-    assert "`server.listen` takes effect at the next `tollway restart`" in ended.stderr
+    waits = "`server.listen` takes effect at the next `tollway restart`"
+    assert waits in ended.stderr
+    looked = json.loads(home.tollway("doctor", "--json", "--offline").stdout)
+    (told,) = [check for check in looked["checks"] if check["name"] == "daemon"]
+    assert (told["state"], told["fix"]) == ("fail", "`tollway restart`")
+    undone = home.tollway("config", "rollback", "1")
+    assert undone.returncode == 0
+    assert "The daemon has taken it up" in undone.stderr
+    assert waits not in undone.stderr
+    again = home.tollway("config", "rollback", "2")
+    assert waits in again.stderr
 
 
 @pytest.mark.parametrize("broken", ['[server]\nlisen = "x"\n', "[server\n"])

@@ -127,7 +127,11 @@ def test_a_model_of_this_box_gets_its_own_price(home: Home) -> None:
         (["set", "box2/qwen", "--input", "1"], 2, "needs --output"),
         (["set", "box2/qwen", "--cached", "1"], 2, "needs --input and --output"),
         (["set", "box2/qwen", "--input", "x", "--output", "1"], 2, "`--input`: `x` is no number"),
-        (["set", "box2/qwen", "--input", "1", "--output", "-1"], 2, "`--output`: expected dollars"),
+        (
+            ["set", "box2/qwen", "--input", "1", "--output", "-1"],
+            2,
+            "`--output`: expected a number",
+        ),
         (["set", "box2/qwen", "--free", "--input", "1"], 2, "exclude each other"),
         (["set", "box2/qwen", "--gpu-hour", "1"], 2, "is for a model of this box"),
         (["set", "qwen", "--free"], 2, "is no target"),

@@ -33,7 +33,7 @@ def test_every_key_of_a_price_is_read() -> None:
         ("imput = 1", 'gateway.toml:6: prices."box/m".imput: unknown key; did you mean input?'),
         ("search = -1", 'gateway.toml:6: prices."box/m".search: '),
         ("search = nan", 'gateway.toml:6: prices."box/m".search: '),
-        ('search = "1"', 'gateway.toml:6: prices."box/m".search: expected a number of dollars'),
+        ('search = "1"', 'gateway.toml:6: prices."box/m".search: expected a number, found text'),
         ("service_tiers = 2", 'gateway.toml:6: prices."box/m".service_tiers: expected factors'),
         (
             'service_tiers = { flex = "half" }',

@@ -109,6 +109,8 @@ def test_a_condition_that_is_wrong_is_the_only_fault_of_its_case(case: str) -> N
         ('between = "09:00"', "when[0].between: expected two times of day"),
         ("days = []", "when[0].days: names nothing"),
         ('days = ["monday"]', "when[0].days[0]: expected mon or tue"),
+        ("stream = true, max_temperature = nan", "when[0].max_temperature: expected a number"),
+        ("stream = true, max_temperature = 3", "when[0].max_temperature: expected a number"),
         ("team = []", "when[0].team: an empty list"),
         ('endpoint = "embeddings", tools = true', "when[0].tools: no call to embeddings has that"),
         ('endpoint = "embeddings", stream = true', "when[0].stream: embeddings are never streamed"),
@@ -133,6 +135,15 @@ def test_a_case_that_could_never_happen_is_refused_with_its_line(case: str, said
         when(case)
     line = BASE.count("\n") + 1
     assert f"gateway.toml:{line}: routes.r.{said}" in refused.value.message
+
+
+@pytest.mark.parametrize("case", ['days = ["monday"]', "stream = true, max_temperature = 3"])
+def test_a_wrong_value_is_one_mistake_told_as_what_it_is(case: str) -> None:
+    """A day that there is not is no empty list, and 3 is a number."""
+    with pytest.raises(ConfigError) as refused:
+        when(case)
+    (line,) = refused.value.message.splitlines()
+    assert not line.endswith(("leave the key out", "found a number"))
 
 
 def test_a_budget_condition_needs_a_budget() -> None:

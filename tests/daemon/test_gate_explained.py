@@ -70,6 +70,16 @@ async def test_it_says_what_each_condition_saw() -> None:
     assert {one.why for one in tagged.targets if not one.chosen} == {"not for such a call"}
 
 
+async def test_a_target_for_other_calls_is_told_as_such_where_no_money_is_left() -> None:
+    """What its hold would be says nothing: such a call does not go there."""
+    async with gateway(ANSWERS, ANSWERS, more=ROUTE, budget="0.000001/day") as gate:
+        batch = await explained(gate, headers={"X-Tier": "batch"})
+    assert batch.refused.startswith("The budget 0.000001/day of ")
+    away = {one.target: one.why for one in batch.targets if not one.chosen}
+    assert away["up/tools"] == "not for such a call"
+    assert {one.why for one in batch.targets if one.chosen} != {""}
+
+
 async def test_what_a_key_may_not_call_is_no_way_out() -> None:
     """A target that is left out for this key is told, and does not count as an answer."""
     async with gateway(ANSWERS, ANSWERS, more=ROUTE) as gate:

@@ -113,9 +113,26 @@ async def test_a_model_that_a_key_may_not_use_says_nothing_of_the_others() -> No
         reply = await gate.ask(body(model="r"))
         assert reply.headers["x-tollway-target"] == "up/m"
         (told,) = gate.daemon.server.daemon.health.failing().values()
-        assert told == "up, its key: refused (HTTP 403) for forbidden"
+        assert told == "up: refused (HTTP 403) for forbidden"
         await gate.daemon.ask("POST", "/control/reload", admin=True)
         assert gate.daemon.server.daemon.health.failing() == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "why", "model"),
+    [("401 No", "refused (HTTP 401)", ""), ("429 Slow down", "rate limited", "m")],
+)
+async def test_a_provider_without_a_key_is_told_while_it_rests(
+    status: str, why: str, model: str
+) -> None:
+    """Calls go around it as they do where a key rests, and its owner must see why."""
+    async with gateway([[*refuses(status, b"{}")], SERVES]) as gate:
+        assert await keys_of(gate) == []
+        await gate.ask()
+        (told,) = await keys_of(gate)
+        assert (told["number"], told["name"], told["state"]) == (0, "", "open")
+        assert (told["why"], told["model"]) == (why, model)
+        assert told["rests_s"] > 0
 
 
 async def test_names_that_a_caller_makes_up_do_not_flood_the_log(
@@ -129,7 +146,7 @@ async def test_names_that_a_caller_makes_up_do_not_flood_the_log(
         for number in range(30):
             assert (await gate.ask(body(model=f"up/made-up-{number}"))).status == 502
         told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-        assert len([one for one in told if "a key of up rests" in one]) == 10
+        assert len([one for one in told if "up rests" in one]) == 10
         (more,) = [one for one in told if "more of its models or keys fail" in one]
         assert more.startswith("up: ")
         clock[0] += 60
