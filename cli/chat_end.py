@@ -17,7 +17,7 @@ _UNDER_WAY = ("open", "queued")
 def told(row: CallRow) -> list[str]:
     """Return what it came to, in words: tokens, and money, an upper bound where it begins "~"."""
     out = show.counted(row.output_total, "out token")
-    return [f"{row.input_total} in + {out}", call_story.cost(row)]
+    return [f"{row.input_total:,} in + {out}", call_story.cost(row)]
 
 
 def ended(call: str, config: Path | None) -> CallRow | None:

@@ -16,6 +16,7 @@ from tollway.cli.chat_end import ended, told
 from tollway.cli.control import Control, convert
 from tollway.cli.editor import editor
 from tollway.cli.markdown import Drawing
+from tollway.cli.quiet_keys import quiet_keys
 from tollway.daemon.config import shown
 from tollway.daemon.errors import ModelNotFound
 from tollway.providers.errors import GatewayError
@@ -129,7 +130,7 @@ def answer(
     ask = settings.ask(turns)
     with settings.told():
         if markdown:
-            with Drawing() as drawing:
+            with quiet_keys(), Drawing() as drawing:
                 hear(control, ask, said, drawing.write)
         else:
             try:
@@ -147,7 +148,7 @@ def answer(
 def _summary(said: Said, known: Applies) -> str:
     facts = [said.target or said.model]
     if said.output_tokens is not None:
-        facts.append(f"{said.input_tokens} in + {show.counted(said.output_tokens, 'out token')}")
+        facts.append(f"{said.input_tokens:,} in + {show.counted(said.output_tokens, 'out token')}")
     if said.tokens_per_s is not None:
         facts.append(f"{said.tokens_per_s:.1f} tokens/s")
     if said.first_ms is not None:

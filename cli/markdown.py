@@ -1,9 +1,11 @@
 """Markdown as it streams: what is whole is drawn once and stays, what grows is drawn anew."""
 
 import re
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -93,22 +95,24 @@ class Drawing:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live:
-            self._live.update("")
-            self._live.stop()
-        if self._text.strip():
-            self._print(self._text)
-        self._text = ""
+        with _undisturbed():
+            if self._live:
+                self._live.update("")
+                self._live.stop()
+            if self._text.strip():
+                self._print(self._text)
+            self._text = ""
 
     def write(self, piece: str) -> None:
         """Take what came next."""
-        self._text += _CONTROL.sub(lambda found: printable(found[0]), piece)
-        if whole := split(self._text):
-            ended, self._text = self._text[:whole], self._text[whole:]
-            self._grow("")
-            self._print(ended)
-        elif self._now() - self._drawn_at >= _EVERY_S:
-            self._grow(self._text)
+        with _undisturbed():
+            self._text += _CONTROL.sub(lambda found: printable(found[0]), piece)
+            if whole := split(self._text):
+                ended, self._text = self._text[:whole], self._text[whole:]
+                self._grow("")
+                self._print(ended)
+            elif self._now() - self._drawn_at >= _EVERY_S:
+                self._grow(self._text)
 
     def _grow(self, text: str) -> None:
         if self._live:
@@ -119,6 +123,16 @@ class Drawing:
         if self._console:
             self._console.print(_rendered(text.strip("\n")))
             self._console.print()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep Ctrl-C until what is begun stands: half a drawing could not be taken away again."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _rendered(text: str) -> "RenderableType":

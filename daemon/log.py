@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from tollway.daemon.log_file import LogFile
 from tollway.daemon.state import Trace
 from tollway.providers.money import plain_usd
 from tollway.providers.words import counted
@@ -67,9 +68,10 @@ class Mask:
 class Log:
     """The daemon's log. `install` makes it the place where all of Python's logging goes."""
 
-    def __init__(self, fd: int = 2) -> None:
+    def __init__(self, fd: int = 2, file: LogFile | None = None) -> None:
         self.mask = Mask()
         self._fd = fd
+        self._file = file
         self._level = logging.INFO
         self._json = False
         self._handler = _Handler(self)
@@ -155,6 +157,8 @@ class Log:
                 )
             if lines:
                 _write_all(self._fd, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+                if self._file:
+                    self._file.look()
             for done in flushes:
                 done.set()
             if closing and not self._lines:

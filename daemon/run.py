@@ -18,11 +18,13 @@ import uvloop
 
 from tollway.daemon import early, handover, supervisor
 from tollway.daemon.config.load import load
+from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.errors import ConfigError
 from tollway.daemon.handover import Handed
 from tollway.daemon.log import Log
+from tollway.daemon.log_file import LogFile
 from tollway.daemon.process import (
     Ready,
     Start,
@@ -112,7 +114,7 @@ def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: boo
     if take_over:
         handed = handover.take_over(config, hurry=hurry)
     start = msgspec.structs.replace(start, sockets=tuple(handed.sockets), runs=handed.runs)
-    output = Log()
+    output = Log(file=LogFile.of(state_paths(config.ledger.path).log))
     output.install(config.server.log_level, config.server.log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

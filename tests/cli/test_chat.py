@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from chat_upstream import ChatUpstream
 from program import Home
+from terminals import terminal
 
 pytestmark = pytest.mark.whole
 
@@ -388,6 +389,20 @@ def test_a_question_alone_that_is_stopped_says_what_it_cost(chatting: Chatting) 
     at.see(" out tokens · ~$0.0")
     assert at.process.wait(30) == 130
     os.close(at.leader)
+
+
+def test_an_answer_that_is_stopped_stands_there_once(chatting: Chatting) -> None:
+    """What a terminal shows of the keys, `^C` too, would shift the drawing by a line."""
+    command = [sys.executable, "-c", OWN_TERMINAL, "chat", "fast", "wait"]
+    env = {**chatting.home.env, "NO_COLOR": ""}
+    with terminal(command, chatting.home.path, env, columns=60, rows=12) as seen:
+        seen.until(lambda text: "You" in text)
+        seen.press("abc\x03")
+        assert seen.ends() == 130
+        assert "Stopped" in seen.text
+        assert seen.text.count("You") == 1
+        assert "abc" not in seen.text
+        assert not seen.is_raw()
 
 
 def test_several_lines_are_one_question(chatting: Chatting) -> None:

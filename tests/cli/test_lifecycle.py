@@ -102,6 +102,17 @@ def test_reload_says_what_changed(home: Home) -> None:
     assert waits in again.stderr
 
 
+def test_a_log_that_was_moved_away_is_begun_anew(home: Home) -> None:
+    """As logrotate moves it: the daemon of `up` knows its own file, and follows its path."""
+    home.tollway("up")
+    log = home.data / "tollway.log"
+    log.rename(home.data / "moved")
+    home.tollway("reload")  # which it says there, and then looks
+    home.tollway("down")
+    assert "nothing changed" in (home.data / "moved").read_text()
+    assert log.exists()
+
+
 @pytest.mark.parametrize("broken", ['[server]\nlisen = "x"\n', "[server\n"])
 def test_a_broken_file_changes_nothing_and_status_says_where(home: Home, broken: str) -> None:
     """Reload exits with 2 and the line; `status` still finds the daemon, and `down` too."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import threading
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from shell import until
 from upstreams import reads, says, stalls
 
 from tollway.daemon.log import Log
+from tollway.daemon.log_file import LogFile
 from tollway.daemon.tasks import Tasks
 
 
@@ -35,6 +37,38 @@ def test_a_log_that_nobody_reads_holds_nobody_up() -> None:
     reader.join()
     assert b"line 0\n" in got[0]
     assert b"lines were lost" in got[0]
+
+
+def test_a_log_file_is_bounded_and_follows_its_path(tmp_path: Path) -> None:
+    """A full one becomes the one before it; what somebody moved or removed is begun anew."""
+    path, before = tmp_path / "tollway.log", tmp_path / "tollway.log.1"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    other = os.open(path, os.O_WRONLY | os.O_APPEND)  # as a daemon has it that takes over
+    log = Log(fd, LogFile(path, (fd,), most=1000))
+    second = Log(other, LogFile(path, (other,), most=1000))
+    try:
+        for number in range(100):
+            log.put("info", f"line {number}", {})
+            log.flush()
+        assert f"line {99}" in path.read_text() + before.read_text()
+        assert path.stat().st_size < 1100
+        assert 1000 <= before.stat().st_size < 1100
+        assert path.stat().st_mode & 0o777 == 0o600
+        second.put("info", "lands in the old one", {})
+        second.flush()
+        second.put("info", "lands in the new one", {})
+        second.flush()
+        assert "lands in the new one" in path.read_text()
+        path.unlink()
+        for number in (1, 2):
+            log.put("info", f"after {number}", {})
+            log.flush()
+        assert path.read_text().endswith("after 2\n")
+    finally:
+        log.close()
+        second.close()
+        os.close(fd)
+        os.close(other)
 
 
 def test_everything_python_logs_passes_the_mask() -> None:
