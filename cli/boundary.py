@@ -72,7 +72,8 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
     except OSError as error:
         _trace(debug)
         where = f": `{error.filename}`" if error.filename else ""
-        show_error(f"{error.strerror or error}{where}")
+        hint = closed_to_us() if isinstance(error, PermissionError) else ""
+        show_error(f"{error.strerror or error}{where}", hint)
         raise SystemExit(ANSWER_IS_NO) from error
     except Exception as error:  # a bug: still one line, and the way to the rest
         _trace(debug)
@@ -81,6 +82,11 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
             "" if debug else "`--debug` shows where; please report it with that output",
         )
         raise SystemExit(ANSWER_IS_NO) from error
+
+
+def closed_to_us() -> str:
+    """Return what to do about a file that this user may not use."""
+    return f"It must be open to this user (uid {os.geteuid()}); `ls -ld` says whose it is"
 
 
 def _meant(error: typer.TyperException) -> str:

@@ -198,7 +198,7 @@ class Control:
 
     def _gone(self, fault: OSError | http.client.HTTPException) -> GatewayError:
         if isinstance(fault, PermissionError):
-            return DaemonUnreachable(
+            return SocketClosed(
                 f"The daemon's socket `{self.socket_path}` is another user's",
                 hint="Only the user who started the daemon may ask it",
             )
@@ -210,6 +210,10 @@ class Control:
             f"The daemon at `{self.socket_path}` broke off: {fault or type(fault).__name__}",
             hint="`tollway status` says whether it still runs",
         )
+
+
+class SocketClosed(DaemonUnreachable):
+    """The daemon is another user's: nothing that this one does brings an answer."""
 
 
 class OtherVersion(GatewayError):

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -14,8 +15,8 @@ import msgspec
 import typer
 
 from tollway.cli import doctor_fix, show
-from tollway.cli.boundary import ANSWER_IS_NO
-from tollway.cli.control import Control, convert, load_config
+from tollway.cli.boundary import ANSWER_IS_NO, closed_to_us
+from tollway.cli.control import Control, SocketClosed, convert, load_config
 from tollway.cli.discover import gpus
 from tollway.cli.doctor_fix import Check, State
 from tollway.cli.health import Provider, ill
@@ -107,6 +108,23 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
         yield from _graphics()
         return
     yield _configuration(config)
+    try:
+        yield from _state(config, repair=repair)
+    except OSError as fault:  # of a folder that is closed to this user, nothing more can be said
+        told = f"`{fault.filename or config.ledger.path}`: {fault.strerror or fault}"
+        shut = isinstance(fault, PermissionError)
+        yield Check("files", "fail", told, closed_to_us() if shut else "Set another `ledger.path`")
+    if not offline and config.providers:
+        for one in reach_all(config):
+            whose = f", {one.key}" if one.key else ""
+            yield Check(f"provider {one.provider}{whose}", one.state, one.detail, one.fix)
+    yield from _llama(config)
+    yield from _commands(config)
+    yield from _graphics()
+
+
+def _state(config: Config, *, repair: bool) -> Iterator[Check]:
+    """Yield what there is to say of what is kept on this box."""
     yield from doctor_fix.folder(config, repair=repair)
     yield from doctor_fix.leftovers(config, repair=repair)
     yield from doctor_fix.modes(config, repair=repair)
@@ -117,12 +135,6 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
     yield _ledger(config)
     yield _disk(config)
     yield from _daemon(config)
-    if not offline and config.providers:
-        for one in reach_all(config):
-            whose = f", {one.key}" if one.key else ""
-            yield Check(f"provider {one.provider}{whose}", one.state, one.detail, one.fix)
-    yield from _llama(config)
-    yield from _graphics()
 
 
 def _python() -> Check:
@@ -145,7 +157,10 @@ def _clock() -> Check:
 def _configuration(config: Config) -> Check:
     if config.warnings:
         return Check(
-            "configuration", "warn", "\n".join(config.warnings), "`tollway config check` repeats"
+            "configuration",
+            "warn",
+            "\n".join(config.warnings),
+            "Mend these lines, or live with them",
         )
     return Check("configuration", "ok", str(config.path))
 
@@ -183,7 +198,7 @@ def _certificate(config: Config) -> Iterator[Check]:
     try:
         found = tls.read(config)
     except ConfigError as error:
-        yield Check("certificate", "fail", error.message, error.hint)
+        yield Check("certificate", "fail", error.message, error.hint or "Mend this, or the file")
         return
     if found is None:
         return
@@ -237,7 +252,8 @@ def _daemon(config: Config) -> Iterator[Check]:
         said = Control(config.admin_socket).get("/control/status")
     except DaemonUnreachable as error:
         if holder(config.ledger.path):
-            yield Check("daemon", "fail", f"It runs, but: {error.message}", "`tollway restart`")
+            again = "" if isinstance(error, SocketClosed) else "`tollway restart`"
+            yield Check("daemon", "fail", f"It runs, but: {error.message}", again or error.hint)
             return
         yield Check("daemon", "warn", "It does not run", "`tollway up` starts it")
         who = listener(server.port)
@@ -292,6 +308,19 @@ def _sqlite() -> Check:
             "with SQLite 3.51.3 ends this",
         )
     return Check("sqlite", "ok", told)
+
+
+def _commands(config: Config) -> Iterator[Check]:
+    for name, model in config.models.items():
+        program = next(iter(shlex.split(model.command or "")), "")
+        # A relative path begins where the daemon runs, which may be elsewhere.
+        if not program or ("/" in program and not program.startswith("/")):
+            continue
+        if shutil.which(program, path=model.env.get("PATH")) is None:
+            told = f"`{program}` is no program that this user can run"
+            yield Check(f"model {name}", "fail", told, "Install it, or mend its `command`")
+        else:
+            yield Check(f"model {name}", "ok", f"`{program}` can be run")
 
 
 def _llama(config: Config) -> Iterator[Check]:

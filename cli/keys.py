@@ -97,9 +97,7 @@ def create(  # noqa: PLR0913 - an argument is an option
         KEY=$(tollway keys create bot --project chatbot --models 'local/*')
     """
     loaded = load_config(config)
-    edits.require_new(
-        loaded, "keys", name, hint=f"`tollway keys rotate {name}` gives it another secret"
-    )
+    edits.require_new(loaded, "keys", name, hint=_instead(loaded, name))
     require_owner(loaded, name, user, project)
     last = last_day(expires, loaded)
     if loaded.server.single_user:
@@ -254,6 +252,19 @@ def _shown(config: Config, name: str, books: Books) -> Shown:
     )
 
 
+def _instead(config: Config, name: str) -> str:
+    """Return what helps whoever wants a new secret of a name that is taken."""
+    key = config.keys.get(name)
+    state = _state(config, key) if key else "active"
+    if state == "revoked":
+        return (
+            f"`tollway keys revoke {name} --delete` frees the name; `tollway keys create` takes any"
+        )
+    if state == "expired":
+        return f"`tollway keys set {name} --expires DATE` makes it work again"
+    return f"`tollway keys rotate {name}` gives it another secret"
+
+
 def _state(config: Config, key: Key) -> str:
     if key.revoked is not None:
         return "revoked"
@@ -314,9 +325,7 @@ def rotate(
     edits.require_known(loaded, "keys", name)
     key = loaded.keys[name]
     if (state := _state(loaded, key)) != "active":
-        raise edits.Conflict(
-            f"The key {shown.value(name)} is {state}", hint="`tollway keys create` makes another"
-        )
+        raise edits.Conflict(f"The key {shown.value(name)} is {state}", hint=_instead(loaded, name))
     grace_s = _grace(grace)
     secret, fields = _new_secret()
     now = datetime.now(UTC)

@@ -113,6 +113,11 @@ def _index(folder: Path) -> _Index:
         return msgspec.json.decode((folder / "index.json").read_bytes(), type=_Index)
     except FileNotFoundError:
         return _Index()
+    except PermissionError as fault:
+        raise ConfigError(
+            f"The history in `{folder}` cannot be read: it is closed to this user",
+            hint=f"`ls -ld {folder}` says whose it is",
+        ) from fault
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise ConfigError(
             f"The history in `{folder}` cannot be read",

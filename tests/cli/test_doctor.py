@@ -206,6 +206,29 @@ def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
     assert "signal 4" in found["llama-cpp-python"]["detail"]
 
 
+def test_a_model_s_program_is_looked_for(home: Home) -> None:
+    """By the name or path that its command says; one that is not there fails its first call."""
+    home.write(
+        f"{SINGLE.format(port=0)}"
+        '[models.gone]\ncommand = "no-such-program --port ${PORT}"\n'
+        '[models.there]\ncommand = "sh -c ${PORT}"\n'
+    )
+    found = checks(home, "--offline", code=1)
+    assert found["model gone"]["state"] == "fail"
+    assert "`no-such-program` is no program" in found["model gone"]["detail"]
+    assert "command" in found["model gone"]["fix"]
+    assert found["model there"]["state"] == "ok"
+
+
+def test_a_folder_that_cannot_be_looked_at_is_a_finding_and_not_the_end(home: Home) -> None:
+    """What else there is to say is said."""
+    home.write(f'{SINGLE.format(port=0)}[ledger]\npath = "{"x" * 300}/ledger.db"\n')
+    found = checks(home, "--offline", "--fix", code=1)
+    assert found["files"]["state"] == "fail"
+    assert "File name too long" in found["files"]["detail"]
+    assert found["configuration"]["state"] == "ok"
+
+
 def test_the_smallest_model_is_tried(home: Home) -> None:
     """As a load would read it: one that this build can run, then one that is damaged."""
     needs_llama_cpp()

@@ -248,6 +248,23 @@ def test_on_a_terminal_the_end_of_single_user_is_asked_for(
     assert load(home.config).server.single_user is (code != 0)
 
 
+def test_a_taken_name_is_told_with_a_way_that_leads_on(home: Home) -> None:
+    """A revoked key cannot be rotated; to say so and send back to `create` would be a circle."""
+    home.tollway("keys", "create", "ci", "--user", "ada")
+    home.tollway("keys", "revoke", "ci")
+    for words in (["create", "ci", "--user", "ada"], ["rotate", "ci"]):
+        ended = home.tollway("keys", *words)
+        assert ended.returncode == 1
+        assert "`tollway keys revoke ci --delete` frees the name" in ended.stderr
+    assert home.tollway("keys", "revoke", "ci", "--delete").returncode == 0
+    assert home.tollway("keys", "create", "ci", "--user", "ada").returncode == 0
+    home.write(
+        home.config.read_text().replace('user = "ada"', 'user = "ada"\nexpires = 2020-01-01')
+    )
+    ended = home.tollway("keys", "rotate", "ci")
+    assert "`tollway keys set ci --expires DATE`" in ended.stderr
+
+
 def test_list_tells_states_apart(home: Home) -> None:
     """Active, expired and revoked, with whom each is for."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
