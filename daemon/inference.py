@@ -23,7 +23,7 @@ _PATHS: Final[dict[str, tuple[Endpoint, str]]] = {
 }
 # Google's own library has gone from the one to the other.
 _MODELS: Final = ("/v1beta/models/", "/v1/models/")
-_METHODS: Final[dict[str, Endpoint]] = {
+METHODS: Final[dict[str, Endpoint]] = {
     "generateContent": "chat",
     "streamGenerateContent": "chat",
     "countTokens": "count_tokens",
@@ -36,12 +36,12 @@ PATHS: Final[dict[str, Endpoint]] = {
     **{
         f"{models}{{model:.+}}:{method}": endpoint
         for models in _MODELS
-        for method, endpoint in _METHODS.items()
+        for method, endpoint in METHODS.items()
     },
 }
 
 # Which endpoints there are in which dialect.
-ASKED: Final = frozenset(_PATHS.values()) | {(one, "gemini") for one in _METHODS.values()}
+ASKED: Final = frozenset(_PATHS.values()) | {(one, "gemini") for one in METHODS.values()}
 
 
 class Calls:
@@ -53,7 +53,7 @@ class Calls:
             return handle
         if path.startswith(_MODELS):
             model, _, method = _named(path)
-            if model and method in _METHODS:
+            if model and method in METHODS:
                 return handle_by_name
         return None
 
@@ -84,4 +84,4 @@ async def handle_by_name(call: Direct) -> None:
     as_events = call.query is not None and call.query.get("alt") == "sse"
     lone = method == "embedContent"
     url = InUrl(unquote(model), stream, one_array=stream and not as_events, lone=lone)
-    await serve(call, _METHODS[method], DIALECTS["gemini"].dialect, url)
+    await serve(call, METHODS[method], DIALECTS["gemini"].dialect, url)

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from multidict import MultiMapping
 
+from tollway.daemon.astray import is_astray, no_path
 from tollway.daemon.config.schema import Config
 from tollway.daemon.control import write_control_error
 from tollway.daemon.direct import Direct, Serve
@@ -25,7 +26,6 @@ from tollway.daemon.errors import (
     EncodingRefused,
     Forbidden,
     MethodNotAllowed,
-    NotFound,
     RateLimited,
 )
 from tollway.daemon.ids import new_id
@@ -247,7 +247,7 @@ def _check(request: web.Request, app: web.Application) -> None:
         and target.partition("?")[0] != resource.canonical
         and "{" not in resource.canonical
     ):
-        raise _no_path(request)
+        raise no_path(request)
 
 
 class Guard:
@@ -369,8 +369,9 @@ def _check_content_type(said: str | None, *, form: bool) -> None:
 
 def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
     """Return aiohttp's own refusal as one of ours."""
-    if error.status == 404 or _is_method_of_google(request):
-        return _no_path(request)
+    path = request.rel_url.raw_path
+    if error.status == 404 or is_astray(request.method, path):
+        return no_path(request)
     if isinstance(error, web.HTTPMethodNotAllowed):
         hint = f"Allowed: {error.headers['Allow']}"
         return MethodNotAllowed(f"`{request.method}` is not allowed here", hint=hint)
@@ -379,34 +380,6 @@ def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
     refused = GatewayError(error.reason)
     refused.status = error.status
     return refused
-
-
-# What others serve there is paid for by the picture, the second or the search, which no hold of
-# tokens bounds; or stands for what a provider keeps, of which only answers are kept here.
-_BY_ANOTHER_UNIT = ("/v1/rerank", "/v1/audio/", "/v1/images/", "/v1/moderations", "/v1/videos")
-_KEPT = ("/v1/responses/", "/v1/conversations", "/v1/files", "/v1/batches", "/v1/assistants")
-
-
-def _is_method_of_google(request: web.Request) -> bool:
-    """Whether a method of a model is asked for that there is none of; its path is a model's too."""
-    path = request.rel_url.raw_path
-    of_models = path.startswith(("/v1beta/models/", "/v1/models/"))
-    return request.method == "POST" and of_models and ":" in path.rpartition("/")[2]
-
-
-def _no_path(request: web.Request) -> NotFound:
-    path = request.rel_url.raw_path
-    hint = "Base URLs of OpenAI clients end in `/v1`"
-    if path.startswith("/v1beta/") or _is_method_of_google(request):
-        hint = (
-            "Of Google's there are `generateContent`, `streamGenerateContent`, `countTokens`,"
-            " `embedContent` and `batchEmbedContents`"
-        )
-    if path.startswith(_BY_ANOTHER_UNIT):
-        hint = "It is not billed by tokens, so no price here has its unit: call the provider"
-    elif path.startswith(_KEPT):
-        hint = "The gateway keeps no conversations, files or batches: send all with each call"
-    return NotFound(f"There is no `{request.method} {path[:200]}` here", hint=hint)
 
 
 def _refuse(

@@ -172,6 +172,53 @@ async def test_what_is_not_served_says_why(method: str, path: str, why: str) -> 
         assert why in answer.json()["error"]["message"]
 
 
+CHAT, SAID = "/v1/chat/completions", "/v1/messages"
+ASTRAY = [
+    ("/chat/completions", f"POST {CHAT}", "/v1"),
+    ("/v1/v1/chat/completions", f"POST {CHAT}", ""),
+    ("/v1/chat/completions/chat/completions", f"POST {CHAT}", "/v1"),
+    ("/v1/chat/completions/v1/chat/completions", f"POST {CHAT}", ""),
+    ("//v1/chat/completions", f"POST {CHAT}", ""),
+    ("/v1//chat/completions?a=b", f"POST {CHAT}", "/v1"),
+    ("/v1/chat/completions/", f"POST {CHAT}", "/v1"),
+    ("/openai/v1/chat/completions", f"POST {CHAT}", "/v1"),
+    ("/openai/deployments/m/chat/completions", f"POST {CHAT}", "/v1"),
+    ("/v1beta/openai/chat/completions", f"POST {CHAT}", "/v1"),
+    ("/v1/v1/messages", f"POST {SAID}", ""),
+    ("/messages", f"POST {SAID}", "/v1"),
+    ("/v1/messages/v1/messages/count_tokens", "POST /v1/messages/count_tokens", ""),
+    ("/v1/responses/responses", "POST /v1/responses", "/v1"),
+    ("/v1/v1beta/models/m:countTokens", "POST /v1beta/models/m:countTokens", "/v1beta"),
+    ("/v1beta/v1beta/models/m:countTokens", "POST /v1beta/models/m:countTokens", ""),
+    ("/models/m:countTokens", "POST /v1beta/models/m:countTokens", "/v1beta"),
+    ("/v1beta/models/m:countTokens/", "POST /v1beta/models/m:countTokens", "/v1beta"),
+    ("/models", "GET /v1/models", "/v1"),
+    ("/v1/v1/models", "GET /v1/models", ""),
+]
+
+
+@pytest.mark.parametrize(("path", "meant", "base"), ASTRAY)
+async def test_a_wrong_base_url_is_told_the_right_one(path: str, meant: str, base: str) -> None:
+    """The commonest mistake; what is meant is named and not served, for each path has one role."""
+    async with running() as daemon:
+        method = meant.partition(" ")[0]
+        answer = await daemon.ask(method, path, b"" if method == "GET" else b"{}")
+        assert answer.status == 404
+        said = answer.json()["error"]["message"]
+        url = f"http://127.0.0.1:{daemon.port}{base}"
+        assert f"`{meant}` is: give the client `{url}` as its base URL" in said
+
+
+async def test_what_no_base_url_mends_names_those_of_each_api() -> None:
+    """Ollama's clients, and paths that are spelled wrongly."""
+    async with running(server="single_user = true\nbehind_proxy = true") as daemon:
+        for path in ("/api/chat", "/v1/chat/completion", "/v1", "/V1/chat/completionS"):
+            answer = await daemon.ask("POST", path, b"{}")
+            assert answer.status == 404
+            # Which scheme its clients use a proxy knows.
+            assert f"`127.0.0.1:{daemon.port}/v1`" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "shape"),
     [

@@ -1,0 +1,107 @@
+"""A path that is not served here: what to say to who asked for it.
+
+The commonest mistake of all is a base URL with too much at its end, or too little. It is named,
+not mended: a second spelling of a path would be one more to guard, and the next path that the
+client asks for would be wrong again.
+"""
+
+import re
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from tollway.daemon.errors import NotFound
+from tollway.daemon.inference import METHODS, PATHS
+from tollway.daemon.state import DAEMON
+
+# What others serve there is paid for by the picture, the second or the search, which no hold of
+# tokens bounds; or stands for what a provider keeps, of which only answers are kept here.
+_BY_ANOTHER_UNIT = ("/v1/rerank", "/v1/audio/", "/v1/images/", "/v1/moderations", "/v1/videos")
+_KEPT = ("/v1/responses/", "/v1/conversations", "/v1/files", "/v1/batches", "/v1/assistants")
+
+_PLAIN: Final = sorted((path for path in PATHS if "{" not in path), key=len, reverse=True)
+_OF_A_MODEL: Final = re.compile(rf"/models/[^/]+:(?:{'|'.join(METHODS)})\Z")
+_SLASHES: Final = re.compile("/{2,}")
+
+
+def is_astray(method: str, path: str) -> bool:
+    """Whether a path is none of ours though it has the form of one, for another method.
+
+    A method of Google's that there is none of stands where the name of a model does, and the end
+    of `/v1/responses/responses` where the id of an answer does.
+    """
+    of_models = path.startswith(("/v1beta/models/", "/v1/models/"))
+    if method != "POST":
+        return False
+    if of_models and ":" in path.rpartition("/")[2]:
+        return True
+    meant = _meant(path)
+    return meant is not None and meant[0].startswith("POST")
+
+
+def no_path(request: web.Request) -> NotFound:
+    """Return the refusal of a path that is not here, with what may have been meant."""
+    path = request.raw_path.partition("?")[0]
+    return NotFound(
+        f"There is no `{request.method} {path[:200]}` here",
+        hint=_elsewhere(path) or _right(path, _address(request)),
+    )
+
+
+def _elsewhere(path: str) -> str:
+    """Return why what others serve under a path is not here, "" where that is not known."""
+    if path.startswith(_BY_ANOTHER_UNIT):
+        return "It is not billed by tokens, so no price here has its unit: call the provider"
+    if path.startswith(_KEPT) and _meant(path) is None:
+        return "The gateway keeps no conversations, files or batches: send all with each call"
+    return ""
+
+
+def _right(path: str, address: str) -> str:
+    if meant := _meant(path):
+        asked, base = meant
+        end = f"base URLs end in `{base}` here" if base else "nothing stands behind the host here"
+        return f"`{asked}` is: give the client `{address}{base}` as its base URL ({end})"
+    if path.startswith("/v1beta/") or is_astray("POST", path):
+        *first, last = (f"`{one}`" for one in METHODS)
+        return f"Of Google's there are {', '.join(first)} and {last}"
+    if path.startswith("/api/"):
+        return (
+            f"Ollama's own API is not spoken here, but OpenAI's, whose clients take `{address}/v1`"
+        )
+    return (
+        f"Base URLs of OpenAI clients end in `/v1` (`{address}/v1`), those of Anthropic's and"
+        " Google's have nothing behind the host"
+    )
+
+
+def _meant(path: str) -> tuple[str, str] | None:
+    """Return the request that a path stands for, and what ends the base URL that leads to it."""
+    plain = _SLASHES.sub("/", path).rstrip("/")
+    if found := _OF_A_MODEL.search(plain):
+        return f"POST /v1beta{found[0]}", _base(path, plain, "/v1beta", found[0])
+    for one in _PLAIN:
+        tail = one.removeprefix("/v1")
+        if plain.endswith(tail):
+            return f"POST {one}", _base(path, plain, "/v1", tail)
+    if plain.endswith("/models"):
+        return "GET /v1/models", _base(path, plain, "/v1", "/models")
+    return None
+
+
+def _base(path: str, plain: str, version: str, tail: str) -> str:
+    """Return what must end the base URL: nothing where the client adds the version by itself."""
+    before = plain.removesuffix(tail)
+    if not before.endswith(version):
+        return version
+    rest = before.removesuffix(version)
+    # A version or an end that is there twice stood once in the base URL; as did `//` in front.
+    return "" if version in rest or tail in rest or path.startswith("//") else version
+
+
+def _address(request: web.Request) -> str:
+    """Return where the client has found us; without a scheme where a proxy has that."""
+    host = request.headers.get(hdrs.HOST, "")
+    if request.app[DAEMON].config.server.behind_proxy:
+        return host
+    return f"{request.scheme}://{host}" if host else ""
