@@ -1,6 +1,7 @@
 """Which kinds of streams providers answer with, and how each is cut into events."""
 
-from typing import Protocol
+from codecs import BOM_UTF8
+from typing import Final, Protocol
 
 from tollway.providers import eventstream, sse
 
@@ -33,3 +34,18 @@ def splitter_of(content_type: str) -> Splitter | None:
     if eventstream.CONTENT_TYPE in content_type:
         return eventstream.Splitter()
     return None
+
+
+_BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def is_events(begun: bytes) -> bool | None:
+    """Return whether a body that is called no stream begins as one of events.
+
+    Some servers forget the content type of their streams. No JSON begins so. None where it has
+    too few bytes to tell.
+    """
+    said = begun.removeprefix(BOM_UTF8).lstrip()
+    if said.startswith(_BEGINNINGS):
+        return True
+    return None if any(one.startswith(said) for one in _BEGINNINGS) else False

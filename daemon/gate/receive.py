@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
-from tollway.daemon.gate.route import Target
+from tollway.daemon.gate.gather import gather, nothing_but_life
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
 from tollway.providers.dialects.error_words import words_in
@@ -21,7 +21,6 @@ from tollway.providers.errors import (
     UpstreamError,
     UpstreamGaveUp,
     UpstreamRefused,
-    UpstreamTimeout,
 )
 from tollway.providers.headers import Headers, to_client
 from tollway.providers.http.answer import HttpAnswer
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 # An error answer longer than this is cut: nobody reads on, and it must not fill the memory.
 _MOST_ERROR = 1024 * 1024
 _WORDS_WITHIN_S = 300.0  # of a refusal, whose status says the most
-# A whole answer is kept until it is settled; embeddings of a large batch are tens of MB.
-_MOST_WHOLE = 512 * 1024 * 1024
 # How long a finished stream may take to close, so that its connection can serve again.
 _TAIL_S = 0.5
 # A refusal by one target that another may not share.
@@ -76,10 +73,19 @@ async def receive(exchange: "Exchange", attempt: Attempt) -> Failure | None:
     exchange.lost(getattr(answer, "dropped", ()))
     if not 200 <= answer.status < 300:
         return await _refusal(exchange, attempt, answer)
-    splitter = splitter_of(_content_type(answer)) if exchange.call.stream else None
+    kind = _content_type(answer)
+    splitter = splitter_of(kind) if exchange.call.stream else None
     if splitter is not None:
         return await _stream(exchange, attempt, answer, splitter)
-    return await _whole(exchange, attempt, answer)
+    # HTML is some other server's page, whatever stands in it.
+    streamed = exchange.call.stream and "html" not in kind
+    try:
+        body, events = await gather(answer, attempt.target, streamed=streamed)
+    except UpstreamError as error:
+        return Failure(error, again=True)
+    if events:
+        return await _stream(exchange, attempt, answer, SseSplitter(), body)
+    return await _whole(exchange, attempt, answer, body)
 
 
 def _to_client(attempt: Attempt, answer: Answer) -> Headers:
@@ -167,22 +173,9 @@ def _within(error: UpstreamRefused) -> Failure:
     )
 
 
-async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Failure | None:
-    pieces: list[bytes] = []
-    size, heard_s = 0, time.monotonic()
-    try:
-        async for chunk in answer.chunks():
-            pieces.append(chunk)
-            size += len(chunk)
-            if not chunk.isspace():
-                heard_s = time.monotonic()
-            elif time.monotonic() - heard_s > attempt.target.timeouts.idle_s:
-                raise _nothing_but_life(attempt.target)  # blank lines, which some send meanwhile
-            if size > _MOST_WHOLE:
-                raise UpstreamBroke("The provider's answer is over 512 MiB")
-    except UpstreamError as error:
-        return Failure(error, again=True)
-    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+async def _whole(
+    exchange: "Exchange", attempt: Attempt, answer: Answer, body: bytes
+) -> Failure | None:
     reader = attempt.reader
     reader.whole(body)
     if reader.failed:
@@ -218,13 +211,6 @@ async def _whole(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fail
     return None
 
 
-def _nothing_but_life(target: Target) -> UpstreamTimeout:
-    return UpstreamTimeout(
-        f"`{target.provider}` has sent nothing but signs of life for {target.timeouts.idle_s:g} s",
-        phase="idle",
-    )
-
-
 def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
     """Return what turns an answer into the client's dialect, where that is another one."""
     if not isinstance(attempt.version.said, Conversation):
@@ -233,15 +219,17 @@ def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
 
 
 async def _stream(
-    exchange: "Exchange", attempt: Attempt, answer: Answer, splitter: Splitter
+    exchange: "Exchange", attempt: Attempt, answer: Answer, splitter: Splitter, begun: bytes = b""
 ) -> Failure | None:
     relay = _Relay(exchange, attempt, answer, splitter)
     chunks = answer.chunks()
     try:
-        while not await _each(chunks, relay):
+        more = not begun or relay.feed(begun)
+        while not (more and await _each(chunks, relay)):
             if relay.over:
                 break
             await exchange.pipe.room()
+            more = True
         else:
             relay.end_of_body()
         if relay.last and not relay.done:
@@ -413,7 +401,7 @@ class _Relay:
             return
         target = self._attempt.target
         if now_s - self._heard_s > target.timeouts.idle_s:
-            raise _nothing_but_life(target)
+            raise nothing_but_life(target)
 
     def _keep_back(self, event: Event) -> None:
         """Take the stream's last event, or what comes behind it."""

@@ -16,6 +16,7 @@ from gateway import (
     body,
     chunk,
     error,
+    events,
     gateway,
     whole,
 )
@@ -265,3 +266,26 @@ async def test_a_client_that_closes_its_sending_side_has_left() -> None:
         client.writer.write_eof()
         await gate.ups[0].hung_up.wait()
         assert (await gate.only_row()).call.ending == "client_left"
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("size", [1, 3, 5000])
+async def test_a_stream_that_is_called_something_else_is_a_stream(kind: str, size: int) -> None:
+    """Servers of one's own forget the type, which no library looks at: it was a 502, and billed."""
+    said = b": hi\n\n" + chunk("Hello") + chunk("", "stop") + USED + DONE
+    pieces = [said[at : at + size] for at in range(0, len(said), size)]
+    head = f"HTTP/1.1 200 OK\r\n{f'Content-Type: {kind}' if kind else 'X-A: b'}\r\n\r\n".encode()
+    async with before([reads(), says(head), drips(pieces)]) as gate:
+        reply = await gate.ask(body(True, stream_options={"include_usage": True}))
+        assert reply.headers["content-type"] == "text/event-stream"
+        assert b"".join(events(reply)) == said
+        row = (await gate.row(reply)).call
+        assert (row.ending, row.input_total, row.output_total) == ("answered", 7, 3)
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "TEXT/HTML", "application/xhtml+xml"])
+async def test_a_page_is_no_stream_whatever_stands_in_it(kind: str) -> None:
+    """It is another server's, on the way or in its place."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode()
+    async with before([reads(), says(head + chunk("Hello") + USED + DONE)]) as gate:
+        assert (await gate.ask(body(True))).status == 502

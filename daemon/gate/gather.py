@@ -1,0 +1,53 @@
+"""The body of an answer that is not called a stream: read whole, unless it turns out to be one."""
+
+import time
+
+from tollway.daemon.gate.route import Target
+from tollway.providers.errors import UpstreamBroke, UpstreamTimeout
+from tollway.providers.streams import is_events
+from tollway.providers.transport import Answer
+
+# A whole answer is kept until it is settled; embeddings of a large batch are tens of MB.
+_MOST_WHOLE = 512 * 1024 * 1024
+
+
+async def gather(answer: Answer, target: Target, *, streamed: bool) -> tuple[bytes, bool]:
+    """Return a body and False; or, where it may be `streamed`, the beginning of events and True.
+
+    Servers of one's own often forget the content type of their streams, which no client library
+    looks at. The answer's headers then say what it is.
+
+    Raises:
+        UpstreamError: It broke off, has grown too large, or nothing but blanks came for too long.
+    """
+    pieces: list[bytes] = []
+    size, heard_s = 0, time.monotonic()
+    async for chunk in answer.chunks():
+        pieces.append(chunk)
+        size += len(chunk)
+        if not chunk.isspace():
+            heard_s = time.monotonic()
+            if streamed:
+                begun = b"".join(pieces)
+                if is_events(begun):
+                    _call_it_events(answer)
+                    return begun, True
+                streamed = is_events(begun) is None
+        elif time.monotonic() - heard_s > target.timeouts.idle_s:
+            raise nothing_but_life(target)  # blank lines, which some send meanwhile
+        if size > _MOST_WHOLE:
+            raise UpstreamBroke("The provider's answer is over 512 MiB")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
+
+
+def _call_it_events(answer: Answer) -> None:
+    others = [(name, value) for name, value in answer.headers if name.lower() != "content-type"]
+    answer.headers[:] = [*others, ("content-type", "text/event-stream")]
+
+
+def nothing_but_life(target: Target) -> UpstreamTimeout:
+    """Return the error of who sends only what fills silences."""
+    return UpstreamTimeout(
+        f"`{target.provider}` has sent nothing but signs of life for {target.timeouts.idle_s:g} s",
+        phase="idle",
+    )
