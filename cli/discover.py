@@ -130,7 +130,7 @@ def _ask(port: int, kind: str, timeout_s: float) -> LocalServer | None:
             return None
     try:
         listed = msgspec.json.decode(body, type=_Listing).data
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):  # ValueError: it is no UTF-8
         return None
     kinds = [_OWNERS[model.owned_by] for model in listed if model.owned_by in _OWNERS]
     return LocalServer(

@@ -169,7 +169,7 @@ def _judged(name: str, base_url: str, status: int, body: bytes, seconds: float) 
         )
     try:
         models = _listed(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):  # ValueError: it is no UTF-8
         detail = f"`{base_url}/models` answers something that is no list of models"
         return Reached(name, "warn", detail, _look_at(name, base_url), seconds=seconds)
     return Reached(

@@ -17,7 +17,7 @@ from typing import Any, cast
 import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import ERROR
@@ -42,6 +42,7 @@ _MOST_OWNERS = 256  # connections on the admin socket, which no client can use u
 _LOOK_AGAIN_S = 0.2
 _PART = 100  # of the connections at most are closed at once to make room, as 1/_PART
 _UNREAD = 256 * 1024  # bytes that a client has not read before what is written waits for it
+_MANY_HEADERS = "Too many headers received"  # how aiohttp says that
 _ANSWERED = ConnectionError("the request was answered")
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -423,6 +424,9 @@ class Connection(web.RequestHandler):
         error = GatewayError("Something went wrong in the gateway")
         if isinstance(exc, LineTooLong):
             error = RequestInvalid("The request's target or a header is too long")
+            status = 431
+        elif isinstance(exc, BadHttpMessage) and exc.message == _MANY_HEADERS:
+            error = RequestInvalid("The request has too many headers")
             status = 431
         elif status < 500:
             error = RequestInvalid("The request is not well-formed HTTP/1.1")

@@ -70,6 +70,13 @@ class MethodNotAllowed(GatewayError):
     code = "method_not_allowed"
 
 
+class NoWebSockets(MethodNotAllowed):
+    """A web socket is asked for where answers stream as events. Codex then asks so at once."""
+
+    status = 426
+    code = "upgrade_required"
+
+
 class BodyStalled(GatewayError):
     """The client stopped sending its body."""
 

@@ -26,6 +26,7 @@ from tollway.daemon.errors import (
     EncodingRefused,
     Forbidden,
     MethodNotAllowed,
+    NoWebSockets,
     RateLimited,
 )
 from tollway.daemon.ids import new_id
@@ -374,6 +375,8 @@ def _in_words(request: web.Request, error: web.HTTPException) -> GatewayError:
         return no_path(request)
     if isinstance(error, web.HTTPMethodNotAllowed):
         hint = f"Allowed: {error.headers['Allow']}"
+        if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+            return NoWebSockets("There are no web sockets here", hint=hint)
         return MethodNotAllowed(f"`{request.method}` is not allowed here", hint=hint)
     if error.status == 413:
         return RequestTooLarge("The request's body is too large")
@@ -420,6 +423,8 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if error.status == 402 or not error.again:
         headers["x-should-retry"] = "false"
+    if isinstance(error, NoWebSockets):
+        headers["Upgrade"] = "HTTP/1.1"  # what 426 must say; Codex goes by the status alone
     if isinstance(error, EncodingRefused):
         headers["Accept-Encoding"] = ", ".join(error.taken)
     if isinstance(error, RateLimited) and error.standing:

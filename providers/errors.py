@@ -17,6 +17,14 @@ GatewayError                 anything we tell a caller; daemon.errors adds our o
 from typing import Literal
 
 
+def sayable(text: str) -> str:
+    """Return text that any answer can hold.
+
+    Bytes of a header that are no UTF-8 come as halves of characters, which no JSON takes.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 class GatewayError(Exception):
     """A refusal or failure with words for the person who meets it.
 
@@ -34,8 +42,8 @@ class GatewayError(Exception):
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = sayable(message)
+        self.hint = sayable(hint)
         self.param = param
 
 

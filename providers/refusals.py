@@ -111,7 +111,7 @@ def is_unpaid(status: int, body: bytes) -> bool:
 def _error(body: bytes) -> dict[str, object]:
     try:
         said = msgspec.json.decode(body[:_MOST_BODY])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: it is no UTF-8
         return {}
     if isinstance(said, list) and said:
         said = said[0]

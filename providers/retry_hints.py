@@ -153,7 +153,7 @@ def _in_body(body: bytes) -> float | None:
     """Return what an error's JSON says: google.rpc.RetryInfo, else its message in words."""
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: it is no UTF-8
         return None
     for error in _errors(said):
         details = error.get("details")

@@ -1,6 +1,7 @@
 """The body of an answer that is not called a stream: read whole, unless it turns out to be one."""
 
 import time
+from codecs import BOM_UTF8
 
 from tollway.daemon.gate.route import Target
 from tollway.providers.errors import UpstreamBroke, UpstreamTimeout
@@ -37,7 +38,9 @@ async def gather(answer: Answer, target: Target, *, streamed: bool) -> tuple[byt
             raise nothing_but_life(target)  # blank lines, which some send meanwhile
         if size > _MOST_WHOLE:
             raise UpstreamBroke("The provider's answer is over 512 MiB")
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    # The mark of Windows' UTF-8, which some of its servers write and no reader here knows.
+    return body.removeprefix(BOM_UTF8), False
 
 
 def _call_it_events(answer: Answer) -> None:

@@ -86,6 +86,8 @@ def _members(body: bytes, where: str) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         raise RequestInvalid(f"{_the(where)} must be a JSON object", param=where or None) from None
     except msgspec.DecodeError as fault:
+        if not body.strip():
+            raise RequestInvalid(f"{_the(where)} is empty", hint="Send JSON") from None
         why = _WHY.get(str(fault), str(fault).removeprefix("JSON is malformed: "))
         raise RequestInvalid(f"{_the(where)} is not JSON: {why}", param=where or None) from None
     if len(members) > _MOST:

@@ -237,3 +237,48 @@ async def test_a_refusal_is_in_the_words_of_the_path_s_own_api(path: str, shape:
             assert answer.json()["error"]["status"] == "UNAUTHENTICATED"
         if path == "/v1/messages":
             assert answer.json()["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("Host", 403), ("Content-Type", 415), ("Content-Encoding", 415), ("Expect", 417)],
+)
+async def test_a_header_that_is_no_text_is_refused_in_words(name: str, status: int) -> None:
+    """Bytes that are no UTF-8 come as halves of characters: an answer that quotes them is one."""
+    async with running() as daemon:
+        said = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": "2"}
+        head = b"".join(
+            f"{one}: {value}\r\n".encode() for one, value in said.items() if one != name
+        )
+        odd = name.encode() + b": \xff\r\n"
+        client = await daemon.connect()
+        await client.send(b"POST /v1/chat/completions HTTP/1.1\r\n" + head + odd + b"\r\n{}")
+        answer = await client.answer()
+        client.close()
+        assert answer.status == status
+        assert answer.json()["error"]["source"] == "gateway"
+        assert "crashed" not in await lines(daemon)
+
+
+async def test_a_web_socket_is_refused_as_codex_expects_it() -> None:
+    """At 426 it asks over HTTP at once; else it tries seven times, for as many seconds."""
+    upgrade = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}
+    async with running() as daemon:
+        client = await daemon.connect()
+        head = "".join(f"{name}: {value}\r\n" for name, value in upgrade.items())
+        await client.send(f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
+        answer = await client.answer()
+        client.close()
+        assert answer.status == 426
+        assert answer.headers["upgrade"] == "HTTP/1.1"
+        assert "POST" in answer.json()["error"]["message"]
+
+
+async def test_a_request_without_a_body_is_told_so() -> None:
+    """It was called JSON that is cut short."""
+    async with running() as daemon:
+        for body in (b"", b" \n"):
+            answer = await daemon.ask("POST", CHAT, body, content_type="application/json",
+                                      content_length=str(len(body)))  # fmt: skip
+            assert answer.status == 400
+            assert "The request's body is empty" in answer.json()["error"]["message"]

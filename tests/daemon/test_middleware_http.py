@@ -141,3 +141,11 @@ async def test_no_bytes_make_the_daemon_crash_or_answer_200(daemon: Running, dat
     assert answer == b"" or answer[9:10] in {b"4"}
     assert b"Traceback" not in answer
     assert (await daemon.ask("GET", "/healthz")).status == 200
+
+
+async def test_too_many_headers_are_called_that(daemon: Running) -> None:
+    """Well-formed they are."""
+    many = b"".join(b"x-%d: 1\r\n" % number for number in range(200))
+    answer = await daemon.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + many + b"\r\n")
+    assert b" 431 " in answer[:20]
+    assert b"too many headers" in answer

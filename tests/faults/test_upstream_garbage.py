@@ -289,3 +289,22 @@ async def test_a_page_is_no_stream_whatever_stands_in_it(kind: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode()
     async with before([reads(), says(head + chunk("Hello") + USED + DONE)]) as gate:
         assert (await gate.ask(body(True))).status == 502
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Oh"])
+async def test_an_error_that_is_no_text_is_the_provider_s_all_the_same(status: str) -> None:
+    """It was taken for a crash of the gateway, and billed at its hold."""
+    said = whole(b'{"error":{"message":"caf\xe9"}}', status=status)
+    async with before([reads(), says(said)]) as gate:
+        reply = await gate.ask()
+        assert reply.status == int(status[:3])
+        assert error(reply)["source"] == "provider"
+        row = (await gate.row(reply)).call
+        assert (row.error, row.cost_nanousd) == ("upstream_refused", 0)
+
+
+async def test_an_answer_with_the_mark_of_windows_utf_8_is_an_answer() -> None:
+    """Some of its servers write it in front of JSON; it is not passed on."""
+    async with before([reads(), says(whole(b"\xef\xbb\xbf" + WHOLE))]) as gate:
+        reply = await gate.ask()
+        assert (reply.status, reply.body) == (200, WHOLE)
