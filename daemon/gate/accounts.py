@@ -8,7 +8,7 @@ now, as where a machine wakes up in 1970. Such spending counts at once, and agai
 time has come, so that no step of the clock grants anything, whichever of the two was wrong.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping
 from zoneinfo import ZoneInfo
@@ -209,16 +209,18 @@ class Rolling:
     def _bucket(self, at_ms: int) -> Window:
         start_ms = at_ms // self.width_ms * self.width_ms
         end_ms = start_ms + self.width_ms
-        left = end_ms + self.span_ms <= self._left_ms
-        for bucket in self._past if left else reversed(self._live):
-            if bucket.start_ms == start_ms:
-                return bucket
-        bucket = Window(start_ms, end_ms, None if left else self.whole)
-        if left:
+        if end_ms + self.span_ms <= self._left_ms:
+            for bucket in self._past:
+                if bucket.start_ms == start_ms:
+                    return bucket
+            bucket = Window(start_ms, end_ms, None)
             self._past.append(bucket)
-        else:
-            insort(self._live, bucket, key=_start)
-        return bucket
+            return bucket
+        live = self._live  # a year has 35,000: not looked through one by one
+        at = bisect_left(live, start_ms, key=_start)
+        if at == len(live) or live[at].start_ms != start_ms:
+            live.insert(at, Window(start_ms, end_ms, self.whole))
+        return live[at]
 
     def _leave(self, at_ms: int) -> None:
         """Let go what is older than the span at `at_ms`."""

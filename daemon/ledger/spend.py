@@ -337,10 +337,10 @@ WHERE quarter_ms >= ? AND tag = (SELECT id FROM words WHERE word = ?)
 
 
 _SPREAD = """
-SELECT s.quarter_ms, s.cost_nanousd, a.key, a.user, a.team, a.project, a.provider, a.route
-FROM spend_quarter s JOIN accounts a ON a.id = s.account
-WHERE s.quarter_ms >= ? AND s.cost_nanousd > 0
+SELECT quarter_ms, account, cost_nanousd FROM spend_quarter
+WHERE quarter_ms >= ? AND cost_nanousd > 0
 """
+_ACCOUNTS = "SELECT id, key, user, team, project, provider, route FROM accounts"
 _SPREAD_OF_TAG = """
 SELECT quarter_ms, sum(cost_nanousd) FROM spend_tag
 WHERE quarter_ms >= ? AND tag = (SELECT id FROM words WHERE word = ?) AND cost_nanousd > 0
@@ -363,12 +363,17 @@ def spread(db: sqlite3.Connection, queries: Sequence[SpentQuery]) -> list[dict[i
             asked.setdefault((query.scope, name), []).append(index)
     if not asked:
         return answers
+    # Whose each account is, once: a year has hundreds of thousands of rows, and the start waits.
+    told: dict[int, list[tuple[int, dict[int, int]]]] = {}
+    for account, *names in db.execute(_ACCOUNTS):
+        scopes = (("box", ""), *zip(_COST_SCOPES, names, strict=True))
+        of_account = [index for scope in scopes for index in asked.get(scope, ())]
+        told[account] = [(queries[index].since_ms, answers[index]) for index in of_account]
     since = min(query.since_ms for query in queries if query.scope != "tag")
-    for quarter, cost, *names in db.execute(_SPREAD, (since,)):
-        for scope in (("box", ""), *zip(_COST_SCOPES, names, strict=True)):
-            for index in asked.get(scope, ()):
-                if quarter >= queries[index].since_ms:
-                    answers[index][quarter] = answers[index].get(quarter, 0) + cost
+    for quarter, account, cost in db.execute(_SPREAD, (since,)):
+        for since_ms, answer in told[account]:
+            if quarter >= since_ms:
+                answer[quarter] = answer.get(quarter, 0) + cost
     return answers
 
 
