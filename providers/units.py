@@ -16,8 +16,10 @@ import msgspec
 from tollway.providers.canon import Bound, Endpoint, Price, Rate
 from tollway.providers.errors import Untranslatable
 from tollway.providers.price_data import identified
+from tollway.providers.price_service import AUTO, STANDARD
 
 _NOTHING = Rate(Decimal(0))
+_IMAGE = "image"
 _FINE = Decimal("1e-18")
 
 
@@ -34,7 +36,7 @@ class Unit(msgspec.Struct, frozen=True):
 UNITS: Final[Mapping[Endpoint, Unit]] = MappingProxyType(
     {
         "rerank": Unit("/rerank", "rerank", "dollars for each search unit"),
-        "images": Unit("/images/generations", "image", "dollars for each image"),
+        "images": Unit("/images/generations", _IMAGE, "dollars for each image"),
         "moderations": Unit("/moderations", "moderation", "dollars for each call"),
         "speech": Unit("/audio/speech", "speech", "dollars for a million characters", 1_000_000),
         "transcriptions": Unit(
@@ -42,6 +44,20 @@ UNITS: Final[Mapping[Endpoint, Unit]] = MappingProxyType(
         ),
     }
 )
+
+
+def image_kind(*words: object) -> str:
+    """Return one name for a quality and a size, in whichever order and letters; "" for none.
+
+    "auto" names nothing: the provider chooses.
+    """
+    said = {part for word in words if isinstance(word, str) for part in word.lower().split()}
+    return " ".join(sorted(said - {"auto"}))
+
+
+def of_image(kind: str) -> str:
+    """Return the key, among a price's units, of images of a kind."""
+    return f"{_IMAGE} {kind}"
 
 
 class NotThere(Untranslatable):
@@ -79,6 +95,8 @@ def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tu
             " [prices]",
             param="model",
         )
+    found, service = _as_asked(found, bound.service)
+    bound = msgspec.structs.replace(bound, service=service)
     if unit.multipart and bound.unbounded and price.longest_audio is not None:
         most = int((price.longest_audio * unit.per).to_integral_value(ROUND_CEILING))
         bound = msgspec.structs.replace(bound, searches=most, unbounded=())
@@ -94,17 +112,45 @@ def unit_price(price: Price, endpoint: Endpoint) -> Price | None:
     if price.source in ("free", "caller"):
         return price
     unit = UNITS[endpoint]
-    usd = dict(price.units).get(unit.key)
+    units = dict(price.units)
+    usd = units.get(unit.key)
     if usd is None:
         return None
-    each = (usd / unit.per).quantize(_FINE, ROUND_CEILING)
+    kinds = {
+        key.removeprefix(of_image("")): of_kind
+        for key, of_kind in units.items()
+        if unit.key == _IMAGE and key.startswith(of_image(""))
+    }
+    # Without a word of its kind an image costs what the dearest does.
+    dearest = _each(price, max(usd, *kinds.values()) / unit.per if kinds else usd / unit.per)
+    if not kinds:
+        return dearest
+    services = tuple(_each(price, one, kind) for kind, one in kinds.items())
+    return identified(msgspec.structs.replace(dearest, services=services))
+
+
+def _each(price: Price, usd: Decimal, kind: str = "") -> Price:
     return identified(
         Price(
             id="",
             source=price.source,
             input=_NOTHING,
             output=_NOTHING,
-            search_usd=each,
+            search_usd=usd.quantize(_FINE, ROUND_CEILING),
             discount=price.discount,
+            service=kind,
         )
     )
+
+
+def _as_asked(price: Price, kind: str) -> tuple[Price, str]:
+    """Return the price of the kind of image that a request names, and what it leaves open.
+
+    A kind is priced as a service tier is: where none is named, the answer says which it was.
+    """
+    if not price.services:
+        return price, STANDARD
+    for one in price.services:
+        if one.service == kind:
+            return one, STANDARD
+    return price, AUTO

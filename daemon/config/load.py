@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tollway.daemon.config import check, route_values, shown
+from tollway.daemon.config import check, price_values, route_values, shown
 from tollway.daemon.config.check_routes import causes
 from tollway.daemon.config.lines import At, lines_of
 from tollway.daemon.config.paths import data_folder
@@ -49,6 +49,7 @@ SECTIONS = ("server", "ledger", "telemetry", *NAMED, "prices", "tags", "raises")
 
 # The readers of a route's own values stand in a file of their own.
 READERS.update(route_values.READERS)
+READERS.update(price_values.READERS)
 
 _SERVED = {"gguf", "command"}  # what a local model is served from
 _MOST_LINES = 50  # of faults that are shown: more help nobody

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NewType
 import msgspec
 
 from tollway.daemon.config.paths import socket_beside
+from tollway.providers.units import of_image
 
 
 class Seconds(float):
@@ -41,6 +42,7 @@ Strategy = Literal["ordered", "weighted", "fastest", "cheapest", "least-busy"]
 CaseEndpoint = Literal["chat", "completions", "embeddings"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Temperature = NewType("Temperature", float)  # from 0 to 2
+ImageKind = NewType("ImageKind", str)  # its quality, its size, or both, as `image_kind` has them
 Words = NewType("Words", str)  # a text that may have several lines
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Calendar = Literal["hour", "day", "week", "month", "total"]
@@ -240,6 +242,7 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search: Decimal | None = None
     rerank: Decimal | None = None  # for each search unit
     image: Decimal | None = None  # for each image that is made
+    images: dict[ImageKind, Decimal] | None = None  # for each of a kind, below `image`
     audio_minute: Decimal | None = None  # for each minute that is written down
     longest_audio: Decimal | None = None  # minutes
     speech: Decimal | None = None  # for a million characters
@@ -252,7 +255,8 @@ class PriceOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What is sold in place of tokens, and for how many dollars."""
         keys = ("rerank", "image", "audio_minute", "speech", "moderation")
         said = ((key, getattr(self, key)) for key in keys)
-        return tuple((key, usd) for key, usd in said if usd is not None)
+        kinds = ((of_image(kind), usd) for kind, usd in (self.images or {}).items())
+        return (*((key, usd) for key, usd in said if usd is not None), *kinds)
 
 
 PriceSaid = PriceOverride | Literal["free"]

@@ -46,7 +46,6 @@ _REF = re.compile(
 )
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_PROBLEMS = 200
-_MOST_FACTOR = 1000  # of a service tier's price
 _MOST_PARTS = 10  # of a budget that only warns, and so can be passed
 _LONGEST = 4096  # of any text in the file: the longest path there can be
 
@@ -298,7 +297,10 @@ class Reading:
             return "free"
         if not isinstance(raw, dict):
             raise Wrong('expected { input = 0.1, output = 0.4 } or "free"')
-        return self.struct(PriceOverride, raw, at)
+        found = self.struct(PriceOverride, raw, at)
+        if found and found.images and found.image is None:
+            self.wrong((*at, "images"), "say `image` too: what each other image costs at most")
+        return found
 
     def model_price(self, raw: object, at: At) -> ModelPrice | None:
         """Return a model's price: as `price`, or by the hour.
@@ -389,24 +391,11 @@ def _flag(reading: Reading, raw: object, at: At) -> bool:
     return raw
 
 
-def _dollars(reading: Reading, raw: object, at: At) -> Decimal:
+def dollars(_reading: Reading, raw: object, _at: At) -> Decimal:
+    """Return a price in dollars; `Wrong` for what is none."""
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
         raise Wrong(f"expected a number, found {kind_of(raw)}")
     return units.price(raw)
-
-
-def _factors(reading: Reading, raw: object, at: At) -> dict[str, Decimal]:
-    if not isinstance(raw, dict):
-        raise Wrong("expected factors of the price, such as { priority = 2.0, flex = 0.5 }")
-    found = {}
-    for name, factor in raw.items():
-        if isinstance(factor, bool) or not isinstance(factor, int | Decimal):
-            reading.wrong((*at, name), f"expected a factor such as 2.0, found {kind_of(factor)}")
-        elif not Decimal(factor).is_finite() or not 0 < factor <= _MOST_FACTOR:
-            reading.wrong((*at, name), f"expected a factor above 0, at most {_MOST_FACTOR}")
-        else:
-            found[name] = units.price(factor)
-    return found
 
 
 def _tags(reading: Reading, raw: object, at: At) -> dict[str, str]:
@@ -474,8 +463,7 @@ READERS: dict[object, Reader] = {
     int: _whole,
     Seconds: lambda _, raw, __: units.seconds(raw),
     Bytes: lambda _, raw, __: units.size(raw),
-    Decimal: _dollars,
-    dict[str, Decimal]: _factors,
+    Decimal: dollars,
     dict[str, str]: _tags,
     date: _day,
     datetime: _moment,

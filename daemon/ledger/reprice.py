@@ -187,7 +187,8 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
 def _price(attempt: Booked, terms: Terms) -> Price | None:
     """Return today's price of what an attempt bought: tokens, or what its endpoint sells."""
     if terms.price is not None and attempt.endpoint in UNITS:
-        return unit_price(terms.price, cast(Endpoint, attempt.endpoint))
+        unit = unit_price(terms.price, cast(Endpoint, attempt.endpoint))
+        return _of_the_tier(unit, attempt.bill.price)
     return _of_the_tier(terms.price, attempt.bill.price)
 
 
@@ -204,7 +205,7 @@ def _usage(attempt: Booked, terms: Terms, raw: str) -> Usage:
 
 
 def _of_the_tier(price: Price | None, old: Price | None) -> Price | None:
-    """Return today's price of the service tier that an attempt was billed in."""
+    """Return today's price of the service tier, or kind of image, that an attempt was billed in."""
     if price is None or old is None or not old.service:
         return price
     return next((one for one in price.services if one.service == old.service), price)

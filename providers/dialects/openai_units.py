@@ -17,8 +17,9 @@ from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.dialects.openai_bound import Tally, strings
 from tollway.providers.dialects.openai_errors import error_within
 from tollway.providers.errors import RequestInvalid, UpstreamRefused
+from tollway.providers.price_service import STANDARD
 from tollway.providers.sse import Event
-from tollway.providers.units import UNITS
+from tollway.providers.units import UNITS, image_kind
 
 _NAME = "openai_chat"
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -27,8 +28,14 @@ _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 # counts as several (cohere.com/pricing). What a question leaves of those 500 is at least this.
 _DOCUMENTS, _PIECE = 100, 100
 _MOST_IMAGES = 10_000
+# What other servers read of an image's size, beside `size` or in its place.
+_OTHER_SIZES = frozenset(
+    {"width", "height", "aspect_ratio", "resolution", "image_size", "steps", "extra_body"}
+)
 # What the gate reads; Go's JSON reader, behind some servers, minds no case.
-_READ = frozenset({"model", "stream", "stream_format", "documents", "n", "input"})
+_READ = frozenset(
+    {"model", "stream", "stream_format", "documents", "n", "input", "quality", "size"}
+)
 # Recordings that Groq and Mistral fetch, in place of the file that is here.
 _ELSEWHERE = ("url", "file_url", "file_id")
 _MOST_CHUNKS = 64  # of a WAV file before its sound
@@ -98,6 +105,7 @@ def bound(call: Call) -> Bound:
         RequestInvalid: The request does not say what is to be done.
     """
     unbounded: tuple[str, ...] = ()
+    service = STANDARD
     if UNITS[call.endpoint].multipart:
         form = form_of(call.body)
         seconds = _seconds(call.body, form)
@@ -112,7 +120,9 @@ def bound(call: Call) -> Bound:
         if tally.strings != strings(call.body):
             raise RequestInvalid("A key stands twice in an object within the request")
         count = _COUNTS[call.endpoint](body)
-    return Bound(0, 0, media=False, searches=count, service="default", unbounded=unbounded)
+        if call.endpoint == "images" and body.keys().isdisjoint(_OTHER_SIZES):
+            service = image_kind(body.get("quality"), body.get("size")) or STANDARD
+    return Bound(0, 0, media=False, searches=count, service=service, unbounded=unbounded)
 
 
 def _of_rerank(body: dict[str, Any]) -> int:
@@ -197,6 +207,7 @@ class Reader:
         match self._call.endpoint:
             case "images":
                 made = said.get("data")
+                self.service = image_kind(said.get("quality"), said.get("size"))
                 return len(made) if isinstance(made, list) and made else None
             case "rerank":
                 meta = said.get("meta")

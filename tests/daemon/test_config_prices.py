@@ -47,6 +47,23 @@ def test_every_key_of_a_price_is_read() -> None:
             "service_tiers = { flex = nan }",
             'gateway.toml:6: prices."box/m".service_tiers.flex: expected a factor above 0',
         ),
+        ("images = 2", 'gateway.toml:6: prices."box/m".images: expected dollars by quality'),
+        (
+            'images = { "low" = 0.1 }',
+            'gateway.toml:6: prices."box/m".images: say `image` too: what each other image costs',
+        ),
+        (
+            'image = 1\nimages = { "auto" = 0.1 }',
+            'gateway.toml:7: prices."box/m".images.auto: names neither a quality nor a size',
+        ),
+        (
+            'image = 1\nimages = { "low 1x1" = 0.1, "1x1 LOW" = 0.2 }',
+            'gateway.toml:7: prices."box/m".images."1x1 LOW": stands twice',
+        ),
+        (
+            'image = 1\nimages = { low = "x" }',
+            'gateway.toml:7: prices."box/m".images.low: expected a number of dollars',
+        ),
         ('[prices."*"]\ninput = 1\noutput = 1', 'gateway.toml:6: prices."*": expected a target'),
         ('[prices."box/x"]\ninput = 1', 'gateway.toml:6: prices."box/x": output is missing'),
     ],
