@@ -50,10 +50,15 @@ def _spoken(request: web.Request) -> str:
 
 def _gemini_entry(gate: Gate, name: str) -> dict[str, object]:
     entry = _entry(gate, name)
+    found = gate.router.find(name)
+    # A model's name alone tells which it is; clients look for those that they can call.
+    embeds = found is not None and "embed" in found.targets[0].lower()
     said: dict[str, object] = {
         "name": f"models/{name}",
         "displayName": name,
-        "supportedGenerationMethods": ["generateContent", "countTokens"],
+        "supportedGenerationMethods": ["embedContent"]
+        if embeds
+        else ["generateContent", "countTokens"],
     }
     if "context_window" in entry:
         said["inputTokenLimit"] = entry["context_window"]

@@ -85,7 +85,7 @@ class Reader:
                 self._part.close(out)
                 self._stop(said, out)
             case b"metadata":
-                _report(said, out)
+                self._report(said, out)
         return out
 
     def end(self) -> list[ev.Event]:
@@ -110,7 +110,7 @@ class Reader:
                 self._block(block, out)
                 self._part.close(out)
         self._stop(said, out)
-        _report(said, out)
+        self._report(said, out)
         return fold(out)
 
     def _begin(self, start: dict[str, Any], out: list[ev.Event]) -> None:
@@ -188,8 +188,15 @@ class Reader:
         if str(reason) in _NO_ANSWER:
             raise UpstreamGaveUp(f"The model's answer is none: its `stopReason` is {reason}")
         self.ended = True
-        # Which sequence it was Claude says where it is asked to, which no client can.
-        out.append(ev.Stopped(_REASONS.get(str(reason), "other")))
+        sequence = text_of(_object(said.get("additionalModelResponseFields")), "stop_sequence")
+        out.append(ev.Stopped(_REASONS.get(str(reason), "other"), sequence))
+
+    def _report(self, said: dict[str, Any], out: list[ev.Event]) -> None:
+        usage = usage_of(_object(said.get("usage")))
+        if usage is not None:
+            out.append(ev.UsageReport(usage))
+        if said.get("trace"):
+            self.dropped.add("trace")  # of a guardrail, where the request asks for it
 
 
 def _is_hosted(block: dict[str, Any]) -> bool:
@@ -204,6 +211,8 @@ def _other(block: dict[str, Any]) -> ev.Event:
 
 def _picture(said: dict[str, Any]) -> ev.Event:
     data = text_of(_object(said.get("source")), "bytes")
+    if not data:
+        return _other({"image": said})  # an error in its place, or one that lies in a bucket
     source = Source("base64", data, f"image/{text_of(said, 'format') or 'png'}")
     return ev.PartWhole(Image(source))
 
@@ -221,12 +230,6 @@ def _object(said: object) -> dict[str, Any]:
 
 def _listed(said: object) -> list[Any]:
     return said if isinstance(said, list) else []
-
-
-def _report(said: dict[str, Any], out: list[ev.Event]) -> None:
-    usage = usage_of(_object(said.get("usage")))
-    if usage is not None:
-        out.append(ev.UsageReport(usage))
 
 
 def _citation(said: dict[str, Any]) -> Citation:

@@ -25,6 +25,8 @@ _NO_TOOL = {
     "description": "Not a tool: there is none to call now. Answer in words.",
     "inputSchema": {"json": msgspec.Raw(_NO_ARGUMENTS)},
 }
+# Where Claude says which sequence stopped it, if that is asked for (API reference of Converse).
+SEQUENCE = "/stop_sequence"
 _MOST_STOPS = 4  # of most models; Claude takes many
 _CLAUDE = re.compile(r"(?:.*[./])?anthropic\.(claude-.*?)(?:-v\d+)?(?::\d+)*$")
 _NOVA = re.compile(r"(?:.*[./])?amazon\.nova-")
@@ -75,6 +77,8 @@ def options(
             config[here] = more.pop(there)
     if config:
         body["inferenceConfig"] = config
+    if own and "stopSequences" in config:
+        body["additionalModelResponseFieldPaths"] = [SEQUENCE]
     shape = dict(_shape(said))
     if isinstance(effort := more.pop("output_config", None), dict):
         shape.update(effort)

@@ -20,6 +20,8 @@ _UNPRINTED = frozenset({"safetySettings", "labels"})
 # Sounds and pictures; another model, which Vertex would choose.
 _DEAR = ("speechConfig", "imageConfig", "routingConfig", "modelConfig")
 _MEDIA = ("inlineData", "fileData")
+# What Google keeps, which the model reads though it does not stand here.
+_KEPT = frozenset({"cachedContent", "continuationToken"})
 
 
 def bound(call: Call) -> Bound:
@@ -48,7 +50,7 @@ def bound(call: Call) -> Bound:
             tokens += tally.printed(value)
             if name == "tools" and value:
                 tokens += TOOLS + _tools(value, unbounded)
-            elif name == "cachedContent" and value:
+            elif name in _KEPT and value:
                 tally.by_window = True
             elif name == "serviceTier" and value is not None:
                 service = _service(value, unbounded)
@@ -176,6 +178,15 @@ def _raises_the_bill(config: dict[str, Any]) -> list[str]:
         name = camel(key)
         if name == "responseModalities" and value not in (None, [], ["TEXT"]):
             named.append("generationConfig.responseModalities")
-        elif name in _DEAR and value:
+        elif (name in _DEAR and value) or (name == "responseFormat" and not _is_text(value)):
             named.append(f"generationConfig.{name}")
     return named
+
+
+def _is_text(formats: object) -> bool:
+    """Whether an answer is asked for as text alone."""
+    return all(
+        type(one) is dict and {camel(name) for name, said in one.items() if said} <= {"text"}
+        for one in (formats if type(formats) is list else [formats])
+        if one is not None
+    )

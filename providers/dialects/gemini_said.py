@@ -44,6 +44,11 @@ _MODES: Final[dict[str, Any]] = {
     **{"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"},
     "MODE_UNSPECIFIED": "auto",
 }
+# What stands for a prompt, or for the answer so far.
+_KEPT_THERE: Final = {
+    "cachedContent": "Send the content itself",
+    "continuationToken": "Send what has been said, and ask for the rest",
+}
 # What was uploaded there; other buckets of Google's may be open to all.
 _KEPT = re.compile(r"https?://[a-z0-9.-]*generativelanguage[a-z.]*\.googleapis\.com/")
 _Object = dict[str, Any]
@@ -59,12 +64,11 @@ def read_request(call: Call) -> Conversation:
     """
     body = _body(call)
     unread = unknown(body)
-    if body.pop("cachedContent", None):
-        raise Untranslatable(
-            "`cachedContent` is kept at Google, and the target cannot read it",
-            hint="Send the content itself",
-            param="cachedContent",
-        )
+    for name, hint in _KEPT_THERE.items():
+        if body.pop(name, None):
+            raise Untranslatable(
+                f"`{name}` is kept at Google, and the target cannot read it", hint=hint, param=name
+            )
     config = _camel(body.pop("generationConfig", None), "generationConfig")
     if config.get("responseFormat"):
         raise Untranslatable(

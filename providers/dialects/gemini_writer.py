@@ -15,6 +15,7 @@ from tollway.providers.conversation import (
     Opaque,
     Part,
     Refusal,
+    Source,
     Text,
     Thinking,
     ToolCall,
@@ -173,9 +174,8 @@ class Writer:
                     written["thoughtSignature"] = proof
             case ToolCall():
                 written = _call(part)
-            case Image():
-                kind = part.source.media_type or "image/png"
-                written = {"inlineData": {"mimeType": kind, "data": part.source.value}}
+            case Image(source=Source(kind="base64" | "url")):
+                written = _picture(part.source)
             case Opaque(by="gemini"):
                 written = msgspec.json.decode(part.payload, type=_Object)
             case _:
@@ -267,6 +267,13 @@ def _logprobs(tokens: tuple[ev.Logprob, ...]) -> _Object:
 
 def _token(one: ev.Logprob) -> _Object:
     return {"token": one.token, "logProbability": one.logprob}
+
+
+def _picture(source: Source) -> _Object:
+    kind = source.media_type or "image/png"
+    if source.kind == "url":
+        return {"fileData": {"mimeType": kind, "fileUri": source.value}}
+    return {"inlineData": {"mimeType": kind, "data": source.value}}
 
 
 def _call(call: ToolCall) -> _Object:

@@ -232,12 +232,17 @@ async def test_a_tool_that_the_provider_runs_is_found_wherever_it_stands(
         ({"generationConfig": {"routingConfig": {"autoMode": {}}}}, "routingConfig"),
         ({"generation_config": {"model_config": {"x": 1}}}, "modelConfig"),
         ({"model_armor_config": {"prompt_template_name": "x"}}, "modelArmorConfig"),
+        ({"generationConfig": {"responseFormat": [{"text": {}}, {"video": {"a": 1}}]}}, "response"),
+        ({"generationConfig": {"response_format": {"image": {"imageSize": "4K"}}}}, "response"),
+        ({"generationConfig": {"responseFormat": "image"}}, "responseFormat"),
+        ({"continuationToken": "dG9rZW4="}, "context window"),
+        ({"cached_content": "cachedContents/1"}, "context window"),
     ],
 )
-async def test_no_model_and_no_fee_of_vertex_s_choice_passes(
+async def test_what_google_chooses_keeps_or_draws_has_no_bound(
     fields: dict[str, object], param: str
 ) -> None:
-    """Vertex may choose a model by itself, and checks texts for a fee."""
+    """Vertex may choose a model, and checks texts for a fee; what is kept stands for a prompt."""
     said = msgspec.json.encode({"contents": [{"parts": [{"text": "Hi"}]}], **fields})
     async with gateway([[reads(), says(whole())]]) as gate:
         config = gate.daemon.config
@@ -247,6 +252,21 @@ async def test_no_model_and_no_fee_of_vertex_s_choice_passes(
         assert reply.status == 402
         assert param in error(reply)["message"]
         assert gate.ups[0].requests == []
+
+
+async def test_a_format_of_google_s_for_text_passes() -> None:
+    """It bounds nothing and buys nothing."""
+    config = {"responseFormat": [{"text": {"mimeType": "text/plain"}}], "maxOutputTokens": 9}
+    said = {"contents": [{"parts": [{"text": "Hi"}]}], "generationConfig": config}
+    candidate = {"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}
+    answered = whole(msgspec.json.encode({"candidates": [candidate]}))
+    async with gateway([[reads(), says(answered)]]) as gate:
+        config_file = gate.daemon.config
+        text = config_file.read_text().replace('kind = "openai"', 'kind = "gemini"')
+        config_file.write_text(text)
+        await gate.daemon.server.reloader.reload()
+        path = "/v1beta/models/up/m:generateContent"
+        assert (await gate.ask(msgspec.json.encode(said), path)).status == 200
 
 
 async def test_a_route_may_allow_what_has_no_bound() -> None:

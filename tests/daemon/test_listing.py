@@ -74,3 +74,14 @@ async def test_a_model_of_this_box_was_made_when_its_file_was(tmp_path: Path) ->
         said: Any = {"authorization": key, "anthropic_version": "2023-06-01"}
         (entry,) = (await daemon.ask("GET", "/v1/models", **said)).json()["data"]
         assert entry["created_at"] == "2023-11-14T22:13:20Z"
+
+
+async def test_google_s_library_finds_which_models_make_vectors() -> None:
+    """Clients look for the method that they call; a route is what its first target is."""
+    more = '[routes.vectors]\nto = ["up/text-embedding-3-small"]\n[routes.chat]\nto = ["up/m"]\n'
+    async with gateway([[says(b"")]], more=more) as gate:
+        sent: Any = {"authorization": f"Bearer {KEY}"}
+        listed = (await gate.daemon.ask("GET", "/v1beta/models", **sent)).json()["models"]
+        methods = {entry["name"]: entry["supportedGenerationMethods"] for entry in listed}
+        assert methods["models/vectors"] == ["embedContent"]
+        assert methods["models/chat"] == ["generateContent", "countTokens"]

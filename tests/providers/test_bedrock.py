@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from translated import BEDROCK, fold_of
-from wire.recordings import recordings
+from wire.recordings import Recording, recordings
 
 from tollway.providers.canon import Usage
 from tollway.providers.conversation import (
@@ -34,6 +34,7 @@ from tollway.providers.dialects.bedrock_read import Reader, usage_of
 from tollway.providers.dialects.dialect import Facts, InUrl
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Event as Meant
+from tollway.providers.events import Stopped
 from tollway.providers.eventstream import EXCEPTION, Splitter
 from tollway.providers.sse import Event
 
@@ -309,3 +310,39 @@ def test_a_tool_that_the_provider_runs_is_no_call_for_the_client() -> None:
 def test_a_model_that_failed_in_its_stream_is_no_fault_of_the_caller_s() -> None:
     """AWS says 424, which clients take for a mistake of theirs, and never try again."""
     assert exception(EXCEPTION + b"modelStreamErrorException", b'{"message":"Bad"}').status == 502
+
+
+def test_claude_says_which_sequence_stopped_it() -> None:
+    """It is asked to, and Anthropic's clients are told: they got none beside the reason."""
+    asked = said(stop=("END",))
+    assert body(asked)["additionalModelResponseFieldPaths"] == ["/stop_sequence"]
+    assert "additionalModelResponseFieldPaths" not in body(said())
+    assert "additionalModelResponseFieldPaths" not in body(asked, NOVA)
+    stopped = {
+        "stopReason": "stop_sequence",
+        "additionalModelResponseFields": {"stop_sequence": "END"},
+    }
+    answer = {"output": {"message": {"role": "assistant", "content": [{"text": "A"}]}}, **stopped}
+    whole = BEDROCK.events(asked, frozenset()).whole(msgspec.json.encode(answer))
+    assert (whole.choices[0].stop, whole.choices[0].sequence) == ("stop_sequence", "END")
+    event = Event(b"", msgspec.json.encode(stopped), b"messageStop")
+    assert BEDROCK.events(asked, frozenset()).event(event) == [Stopped("stop_sequence", "END")]
+
+
+def test_a_picture_that_could_not_be_made_is_named() -> None:
+    """Bedrock tells the error in its place; it was a picture of no bytes."""
+    failed = {"image": {"format": "png", "source": {}, "error": {"message": "No"}}}
+    (part,) = whole(failed)
+    assert isinstance(part, Opaque) and part.type == "image"
+
+
+@pytest.mark.parametrize("recording", recordings("bedrock/*guardrail*"), ids=lambda one: one.id)
+def test_a_guardrail_s_trace_is_named(recording: Recording) -> None:
+    """Whoever asks for it in another dialect has no place for it, which was not told."""
+    reader = BEDROCK.events(said(), frozenset())
+    if recording.streamed:
+        for event in Splitter().feed(recording.body):
+            reader.event(event)
+    else:
+        reader.whole(recording.body)
+    assert reader.dropped == {"trace"}

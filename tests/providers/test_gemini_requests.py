@@ -115,6 +115,13 @@ def test_what_google_keeps_is_refused_as_that(uri: str) -> None:
     assert part.source.kind == "url"
 
 
+@pytest.mark.parametrize("name", ["cachedContent", "continuation_token"])
+def test_what_stands_for_what_was_said_is_refused(name: str) -> None:
+    """Another model would begin anew, and Google's library put its answer behind the first."""
+    with pytest.raises(Untranslatable, match="is kept at Google"):
+        read({"text": "Hi"}, **{name: "dG9rZW4="})
+
+
 def test_a_mode_that_says_nothing_is_the_usual_one() -> None:
     """As Google's own enumeration begins; it was refused."""
     config = {"functionCallingConfig": {"mode": "MODE_UNSPECIFIED"}}

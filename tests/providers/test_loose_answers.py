@@ -133,6 +133,17 @@ def test_a_prompt_that_google_blocks_is_told_as_blocked(candidates: dict[str, An
     assert meter.ended and meter.usage == Usage(input=3)
 
 
+def test_a_picture_by_its_address_is_one_for_google_s_clients() -> None:
+    """It stood where base64 stands, on which Google's own library fails."""
+    body = chat({"content": [{"type": "image_url", "image_url": "https://a.example/b.png"}]})
+    writer = GEMINI.writer(client_call(GEMINI, stream=False))
+    (candidate,) = json.loads(writer.whole(whole(OPENAI, body)))["candidates"]
+    expected = {"fileData": {"mimeType": "image/png", "fileUri": "https://a.example/b.png"}}
+    assert candidate["content"]["parts"] == [expected]
+    writer.whole(Answer((Choice((Image(Source("id", "file-1")),), "end"),)))
+    assert writer.dropped == {"image"}
+
+
 def test_a_sound_of_googles_is_no_picture() -> None:
     """It is named as what it is."""
     part = {"inlineData": {"mimeType": "audio/wav", "data": "aGk="}}
