@@ -393,7 +393,9 @@ def _advise(one: Described, model: Model, *, unpriced: bool) -> None:
         edits.warn(f"It does not fit now: {one.memory.problem}")
         edits.hint(one.memory.fix)
     if one.memory.context < model.context:
-        edits.warn(f"The context is {one.memory.context} tokens: the model was trained on no more")
+        trained = one.memory.context == one.info.context_trained
+        why = "the model was trained on no more" if trained else "it reads a text in one step"
+        edits.warn(f"The context is {one.memory.context} tokens: {why}")
     if not one.info.chat_template and not one.info.embeds:
         edits.warn("It has no chat template: it answers completions, and conversations perhaps not")
     if unpriced:

@@ -302,7 +302,7 @@ def ask_llama_cpp(path: Path, info: ModelInfo, context: int, layout: fit.Layout)
         NotRunnable: It can, and says that it cannot run this file.
     """
     pooling = POOLINGS.index(info.pooling) if info.pooling and info.embeds else None
-    said = probe.ask(probe.Question(str(path), context, layout, pooling=pooling))
+    said = probe.ask(probe.Question(str(path), context, layout, pooling=pooling, whole=info.whole))
     if said.fault == "architecture":
         raise NotRunnable(
             f"`{path.name}`: {said.message}",
@@ -382,7 +382,7 @@ def _verdict(
 def print_described(one: Described) -> None:
     """Print a model for people."""
     info, memory = one.info, one.memory
-    slots = f" for each of {memory.slots} slots" if memory.slots > 1 else ""
+    slots = fit.shared(info, memory.slots)
     kind = "" if memory.kv_type == "f16" else f" in {memory.kv_type}"
     need = (
         f"{show.size(memory.total)}: weights {show.size(memory.weights)}, context of "

@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tollway.providers.llamacpp.fit import EMBED_TOKENS, is_steady, layers_that_fit
+from tollway.providers.llamacpp.fit import (
+    EMBED_TOKENS,
+    STEP_CPU,
+    STEP_GPU,
+    embed_outputs,
+    embed_step,
+    is_steady,
+    layers_that_fit,
+)
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
 from tollway.providers.llamacpp.native import Chain, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
@@ -22,9 +30,6 @@ from tollway.providers.llamacpp.samplers import Samplers
 from tollway.providers.llamacpp.template import CHATML, ChatTemplate
 from tollway.providers.llamacpp.threads import ThreadsBySize
 
-# Tokens read in a step. It bounds how long a cancelled call still computes: about 0.3 s on two
-# slow cores with a small model. A GPU reads the larger number in less time.
-CHUNK_CPU, CHUNK_GPU = 128, 512
 GPU_DEVICES = {1, 2}  # ggml's numbers for GPUs with memory of their own, and without
 # llama.cpp's numbers.
 FLASH_AUTO, FLASH_OFF = -1, 0
@@ -55,6 +60,7 @@ class LlamaCpp:
         self._llama = llama
         self.gpu_layers = _gpu_layers(llama, load)
         self.embeds = load.pooling is not None
+        self.whole = self.embeds and load.whole
         self._model = _load_model(llama, load, self.gpu_layers, progress)
         self._vocab = llama.llama_model_get_vocab(self._model)
         self.vocabulary = int(llama.llama_vocab_n_tokens(self._vocab))
@@ -74,6 +80,7 @@ class LlamaCpp:
         # llama.cpp rounds up; more than was asked for would not be what we say we have.
         self.context = min(load.context, int(llama.llama_n_ctx_seq(self._context)))
         self._room = int(llama.llama_n_batch(self._context))
+        self.tails = self._room if self.whole else embed_outputs(load.slots)
         self.chunk = min(self._chunk(load), self._room, max(self.context, self.slots))
         state = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(
             self._model
@@ -101,9 +108,9 @@ class LlamaCpp:
             batch.n_seq_id[at] = 1
 
     def _chunk(self, load: Load) -> int:
-        if self.embeds:
+        if self.whole:
             return min(load.context, EMBED_TOKENS)
-        return CHUNK_GPU if self.gpu_layers else CHUNK_CPU
+        return STEP_GPU if self.gpu_layers else STEP_CPU
 
     def _copy_s(self, load: Load) -> float:
         """Return about how long copying a whole sequence takes; heads may be of odd sizes."""
@@ -122,11 +129,16 @@ class LlamaCpp:
         cells = -(-load.context // 256) * 256  # each sequence's part is rounded so
         params.n_ctx = cells if self.embeds else cells * load.slots
         # Room for an answer's token of every sequence beside a prompt's piece.
-        params.n_batch = params.n_ubatch = chunk + (0 if self.embeds else load.slots)
+        step = chunk + load.slots
+        if self.embeds:
+            step = chunk if self.whole else embed_step(chunk, load.slots)
+        params.n_batch = params.n_ubatch = step
         params.n_seq_max = load.slots
         params.kv_unified = unified
         # An embedding is pooled over all tokens of a batch, so each of them is an output.
-        params.n_outputs_max = chunk if self.embeds else load.slots
+        params.n_outputs_max = load.slots
+        if self.embeds:
+            params.n_outputs_max = step if self.whole else embed_outputs(load.slots)
         params.n_threads = params.n_threads_batch = _threads()
         params.no_perf = True
         params.type_k = params.type_v = KV_TYPES[load.kv_type]
@@ -179,6 +191,12 @@ class LlamaCpp:
 
     def decode(self, pieces: Sequence[Piece]) -> None:
         """See `native.Native`."""
+        if self.embeds:
+            self._llama.llama_set_embeddings(self._context, False)
+        self._decode(pieces)
+
+    def _decode(self, pieces: Sequence[Piece], *, every: bool = False) -> None:
+        """Decode pieces, with an output for `every` token or for the last one that is wanted."""
         count = sum(len(piece.tokens) for piece in pieces)
         wanted = sum(piece.wanted for piece in pieces)
         if not 0 < count <= self._room or wanted > self.slots:
@@ -190,7 +208,7 @@ class LlamaCpp:
                 raise NativeFailed(
                     f"{len(piece.tokens)} tokens from cell {piece.start} on are out of bounds"
                 )
-        rows = self._fill(pieces)
+        rows = self._fill(pieces, every=every)
         if self._threads:
             self._use_threads(self._threads.begin(len(pieces), count))
         began = time.perf_counter()
@@ -257,12 +275,13 @@ class LlamaCpp:
         """See `native.Native`."""
         return self._samplers.sample(picks, self.piece)
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+    def embed(self, pieces: Sequence[Piece]) -> list[bytes]:
         """See `native.Native`."""
-        if self._memory:
-            self._llama.llama_memory_clear(self._memory, True)
-        self.decode([Piece(seq, 0, tokens) for seq, tokens in enumerate(texts)])
-        return [self._vector(seq) for seq in range(len(texts))]
+        if not self.embeds or sum(len(piece.tokens) for piece in pieces) > self.tails:
+            raise NativeFailed("the ends of the texts are out of bounds")
+        self._llama.llama_set_embeddings(self._context, True)
+        self._decode(pieces, every=True)
+        return [self._vector(piece.seq) for piece in pieces]
 
     def close(self) -> None:
         """Give all memory back."""
@@ -283,7 +302,7 @@ class LlamaCpp:
             numbers.byteswap()
         return numbers.tobytes()
 
-    def _fill(self, pieces: Sequence[Piece]) -> list[int]:
+    def _fill(self, pieces: Sequence[Piece], *, every: bool) -> list[int]:
         """Write the batch; return where in it each piece ends."""
         tokens, positions, wanted, seqs = (
             self._tokens, self._positions, self._wanted, self._seq_of,
@@ -295,10 +314,10 @@ class LlamaCpp:
                 tokens[at] = token
                 positions[at] = position
                 seqs[at][0] = piece.seq
-                wanted[at] = self.embeds
+                wanted[at] = every
                 position += 1
                 at += 1
-            wanted[at - 1] = self.embeds or piece.wanted
+            wanted[at - 1] = every or piece.wanted
             rows.append(at - 1)
         self._batch.n_tokens = at
         return rows

@@ -24,43 +24,24 @@ from tollway.providers.llamacpp.frames import (
     Token,
     Up,
     Used,
-    Vectors,
 )
-from tollway.providers.llamacpp.jobs import Arrived, Jobs, Read, Refusal, param_of
+from tollway.providers.llamacpp.jobs import Arrived, Jobs, Refusal, param_of
 from tollway.providers.llamacpp.manner import Said, Speech
 from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.onset import Onset
+from tollway.providers.llamacpp.run import Run
 from tollway.providers.llamacpp.template import ChatTemplate
 from tollway.providers.llamacpp.text import TextOut
+from tollway.providers.llamacpp.texts import Texts
 
 # Each further choice of a call stands so many places behind the one before it.
 CHOICE_APART = 8
 
 
-class _Run:
-    """A call that is being worked on."""
-
-    def __init__(self, job: Submit, read: Read, number: int) -> None:
-        self.job = job
-        self.read = read
-        self.number = number  # calls are numbered as they come
-        self.choices = len(read.prompts) * job.n
-        self.at = 0  # of an embedding: the next text
-        self.begun: set[int] = set()  # prompts
-        self.cached = 0
-        self.completion = 0
-        self.thought = 0
-
-    @property
-    def used(self) -> Used:
-        prompt = sum(len(self.read.prompts[at]) for at in self.begun)
-        return Used(prompt, self.cached, self.completion, self.thought)
-
-
 class _Choice:
     """One choice of a call: it waits for a sequence, reads its prompt, then is generated."""
 
-    def __init__(self, run: _Run, index: int) -> None:
+    def __init__(self, run: Run, index: int) -> None:
         self.run = run
         self.index = index
         self.turn = run.number + CHOICE_APART * (index % run.job.n)
@@ -98,7 +79,7 @@ class Engine:
         self._clock = clock
         self._jobs = Jobs(native, template)
         self._new: list[Arrived] = []
-        self._texts: list[_Run] = []  # to embed
+        self._texts = Texts(native)
         self._waiting: list[_Choice] = []
         self._seqs = [_Seq() for _ in range(native.slots)]
         self._count = 0
@@ -109,7 +90,7 @@ class Engine:
     def busy(self) -> bool:
         """Whether a step would do anything."""
         return bool(
-            self._new or self._texts or self._waiting or any(seq.choice for seq in self._seqs)
+            self._new or self._texts.runs or self._waiting or any(seq.choice for seq in self._seqs)
         )
 
     def submit(self, job: Submit) -> None:
@@ -152,7 +133,7 @@ class Engine:
             if arrived.job.id == call:
                 self._new.remove(arrived)
                 return [Done(call, Used(), cancelled=True)]
-        runs = [*self._texts, *(choice.run for choice in self._all_choices())]
+        runs = [*self._texts.runs, *(choice.run for choice in self._all_choices())]
         run = next((run for run in runs if run.job.id == call), None)
         if run is None:
             return []
@@ -165,8 +146,8 @@ class Engine:
         for arrived in self._new:
             self._begin(arrived, said)
         self._new.clear()
-        if self._texts:
-            return said + self._embed()
+        if self._native.embeds:
+            return said + self._texts.step()
         self._place_waiting(said)
         answers = [seq.choice for seq in self._seqs if seq.choice and seq.choice.last is not None]
         pieces = [self._next_token(choice) for choice in answers]
@@ -188,10 +169,10 @@ class Engine:
         if isinstance(read, Refused):
             said.append(read)
             return
-        run = _Run(job, read, self._count)
+        run = Run(job, read, self._count)
         self._count += 1
         if job.kind == "embeddings":
-            self._texts.append(run)
+            self._texts.add(run)
         else:
             self._waiting += [_Choice(run, index) for index in range(run.choices)]
 
@@ -431,47 +412,17 @@ class Engine:
     def _all_choices(self) -> list[_Choice]:
         return [*self._waiting, *(seq.choice for seq in self._seqs if seq.choice)]
 
-    def _drop(self, run: _Run) -> None:
-        if run in self._texts:
-            self._texts.remove(run)
+    def _drop(self, run: Run) -> None:
+        self._texts.drop(run)
         for choice in self._all_choices():
             if choice.run is run:
                 self._leave(choice)
         self._waiting = [choice for choice in self._waiting if choice.run is not run]
 
-    def _break(self, run: _Run, message: str, said: list[Up]) -> None:
+    def _break(self, run: Run, message: str, said: list[Up]) -> None:
         """End a call that llama.cpp failed at; nothing of it stays in the memory."""
         for at, seq in enumerate(self._seqs):
             if seq.choice and seq.choice.run is run:
                 seq.cells = seq.cells[: self._native.keep(at, 0)]
         self._drop(run)
         said.append(Broken(run.job.id, message))
-
-    # Embeddings.
-
-    def _embed(self) -> list[Up]:
-        """Embed as many texts, of as many calls, as go into one step."""
-        batch: list[tuple[_Run, int]] = []
-        room = self._native.chunk
-        for run in self._texts:
-            for at in range(run.at, len(run.read.prompts)):
-                room -= len(run.read.prompts[at])
-                if len(batch) == self._native.slots or (room < 0 and batch):
-                    break
-                batch.append((run, at))
-        try:
-            vectors = self._native.embed([run.read.prompts[at] for run, at in batch])
-        except NativeFailed as fault:
-            said: list[Up] = []
-            for run in dict.fromkeys(run for run, _ in batch):
-                self._break(run, str(fault), said)
-            return said
-        said = []
-        for (run, at), vector in zip(batch, vectors, strict=True):
-            run.begun.add(at)
-            run.at = at + 1
-            said.append(Vectors(run.job.id, at, vector))
-            if run.at == len(run.read.prompts):
-                self._texts.remove(run)
-                said.append(Done(run.job.id, run.used))
-        return said

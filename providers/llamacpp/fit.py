@@ -13,18 +13,18 @@ from typing import Literal
 import msgspec
 
 from tollway.providers.errors import LocalModelFailed
-from tollway.providers.llamacpp.gguf import ModelInfo
+from tollway.providers.llamacpp.gguf import ENCODERS, ModelInfo
 
 KvType = Literal["f16", "q8_0", "q4_0"]
 # Bytes of 32 numbers.
 _BLOCK_BYTES: dict[KvType, int] = {"f16": 64, "q8_0": 34, "q4_0": 18}
 
-# Tokens that one engine step reads of prompts; each slot's next one comes on top.
+# Tokens that one engine step reads of prompts; each slot's next one comes on top. It bounds how
+# long a cancelled call still computes: about 0.3 s on two slow cores with a small model. A GPU
+# reads the larger number in less time.
 STEP_CPU, STEP_GPU = 128, 512
-EMBED_TOKENS = 2048  # an embedding's text is read in one step, whose buffers grow with it
-# Architectures that only embed. The others' graphs turn each token into an output as well, also
-# where embeddings are all that is asked for.
-_NO_OUTPUT = re.compile("bert|embed|t5encoder")
+EMBED_TOKENS = 2048  # of a text that is read in one step, whose buffers grow with it
+EMBED_OUTPUTS = 64  # where all but the end of a text is read without an output
 # A Python process with llama.cpp loaded, measured, and what it keeps of each word it knows.
 PROCESS_BYTES = 48 * 2**20
 WORD_BYTES = 256
@@ -94,24 +94,27 @@ def usable_context(info: ModelInfo, wanted: int) -> int:
 
     Nor more than an embedding's text may have: the rest would be memory that nothing is put into.
     """
-    wanted = min(wanted, EMBED_TOKENS) if info.embeds else wanted
+    wanted = min(wanted, EMBED_TOKENS) if info.embeds and info.whole else wanted
     return min(wanted, info.context_trained) if info.context_trained else wanted
 
 
 def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
     """Return what the model takes with a context of so many tokens for each slot.
 
-    One that embeds has one context for all, since it reads one step's texts and forgets them.
+    One that embeds has one context for all, since it forgets a text once that is read.
     """
+    slots = layout.slots
     if info.embeds:
-        context = min(context, EMBED_TOKENS)
-        layout = msgspec.structs.replace(layout, slots=1, kv="unified", chunk=context, flash=True)
+        context = min(context, EMBED_TOKENS) if info.whole else context
+        step = context if info.whole else embed_step(layout.chunk - slots, slots)
+        layout = msgspec.structs.replace(layout, slots=1, kv="unified", chunk=step, flash=True)
     unified = layout.kv == "unified"
     streams = 1 if unified else layout.slots
     cells = _padded(context * layout.slots if unified else context)
     chunk = min(layout.chunk, cells * streams)
-    outputs = (chunk if info.embeds else layout.slots) * info.vocabulary * 4
-    if info.embeds and _NO_OUTPUT.search(info.architecture):
+    made = min(chunk, embed_outputs(slots)) if not info.whole else chunk
+    outputs = (made if info.embeds else layout.slots) * info.vocabulary * 4
+    if info.embeds and ENCODERS.search(info.architecture):
         outputs = 0
     shared = layout.slots if unified else 1  # sequences in each stream's cells
     cache, masks = info.dimensions.state_bytes * layout.slots, set()
@@ -135,6 +138,16 @@ def estimate(info: ModelInfo, context: int, layout: Layout = PLAIN) -> Estimate:
         work=step + chunk * mask + (0 if info.embeds else outputs),
         process=PROCESS_BYTES + info.vocabulary * WORD_BYTES,
     )
+
+
+def embed_outputs(slots: int) -> int:
+    """Return how many tokens' outputs a step has where only the ends of texts need them."""
+    return max(EMBED_OUTPUTS, 2 * slots)
+
+
+def embed_step(chunk: int, slots: int) -> int:
+    """Return the most tokens that such a step reads."""
+    return max(chunk, embed_outputs(slots))
 
 
 def _padded(cells: int) -> int:
@@ -218,7 +231,7 @@ def require_room(
     need = estimate(info, context, layout)
     if need.total <= free:
         return need
-    slots = f" for each of {layout.slots} slots" if layout.slots > 1 else ""
+    slots = shared(info, layout.slots)
     raise LocalModelFailed(
         f"`{name}` needs {size(need.total)} of memory (weights {size(need.weights)}, context of"
         f" {context} tokens{slots} {size(need.cache)}, work {size(need.work + need.process)}) and"
@@ -227,6 +240,13 @@ def require_room(
         sent=False,
         again=False,
     )
+
+
+def shared(info: ModelInfo, slots: int) -> str:
+    """Return whose a context is: " for each of 4 slots", " for all slots", or nothing for one."""
+    if slots == 1:
+        return ""
+    return " for all slots" if info.embeds else f" for each of {slots} slots"
 
 
 def smaller_context(info: ModelInfo, context: int, room: int, layout: Layout = PLAIN) -> int | None:

@@ -107,6 +107,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     slots: int = 1  # sequences, each with a context of its own
     kv: Literal["split", "unified"] = "split"
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    whole: bool = True  # a text that is to be embedded must be read in one step
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):

@@ -60,6 +60,10 @@ _FILE_TYPES = {
 
 _AGAIN = "It was not copied or downloaded whole; fetch it again"
 
+# Architectures that only embed. The others' graphs turn each token into an output as well, also
+# where embeddings are all that is asked for.
+ENCODERS = re.compile("bert|embed|t5encoder")
+
 
 class GgufError(GatewayError):
     """The file is no GGUF model, or not a whole one."""
@@ -113,6 +117,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     file_bytes: int
     chat_template: bool
     pooling: Pooling | None
+    causal: bool
     dimensions: Dimensions = Dimensions()
     layer_bytes: tuple[int, ...] = ()  # the weights of each layer
     output_bytes: int = 0  # the weights that make a token of the last layer's output
@@ -121,6 +126,15 @@ class ModelInfo(msgspec.Struct, frozen=True):
     def embeds(self) -> bool:
         """Whether the model is made for embeddings."""
         return self.pooling in {"mean", "cls", "last"}
+
+    @property
+    def whole(self) -> bool:
+        """Whether a text must be read in one step: each of its tokens sees, or counts in, the end.
+
+        Otherwise the last token has seen all that comes before it, and is all that is needed.
+        """
+        sees_all = not self.causal or ENCODERS.search(self.architecture) is not None
+        return self.pooling != "last" or sees_all
 
 
 class _Reader:
@@ -348,6 +362,7 @@ def _info(metadata: dict[str, object], tensors: list[Tensor], file_bytes: int) -
         file_bytes=file_bytes,
         chat_template=isinstance(metadata.get("tokenizer.chat_template"), str),
         pooling=POOLINGS[pooling] if _whole(pooling) and 0 <= pooling < len(POOLINGS) else None,
+        causal=metadata.get(f"{architecture}.attention.causal") is not False,
         dimensions=dimensions,
         layer_bytes=layers,
         output_bytes=output,

@@ -97,7 +97,7 @@ class Jobs:
 
     def _check_lengths(self, kind: str, prompts: list[list[int]]) -> None:
         native = self._native
-        room = native.chunk if native.embeds else native.context - 1
+        room = native.context if native.embeds else native.context - 1
         param = param_of(kind)
         for at, tokens in enumerate(prompts):
             which = f"`{param}[{at}]`" if len(prompts) > 1 else ""

@@ -54,12 +54,14 @@ class Picked(msgspec.Struct, frozen=True):
 class Native(Protocol):
     """What the loop needs of llama.cpp."""
 
-    context: int  # tokens, of each sequence
+    context: int  # tokens, of each sequence; where it embeds, of all texts at once
     slots: int  # sequences
     chunk: int  # the most tokens that one step may read
     vocabulary: int
     width: int  # of an embedding
     embeds: bool
+    whole: bool  # a text that is to be embedded must be read in one step
+    tails: int  # tokens that one step may read for embeddings
     mixes: bool  # answers and prompts go into one decode
     steady: bool  # how a prompt is cut changes no bit of the output
     rules: Rules
@@ -128,8 +130,8 @@ class Native(Protocol):
         """
         ...
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
-        """Return the embeddings of texts that fit in one step, at most one a sequence.
+    def embed(self, pieces: Sequence[Piece]) -> list[bytes]:
+        """Read the ends of texts, each in a sequence of its own; return the texts' embeddings.
 
         Each is little-endian 32-bit floats of length one.
 

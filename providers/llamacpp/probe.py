@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from tollway.providers.llamacpp.fit import EMBED_TOKENS, Layout
+from tollway.providers.llamacpp.fit import EMBED_TOKENS, Layout, embed_outputs, embed_step
 from tollway.providers.llamacpp.install import LLAMA_CPP_PYTHON, installed
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Question(msgspec.Struct, frozen=True):
     layout: Layout = Layout()
     gpu_layers: int = 0
     pooling: int | None = None  # llama.cpp's number; None for a model that generates
+    whole: bool = True  # a text that is to be embedded must be read in one step
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -142,8 +143,11 @@ def _try(question: Question) -> str:
     if question.pooling is not None:
         context.pooling_type, context.embeddings = question.pooling, True
         context.n_ctx, context.kv_unified = question.context, True
-        context.n_batch = context.n_ubatch = min(EMBED_TOKENS, question.context)
-        context.n_outputs_max = context.n_batch
+        step = min(EMBED_TOKENS, question.context)
+        if not question.whole:
+            step = embed_step(layout.chunk - layout.slots, layout.slots)
+        context.n_batch = context.n_ubatch = step
+        context.n_outputs_max = step if question.whole else embed_outputs(layout.slots)
     made = llama.llama_init_from_model(model, context)
     if made:
         llama.llama_free(made)

@@ -297,6 +297,7 @@ class GgufResident(Resident[Worker]):
             slots=self.model.slots,
             kv=self.model.kv,
             kv_type=self.model.kv_type,
+            whole=info.whole,
         )
 
     def _progress(self, percent: int) -> None:

@@ -253,16 +253,16 @@ class _Embedded:
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
-        self._vectors: list[bytes] = []
+        self._vectors: dict[int, bytes] = {}
 
     def write(self, up: Up) -> bytes:
         match up:
-            case Vectors(vector=vector):
-                self._vectors.append(vector)
+            case Vectors(index=at, vector=vector):
+                self._vectors[at] = vector  # a short text is done before a long one
             case Done(usage=used):
                 data = [
                     {"object": "embedding", "index": at, "embedding": self._shown(vector)}
-                    for at, vector in enumerate(self._vectors)
+                    for at, vector in sorted(self._vectors.items())
                 ]
                 usage = {"prompt_tokens": used.prompt, "total_tokens": used.prompt}
                 return msgspec.json.encode(

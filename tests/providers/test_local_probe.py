@@ -62,19 +62,21 @@ def test_the_estimate_is_what_llama_cpp_would_take(tmp_path: Path, shape: str, l
     )
 
 
+@pytest.mark.parametrize("pooling", [1, 3])
 @pytest.mark.parametrize("shape", ["llama-8b", "qwen3-4b", "gemma2-2b", "gemma-embedding"])
 def test_the_estimate_of_embeddings_is_what_llama_cpp_would_take(
-    tmp_path: Path, shape: str
+    tmp_path: Path, shape: str, pooling: int
 ) -> None:
-    """One context for all slots, and each token an output; nothing of either where it is known."""
+    """One context for all slots; each token an output, or where the last is pooled only ends."""
     facts = dict(SHAPES.get(shape) or SHAPES["gemma3-1b"] | {"architecture": shape})
-    facts["more"] = dict(facts.get("more", {})) | {"pooling_type": 1}
+    facts["more"] = dict(facts.get("more", {})) | {"pooling_type": pooling}
     path = shaped(tmp_path / "model.gguf", **facts)
     info, laid = describe(path), fit.layout(4, "split", "f16", on_gpu=False)
     for wanted in (512, 8192):
         context = fit.usable_context(info, wanted)
         need = estimate(info, context, laid)
-        said = probe.ask(probe.Question(str(path), context, laid, pooling=1))
+        asked = probe.Question(str(path), context, laid, pooling=pooling, whole=info.whole)
+        said = probe.ask(asked)
         assert (said.fault, said.message) == ("", "")
         assert need.cache == pytest.approx(said.cache, abs=0.02 * MIB)
         assert need.work == pytest.approx(sum(said.work.values()), rel=0.15)
@@ -139,15 +141,18 @@ async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path, how: dict[str
         assert need.total == pytest.approx(held, rel=0.1)
 
 
-async def test_the_estimate_of_embeddings_is_what_a_worker_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pooling", "longest"), [(1, fit.EMBED_TOKENS), (3, 8192)])
+async def test_the_estimate_of_embeddings_is_what_a_worker_takes(
+    tmp_path: Path, pooling: int, longest: int
+) -> None:
     """The real model with a pooling type: its context is its longest text, whatever was asked."""
     path = tmp_path / "embeds.gguf"
-    with_metadata(real_model(), path, "llama.pooling_type", 1)
+    with_metadata(real_model(), path, "llama.pooling_type", pooling)
     info, one = describe(path), model(path, context=8192, slots=4)
     need = estimate(info, fit.usable_context(info, one.context), one.layout)
     async with serving(tmp_path, one) as local:
         await local.load(NAME)
-        assert local.context_of(NAME) == fit.EMBED_TOKENS
+        assert local.context_of(NAME) == longest
     assert need.weights + need.cache + need.work == pytest.approx(allocated(tmp_path), rel=0.1)
 
 
