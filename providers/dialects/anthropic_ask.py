@@ -115,10 +115,13 @@ class _Messages:
             turns.append({"role": "user", "content": [{"type": "text", "text": CONTINUE}]})
 
     def _assistant(self, message: Message) -> list[_Block]:
-        """Return an assistant's blocks; its thinking comes first, as it must."""
+        """Return an assistant's blocks, of which thinking must come first.
+
+        Where it does they stay in order: Anthropic refuses thoughts that are moved together.
+        """
         blocks = self._blocks(message.parts)
         thoughts = [block for block in blocks if str(block["type"]).endswith("thinking")]
-        if thoughts and self._said.by != NAME:
+        if thoughts and blocks[0] not in thoughts and self._said.by != NAME:
             blocks = thoughts + [block for block in blocks if block not in thoughts]
         return blocks
 

@@ -65,6 +65,8 @@ _KEEPS = (
     " answers of models whose provider does not, for as long as `ledger.keep_bodies` says"
 )
 _ANOTHER = "Leave it out, or call a model whose provider speaks the Responses API"
+# What names a signature that is no thought's: Claude's hidden thoughts have no text either.
+_OF_CALL = "call"
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
@@ -227,8 +229,7 @@ def _turns(said: str | list[msgspec.Raw] | tuple[()]) -> Iterator[Message]:
 def _join(parts: list[Part], part: Part) -> None:
     """Add a part; what was carried for a call (see `responses_items`) goes back into it."""
     last = parts[-1] if parts else None
-    bare = isinstance(last, Thinking) and last.signature and not (last.text or last.encrypted)
-    if isinstance(part, ToolCall) and isinstance(last, Thinking) and bare:
+    if isinstance(part, ToolCall) and isinstance(last, Thinking) and last.id == _OF_CALL:
         parts.pop()
         part = msgspec.structs.replace(part, signature=last.signature, by=last.by)
     parts.append(part)
@@ -347,7 +348,7 @@ def _thinking(item: _Item) -> Iterator[Thinking]:
         by, kind, value = found
         plain = text or summary
         if kind in ("signature", "call"):
-            yield Thinking(plain, value, by=by)
+            yield Thinking(plain, value, by=by, id=_OF_CALL if kind == "call" else "")
         else:
             yield Thinking(plain, encrypted=value, by=by)
         return
