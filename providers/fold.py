@@ -195,16 +195,39 @@ def unfold(answer: Answer) -> Iterator[Event]:
     """Yield events that fold to an answer: for a client that wants a stream of it."""
     yield Start(answer.id, answer.model, answer.created)
     for index, choice in enumerate(answer.choices):
-        for part in choice.parts:
-            yield from _unfolded(part, index)
-        if choice.logprobs:
-            yield LogprobsDelta(choice.logprobs, index)
-        if choice.refusal_logprobs:
-            yield LogprobsDelta(choice.refusal_logprobs, index, refusal=True)
+        shares = _shares(choice)
+        refusal = choice.refusal_logprobs
+        for place, part in enumerate(choice.parts):
+            for event in _unfolded(part, index):
+                yield event
+                if isinstance(event, TextDelta) and place in shares:
+                    yield LogprobsDelta(shares.pop(place), index)
+                elif isinstance(event, RefusalDelta) and refusal:
+                    yield LogprobsDelta(refusal, index, refusal=True)
+                    refusal = ()
+        for tokens in shares.values():  # of an answer without a text
+            yield LogprobsDelta(tokens, index)
+        if refusal:
+            yield LogprobsDelta(refusal, index, refusal=True)
         if choice.stop is not None:
             yield Stopped(choice.stop, choice.sequence, index)
     if answer.usage is not None:
         yield UsageReport(answer.usage)
+
+
+def _shares(choice: Choice) -> dict[int, tuple[Logprob, ...]]:
+    """Return how likely the tokens of each text were, by its place; at -1 where there is none."""
+    tokens = choice.logprobs
+    texts = [place for place, part in enumerate(choice.parts) if isinstance(part, Text)]
+    found: dict[int, tuple[Logprob, ...]] = {}
+    for place in texts[:-1]:
+        part, taken, length = choice.parts[place], 0, 0
+        while taken < len(tokens) and isinstance(part, Text) and length < len(part.text):
+            length += len(tokens[taken].token)
+            taken += 1
+        found[place], tokens = tokens[:taken], tokens[taken:]
+    found[texts[-1] if texts else -1] = tokens
+    return {place: share for place, share in found.items() if share}
 
 
 def _unfolded(part: Part, index: int) -> Iterator[Event]:

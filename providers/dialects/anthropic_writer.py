@@ -142,7 +142,8 @@ class Writer:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": full_report(self._usage),
+            # What is not known yet is not said to be none: no later event says it.
+            "usage": full_report(self._usage) if self._usage is not _NOTHING else report(_NOTHING),
         }
         said = {"type": "message_start", "message": message}
         return b"event: message_start\ndata: " + _json(said) + b"\n\n"
@@ -284,8 +285,9 @@ class Writer:
         entries = [entry(citation) for citation in part.citations]
         if any(one is None for one in entries):
             self.dropped.add("citations")
-        for citation in part.citations:
-            self._unplaced(citation)
+        for citation, one in zip(part.citations, entries, strict=True):
+            if one is not None:
+                self._unplaced(citation)
         if kept := [one for one in entries if one is not None]:
             block["citations"] = kept
         return [block]

@@ -35,14 +35,15 @@ class Items:
         self._pieces: list[str] = []
 
     def text(self, text: str, *, refusal: bool = False) -> Shown:
-        """Take more of the answer's text, or of a refusal."""
+        """Take more of the answer's text, or of a refusal; nothing begins with no text."""
+        if not text:
+            return []
         kind = "refusal" if refusal else "output_text"
         shown = self._message(kind)
         self._pieces.append(text)
-        if text:
-            # OpenAI's own SDK adds up the `logprobs` of every piece.
-            more: dict[str, Any] = {} if refusal else {"logprobs": []}
-            shown.append((f"response.{kind}.delta", {**self._at_part(), "delta": text, **more}))
+        # OpenAI's own SDK adds up the `logprobs` of every piece.
+        more: dict[str, Any] = {} if refusal else {"logprobs": []}
+        shown.append((f"response.{kind}.delta", {**self._at_part(), "delta": text, **more}))
         return shown
 
     def thinking(self, text: str, *, summary: bool) -> Shown:

@@ -8,9 +8,21 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 from translated import ANTHROPIC, OPENAI, RESPONSES, client_call, events, no_request
 
-from tollway.providers.conversation import Image, Source
+from tollway.providers.canon import Usage
+from tollway.providers.conversation import Citation, Image, Refusal, Source, Text
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
-from tollway.providers.events import Event, PartWhole, Start, Stopped
+from tollway.providers.events import (
+    Answer,
+    Choice,
+    Event,
+    Logprob,
+    PartWhole,
+    Start,
+    Stopped,
+    TextDelta,
+    UsageReport,
+)
+from tollway.providers.fold import fold, unfold
 
 HEAD = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
 USED = {"input_tokens": 5, "output_tokens": 7}
@@ -155,3 +167,49 @@ def test_a_signature_alone_is_no_thought_of_no_words() -> None:
     (item,) = made["output"]
     assert item["encrypted_content"].endswith("sig")
     assert not item.get("content")
+
+
+def test_how_likely_a_whole_answer_s_tokens_were_is_told() -> None:
+    """Behind the end of their text there was no place for them in Responses, and no word."""
+    tokens = tuple(Logprob(text, -0.5) for text in ("Te", "a", "!"))
+    no = (Logprob("No", -0.1),)
+    choice = Choice((Text("Tea"), Text("!"), Refusal("No")), "end", "", tokens, no)
+    answer = Answer((choice,), id="c", model="m")
+    assert fold(unfold(answer)) == answer
+    writer = RESPONSES.writer(client_call(RESPONSES, stream=False))
+    (item,) = json.loads(writer.whole(answer))["output"]
+    said = [[one["token"] for one in part.get("logprobs", ())] for part in item["content"]]
+    assert said == [["Te", "a"], ["!"], []]
+    assert writer.dropped == {"logprobs"}  # those of the refusal
+
+
+def test_a_text_of_no_words_is_no_message() -> None:
+    """Gemini ends some streams with one; a stream of Responses had a message more than a whole."""
+    writer = RESPONSES.writer(client_call(RESPONSES))
+    found = writer.event(Start("c", "m")) + writer.event(TextDelta("")) + writer.end()
+    assert b"output_item" not in found
+
+
+def test_what_is_lost_of_a_source_is_named_once_in_either_way() -> None:
+    """A source that is left out has no place that is lost besides."""
+    source = Citation(start=0, end=1, by="cohere", payload=b"{}")
+    answer = Answer((Choice((Text("Tea", (source,)),), "end"),), id="c", model="m")
+    whole = ANTHROPIC.writer(client_call(ANTHROPIC, stream=False))
+    whole.whole(answer)
+    stream = ANTHROPIC.writer(client_call(ANTHROPIC))
+    for event in unfold(answer):
+        stream.event(event)
+    assert whole.dropped == stream.dropped == {"citations"}
+
+
+def test_what_is_not_known_of_a_cache_is_not_said_to_be_nothing() -> None:
+    """A stream's head said that none was written, and its end only how much."""
+    writer = ANTHROPIC.writer(client_call(ANTHROPIC))
+    events_: list[Event] = [Start("c", "m"), TextDelta("Tea"), Stopped("end")]
+    used = UsageReport(Usage(input=1, cache_write=1000, output=2))
+    late = b"".join(map(writer.event, [*events_, used])) + writer.end()
+    assert b'cache_creation":' not in late.partition(b"\n\n")[0]
+    assert b'"cache_creation_input_tokens":1000' in late
+    writer = ANTHROPIC.writer(client_call(ANTHROPIC))
+    early = b"".join(map(writer.event, [used, *events_]))
+    assert b'"ephemeral_5m_input_tokens":1000' in early.partition(b"\n\n")[0]
