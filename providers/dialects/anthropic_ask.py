@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.providers.cache_marks import marked
 from tollway.providers.conversation import (
     CONTINUE,
     Conversation,
@@ -49,6 +50,8 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
+    if not facts.counts:
+        said = marked(said)
     writer = _Messages(said, goes_on=goes_on(facts.model))
     system, messages = writer.all()
     body: dict[str, object] = {"model": facts.model}

@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from tollway.providers.cache_marks import marked
 from tollway.providers.conversation import (
     CONTINUE,
     Audio,
@@ -62,6 +63,8 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
+    if _CACHES.match(facts.model):
+        said = marked(said)
     writer = _Turns(said, facts)
     system, turns = writer.all()
     body: dict[str, object] = {"messages": turns}
