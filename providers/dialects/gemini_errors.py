@@ -4,9 +4,13 @@ import msgspec
 
 from tollway.providers.dialects.error_words import error_within, read_error
 from tollway.providers.errors import GatewayError
+from tollway.providers.refusals import is_too_long
 
 __all__ = ["error_event", "error_within", "read_error", "write_error"]
 
+# Google's words for a prompt that does not fit; programs know it by them.
+_TOO_LONG = "The input token count exceeds the maximum number of tokens allowed"
+_TOLD = "number of tokens allowed"
 # google.rpc.Code by HTTP status.
 _STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -37,6 +41,8 @@ def write_error(error: GatewayError, call_id: str) -> bytes:
         "metadata": {"request_id": call_id},
     }
     message = f"{error.message}. {error.hint}" if error.hint else error.message
+    if is_too_long(error) and _TOLD not in message:
+        message = f"{_TOO_LONG}: {message}"
     said = {"code": error.status, "message": message, "status": status, "details": [detail]}
     return msgspec.json.encode({"error": said})
 

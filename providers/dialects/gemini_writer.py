@@ -103,10 +103,11 @@ class Writer:
 
     def end(self) -> bytes:
         """Return the bytes that end a stream: why each choice stopped, and what was used."""
-        written = [
-            self._candidate(choice, [self._called(choice)] if choice in self._calls else [], reason)
-            for choice, reason in sorted(self._stopped.items())
-        ]
+        written = []
+        for choice, reason in sorted(self._stopped.items()):
+            # Google's own last event has an empty text; programs read the first part of each.
+            last: _Object = self._called(choice) if choice in self._calls else {"text": ""}
+            written.append(self._candidate(choice, [last], reason))
         return self._event({"candidates": written})
 
     def whole(self, answer: ev.Answer) -> bytes:

@@ -5,7 +5,7 @@ import json
 import pytest
 from wire.recordings import Recording, recordings
 
-from tollway.providers.dialects import anthropic_errors, openai_errors
+from tollway.providers.dialects import anthropic_errors, gemini_errors, openai_errors
 from tollway.providers.dialects.error_words import error_within, read_error
 from tollway.providers.errors import GatewayError, UpstreamRefused
 from tollway.providers.refusals import is_overflow
@@ -30,6 +30,20 @@ def test_each_client_is_told_in_its_own_provider_s_words(recording: Recording) -
     message, code = told(read_error(recording.status, recording.body))
     assert message.lower().count("prompt is too long") == 1
     assert code == "context_length_exceeded"
+    told_google = gemini_errors.write_error(read_error(recording.status, recording.body), "call")
+    message = json.loads(told_google)["error"]["message"]
+    assert message.count("exceeds the maximum number of tokens allowed") == 1
+
+
+def test_google_s_own_words_are_not_said_twice() -> None:
+    """They have the numbers."""
+    words = (
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
+    )
+    body = json.dumps({"error": {"code": 400, "message": words, "status": "INVALID_ARGUMENT"}})
+    told_google = gemini_errors.write_error(read_error(400, body.encode()), "call")
+    message = json.loads(told_google)["error"]["message"]
+    assert message.count("number of tokens allowed") == 1
 
 
 def test_there_are_recordings_of_several_providers() -> None:
