@@ -68,7 +68,7 @@ class Reader:
             case "content-end" | "tool-call-end":
                 self._part.close(out)
             case "citation-start":
-                _cite(message.get("citations"), out)
+                self._cite(message.get("citations"), out)
             case "message-start":
                 self._id = text_of(said, "id")
                 out.append(ev.Start(self._id, self._model))
@@ -99,10 +99,13 @@ class Reader:
         cited = _listed(message.get("citations"))
         for place, content in enumerate(_listed(message.get("content"))):
             self._content(content, out)
-            for one in cited:
-                if isinstance(one, dict) and one.get("content_index", 0) == place:
-                    _cite(one, out)
+            of_it = [one for one in cited if _place(one) == place]
+            cited = [one for one in cited if one not in of_it]
+            for one in of_it:
+                self._cite(one, out)
             self._part.close(out)
+        if cited:
+            self.dropped.add("citations")  # of the plan, behind which there may be no text
         for call in _listed(message.get("tool_calls")):
             self._call(call, out)
             self._part.close(out)
@@ -137,6 +140,13 @@ class Reader:
         if isinstance(function, dict):
             self._part.arguments(text_of(function, "arguments"), out)
 
+    def _cite(self, said: object, out: list[ev.Event]) -> None:
+        """Take a citation; those of plans and thoughts have no place anywhere else."""
+        if isinstance(said, dict) and said.get("type", "TEXT_CONTENT") == "TEXT_CONTENT":
+            _cite(said, out)
+        elif said:
+            self.dropped.add("citations")
+
     def _end(self, said: dict[str, Any], out: list[ev.Event]) -> None:
         self._part.close(out)
         used = said.get("usage")
@@ -164,10 +174,13 @@ def _listed(said: object) -> list[Any]:
     return said if isinstance(said, list) else []
 
 
-def _cite(said: object, out: list[ev.Event]) -> None:
-    """Add a citation of the open text, one for each source; those of plans and thoughts go."""
-    if not isinstance(said, dict) or said.get("type", "TEXT_CONTENT") != "TEXT_CONTENT":
-        return
+def _place(citation: object) -> object:
+    """Return of which of an answer's contents a citation is."""
+    return citation.get("content_index", 0) if isinstance(citation, dict) else None
+
+
+def _cite(said: dict[str, Any], out: list[ev.Event]) -> None:
+    """Add a citation of the open text, one for each source."""
     start, end = said.get("start"), said.get("end")
     payload = msgspec.json.encode(said)
     for source in _listed(said.get("sources")) or [{}]:

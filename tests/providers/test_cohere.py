@@ -151,3 +151,19 @@ def test_an_answer_without_vectors_is_none() -> None:
     """Of another type of vectors, or another shape."""
     with pytest.raises(UpstreamBroke):
         read(Embedding("embed-v4.0", ("Hi",)), b'{"embeddings":{"int8":[[1]]}}')
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("kind", ["PLAN", "THINKING_CONTENT"])
+def test_what_a_plan_rests_on_is_named(kind: str, place: int) -> None:
+    """No other API has a place for it; whole and streamed answers lost it in silence."""
+    cited = {"start": 0, "end": 1, "text": "I", "sources": [], "type": kind}
+    said = {"content": [{"type": "text", "text": "Hi"}], "citations": [cited]}
+    cited["content_index"] = place
+    whole = COHERE.events(Conversation("", "m", ()), frozenset())
+    whole.whole(msgspec.json.encode({"id": "m1", "message": said, "finish_reason": "COMPLETE"}))
+    streamed = COHERE.events(Conversation("", "m", ()), frozenset())
+    body = stream({"type": "citation-start", "delta": message(citations=cited)})
+    for event in Splitter().feed(body):
+        streamed.event(event)
+    assert whole.dropped == streamed.dropped == {"citations"}
