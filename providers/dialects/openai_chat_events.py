@@ -36,6 +36,8 @@ from tollway.providers.sse import Event
 _REASONS: dict[str, ev.StopReason] = {
     "stop": "end",
     "eos": "end",
+    "eos_token": "end",  # Hugging Face's servers
+    "stop_sequence": "stop_sequence",
     "COMPLETE": "end",
     "length": "length",
     "max_tokens": "length",
@@ -238,8 +240,8 @@ class _Open:
             self.flush(out)
             out += self.sources(found)
             reason = _REASONS.get(choice.finish_reason, "other")
-            if reason == "end" and self._calls:
-                reason = "tools"  # some say "stop" for everything
+            if reason in ("end", "other") and self._calls:
+                reason = "tools"  # some say "stop" for everything, or another word of their own
             sequence = choice.stop_reason if isinstance(choice.stop_reason, str) else ""
             if reason == "end" and sequence:
                 reason = "stop_sequence"

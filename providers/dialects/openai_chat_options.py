@@ -34,6 +34,8 @@ _NOT_WITH_REASONING = (
 )
 # The words that every reasoning model knows; some know "minimal", "xhigh" or "max" too.
 _COMMON = ("low", "medium", "high")
+# DeepSeek's (guide to thinking mode), beside its switch; "medium" is one that it knows as "high".
+_SWITCHED = ("low", "medium", "high", "max")
 # OpenAI takes no longer one.
 _LONGEST_USER = 64
 _MOST_STOPS = 4
@@ -241,7 +243,7 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
     quirks = facts.quirks
     off = asked.mode == "off"
     own = quirk.ALL_OF_OPENAI in quirks and said.by.startswith("openai")
-    effort = _effort(asked, own=own)
+    effort = _effort(asked, _SWITCHED if quirk.THINKING_SWITCH in quirks else _COMMON, own=own)
     if asked.effort not in ("", effort) and not off:
         dropped.append("reasoning.effort")
     if asked.summary:
@@ -253,8 +255,8 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
         yield "reasoning", _object(asked, effort)
     elif quirk.THINKING_SWITCH in quirks:
         yield "thinking", {"type": "disabled" if off else "enabled"}
-        if effort:
-            dropped.append("reasoning.effort")
+        if effort and not off:
+            yield "reasoning_effort", effort
     elif quirk.TEMPLATE_SWITCH in quirks:
         yield "chat_template_kwargs", {"enable_thinking": not off}
         if effort and not off:
@@ -299,14 +301,14 @@ def _may_think(facts: Facts) -> bool:
     return facts.thinks is not False and quirk.NO_REASONING not in facts.quirks
 
 
-def _effort(asked: Reasoning, *, own: bool) -> str:
-    """Return the word for how long to think, as the target knows it; "" where none is said.
+def _effort(asked: Reasoning, known: tuple[str, ...], *, own: bool) -> str:
+    """Return the word for how long to think, of those `known` there; "" where none is said.
 
     `own` words are OpenAI's, for OpenAI: which of its models knows which, the caller knows.
     """
     if not asked.effort:
-        return nearest(effort_of(asked.budget), _COMMON) if asked.budget is not None else ""
-    return asked.effort if own else nearest(asked.effort, _COMMON)
+        return nearest(effort_of(asked.budget), known) if asked.budget is not None else ""
+    return asked.effort if own else nearest(asked.effort, known)
 
 
 def _object(asked: Reasoning, effort: str) -> dict[str, object]:

@@ -41,7 +41,7 @@ CONTINUE_FLAG = "continue_final_message"
 PREFIX = "prefix"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
-THINKING_SWITCH = "thinking_switch"  # DeepSeek, Z.ai: `thinking: {type: enabled | disabled}`
+THINKING_SWITCH = "thinking_switch"  # DeepSeek: `thinking: {type: enabled | disabled}` beside it
 TEMPLATE_SWITCH = "template_switch"  # llama.cpp, vLLM: `chat_template_kwargs.enable_thinking`
 NO_REASONING = "no_reasoning"  # not at all
 # Where an earlier turn's thoughts may go back to.

@@ -37,6 +37,7 @@ from tollway.providers.events import (
     PartWhole,
     Start,
     Stopped,
+    StopReason,
     TextDelta,
     ThinkingDelta,
     ToolDelta,
@@ -193,6 +194,27 @@ def test_a_stop_sequence_is_told_where_the_upstream_says_it(said: object, stoppe
 
 
 @pytest.mark.parametrize(
+    ("word", "of_text", "of_calls"),
+    [
+        ("eos_token", "end", "tools"),
+        ("stop_sequence", "stop_sequence", "stop_sequence"),
+        ("tool_use", "other", "tools"),
+        ("length", "length", "length"),
+    ],
+)
+def test_calls_end_in_tools_by_whatever_word(
+    word: str, of_text: StopReason, of_calls: StopReason
+) -> None:
+    """Servers have their own; an agent that is told of another end does not run the tools."""
+    for delta, reason in (
+        ({"content": "a"}, of_text),
+        ({"tool_calls": [call(0, "a", "f", "{}")]}, of_calls),
+    ):
+        (*_, stopped) = deltas(delta | {"finish": word})
+        assert stopped == Stopped(reason)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"error": {"message": "Overloaded", "code": 529}},
@@ -313,6 +335,17 @@ def test_thoughts_go_back_to_who_takes_them() -> None:
         ("openrouter", Reasoning("on", budget=2000), {"reasoning": {"max_tokens": 2000}}),
         ("openrouter", Reasoning("off"), {"reasoning": {"enabled": False}}),
         ("deepseek", Reasoning("off"), {"thinking": {"type": "disabled"}}),
+        ("deepseek", Reasoning("off", "high"), {"thinking": {"type": "disabled"}}),
+        ("deepseek", Reasoning("on"), {"thinking": {"type": "enabled"}}),
+        *(
+            ("deepseek", asked, {"thinking": {"type": "enabled"}, "reasoning_effort": word})
+            for asked, word in (
+                (Reasoning("on", "high"), "high"),
+                (Reasoning("on", "max"), "max"),
+                (Reasoning("on", "minimal"), "low"),
+                (Reasoning("on", budget=60_000), "max"),
+            )
+        ),
         ("vllm", Reasoning("off"), {"chat_template_kwargs": {"enable_thinking": False}}),
         ("local", Reasoning("on", "high"), {}),
     ],

@@ -169,7 +169,7 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         ["tool", "assistant", "user"],
     ),
     "reasoning_object": (thoughts, {"reasoning_effort"}, {"reasoning"}),
-    "thinking_switch": (thoughts, {"reasoning_effort"}, {"thinking"}),
+    "thinking_switch": (thoughts, {"reasoning_effort"}, {"thinking", "reasoning_effort"}),
     "template_switch": (
         thoughts,
         {"reasoning_effort"},
