@@ -1,10 +1,9 @@
 """The shape of the code: its packages, its layers, and limits on the tail of its sizes."""
 
 import ast
+import functools
 import tomllib
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["cli", "daemon", "providers"]  # each may import itself and what stands to its right
@@ -34,6 +33,7 @@ def test_every_package_is_listed() -> None:
     assert sorted(listed) == sorted("tollway." + ".".join(folder.parts) for folder in found)
 
 
+@functools.cache
 def _imports(path: Path) -> list[tuple[int, str]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -44,14 +44,24 @@ def _imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down(path: Path) -> None:
+def _every_import() -> list[tuple[str, int, str]]:
+    """Return the file, line and module of each."""
+    return [
+        (str(path.relative_to(ROOT)), line, module)
+        for path in FILES
+        for line, module in _imports(path)
+    ]
+
+
+def test_imports_point_down() -> None:
     """No module imports a layer above its own."""
-    above = LAYERS[: LAYERS.index(path.relative_to(ROOT).parts[0])]
-    for line, module in _imports(path):
-        assert module.split(".")[:2] not in [["tollway", layer] for layer in above], (
-            f"line {line} imports {module}"
-        )
+    upwards = []
+    for name, line, module in _every_import():
+        top, layer, *_ = *module.split("."), ""
+        own = LAYERS.index(name.partition("/")[0])
+        if top == "tollway" and layer in LAYERS[:own]:
+            upwards.append(f"{name}:{line} imports {module}")
+    assert not upwards
 
 
 def test_the_cli_asks_the_daemon_and_is_not_it() -> None:
@@ -62,27 +72,31 @@ def test_the_cli_asks_the_daemon_and_is_not_it() -> None:
             assert not module.startswith(closed), f"{path}:{line} imports {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_heavy_imports_have_one_home(path: Path) -> None:
+def test_heavy_imports_have_one_home() -> None:
     """A library that costs time or can kill the process is imported in one place."""
-    name = str(path.relative_to(ROOT))
-    for line, module in _imports(path):
+    strays = []
+    for name, line, module in _every_import():
         top = module.split(".")[0]
-        if top in HOMES:
-            assert name in HOMES[top], f"line {line} imports {module}"
-        if top in FOLDERS:
-            assert name.startswith(FOLDERS[top]), f"line {line} imports {module}"
+        at_home = name in HOMES.get(top, {name}) and name.startswith(FOLDERS.get(top, ""))
+        if not at_home:
+            strays.append(f"{name}:{line} imports {module}")
+    assert not strays
 
 
-@pytest.mark.parametrize("path", FILES + TESTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_sizes_stay_in_bounds(path: Path) -> None:
+def test_sizes_stay_in_bounds() -> None:
     """Medians do not protect a codebase; limits on the tail do."""
-    text = path.read_text()
-    assert len(text.splitlines()) <= MOST_LINES
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or 0) - node.lineno + 1
-            assert lines <= MOST_FUNCTION_LINES, f"line {node.lineno}: {node.name} has {lines}"
+    large = []
+    for path in FILES + TESTS:
+        text = path.read_text()
+        name = path.relative_to(ROOT)
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            large.append(f"{name} has {lines}")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > MOST_FUNCTION_LINES:
+                    large.append(f"{name}:{node.lineno}: {node.name} has {lines}")
+    assert not large
 
 
 def test_every_broad_except_says_why() -> None:
