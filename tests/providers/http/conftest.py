@@ -18,7 +18,6 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 @pytest.fixture
 async def transport() -> AsyncIterator[HttpTransport]:
     """Give a client, and see that no socket and no task of it is left afterwards."""
-    gc.freeze()  # all that was there before is passed over below: that saves most of the time
     client = HttpTransport()
     before = asyncio.all_tasks()
     yield client
@@ -27,4 +26,3 @@ async def transport() -> AsyncIterator[HttpTransport]:
     assert client.idle_connections == 0
     assert asyncio.all_tasks() - before <= {asyncio.current_task()}
     gc.collect()  # an unclosed transport warns, and a warning is an error
-    gc.unfreeze()
