@@ -27,6 +27,8 @@ class Load:
         self.seen: Counter[str] = Counter()
         # How many requests may still be left to hang: each holds a caller to the end.
         self.hangs = 0
+        # The rows that have been compared with it.
+        self.checked: dict[str, CallRow] = {}
         self._chance = chance
 
     async def steady(self, peer: Peer) -> None:
