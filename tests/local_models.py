@@ -100,4 +100,4 @@ def states_seen(seen: list[str]) -> Callable[[ModelState], None]:
 async def until(holds: Callable[[], bool]) -> None:
     """Return once a condition holds; the test's time limit bounds the wait."""
     while not holds():  # noqa: ASYNC110 - what is waited for happens in another process
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.005)

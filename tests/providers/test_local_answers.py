@@ -19,14 +19,25 @@ from tollway.providers.canon import Usage
 from tollway.providers.llamacpp.adapter import LocalModels
 from tollway.providers.llamacpp.formats import FORMATS
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 COUNT = "Count from one to thirty in words."
 
 
-@pytest_asyncio.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalModels]:
-    """Serve the small real model."""
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalModels]:
+    """Serve the small real model to all tests: each worker takes a second of CPU to begin."""
+    async with serving(tmp_path_factory.mktemp("local")) as models:
+        yield models
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(tmp_path: Path) -> AsyncIterator[LocalModels]:
+    """Serve the small real model, which is not loaded yet and has nothing in its memory."""
     async with serving(tmp_path) as models:
         yield models
 
@@ -54,8 +65,9 @@ async def test_greedy_answers_are_the_same_whole_streamed_and_again(local: Local
     assert "llama_cpp" not in sys.modules
 
 
-async def test_tokens_are_counted_by_the_models_own_tokenizer(local: LocalModels) -> None:
+async def test_tokens_are_counted_by_the_models_own_tokenizer(fresh: LocalModels) -> None:
     """The usage is exact: the prompt as `count` has it, the answer as it is cut into tokens."""
+    local = fresh
     assert await local.count(NAME, "chat", chat(COUNT)) is None  # not loaded yet
     first = await whole(local, chat(COUNT))
     used = first["usage"]
@@ -88,9 +100,7 @@ async def test_arguments_that_nest_too_deeply_are_text_and_end_nobody_s_worker(
     assert state_of(local).pid == before
 
 
-async def test_a_prefix_that_is_kept_changes_no_greedy_answer(
-    local: LocalModels, tmp_path: Path
-) -> None:
+async def test_a_prefix_that_is_kept_changes_no_greedy_answer(local: LocalModels) -> None:
     """The second turn of a conversation reads only what is new, and says the same."""
     first = await text_of(local, chat(COUNT))
     messages = [
@@ -234,9 +244,10 @@ async def test_a_client_that_leaves_ends_the_generation(local: LocalModels) -> N
 
 
 async def test_a_client_that_leaves_while_its_prompt_is_read_costs_one_step(
-    local: LocalModels,
+    fresh: LocalModels,
 ) -> None:
     """A prompt is read in pieces, so that a cancel does not wait for all of it."""
+    local = fresh
     await local.load(NAME)
     words = {"model": NAME, "prompt": "word " * 600, "max_tokens": 1}
     task = asyncio.create_task(local.send(NAME, "completions", json.dumps(words).encode()))

@@ -14,7 +14,11 @@ from local_models import NAME, body_of, chat, model, serving, state_of, until, w
 
 from tollway.providers.llamacpp.adapter import LocalModels
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.timeout(600),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 TOPICS = [
     "a lighthouse", "why the sky is blue", "bread", "a dragon", "the water cycle", "a robot",
@@ -24,10 +28,11 @@ TOPICS = [
 SYSTEM = "You are a careful assistant."
 
 
-@pytest_asyncio.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalModels]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalModels]:
     """Serve the small real model with four slots."""
-    async with serving(tmp_path, model(slots=4, context=1024)) as models:
+    folder = tmp_path_factory.mktemp("local")
+    async with serving(folder, model(slots=4, context=1024)) as models:
         yield models
 
 

@@ -16,7 +16,11 @@ from local_models import NAME, body_of, chat, model, serving, whole
 from tollway.providers.llamacpp.adapter import LocalModels
 from tollway.providers.llamacpp.answer import LocalAnswer
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 # It leads the small model to calls whose arguments are not those of the tool.
 LEADING = """{% for m in messages %}{% endfor %}{% for city in ['Rome', 'Oslo', 'Bern'] %}<|im_start|>user
@@ -44,12 +48,13 @@ def tool(schema: Any = SCHEMA, **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "get_weather", "parameters": schema, **more}}
 
 
-@pytest_asyncio.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalModels]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalModels]:
     """Serve the small real model as one of a family that marks its calls."""
-    path = tmp_path / "calls.gguf"
+    folder = tmp_path_factory.mktemp("calls")
+    path = folder / "calls.gguf"
     with_template(real_model(), path, LEADING)
-    async with serving(tmp_path, model(path, slots=2)) as models:
+    async with serving(folder, model(path, slots=2)) as models:
         yield models
 
 
