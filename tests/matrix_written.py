@@ -98,6 +98,7 @@ WRITTEN: dict[str, dict[str, str]] = {
         "tool results: errors": '"content":"no such city","is_error":true',
         "tool results: images": f'"media_type":"image/png","data":"{PNG}"',
         "answer by JSON schema": f'"format":{{"type":"json_schema","schema":{_S}',
+        "any JSON": '"tool_choice":{"type":"tool","name":"json_answer"}',
         "stop sequences": '"stop_sequences":["END"]',
         "temperature": '"temperature":0.5',
         "temperature above 1": '"temperature":1.0',
@@ -196,6 +197,7 @@ WRITTEN: dict[str, dict[str, str]] = {
         "tool results: images": f'"image":{{"format":"png","source":{{"bytes":"{PNG}"}}}}',
         "answer by JSON schema": '"textFormat":{"type":"json_schema","structure":{"jsonSchema":'
         '{"schema":"{',
+        "any JSON": '"toolChoice":{"tool":{"name":"json_answer"}}',
         "stop sequences": '"stopSequences":["END"]',
         "temperature": '"temperature":0.5',
         "top_p": '"topP":0.5',

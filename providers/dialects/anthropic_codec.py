@@ -9,6 +9,7 @@ from tollway.providers.dialects.anthropic_events import Reader
 from tollway.providers.dialects.anthropic_said import NAME, read_request
 from tollway.providers.dialects.anthropic_writer import Writer as MessageWriter
 from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
+from tollway.providers.dialects.json_by_tool import by_tool, reader_by_tool
 
 
 class AnthropicCodec:
@@ -32,11 +33,11 @@ class AnthropicCodec:
         Raises:
             Untranslatable: The target cannot say it; `param` names the field.
         """
-        return write_request(said, facts)
+        return write_request(by_tool(said), facts)
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return Reader(said)
+        return reader_by_tool(said, Reader)
 
     def writer(self, call: Call) -> Writer:
         """Return a fresh writer for the answer to a client's call."""

@@ -7,6 +7,7 @@ from tollway.providers.dialects.bedrock_ask import write_request
 from tollway.providers.dialects.bedrock_events import Reader
 from tollway.providers.dialects.bedrock_read import NAME
 from tollway.providers.dialects.dialect import EventReader, Facts, Written
+from tollway.providers.dialects.json_by_tool import by_tool, reader_by_tool
 
 
 class BedrockCodec:
@@ -20,11 +21,11 @@ class BedrockCodec:
         Raises:
             Untranslatable: The target cannot say it; `param` names the field.
         """
-        return write_request(said, facts)
+        return write_request(by_tool(said), facts)
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return Reader(said)
+        return reader_by_tool(said, Reader)
 
 
 CODEC: Final = BedrockCodec()

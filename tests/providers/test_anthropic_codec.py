@@ -344,7 +344,7 @@ def test_sampling_is_what_the_model_takes(
     [
         ({"n": 2}, "n"),
         ({"modalities": ("text", "audio")}, "modalities"),
-        ({"format": Format("json_object")}, "response_format"),
+        ({"format": Format("json_schema")}, "response_format"),
         ({"tools": (HostedTool("openai_chat", "web_search_options", b"{}"),)}, "tools"),
         (
             {"messages": (Message("user", (Audio(Source("base64", "x", "audio/wav")),)),)},

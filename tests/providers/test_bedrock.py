@@ -175,8 +175,8 @@ def test_a_schema_is_text_and_stops_are_few() -> None:
     assert shape["structure"]["jsonSchema"] == {"schema": schema.decode(), "name": "place"}
     assert body(asked, NOVA)["inferenceConfig"]["stopSequences"] == ["a", "b", "c", "d"]
     assert dropped(asked, NOVA) == ("stop",)
-    with pytest.raises(Untranslatable):
-        body(said(format=Format("json_object")))
+    with pytest.raises(Untranslatable, match="no JSON without a schema"):
+        body(said(format=Format("json_schema")))
 
 
 def test_no_tool_is_offered_where_none_may_be_called() -> None:
