@@ -78,6 +78,8 @@ class _Messages:
         self._said = said
         self._quirks = facts.quirks
         self._marks = quirk.CACHE_CONTROL in facts.quirks
+        off = said.reasoning is not None and said.reasoning.mode == "off"
+        self._wants_thoughts = quirk.WANTS_REASONING in facts.quirks and not off
 
     def messages(self) -> list[dict[str, object]]:
         """Return all messages; pictures that a tool gave follow its result, as a user's."""
@@ -87,8 +89,10 @@ class _Messages:
                 written += self._results(message)
             elif message.role == "assistant":
                 said = self._assistant(message)
-                if not _is_done(message):
+                if any(said.get(name) for name in _SAID):
                     written.append(said)
+                elif said.get("reasoning_content"):
+                    self.dropped.append("thinking")
             elif message.parts:
                 self._say(message, written)
         if beginning(self._said) is not None and written and written[-1]["role"] == "assistant":
@@ -189,6 +193,8 @@ class _Messages:
 
     def _thoughts(self, thoughts: list[Thinking]) -> Iterator[tuple[str, object]]:
         """Yield the fields for an earlier turn's thoughts, where the target takes them back."""
+        if self._wants_thoughts and not any(part.text for part in thoughts):
+            yield "reasoning_content", ""
         if not thoughts:
             return
         if quirk.TAKES_DETAILS in self._quirks:
@@ -328,10 +334,9 @@ class _Messages:
             )
 
 
-def _is_done(message: Message) -> bool:
-    """Whether an assistant's turn is what its provider did by itself, of which nothing is left."""
-    parts = message.parts if message.role == "assistant" else ()
-    return bool(parts) and all(isinstance(part, Opaque) for part in parts)
+# Without any of them nothing is left of an assistant's turn: its provider's own work, or thoughts
+# alone. Mistral and DeepSeek refuse a turn of no words.
+_SAID = ("content", "tool_calls", "refusal", "audio", "reasoning_details")
 
 
 def _speaker(said: dict[str, object]) -> tuple[object, object]:

@@ -47,6 +47,8 @@ NO_REASONING = "no_reasoning"  # not at all
 # Where an earlier turn's thoughts may go back to.
 TAKES_REASONING = "takes_reasoning_content"
 TAKES_DETAILS = "takes_reasoning_details"
+# A model that thinks refuses an assistant's turn without the field; "" will do.
+WANTS_REASONING = "wants_reasoning_content"
 
 QUIRKS = frozenset(
     {
@@ -74,6 +76,7 @@ QUIRKS = frozenset(
         NO_REASONING,
         TAKES_REASONING,
         TAKES_DETAILS,
+        WANTS_REASONING,
     }
 )
 

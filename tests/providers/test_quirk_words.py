@@ -142,6 +142,11 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         True,
     ),
     "prefix": (lambda quirks: begun(quirks)[0]["messages"][-1].get("prefix"), None, True),
+    "wants_reasoning_content": (
+        lambda quirks: begun(quirks)[0]["messages"][-1].get("reasoning_content"),
+        None,
+        "",
+    ),
     "all_of_openai": (lambda quirks: asked(quirks).get("user"), None, "ann"),
     "top_k": (
         lambda quirks: [asked(quirks).get(name) for name in ("top_k", "min_p")],

@@ -137,3 +137,35 @@ def test_how_likely_a_refusal_was_is_named(client: Codec, stream: bool) -> None:
     else:
         writer.whole(Answer((choice,)))
     assert writer.dropped == {"logprobs"}
+
+
+@pytest.mark.parametrize("kind", ["mistral", "deepseek", "openai-compatible"])
+def test_a_turn_of_thoughts_alone_is_no_turn(kind: str) -> None:
+    """Mistral and DeepSeek refuse an assistant that says nothing; it was cut off while it thought.
+
+    What the user said before and after it is one.
+    """
+    thought = {"type": "thinking", "thinking": "Hm", "signature": ""}
+    said = read(ANTHROPIC, messages=[USER, {"role": "assistant", "content": [thought]}, USER])
+    body, dropped = written(said, OPENAI, kind)
+    assert body["messages"] == [{"role": "user", "content": "Hi\n\nHi"}]
+    assert dropped == ("thinking",)
+
+
+def test_deepseek_is_told_that_a_turn_had_no_thoughts() -> None:
+    """A model of DeepSeek's that thinks refuses a turn that does not say; others do not know it."""
+    thinks = {"type": "thinking", "thinking": "Hm", "signature": ""}
+    turns_ = [
+        USER,
+        {"role": "assistant", "content": [thinks, {"type": "text", "text": "A"}]},
+        USER,
+        {"role": "assistant", "content": "B"},
+        USER,
+    ]
+    for thinking, said_of in (({}, ["Hm", ""]), ({"type": "disabled"}, ["Hm", None])):
+        more = {"thinking": thinking} if thinking else {}
+        body = written(read(ANTHROPIC, messages=turns_, **more), OPENAI, "deepseek")[0]
+        assistant = [one for one in body["messages"] if one["role"] == "assistant"]
+        assert [one.get("reasoning_content") for one in assistant] == said_of
+    body = written(read(ANTHROPIC, messages=turns_), OPENAI, "vllm")[0]
+    assert [one.get("reasoning_content") for one in body["messages"]] == [None, "Hm"] + 3 * [None]
