@@ -89,7 +89,7 @@ class _Items:
             if message.role == "tool":
                 written += self._results(message)
             elif message.role == "assistant":
-                written += self._assistant(message)
+                written += self._led_on(list(self._assistant(message)))
             else:
                 content = [one for part in message.parts for one in self._pieces(part)]
                 if content:
@@ -97,6 +97,17 @@ class _Items:
         if beginning(self._said) is not None:
             self.dropped.append("prefill")  # to go on with; here it is a turn that is over
         return written
+
+    def _led_on(self, items: list[dict[str, object]]) -> list[dict[str, object]]:
+        """Return a turn's items without thoughts that led to nothing: it was cut off within them.
+
+        OpenAI refuses such: "was provided without its required following item"
+        (openai/openai-node#1567).
+        """
+        while items and items[-1]["type"] == "reasoning":
+            items.pop()
+            self.dropped.append("thinking")
+        return items
 
     def _assistant(self, message: Message) -> Iterator[dict[str, object]]:
         texts: list[dict[str, object]] = []

@@ -169,3 +169,18 @@ def test_deepseek_is_told_that_a_turn_had_no_thoughts() -> None:
         assert [one.get("reasoning_content") for one in assistant] == said_of
     body = written(read(ANTHROPIC, messages=turns_), OPENAI, "vllm")[0]
     assert [one.get("reasoning_content") for one in body["messages"]] == [None, "Hm"] + 3 * [None]
+
+
+def test_thoughts_that_led_to_nothing_do_not_go_back_to_openai() -> None:
+    """An answer that was cut off while the model thought: OpenAI refuses them by themselves."""
+    thought = {"type": "redacted_thinking", "data": "tollway.openai_responses.enc:rs_1.secret"}
+    text = {"type": "text", "text": "So"}
+    for content, kinds, lost in (
+        ([thought, text], ["message", "reasoning", "message", "message"], ()),
+        ([thought], ["message", "message"], ("thinking",)),
+        ([thought, text, thought], ["message", "reasoning", "message", "message"], ("thinking",)),
+    ):
+        said = read(ANTHROPIC, messages=[USER, {"role": "assistant", "content": content}, USER])
+        body, dropped = written(said, RESPONSES)
+        assert [item["type"] for item in body["input"]] == kinds
+        assert dropped == lost
