@@ -8,6 +8,7 @@ from hashlib import sha256
 import msgspec
 
 from tollway.providers.conversation import (
+    CONTINUE,
     Audio,
     Conversation,
     File,
@@ -95,19 +96,24 @@ class _Messages:
                     self.dropped.append("thinking")
             elif message.parts:
                 self._say(message, written)
-        if beginning(self._said) is not None and written and written[-1]["role"] == "assistant":
-            self._go_on(written[-1])
+        if written and written[-1]["role"] == "assistant":
+            self._end(written)
         return _bridged(written) if quirk.ANSWERS_TOOLS in self._quirks else written
 
-    def _go_on(self, last: dict[str, object]) -> None:
-        """Say that the answer has begun with a turn, or note that here that turn is over."""
+    def _end(self, written: list[dict[str, object]]) -> None:
+        """Say that the answer has begun with the last turn, or that here that turn is over."""
+        last, begun = written[-1], beginning(self._said) is not None
+        says = bool(last["content"]) and "tool_calls" not in last
         flags = {quirk.CONTINUES, quirk.CONTINUE_FLAG, quirk.PREFIX}
-        if not flags & self._quirks or not last["content"] or "tool_calls" in last:
-            self.dropped.append("prefill")
+        if begun and says and flags & self._quirks:
+            self.begun = True
+            if quirk.PREFIX in self._quirks:
+                last["prefix"] = True
             return
-        self.begun = True
-        if quirk.PREFIX in self._quirks:
-            last["prefix"] = True
+        if begun:
+            self.dropped.append("prefill")
+        if says and quirk.USER_LAST in self._quirks:
+            written.append({"role": "user", "content": CONTINUE})
 
     def _say(self, message: Message, written: list[dict[str, object]]) -> None:
         """Add what the user says, or an instruction.

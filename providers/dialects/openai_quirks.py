@@ -39,6 +39,8 @@ ANSWERS_TOOLS = "assistant_after_tool"
 CONTINUES = "continues"
 CONTINUE_FLAG = "continue_final_message"
 PREFIX = "prefix"
+# Any other turn of the assistant's that stands last is refused.
+USER_LAST = "user_last"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek: `thinking: {type: enabled | disabled}` beside it
@@ -70,6 +72,7 @@ QUIRKS = frozenset(
         CONTINUES,
         CONTINUE_FLAG,
         PREFIX,
+        USER_LAST,
         REASONING_OBJECT,
         THINKING_SWITCH,
         TEMPLATE_SWITCH,

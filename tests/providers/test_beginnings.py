@@ -73,12 +73,25 @@ def test_what_has_begun_is_not_thought_about_first(kind: str) -> None:
     assert (body["chat_template_kwargs"], dropped) == (off, ("reasoning",))
 
 
-@pytest.mark.parametrize("kind", ["openai", "openai-compatible", "deepseek"])
+@pytest.mark.parametrize("kind", ["openai", "openai-compatible"])
 def test_who_cannot_go_on_is_named(kind: str) -> None:
     """There the turn is over; of a server that nobody knows it may be."""
     body, dropped = asked(claude(), kind)
-    assert body["messages"][-1]["content"] == PREFIX
+    assert body["messages"][-1] == BEGUN
     assert dropped == ("prefill",)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "deepseek", "perplexity"])
+def test_who_hears_users_alone_hears_one_last(kind: str) -> None:
+    """They refuse another turn that stands last, as clients of Responses may send it."""
+    said = read(RESPONSES, input=[USER, BEGUN])
+    body, dropped = asked(said, kind)
+    assert [one["role"] for one in body["messages"]] == ["user", "assistant", "user"]
+    assert dropped == ()
+    body, dropped = asked(claude(), kind)
+    goes_on = kind == "mistral"
+    assert body["messages"][-1]["role"] == ("assistant" if goes_on else "user")
+    assert dropped == (() if goes_on else ("prefill",))
 
 
 @pytest.mark.parametrize("target", [ANTHROPIC, BEDROCK, GEMINI])

@@ -142,6 +142,7 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         True,
     ),
     "prefix": (lambda quirks: begun(quirks)[0]["messages"][-1].get("prefix"), None, True),
+    "user_last": (lambda quirks: begun(quirks)[0]["messages"][-1]["role"], "assistant", "user"),
     "wants_reasoning_content": (
         lambda quirks: begun(quirks)[0]["messages"][-1].get("reasoning_content"),
         None,
