@@ -4,7 +4,9 @@ import time
 from codecs import BOM_UTF8
 
 from tollway.daemon.gate.route import Target
+from tollway.providers.dialects.dialect import AnswerReader
 from tollway.providers.errors import UpstreamBroke, UpstreamTimeout
+from tollway.providers.halves import without_halves
 from tollway.providers.streams import is_events
 from tollway.providers.transport import Answer
 
@@ -41,6 +43,17 @@ async def gather(answer: Answer, target: Target, *, streamed: bool) -> tuple[byt
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     # The mark of Windows' UTF-8, which some of its servers write and no reader here knows.
     return body.removeprefix(BOM_UTF8), False
+
+
+def read_whole(reader: AnswerReader, body: bytes) -> bytes:
+    """Give a whole answer to its reader; return it in the form in which that can be read."""
+    reader.whole(body)
+    if reader.begun or reader.failed:
+        return body
+    mended = without_halves(body)
+    if mended != body:
+        reader.whole(mended)
+    return mended
 
 
 def _call_it_events(answer: Answer) -> None:

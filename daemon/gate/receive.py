@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
-from tollway.daemon.gate.gather import gather, nothing_but_life
+from tollway.daemon.gate.gather import gather, nothing_but_life, read_whole
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
 from tollway.providers.dialects.error_words import words_in
@@ -177,7 +177,7 @@ async def _whole(
     exchange: "Exchange", attempt: Attempt, answer: Answer, body: bytes
 ) -> Failure | None:
     reader = attempt.reader
-    reader.whole(body)
+    readable = read_whole(reader, body)
     if reader.failed:
         if reader.produced or reader.usage:
             # It worked before it failed, and may bill for that.
@@ -196,7 +196,7 @@ async def _whole(
     interpreter = embedded or _interpreter(exchange, attempt)
     if interpreter:
         try:
-            body, headers = interpreter.whole(body), interpreter.headers(headers)
+            body, headers = interpreter.whole(readable), interpreter.headers(headers)
         except UpstreamError as error:
             gave_up = isinstance(error, UpstreamGaveUp)
             return Failure(error, again=False, ending="upstream_broke" if gave_up else "garbage")

@@ -26,6 +26,7 @@ from tollway.providers.embedding import Embedding
 from tollway.providers.errors import RequestInvalid, Untranslatable
 from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
+from tollway.providers.halves import without_halves
 from tollway.providers.headers import Headers
 from tollway.providers.sse import Event
 from tollway.providers.units import UNITS, NotThere
@@ -355,6 +356,8 @@ class Interpreter:
             UpstreamBroke: It is no event of the target's dialect.
         """
         write = self._writer.event
+        if event.data is not None and (mended := without_halves(event.data)) != event.data:
+            event = Event(event.raw, mended, event.name)
         return b"".join([write(one) for one in self._reader.event(event)])
 
     def end(self, *, early: bool = False) -> bytes:

@@ -89,6 +89,8 @@ def _members(body: bytes, where: str) -> dict[str, msgspec.Raw]:
         if not body.strip():
             raise RequestInvalid(f"{_the(where)} is empty", hint="Send JSON") from None
         why = _WHY.get(str(fault), str(fault).removeprefix("JSON is malformed: "))
+        if "surrogate" in why or "hex escape" in why:
+            why = f"it holds half a character, such as half an emoji{why[why.rfind(' (') :]}"
         raise RequestInvalid(f"{_the(where)} is not JSON: {why}", param=where or None) from None
     if len(members) > _MOST:
         raise RequestInvalid(f"{_the(where)} has more than {_MOST:,} fields", param=where or None)

@@ -308,3 +308,26 @@ async def test_an_answer_with_the_mark_of_windows_utf_8_is_an_answer() -> None:
     async with before([reads(), says(whole(b"\xef\xbb\xbf" + WHOLE))]) as gate:
         reply = await gate.ask()
         assert (reply.status, reply.body) == (200, WHOLE)
+
+
+HALF = rb"Hello \ud83d"
+
+
+async def test_half_a_character_in_an_answer_does_not_fail_it() -> None:
+    """Servers in JavaScript cut texts within an emoji, which client libraries read."""
+    said = WHOLE.replace(b"Hello", HALF)
+    async with before([reads(), says(whole(said, "Connection: close"))]) as gate:
+        reply = await gate.ask()
+        assert (reply.status, reply.body) == (200, said)
+        reply = await gate.ask(body(), "/v1/messages")
+        assert reply.json()["content"][0]["text"] == "Hello \ufffd"
+
+
+async def test_half_a_character_in_a_stream_does_not_fail_it() -> None:
+    """It was a 502 where the client speaks another API."""
+    cut = [chunk("x").replace(b'"x"', one) for one in (rb'"Hi \ud83d"', rb'"\ude00 there"')]
+    async with before([reads(), says(HEAD), drips([*cut, chunk("", "stop"), USED, DONE])]) as gate:
+        reply = await gate.ask(body(True), "/v1/messages")
+        told = b"".join(events(reply)).decode()
+        assert "Hi \ufffd" in told and "\ufffd there" in told and "message_stop" in told
+        assert (await gate.row(reply)).call.ending == "answered"

@@ -157,3 +157,10 @@ def test_any_bytes_are_either_fields_or_refused(body: bytes) -> None:
     except RequestInvalid:
         return
     assert list(found) == list(json.loads(body))
+
+
+@pytest.mark.parametrize("text", [rb"\ud800", rb"\ud800 x", rb"\ud83d\u0041", rb"\udc00"])
+def test_half_a_character_is_called_that(text: bytes) -> None:
+    """Clients cut texts within an emoji; "unexpected end of hex escape" tells nobody so."""
+    with pytest.raises(RequestInvalid, match="half a character"):
+        fields(b'{"a":"' + text + b'"}')
