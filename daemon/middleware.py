@@ -221,7 +221,7 @@ def _preflight(request: web.Request, app: web.Application) -> web.Response | Non
     if not allowed or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in asked:
         return None
     headers: dict[str, str] = {
-        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, POST",
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, POST, DELETE",
         hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_S),
     }
     wanted = asked.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")

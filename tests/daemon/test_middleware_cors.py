@@ -7,6 +7,7 @@ from gateway import chunk, config, whole
 from shell import Reply, Running, running
 from upstreams import reads, says, upstream
 
+from tollway.daemon.app import ROUTES
 from tollway.daemon.config.load import load
 from tollway.daemon.errors import ConfigError
 
@@ -36,6 +37,15 @@ def permissions(reply: Reply) -> dict[str, str]:
     }
 
 
+# Whatever a path is served by, and what answers with GET answer too.
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+
+
+def test_a_page_may_use_every_method_that_there_is() -> None:
+    """A method that no preflight names is one that no page can use."""
+    assert {route.method for route in ROUTES} | {"HEAD"} == set(METHODS)
+
+
 async def test_a_page_of_a_listed_origin_may_ask_call_and_read(daemon: Running) -> None:
     """The preflight names what it asked for; the answer can be read; a key is still needed."""
     wanted = "authorization,content-type,x-stainless-lang"
@@ -50,7 +60,7 @@ async def test_a_page_of_a_listed_origin_may_ask_call_and_read(daemon: Running) 
     assert before.status == 204
     assert permissions(before) == {
         "allow-origin": APP,
-        "allow-methods": "GET, HEAD, POST",
+        "allow-methods": ", ".join(METHODS),
         "allow-headers": wanted,
         "max-age": "600",
         "expose-headers": "*",
