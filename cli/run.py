@@ -153,8 +153,8 @@ def run(  # noqa: PLR0913 - an argument is an option
 ) -> None:
     """Run an agent or a script through the gateway, and show what it cost.
 
-    Claude Code, Codex and Gemini CLI are led here by what each needs, anything else by the
-    variables of the OpenAI, Anthropic and Google libraries. The program gets a key of its own,
+    Claude Code, Codex, Gemini CLI and opencode are led here by what each needs, anything else by
+    the variables of the OpenAI, Anthropic and Google libraries. The program gets a key of its own,
     which ends with it; its calls have the tags `project`, `branch` and `run`. The daemon is
     started where none runs. Signals and the exit code pass through.
 

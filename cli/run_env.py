@@ -12,6 +12,7 @@ KEY = "TOLLWAY_KEY"
 URL = "TOLLWAY_URL"
 HEADER = "x-tollway-key"
 CLAUDE, CODEX, GEMINI = "claude", "codex", "gemini"
+OPENCODE, AIDER = "opencode", "aider"
 
 # What would send a program elsewhere, or with another credential.
 _ELSEWHERE = (
@@ -29,6 +30,9 @@ _CLAUDE_MODELS = (
 _CLAUDE_WINDOWS = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_AUTO_COMPACT_WINDOW")
 # It wants 33,000 tokens of room: in a smaller window it would sum up at every turn.
 _CLAUDE_SUMS_UP = 100_000
+# What opencode reads beside its files, and above them.
+_OPENCODE = "OPENCODE_CONFIG_CONTENT"
+_OUTPUT = 32_000  # what it asks for at most
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -53,7 +57,7 @@ class Launch(msgspec.Struct, frozen=True):
 def agent_of(words: Sequence[str]) -> str:
     """Return which agent a command starts, "" for any other program."""
     name = PurePath(words[0]).name
-    return name if name in (CLAUDE, CODEX, GEMINI) else ""
+    return name if name in (CLAUDE, CODEX, GEMINI, OPENCODE, AIDER) else ""
 
 
 def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -> Launch:
@@ -80,6 +84,10 @@ def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -
         env = _claude(env, gateway)
     if agent == GEMINI and gateway.model:
         env["GEMINI_MODEL"] = gateway.model
+    if agent == AIDER and gateway.model:
+        env["AIDER_MODEL"] = f"openai/{gateway.model}"
+    if agent == OPENCODE and gateway.model:
+        env[_OPENCODE] = _opencode(env.get(_OPENCODE, ""), gateway.model, gateway)
     more = _codex(gateway) if agent == CODEX else ()
     return Launch((words[0], *more, *words[1:]), env)
 
@@ -141,6 +149,33 @@ def _codex(gateway: Gateway) -> tuple[str, ...]:
         # It offers OpenAI's search with every call, whose cost nothing bounds: each was a 402.
         said.append('web_search="disabled"')
     return tuple(word for one in said for word in ("-c", one))
+
+
+def _opencode(said: str, model: str, gateway: Gateway) -> str:
+    """Return opencode's settings with Tollway as a provider, whose model is the one in use.
+
+    By the Responses API: it names the key under which a prompt is cached, which its other ways to
+    a server of one's own do not.
+    """
+    try:
+        own = json.loads(said or "{}")
+    except ValueError:
+        own = {}
+    own = own if isinstance(own, dict) else {}
+    limit = {}
+    if gateway.window:
+        output = min(_OUTPUT, gateway.window // 4)
+        limit = {"limit": {"context": gateway.window, "output": output}}
+    provider = {
+        "npm": "@ai-sdk/openai",
+        "name": "Tollway",
+        "options": {"baseURL": f"{gateway.url}/v1", "apiKey": f"{{env:{KEY}}}"},
+        "models": {model: {"name": model, **limit}},
+    }
+    providers = own.get("provider")
+    ours = {**(providers if isinstance(providers, dict) else {}), "tollway": provider}
+    chosen = f"tollway/{model}"
+    return json.dumps({**own, "provider": ours, "model": chosen, "small_model": chosen})
 
 
 def _past_proxies(environ: Mapping[str, str]) -> dict[str, str]:

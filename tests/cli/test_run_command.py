@@ -1,5 +1,6 @@
 """`tollway run`: a key for as long as a program lives, its tags, its budget, its end, its cost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -306,6 +307,30 @@ def test_agents_are_told_how_much_their_model_takes() -> None:
     # Claude Code keeps 33,000 tokens free: it would sum up at every turn.
     small = launch(("claude",), ENV, Goal("http://h", "tw-x", "smart", window=32_768)).env
     assert not [name for name in small if "COMPACT" in name or "CONTEXT" in name]
+
+
+def test_aider_gets_its_model_by_a_variable() -> None:
+    """With the API that it is asked by; the address is that of OpenAI's libraries."""
+    made = launch(("aider",), ENV, GOAL).env
+    assert made["AIDER_MODEL"] == "openai/smart"
+    assert made["OPENAI_BASE_URL"] == "http://127.0.0.1:4141/v1"
+
+
+def test_opencode_gets_a_provider_of_its_own() -> None:
+    """By a variable that it reads above its files; what a person has said in it stays."""
+    said = '{"autoupdate": false, "provider": {"mine": {}}}'
+    goal = Goal("http://h", "tw-x", "smart", window=100_000)
+    env = launch(("opencode",), ENV | {"OPENCODE_CONFIG_CONTENT": said}, goal).env
+    made = json.loads(env["OPENCODE_CONFIG_CONTENT"])
+    assert (made["model"], made["small_model"]) == ("tollway/smart", "tollway/smart")
+    assert made["autoupdate"] is False and made["provider"]["mine"] == {}
+    ours = made["provider"]["tollway"]
+    assert ours["options"] == {"baseURL": "http://h/v1", "apiKey": "{env:TOLLWAY_KEY}"}
+    limit = {"context": 100_000, "output": 25_000}
+    assert ours["models"] == {"smart": {"name": "smart", "limit": limit}}
+    assert "tw-x" not in env["OPENCODE_CONFIG_CONTENT"]
+    plain = launch(("opencode",), ENV, Goal("http://h", "tw-x")).env
+    assert "OPENCODE_CONFIG_CONTENT" not in plain
 
 
 def test_gemini_cli_gets_its_model_by_a_variable() -> None:
