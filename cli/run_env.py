@@ -30,6 +30,8 @@ _CLAUDE_MODELS = (
 _CLAUDE_WINDOWS = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_AUTO_COMPACT_WINDOW")
 # It wants 33,000 tokens of room: in a smaller window it would sum up at every turn.
 _CLAUDE_SUMS_UP = 100_000
+# Its own instructions and tools are some 10,000: in less it would sum up at every turn.
+_CODEX_SUMS_UP = 16_000
 # What opencode reads beside its files, and above them.
 _OPENCODE = "OPENCODE_CONFIG_CONTENT"
 _OUTPUT = 32_000  # what it asks for at most
@@ -143,7 +145,7 @@ def _codex(gateway: Gateway) -> tuple[str, ...]:
     said.append('model_provider="tollway"')
     if gateway.model:
         said.append(f"model={json.dumps(gateway.model)}")
-    if gateway.window:
+    if gateway.window and gateway.window >= _CODEX_SUMS_UP:
         said.append(f"model_context_window={gateway.window}")
     if gateway.capped and not gateway.own_login:
         # It offers OpenAI's search with every call, whose cost nothing bounds: each was a 402.

@@ -37,6 +37,7 @@ ITS_MODELS = (
 # It takes every model to have a window of so many tokens, and sums up at half of it.
 _ITS_WINDOW = 1 << 20
 _SUMS_UP_AT = 0.5
+_LEAST_WINDOW = 32_000  # in less, half of it is filled by its own instructions and tools
 _BY_KEY = re.compile(rf'"selectedType"\s*:\s*"{_KEY}"')
 
 
@@ -95,7 +96,7 @@ def _settings(path: Path, gateway: Gateway) -> dict[str, Any] | None:
     said |= {"security": _object(said, "security") | {"auth": {"selectedType": _KEY}}}
     if model is not None:
         said |= {"modelConfigs": _led(said, model)}
-    if gateway.window and gateway.window < _ITS_WINDOW:
+    if gateway.window and _LEAST_WINDOW <= gateway.window < _ITS_WINDOW:
         share = {"compressionThreshold": round(_SUMS_UP_AT * gateway.window / _ITS_WINDOW, 4)}
         said |= {"model": share | _object(said, "model")}
     return said

@@ -304,9 +304,12 @@ def test_agents_are_told_how_much_their_model_takes() -> None:
     assert made["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "128000"
     own = launch(("claude",), ENV | {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": "110000"}, goal).env
     assert own["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "110000"
-    # Claude Code keeps 33,000 tokens free: it would sum up at every turn.
+    # Claude Code keeps 33,000 tokens free, Codex's own words are 10,000: in little room they would
+    # sum up at every turn.
     small = launch(("claude",), ENV, Goal("http://h", "tw-x", "smart", window=32_768)).env
     assert not [name for name in small if "COMPACT" in name or "CONTEXT" in name]
+    tiny = launch(("codex",), ENV, Goal("http://h", "tw-x", "smart", window=8192)).words
+    assert not [word for word in tiny if "window" in word]
 
 
 def test_aider_gets_its_model_by_a_variable() -> None:

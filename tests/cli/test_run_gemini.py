@@ -101,6 +101,11 @@ def test_it_sums_up_when_half_of_the_model_s_window_is_full(tmp_path: Path) -> N
         with agent_settings(("gemini",), env, small) as made:
             path = Path(made["GEMINI_CLI_HOME"]) / ".gemini/settings.json"
             assert json.loads(path.read_text())["model"] == {"compressionThreshold": share}
+    # Half of so little is what it says itself.
+    (folder / "settings.json").write_text("{}")
+    with agent_settings(("gemini",), env, msgspec.structs.replace(small, window=8192)) as made:
+        path = Path(made["GEMINI_CLI_HOME"]) / ".gemini/settings.json"
+        assert "model" not in json.loads(path.read_text())
 
 
 def test_settings_with_comments_are_left_and_what_that_means_is_said(
