@@ -75,6 +75,15 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
         hint = closed_to_us() if isinstance(error, PermissionError) else ""
         show_error(f"{error.strerror or error}{where}", hint)
         raise SystemExit(ANSWER_IS_NO) from error
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        _trace(debug)
+        show_error(
+            "A word of this command is no text in UTF-8",
+            "`iconv -t UTF-8` makes it one; see that the terminal's own encoding is UTF-8",
+        )
+        raise SystemExit(USAGE) from error
     except Exception as error:  # a bug: still one line, and the way to the rest
         _trace(debug)
         show_error(

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tollway.cli import show
-from tollway.cli.control import Control
+from tollway.cli.control import Control, convert
 from tollway.cli.wrap import room
 from tollway.daemon import standing
 from tollway.daemon.config.schema import Config, Raise, Scope
@@ -58,7 +58,7 @@ def lines(config: Config, scope: Scope | None = None) -> Lines:
     live = True
     try:
         said = Control(config.admin_socket).get("/control/status").get("budgets", [])
-        found = standing.read_states(said)
+        found = convert(said, list[standing.BudgetState])
     except DaemonUnreachable:
         found = []
     if not found:

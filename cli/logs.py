@@ -191,7 +191,7 @@ def _latest(config: Config, number: int, where: CallFilter, *, as_json: bool) ->
         show.emit([plain(row) for row in found])
     elif found:
         show.table(_COLUMNS, [_cells(row) for row in found])
-    elif path.exists():
+    elif path.exists() and number:
         show.note(f"No such calls{_near(config, where)}" if where != calls.ANY else "No calls yet")
 
 

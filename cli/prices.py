@@ -346,8 +346,8 @@ def _called(prices: Prices) -> Iterator[Finding]:
             still = False
         now = "and still has none" if still else "and has one now, or is gone"
         message = f"was called {show.counted(row.attempts, 'time')} without a price, {now};"
-        last = show.when(row.last_ms / 1000)
-        yield Finding("called unpriced", target, f"{message} last about {last}")
+        message += f" last in the quarter of an hour from {show.when(row.last_ms / 1000)}"
+        yield Finding("called unpriced", target, message)
 
 
 def _overrides(prices: Prices) -> Iterator[Finding]:

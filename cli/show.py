@@ -134,9 +134,9 @@ def when(then: float | None) -> str:
     return f"{datetime.fromtimestamp(then, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def turn(then: float, zone: ZoneInfo) -> str:
-    """Return when a period ends in the gateway's time zone, as refusals say it."""
-    return f"{datetime.fromtimestamp(then, zone):%Y-%m-%d %H:%M %Z}"
+def turn(then: float, zone: ZoneInfo | None = None) -> str:
+    """Return when a period ends, in the gateway's time zone as refusals say it, else this box's."""
+    return f"{datetime.fromtimestamp(then, UTC).astimezone(zone):%Y-%m-%d %H:%M %Z}"
 
 
 def iso(then: float | None) -> str:

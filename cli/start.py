@@ -15,6 +15,7 @@ import typer
 from tollway.cli import show
 from tollway.cli.control import (
     Control,
+    OtherVersion,
     Place,
     convert,
     load_config,
@@ -299,13 +300,13 @@ def _told(done: Restarted) -> str:
         return f"Pid {done.pid} began anew; no connection was refused"
     if done.was_pid is None:
         return "The daemon was not running"
-    return f"Pid {done.was_pid} did not answer, and was stopped"
+    return f"Pid {done.was_pid} could not hand over, and was stopped"
 
 
 def _answer(where: Place) -> "_Answering | None":
     try:
         return convert(Control(where.socket).get("/control/status"), _Answering)
-    except DaemonUnreachable:
+    except (DaemonUnreachable, OtherVersion):  # one too old to hand over, too, is stopped
         return None
 
 
@@ -397,10 +398,8 @@ def _stop(where: Place, *, now: bool) -> int | None:
 
 
 def _pid(where: Place) -> int | None:
-    try:
-        answer = Control(where.socket).get("/control/status")
-    except DaemonUnreachable:
-        # It may hang. Then it still holds the ledger, and the lock says who it is.
-        held = holder(where.ledger)
-        return held.pid if held and held.pid else None
-    return convert(answer, _Answering).pid
+    if answer := _answer(where):
+        return answer.pid
+    # It may hang, or speak of other things. Then the lock of the ledger says who it is.
+    held = holder(where.ledger)
+    return held.pid if held and held.pid else None

@@ -229,7 +229,7 @@ def _budgets(budgets: list[Budget]) -> None:
     show.say()
     numbers = [show.Column(name, number=True) for name in ("spent", "held", "left", "used")]
     show.table(
-        ["budget of", "budget", *numbers, "renews"],
+        ["budget of", "budget", *numbers, "turns over"],
         [
             (
                 f"{one.scope} {one.name}".strip(),
@@ -246,7 +246,7 @@ def _budgets(budgets: list[Budget]) -> None:
 
 
 def _renews(budget: Budget) -> str:
-    return "never" if budget.budget.endswith("/total") else show.when(budget.ends_ms / 1000)
+    return "never" if budget.budget.endswith("/total") else show.turn(budget.ends_ms / 1000)
 
 
 def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:

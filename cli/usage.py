@@ -160,6 +160,8 @@ class _Asked:
             GatewayError: It refuses, in its words; or what answers is no Tollway.
         """
         status, body = self._answer(path)
+        if status == 404:
+            raise _stranger(self.shown)
         if status >= 400:
             error = refusal(status, body)
             if status == 401 and not self._key:

@@ -22,7 +22,7 @@ from tollway.providers.words import counted
 if TYPE_CHECKING:
     from tollway.daemon.ledger.writer import Ledger
 
-__all__ = ("NEVER_MS", "BudgetState", "Forecast", "forecast", "forecasts", "read_states", "states")
+__all__ = ("NEVER_MS", "BudgetState", "Forecast", "forecast", "forecasts", "states")
 
 NEVER_MS = periods.FOR_EVER  # when a period ends that never does
 _HOUR_MS = 3_600_000
@@ -84,15 +84,6 @@ def states(config: Config) -> list[BudgetState]:
     purse = Purse(config, Books())
     asyncio.run(purse.open(cast("Ledger", _ReadOnly(config.ledger.path))))
     return purse.states()
-
-
-def read_states(said: object) -> list[BudgetState]:
-    """Return budgets as the daemon's status tells them.
-
-    Raises:
-        msgspec.ValidationError: It tells something else.
-    """
-    return msgspec.convert(said, list[BudgetState])
 
 
 def forecasts(

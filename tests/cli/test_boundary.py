@@ -44,6 +44,14 @@ def test_every_line_of_a_message_is_an_error_line(capsys: pytest.CaptureFixture[
     ]
 
 
+def test_a_word_that_is_no_text_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes of another encoding come as halves of characters, which nothing can send on."""
+    with pytest.raises(SystemExit) as ended, boundary():
+        "h\udcffi".encode()
+    assert ended.value.code == 2
+    assert "no text in UTF-8" in capsys.readouterr().err
+
+
 def test_a_bug_is_one_line_and_a_traceback_only_with_debug(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

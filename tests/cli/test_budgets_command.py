@@ -389,11 +389,12 @@ async def test_a_url_that_cannot_be_is_said(tmp_path: Path, url: str, code: int,
 
 
 async def test_another_server_is_told_from_a_gateway(tmp_path: Path) -> None:
-    """A page of HTML is no answer, and a redirect does not get the key."""
+    """A page of HTML is no answer, nor is a 404, and a redirect does not get the key."""
     page = [reads(), says(answer(b"<html>", "Content-Type: text/html"))]
     moved = [reads(), says(answer(b"", "Location: http://127.0.0.1:9/", status="302 Found"))]
-    async with upstream(page, moved) as other:
-        for _ in range(2):
+    gone = [reads(), says(answer(b"", status="404 Not Found"))]
+    async with upstream(page, moved, gone) as other:
+        for _ in range(3):
             url = f"http://127.0.0.1:{other.port}"
             done = await usage("--url", url, cwd=tmp_path, TOLLWAY_KEY=KEY)
             assert done.returncode == 1

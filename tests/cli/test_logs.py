@@ -229,6 +229,13 @@ async def test_no_ledger_is_no_error(home: Home) -> None:
     assert ids(home) == []
 
 
+@pytest.mark.usefixtures("ledger")
+async def test_none_asked_for_is_not_none_there(home: Home) -> None:
+    """With `-n 0` nothing is shown, and nothing said of what there is."""
+    done = home.tollway("logs", "-n", "0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 async def test_following_shows_each_call_once_when_it_has_ended(home: Home, ledger: Ledger) -> None:
     """The latest first, then those that end, open ones only then; Ctrl-C ends it with 0."""
     waiting = opened(5, AT_MS + 5, who=BOB)

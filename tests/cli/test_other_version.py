@@ -1,7 +1,10 @@
 """A command line that is newer than the daemon beside it, or older."""
 
 import json
+import signal
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -71,6 +74,36 @@ def test_an_older_daemon_is_shown_and_told(home: Home, words: list[str]) -> None
     assert "The daemon is of version 0.0.9" in done.stderr
     assert "`tollway restart`" in done.stderr
     assert "127.0.0.1:1" in done.stdout
+
+
+HOLDS = """
+import pathlib, sys, time
+from tollway.daemon.ledger.lock import LedgerLock
+lock = LedgerLock(pathlib.Path(sys.argv[1])).acquire(0)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_daemon_that_is_not_understood_is_stopped_all_the_same(home: Home) -> None:
+    """Who holds the ledger is known by its lock; the hint to restart would be a circle."""
+    Answers.said = {"version": "0.0.1", "pid": 1}
+    home.data.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", HOLDS, str(home.data / "ledger.db")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        done = home.tollway("down")
+        assert (done.returncode, done.stderr) == (0, f"Stopped (pid {process.pid})\n")
+        assert process.wait() == -signal.SIGTERM
+
+
+def test_budgets_that_are_not_understood_say_so_in_our_words(home: Home) -> None:
+    """As everything that an older daemon tells."""
+    Answers.said = {**Answers.said, "budgets": [{"scope": "box"}]}
+    done = home.tollway("budgets", "list")
+    assert done.returncode == 1
+    assert "error: The daemon is of " in done.stderr
 
 
 @pytest.mark.parametrize("words", [["status"], ["up"], ["top", "--once"], ["models", "load", "m"]])
