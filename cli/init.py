@@ -334,7 +334,8 @@ def _report(done: Written, found: Found, *, as_json: bool) -> None:
     if done.replaced:
         show.note(f"The file that was there is now {done.replaced}")
     if found.models and not found.llama_cpp:
-        show.note(f"{len(found.models)} GGUF files are here; serving them needs llama-cpp-python:")
+        here = show.counted(len(found.models), "GGUF file is", "GGUF files are")
+        show.note(f"{here} here; to serve them needs llama-cpp-python:")
         show.note(f"  {install_line()}")
     if any(reference.startswith("env:") for reference in done.providers.values()):
         show.note("Keys named as env:NAME must be in the daemon's environment when it starts")

@@ -104,6 +104,8 @@ def check_names(config: Config, wrong: Wrong) -> None:
                     " for: let the target and each name of the route have exactly one, and no `?`",
                 )
         for number, other in enumerate(route.fallback):
+            if other == name:
+                wrong((*at, "fallback", number), "is the route itself, whose targets were tried")
             if other in config.routes and any("*" in one for one in config.routes[other].every):
                 wrong((*at, "fallback", number), "its targets hang on the name that is asked for")
 

@@ -107,10 +107,10 @@ def test_a_log_that_was_moved_away_is_begun_anew(home: Home) -> None:
     home.tollway("up")
     log = home.data / "tollway.log"
     log.rename(home.data / "moved")
-    home.tollway("reload")  # which it says there, and then looks
+    home.tollway("reload")
     home.tollway("down")
-    assert "nothing changed" in (home.data / "moved").read_text()
-    assert log.exists()
+    # It looks behind what it writes: in which of the two the reload stands is chance.
+    assert "nothing changed" in (home.data / "moved").read_text() + log.read_text()
 
 
 @pytest.mark.parametrize("broken", ['[server]\nlisen = "x"\n', "[server\n"])

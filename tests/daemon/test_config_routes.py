@@ -204,6 +204,7 @@ def test_a_single_user_gateway_knows_its_user() -> None:
     ("more", "said"),
     [
         ('aliases = ["r"]', "r.aliases[0]: is the route's own name"),
+        ('fallback = ["r"]', "r.fallback[0]: is the route itself"),
         ('aliases = ["a b"]', "r.aliases[0]: no name that routes can have"),
         ('[routes.s]\nto = ["up/a"]\naliases = ["r"]', "s.aliases[0]: is a name of the route `r`"),
         ('[routes."x*"]\nto = ["up/*-*"]', 'routes."x*": `up/*-*` has a `*`'),
