@@ -226,11 +226,12 @@ class Engine:
         room = self._native.context - len(choice.prompt)
         limit = run.job.max_tokens
         choice.limit = room if limit is None else min(room, limit)
-        sampling = run.job.sampling
+        sampling = run.job.sampling.within(self._native.context)
         seed = None if sampling.seed is None else sampling.seed + choice.index % run.job.n
         choice.chain = self._native.chain(sampling, seed, run.read.grammar)
         choice.chain.held = not run.read.thinks
-        for token in choice.prompt[-sampling.repeat_last :] if sampling.repeat_last else ():
+        back = sampling.looks_back
+        for token in choice.prompt[-back:] if back else ():
             choice.chain.accept(token)
         if run.job.kind == "chat":
             tools = run.job.prompts[prompt_at].tools

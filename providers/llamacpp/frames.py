@@ -87,9 +87,34 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     presence: float = 0.0
     frequency: float = 0.0
     repeat: float = 1.0
-    repeat_last: int = 64  # tokens that the three penalties look back
+    repeat_last: int = 64  # tokens that the three penalties look back; -1: all
     seed: int | None = None
     bias: dict[int, float] = {}
+    endless: bool = False  # the model may not end its answer
+    spread: float = 0.0  # of the temperature, by how sure the model is
+    exponent: float = 1.0
+    sigma: float = -1.0  # standard deviations below the likeliest; below 0: off
+    xtc: float = 0.0  # how often the likeliest are left out
+    xtc_threshold: float = 0.1
+    dry: float = 0.0  # against repeated sequences
+    dry_base: float = 1.75
+    dry_allowed: int = 2
+    dry_last: int = 64  # tokens that it looks back; -1: all
+    dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0  # 1 or 2
+    tau: float = 5.0
+    eta: float = 0.1
+
+    @property
+    def looks_back(self) -> int:
+        """How many tokens of the prompt it must be told of; -1 for all."""
+        back = (self.repeat_last, self.dry_last if self.dry else 0)
+        return -1 if -1 in back else max(back)
+
+    def within(self, context: int) -> "Sampling":
+        """Return the same for a context of so many tokens, with numbers in place of "all"."""
+        repeat, dry = (context if last < 0 else last for last in (self.repeat_last, self.dry_last))
+        return msgspec.structs.replace(self, repeat_last=repeat, dry_last=dry)
 
 
 # Downwards: from the daemon to the worker.

@@ -17,12 +17,17 @@ from tollway.providers.llamacpp.frames import Prompt, Sampling, Shape, Submit, T
 MAX_CHOICES = 128  # of all prompts of a call together
 MAX_INPUTS = 2048
 MAX_STOPS = 16
+MAX_BREAKERS = 8  # each is looked for in all of the vocabulary
 MAX_TOP = 20  # alternatives that are told of each token
 COMPLETION_TOKENS = 16  # what the legacy endpoint's reference gives when no limit is asked for
 
 _SAMPLING = {
     "temperature", "top_p", "top_k", "min_p", "typical_p", "presence_penalty", "frequency_penalty",
     "repeat_penalty", "repeat_last_n", "seed", "logit_bias",
+    # llama-server's own, and vLLM's name of one.
+    "repetition_penalty", "ignore_eos", "dynatemp_range", "dynatemp_exponent", "top_n_sigma",
+    "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "dry_allowed_length",
+    "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
 }  # fmt: skip
 _GENERATING = {
     "model", "stream", "stream_options", "max_tokens", "stop", "n", "logprobs", "response_format",
@@ -50,6 +55,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
+    "cache_prompt": (True,),
 }
 
 # What a chat template is always told by us.
@@ -152,21 +158,48 @@ def _fraction(
 
 
 def _sampling(fields: dict[str, object]) -> Sampling:
+    repeat = "repeat_penalty" if "repeat_penalty" in fields else "repetition_penalty"
     seed = fields.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise RequestInvalid("`seed` must be a whole number", param="seed")
     return Sampling(
         temperature=_fraction(fields, "temperature", 0.8, 0, 2),
-        top_k=_number(fields, "top_k", 40, 0, 2**31 - 1),
+        top_k=max(0, _number(fields, "top_k", 40, -1, 2**31 - 1)),  # below 0 is all, as 0 is
         top_p=_fraction(fields, "top_p", 0.95, 0, 1),
         min_p=_fraction(fields, "min_p", 0.05, 0, 1),
         typical_p=_fraction(fields, "typical_p", 1, 0, 1),
         presence=_fraction(fields, "presence_penalty", 0, -2, 2),
         frequency=_fraction(fields, "frequency_penalty", 0, -2, 2),
-        repeat=_fraction(fields, "repeat_penalty", 1, 0.01, 10),
-        repeat_last=_number(fields, "repeat_last_n", 64, 0, 2**20),
+        repeat=_fraction(fields, repeat, 1, 0.01, 10),
+        repeat_last=_number(fields, "repeat_last_n", 64, -1, 2**20),
         seed=None if seed is None else seed % 2**32,
         bias=_bias(fields),
+        endless=_typed(fields, "ignore_eos", bool, False),
+        spread=_fraction(fields, "dynatemp_range", 0, 0, 2),
+        exponent=_fraction(fields, "dynatemp_exponent", 1, 0, 10),
+        sigma=_fraction(fields, "top_n_sigma", -1, -1, 100),
+        xtc=_fraction(fields, "xtc_probability", 0, 0, 1),
+        xtc_threshold=_fraction(fields, "xtc_threshold", 0.1, 0, 1),
+        dry=_fraction(fields, "dry_multiplier", 0, 0, 100),
+        dry_base=_fraction(fields, "dry_base", 1.75, 1, 100),
+        dry_allowed=_number(fields, "dry_allowed_length", 2, 0, 2**20),
+        dry_last=_number(fields, "dry_penalty_last_n", 64, -1, 2**20),
+        dry_breakers=_breakers(fields),
+        mirostat=_number(fields, "mirostat", 0, 0, 2),
+        tau=_fraction(fields, "mirostat_tau", 5, 0, 100),
+        eta=_fraction(fields, "mirostat_eta", 0.1, 0, 1),
+    )
+
+
+def _breakers(fields: dict[str, object]) -> tuple[str, ...]:
+    name = "dry_sequence_breakers"
+    said = fields.get(name, Sampling().dry_breakers)
+    if isinstance(said, list | tuple) and len(said) <= MAX_BREAKERS:
+        texts = tuple(one for one in said if isinstance(one, str) and 0 < len(one.encode()) <= 40)
+        if len(texts) == len(said) and not any("\0" in one for one in texts):
+            return texts
+    raise RequestInvalid(
+        f"`{name}` must be up to {MAX_BREAKERS} texts of 1 to 40 bytes", param=name
     )
 
 
@@ -224,9 +257,15 @@ def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, 
         case "required" if tools:
             shapes.append(Shape(calls=""))
         case {"type": "function", "function": {"name": str(name)}}:
-            if name not in {tool.name for tool in tools}:
-                raise RequestInvalid(f"There is no tool `{name}` to choose", param="tool_choice")
+            _among(tools, [name])
             shapes.append(Shape(calls=name))
+        case {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto" | "required" as mode, **of},
+        }:
+            # The model is told of these alone: no grammar keeps it from the others else.
+            tools = _among(tools, _names(of.get("tools")))
+            shapes += [Shape(calls="")] if mode == "required" else []
         case _:
             raise RequestInvalid("`tool_choice` chooses no tool that is there", param="tool_choice")
     if form := _form(fields):
@@ -242,7 +281,34 @@ def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, 
         )
     if tools and not shapes:
         shapes.append(Shape(calls="", auto=True))
+    if shapes and fields.get("ignore_eos") is True:
+        raise RequestInvalid(
+            "`ignore_eos` forbids the end that what holds the answer asks for", param="ignore_eos"
+        )
     return (shapes[0] if shapes else None), tools
+
+
+def _names(said: object) -> list[str]:
+    found: list[str] = []
+    for one in said if isinstance(said, list) else []:
+        match one:
+            case {"type": "function", "function": {"name": str(name)}}:
+                found.append(name)
+            case _:
+                found.append("")
+    return found
+
+
+def _among(tools: list[Tool], names: list[str]) -> list[Tool]:
+    """Return the tools of these names.
+
+    Raises:
+        RequestInvalid: There is none of one of them, or no name at all.
+    """
+    for name in names or [""]:
+        if name not in {tool.name for tool in tools}:
+            raise RequestInvalid(f"There is no tool `{name}` to choose", param="tool_choice")
+    return [tool for tool in tools if tool.name in names]
 
 
 def _form(fields: dict[str, object]) -> Shape | None:

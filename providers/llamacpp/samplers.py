@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float32]
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 # From so many on, chains are worth a hand-over to other threads: llama.cpp lets Python go on.
 _THREADED_FROM = 3
+# Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
+_MIROSTAT_M = 100
 
 
 class Chain:
@@ -110,6 +112,7 @@ class Samplers:
         # As arrays, which take long to make, by their address: llama.cpp writes them where they
         # were. One for each row of its buffer, so bounded; a buffer that has moved has others.
         self._outputs: dict[int, Floats] = {}
+        self._ends: list[int] = []  # the tokens that end an answer, once they are asked for
 
     def outputs(self, context: Any, rows: list[int]) -> None:
         """Take note of where a step's outputs are: the batch's row for each of its pieces."""
@@ -175,10 +178,42 @@ class Samplers:
         return self._llama.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
 
     def _parts(self, sampling: Sampling, seed: int | None) -> list[Any]:
+        """Return the samplers in llama.cpp's own order."""
+        llama = self._llama
+        parts = self._penalties(sampling)
+        if sampling.temperature <= 0:
+            return [*parts, llama.llama_sampler_init_greedy()] if parts else []
+        chosen = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        chosen %= 2**32
+        heat = llama.llama_sampler_init_temp(sampling.temperature)
+        if sampling.spread:
+            heat = llama.llama_sampler_init_temp_ext(
+                sampling.temperature, sampling.spread, sampling.exponent
+            )
+        if sampling.mirostat:
+            return [*parts, heat, self._mirostat(sampling, chosen)]
+        if sampling.sigma >= 0:
+            parts.append(llama.llama_sampler_init_top_n_sigma(sampling.sigma))
+        if sampling.top_k:
+            parts.append(llama.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.typical_p < 1:
+            parts.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
+        parts.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+        parts.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+        if sampling.xtc:
+            threshold = sampling.xtc_threshold
+            parts.append(llama.llama_sampler_init_xtc(sampling.xtc, threshold, 1, chosen))
+        return [*parts, heat, llama.llama_sampler_init_dist(chosen)]
+
+    def _penalties(self, sampling: Sampling) -> list[Any]:
+        """Return the samplers that change what is likely, greedily chosen or not."""
         llama, parts = self._llama, []
-        if sampling.bias:
-            biases = (llama.llama_logit_bias * len(sampling.bias))(
-                *[llama.llama_logit_bias(token, bias) for token, bias in sampling.bias.items()]
+        bias = dict(sampling.bias)
+        if sampling.endless:
+            bias |= dict.fromkeys(self._all_ends(), float("-inf"))
+        if bias:
+            biases = (llama.llama_logit_bias * len(bias))(
+                *[llama.llama_logit_bias(token, one) for token, one in bias.items()]
             )
             parts.append(llama.llama_sampler_init_logit_bias(self._vocabulary, len(biases), biases))
         penalties = (sampling.repeat, sampling.frequency, sampling.presence)
@@ -188,18 +223,32 @@ class Samplers:
                     self._vocabulary, sampling.repeat_last, *penalties
                 )
             )
-        if sampling.temperature <= 0:
-            return [*parts, llama.llama_sampler_init_greedy()] if parts else []
-        if sampling.top_k:
-            parts.append(llama.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.typical_p < 1:
-            parts.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
-        parts.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-        parts.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-        parts.append(llama.llama_sampler_init_temp(sampling.temperature))
-        chosen = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-        parts.append(llama.llama_sampler_init_dist(chosen % 2**32))
+        if sampling.dry and sampling.dry_last:
+            said = [one.encode() for one in sampling.dry_breakers]
+            parts.append(
+                llama.llama_sampler_init_dry(
+                    self._vocab,
+                    sampling.dry,
+                    sampling.dry_base,
+                    sampling.dry_allowed,
+                    sampling.dry_last,
+                    (ctypes.c_char_p * len(said))(*said),
+                    len(said),
+                )
+            )
         return parts
+
+    def _mirostat(self, sampling: Sampling, seed: int) -> Any:
+        llama, tau, eta = self._llama, sampling.tau, sampling.eta
+        if sampling.mirostat == 2:
+            return llama.llama_sampler_init_mirostat_v2(seed, tau, eta)
+        return llama.llama_sampler_init_mirostat(self._vocabulary, seed, tau, eta, _MIROSTAT_M)
+
+    def _all_ends(self) -> list[int]:
+        if not self._ends:
+            ends = self._llama.llama_vocab_is_eog
+            self._ends = [one for one in range(self._vocabulary) if ends(self._vocab, one)]
+        return self._ends
 
 
 def _chain(pick: Pick) -> Chain:

@@ -16,6 +16,7 @@ from tollway.providers.llamacpp.frames import (
     Message,
     Prompt,
     Sampling,
+    Shape,
     Token,
     Up,
     Used,
@@ -68,6 +69,42 @@ def test_every_option_reaches_the_sampler() -> None:
     )  # fmt: skip
     assert (asked.job.n, asked.job.stop, asked.job.max_tokens) == (2, ["\n"], 4)
     assert read_request("chat", body()).job.sampling == Sampling()
+
+
+def test_what_llama_server_samples_by_is_understood() -> None:
+    """Under its names, and "all" as it says that; `repetition_penalty` is vLLM's word."""
+    asked = read_request(
+        "chat",
+        body(
+            top_k=-1, repetition_penalty=1.2, repeat_last_n=-1, ignore_eos=True, top_n_sigma=1.5,
+            dynatemp_range=0.5, dynatemp_exponent=2, xtc_probability=0.5, xtc_threshold=0.2,
+            dry_multiplier=0.8, dry_base=2, dry_allowed_length=3, dry_penalty_last_n=-1,
+            dry_sequence_breakers=["x"], mirostat=2, mirostat_tau=4, mirostat_eta=0.2,
+            cache_prompt=True,
+        ),
+    )  # fmt: skip
+    sampling = asked.job.sampling
+    assert sampling == Sampling(
+        top_k=0, repeat=1.2, repeat_last=-1, endless=True, sigma=1.5, spread=0.5, exponent=2,
+        xtc=0.5, xtc_threshold=0.2, dry=0.8, dry_base=2, dry_allowed=3, dry_last=-1,
+        dry_breakers=("x",), mirostat=2, tau=4, eta=0.2,
+    )  # fmt: skip
+    within = sampling.within(99)
+    assert (within.repeat_last, within.dry_last, within.looks_back) == (99, 99, 99)
+    assert (sampling.looks_back, Sampling(repeat_last=5, dry_last=9).looks_back) == (-1, 5)
+
+
+def test_allowed_tools_are_all_that_the_model_is_told_of() -> None:
+    """OpenAI's way to offer a part of the tools; the others may not be called."""
+    tools = [{"type": "function", "function": {"name": name}} for name in "abc"]
+    for mode, auto in (("auto", True), ("required", False)):
+        choice = {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": mode, "tools": tools[1:]},
+        }
+        job = read_request("chat", body(tools=tools, tool_choice=choice)).job
+        assert [tool.name for tool in job.prompts[0].tools] == ["b", "c"]
+        assert job.shape == Shape(calls="", auto=auto)
 
 
 def test_messages_are_joined_from_their_text_parts() -> None:
@@ -133,6 +170,18 @@ def test_prompts_come_in_four_forms(
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stream": 1}, "stream"),
+        ({"top_k": -2}, "top_k"),
+        ({"xtc_probability": 1.1}, "xtc_probability"),
+        ({"mirostat": 3}, "mirostat"),
+        ({"dry_sequence_breakers": ["a\0"]}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": ["", "a"]}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": "a"}, "dry_sequence_breakers"),
+        ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ignore_eos"),
+        ({"cache_prompt": False}, "cache_prompt"),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
+            "tool_choice",
+        ),
         ({"seed": 1.5}, "seed"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias"),

@@ -1,0 +1,53 @@
+"""llama-server's samplers, with the real small model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_models import NAME, body_of, chat, serving, text_of, whole
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+
+SAID = "Say this again and again: one two one two one two one two."
+ASKED: list[dict[str, Any]] = [
+    {"dry_multiplier": 2, "dry_penalty_last_n": -1, "dry_allowed_length": 1},
+    {"dry_multiplier": 2, "temperature": 0, "dry_sequence_breakers": []},
+    {"xtc_probability": 1, "xtc_threshold": 0.01},
+    {"dynatemp_range": 1, "dynatemp_exponent": 2},
+    {"top_n_sigma": 0.5},
+    {"mirostat": 1, "mirostat_tau": 2},
+    {"mirostat": 2, "mirostat_tau": 2, "mirostat_eta": 0.5},
+    {"repetition_penalty": 1.5, "repeat_last_n": -1},
+]
+
+
+async def test_each_sampler_changes_the_answer_and_keeps_to_the_seed(tmp_path: Path) -> None:
+    """None is taken without a word and then does nothing; the same seed gives the same answer."""
+    async with serving(tmp_path) as local:
+        for asked in ASKED:
+            plain = {"temperature": asked.get("temperature", 1), "seed": 11, "top_k": 0}
+            usual = await text_of(local, chat(SAID, **plain))
+            first, second = [await text_of(local, chat(SAID, **plain, **_but(asked))) for _ in "ab"]
+            assert first == second, asked
+            assert first != usual, asked
+
+
+def _but(asked: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if name != "temperature"}
+
+
+async def test_an_answer_that_may_not_end_goes_on_to_its_limit(tmp_path: Path) -> None:
+    """The model would stop; what holds an answer to a form needs that end, and is a 400."""
+    async with serving(tmp_path) as local:
+        usual = await whole(local, chat("Say hello.", max_tokens=60))
+        assert usual["choices"][0]["finish_reason"] == "stop"
+        endless = await whole(local, chat("Say hello.", max_tokens=60, ignore_eos=True))
+        assert endless["choices"][0]["finish_reason"] == "length"
+        assert endless["usage"]["completion_tokens"] == 60
+        held = chat("hi", ignore_eos=True, response_format={"type": "json_object"})
+        answer = await local.send(NAME, "chat", held)
+        assert (answer.status, json.loads(await body_of(answer))["error"]["param"]) == (
+            400,
+            "ignore_eos",
+        )
