@@ -170,6 +170,9 @@ class Reader:
         found: list[ev.Event]
         if isinstance(call := part.get("functionCall"), dict):
             found = self._call(call, signature, choice)
+        elif part.get("thought") and "inlineData" in part:
+            self.dropped.add("thought.inlineData")  # a draft, which is not the picture asked for
+            found = signed
         elif isinstance(data := part.get("inlineData"), dict):
             source = Source("base64", text_of(data, "data"), text_of(data, "mimeType"))
             found = [ev.PartWhole(media(source), choice)]

@@ -7,7 +7,7 @@ import pytest
 from translated import ANTHROPIC, GEMINI, OPENAI, RESPONSES, client_call, no_request
 
 from tollway.providers.canon import Call
-from tollway.providers.conversation import Thinking
+from tollway.providers.conversation import Image, Thinking
 from tollway.providers.events import Answer
 from tollway.providers.fold import fold
 from tollway.providers.sse import Event
@@ -54,6 +54,17 @@ def test_what_proves_a_text_goes_to_clients_of_chat_completions_and_back() -> No
     body = json.dumps({"model": "m", "messages": turns}).encode()
     (_, again) = OPENAI.read_request(Call("chat", OPENAI.name, "m", body)).messages
     assert Thinking("", "c2ln", by="gemini") in again.parts
+
+
+def test_a_picture_that_the_model_only_thought_of_is_none_of_the_answer() -> None:
+    """Google's picture models draft before they draw; clients were shown drafts as pictures."""
+    draft = {"inlineData": {"mimeType": "image/png", "data": "aGk="}, "thought": True}
+    drawn = {"inlineData": {"mimeType": "image/png", "data": "b2s="}}
+    body = {"candidates": [{"content": {"parts": [draft, drawn]}, "finishReason": "STOP"}]}
+    reader = GEMINI.events(no_request(GEMINI), frozenset())
+    (picture,) = reader.whole(json.dumps(body).encode()).parts
+    assert isinstance(picture, Image) and picture.source.value == "b2s="
+    assert reader.dropped == {"thought.inlineData"}
 
 
 @pytest.mark.parametrize(
