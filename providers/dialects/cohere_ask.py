@@ -27,6 +27,7 @@ from tollway.providers.dialects.wire import (
     PLAIN_TEXT,
     as_text,
     as_url,
+    described,
     fitting,
     has_format,
     is_work_done,
@@ -272,7 +273,7 @@ def _options(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
             dropped.append("stop")
     yield from _sampling(said, dropped)
     if said.format is not None and said.format.kind != "text":
-        schema = said.format.schema
+        schema = described(said.format.schema, said.format.description)
         shape = {"json_schema": msgspec.Raw(schema)} if schema else {}
         yield "response_format", {"type": "json_object", **shape}
 

@@ -30,7 +30,14 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
-from tollway.providers.dialects.wire import fitting, has_format, is_work_done, object_text, wrapped
+from tollway.providers.dialects.wire import (
+    described,
+    fitting,
+    has_format,
+    is_work_done,
+    object_text,
+    wrapped,
+)
 from tollway.providers.effort import budget_of, effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -139,9 +146,16 @@ class _Contents:
             elif isinstance(part, ToolCall):
                 yield self._call(part, first=first)
                 first = False
-            elif (written := self._part(part)) is not None:
-                yield written
+            else:
+                yield from self._labelled(part)
         yield from shown
+
+    def _labelled(self, part: Part) -> Iterator[dict[str, object]]:
+        """Yield a part, behind what is said of a file: there is no other place for it."""
+        if isinstance(part, File) and part.source.kind != "text" and (head := _head(part)):
+            yield {"text": head}
+        if (written := self._part(part)) is not None:
+            yield written
 
     def _call(self, call: ToolCall, *, first: bool) -> dict[str, object]:
         text = wrapped(call.arguments) if call.kind == "custom" else call.arguments
@@ -169,9 +183,13 @@ class _Contents:
         said: dict[str, object] = {"name": tool_name(name or "tool"), "response": response}
         if result.id:
             said["id"] = result.id
-        seen = [one for part in others if (one := self._part(part)) is not None]
+        seen = [one for part in others for one in self._labelled(part)]
         if seen and self._sees_results:
-            said["parts"] = seen
+            # It takes no texts there: what a file is called stands with the result's words.
+            heads = [str(one["text"]) for one in seen if "text" in one]
+            said["parts"] = [one for one in seen if "text" not in one]
+            if heads:
+                said["response"] = {**response, "attached": heads}
         elif seen:
             shown.append({"text": f"Attached to the result of {name or result.id}:"})
             shown += seen
@@ -189,6 +207,8 @@ class _Contents:
             case Thinking(by="gemini", signature=signature) if signature:
                 written = {"text": part.text, "thought": True, "thoughtSignature": signature}
             case Image():
+                if part.detail not in ("", "auto"):
+                    self.dropped.append("image_url.detail")
                 written = self._media(part.source, "image/png")
             case Audio():
                 written = self._media(part.source, "audio/wav")
@@ -204,8 +224,7 @@ class _Contents:
         if file.cites:
             self.dropped.append("citations")
         if file.source.kind == "text":
-            head = " ".join(filter(None, (file.name, file.context)))
-            text = file.source.value
+            head, text = _head(file), file.source.value
             return {"text": f"{head}\n\n{text}" if head else text}
         return self._media(file.source, "application/pdf")
 
@@ -230,6 +249,10 @@ class _Contents:
                 f"The target has no content of the type `{kind}`", param="messages"
             )
         self.dropped.append(kind)
+
+
+def _head(file: File) -> str:
+    return " ".join(filter(None, (file.name, file.context)))
 
 
 def _type_of(url: str) -> str | None:
@@ -313,7 +336,8 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.format is not None and said.format.kind != "text":
         yield "responseMimeType", "application/json"
         if said.format.schema:
-            yield "responseJsonSchema", msgspec.Raw(said.format.schema)
+            schema = described(said.format.schema, said.format.description)
+            yield "responseJsonSchema", msgspec.Raw(schema)
     if said.reasoning is not None and (config := thinking_config(said.reasoning, facts, dropped)):
         yield "thinkingConfig", config
 

@@ -46,6 +46,8 @@ def _within(body: dict[str, Any], member: str, name: str, known: Shape) -> Itera
     for key, value in outer.items() if isinstance(outer, dict) else ():
         if camel(key) == name:
             yield from unread(value, known, f"{name}.", spelt=camel)
+            if isinstance(value, dict) and str(value.get("mode")).upper() == "VALIDATED":
+                yield f"{name}.mode"  # holds calls to their schemas, and is else "AUTO"
 
 
 def _of_contents(contents: object, where: str) -> Iterator[str]:

@@ -211,6 +211,11 @@ WITHIN: list[tuple[Codec, dict[str, Any], str]] = [
         "functionCallingConfig.streamFunctionCallArguments",
     ),
     (GEMINI, {"generationConfig": {"thinkingConfig": {"pace": 1}}}, "thinkingConfig.pace"),
+    (
+        GEMINI,
+        {"toolConfig": {"functionCallingConfig": {"mode": "validated"}}},
+        "functionCallingConfig.mode",
+    ),
 ]
 
 
