@@ -293,24 +293,22 @@ def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         last = message
     else:
         return messages
-    ordered: list[Message] = []
+    # Each message with the results behind it; agents' sessions have thousands of both.
+    groups: list[list[Message]] = []
+    called: dict[str, int] = {}
     for message in messages:
-        called = {part.id for part in message.parts if isinstance(part, ToolResult)}
-        place = next(
-            (
-                at + 1
-                for at in range(len(ordered) - 1, -1, -1)
-                if message.role == "tool"
-                and any(isinstance(p, ToolCall) and p.id in called for p in ordered[at].parts)
-            ),
-            len(ordered),
-        )
-        while place < len(ordered) and ordered[place].role == "tool" == message.role:
-            place += 1
-        ordered.insert(place, message)
-    return tuple(ordered)
+        if message.role == "tool" and groups:
+            asked = (part.id for part in message.parts if isinstance(part, ToolResult))
+            groups[max((called.get(each, -1) for each in asked), default=-1)].append(message)
+        else:
+            groups.append([message])
+        for part in message.parts:
+            if isinstance(part, ToolCall):
+                called[part.id] = len(groups) - 1
+    return tuple(message for group in groups for message in group)
 
 
+_SEEN = Image | File | Audio
 _SHOWN = Text("<system-reminder>\nPart of the instructions:\n</system-reminder>")
 
 
@@ -319,27 +317,27 @@ def _shown_by_users(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if not any(_shows(message) for message in messages):
         return messages
     written: list[Message] = []
-    shown: tuple[Part, ...] = ()
+    shown: list[Part] = []
     for message in messages:
         if shown and message.role == "user":
-            message = msgspec.structs.replace(message, parts=shown + message.parts)  # noqa: PLW2901
-            shown = ()
+            parts = (*shown, *message.parts)
+            message = msgspec.structs.replace(message, parts=parts)  # noqa: PLW2901
+            shown = []
         elif shown and message.role not in ("system", "developer"):
-            written.append(Message("user", shown))
-            shown = ()
+            written.append(Message("user", tuple(shown)))
+            shown = []
         if _shows(message):
-            seen = tuple(part for part in message.parts if isinstance(part, Image | File | Audio))
-            shown += (_SHOWN, *seen)
-            rest = tuple(part for part in message.parts if part not in seen)
+            shown += (_SHOWN, *(part for part in message.parts if isinstance(part, _SEEN)))
+            rest = tuple(part for part in message.parts if not isinstance(part, _SEEN))
             message = msgspec.structs.replace(message, parts=rest)  # noqa: PLW2901
         if message.parts or message.role not in ("system", "developer"):
             written.append(message)
-    return (*written, Message("user", shown)) if shown else tuple(written)
+    return (*written, Message("user", tuple(shown))) if shown else tuple(written)
 
 
 def _shows(message: Message) -> bool:
     return message.role in ("system", "developer") and any(
-        isinstance(part, Image | File | Audio) for part in message.parts
+        isinstance(part, _SEEN) for part in message.parts
     )
 
 

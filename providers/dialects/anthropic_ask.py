@@ -106,7 +106,10 @@ class _Messages:
         if turns and turns[-1]["role"] == "assistant":
             self._begin(turns)
         for turn in turns:
-            turn["content"] = _plain(turn["content"])
+            content: Any = turn["content"]
+            # The results of tools must come before anything else in a turn.
+            content.sort(key=_is_no_result)
+            turn["content"] = _plain(content)
         return system, turns
 
     def _begin(self, turns: list[_Block]) -> None:
@@ -123,9 +126,9 @@ class _Messages:
         Where it does they stay in order: Anthropic refuses thoughts that are moved together.
         """
         blocks = self._blocks(message.parts)
-        thoughts = [block for block in blocks if str(block["type"]).endswith("thinking")]
-        if thoughts and blocks[0] not in thoughts and self._said.by != NAME:
-            blocks = thoughts + [block for block in blocks if block not in thoughts]
+        thoughts = [block for block in blocks if _is_thought(block)]
+        if thoughts and not _is_thought(blocks[0]) and self._said.by != NAME:
+            blocks = thoughts + [block for block in blocks if not _is_thought(block)]
         return blocks
 
     def _blocks(self, parts: Iterable[Part]) -> list[_Block]:
@@ -223,13 +226,17 @@ def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
         return
     if turns and turns[-1]["role"] == role:
         content: Any = turns[-1]["content"]
-        # The results of tools must come before anything else in a turn.
-        place = sum(1 for block in content if block["type"] == "tool_result")
-        results = [block for block in blocks if block["type"] == "tool_result"]
-        content[place:place] = results
-        content += [block for block in blocks if block["type"] != "tool_result"]
+        content += blocks
     else:
         turns.append({"role": role, "content": blocks})
+
+
+def _is_thought(block: _Block) -> bool:
+    return str(block["type"]).endswith("thinking")
+
+
+def _is_no_result(block: _Block) -> bool:
+    return block["type"] != "tool_result"
 
 
 def _trim(content: Any) -> None:

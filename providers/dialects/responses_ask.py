@@ -79,6 +79,8 @@ class _Items:
     def __init__(self, said: Conversation) -> None:
         self.dropped: list[str] = []
         self._said = said
+        parts = (part for message in said.messages for part in message.parts)
+        self._kinds = {part.id: part.kind for part in parts if isinstance(part, ToolCall)}
 
     def items(self) -> list[dict[str, object]]:
         """Return the items of all turns, in order."""
@@ -163,18 +165,13 @@ class _Items:
         }
 
     def _results(self, message: Message) -> Iterator[dict[str, object]]:
-        calls = {
-            call.id: call.kind
-            for other in self._said.messages
-            for call in other.parts
-            if isinstance(call, ToolCall)
-        }
         for result in message.parts:
             if not isinstance(result, ToolResult):
                 self.dropped.append(type(result).__name__.lower())
                 continue
             self._mark(result)
-            kind = "custom_tool_call" if calls.get(result.id) == "custom" else "function_call"
+            custom = self._kinds.get(result.id) == "custom"
+            kind = "custom_tool_call" if custom else "function_call"
             yield {
                 "type": f"{kind}_output",
                 "call_id": tool_id(result.id),
