@@ -14,7 +14,7 @@ from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.gather import gather, nothing_but_life, read_whole
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
-from tollway.providers.dialects.error_words import words_in
+from tollway.providers.dialects.error_words import json_in, words_in
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import (
     UpstreamBroke,
@@ -42,6 +42,8 @@ _WORDS_WITHIN_S = 300.0  # of a refusal, whose status says the most
 _TAIL_S = 0.5
 # A refusal by one target that another may not share.
 _TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 424, 425, 429})
+# Gateway Timeout, and Cloudflare's: its origin took the request and did not answer in time.
+_WAITED_OUT = frozenset({504, 524})
 _DONE = b"[DONE]"
 # Events that fill a silence: Anthropic's, and OpenAI's in Responses.
 _FILLERS = frozenset({b"ping", b"keepalive"})
@@ -123,11 +125,21 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     return Failure(
         error,
         again,
-        "upstream_refused",
+        "upstream_timeout" if _is_waited_out(attempt, status, said) else "upstream_refused",
         hint_s=hint_s(answer.headers, said, time.time()),
         overflow=overflow,
         refused_retry=may_retry(answer.headers) is False,
     )
+
+
+def _is_waited_out(attempt: Attempt, status: int, said: bytes) -> bool:
+    """Whether a proxy before the provider says that it waited for too long.
+
+    The provider has the request, may answer it to nobody, and bills that. Its own refusals are
+    JSON in every dialect, at Google's in a list too.
+    """
+    own = type(json_in(said)) in (dict, list) or attempt.target.local
+    return status in _WAITED_OUT and not own
 
 
 def _refused(

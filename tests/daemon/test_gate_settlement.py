@@ -195,6 +195,32 @@ async def test_silence_before_the_first_byte_times_out() -> None:
         assert row.call.cost_nanousd == row.attempts[0].hold_nanousd
 
 
+@pytest.mark.parametrize(
+    ("status", "page", "billed"),
+    [
+        ("504 Gateway Time-out", b"<html><h1>504 Gateway Time-out</h1></html>", True),
+        ("524 A Timeout Occurred", b"error code: 524", True),
+        ("504 Gateway Timeout", b"", True),
+        ("504 Gateway Timeout", b'{"error":{"message":"Deadline exceeded"}}', False),
+        ("504 Gateway Timeout", b'[{"error":{"code":504,"status":"DEADLINE_EXCEEDED"}}]', False),
+        ("502 Bad Gateway", b"<html><h1>502 Bad Gateway</h1></html>", False),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_proxy_that_waited_for_too_long_is_no_refusal(
+    status: str, page: bytes, billed: bool, stream: bool
+) -> None:
+    """The provider behind it has the request, works on, and bills what nobody hears."""
+    async with gateway([[reads(), says(answer(page, status=status))]]) as gate:
+        reply = await gate.ask(body(stream))
+        row = await gate.row(reply)
+        assert reply.status == int(status[:3])
+        assert row.attempts[0].ending == ("upstream_timeout" if billed else "upstream_refused")
+        assert (row.call.estimated, row.attempts[0].status) == (billed, reply.status)
+        assert row.call.cost_nanousd == (row.attempts[0].hold_nanousd if billed else 0)
+        assert gate.held() == 0
+
+
 async def test_a_stream_that_is_cut_ends_in_an_error_event() -> None:
     """Upstream cut mid-stream: the client's library raises, and what came out is billed."""
     async with gateway([[reads(), says(HEAD + chunk("Hel"))]]) as gate:
