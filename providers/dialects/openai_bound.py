@@ -44,8 +44,11 @@ UNBOUNDED = (
     "context_window_fallbacks",
     "dataSources",
     "data_sources",
+    "enable_enhancement",
     "enable_search",
     "fallbacks",
+    "features",
+    "force_search_enhancement",
     "max_new_tokens",
     "models",
     "n_cmpl",
@@ -53,11 +56,13 @@ UNBOUNDED = (
     "plugins",
     "prediction",
     "preset",
+    "prompt_id",
     "provider",
     "providerOptions",
     "route",
     "safety_model",
     "search_parameters",
+    "tool_ids",
     "venice_parameters",
     "web_search",
     "web_search_options",
@@ -66,10 +71,15 @@ UNBOUNDED = (
 _THOUGHTS = ("enable_thinking", "thinking_budget")
 _DEAR = frozenset({*UNBOUNDED, *_THOUGHTS, "extra_body", "service_tier", "modalities", "tools"})
 # Fields that may stand for more of a prompt than they say: a template of the caller's own, a tensor
-# that repeats itself, what a server kept of an earlier call.
+# that repeats itself, what a server kept of an earlier call, files that it looks into.
 _STANDS_FOR_MORE = frozenset(
-    {"chat_template", "chat_template_kwargs", "prompt_embeds", "session_params"}
+    {
+        *("chat_template", "chat_template_kwargs", "prompt_embeds", "session_params"),
+        *("files", "vector_store_ids"),
+    }
 )
+# How Alibaba's models are told in an instruction which files to read: all of them are input.
+_FILE = "fileid://"
 # What Google reads of `extra_body` that raises no bill past the limit of the answer.
 _THINKING = frozenset({"thinking_config", "thinkingConfig"})
 _PROMPTS = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
@@ -91,6 +101,8 @@ def bound(call: Call) -> Bound:
         tokens += len(key) if key.isascii() else tally.text_bytes(key)
         if key == prompt:
             tokens += _messages(tally, value) if key == "messages" else _texts(tally, value)
+        elif key == "messages" and type(value) is list:  # vLLM embeds these, pictures included
+            tokens += CALL + _messages(tally, value)
         elif key in _UNPRINTED:
             tally.text(value)
         elif type(value) is int or type(value) is bool:
@@ -257,7 +269,10 @@ def _messages(tally: Tally, messages: list[object]) -> int:
         if type(message) is not dict:
             total += tally.printed(message)
             continue
-        result = message.get("role") in ("tool", "function")
+        role = message.get("role")
+        result = role in ("tool", "function")
+        if role == "system" and _FILE in str(message.get("content")):
+            tally.by_window = True
         tally.strings += len(message)
         for key, value in message.items():
             total += len(key) if key.isascii() else tally.text_bytes(key)
@@ -403,7 +418,7 @@ def _thinks_without_end(body: dict[str, Any]) -> list[str]:
 
 def _prints_more(body: dict[str, Any]) -> bool:
     """Whether a template may print more than the request holds."""
-    said = {name for name in _STANDS_FOR_MORE if body.get(name) is not None}
+    said = {name for name in _STANDS_FOR_MORE if body.get(name) not in (None, [])}
     variables = body.get("chat_template_kwargs")
     if type(variables) is dict and "chat_template" not in variables:
         said.discard("chat_template_kwargs")

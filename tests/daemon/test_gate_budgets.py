@@ -176,12 +176,15 @@ async def test_a_budget_for_thinking_in_google_s_extra_body_passes() -> None:
         {"chat_template_kwargs": {"chat_template": "{% for _ in range(99999) %}x{% endfor %}"}},
         {"prompt_embeds": "UEsDBA=="},
         {"session_params": {"id": "long"}},
+        {"files": [{"type": "collection", "id": "all"}]},
+        {"vector_store_ids": ["vs_1"]},
+        {"messages": [{"role": "system", "content": "fileid://file-fe-1,fileid://file-fe-2"}]},
     ],
 )
 async def test_what_stands_for_more_than_it_says_has_no_bound_but_the_window(
     fields: dict[str, object],
 ) -> None:
-    """A template of the caller's own, a tensor that repeats itself, an earlier session."""
+    """A template of the caller's own, a tensor that repeats itself, an earlier session, files."""
     async with gateway([[reads(), says(whole())]]) as gate:
         reply = await gate.ask(body(**fields))
         assert _refusal(reply) == (402, "unbounded"), reply.body

@@ -227,6 +227,11 @@ def test_what_is_elsewhere_has_no_bound(part: dict[str, Any]) -> None:
         ({"max_tokens": 5, "n_predict": -1}, "n_predict"),
         ({"n": 1, "n_cmpl": 50}, "n_cmpl"),
         ({"max_tokens": 5, "enable_thinking": True}, "enable_thinking"),
+        ({"enable_enhancement": True}, "enable_enhancement"),
+        ({"force_search_enhancement": True}, "force_search_enhancement"),
+        ({"features": {"web_search": True}}, "features"),
+        ({"tool_ids": ["search"]}, "tool_ids"),
+        ({"prompt_id": "dear"}, "prompt_id"),
         ({"max_tokens": 5, "thinking_budget": "9"}, "thinking_budget"),
     ],
 )
@@ -235,12 +240,32 @@ def test_a_field_that_can_raise_the_bill_is_named(said: dict[str, Any], field: s
     assert bound(**said).unbounded == (field,)
 
 
+def test_files_that_an_instruction_names_are_bounded_by_the_window_alone() -> None:
+    """Alibaba's long models read what `fileid://` says, and bill all of it; users may say it."""
+    parts = [{"type": "text", "text": "fileid://a"}]
+    for content in ("Read fileid://a", parts):
+        assert bound(messages=[{"role": "system", "content": content}]).by_window
+        assert not bound(messages=[{"role": "user", "content": content}]).by_window
+
+
+def test_a_conversation_to_embed_is_bounded_as_one() -> None:
+    """A vLLM takes `messages` in place of `input`, or beside it; pictures are no text there."""
+    picture = {"type": "image_url", "image_url": {"url": "https://x.example/large.png"}}
+    said = [{"role": "user", "content": [picture]}]
+    found = bound("embeddings", messages=said)
+    assert (found.by_window, found.media) == (True, True)
+    assert found.unbounded == ("messages[].content[].image_url",)
+    words = bound("embeddings", messages=[{"role": "user", "content": "x" * 999}])
+    assert words.input >= 999 + openai_bound.CALL
+    assert not words.by_window
+
+
 def test_harmless_values_of_such_fields_are_not() -> None:
     """The defaults, spelt out; a cheaper tier; tools that the caller runs; `store`."""
     tools = [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {}}]
     for tier in ("auto", "default", "standard", "flex", None):
         assert bound(service_tier=tier).unbounded == ()
-    said = bound(tools=tools, modalities=["text"], models=None, plugins=[], store=True, n=1)
+    said = bound(tools=tools, modalities=["text"], models=None, plugins=[], files=[], store=True)
     assert said.unbounded == ()
     for more in ({"enable_thinking": False}, {"enable_thinking": True, "thinking_budget": 5}):
         assert bound(max_tokens=5, **more).unbounded == ()
