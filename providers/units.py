@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from tollway.providers.canon import Bound, Endpoint, Price, Rate
+from tollway.providers.dialects.openai_quirks import seconds_billed
 from tollway.providers.errors import Untranslatable
 from tollway.providers.price_data import identified
 from tollway.providers.price_service import AUTO, STANDARD
@@ -73,7 +74,9 @@ class NoUnit(NotThere):
     code = "endpoint_not_priced"
 
 
-def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tuple[Price, Bound]:
+def sold(
+    endpoint: Endpoint, price: Price | None, bound: Bound, name: str, quirks: frozenset[str]
+) -> tuple[Price, Bound]:
     """Return the price of one thing that an endpoint sells, and how many a call may come to.
 
     Args:
@@ -81,6 +84,7 @@ def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tu
         price: The target's, None for none.
         bound: Of the request; a recording whose length it does not say is bounded by the price.
         name: The target's, "provider/model".
+        quirks: The words of its provider's row in the catalog.
 
     Raises:
         NoUnit: The price does not say it.
@@ -100,6 +104,9 @@ def sold(endpoint: Endpoint, price: Price | None, bound: Bound, name: str) -> tu
     if unit.multipart and bound.unbounded and price.longest_audio is not None:
         most = int((price.longest_audio * unit.per).to_integral_value(ROUND_CEILING))
         bound = msgspec.structs.replace(bound, searches=most, unbounded=())
+    if unit.multipart:
+        seconds = seconds_billed(quirks, bound.searches)
+        bound = msgspec.structs.replace(bound, searches=seconds)
     return found, bound
 
 

@@ -254,7 +254,8 @@ class Exchange:
         counts = self.call.endpoint == "count_tokens"
         price = FREE if counts else self.gate.price(target, self._at_ms)
         if self.call.endpoint in UNITS:
-            price, bound = sold(self.call.endpoint, price, bound, target.name)
+            quirks = target.kind.quirks
+            price, bound = sold(self.call.endpoint, price, bound, target.name, quirks)
         limits = self.gate.limits.applying(self.caller.who, plan.found.route, target)
         if counts:
             limits = limits.without_tokens()

@@ -57,7 +57,7 @@ class OpenAIChat:
 
     def reader(self, call: Call, quirks: frozenset[str]) -> AnswerReader:
         """Return a fresh reader for one attempt's answer."""
-        return units.Reader(call) if call.endpoint in UNITS else Reader(call, quirks)
+        return units.Reader(call, quirks) if call.endpoint in UNITS else Reader(call, quirks)
 
     def write_error(self, error: GatewayError, call_id: str) -> bytes:
         """Return an error body that OpenAI's client libraries read."""

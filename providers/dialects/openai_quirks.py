@@ -21,6 +21,8 @@ REASONING_WITHIN = "reasoning_within"
 COST_IN_DOLLARS = "reports_cost"
 COST_IN_TICKS = "reports_cost_in_ticks"
 COST_IN_TOTAL = "reports_cost_in_total"
+# A recording of less than ten seconds is billed as ten.
+TEN_SECONDS = "ten_seconds_at_least"
 # What a translated request may hold, beside what all take.
 # Every field of OpenAI's reference: the developer role, plain-text tools, `user`, `metadata`,
 # service tiers, cache keys, sets of allowed tools.
@@ -63,6 +65,7 @@ QUIRKS = frozenset(
         COST_IN_DOLLARS,
         COST_IN_TICKS,
         COST_IN_TOTAL,
+        TEN_SECONDS,
         ALL_OF_OPENAI,
         MORE_SAMPLING,
         CACHE_CONTROL,
@@ -82,6 +85,11 @@ QUIRKS = frozenset(
         WANTS_REASONING,
     }
 )
+
+
+def seconds_billed(quirks: frozenset[str], seconds: int) -> int:
+    """Return how many seconds a recording of so many is billed as."""
+    return max(seconds, 10) if TEN_SECONDS in quirks else seconds
 
 
 def limit_field(quirks: frozenset[str], endpoint: Endpoint) -> str:

@@ -16,6 +16,7 @@ from tollway.providers.dialects.forms import BOUNDARY, Part, form_of
 from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.dialects.openai_bound import Tally, strings
 from tollway.providers.dialects.openai_errors import error_within
+from tollway.providers.dialects.openai_quirks import seconds_billed
 from tollway.providers.errors import RequestInvalid, UpstreamRefused
 from tollway.providers.price_service import STANDARD
 from tollway.providers.sse import Event
@@ -33,8 +34,16 @@ _OTHER_SIZES = frozenset(
     {"width", "height", "aspect_ratio", "resolution", "image_size", "steps", "extra_body"}
 )
 # What the gate reads; Go's JSON reader, behind some servers, minds no case.
+# How many images are asked for, in the words of SiliconFlow, fal and DeepInfra, Novita, Fireworks,
+# and whoever runs a pipeline of Hugging Face's.
+_NUMBERS = ("n", "batch_size", "num_images", "image_num", "samples", "num_images_per_prompt")
+# Seedream makes a series of its own choice: at most so many.
+_SERIES, _LONGEST_SERIES = "sequential_image_generation", 15
 _READ = frozenset(
-    {"model", "stream", "stream_format", "documents", "n", "input", "quality", "size"}
+    {
+        *("model", "stream", "stream_format", "documents", "input", "quality", "size"),
+        *(*_NUMBERS, _SERIES),
+    }
 )
 # Recordings that Groq and Mistral fetch, in place of the file that is here.
 _ELSEWHERE = ("url", "file_url", "file_id")
@@ -134,11 +143,16 @@ def _of_rerank(body: dict[str, Any]) -> int:
 
 
 def _of_images(body: dict[str, Any]) -> int:
-    n = body.get("n", 1)
-    n = 1 if n is None else n
-    if type(n) is not int or not 1 <= n <= _MOST_IMAGES:
-        raise RequestInvalid("`n` must be a whole number of at least 1", param="n")
-    return n
+    most = 1
+    for name in _NUMBERS:
+        n = body.get(name)
+        if n is None:
+            continue
+        if type(n) is not int or not 1 <= n <= _MOST_IMAGES:
+            raise RequestInvalid(f"`{name}` must be a whole number of at least 1", param=name)
+        most = max(most, n)
+    series = body.get(_SERIES) not in (None, "disabled")
+    return most * _LONGEST_SERIES if series else most
 
 
 def _of_speech(body: dict[str, Any]) -> int:
@@ -159,7 +173,7 @@ _COUNTS: Mapping[Endpoint, Callable[[dict[str, Any]], int]] = {
 class Reader:
     """Counts what one attempt's answer came to; see `AnswerReader` for what its fields say."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, quirks: frozenset[str]) -> None:
         self.usage: Usage | None = None
         self.produced = 0
         self.begun = False
@@ -173,6 +187,7 @@ class Reader:
         self.finish_reasons: list[str] = []
         self.alike = None
         self._call = call
+        self._quirks = quirks
 
     def event(self, event: Event) -> bool:
         """Pass an event of a stream that nobody asked for."""
@@ -216,7 +231,8 @@ class Reader:
             case "transcriptions":
                 used = said.get("usage")
                 told = used.get("seconds") if isinstance(used, dict) else None
-                return _whole(told if told is not None else said.get("duration"))
+                heard = _whole(told if told is not None else said.get("duration"))
+                return heard and seconds_billed(self._quirks, heard)
         return bound(self._call).searches
 
 

@@ -99,6 +99,38 @@ async def test_several_are_held_together_and_billed_as_made(both: tuple[Cloud, R
     assert (row.hold_nanousd, row.cost_nanousd) == (3 * LOW, 2 * LOW)
 
 
+@pytest.mark.parametrize(
+    ("more", "number"),
+    [
+        ({"batch_size": 3}, 3),
+        ({"n": 2, "num_images": 3}, 3),
+        ({"n": 1, "samples": None}, 1),
+        ({"sequential_image_generation": "auto"}, 15),
+        ({"sequential_image_generation": "disabled"}, 1),
+    ],
+)
+async def test_as_many_are_held_as_any_server_makes_of_it(
+    both: tuple[Cloud, Running], more: dict[str, Any], number: int
+) -> None:
+    """SiliconFlow, fal and others have their own words for `n`; Seedream chooses how many."""
+    up, daemon = both
+    up.answer = (200, "application/json", PLAIN)
+    reply = await ask(daemon, quality="low", size="1024x1024", **more)
+    assert (await Gateway(daemon, []).row(reply)).call.hold_nanousd == number * LOW
+
+
+@pytest.mark.parametrize("name", ["n", "batch_size", "samples"])
+async def test_a_number_of_images_that_is_none_is_refused(
+    both: tuple[Cloud, Running], name: str
+) -> None:
+    """Some servers read "4" as a number."""
+    up, daemon = both
+    for number in ("4", 4.0, 0, True):
+        reply = await ask(daemon, **{name: number})
+        assert (reply.status, reply.json()["error"]["param"]) == (400, name)
+    assert up.asked == []
+
+
 async def test_no_second_size_hides_in_other_letters(both: tuple[Cloud, Running]) -> None:
     """Go's JSON reader, behind some servers, takes the last of the two."""
     up, daemon = both

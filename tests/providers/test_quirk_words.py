@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from translated import OPENAI
 
-from tollway.providers.canon import Call
+from tollway.providers.canon import Bound, Call
 from tollway.providers.conversation import (
     Conversation,
     Message,
@@ -24,7 +25,9 @@ from tollway.providers.dialects import openai_chat
 from tollway.providers.dialects.dialect import Edits, Facts
 from tollway.providers.dialects.openai_quirks import QUIRKS
 from tollway.providers.price_report import reported
+from tollway.providers.prices import FREE
 from tollway.providers.sse import Event as Sse
+from tollway.providers.units import sold
 
 Quirks = frozenset[str]
 SAID = Conversation(
@@ -53,6 +56,17 @@ CHUNK: dict[str, Any] = {
         "cost_in_usd_ticks": 10_000_000_000,
     },
 }
+
+
+def heard(quirks: Quirks) -> tuple[int, int]:
+    """Return how many seconds three of a recording are held and billed as."""
+    call = Call("transcriptions", "openai_chat", "m", b"")
+    reader = openai_chat.DIALECT.reader(call, quirks)
+    reader.whole(b'{"text":"Hi","duration":2.4}')
+    price = replace(FREE, id="x", source="gateway.toml", units=(("audio_minute", Decimal(1)),))
+    _, bound = sold("transcriptions", price, Bound(0, 0, searches=3), "groq/w", quirks)
+    assert reader.usage
+    return bound.searches, reader.usage.searches
 
 
 def asked(quirks: Quirks) -> dict[str, Any]:
@@ -135,6 +149,7 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         None,
         250_000_000,
     ),
+    "ten_seconds_at_least": (heard, (3, 3), (10, 10)),
     "continues": (lambda quirks: "prefill" in begun(quirks)[1], True, False),
     "continue_final_message": (
         lambda quirks: begun(quirks)[0].get("continue_final_message"),
