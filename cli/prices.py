@@ -22,6 +22,7 @@ from tollway.providers.price_data import FromDay, edges, in_force
 from tollway.providers.price_diff import CLASSES, FEES, Change, changes, summary
 from tollway.providers.price_report import is_believed, states_cost
 from tollway.providers.prices import PriceSource, is_glob
+from tollway.providers.units import unit_words
 
 _MOST_SHOWN = 50
 
@@ -194,6 +195,7 @@ def _price_data(price: Price) -> dict[str, object]:
         "source": price.source,
         **rates,
         **fees,
+        "units": {key: f"{usd.normalize():f}" for key, usd in price.units},
         "gpu_hour": None if (usd := price.gpu_hour_usd) is None else f"{usd.normalize():f}",
         "context_window": price.context_window,
         "discount": f"{price.discount.normalize():f}",
@@ -214,7 +216,8 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
             yield "said for", found.said_for
         if bundled := prices.bundled(found.target):
             yield "instead of", f"{summary(bundled)} ({bundled.source})"
-    if price.free or price.gpu_hour_usd is not None:
+    sells = any(usd for _, usd in price.units)
+    if (price.free and not sells) or price.gpu_hour_usd is not None:
         hour = price.gpu_hour_usd
         yield "costs", f"${hour.normalize():f} for an hour of its work" if hour else "nothing"
         return
@@ -241,6 +244,8 @@ def _fees(price: Price) -> Iterator[tuple[str, str]]:
         yield "each call", f"${price.request_usd.normalize():f}"
     if price.search_usd is not None:
         yield "each search", f"${price.search_usd.normalize():f}"
+    for key, usd in price.units:
+        yield unit_words(key), f"${usd.normalize():f}"
 
 
 def _rates(price: Price) -> Iterator[tuple[str, str]]:
@@ -371,7 +376,7 @@ def _overrides(prices: Prices) -> Iterator[Finding]:
 
 def _as_billed(price: Price) -> tuple[object, ...]:
     """Return the rates and fees that most calls are billed at."""
-    classes = ("input", "output", "cache_read", "cache_write", "request_usd")
+    classes = ("input", "output", "cache_read", "cache_write", "request_usd", "units")
     return tuple(getattr(price, one) for one in classes)
 
 

@@ -61,6 +61,13 @@ def of_image(kind: str) -> str:
     return f"{_IMAGE} {kind}"
 
 
+def unit_words(key: str) -> str:
+    """Return what a key of a price's units is for: "each image", "each image, hd 1024x1024"."""
+    plain, _, kind = key.partition(" ")
+    words = next(unit.words for unit in UNITS.values() if unit.key == plain)
+    return words.removeprefix("dollars for ") + (f", {kind}" if kind else "")
+
+
 class NotThere(Untranslatable):
     """The target has no such endpoint; another one may."""
 

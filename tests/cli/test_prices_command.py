@@ -131,6 +131,21 @@ def test_without_a_file_the_list_has_all_that_the_data_have(home: Home) -> None:
     assert home.tollway("prices", "list", "--config", "no-such.toml").returncode == 2
 
 
+def test_show_tells_what_is_paid_for_otherwise_than_by_tokens(home: Home) -> None:
+    """A model whose tokens are free is not free for that."""
+    units = 'image = 0.12\nimages = { "hd 1024x1024" = 0.08 }\naudio_minute = 0.006\n'
+    more = f'[prices."openai/dall-e-3"]\ninput = 0\noutput = 0\n{units}'
+    home.write(CONFIG + more)
+    shown = home.tollway("prices", "show", "openai/dall-e-3").stdout
+    assert "nothing" not in shown
+    for text in ("each image ", "$0.12", "each image, 1024x1024 hd  $0.08", "each minute"):
+        assert text in shown, shown
+    data = said(home.tollway("prices", "show", "openai/dall-e-3", "--json"))
+    assert data["price"]["units"] == {
+        "image": "0.12", "audio_minute": "0.006", "image 1024x1024 hd": "0.08",
+    }  # fmt: skip
+
+
 def test_show_tells_all_that_is_known_of_a_price(home: Home) -> None:
     """Classes, tiers, service tiers, the override with its line, and what it stands in for."""
     shown = home.tollway("prices", "show", "openai/gpt-4o-mini").stdout
