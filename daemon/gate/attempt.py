@@ -247,8 +247,9 @@ class Attempt:
         """Return an upper bound of the usage and of its cost, marked estimated.
 
         The visible output bounds it only where the model has no hidden one and the answer came
-        as a stream; else only the hold does. A token is at least one byte of text. An answer that
-        was ended at the cap has passed its hold: what came bounds it, reported or visible.
+        as a stream, to its end or from a provider that stops with its reader; else only the hold
+        does. A token is at least one byte of text. An answer that was ended at the cap has passed
+        its hold: what came bounds it, reported or visible.
         """
         tokens = self.worst.output_tokens
         if ending == "at_cap" and self.price:
@@ -258,7 +259,10 @@ class Attempt:
             tokens = max(tokens, self.reader.produced)
             usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
             return usage, self.worst.cost(tokens, self.price)
-        if self.reader.begun and not self.unseen and self.target.kind.shows_all(self.target.model):
+        kind, reader = self.target.kind, self.reader
+        by_itself = ending == "answered" or reader.ended or reader.failed is not None
+        stopped = by_itself or not kind.runs_on
+        if stopped and reader.begun and not self.unseen and kind.shows_all(self.target.model):
             tokens = min(tokens, self.reader.produced + _FRAME_TOKENS * self.worst.choices)
         usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
         if self.price is None:
