@@ -62,7 +62,7 @@ def test_every_key_of_a_price_is_read() -> None:
         ),
         (
             'image = 1\nimages = { low = "x" }',
-            'gateway.toml:7: prices."box/m".images.low: expected a number of dollars',
+            'gateway.toml:7: prices."box/m".images.low: expected a number',
         ),
         ('[prices."*"]\ninput = 1\noutput = 1', 'gateway.toml:6: prices."*": expected a target'),
         ('[prices."box/x"]\ninput = 1', 'gateway.toml:6: prices."box/x": output is missing'),
