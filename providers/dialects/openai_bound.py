@@ -271,7 +271,7 @@ def _messages(tally: Tally, messages: list[object]) -> int:
             continue
         role = message.get("role")
         result = role in ("tool", "function")
-        if role == "system" and _FILE in str(message.get("content")):
+        if role == "system" and _names_files(message.get("content")):
             tally.by_window = True
         tally.strings += len(message)
         for key, value in message.items():
@@ -288,6 +288,12 @@ def _messages(tally: Tally, messages: list[object]) -> int:
         if message.get("audio") is not None:  # an earlier spoken answer, by its id
             tally.by_window = True
     return total
+
+
+def _names_files(content: object) -> bool:
+    parts = content if type(content) is list else [{"text": content}]
+    texts = (part.get("text") for part in parts if type(part) is dict)
+    return any(type(text) is str and _FILE in text for text in texts)
 
 
 def _content(tally: Tally, content: object, *, result: bool) -> int:
