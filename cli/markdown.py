@@ -3,8 +3,8 @@
 import re
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -65,12 +65,14 @@ class Drawing:
     it grows, as much of it as the terminal has lines.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._text = ""
-        self._drawn_at = 0.0
+    def __init__(self) -> None:
+        self._text = self._drawn = ""
         self._console: Console | None = None
         self._live: Live | None = None
+        self._turn = threading.Lock()  # who draws
+        self._over = threading.Event()
+        # What came last is drawn though nothing comes behind it, as where a model thinks.
+        self._painter = threading.Thread(target=self._paint, name="painter", daemon=True)
 
     def __enter__(self) -> Self:
         # Imported for terminals alone: 0.2 s.
@@ -86,7 +88,9 @@ class Drawing:
             redirect_stderr=False,
             redirect_stdout=False,
         )
-        self._live.start()
+        with _undisturbed():  # nor may the painter take a Ctrl-C that is to wait
+            self._live.start()
+            self._painter.start()
         return self
 
     def __exit__(
@@ -96,6 +100,8 @@ class Drawing:
         trace: TracebackType | None,
     ) -> None:
         with _undisturbed():
+            self._over.set()
+            self._painter.join()
             if self._live:
                 self._live.update("")
                 self._live.stop()
@@ -105,19 +111,23 @@ class Drawing:
 
     def write(self, piece: str) -> None:
         """Take what came next."""
-        with _undisturbed():
+        with _undisturbed(), self._turn:
             self._text += _CONTROL.sub(lambda found: printable(found[0]), piece)
             if whole := split(self._text):
                 ended, self._text = self._text[:whole], self._text[whole:]
                 self._grow("")
                 self._print(ended)
-            elif self._now() - self._drawn_at >= _EVERY_S:
-                self._grow(self._text)
+
+    def _paint(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            with self._turn:
+                if self._text != self._drawn:
+                    self._grow(self._text)
 
     def _grow(self, text: str) -> None:
         if self._live:
             self._live.update(_rendered(text) if text.strip() else "", refresh=True)
-            self._drawn_at = self._now()
+            self._drawn = text
 
     def _print(self, text: str) -> None:
         if self._console:

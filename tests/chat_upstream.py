@@ -41,7 +41,7 @@ class ChatUpstream:
 
     Questions with a meaning: "break" ends the stream early, "fail" sends an error event, "refuse"
     is answered 400, "long" stops at the limit, "wait" says one word and then nothing until the
-    client has left (`left` is set then).
+    client has left (`left` is set then); "burst" says all three at once first.
     """
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class ChatUpstream:
                 self.send_header("connection", "close")
                 self.end_headers()
                 self.close_connection = True
-                for word in ("You ", "said: ", question):
+                for number, word in enumerate(("You ", "said: ", question)):
                     self.event({"choices": [{"index": 0, "delta": {"content": word}}]})
-                    if question == "wait":
+                    if (question, number) in {("wait", 0), ("burst", 2)}:
                         # The gateway hangs up when its client has; nothing else comes from it.
                         self.rfile.read(1)
                         upstream.left.set()

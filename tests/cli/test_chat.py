@@ -405,6 +405,17 @@ def test_an_answer_that_is_stopped_stands_there_once(chatting: Chatting) -> None
         assert not seen.is_raw()
 
 
+def test_what_came_last_is_drawn_though_nothing_follows(chatting: Chatting) -> None:
+    """A model that falls silent in the middle of a line has said all of it so far."""
+    command = [sys.executable, "-c", OWN_TERMINAL, "chat", "fast", "burst"]
+    env = {**chatting.home.env, "NO_COLOR": ""}
+    with terminal(command, chatting.home.path, env, columns=60, rows=12) as seen:
+        seen.until(lambda text: "You said: burst" in text)
+        seen.press("\x03")
+        assert seen.ends() == 130
+        assert seen.text.count("You said: burst") == 1
+
+
 def test_several_lines_are_one_question(chatting: Chatting) -> None:
     """By a backslash, between fences, or pasted whole; commands that begin anew are obeyed."""
     at = Terminal(chatting.home, "fast", "--plain")
