@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aiohttp import StreamReader, hdrs, web
-from aiohttp.http import HttpVersion11
+from aiohttp.http import HttpVersion, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from multidict import MultiMapping
 
@@ -57,6 +57,7 @@ class Direct:
         self._connection = connection
         self._message = message
         self._payload = payload
+        self.version: HttpVersion = message.version
         self._new = message.version >= HttpVersion11
         self._chunked = False
         self._held = 0  # bytes of the body, which counts in the room for all

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 from multidict import MultiMapping
 
@@ -77,6 +77,11 @@ class Asked(Protocol):
     @property
     def path(self) -> str:
         """Its path, without the query."""
+        ...
+
+    @property
+    def version(self) -> HttpVersion:
+        """The HTTP that it is in."""
         ...
 
     @property
@@ -264,7 +269,7 @@ class Guard:
         """Return if the request may go on.
 
         Raises:
-            RequestInvalid: It names no host.
+            RequestInvalid: It names no host, or two readers could find its end in two places.
             Forbidden: A foreign Host (DNS rebinding), or a page of a foreign origin.
             ContentTypeRefused: A body that a page can post without asking first.
         """
@@ -272,6 +277,8 @@ class Guard:
         host = headers.get(hdrs.HOST)
         if not host:
             raise RequestInvalid("The request has no `Host` header")
+        if hdrs.TRANSFER_ENCODING in headers:
+            _check_length(headers, request.version)
         if config is not self._config:
             self._learn(config)
         if host not in self._welcome:
@@ -338,6 +345,15 @@ def _is_ours(name: str, request: Asked) -> bool:
         return bool(met and ip_address(met[0].partition("%")[0]) == address)
     except ValueError:
         return False
+
+
+def _check_length(headers: MultiMapping[str], version: HttpVersion) -> None:
+    """Refuse what aiohttp takes: a length beside an empty coding, and chunks in HTTP/1.0.
+
+    RFC 9112, 6.1: a proxy that goes by the length, or knows no chunks, would see another request.
+    """
+    if hdrs.CONTENT_LENGTH in headers or version < HttpVersion11:
+        raise RequestInvalid("The request's length is told in two ways")
 
 
 def _check_origin(request: Asked, host: str, welcome: tuple[str, ...]) -> None:

@@ -26,6 +26,11 @@ REFUSED = {
     "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}",
     "two equal lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
     "a list of lengths": HEAD + b"Content-Length: 2, 2\r\n\r\n{}",
+    "a length and an empty coding": HEAD + b"Transfer-Encoding:\r\nContent-Length: 2\r\n\r\n{}",
+    "chunks in HTTP/1.0": HEAD.replace(b"/1.1", b"/1.0")
+    + b"Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "chunks in HTTP/1.0 elsewhere": b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n"
+    b"Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "a negative length": HEAD + b"Content-Length: -2\r\n\r\n{}",
     "a signed length": HEAD + b"Content-Length: +2\r\n\r\n{}",
     "a hexadecimal length": HEAD + b"Content-Length: 0x2\r\n\r\n{}",
