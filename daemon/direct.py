@@ -53,14 +53,19 @@ class Direct:
         self.status = 0  # of the answer, once it has begun
         self.full = connection.writing_paused  # the client reads more slowly than it is written to
         self.drained: Callable[[], None] | None = None  # called when `full` has ended
-        self.keep_alive = not message.should_close and not message.upgrade
         self._connection = connection
         self._message = message
+        self.keep_alive = self._reusable()
         self._payload = payload
         self.version: HttpVersion = message.version
         self._new = message.version >= HttpVersion11
         self._chunked = False
         self._held = 0  # bytes of the body, which counts in the room for all
+        self._expected = self.headers.get(hdrs.EXPECT)
+        if self._expected and not payload.is_eof():
+            # Who hears no before it has sent its body may never send it: what came next would be
+            # taken for that.
+            self.keep_alive = False
 
     @property
     def query(self) -> MultiMapping[str] | None:
@@ -69,15 +74,19 @@ class Direct:
 
     async def read(self) -> bytes:
         """Return the whole body; limits and errors are those of `body.read`."""
-        if expected := self.headers.get(hdrs.EXPECT):
-            if expected.lower() != "100-continue":
+        if self._expected:
+            if self._expected.lower() != "100-continue":
                 refused = GatewayError("The request expects what the gateway does not do")
                 refused.status, refused.code = 417, "expectation_failed"
                 raise refused
             refuse_unread(self.app, self.headers)  # who asks first need not send it
             if self._new and not self._payload.is_eof():
                 self._connection.send(_CONTINUE)
+            self.keep_alive = self._reusable()
         return await read(self.app, self.headers, self._payload, self._take)
+
+    def _reusable(self) -> bool:
+        return not self._message.should_close and not self._message.upgrade
 
     def _take(self, size: int) -> None:
         self.daemon.room.take(size)

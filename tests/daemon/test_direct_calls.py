@@ -124,3 +124,27 @@ async def test_a_client_that_leaves_early_is_logged_as_one_that_left() -> None:
 
         await until(told)
         never.set()
+
+
+async def test_who_is_refused_before_it_sent_its_body_is_told_that_the_connection_ends() -> None:
+    """It may never send that, and what it sent instead, another call, was read as the body."""
+    data = body()
+    cases = {
+        401: _request(data, "Expect: 100-continue").replace(KEY.encode(), b"tw-unknown"),
+        413: _request(data, "Expect: 100-continue").replace(b"Length: ", b"Length: 99999999"),
+        415: _request(data, "Expect: 100-continue", "Content-Encoding: br"),
+    }
+    async with gateway([[reads(), says(whole())]]) as gate:
+        for status, said in cases.items():
+            client = await gate.daemon.connect()
+            await client.send(said.removesuffix(data))
+            answer = await client.answer()
+            client.close()
+            assert (answer.status, answer.headers["connection"]) == (status, "close")
+        client = await gate.daemon.connect()
+        await client.send(_request(b"{}", "Expect: 100-continue").removesuffix(b"{}"))
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(b"{}")
+        answer = await client.answer()
+        client.close()
+        assert (answer.status, answer.headers.get("connection")) == (400, None)
