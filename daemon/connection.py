@@ -10,7 +10,6 @@ import heapq
 import logging
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from tollway.daemon.direct import Direct, Serve
 from tollway.daemon.heads import Behind
 from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
+from tollway.daemon.parting import Parting, too_many
 from tollway.daemon.state import CALLS, DAEMON, OWNER
 from tollway.daemon.tasks import Tasks
 from tollway.daemon.turns import Turns, line_of
@@ -52,7 +52,7 @@ class EdgeLimits(msgspec.Struct, frozen=True):
 
     `head_s` from a connection's start, or a head's first byte, to the end of the head; `idle_s`
     between two requests; `body_idle_s` between two pieces of a body; `unread_s` without reading
-    any of the answer that waits for it; `linger_s` to go on sending a body that was refused.
+    any of the answer that waits for it; `linger_s` to go on sending what was refused.
     `connections` is what the system's limit on open files allows. A connection that has been idle
     for `spare_s` is closed where another needs its place. A daemon that makes way for another
     lets a client alone that has said nothing for `still_s`, or for `new_s` since it connected: a
@@ -81,6 +81,7 @@ class Connections:
         self._owners = 0
         self._none_spare_until: dict[str | None, float] = {}  # emptied by each sweep
         self._clients: dict[str, int] = {}
+        self.parting = Parting()
         self.turns = Turns(asyncio.get_running_loop())
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 
@@ -93,20 +94,20 @@ class Connections:
         """Take a connection in, or return the answer that refuses it."""
         if one.owner:
             if self._owners >= _MOST_OWNERS:
-                return _too_many("The admin socket has too many connections", 503)
+                return too_many("The admin socket has too many connections", 503)
             self._owners += 1
             self.open.add(one)
             return None
         most = min(server.max_connections, self.limits.connections)
         if self.public >= most and not self._make_room(max(1, most // _PART)):
             self.refused += 1
-            return _too_many(f"The gateway has its {counted(most, 'connection')}", 503)
+            return too_many(f"The gateway has its {counted(most, 'connection')}", 503)
         # A proxy is one client that stands for all.
         if one.client and not server.behind_proxy:
             most = server.max_connections_per_client
             if self._clients.get(one.client, 0) >= most and not self._make_room(1, one.client):
                 self.refused += 1
-                return _too_many(
+                return too_many(
                     f"Your address has {counted(most, 'connection')} to the gateway", 429
                 )
         self._clients[one.client] = self._clients.get(one.client, 0) + 1
@@ -115,6 +116,7 @@ class Connections:
 
     def leave(self, one: "Connection") -> None:
         """Forget a connection; one that was never taken in, or has left, is none."""
+        self.parting.forget(one)
         if one not in self.open:
             return
         self.open.discard(one)
@@ -159,8 +161,9 @@ class Connections:
         return partial(Connection, self, app, server)
 
     def close(self) -> None:
-        """End the sweep."""
+        """End the sweep, and the connections that were refused."""
         self._sweeper.cancel()
+        self.parting.end()
 
     async def _sweep(self) -> None:
         while True:
@@ -169,6 +172,7 @@ class Connections:
             self._none_spare_until.clear()
             for connection in tuple(self.open):
                 connection.judge(now)
+            self.parting.end(now)
 
 
 class Connection(web.RequestHandler):
@@ -224,8 +228,7 @@ class Connection(web.RequestHandler):
         refusal = self._all.admit(self, self.daemon.config.server)
         if refusal is not None:
             self._refused = True
-            transport.write(refusal)
-            transport.close()
+            self._all.parting.refuse(self, transport, refusal, self._all.limits.linger_s)
             return
         self._head_since = self._idle_since = self._loop.time()
         transport.set_write_buffer_limits(_UNREAD)
@@ -456,18 +459,6 @@ def _client(peer: object) -> str:
             whole = IPv6Address(address)
             return str(whole.ipv4_mapped or IPv6Network((int(whole) >> 64 << 64, 64)))
     return address
-
-
-def _too_many(why: str, status: int) -> bytes:
-    """Return the whole answer to a connection that is not taken in."""
-    error = GatewayError(why, hint="Close those that you do not use, and try again later")
-    error.status, error.code = status, "too_many_connections"
-    body = openai_chat.DIALECT.write_error(error, new_id())
-    return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nRetry-After: 1\r\n"
-        "Content-Type: application/json\r\nServer: tollway\r\n"
-        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
 
 
 def _request(

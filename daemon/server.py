@@ -177,6 +177,7 @@ class Server:
         connections = self.connections = self.daemon.connections = Connections(
             self._limits, self._tasks
         )
+        self._stack.callback(connections.close)
         control = Control(self.reloader, self, self._how.by)
         for owner in (False, True):
             app = application.build(self.daemon, self.output, self._limits, owner=owner)

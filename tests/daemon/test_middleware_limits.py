@@ -212,6 +212,34 @@ async def test_one_connection_too_many_is_told_so_and_the_others_go_on() -> None
             client.close()
 
 
+async def test_a_client_that_has_sent_its_request_can_read_why_it_is_refused() -> None:
+    """Closed while that lay unread, the connection was reset, and the refusal lost with it."""
+    async with running(limits=EdgeLimits(connections=1, spare_s=3600, linger_s=3600)) as daemon:
+        held = await daemon.connect()
+        await _healthy(held)
+        for _ in range(5):
+            sock = socket.create_connection(("127.0.0.1", daemon.port))
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            sock.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=sock)
+            assert (await reader.read()).startswith(b"HTTP/1.1 503")
+            writer.close()
+        await until(lambda: daemon.server.connections.parting.staying == 0)
+
+
+async def test_who_is_refused_and_stays_is_hung_up_on() -> None:
+    """For a while, and only so many: the others are closed at once."""
+    limits = EdgeLimits(connections=1, spare_s=3600, linger_s=0, sweep_s=0.01)
+    async with running(limits=limits) as daemon:
+        held = await daemon.connect()
+        await _healthy(held)
+        for _ in range(100):
+            await daemon.connect()
+        await until(lambda: daemon.server.connections.refused == 100)
+        await until(lambda: daemon.server.connections.parting.staying == 0)
+        await _healthy(held)
+
+
 async def test_connections_that_idle_make_room_for_those_that_ask() -> None:
     """Who holds connections and says nothing keeps nobody out: the oldest is closed first."""
     async with running(
