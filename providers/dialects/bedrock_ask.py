@@ -39,6 +39,14 @@ tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
 tool_id = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
 
 _CACHES = re.compile(r"(?:.*\.)?(?:anthropic\.claude|amazon\.nova)")
+# "extraneous key [cachePoint] is not permitted" is what Nova answers to a mark behind a tool
+# (LibreChat-AI/agents#253) or within a turn with a call or a result (zeroclaw-labs/zeroclaw#8943).
+_OF_TOOLS = frozenset({"toolUse", "toolResult"})
+# "Conversation blocks and tool result blocks cannot be provided in the same turn" is what these
+# answer (strands-agents/harness-sdk#1223, browser-use/browser-use#710), and so of calls.
+_APART = re.compile(r"(?:.*[./])?(?:meta|mistral|cohere|ai21)\.")
+# Those that keep what is marked for five minutes alone (user guide, "Prompt caching").
+_FIVE_MINUTES = re.compile(r"claude-(?:3|(?:sonnet|opus)-4(?:$|-1(?:-|$)|-20))")
 _PICTURES = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "gif": "gif", "webp": "webp"}
 _DOCUMENTS = {
     "application/pdf": "pdf",
@@ -70,7 +78,8 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     body: dict[str, object] = {"messages": turns}
     if system:
         body["system"] = system
-    body.update(options(said, facts, writer.dropped, tool_name, caches=writer.caches))
+    point = writer.cache_point if writer.marks_tools else None
+    body.update(options(said, facts, writer.dropped, tool_name, point=point))
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
 
 
@@ -79,9 +88,11 @@ class _Turns:
 
     def __init__(self, said: Conversation, facts: Facts) -> None:
         self.dropped: list[str] = []
-        self.caches = bool(_CACHES.match(facts.model))
+        self.marks_tools = self._claude = bool(claude(facts.model))
+        self._caches = bool(_CACHES.match(facts.model))
+        self._hour = self._claude and not _FIVE_MINUTES.match(claude(facts.model))
+        self._apart = bool(_APART.match(facts.model))
         self._said = said
-        self._claude = bool(claude(facts.model))
         self._goes_on = goes_on(claude(facts.model))
         self._names: set[str] = set()  # of documents, of which no two may be the same
 
@@ -112,6 +123,10 @@ class _Turns:
         if turns and turns[-1]["role"] == "assistant" and not self._goes_on:
             self.dropped.append("prefill")
             turns.append({"role": "user", "content": [{"text": CONTINUE}]})
+        if self._apart:
+            turns = [one for turn in turns for one in _apart(turn)]
+        if not self.marks_tools:
+            turns = [self._unmarked(turn) for turn in turns]
         return system, turns
 
     def _blocks(self, parts: Iterable[Part]) -> list[_Block]:
@@ -130,10 +145,28 @@ class _Turns:
         lifetime = getattr(part, "cache", None)
         if lifetime is None:
             return
-        if self.caches:
-            yield {"cachePoint": cache_point(lifetime)}
+        if self._caches:
+            yield self.cache_point(lifetime)
         else:
             self.dropped.append("cache_control")
+
+    def cache_point(self, lifetime: str) -> _Block:
+        """Return what marks the end of what is to be cached."""
+        if lifetime == "1h" and self._hour:
+            return {"cachePoint": {"type": "default", "ttl": "1h"}}
+        if lifetime == "1h":
+            self.dropped.append("cache_control.ttl")
+        return {"cachePoint": {"type": "default"}}
+
+    def _unmarked(self, turn: _Block) -> _Block:
+        """Return a turn without marks where a tool is called or has answered."""
+        content = turn["content"]
+        blocks = content if isinstance(content, list) else []
+        kept = [block for block in blocks if "cachePoint" not in block]
+        if len(kept) == len(blocks) or all(_OF_TOOLS.isdisjoint(block) for block in kept):
+            return turn
+        self.dropped.append("cache_control")
+        return {**turn, "content": kept}
 
     def _block(self, part: Part) -> Iterator[_Block]:
         match part:
@@ -236,9 +269,22 @@ class _Turns:
         self.dropped.append(kind)
 
 
-def cache_point(lifetime: str) -> _Block:
-    """Return what marks the end of what is to be cached."""
-    return {"type": "default", **({"ttl": "1h"} if lifetime == "1h" else {})}
+def _apart(turn: _Block) -> Iterator[_Block]:
+    """Yield a turn in which tools stand apart from words, and what the other side says between."""
+    content = turn["content"]
+    blocks = content if isinstance(content, list) else []
+    tools = [block for block in blocks if not _OF_TOOLS.isdisjoint(block)]
+    words = [block for block in blocks if _OF_TOOLS.isdisjoint(block)]
+    if not tools or not words:
+        yield turn
+    elif turn["role"] == "user":
+        yield {**turn, "content": tools}
+        yield {"role": "assistant", "content": [{"text": "OK."}]}
+        yield {**turn, "content": words}
+    else:
+        yield {**turn, "content": words}
+        yield {"role": "user", "content": [{"text": CONTINUE}]}
+        yield {**turn, "content": tools}
 
 
 def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:

@@ -15,6 +15,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects import anthropic_options as anthropic
 from tollway.providers.dialects.dialect import Facts
+from tollway.providers.dialects.schema_refs import inlined
 from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
@@ -27,6 +28,9 @@ _NO_TOOL = {
 }
 # Where Claude says which sequence stopped it, if that is asked for (API reference of Converse).
 SEQUENCE = "/stop_sequence"
+# "This model doesn't support the stopSequences field" (crewAIInc/crewAI#3317,
+# langgenius/dify-official-plugins#1767, langchain-ai/langchain-aws#664).
+_NO_STOPS = re.compile(r"(?:.*[./])?(?:openai\.gpt-oss|qwen\.|deepseek\.v3)")
 _MOST_STOPS = 4  # of most models; Claude takes many
 _CLAUDE = re.compile(r"(?:.*[./])?anthropic\.(claude-.*?)(?:-v\d+)?(?::\d+)*$")
 _NOVA = re.compile(r"(?:.*[./])?amazon\.nova-")
@@ -51,7 +55,7 @@ def options(
     dropped: list[str],
     tool_name: Callable[[str], str],
     *,
-    caches: bool,
+    point: Callable[[str], dict[str, object]] | None,
 ) -> dict[str, object]:
     """Return the fields beside the messages; what the target cannot say goes to `dropped`.
 
@@ -68,7 +72,7 @@ def options(
     if limit is None and own:
         limit = facts.default_output  # its budget for thoughts must be below it
     config: dict[str, object] = {} if limit is None else {"maxTokens": limit}
-    config.update(_stops(said, own, dropped))
+    config.update(_stops(said, facts.model, dropped))
     more = dict(_claudes(said, facts, limit or 0, own, dropped) if own else ())
     if not own:
         more = dict(_others(said, facts, dropped))
@@ -86,14 +90,14 @@ def options(
         body["outputConfig"] = shape
     if more:
         body["additionalModelRequestFields"] = more
-    body.update(_tools(said, dropped, tool_name, caches=caches))
+    body.update(_tools(said, dropped, tool_name, point, plain=bool(_NOVA.match(facts.model))))
     body.update(_labels(said, dropped))
     return body
 
 
-def _stops(said: Conversation, own: str, dropped: list[str]) -> _Fields:
-    stops = [stop for stop in said.stop if stop.strip()]
-    most = len(stops) if own else _MOST_STOPS
+def _stops(said: Conversation, model: str, dropped: list[str]) -> _Fields:
+    stops = [stop for stop in said.stop if stop.strip() and not _NO_STOPS.match(model)]
+    most = len(stops) if claude(model) else _MOST_STOPS
     if stops:
         yield "stopSequences", stops[:most]
     if len(stops) < len(said.stop) or len(stops) > most:
@@ -156,7 +160,12 @@ def _shape(said: Conversation) -> _Fields:
 
 
 def _tools(
-    said: Conversation, dropped: list[str], tool_name: Callable[[str], str], *, caches: bool
+    said: Conversation,
+    dropped: list[str],
+    tool_name: Callable[[str], str],
+    point: Callable[[str], dict[str, object]] | None,
+    *,
+    plain: bool,
 ) -> _Fields:
     choice = said.tool_choice
     if choice is not None and choice.hosted:
@@ -178,10 +187,9 @@ def _tools(
             )
         if allowed and tool.name not in allowed and choice and choice.mode != "tool":
             continue
-        tools.append({"toolSpec": _tool(tool, dropped, tool_name)})
-        if tool.cache is not None and caches:
-            ttl = {"ttl": "1h"} if tool.cache == "1h" else {}
-            tools.append({"cachePoint": {"type": "default", **ttl}})
+        tools.append({"toolSpec": _tool(tool, dropped, tool_name, plain=plain)})
+        if tool.cache is not None and point is not None:
+            tools.append(point(tool.cache))
         elif tool.cache is not None:
             dropped.append("cache_control")
     if not tools:
@@ -200,7 +208,9 @@ def _choice(choice: ToolChoice, tool_name: Callable[[str], str]) -> dict[str, ob
     return {choice.mode: {}}
 
 
-def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> dict[str, object]:
+def _tool(
+    tool: Tool, dropped: list[str], tool_name: Callable[[str], str], *, plain: bool
+) -> dict[str, object]:
     dropped += [f"tools.{name}" for name, _ in tool.extras]
     written: dict[str, object] = {"name": tool_name(tool.name)}
     if tool.description:
@@ -208,6 +218,9 @@ def _tool(tool: Tool, dropped: list[str], tool_name: Callable[[str], str]) -> di
     if has_format(tool):
         dropped.append("tools.format")
     schema = PLAIN_TEXT if tool.kind == "custom" else of_object(tool.schema) or _NO_ARGUMENTS
+    if plain:  # "extraneous key [$defs] is not permitted" (lastmile-ai/mcp-agent#126)
+        schema, says_less = inlined(schema)
+        dropped += ["tools.parameters.$ref"] if says_less else []
     written["inputSchema"] = {"json": msgspec.Raw(schema)}
     if tool.strict and tool.kind != "custom":
         written["strict"] = True

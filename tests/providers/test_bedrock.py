@@ -155,6 +155,131 @@ def test_cache_points_stand_behind_what_is_to_be_cached() -> None:
     assert dropped(asked, "meta.llama3-1-8b-instruct-v1:0") == ("cache_control",)
 
 
+def test_nova_takes_no_cache_mark_behind_a_tool_or_in_its_turns() -> None:
+    """It answers 400 to the whole call; elsewhere it takes them, for five minutes."""
+    turns = (
+        Message("system", (Text("Be brief.", cache="1h"),)),
+        Message("user", (Text("Hi", cache="5m"),)),
+        Message("assistant", (ToolCall("1", "ls", "{}"),)),
+        Message("tool", (ToolResult("1", (Text("a"),), cache="5m"),)),
+        Message("user", (Text("And?", cache="5m"),)),
+    )
+    asked = said(*turns, tools=(Tool("ls", cache="5m"),))
+    written = body(asked, NOVA)
+    point = {"cachePoint": {"type": "default"}}
+    assert written["system"] == [{"text": "Be brief."}, point]
+    assert written["messages"][0]["content"] == [{"text": "Hi"}, point]
+    assert point not in written["messages"][2]["content"]
+    assert point not in written["toolConfig"]["tools"]
+    assert dropped(asked, NOVA) == ("cache_control.ttl", "cache_control")
+    assert dropped(asked, SONNET) == ()
+    assert point in body(asked)["toolConfig"]["tools"]
+    assert body(asked)["messages"][2]["content"].count(point) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "hour"),
+    [
+        ("anthropic.claude-3-7-sonnet-20250219-v1:0", False),
+        ("us.anthropic.claude-sonnet-4-20250514-v1:0", False),
+        ("us.anthropic.claude-opus-4-1-20250805-v1:0", False),
+        ("us.anthropic.claude-opus-4-5-20251101-v1:0", True),
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", True),
+        ("global.anthropic.claude-opus-5", True),
+    ],
+)
+def test_an_hour_is_asked_of_those_that_keep_it(model: str, hour: bool) -> None:
+    """The others keep what is marked for five minutes, which is named."""
+    asked = said(Message("user", (Text("Hi", cache="1h"),)))
+    (_, point) = body(asked, model)["messages"][0]["content"]
+    assert ("ttl" in point["cachePoint"]) is hour
+    assert dropped(asked, model) == (() if hour else ("cache_control.ttl",))
+
+
+@pytest.mark.parametrize(
+    ("model", "takes"),
+    [
+        ("openai.gpt-oss-120b-1:0", False),
+        ("qwen.qwen3-235b-a22b-2507-v1:0", False),
+        ("deepseek.v3-v1:0", False),
+        ("us.deepseek.r1-v1:0", True),
+        (NOVA, True),
+    ],
+)
+def test_stop_sequences_are_named_where_a_model_refuses_them(model: str, takes: bool) -> None:
+    """It answers 400 to the whole call."""
+    asked = said(stop=("END",))
+    assert ("stopSequences" in body(asked, model).get("inferenceConfig", {})) is takes
+    assert dropped(asked, model) == (() if takes else ("stop",))
+
+
+@pytest.mark.parametrize("model", ["us.meta.llama4-maverick-17b-instruct-v1:0", NOVA, SONNET])
+def test_tools_and_words_stand_apart_where_a_model_demands_it(model: str) -> None:
+    """Llama, Mistral and others refuse a turn with both; whoever takes it gets it as it was."""
+    turns = (
+        HI,
+        Message("assistant", (Text("Let me see."), ToolCall("1", "ls", "{}"))),
+        Message("tool", (ToolResult("1", (Text("a"),)),)),
+        Message("user", (Text("And?"),)),
+    )
+    written = body(said(*turns, tools=(Tool("ls"),)), model)["messages"]
+    kinds = [(turn["role"], [next(iter(block)) for block in turn["content"]]) for turn in written]
+    if "llama" not in model:
+        assert [kind for _, kind in kinds] == [
+            ["text"],
+            ["text", "toolUse"],
+            ["toolResult", "text"],
+        ]
+        return
+    assert kinds == [
+        ("user", ["text"]),
+        ("assistant", ["text"]),
+        ("user", ["text"]),
+        ("assistant", ["toolUse"]),
+        ("user", ["toolResult"]),
+        ("assistant", ["text"]),
+        ("user", ["text"]),
+    ]
+
+
+def test_nova_is_given_schemas_without_references() -> None:
+    """It refuses `$defs`; what holds itself says less there, which is named."""
+    place = {"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}}}
+    schema = {
+        "type": "object",
+        "properties": {
+            "home": {"$ref": "#/$defs/Place", "description": "Where"},
+            "away": {"type": "array", "items": {"$ref": "#/definitions/Tree"}},
+        },
+        "$defs": {"Place": place, "City": {"type": "string"}},
+        "definitions": {
+            "Tree": {"type": "object", "properties": {"of": {"$ref": "#/definitions/Tree"}}}
+        },
+    }
+    asked = said(tools=(Tool("f", schema=msgspec.json.encode(schema)),))
+    (tool,) = body(asked, NOVA)["toolConfig"]["tools"]
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "description": "Where"}
+    tree = {"type": "object", "properties": {"of": {}}}
+    assert tool["toolSpec"]["inputSchema"]["json"] == {
+        "type": "object",
+        "properties": {"home": city, "away": {"type": "array", "items": tree}},
+    }
+    assert dropped(asked, NOVA) == ("tools.parameters.$ref",)
+    (tool,) = body(asked)["toolConfig"]["tools"]
+    assert tool["toolSpec"]["inputSchema"]["json"] == schema
+
+
+def test_a_schema_that_multiplies_without_references_is_refused() -> None:
+    """Ten lines that refer to each other may stand for more than any memory holds."""
+    lots = {str(n): {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}] * 10} for n in range(12)}
+    deep = {str(n): {"items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(2000)}
+    for defs in (lots, deep):
+        schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/0"}}, "$defs": defs}
+        asked = said(tools=(Tool("f", schema=msgspec.json.encode(schema)),))
+        with pytest.raises(Untranslatable, match="too large"):
+            body(asked, NOVA)
+
+
 def test_documents_have_names_that_bedrock_takes() -> None:
     """Letters and a few marks, no two the same, and words beside them."""
     pdf = Source("base64", "JVBERi0=", "application/pdf")
