@@ -61,6 +61,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runs_on: bool = False  # to the end of an answer whose reader has left, and bills all of it
     unbounded: tuple[str, ...] = ()
     efforts: dict[str, tuple[str, ...]] = {}  # globs, and the words of `reasoning_effort` there
+    refuses: dict[str, tuple[str, ...]] = {}  # globs, and the fields that fail a call there
 
     def of(self, model: str) -> "Kind":
         """Return the row that says how a model is asked."""
@@ -90,6 +91,11 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.efforts:
             return None
         known = (words for glob, words in self.efforts.items() if _globs((glob,)).match(model))
+        return next(known, ())
+
+    def refused_by(self, model: str) -> tuple[str, ...]:
+        """Return the fields that fail a call to a model: those of the first glob that it is of."""
+        known = (fields for glob, fields in self.refuses.items() if _globs((glob,)).match(model))
         return next(known, ())
 
     def is_unbounded(self, model: str) -> bool:

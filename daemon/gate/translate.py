@@ -305,6 +305,7 @@ def _written(
         default_output=default_output,
         quirks=target.kind.quirks,
         efforts=target.kind.efforts_of(target.model),
+        refuses=target.kind.refused_by(target.model),
     )
     return UPSTREAMS[dialect.name].codec.write_request(said, facts)
 

@@ -135,7 +135,7 @@ class Facts(msgspec.Struct, frozen=True):
     the words of the target's catalog row. `thinks` is whether the model reasons before it
     answers, since one that does not may refuse to be asked for it; None: go by its name.
     `efforts` are the words of `reasoning_effort` that the model knows; (): it refuses the field,
-    None: nobody knows.
+    None: nobody knows. `refuses` are fields that would fail the whole call.
     `counts`: the request is to count the prompt's tokens alone, where there is an endpoint for it.
     """
 
@@ -145,6 +145,7 @@ class Facts(msgspec.Struct, frozen=True):
     quirks: frozenset[str] = frozenset()
     thinks: bool | None = None
     efforts: tuple[str, ...] | None = None
+    refuses: tuple[str, ...] = ()
     counts: bool = False
 
 

@@ -67,7 +67,24 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     body.update(options(said, facts, writer.dropped, tool_name))
     if writer.begun and quirk.CONTINUE_FLAG in facts.quirks:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
+    _leave_out(body, facts.refuses, writer.dropped)
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
+
+
+def _leave_out(body: dict[str, object], refused: tuple[str, ...], dropped: list[str]) -> None:
+    """Take out, and name, what would fail the whole call there.
+
+    Raises:
+        Untranslatable: Several answers are wanted where there is but one.
+    """
+    for name in refused:
+        if name == "n" and body.get("n") not in (None, 1):
+            raise Untranslatable("The target gives one answer at a time", param="n")
+        within, _, field = name.rpartition(".")
+        inner = body.get(within) if within else [body]
+        for one in inner if isinstance(inner, list) else ():
+            if one.pop(field, None) is not None and name != "n":
+                dropped.append(name)
 
 
 class _Messages:

@@ -86,3 +86,49 @@ async def test_only_models_that_know_the_field_are_asked_by_it(
     assert reply.status == 200, reply.body
     assert up.asked[-1][2].get("reasoning_effort") == there
     assert reply.headers.get("x-tollway-dropped") == dropped
+
+
+@pytest.mark.parametrize(
+    ("model", "gone", "dropped"),
+    [
+        ("groq/openai/gpt-oss-120b", {"logprobs", "top_logprobs"}, "logprobs, top_logprobs"),
+        ("xai/grok-4.3", {"stop", "presence_penalty"}, "presence_penalty, stop"),
+        ("xai/grok-code-fast-1", {"stop", "presence_penalty"}, "presence_penalty, stop"),
+        ("xai/grok-4-1-fast-non-reasoning", set(), None),
+        ("mistral/mistral-large-latest", set(), None),
+    ],
+)
+async def test_a_field_that_fails_the_whole_call_is_left_out_and_named(
+    both: tuple[Cloud, Running], model: str, gone: set[str], dropped: str | None
+) -> None:
+    """Each of them answers 400 to it, so that no such call of a client of Google's got through."""
+    up, daemon = both
+    said = {
+        "contents": [{"parts": [{"text": "Hi"}]}],
+        "generationConfig": {
+            "maxOutputTokens": 9,
+            "responseLogprobs": True,
+            "logprobs": 2,
+            "presencePenalty": 1,
+            "stopSequences": ["END"],
+        },
+    }
+    path = f"/v1beta/models/{model}:generateContent"
+    reply = await daemon.ask("POST", path, msgspec.json.encode(said), admin=False)
+    assert reply.status == 200, reply.body
+    wanted = {"logprobs", "top_logprobs", "presence_penalty", "stop"}
+    assert wanted - up.asked[-1][2].keys() == gone
+    assert reply.headers.get("x-tollway-dropped") == dropped
+
+
+async def test_several_answers_are_refused_where_there_is_but_one(
+    both: tuple[Cloud, Running],
+) -> None:
+    """Fewer would be another answer; a name beside a message is no such thing."""
+    up, daemon = both
+    path = "/v1beta/models/groq/llama-3.3-70b-versatile:generateContent"
+    said: dict[str, Any] = {"contents": [{"parts": [{"text": "Hi"}]}]}
+    said["generationConfig"] = {"candidateCount": 2, "maxOutputTokens": 9}
+    reply = await daemon.ask("POST", path, msgspec.json.encode(said), admin=False)
+    assert reply.status == 400 and "one answer at a time" in reply.json()["error"]["message"]
+    assert not up.asked
