@@ -1,5 +1,6 @@
 """Renders a model's own chat template. Used in the worker only: jinja2 is imported here."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
+import msgspec
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node
 from jinja2.parser import Parser
@@ -69,17 +71,41 @@ class ChatTemplate:
         """
         if self._template is None:
             raise TemplateRefused(f"The model's chat template is broken: {self._fault}")
-        template = self._template
         if not self._knows_tools:
             messages = told_plainly(messages, tools)
         told = [_tool(tool) for tool in tools] if tools and self._knows_tools else None
         try:
+            text = self._either(self._template, messages, told, variables or {})
+            if not _lost(messages, text):
+                return text
+            refused = None
+        except TemplateRefused as no:
+            text, refused = "", no
+        # Many know no instructions, or only one in front, or turns that alternate and no others.
+        for front in (True, False):
+            said = in_turns(messages, front=front)
+            with contextlib.suppress(TemplateRefused):
+                other = self._either(self._template, said, told, variables or {})
+                if not _lost(messages, other):
+                    return other
+        if refused:
+            raise refused
+        return text
+
+    def _either(
+        self,
+        template: jinja2.Template,
+        messages: Sequence[Message],
+        told: list[dict[str, Any]] | None,
+        variables: Mapping[str, object],
+    ) -> str:
+        try:
             # Most templates take arguments as an object, some as the text that it is.
-            return self._rendered(template, messages, told, variables or {}, as_text=False)
+            return self._rendered(template, messages, told, variables, as_text=False)
         except TemplateRefused:
             if not any(message.calls for message in messages):
                 raise
-        return self._rendered(template, messages, told, variables or {}, as_text=True)
+        return self._rendered(template, messages, told, variables, as_text=True)
 
     def _rendered(
         self,
@@ -129,6 +155,32 @@ class ChatTemplate:
         if not self._short_ids or (len(call_id) == 9 and call_id.isalnum()):
             return call_id
         return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _lost(messages: Sequence[Message], text: str) -> bool:
+    """Whether an instruction is not in what a template made of the messages."""
+    return any(one.role == "system" and one.content.strip() not in text for one in messages)
+
+
+def in_turns(messages: Sequence[Message], *, front: bool) -> list[Message]:
+    """Return a conversation whose instructions the user says, who says all of a turn at once.
+
+    With `front`, the instructions that come first stay what they are.
+    """
+    found: list[Message] = []
+    for message in messages:
+        role = message.role
+        if role == "system" and not (front and all(one.role == "system" for one in found)):
+            role = "user"
+        before = found[-1] if found else None
+        joins = before is not None and before.role == role and role != "tool"
+        whole = before is not None and (before.calls or message.calls or message.thought)
+        if before is not None and joins and not whole:
+            words = "\n\n".join(filter(None, (before.content, message.content)))
+            found[-1] = msgspec.structs.replace(before, content=words)
+        else:
+            found.append(msgspec.structs.replace(message, role=role))
+    return found
 
 
 def told_plainly(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:

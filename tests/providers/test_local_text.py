@@ -14,6 +14,7 @@ from tollway.providers.llamacpp.frames import (
     Sampling,
     Submit,
     Token,
+    Tool,
     Up,
     Used,
     frame_length,
@@ -122,6 +123,65 @@ def test_a_bad_template_is_refused_and_can_do_no_harm(source: str, words: str) -
     template = ChatTemplate(source, bos="", eos="")
     with pytest.raises(TemplateRefused, match=words):
         template.render([Message("user", "hi")])
+
+
+# Gemma 2's, and Mistral's first: no instructions, and turns that alternate.
+ALTERNATES = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('must alternate') }}{% endif %}[{{ m.role }}]{{ m.content | trim }}"
+    "{% endfor %}>"
+)
+# Gemma 3's and many more: one instruction in front; what comes later is not looked for.
+IN_FRONT = (
+    "{% if messages[0].role == 'system' %}<{{ messages[0].content }}>{% endif %}"
+    "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}[{{ m.role }}]{{ m.content }}"
+    "{% endif %}{% endfor %}>"
+)
+SYSTEM, HI, HELLO, MORE = (
+    Message("system", " Be brief. "),
+    Message("user", "hi"),
+    Message("assistant", "hello"),
+    Message("user", "more"),
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "rendered"),
+    [
+        (ALTERNATES, [HI, HELLO, MORE], "[user]hi[assistant]hello[user]more>"),
+        (ALTERNATES, [SYSTEM, HI], "[user]Be brief. \n\nhi>"),
+        (ALTERNATES, [SYSTEM], "[user]Be brief.>"),
+        (ALTERNATES, [HI, MORE], "[user]hi\n\nmore>"),
+        (ALTERNATES, [HI, HELLO, SYSTEM, MORE],
+         "[user]hi[assistant]hello[user]Be brief. \n\nmore>"),
+        (ALTERNATES, [HI, HELLO, HELLO, MORE], "[user]hi[assistant]hello\n\nhello[user]more>"),
+        (IN_FRONT, [SYSTEM, HI], "< Be brief. >[user]hi>"),
+        (IN_FRONT, [HI, Message("system", "Stop.")], "[user]hi\n\nStop.>"),
+        (IN_FRONT, [SYSTEM, Message("system", "Stop."), HI], "< Be brief. \n\nStop.>[user]hi>"),
+        ("{{ messages | tojson }}", [SYSTEM, HI], '[{"role": "system", "content": " Be brief. "}, '
+         '{"role": "user", "content": "hi"}]'),
+        ("{{ messages[-1].content }}", [SYSTEM, HI], " Be brief. \n\nhi"),
+        ("no room for it", [SYSTEM, HI], "no room for it"),
+    ],
+)  # fmt: skip
+def test_instructions_reach_every_template(source: str, said: list[Message], rendered: str) -> None:
+    """Many refuse them, or leave them out without a word; then the user says them."""
+    assert ChatTemplate(source, bos="", eos="").render(said) == rendered
+
+
+def test_what_a_template_refuses_all_the_same_is_told_as_it_said_first() -> None:
+    """The answer that begins a conversation is nobody's to invent a question for."""
+    with pytest.raises(TemplateRefused, match="must alternate"):
+        ChatTemplate(ALTERNATES, bos="", eos="").render([HELLO, HI])
+
+
+def test_tools_reach_a_template_that_takes_no_instructions() -> None:
+    """They are told in one where a template knows no tools."""
+    tool = Tool("look", "Looks.", {"type": "object"})
+    text = ChatTemplate(ALTERNATES, bos="", eos="").render([HI], [tool])
+    assert text.startswith("[user]You may call these tools:")
+    assert text.endswith("\n\nhi>")
 
 
 def test_frames_carry_every_kind_of_message() -> None:
