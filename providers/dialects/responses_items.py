@@ -22,11 +22,19 @@ class Items:
     """All items of one answer.
 
     `namespaces` are the tools' namespaces and names there; `searches` says that a call of the
-    function named `SEARCH` is the client's search for tools.
+    function named `SEARCH` is the client's search for tools, `summary` that it asked to be shown
+    what is thought.
     """
 
-    def __init__(self, namespaces: dict[str, tuple[str, str]], *, searches: bool = False) -> None:
+    def __init__(
+        self,
+        namespaces: dict[str, tuple[str, str]],
+        *,
+        searches: bool = False,
+        summary: bool = False,
+    ) -> None:
         self._searches = searches
+        self._summary = summary
         self.whole: list[dict[str, Any]] = []
         self._namespaces = namespaces
         self._open: dict[str, Any] | None = None
@@ -47,11 +55,15 @@ class Items:
         return shown
 
     def thinking(self, text: str, *, summary: bool) -> Shown:
-        """Take more of what was thought; nothing begins with no text, which may be but signed."""
+        """Take more of what was thought; nothing begins with no text, which may be but signed.
+
+        Clients show the summary that they asked for, and hide a text: what others than OpenAI tell
+        of their thoughts is the one.
+        """
         shown: Shown = []
         if not text:
             return shown
-        kind = "summary_text" if summary else "reasoning_text"
+        kind = "summary_text" if summary or self._summary else "reasoning_text"
         if self._kind not in ("summary_text", "reasoning_text"):
             shown = self.close()
             shown += self._begin("rs", {"type": "reasoning", "summary": []})

@@ -38,13 +38,27 @@ _REPEATED: dict[str, Any] = {
 _REASONS = {"length": "max_output_tokens", "window": "max_output_tokens"}
 
 
+class _Reasoning(msgspec.Struct):
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class _Asked(msgspec.Struct):
+    reasoning: _Reasoning | None = None
+
+
+_ASKED = msgspec.json.Decoder(_Asked)
+
+
 class Writer:
     """Writes one answer; see `Writer` of `dialect` for what its methods give."""
 
     def __init__(self, call: Call) -> None:
         self.dropped: set[str] = set()
         self._call = call
-        self._items = Items(namespaces(call), searches=searches(call))
+        self._items = Items(
+            namespaces(call), searches=searches(call), summary=_asks_for_summary(call)
+        )
         self._start = ev.Start()
         self._usage: Usage | None = None
         self._stop: ev.StopReason | None = None
@@ -219,3 +233,14 @@ def usage(used: Usage) -> dict[str, object]:
         "output_tokens_details": {"reasoning_tokens": used.reasoning},
         "total_tokens": used.input_total + used.output_total,
     }
+
+
+def _asks_for_summary(call: Call) -> bool:
+    """Whether a client wants to be shown what is thought; most bodies are not read for it."""
+    if b"summary" not in call.body:
+        return False
+    try:
+        said = _ASKED.decode(call.body).reasoning
+    except msgspec.DecodeError:
+        return False  # what is wrong with it is told where the request is read
+    return said is not None and (said.summary or said.generate_summary or "none") != "none"
