@@ -103,7 +103,7 @@ def _csv(file: TextIO, what: What, found: Iterable[Row]) -> int:
     writer.writerow(titles(what))
     count = 0
     for row in found:
-        writer.writerow(row.values())
+        writer.writerow(show.csv_cells(row.values()))
         count += 1
     return count
 

@@ -28,6 +28,8 @@ from tollway.providers import words
 Colour = Literal["green", "yellow", "red", "cyan", "dim", "bold"]
 
 _NOTHING = "-"
+_FORMULA = "=+-@\t\r"  # how what a spreadsheet computes begins
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?").fullmatch
 _TOLD_EVERY_S = 5.0  # how far long work is, where there is no bar
 _LONG_WORD = 16  # a column is no wider for the sake of a word alone
 _KEPT = re.compile(r"[^\n\t]+")  # of an answer, between what lays it out
@@ -234,10 +236,18 @@ def pause(seconds: float) -> None:
 
 
 def emit_csv(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows as CSV on stdout, titles first, values as they are."""
+    """Print rows as CSV on stdout, titles first, values as `csv_cells` has them."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(titles)
-    writer.writerows(rows)
+    writer.writerows(map(csv_cells, rows))
+
+
+def csv_cells(row: Iterable[object]) -> list[object]:
+    """Return a row's values; an apostrophe stands before what a spreadsheet would compute."""
+    return [
+        f"'{one}" if type(one) is str and one and one[0] in _FORMULA and not _NUMBER(one) else one
+        for one in row
+    ]
 
 
 def emit_markdown(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ledger_rows import attempt, closed, ended, opened
 from program import Home
 
+from tollway.cli import show
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.writer import Ledger
 
@@ -41,6 +42,32 @@ def test_calls_go_to_a_pipe_as_csv(home: Home) -> None:
         ("a, b", "0.0000003", "True")
     }
     assert home.tollway("ledger", "export", "--since", "1h").stderr == "0 rows\n"
+
+
+async def test_no_text_of_a_caller_s_is_a_formula(home: Home) -> None:
+    """A spreadsheet would compute it, on the machine of whoever opens the file."""
+    ledger = Ledger(home.data / "ledger.db")
+    ledger.start()
+    call = opened(4, requested='=HYPERLINK("http://x.example")', client="-1+1", session="@a")
+    await ledger.admit(call, attempt(call, model="+x"))
+    await ledger.settle(closed(call), ended(attempt(call), 300))
+    await ledger.close()
+    done = home.tollway("ledger", "export")
+    row = list(csv.DictReader(io.StringIO(done.stdout)))[3]
+    found = [row[name] for name in ("requested", "client", "session", "model")]
+    assert found == ['\'=HYPERLINK("http://x.example")', "'-1+1", "'@a", "'+x"]
+    assert row["cost_usd"] == "0.0000003"
+    words = ("spend", "--since", "2026-01-01", "--by", "model", "--format", "csv")
+    sums = list(csv.DictReader(io.StringIO(home.tollway(*words).stdout)))
+    assert {one["model"] for one in sums} == {"gpt-4o-mini", "'+x"}
+    lines = home.tollway("ledger", "export", "--format", "jsonl").stdout.splitlines()
+    assert json.loads(lines[3])["model"] == "+x"
+
+
+def test_a_negative_amount_stays_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is no text of anybody's."""
+    show.emit_csv(["a"], [["-0.5"], [-1], ["-"], [""], [None]])
+    assert capsys.readouterr().out.splitlines() == ["a", "-0.5", "-1", "'-", '""', '""']
 
 
 def test_calls_that_are_deleted_are_missed_aloud(home: Home) -> None:
