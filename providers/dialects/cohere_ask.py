@@ -20,6 +20,7 @@ from tollway.providers.conversation import (
     Tool,
     ToolCall,
     ToolResult,
+    beginning,
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
@@ -93,6 +94,9 @@ class _Messages:
             else:
                 role = "system" if message.role == "developer" else message.role
                 written.append({"role": role, "content": self._content(message)})
+        if beginning(self._said) is not None:
+            # It takes the turn, and begins another answer (SillyTavern/SillyTavern#3692).
+            self.dropped.append("prefill")
         for one in written:
             if not one["content"]:
                 del one["content"]

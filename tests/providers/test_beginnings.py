@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, BEDROCK, GEMINI, OPENAI, RESPONSES, events, fold_of
+from translated import ANTHROPIC, BEDROCK, COHERE, GEMINI, OPENAI, RESPONSES, events, fold_of
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
@@ -134,6 +134,12 @@ def test_a_newer_claude_hears_a_user_last(target: Asks, model: str) -> None:
     turns = json.loads(written.body)["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
     assert written.dropped == ("prefill",)
+
+
+def test_cohere_begins_anew() -> None:
+    """It takes such a turn and writes another answer behind it; that was told to be translated."""
+    assert COHERE.write_request(claude(), Facts("command-a")).dropped == ("prefill",)
+    assert COHERE.write_request(chat(), Facts("command-a")).dropped == ()
 
 
 def stream(*texts: str) -> bytes:
