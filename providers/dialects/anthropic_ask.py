@@ -161,8 +161,8 @@ class _Messages:
                 )
 
     def _text(self, part: Text | Refusal) -> Iterator[_Block]:
-        if not part.text:
-            return  # Anthropic refuses empty texts
+        if not part.text or part.text.isspace():
+            return  # "text content blocks must contain non-whitespace text"
         block: _Block = {"type": "text", "text": part.text, **_mark(part)}
         if isinstance(part, Text) and part.citations:
             entries = [one for cited in part.citations if (one := entry(cited)) is not None]

@@ -184,3 +184,20 @@ def test_thoughts_that_led_to_nothing_do_not_go_back_to_openai() -> None:
         body, dropped = written(said, RESPONSES)
         assert [item["type"] for item in body["input"]] == kinds
         assert dropped == lost
+
+
+@pytest.mark.parametrize("target", [ANTHROPIC, BEDROCK], ids=lambda one: one.name)
+def test_white_space_alone_is_no_text(target: Asks) -> None:
+    """Qwen writes two line ends before a call; Anthropic refuses a block that says no more."""
+    call = {"id": "a", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    said = read(
+        OPENAI,
+        messages=[
+            USER,
+            {"role": "assistant", "content": "\n\n", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "a", "content": " "},
+        ],
+    )
+    turns_ = written(said, target)[0]["messages"]
+    assert len(turns_[1]["content"]) == 1
+    assert " " not in [block.get("text") for block in turns_[2]["content"]]
