@@ -127,7 +127,7 @@ class _Contents:
             if parts:
                 role = "model" if message.role == "assistant" else "user"
                 if written and written[-1]["role"] == role:
-                    written[-1]["parts"] = [*_list(written[-1]["parts"]), *parts]
+                    _list(written[-1]["parts"]).extend(parts)
                 else:
                     written.append({"role": role, "parts": parts})
         if self.system and not written:

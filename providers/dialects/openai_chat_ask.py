@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
+from itertools import takewhile
 
 import msgspec
 
@@ -95,6 +96,7 @@ class _Messages:
         self.begun = False  # the target goes on with the last turn
         self._said = said
         self._quirks = facts.quirks
+        self._more: dict[int, list[object]] = {}  # what a message says beside its content
         self._marks = quirk.CACHE_CONTROL in facts.quirks
         off = said.reasoning is not None and said.reasoning.mode == "off"
         self._wants_thoughts = quirk.WANTS_REASONING in facts.quirks and not off
@@ -113,6 +115,8 @@ class _Messages:
                     self.dropped.append("thinking")
             elif message.parts:
                 self._say(message, written)
+        for place, more in self._more.items():
+            written[place]["content"] = _joined([written[place]["content"], *more])
         if written and written[-1]["role"] == "assistant":
             self._end(written)
         return _bridged(written) if quirk.ANSWERS_TOOLS in self._quirks else written
@@ -150,7 +154,7 @@ class _Messages:
             if last is not None and last["role"] != "system":
                 said = {"role": "user", "content": _reminder(said["content"])}
         if last is not None and _speaker(last) == _speaker(said):
-            last["content"] = _joined_content(last["content"], said["content"])
+            self._more.setdefault(len(written) - 1, []).append(said["content"])
         else:
             written.append(said)
 
@@ -382,12 +386,14 @@ def _reminder(content: object) -> object:
     return f"<system-reminder>\n{content}\n</system-reminder>"
 
 
-def _joined_content(one: object, other: object) -> object:
-    """Return the content of two messages as that of one: a text, where both are."""
-    if isinstance(one, str) and isinstance(other, str):
-        return f"{one}\n\n{other}"
-    parts: list[object] = []
-    for content in (one, other):
+def _joined(contents: list[object]) -> object:
+    """Return the contents of messages as that of one: a text, where all are."""
+    texts = list(takewhile(lambda one: isinstance(one, str), contents))
+    first = "\n\n".join(map(str, texts))
+    if len(texts) == len(contents):
+        return first
+    parts: list[object] = [{"type": "text", "text": first}] if texts else []
+    for content in contents[len(texts) :]:
         parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
     return parts
 
