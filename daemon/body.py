@@ -148,7 +148,7 @@ def _step(inflater: Inflater) -> bytes:
 def _inflater(headers: MultiMapping[str]) -> Inflater | None:
     """Return what undoes a body's compression, None where there is none."""
     said = ",".join(headers.getall(hdrs.CONTENT_ENCODING)).lower()
-    codings = [coding for part in said.split(",") if (coding := part.strip()) != "identity"]
+    codings = [coding for part in said.split(",") if not Inflater.is_plain(coding := part.strip())]
     if not codings:
         return None
     if len(codings) > 1 or not Inflater.knows(codings[0]):

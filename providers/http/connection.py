@@ -380,7 +380,7 @@ class Connection(asyncio.Protocol):
                 self._read_keep_alive(value)
 
     def _inflater(self, coding: str) -> Inflater | None:
-        if coding in ("", "identity"):
+        if Inflater.is_plain(coding):
             return None
         if not Inflater.knows(coding) or (self._answer and self._answer.inflater):
             self._stop("compressed its answer in a way that the gateway did not ask for")

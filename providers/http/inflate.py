@@ -18,6 +18,9 @@ _ZSTD_WINDOW = 23
 
 CODINGS: Final = ("gzip", "deflate", "zstd")
 _ALIASES: Final = {"x-gzip": "gzip"}
+# What clients and servers say of bytes that are as they are: most often the name of a character
+# set, which most HTTP libraries pass over.
+_PLAIN: Final = frozenset({"", "identity", "none", "utf-8", "utf8", "us-ascii", "binary"})
 
 
 class CannotInflate(Exception):
@@ -105,6 +108,11 @@ class Inflater:
     def knows(coding: str) -> bool:
         """Return whether a Content-Encoding, in lower case, can be undone."""
         return _ALIASES.get(coding, coding) in CODINGS
+
+    @staticmethod
+    def is_plain(coding: str) -> bool:
+        """Return whether a Content-Encoding, in lower case, says of nothing that it is packed."""
+        return coding in _PLAIN
 
     @property
     def whole(self) -> bool:

@@ -32,6 +32,7 @@ PACKED = {
     "a frame to pass over": ("zstd", packed.nothing(5) + packed.frame(SAID), SAID),
     "not packed": ("identity", SAID, SAID),
     "not packed, twice": ("identity, identity", SAID, SAID),
+    "a character set": ("UTF-8", SAID, SAID),
     "a mark": ("identity", b"\xef\xbb\xbf" + SAID, SAID),
     "a mark inside": ("gzip", gzip.compress(b"\xef\xbb\xbf" + SAID), SAID),
 }

@@ -132,6 +132,8 @@ async def test_a_redirect_is_an_answer(transport: HttpTransport) -> None:
         ("deflate", zlib.compress(BODY)),
         ("Deflate", RAW_DEFLATE.compress(BODY) + RAW_DEFLATE.flush()),
         ("identity", BODY),
+        ("UTF-8", BODY),
+        ("none", BODY),
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 10_000])
