@@ -159,6 +159,9 @@ class Attempt:
         """
         usage: Usage | None = None
         gpu_ms: int = getattr(self.answer or self.work, "gpu_ms", 0)
+        if self.worst.deadline_ms is not None:
+            # What was held pays for no more; what it takes to end the call there is not its own.
+            gpu_ms = min(gpu_ms, self.worst.deadline_ms)
         cost, price, told = self.opened.hold_nanousd, None, None
         try:
             usage = self._reported(ending)
