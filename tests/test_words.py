@@ -30,7 +30,6 @@ NEVER_ONE = {
     ("cli/health.py", "models"),  # one is named
     ("cli/models_add.py", "models"),  # several were found
     ("cli/models_add.py", "tokens"),  # of context
-    ("cli/models_info.py", "slots"),
     ("cli/models_info.py", "tokens"),
     ("cli/prices.py", "tokens"),
     ("cli/spend_trend.py", "days"),  # seven at least

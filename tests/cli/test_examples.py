@@ -65,7 +65,7 @@ models = ["*"]
 gguf = "small.gguf"
 """
 LITELLM = "model_list: [{model_name: gpt, litellm_params: {model: openai/gpt-4o-mini}}]"
-SWAP = "models: {tiny: {cmd: 'server --port ${PORT}'}}"
+SWAP = "models: {tiny: {cmd: 'sh --port ${PORT}'}}"  # a program that doctor finds
 PRICES = [
     {
         "id": "openai", "name": "OpenAI", "api_pattern": "https://api.openai.com",
@@ -194,6 +194,16 @@ def url(told: Story) -> str:
     return f"http://{listen}"
 
 
+def _several_models(told: Story, file: str) -> None:
+    told.run("tollway models unload smollm2")
+    for name in ("chat", "embed"):
+        told.quietly(f"tollway models add {file} --name {name} --free")
+    told.run("tollway models load chat embed")
+    told.run("tollway models unload --all")
+    for name in ("chat", "embed"):
+        told.quietly(f"tollway models remove {name}")
+
+
 @chapter
 def _what_is_called(told: Story) -> None:
     told.run("tollway secrets remove openai")
@@ -228,7 +238,7 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway models info qwen3-8b.gguf --context 32768 --slots 4 --kv-type q8_0")
     told.run("tollway models load smollm2")
     told.run("tollway models ps")
-    told.run("tollway models unload smollm2")
+    _several_models(told, f"~/models/{model.name}")
     told.run("tollway prices set local/smollm2 --gpu-hour 0.80")
     told.quietly("tollway prices set local/smollm2 --free")
     told.put("~/llama-swap/config.yaml", SWAP)
