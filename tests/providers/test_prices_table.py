@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tollway.daemon.config.schema import PriceOverride
+from tollway.daemon.config.schema import ImageKind, PriceOverride
 from tollway.providers.canon import Price, Usage
 from tollway.providers.money import cost, worst_case
 from tollway.providers.prices import FREE, PriceSource, PriceTable, override
@@ -231,11 +231,13 @@ def test_equal_prices_have_one_id_and_different_ones_two() -> None:
     others = {
         override(msgspec.structs.replace(base, **{name: Decimal("0.7")})).id
         for name in PriceOverride.__struct_fields__
-        if name not in ("context_window", "service_tiers")
+        if name not in ("context_window", "service_tiers", "images")
     }
     others.add(override(msgspec.structs.replace(base, context_window=7)).id)
     tiers = msgspec.structs.replace(base, service_tiers={"flex": Decimal("0.5")})
     others.add(override(tiers).id)
+    images = msgspec.structs.replace(base, images={ImageKind("high"): Decimal("0.7")})
+    others.add(override(images).id)
     assert len(others - {override(base).id}) == len(PriceOverride.__struct_fields__)
 
 
