@@ -5,6 +5,7 @@ mirrors (`HF_ENDPOINT`), proxies and retries are those that people know. Its own
 anew after they broke off, and are not compared with the checksum: so ours are, and don't.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import logging
@@ -203,19 +204,40 @@ def _fetch_one(
 ) -> None:
     partial = _partial(target)
     with _told(repo), partial.open("ab") as out:
-        held = out.tell()
-        if held > file.size:  # of another version of the file
+        _lock(partial, out)
+        if out.tell() > file.size:  # of another version of the file
             out.truncate(0)
-            held = 0
         _download(repo, file, out, told, revision)
-    size = partial.stat().st_size
-    if size != file.size or (file.sha256 and _sha256(partial, told) != file.sha256):
-        partial.unlink()
+        out.flush()
+        size = partial.stat().st_size
+        if size != file.size or (file.sha256 and _sha256(partial, told) != file.sha256):
+            partial.unlink()
+            raise HubProblem(
+                f"`{file.path}` came with another checksum than the hub says, and was thrown away",
+                hint="Try again; a proxy or the disk may have damaged it",
+            )
+        partial.replace(target)
+
+
+def _lock(partial: Path, out: BinaryIO) -> None:
+    """Keep a file to ourselves until it is closed: two that write to it would damage it.
+
+    Raises:
+        HubProblem: Another process fetches it.
+    """
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It may have been done in this very moment, and the file have its own name by now.
+        ours = partial.stat().st_ino == os.fstat(out.fileno()).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        ours = False
+    except OSError:
+        ours = True  # a file system without locks
+    if not ours:
         raise HubProblem(
-            f"`{file.path}` came with another checksum than the hub says, and was thrown away",
-            hint="Try again; a proxy or the disk may have damaged it",
+            f"`{partial.name}` is being fetched by another command",
+            hint="Once that is done, this one finds the file there",
         )
-    partial.replace(target)
 
 
 def _download(

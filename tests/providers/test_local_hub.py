@@ -1,5 +1,6 @@
 """Fetching from Hugging Face: what is chosen, what is checked, what goes on after a break."""
 
+import fcntl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,22 @@ def test_a_part_of_another_file_is_found_out(server: Hub, tmp_path: Path) -> Non
     assert list(tmp_path.glob("Tiny*")) == []
     (path,) = hub.fetch(REPO, usual(), tmp_path, quiet)
     assert path.read_bytes() == LARGE
+
+
+def test_two_that_fetch_one_file_do_not_damage_it(server: Hub, tmp_path: Path) -> None:
+    """The second is told so at once, and what the first has is still there."""
+    partial = tmp_path / "Tiny-Q4_K_M.gguf.part"
+    with partial.open("wb") as first:
+        first.write(LARGE[:1000])
+        first.flush()
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(HubProblem, match="is being fetched by another command"):
+            hub.fetch(REPO, usual(), tmp_path, quiet)
+        assert partial.read_bytes() == LARGE[:1000]
+        assert server.ranges == []
+    (path,) = hub.fetch(REPO, usual(), tmp_path, quiet)
+    assert path.read_bytes() == LARGE
+    assert server.ranges == ["bytes=1000-"]
 
 
 def test_damaged_bytes_never_get_the_files_name(server: Hub, tmp_path: Path) -> None:
