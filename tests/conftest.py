@@ -1,10 +1,14 @@
 """What holds for every test."""
 
 import asyncio
+import functools
 import gc
+import inspect
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 import pytest
 import uvloop
@@ -47,6 +51,37 @@ def pytest_collection() -> Generator[None, object, object]:
     gc.freeze()
     gc.enable()
     return found
+
+
+# So many examples of a property are watched by coverage: the others hardly reach another line, and
+# watching takes longer than most of what is watched.
+_WATCHED = 10
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Let coverage look at the first examples of a property alone."""
+    handle: Any = getattr(getattr(item, "obj", None), "hypothesis", None)
+    inner = getattr(handle, "inner_test", None)
+    watching = sys.gettrace()
+    if inner is None or watching is None or inspect.iscoroutinefunction(inner):
+        return (yield)
+    seen = 0
+
+    @functools.wraps(inner)
+    def example(*args: Any, **named: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen > _WATCHED:
+            sys.settrace(None)
+        return inner(*args, **named)
+
+    handle.inner_test = example
+    try:
+        return (yield)
+    finally:
+        handle.inner_test = inner
+        sys.settrace(watching)
 
 
 @pytest.hookimpl(optionalhook=True)
