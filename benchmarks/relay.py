@@ -85,12 +85,12 @@ def pieces(dialect: str, client: Transport) -> tuple[Connection, HttpAnswer, Any
     attempt: Any = Attempt.__new__(Attempt)
     attempt.reader = DIALECTS[dialect].dialect.reader(call, frozenset())
     attempt.binding, attempt.opened = True, SimpleNamespace(hold_nanousd=10**12)
-    attempt._most_bytes, attempt._reported_last, attempt.first_ms = 10**9, None, 1
+    attempt.most_bytes, attempt._reported_last, attempt.first_ms = 10**9, None, 1
     attempt._billed = lambda _: (0, None, None)
     attempt.version = SimpleNamespace(said=None)
     attempt.target = SimpleNamespace(timeouts=SimpleNamespace(idle_s=300.0), provider="up")
     to: Any = Direct.__new__(Direct)
-    to._connection = SimpleNamespace(transport=client, send=Edge.send)
+    to._connection, to.transport = SimpleNamespace(transport=client, send=Edge.send), client
     to._chunked, to.full, to.drained, to.status = True, False, None, 200
     pipe = Pipe()
     pipe.join(to, 0.0)

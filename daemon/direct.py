@@ -120,7 +120,7 @@ class Direct:
 
     def pass_on(self, chunk: bytes) -> bool:
         """Write a piece of the body that is a chunk already; return whether that can be done."""
-        transport = self._connection.transport
+        transport = self.transport
         if self._chunked and transport is not None and not transport.is_closing():
             transport.write(chunk)
             return True

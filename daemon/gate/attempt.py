@@ -70,7 +70,7 @@ class Attempt:
         self.reader: AnswerReader = version.dialect.reader(version.call, target.kind.quirks)
         # Where no budget caps it, or the owner allows what has no bound, its hold is an estimate.
         self.binding = False
-        self._most_bytes = worst.output_tokens * _LONGEST_TOKEN
+        self.most_bytes = worst.output_tokens * _LONGEST_TOKEN
         self._reported_last: Usage | None = None
         self.progress = Progress()
         self.unseen = False  # some of the answer came and was not read: its client was slow
@@ -144,7 +144,7 @@ class Attempt:
             self._reported_last = usage
             if self._billed(usage)[0] > self.opened.hold_nanousd:
                 return True
-        return self.reader.produced > self._most_bytes
+        return self.reader.produced > self.most_bytes
 
     def end(self, ending: Ending, *, mask: Callable[[str], str], error: str = "") -> AttemptEnded:
         """Settle the hold by the ending's rule and return the row. Once only.

@@ -7,6 +7,7 @@ be replaced unseen; nothing last reaches it before the call is settled on disk.
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
@@ -304,7 +305,11 @@ class _Relay:
         self._clock = asyncio.get_running_loop().time
         self._heard_s = self._clock()  # when some of the answer last came
         self._watched = attempt.is_watched
+        self._reader = attempt.reader
         self._alike = attempt.reader.alike
+        self._pipe = exchange.pipe
+        # So much visible output may be within the hold; what a report of usage says is another way.
+        self._most_bytes = attempt.most_bytes if self._watched else inf
         self.shown = False
         self.last = b""  # the end and what is behind it, kept back until the call is settled
         self.done = False  # the end is [DONE], behind which nothing ever is
@@ -346,12 +351,16 @@ class _Relay:
         line = SIZE_LINES[size] if size < LISTED else size_line(size)
         if not (chunk.startswith(line) and self.shown and plain is not None and plain.between):
             return False
-        reader, pipe, alike = self._attempt.reader, self._exchange.pipe, self._alike
+        # With 500 streams, each object that is looked at comes from slow memory: what is not asked
+        # is quicker than what is.
+        reader, pipe, alike = self._reader, self._pipe, self._alike
         if alike is not None and (made := alike.text_in_chunk(chunk, len(line))) >= 0:
             reader.produced += made
             self._heard_s = now_s
             if not pipe.pass_on(chunk, now_s):
                 pipe.write(chunk[len(line) : -2])
+            if reader.produced > self._most_bytes:
+                self._watch()
         else:
             event = plain.one(chunk[len(line) : -2])
             if event is None or event.name in _FILLERS or not chunk.endswith(b"\r\n"):
@@ -365,11 +374,16 @@ class _Relay:
                     pipe.write(raw)
             elif not pipe.pass_on(chunk, now_s):
                 pipe.write(event.raw)
-        if self._watched and self._attempt.has_passed_hold():
-            self.capped = True
-        if self.over or pipe.is_full:
+            self._watch()
+        if self.capped or self.last or self.failed or pipe.is_full:
             cast(HttpAnswer, self._answer.chunks()).enough()
         return True
+
+    def _watch(self) -> bool:
+        """Return whether the answer has passed its hold, now or before."""
+        if self._watched and self._attempt.has_passed_hold():
+            self.capped = True
+        return self.capped
 
     def _took(self, event: Event, out: list[bytes], *, passes: bool) -> bool:
         """Take an event that has been read; return whether the rest is no part of this answer."""
@@ -385,9 +399,7 @@ class _Relay:
         if reader.failed or self.failed:
             self.failed = reader.failed or self.failed
             return True
-        if self._watched and self._attempt.has_passed_hold():
-            self.capped = True
-        return self.capped
+        return self._watch()
 
     def _turn(self, event: Event, turned: Interpreter, out: list[bytes]) -> None:
         """Take what an event means to a client of another dialect."""
