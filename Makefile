@@ -14,7 +14,7 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	@.venv/bin/python -m coverage erase
-	.venv/bin/python -m coverage run -m pytest -n auto $(ARGS)
+	.venv/bin/python -m coverage run -m pytest -n auto --dist worksteal $(ARGS)
 
 clean:
 	rm -rf .venv .demo .types build dist *.egg-info

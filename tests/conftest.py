@@ -7,7 +7,9 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -53,35 +55,64 @@ def pytest_collection() -> Generator[None, object, object]:
     return found
 
 
-# So many examples of a property are watched by coverage: the others hardly reach another line, and
-# watching takes longer than most of what is watched.
-_WATCHED = 10
+# So many examples of a property, and in each process so many cases of a test, are watched by
+# coverage: the others hardly reach another line, and watching takes longer than most of them.
+_EXAMPLES = 10
+_CASES = 8
+_seen: Counter[str] = Counter()
+_watch: list[Any] = []  # what coverage looks with
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Let coverage look at the first examples of a property alone."""
-    handle: Any = getattr(getattr(item, "obj", None), "hypothesis", None)
-    inner = getattr(handle, "inner_test", None)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """Let coverage look at tests alone, and not at what pytest does between them."""
     watching = sys.gettrace()
-    if inner is None or watching is None or inspect.iscoroutinefunction(inner):
+    if watching is None:
         return (yield)
+    _watch.append(watching)
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(watching)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let coverage look at the first of what is tried again and again."""
+    name = item.nodeid.partition("[")[0]
+    _seen[name] += 1
+    if not _watch or _seen[name] > _CASES:
+        return (yield)
+    sys.settrace(_watch[0])
+    try:
+        with _first_examples(getattr(getattr(item, "obj", None), "hypothesis", None)):
+            return (yield)
+    finally:
+        sys.settrace(None)
+
+
+@contextmanager
+def _first_examples(handle: Any) -> Iterator[None]:
+    inner = getattr(handle, "inner_test", None)
+    if inner is None or inspect.iscoroutinefunction(inner):
+        yield
+        return
     seen = 0
 
     @functools.wraps(inner)
     def example(*args: Any, **named: Any) -> Any:
         nonlocal seen
         seen += 1
-        if seen > _WATCHED:
+        if seen > _EXAMPLES:
             sys.settrace(None)
         return inner(*args, **named)
 
     handle.inner_test = example
     try:
-        return (yield)
+        yield
     finally:
         handle.inner_test = inner
-        sys.settrace(watching)
 
 
 @pytest.hookimpl(optionalhook=True)
