@@ -47,11 +47,18 @@ def pytest_asyncio_loop_factories(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the collector from what stays to the end anyway: half a million objects of the tests."""
+    """Keep the collector from what stays to the end anyway: half a million objects of the tests.
+
+    And coverage from seeing every module imported once more by each process but the first.
+    """
+    watching = sys.gettrace()
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        sys.settrace(None)
     gc.disable()
     found = yield
     gc.freeze()
     gc.enable()
+    sys.settrace(watching)
     return found
 
 
