@@ -24,9 +24,10 @@ from tollway.providers.dialects.responses_said import no_summary
 from tollway.providers.dialects.table import DIALECTS, EMBEDS, EMBEDS_FOR, UPSTREAMS
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import RequestInvalid, Untranslatable
+from tollway.providers.events import Event as Said
 from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
-from tollway.providers.halves import without_halves
+from tollway.providers.halves import Halves, with_signs
 from tollway.providers.headers import Headers
 from tollway.providers.sse import Event
 from tollway.providers.units import UNITS, NotThere
@@ -344,6 +345,7 @@ class Interpreter:
         self._content_type = own.content_type if client.stream else _JSON
         self._reader = UPSTREAMS[version.dialect.name].codec.events(version.said, quirks)
         self._writer = own.writer(client)
+        self._halves: Halves | None = None  # once there are any
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -356,21 +358,28 @@ class Interpreter:
         Raises:
             UpstreamBroke: It is no event of the target's dialect.
         """
-        write = self._writer.event
-        if event.data is not None and (mended := without_halves(event.data)) != event.data:
-            event = Event(event.raw, mended, event.name)
-        return b"".join([write(one) for one in self._reader.event(event)])
+        if event.data is not None and (signed := with_signs(event.data)) != event.data:
+            event = Event(event.raw, signed, event.name)
+            self._halves = self._halves or Halves()
+        return self._written(self._reader.event(event))
+
+    def _written(self, said: list[Said]) -> bytes:
+        write, halves = self._writer.event, self._halves
+        if halves is None:
+            return b"".join([write(one) for one in said])
+        return halves.mended(b"".join([write(each) for one in said for each in halves.event(one)]))
 
     def end(self, *, early: bool = False) -> bytes:
         """Return what ends the client's stream; to be sent once the call is settled.
 
         With `early` it ends as if the output limit had been reached.
         """
-        write = self._writer.event
-        rest = b"".join([write(one) for one in self._reader.end()])
-        if early:
-            rest += write(Stopped("length"))
-        return rest + self._writer.end()
+        rest = self._written([*self._reader.end(), *([Stopped("length")] if early else [])])
+        halves = self._halves
+        if halves is None:
+            return rest + self._writer.end()
+        rest += b"".join(map(self._writer.event, halves.end()))
+        return halves.mended(rest + self._writer.end())
 
     def whole(self, body: bytes) -> bytes:
         """Return a whole answer as the client reads it: as a stream, where it asked for one.
