@@ -17,6 +17,7 @@ from tollway.providers.llamacpp.frames import (
     Count,
     Counted,
     Done,
+    Logprob,
     Reading,
     Reason,
     Refused,
@@ -31,7 +32,7 @@ from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick,
 from tollway.providers.llamacpp.onset import Onset
 from tollway.providers.llamacpp.run import Run
 from tollway.providers.llamacpp.template import ChatTemplate
-from tollway.providers.llamacpp.text import TextOut
+from tollway.providers.llamacpp.text import Beside, TextOut
 from tollway.providers.llamacpp.texts import Texts
 
 # Each further choice of a call stands so many places behind the one before it.
@@ -47,6 +48,7 @@ class _Choice:
         self.turn = run.number + CHOICE_APART * (index % run.job.n)
         self.prompt = run.read.prompts[index // run.job.n]
         self.text = TextOut(run.job.stop)
+        self.likely = Beside[Logprob](self.text)
         self.speech: Speech | None = None
         self.onset: Onset | None = None  # until a call has begun that a grammar will bind
         self.chain: Chain | None = None
@@ -236,7 +238,8 @@ class Engine:
         if run.job.kind == "chat":
             tools = run.job.prompts[prompt_at].tools
             manner = self._jobs.manner
-            choice.speech = manner.speech(tools, thinks=run.read.thinks)
+            forced = bool((shape := run.job.shape) and shape.forces_calls)
+            choice.speech = manner.speech(tools, thinks=run.read.thinks, forced=forced)
             if run.read.calls:
                 speech = manner.speech(tools, thinks=run.read.thinks)
                 choice.onset = Onset(speech, manner.style.begin.strip())
@@ -331,9 +334,8 @@ class Engine:
         choice.made += 1
         run.completion += 1
         heard = self._hear(choice, choice.text.feed(piece))
-        said.append(
-            Token(run.job.id, choice.index, heard.text, heard.thought, heard.calls, picked.logprob)
-        )
+        likely = choice.likely.take(picked.logprob) if picked.logprob else []
+        said.append(Token(run.job.id, choice.index, heard.text, heard.thought, heard.calls, likely))
         if choice.text.stopped:
             return self._end(choice, "stop", said)
         speech = choice.speech
@@ -355,6 +357,8 @@ class Engine:
         if onset.take(piece):
             self._native.hold(choice.chain, choice.run.read.calls)
             choice.onset = None
+            if choice.speech:
+                choice.speech.forced = True
         return token, piece
 
     def _specials(self, marks: tuple[str, ...]) -> frozenset[int]:
@@ -393,6 +397,7 @@ class Engine:
                 rest.thought,
                 rest.calls,
                 choice.text.stop,
+                choice.likely.finish(),
             )
         )
         self._leave(choice)

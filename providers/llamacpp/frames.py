@@ -75,6 +75,11 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
     calls: str | None = None
     auto: bool = False
 
+    @property
+    def forces_calls(self) -> bool:
+        """Whether the answer is tool calls and nothing else."""
+        return self.calls is not None and self.schema is None and not self.auto
+
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is chosen. The defaults are llama.cpp's own."""
@@ -259,14 +264,17 @@ class Logprob(msgspec.Struct, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True, tag="token", omit_defaults=True):
-    """One token of an answer. Its text is empty while it may be part of a character or stop."""
+    """One token of an answer. Its text is empty while it may be part of a character or stop.
+
+    `logprobs`: of the tokens whose text is certain now.
+    """
 
     id: int
     choice: int
     text: str
     thought: str = ""
     calls: list[CallPiece] = []
-    logprob: Logprob | None = None
+    logprobs: list[Logprob] = []
 
 
 class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended", omit_defaults=True):
@@ -279,6 +287,7 @@ class ChoiceEnded(msgspec.Struct, frozen=True, tag="choice_ended", omit_defaults
     thought: str = ""
     calls: list[CallPiece] = []
     stop: str = ""
+    logprobs: list[Logprob] = []
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

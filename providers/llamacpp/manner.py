@@ -73,9 +73,10 @@ class Manner:
         """Return whether a prompt ends in the middle of the model's thoughts."""
         return self.thoughts is not None and prompt.rstrip().endswith(self.thoughts[0])
 
-    def speech(self, tools: Sequence[Tool], *, thinks: bool) -> "Speech":
-        """Return the reader of one answer."""
-        return Speech(self.style if tools else None, [t.name for t in tools], self.thoughts, thinks)
+    def speech(self, tools: Sequence[Tool], *, thinks: bool, forced: bool = False) -> "Speech":
+        """Return the reader of one answer; `forced`: a grammar holds it to calls."""
+        names = [tool.name for tool in tools]
+        return Speech(self.style if tools else None, names, self.thoughts, thinks, forced)
 
     def calls_grammar(self, tools: Sequence[Tool], *, parallel: bool) -> str:
         """Return the grammar of answers that call one of the tools, or several.
@@ -189,7 +190,9 @@ class Speech:
         names: Sequence[str],
         thoughts: tuple[str, str] | None,
         thinks: bool,
+        forced: bool,
     ) -> None:
+        self.forced = forced  # a grammar holds to calls all that is not said yet
         self._begin = style.begin.strip() if style else ""
         self._end = style.end.strip() if style else ""
         self._bare = bool(style and style.bare)
@@ -242,6 +245,8 @@ class Speech:
         match self._state:
             case "thought":
                 return Said(thought=held)
+            case _ if self.forced:  # what was cut short before its name was no text either
+                return Said()
             case "bare" | "calls" if self._scanner:
                 return Said(self._scanner.unclaimed() + (held if self._state == "bare" else ""))
         return Said("" if self._trim and not held.strip() else held)

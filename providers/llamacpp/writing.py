@@ -68,11 +68,11 @@ class _Stream:
 
     def write(self, up: Up) -> bytes:
         match up:
-            case Token(choice=choice, logprob=logprob):
-                return self._begin(choice) + self._said(up, logprob)
+            case Token(choice=choice):
+                return self._begin(choice) + self._said(up)
             case ChoiceEnded(choice=choice, reason=reason):
-                said = self._begin(choice) + self._said(up, None)
-                ended = self._choice(choice, {}, "", reason, None)
+                said = self._begin(choice) + self._said(up)
+                ended = self._choice(choice, {}, "", reason, [])
                 return said + self._event([{**ended, **_stopped(up.stop)}])
             case Done(usage=used):
                 last = self._event([], _usage(used)) if self._asked.include_usage else b""
@@ -87,7 +87,7 @@ class _Stream:
         first = {"role": "assistant", "content": ""}
         return self._event([{"index": choice, "delta": first, "finish_reason": None}])
 
-    def _said(self, up: Token | ChoiceEnded, logprob: Logprob | None) -> bytes:
+    def _said(self, up: Token | ChoiceEnded) -> bytes:
         deltas: list[dict[str, object]] = []
         if up.thought:
             deltas.append({"reasoning_content": up.thought})
@@ -95,11 +95,11 @@ class _Stream:
             deltas.append({"content": up.text})
         if up.calls:
             deltas.append({"tool_calls": [_call_piece(piece) for piece in up.calls]})
-        if logprob is not None and not deltas:
+        if up.logprobs and not deltas:
             deltas.append({})
         said = b""
         for at, delta in enumerate(deltas):
-            likely = logprob if at == 0 else None
+            likely = up.logprobs if at == 0 else []
             text = str(delta.get("content", ""))
             said += self._event([self._choice(up.choice, delta, text, None, likely)])
         return said
@@ -110,17 +110,16 @@ class _Stream:
         delta: dict[str, object],
         text: str,
         reason: str | None,
-        logprob: Logprob | None,
+        logprobs: Sequence[Logprob],
     ) -> dict[str, object]:
         if self._chat:
             said: dict[str, object] = {"delta": delta}
-            if logprob is not None:
-                said["logprobs"] = _chat_logprobs([logprob])
+            if logprobs:
+                said["logprobs"] = _chat_logprobs(logprobs)
         else:
             begin = self._offset.get(choice, 0)
-            if logprob is not None:
-                self._offset[choice] = begin + len(_text(logprob.chosen))
-            told = None if logprob is None else _text_logprobs([logprob], begin)
+            self._offset[choice] = begin + sum(len(_text(one.chosen)) for one in logprobs)
+            told = _text_logprobs(logprobs, begin) if logprobs else None
             said = {"text": text, "logprobs": told}
         return {"index": choice, **said, "finish_reason": reason}
 
@@ -144,6 +143,7 @@ class _Choice:
     def hear(self, up: Token | ChoiceEnded) -> None:
         self.texts.append(up.text)
         self.thoughts.append(up.thought)
+        self.logprobs += up.logprobs
         for piece in up.calls:
             if piece.index == len(self.calls):
                 function = {"name": piece.name, "arguments": ""}
@@ -176,10 +176,8 @@ class _Whole:
 
     def write(self, up: Up) -> bytes:
         match up:
-            case Token(choice=choice, logprob=logprob):
+            case Token(choice=choice):
                 self._choices[choice].hear(up)
-                if logprob is not None:
-                    self._choices[choice].logprobs.append(logprob)
             case ChoiceEnded(choice=choice, reason=reason):
                 self._choices[choice].hear(up)
                 self._choices[choice].reason, self._choices[choice].stop = reason, up.stop

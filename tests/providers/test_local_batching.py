@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from json_validity import valid
-from local_models import NAME, body_of, chat, model, serving, state_of, until, whole
+from local_models import NAME, body_of, chat, model, serving, state_of, text_of, until, whole
 
 from tollway.providers.llamacpp.adapter import LocalModels
 
@@ -106,6 +106,24 @@ async def test_probabilities_are_those_of_the_model(local: LocalModels) -> None:
         assert bytes(entry["bytes"]).decode() == entry["token"]
     text = "".join(entry["token"] for entry in entries)
     assert text == found["choices"][0]["message"]["content"]
+
+
+async def test_probabilities_end_where_the_text_does(local: LocalModels) -> None:
+    """No token of a stop string is told of, as none of its text is: whole or in pieces."""
+    plain = await text_of(local, asked(2, max_tokens=12))
+    stop = plain[len(plain) // 2 :][:6]
+    asks = {"max_tokens": 12, "logprobs": True, "stop": [stop]}
+    choice = (await whole(local, asked(2, **asks)))["choices"][0]
+    told = [one["token"] for one in choice["logprobs"]["content"]]
+    text = choice["message"]["content"]
+    assert text == plain[: plain.index(stop)]
+    assert "".join(told).startswith(text)
+    assert len("".join(told[:-1])) < len(text)
+    answer = await local.send(NAME, "chat", asked(2, stream=True, **asks))
+    *blocks, _, _ = (await body_of(answer)).split(b"\n\n")
+    parts = [json.loads(one.removeprefix(b"data: "))["choices"][0] for one in blocks]
+    likely = [part["logprobs"]["content"] for part in parts if "logprobs" in part]
+    assert [one for some in likely for one in some] == choice["logprobs"]["content"]
 
 
 SCHEMAS: list[dict[str, Any]] = [

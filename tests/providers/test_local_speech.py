@@ -117,6 +117,19 @@ def test_a_call_that_is_cut_short_is_no_text(template: str, before: str) -> None
         assert "".join(p.arguments for p in said.calls if p.index == 1) == '{"city": "Pa'
 
 
+@pytest.mark.parametrize(
+    ("template", "before"), [(PLAIN, ""), (LLAMA, ""), (HERMES, "<tool_call>\n"), (NAMED, "")]
+)
+def test_a_forced_call_that_is_cut_before_its_name_is_no_text(template: str, before: str) -> None:
+    """A grammar holds it to calls: a client that forced one does not get a brace as an answer."""
+    call = '[TOOL_CALLS]add[ARGS]{"a"' if template is NAMED else before + '{"name": "add", "'
+    for size in range(1, len(call) + 1):
+        speech = Manner(template).speech(TOOLS, thinks=False, forced=True)
+        said = speech.feed(call[:size]).then(speech.finish())
+        assert said.text == ""
+    assert [piece.name for piece in said.calls if piece.name] == ["add"]
+
+
 @given(st.data())
 def test_pieces_change_nothing(data: st.DataObject) -> None:
     """A token may end anywhere, also inside a tag or an escape."""

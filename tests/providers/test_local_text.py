@@ -22,7 +22,7 @@ from tollway.providers.llamacpp.frames import (
     read_down,
     read_up,
 )
-from tollway.providers.llamacpp.text import TextOut
+from tollway.providers.llamacpp.text import Beside, TextOut
 
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 import contextlib
@@ -55,6 +55,34 @@ def test_text_is_whole_wherever_tokens_cut_it(text: str, sizes: list[int]) -> No
     assert "\ufffd" not in "".join(given_out).replace(
         "\ufffd", "" if "\ufffd" in text else "\ufffd"
     )
+
+
+@given(
+    text=st.text("abé", max_size=40),
+    stops=st.lists(st.text("abé", min_size=1, max_size=4), max_size=3),
+    sizes=pieces,
+)
+def test_tokens_are_told_of_with_their_text(text: str, stops: list[str], sizes: list[int]) -> None:
+    """Of each that gave a part of what is shown something is told, once; of no other."""
+    out = TextOut(stops)
+    beside = Beside[int](out)
+    tokens = [piece for piece in cut(text.encode(), sizes) if piece]
+    shown, told, at = "", [], 0
+    for at, piece in enumerate(tokens, 1):
+        shown += out.feed(piece)
+        told += beside.take(at - 1)
+        assert len(b"".join(tokens[: len(told)])) >= len(shown.encode())
+        if out.stopped:
+            break
+    shown += out.finish()
+    told += beside.finish()
+    assert told == list(range(len(told)))
+    if not out.stopped:
+        assert len(told) == len(tokens[:at])
+        return
+    size = len(shown.encode())
+    assert len(b"".join(tokens[: len(told)])) >= size
+    assert not told or len(b"".join(tokens[: len(told) - 1])) < size
 
 
 @given(
