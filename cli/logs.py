@@ -34,6 +34,7 @@ _WIDTHS = (19, _SHORT, 16, 20, 28, 18, 6, 6, 11, 6)
 # On a terminal that has no room for that: two lines a call, which fill 80 columns.
 _NARROW = (19, _SHORT, 16, 20, 22, 18, 6, 6, 10, 6)
 _FIRST = 4  # columns of the first line
+_TWO_LINES = 80  # what they fill
 _GAP = "  "
 
 
@@ -190,9 +191,21 @@ def _latest(config: Config, number: int, where: CallFilter, *, as_json: bool) ->
     if as_json:
         show.emit([plain(row) for row in found])
     elif found:
-        show.table(_COLUMNS, [_cells(row) for row in found])
+        _table([_cells(row) for row in found])
     elif path.exists() and number:
         show.note(f"No such calls{_near(config, where)}" if where != calls.ANY else "No calls yet")
+
+
+def _table(rows: list[list[show.Cell]]) -> None:
+    """Print calls as a table; in two lines each, as `-f` does, where 80 columns have no room."""
+    width = room(sys.stdout)
+    texts = [[_text(cell) for cell in row] for row in rows]
+    if width is None or width < _TWO_LINES or show.column_widths(_COLUMNS, texts, width):
+        show.table(_COLUMNS, rows)
+        return
+    _say([column.title for column in _COLUMNS])
+    for row in rows:
+        _say(row)
 
 
 def _near(config: Config, where: CallFilter) -> str:
@@ -283,8 +296,12 @@ def _line(
     line: list[str | show.Painted] = []
     for number in numbers:
         cell, column = cells[number], _COLUMNS[number]
-        text = cell.text if isinstance(cell, show.Painted) else str(cell)
+        text = _text(cell)
         blank = " " * (widths[number] - len(text))
         part = cell if isinstance(cell, show.Painted) else text
         line += [blank, part, _GAP] if column.number else [part, blank, _GAP]
     return line[:-1]
+
+
+def _text(cell: show.Cell) -> str:
+    return cell.text if isinstance(cell, show.Painted) else str(cell)

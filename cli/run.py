@@ -22,7 +22,7 @@ from tollway.cli.control import Control, convert, load_config
 from tollway.cli.edits import warn
 from tollway.cli.options import AsKey, ConfigFile
 from tollway.cli.run_child import child, signals_held
-from tollway.cli.run_env import CLAUDE, CODEX, KEY, Gateway, agent_of, launch
+from tollway.cli.run_env import AGENTS, CLAUDE, CODEX, KEY, Gateway, agent_of, launch
 from tollway.cli.run_gemini import agent_settings
 from tollway.cli.run_place import place
 from tollway.cli.start import ensure_up
@@ -166,10 +166,7 @@ def run(  # noqa: PLR0913 - an argument is an option
     loaded = load_config(config)
     program = shutil.which(command[0])
     if program is None:
-        raise UsageProblem(
-            f"There is no program `{command[0]}`{shown.meant(command[0], _DIALECTS)}",
-            hint="`tollway run -- COMMAND` starts one",
-        )
+        raise _no_program(command[0])
     cap, tags = _cap(budget), {**place(Path.cwd()), **_tags(tag)}
     own = _keeps_login(loaded, command) if own_login is None else own_login
     started = ensure_up(loaded)
@@ -189,6 +186,19 @@ def run(  # noqa: PLR0913 - an argument is an option
         finally:
             _report(session)
     raise typer.Exit(code)
+
+
+def _no_program(name: str) -> UsageProblem:
+    """Return what to say of a word that starts nothing: a slip, or an agent that is not here."""
+    if agent_of([name]):
+        return UsageProblem(
+            f"There is no program `{name}`",
+            hint=f"Install it, or put its folder in $PATH, where `{name}` alone starts it too",
+        )
+    return UsageProblem(
+        f"There is no program `{name}`{shown.meant(name, AGENTS)}",
+        hint="`tollway run -- COMMAND` starts one",
+    )
 
 
 def _window(control: Control, model: str | None) -> int | None:

@@ -13,6 +13,7 @@ URL = "TOLLWAY_URL"
 HEADER = "x-tollway-key"
 CLAUDE, CODEX, GEMINI = "claude", "codex", "gemini"
 OPENCODE, AIDER = "opencode", "aider"
+AGENTS = (CLAUDE, CODEX, GEMINI, OPENCODE, AIDER)
 
 # What would send a program elsewhere, or with another credential.
 _ELSEWHERE = (
@@ -59,7 +60,7 @@ class Launch(msgspec.Struct, frozen=True):
 def agent_of(words: Sequence[str]) -> str:
     """Return which agent a command starts, "" for any other program."""
     name = PurePath(words[0]).name
-    return name if name in (CLAUDE, CODEX, GEMINI, OPENCODE, AIDER) else ""
+    return name if name in AGENTS else ""
 
 
 def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -> Launch:

@@ -385,7 +385,7 @@ def _rich_table(heads: list[Column], cells: list[list[str]], width: int) -> None
     from rich.text import Text  # noqa: PLC0415
 
     plain = [[Text.from_ansi(cell).plain for cell in row] for row in cells]
-    found = _widths(heads, plain, width)
+    found = column_widths(heads, plain, width)
     if found is None:
         _blocks(heads, cells, plain, width)
         return
@@ -409,7 +409,9 @@ def _rich_table(heads: list[Column], cells: list[list[str]], width: int) -> None
     ).print(drawn)
 
 
-def _widths(heads: list[Column], rows: list[list[str]], width: int) -> tuple[list[int], int] | None:
+def column_widths(
+    heads: list[Column], rows: list[list[str]], width: int
+) -> tuple[list[int], int] | None:
     """Return how wide a terminal's columns are and the blanks between them; None: too many."""
     needed, least = [], []
     for at, head in enumerate(heads):

@@ -284,6 +284,19 @@ async def test_a_status_is_a_provider_s_and_what_was_refused_is_told_apart(
     assert "`--state refused`" in said
 
 
+async def test_calls_that_no_table_has_room_for_are_two_lines_each(
+    home: Home, ledger: Ledger
+) -> None:
+    """In 80 columns as `-f` has them; narrower, each is a block, and a pipe has whole lines."""
+    seen = home.on_terminal("logs", "-n", "2", columns=80, NO_COLOR="1").stdout.splitlines()
+    assert len(seen) == 6
+    assert seen[2].index("fast") == seen[0].index("asked")
+    assert seen[3].index("answered") == seen[1].index("ended")
+    narrow = home.on_terminal("logs", "-n", "2", columns=60, NO_COLOR="1").stdout
+    assert "\n  asked " in narrow
+    assert len(home.tollway("logs", "-n", "2").stdout.splitlines()) == 3
+
+
 async def test_following_on_a_narrow_terminal_takes_two_lines_a_call(
     home: Home, ledger: Ledger
 ) -> None:

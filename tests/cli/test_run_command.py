@@ -202,6 +202,24 @@ async def test_no_program_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("claude", "There is no program `claude`\nhint: Install it"),
+        ("cluade", "There is no program `cluade`; did you mean claude?\n"),
+    ],
+)
+def test_an_agent_that_is_not_here_is_not_what_was_meant(
+    tmp_path: Path, word: str, told: str
+) -> None:
+    """Who typed it right is told to install it, and not asked whether it was meant."""
+    home = Home(tmp_path)
+    home.write("[server]\nsingle_user = true\n")
+    done = home.tollway("run", "--", word, PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("--budget", "two"),
