@@ -19,8 +19,8 @@ from tollway.daemon.gate.route import Target
 from tollway.daemon.gate.translate import Version
 from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
-from tollway.providers.dialects.dialect import AnswerReader
-from tollway.providers.errors import UpstreamError, UpstreamTimeout
+from tollway.providers.dialects.dialect import BROKE_OFF, AnswerReader
+from tollway.providers.errors import UpstreamError, UpstreamGaveUp, UpstreamTimeout
 from tollway.providers.money import saving, time_cost
 from tollway.providers.price_report import billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
@@ -145,6 +145,17 @@ class Attempt:
             if self._billed(usage)[0] > self.opened.hold_nanousd:
                 return True
         return self.reader.produced > self.most_bytes
+
+    def outcome(self, ending: Ending) -> tuple[Ending, str]:
+        """Return how an answer that came to its end ended, and the code of its error or "".
+
+        One that its provider says to have broken off is passed on as it came, and is none.
+        """
+        if ending != "answered" or BROKE_OFF.isdisjoint(self.reader.finish_reasons):
+            return ending, ""
+        error = UpstreamGaveUp(f"`{self.target.provider}` broke its answer off")
+        self.failed(Failure(error, again=False))
+        return ending_of(error), error.code
 
     def end(self, ending: Ending, *, mask: Callable[[str], str], error: str = "") -> AttemptEnded:
         """Settle the hold by the ending's rule and return the row. Once only.

@@ -411,10 +411,11 @@ class Exchange:
 
     async def settle(self, attempt: Attempt, ending: Ending = "answered") -> None:
         """End an answered call; return when that is on disk, or the disk has stalled too long."""
-        ended = self._end(attempt, ending)
+        ending, error = attempt.outcome(ending)
+        ended = self._end(attempt, ending, error)
         if self._course:
             self._course.served(self, attempt)
-        done = self._finish(ended, ended.ending, "", attempt.first_ms)
+        done = self._finish(ended, ended.ending, error, attempt.first_ms)
         # Whatever became of the row: the client has paid for its answer.
         await self.daemon.ledger.settled(done)
 

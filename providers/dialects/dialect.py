@@ -11,6 +11,10 @@ from tollway.providers.dialects.alike import Alike
 from tollway.providers.errors import GatewayError, UpstreamRefused
 from tollway.providers.sse import Event
 
+# Reasons for which a chat ended that say that it broke off: DeepSeek, Z.ai, Mistral and OpenRouter,
+# vLLM and SGLang. What was said until then is no answer.
+BROKE_OFF = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
+
 
 class Edits(msgspec.Struct, frozen=True):
     """What must change in a body on its way to a provider; nothing else does.

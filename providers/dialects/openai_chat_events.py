@@ -15,6 +15,7 @@ from tollway.providers.conversation import Citation, Conversation, Opaque, Tool
 from tollway.providers.dialects import openai_chat_chunk as chunks
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
+from tollway.providers.dialects.dialect import BROKE_OFF
 from tollway.providers.dialects.error_words import words_in
 from tollway.providers.dialects.openai_chat_ask import tool_name
 from tollway.providers.dialects.openai_chat_loose import annotated, beside, shown
@@ -47,8 +48,6 @@ _REASONS: dict[str, ev.StopReason] = {
     "content_filter": "filtered",
     "sensitive": "filtered",  # Z.ai
 }
-# What was said until then is no answer: DeepSeek, Z.ai, Mistral and OpenRouter, vLLM and SGLang.
-_GAVE_UP = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
 
 
 class Reader:
@@ -233,7 +232,7 @@ class _Open:
             self._rest(said, out)
         if choice.logprobs is not None:
             self._weigh(choice.logprobs, out)
-        if choice.error or choice.finish_reason in _GAVE_UP:
+        if choice.error or choice.finish_reason in BROKE_OFF:
             raise _gave_up(choice)
         if choice.finish_reason and not self._stopped:
             self._stopped = True

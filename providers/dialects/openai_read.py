@@ -40,6 +40,7 @@ class _Choice(msgspec.Struct):
     message: _Said | None = None
     text: Any = None
     finish_reason: Any = None
+    error: Any = None  # OpenRouter's, of a whole answer: why there is no more
 
 
 class _Answer(msgspec.Struct):
@@ -189,10 +190,11 @@ class Reader:
             self.produced += _visible(said)
         if choice.text:
             self.produced += _bytes(choice.text)
-        if choice.finish_reason is not None:
+        reason = "error" if choice.error else choice.finish_reason
+        if reason is not None:
             self._finished.add(choice.index if type(choice.index) is int else place)
-            if type(choice.finish_reason) is str:
-                self.finish_reasons.append(choice.finish_reason)
+            if type(reason) is str:
+                self.finish_reasons.append(reason)
             if len(self._finished) >= self._call.choices and self.failed is None:
                 # Cerebras, Perplexity and others send no [DONE].
                 self.ended = True

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from gateway import (
     CHAT,
+    DONE,
     HEAD,
     INPUT,
     KEY,
@@ -369,3 +370,27 @@ async def test_the_phase_of_a_response_s_texts_is_named_where_it_is_lost(stream:
         if not stream:
             assert reply.headers["x-tollway-dropped"] == "phase"
         assert (await gate.row(reply)).call.dropped == "phase"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "why",
+    [
+        b'"finish_reason":"error","error":{"code":502,"message":"Out of memory"}',  # OpenRouter
+        b'"finish_reason":"stop","error":{"code":502,"message":"Out of memory"}',
+        b'"finish_reason":"insufficient_system_resource"',  # DeepSeek
+    ],
+)
+async def test_an_answer_that_its_provider_broke_off_is_no_answered_call(
+    stream: bool, why: bytes
+) -> None:
+    """Its client has it byte for byte, and pays for it, and the books know better."""
+    said = WHOLE.replace(b'"finish_reason":"stop"', why)
+    sent = [chunk("He"), chunk(finish="stop").replace(b'"finish_reason":"stop"', why), USED, DONE]
+    script = [reads(), says(HEAD + b"".join(sent)) if stream else says(whole(said))]
+    async with gateway([script]) as gate:
+        reply = await gate.ask(body(stream))
+        row = await gate.row(reply)
+        assert (events(reply) == [*sent[:2], DONE]) if stream else (reply.body == said)
+        assert (row.call.ending, row.call.error) == ("upstream_broke", "upstream_broke")
+        assert (row.call.cost_nanousd, row.call.estimated) == (USED_COST, False)
