@@ -164,12 +164,9 @@ class _Messages:
         if not part.text or part.text.isspace():
             return  # "text content blocks must contain non-whitespace text"
         block: _Block = {"type": "text", "text": part.text, **_mark(part)}
-        if isinstance(part, Text) and part.citations:
+        if isinstance(part, Text) and part.citations and self._said.by == NAME:
             entries = [one for cited in part.citations if (one := entry(cited)) is not None]
-            if self._said.by == NAME:
-                block["citations"] = entries
-            else:
-                self.dropped.append("annotations")
+            block["citations"] = entries
         yield block
 
     def _document(self, file: File) -> _Block:

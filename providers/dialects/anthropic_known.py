@@ -1,6 +1,7 @@
 """The fields that are known within an Anthropic Messages request; see `unread`.
 
-What is unknown of a tool is named where tools are read.
+What is unknown of a tool is named where tools are read. What an earlier text rested on
+(`citations`) is read, and is nevertheless unknown: no other dialect can be told of it.
 """
 
 from typing import Final
@@ -9,7 +10,7 @@ from tollway.providers.dialects.unread import Shape, kinds, shape
 
 _SOURCE = shape("media_type data url file_id content")
 _SHOWN = {
-    "text": shape("text citations cache_control parsed_output"),
+    "text": shape("text cache_control parsed_output"),
     "image": shape("cache_control", source=_SOURCE),
     "document": shape("title context citations cache_control", source=_SOURCE),
     "search_result": shape("source title content citations cache_control"),

@@ -1,7 +1,7 @@
 """The fields that are known within a chat completion request; see `unread`.
 
-Known is also what clients send back of an answer and what asks for nothing: places, notes of
-sources, what a library has parsed.
+Known is also what clients send back of an answer and what asks for nothing: places, what a
+library has parsed.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ _CALLED = shape("name arguments parsed_arguments")
 _CALL = shape("id index extra_content", function=_CALLED, custom=shape("name input"))
 _MESSAGE = shape(
     "role name tool_call_id refusal reasoning_content reasoning reasoning_details cache_control"
-    " annotations parsed prefix",
+    " parsed prefix",
     audio=shape("id expires_at transcript"),
     content=_PART,
     tool_calls=_CALL,

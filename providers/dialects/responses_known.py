@@ -1,7 +1,8 @@
 """The fields that are known within a Responses request; see `unread`.
 
 Known is also what clients send back of an answer and what asks for nothing: ids of items, their
-status. What is unknown of a tool is named where tools are read.
+status. What is unknown of a tool is named where tools are read. What an earlier text rested on
+(`annotations`) is read, and is nevertheless unknown: no other dialect can be told of it.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ _CONTENT = kinds(
     input_text=_TEXT,
     text=_TEXT,
     summary_text=_TEXT,
-    output_text=shape(_MARK + "text annotations logprobs parsed"),
+    output_text=shape(_MARK + "text logprobs parsed"),
     refusal=shape("refusal"),
     input_image=shape(_MARK + "detail file_id image_url"),
     input_file=shape(_MARK + "file_data file_id file_url filename"),

@@ -227,6 +227,21 @@ def test_a_field_that_nobody_reads_is_named_wherever_it_stands(
     assert read(codec, **more).unread == (name,)
 
 
+def test_what_an_earlier_text_rested_on_is_named() -> None:
+    """No other dialect can be told of it; it was lost in silence, but on the way to Claude."""
+    note = {"type": "url_citation", "url": "https://a.example", "title": "A"}
+    place = {"start_index": 0, "end_index": 2}
+    text = {"type": "output_text", "text": "Hi", "annotations": [note | place]}
+    items = [{"type": "message", "role": "assistant", "content": [text]}]
+    assert read(RESPONSES, input=items).unread == ("input.content.annotations",)
+    cited = {"type": "char_location", "cited_text": "Hi", "document_index": 0}
+    block = {"type": "text", "text": "Hi", "citations": [cited]}
+    said = read(ANTHROPIC, messages=[{"role": "assistant", "content": [block]}])
+    assert said.unread == ("messages.content.citations",)
+    turn = {"role": "assistant", "content": "Hi", "annotations": [note]}
+    assert read(OPENAI, messages=[turn]).unread == ("messages.annotations",)
+
+
 def test_what_an_answer_brought_back_is_no_loss() -> None:
     """Clients send items as they came: ids, states, notes; and fields that say nothing."""
     text = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
