@@ -73,7 +73,9 @@ _LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 _USUAL = frozenset({"keep-alive", "close"})
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
+# All but controls and what some parser takes for a line end. Text beyond Latin comes as itself,
+# bytes that are no UTF-8 as surrogates: both go on as the bytes that they were.
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u2028\u2029]*\Z")
 
 
 def to_provider(headers: Iterable[tuple[str, str]]) -> Headers:

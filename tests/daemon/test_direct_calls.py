@@ -75,6 +75,16 @@ async def test_a_header_of_the_provider_comes_as_the_bytes_that_it_sent() -> Non
         assert b"\r\nx-place: M\xfcnchen\r\n" in answer
 
 
+@pytest.mark.parametrize("value", ["東京".encode(), "München".encode(), b"M\xfcnchen"])
+async def test_a_header_of_the_client_goes_as_the_bytes_that_it_sent(value: bytes) -> None:
+    """What is no Latin, or no UTF-8 at all, is dropped no more than plain words are."""
+    asked = _request(body(), "X-Title: ?", "Connection: close").replace(b"?", value, 1)
+    async with gateway([[reads(), says(whole())]]) as gate:
+        answer = await gate.daemon.raw(asked)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nx-title: " + value + b"\r\n" in gate.ups[0].requests[0]
+
+
 async def test_a_status_without_a_name_is_passed_on() -> None:
     """Providers have some of their own; HTTP asks for the digits alone."""
     refusal = whole(b'{"error":{"message":"busy"}}', status="529 Overloaded")
