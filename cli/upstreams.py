@@ -3,12 +3,13 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
 from tollway.daemon import secrets
+from tollway.daemon.config.load import places
 from tollway.daemon.config.schema import Config, Provider, SecretRef
 from tollway.providers.catalog import KINDS, Kind, request_headers
 from tollway.providers.errors import GatewayError
@@ -18,6 +19,8 @@ from tollway.providers.transport import Request, Timeouts
 from tollway.providers.words import counted
 
 _MOST_BYTES = 8 * 2**20  # of a list of models; OpenRouter's has half a megabyte
+# How an API's address ends: "/v1", "/v1beta"; more than one of them where it was written twice.
+_VERSIONS = re.compile(r"(?:/v\d+(?:alpha|beta)?\d*)+\Z")
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -124,7 +127,40 @@ async def _asked(
     if provider.auth == "caller" and status in (401, 403):
         told = f"`{base_url}` is up; its callers bring their own credential"
         judged = msgspec.structs.replace(judged, state="ok", detail=told, fix="")
+    if judged.state == "warn" and status != 429 and kind.lists is None:
+        better = await _better(transport, request, kind, base_url, 3 * timeout_s)
+        if better:
+            (where,) = places(config.path, [("providers", name, "base_url")])
+            told = f"{judged.detail}; `{better}/models` has the list"
+            fix = f'{where}: write "{better}"'
+            judged = msgspec.structs.replace(judged, state="fail", detail=told, fix=fix)
     return msgspec.structs.replace(judged, status=status)
+
+
+async def _better(
+    transport: HttpTransport, asked: Request, kind: Kind, base_url: str, within_s: float
+) -> str:
+    """Return the address near this one, on the same host, that lists models; "" for none."""
+    for near in _near(base_url, kind):
+        request = msgspec.structs.replace(asked, url=_listing_at(kind, near))
+        try:
+            async with asyncio.timeout(within_s):
+                status, body = await _fetch(transport, request)
+            if status == 200:
+                _listed(body)
+                return near
+        except (GatewayError, TimeoutError, msgspec.DecodeError, ValueError):
+            continue
+    return ""
+
+
+def _near(base_url: str, kind: Kind) -> Iterator[str]:
+    """Yield what is often meant by an address: its version left out, or written twice."""
+    usual = _VERSIONS.search(kind.base_url or "/v1")
+    bare = _VERSIONS.sub("", base_url)
+    for near in (bare + (usual[0] if usual else "/v1"), bare):
+        if near != base_url:
+            yield near
 
 
 def _listing_at(kind: Kind, base_url: str) -> str:

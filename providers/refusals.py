@@ -36,6 +36,14 @@ _WORDS: Final = re.compile(
     r"|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
+# What servers say of a path that they do not have, where they say anything: FastAPI and Go,
+# llama.cpp, OpenAI, LM Studio, Express, Azure, Cloudflare. Of a missing model they say more.
+_NO_PATH: Final = re.compile(
+    r"(?:404:? ?)?(?:(?:file|page|path|route|resource|url) )?not found\.?|method not allowed\.?"
+    r"|invalid url\b.*|(?:unknown|unexpected|no such) (?:endpoint|path|route|url)\b.*"
+    r"|cannot post .*|no route .*",
+    re.IGNORECASE | re.DOTALL,
+)
 _QUOTA: Final = frozenset(
     {
         *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached"),
@@ -92,6 +100,18 @@ def is_too_long(error: GatewayError) -> bool:
         return False
     status = error.upstream_status or error.status
     return is_overflow(400 if status == 502 else status, error.body)
+
+
+def is_no_such_path(status: int, body: bytes) -> bool:
+    """Whether a refusal is of the path, not of a model or anything else that a request names."""
+    if status not in (404, 405):
+        return False
+    said = body[:_MOST_BODY].decode("utf-8", "replace").strip()
+    if not said or said.startswith("<"):  # a page: APIs say in JSON what they do not have
+        return True
+    error = _error(body)
+    words = error.get("message", error.get("detail", error.get("error", said)))
+    return isinstance(words, str) and bool(_NO_PATH.fullmatch(words.strip()))
 
 
 def is_key_refused(status: int, body: bytes) -> bool:

@@ -5,9 +5,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class OneAnswer:
-    """Answers every GET alike until `close`; `asked` has each path and its credential."""
+    """Answers every GET alike until `close`; `asked` has each path and its credential.
 
-    def __init__(self, status: int, body: bytes) -> None:
+    With `only`, paths that begin otherwise are not there.
+    """
+
+    def __init__(self, status: int, body: bytes, only: str = "") -> None:
         self.asked: list[tuple[str, str | None]] = []
         self.headers: list[dict[str, str]] = []  # of each request, names in lower case
         asked, heads = self.asked, self.headers
@@ -16,7 +19,7 @@ class OneAnswer:
             def do_GET(self) -> None:
                 asked.append((self.path, self.headers["authorization"]))
                 heads.append({name.lower(): value for name, value in self.headers.items()})
-                self.send_response(status)
+                self.send_response(status if self.path.startswith(only) else 404)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

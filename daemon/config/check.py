@@ -54,6 +54,8 @@ _RUN_ID = re.compile(r"[0-9]{6}-[0-9a-f]{8}")
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)")
 # A path, and a query if it needs one; not a whole URL, which would name another host.
 _PATH = re.compile(r"/(?!/)[!$%&'()*+,./:;=?@\w~-]{0,200}", re.ASCII)
+# An address with it stands in many a server's documentation.
+_ENDPOINT = re.compile(r"(/(?:(?:chat/)?completions|messages|responses|embeddings))/*\Z")
 _LEAST_PROBE_S = 1.0
 _LEAST_BREAKER_S = 0.1
 _LEAST_KEEP_S = 86_400
@@ -291,6 +293,8 @@ def _provider(provider: Provider, at: At, wrong: Wrong) -> None:
         url: str | None = getattr(provider, field)
         if url is not None and (why := _url_wrong(url)):
             wrong((*at, field), why)
+        elif field == "base_url" and (end := _ENDPOINT.search(url or "")):
+            wrong((*at, field), f"ends in {shown.value(end[1])}, which each call adds; take it off")
 
 
 def _pool(provider: Provider, at: At, wrong: Wrong) -> None:

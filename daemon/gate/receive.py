@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, cast
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.gather import gather, nothing_but_life, read_whole
+from tollway.daemon.gate.refused import refused
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
-from tollway.providers.dialects.error_words import json_in, words_in
+from tollway.providers.dialects.error_words import json_in
 from tollway.providers.embedding import Embedding
 from tollway.providers.errors import (
     UpstreamBroke,
@@ -23,10 +24,10 @@ from tollway.providers.errors import (
     UpstreamGaveUp,
     UpstreamRefused,
 )
-from tollway.providers.headers import Headers, to_client
+from tollway.providers.headers import to_client
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.framing import LISTED, SIZE_LINES, size_line
-from tollway.providers.refusals import Verdict, is_overflow, verdict, verdict_of
+from tollway.providers.refusals import is_overflow, verdict, verdict_of
 from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event
 from tollway.providers.sse import Splitter as SseSplitter
@@ -48,12 +49,6 @@ _WAITED_OUT = frozenset({504, 524})
 _DONE = b"[DONE]"
 # Events that fill a silence: Anthropic's, and OpenAI's in Responses.
 _FILLERS = frozenset({b"ping", b"keepalive"})
-
-
-class UpstreamDenied(UpstreamRefused):
-    """The provider refused the gateway's own credential: not the caller's fault, nor its 401."""
-
-    code = "upstream_auth"
 
 
 class UpstreamGarbage(UpstreamBroke):
@@ -91,10 +86,6 @@ async def receive(exchange: "Exchange", attempt: Attempt) -> Failure | None:
     return await _whole(exchange, attempt, answer, body)
 
 
-def _to_client(attempt: Attempt, answer: Answer) -> Headers:
-    return to_client(answer.headers, callers=attempt.target.callers)
-
-
 def _content_type(answer: Answer) -> str:
     for name, value in answer.headers:
         if name.lower() == "content-type":
@@ -115,7 +106,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         pass  # the status says enough
     status, said = answer.status, bytes(body)
     of_key = verdict(status, said)
-    error = _refused(exchange, attempt, answer, said, of_key)
+    error = refused(exchange, attempt, answer, said, of_key)
     overflow = status == 413 or is_overflow(status, said)
     again = status in _TRY_NEXT or status >= 500 or status < 400 or overflow
     if attempt.target.callers:
@@ -141,38 +132,6 @@ def _is_waited_out(attempt: Attempt, status: int, said: bytes) -> bool:
     """
     own = type(json_in(said)) in (dict, list) or attempt.target.local
     return status in _WAITED_OUT and not own
-
-
-def _refused(
-    exchange: "Exchange", attempt: Attempt, answer: Answer, said: bytes, of_key: Verdict
-) -> UpstreamRefused:
-    """Return the error for an answer with an error status: in whose words, and what of the key."""
-    target, status = attempt.target, answer.status
-    if of_key in ("key", "model") and not target.callers:
-        what = "the gateway's credential"
-        if of_key == "model":
-            what += f" for `{target.model}`"
-        denied = UpstreamDenied(
-            f"`{target.provider}` refused {what} (HTTP {status})",
-            hint="The gateway's owner can check it with `tollway doctor`",
-            status=502,
-        )
-        denied.upstream_status, denied.verdict = status, of_key
-        return denied
-    if status < 400:
-        return UpstreamRefused(
-            f"`{target.provider}` answered with a redirect (HTTP {status}), which is not followed",
-            hint="Correct the provider's `base_url`",
-            status=502,
-        )
-    if target.worker:  # no provider: it is a model of this box that says so
-        return UpstreamRefused(
-            f"The model `{target.name}` cannot do that: {words_in(said)}", status=status, body=said
-        )
-    error = attempt.version.dialect.read_error(status, said)
-    error.headers = exchange.gate.masked(_to_client(attempt, answer))
-    error.verdict = of_key
-    return error
 
 
 def _within(error: UpstreamRefused) -> Failure:
@@ -201,7 +160,7 @@ async def _whole(
             f"`{attempt.target.provider}` answered 200 with something that is not an answer"
         )
         return Failure(garbage, again=True)
-    headers = _to_client(attempt, answer)
+    headers = to_client(answer.headers, callers=attempt.target.callers)
     said = attempt.version.said
     embedded = (
         Embedded(exchange.call, said, attempt.version) if isinstance(said, Embedding) else None
@@ -443,7 +402,7 @@ class _Relay:
         """Commit to this target: from here on the client sees it."""
         self.shown = True
         self._attempt.saw_first()
-        headers = _to_client(self._attempt, self._answer)
+        headers = to_client(self._answer.headers, callers=self._attempt.target.callers)
         if self._interpreter is not None:
             headers = self._interpreter.headers(headers)
         self._exchange.pipe.open(self._exchange.head(self._attempt, headers, whole=False))

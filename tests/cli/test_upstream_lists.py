@@ -17,9 +17,9 @@ DATA = {"data": [{"id": "a"}, {"id": "b"}], "has_more": False}
 
 
 @contextmanager
-def answering(status: int, said: object) -> Iterator[OneAnswer]:
+def answering(status: int, said: object, only: str = "") -> Iterator[OneAnswer]:
     """Yield a server with one answer."""
-    server = OneAnswer(status, json.dumps(said).encode())
+    server = OneAnswer(status, json.dumps(said).encode(), only)
     try:
         yield server
     finally:
@@ -79,6 +79,32 @@ def test_what_is_no_list_of_models_is_a_warning() -> None:
     """Somebody else's web application answers 200 as well."""
     with answering(200, {"hello": "there"}) as server:
         assert reached(server, "openai", "/v1", "").state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "written"),
+    [
+        ("openai-compatible", "/v1/models", ""),
+        ("openai-compatible", "/v1/models", "/v1/v1"),
+        ("vllm", "/api/v1/models", "/api"),
+        ("deepseek", "/models", "/v1/v1"),
+        ("gemini", "/v1beta/models", "/v1"),
+    ],
+)
+def test_the_address_that_was_meant_is_told(kind: str, there: str, written: str) -> None:
+    """A version left out or written twice is the usual fault: both are tried, on the same host."""
+    with answering(200, DATA, only=there) as server:
+        found = reached(server, kind, written, "")
+        meant = f"http://127.0.0.1:{server.port}{there.removesuffix('/models')}"
+        assert (found.state, found.status) == ("fail", 404)
+        assert found.fix.endswith(f'gateway.toml:1: providers.x.base_url: write "{meant}"')
+
+
+def test_no_address_is_told_where_none_has_models() -> None:
+    """Some servers have no such list, and answer calls all the same."""
+    with answering(404, {}) as server:
+        found = reached(server, "openai-compatible", "/v1", "")
+        assert (found.state, "is right and up" in found.fix) == ("warn", True)
 
 
 def test_the_keys_of_anthropic_and_google_are_found_once() -> None:

@@ -198,6 +198,8 @@ def test_a_wrong_value_is_named_with_its_line_and_a_fix(text: str, fault: str) -
         ('user = "ann"', "user = 'ann'\nexpires = '2027-01-31'", "expected a date without quotes"),
         ("[providers", "[server]\nsingle_user = true\n[providers", "single_user: excludes [keys]"),
         ('kind = "openai"', 'kind = "openai"\nbase_url = "example.com"', "expected a URL, such as"),
+        ('kind = "openai"', "kind = 'openai'\nbase_url = 'https://x/v1/chat/completions/'",
+         "providers.openai.base_url: ends in `/chat/completions`, which each call adds"),
         ('kind = "openai"', 'kind = "openai"\nproxy = "http://me:pw@proxy"', "holds a name or a"),
     ],
 )  # fmt: skip

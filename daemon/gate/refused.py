@@ -1,0 +1,74 @@
+"""What a client is told of a provider that refused its call: in whose words, and what to mend."""
+
+from typing import TYPE_CHECKING
+
+from tollway.daemon.gate.attempt import Attempt
+from tollway.providers.dialects.error_words import words_in
+from tollway.providers.errors import UpstreamRefused
+from tollway.providers.headers import to_client
+from tollway.providers.refusals import Verdict, is_no_such_path
+from tollway.providers.transport import Answer
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.send import Exchange
+
+
+class UpstreamDenied(UpstreamRefused):
+    """The provider refused the gateway's own credential: not the caller's fault, nor its 401."""
+
+    code = "upstream_auth"
+
+
+def refused(
+    exchange: "Exchange", attempt: Attempt, answer: Answer, said: bytes, of_key: Verdict
+) -> UpstreamRefused:
+    """Return the error for an answer with an error status.
+
+    Args:
+        exchange: The call's.
+        attempt: The try that was refused.
+        answer: Its status and headers.
+        said: Its body.
+        of_key: What it says of the credential.
+    """
+    target, status = attempt.target, answer.status
+    if of_key in ("key", "model") and not target.callers:
+        what = "the gateway's credential"
+        if of_key == "model":
+            what += f" for `{target.model}`"
+        denied = UpstreamDenied(
+            f"`{target.provider}` refused {what} (HTTP {status})",
+            hint="The gateway's owner can check it with `tollway doctor`",
+            status=502,
+        )
+        denied.upstream_status, denied.verdict = status, of_key
+        return denied
+    if status < 400:
+        return UpstreamRefused(
+            f"`{target.provider}` answered with a redirect (HTTP {status}), which is not followed",
+            hint="Correct the provider's `base_url`",
+            status=502,
+        )
+    if target.worker:  # no provider: it is a model of this box that says so
+        return UpstreamRefused(
+            f"The model `{target.name}` cannot do that: {words_in(said)}", status=status, body=said
+        )
+    error = attempt.version.dialect.read_error(status, said)
+    if is_no_such_path(status, said):
+        error.hint = _elsewhere(exchange, attempt)
+    error.headers = exchange.gate.masked(to_client(answer.headers, callers=target.callers))
+    error.verdict = of_key
+    return error
+
+
+def _elsewhere(exchange: "Exchange", attempt: Attempt) -> str:
+    """Return what may be wrong with an address that somebody wrote; "" where nobody did."""
+    target = attempt.target
+    provider = exchange.gate.config.providers.get(target.provider)
+    if provider is None or provider.base_url is None:
+        return ""
+    path = attempt.version.path(target).partition("?")[0]
+    return (
+        f"It has no `{path}` there: `base_url` of `[providers.{target.provider}]` in gateway.toml"
+        f" may be wrong, which `tollway providers test {target.provider}` looks into"
+    )
