@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from mimetypes import guess_type
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -50,6 +50,13 @@ def tool_name(name: str) -> str:
     return _fitting(name if name[:1].isalpha() or name[:1] == "_" else f"_ {name}")
 
 
+# Words of catalog.toml, for Vertex. It took no ids of calls until September 2026 ("Unknown name
+# \"id\" at 'contents[1].parts[0].function_call'", looplj/axonhub#874), and takes those of the third
+# generation since then (anomalyco/opencode#50504). Of the service tier it reads a header, and
+# refuses what AI Studio calls it in the body (googleapis/python-genai#2847).
+CALL_IDS_FROM_3: Final = "call_ids_from_3"
+NO_TIER: Final = "no_service_tier"
+
 # What Gemini 3 takes in place of the signature of a call that it did not make itself
 # (documentation of thought signatures).
 _UNSIGNED = "skip_thought_signature_validator"
@@ -70,7 +77,7 @@ _THIRD = re.compile(r"gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)")
 _NO_URLS = re.compile(r"gemini-(?:1\.|2\.0)|gemma")
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
-_SAID_TIERS = _TIERS | {"", "auto", "default", "standard_only"}
+_SAID_TIERS = frozenset({"", "auto", "default", "standard_only"})
 _Fields = Iterator[tuple[str, object]]
 
 
@@ -87,8 +94,10 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     body.update(_tools(said, writer.dropped))
     if config := dict(_config(said, facts, writer.dropped)):
         body["generationConfig"] = config
-    if said.service_tier in _TIERS:
+    if said.service_tier in _TIERS and NO_TIER not in facts.quirks:
         body["serviceTier"] = said.service_tier
+    elif said.service_tier not in _SAID_TIERS:
+        writer.dropped.append("service_tier")
     writer.dropped += [name for name in _labels(said)]
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
 
@@ -103,6 +112,7 @@ class _Contents:
         # The third generation signs its calls, and takes pictures within a function's result.
         self._signs = self._sees_results = bool(_THIRD.search(facts.model))
         self._fetches = not _NO_URLS.match(facts.model)
+        self._has_ids = self._signs or CALL_IDS_FROM_3 not in facts.quirks
         self._names: dict[str, str] = {
             part.id: part.name
             for message in said.messages
@@ -138,7 +148,7 @@ class _Contents:
     def _turn(self, message: Message) -> Iterator[dict[str, object]]:
         first = True
         shown: list[dict[str, object]] = []
-        for part in message.parts:
+        for part in message.parts if self._has_ids else self._as_called(message):
             if getattr(part, "cache", None) is not None:
                 self.dropped.append("cache_control")
             if isinstance(part, ToolResult):
@@ -149,6 +159,14 @@ class _Contents:
             else:
                 yield from self._labelled(part)
         yield from shown
+
+    def _as_called(self, message: Message) -> list[Part]:
+        """Return a turn's parts, results in the order of their calls: no id says whose they are."""
+        places = {id_: place for place, id_ in enumerate(self._names)}
+        return sorted(
+            message.parts,
+            key=lambda part: places.get(part.id, -1) if isinstance(part, ToolResult) else -1,
+        )
 
     def _labelled(self, part: Part) -> Iterator[dict[str, object]]:
         """Yield a part, behind what is said of a file: there is no other place for it."""
@@ -161,7 +179,7 @@ class _Contents:
         text = wrapped(call.arguments) if call.kind == "custom" else call.arguments
         arguments = msgspec.Raw(object_text(text))
         called: dict[str, object] = {"name": tool_name(call.name), "args": arguments}
-        if call.id:
+        if call.id and self._has_ids:
             called["id"] = call.id
         written: dict[str, object] = {"functionCall": called}
         if call.by == NAME and call.signature:
@@ -181,7 +199,7 @@ class _Contents:
             response = {"error": text}
         name = result.name or self._names.get(result.id, "")
         said: dict[str, object] = {"name": tool_name(name or "tool"), "response": response}
-        if result.id:
+        if result.id and self._has_ids:
             said["id"] = result.id
         seen = [one for part in others for one in self._labelled(part)]
         if seen and self._sees_results:
@@ -411,11 +429,10 @@ def _within(budget: int, model: str) -> int:
 
 
 def _labels(said: Conversation) -> Iterator[str]:
-    """Yield what there is no place for: for whom it is, labels, tiers, cache keys."""
+    """Yield what there is no place for: for whom it is, labels, cache keys."""
     for name, value in (
         ("user", said.user),
         ("metadata", said.metadata),
-        ("service_tier", said.service_tier not in _SAID_TIERS),
         ("prompt_cache_key", said.cache_key),
         ("store", said.store),
     ):

@@ -20,6 +20,7 @@ AT = "/v1/projects/example-project/locations/global"
 RECORDINGS = recordings("vertex/*.json")
 (CLAUDE,) = [one for one in RECORDINGS if "anthropic" in one.api]
 HAIKU = "claude-haiku-4-5@20251001"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 TOLD = msgspec.json.encode(
     {"error": {"code": 429, "message": "Slowly", "status": "RESOURCE_EXHAUSTED"}}
 )
@@ -192,3 +193,35 @@ async def test_a_header_that_chooses_a_dearer_tier_stays_behind(
         await gate.ask(body, path, **heads)
         _, sent, _ = google.asked[-1]
         assert not [name for name in sent if name.startswith(("x-vertex", "x-goog"))]
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [("gemini-2.5-flash", ["1", "2"]), ("gemini-3-flash-preview", ["b", "2", "a", "1"])],
+)
+async def test_calls_are_told_as_vertex_takes_them(
+    google: Cloud, monkeypatch: pytest.MonkeyPatch, model: str, named: list[str]
+) -> None:
+    """It refused ids, where the order says whose a result is; of the tier it reads a header."""
+    monkeypatch.setenv("TOKEN", "ya29.token")
+    google.answer = (200, "application/json", RECORDINGS[1].body)
+    called = [{"id": id_, "function": {"name": "f", "arguments": "{}"}} for id_ in ("a", "b")]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [{"type": "function", **one} for one in called]},
+        {"role": "tool", "tool_call_id": "b", "content": "2"},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+    ]
+    async with running(config(google.port, 'api_key = "env:TOKEN"'), server="") as daemon:
+        reply = await chat(
+            Gateway(daemon, []), model, messages=messages, service_tier="flex", tools=[TOOL]
+        )
+        assert reply.headers["x-tollway-dropped"] == "service_tier"
+        (_, _, body) = google.asked[-1]
+        assert "serviceTier" not in body
+        _, calls, results = body["contents"]
+        ids = [part["functionCall"].get("id") for part in calls["parts"]]
+        told = [part["functionResponse"] for part in results["parts"]]
+        assert ids == (["a", "b"] if "b" in named else [None, None])
+        words = [[one.get("id"), one["response"]["result"]] for one in told]
+        assert [word for pair in words for word in pair if word] == named

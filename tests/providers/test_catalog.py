@@ -9,12 +9,13 @@ import pytest
 
 from tollway.providers.catalog import KINDS, PARTS, Kind, request_headers
 from tollway.providers.dialects.anthropic_request import RAW_PREDICT
+from tollway.providers.dialects.gemini_ask import CALL_IDS_FROM_3, NO_TIER
 from tollway.providers.dialects.gemini_embed import CONFIGURED, PREDICTS
 from tollway.providers.dialects.openai_quirks import QUIRKS as OPENAI_QUIRKS
 from tollway.providers.errors import GatewayError
 from tollway.providers.prices import PriceSource
 
-QUIRKS = OPENAI_QUIRKS | {RAW_PREDICT, CONFIGURED, PREDICTS}
+QUIRKS = OPENAI_QUIRKS | {RAW_PREDICT, CONFIGURED, PREDICTS, CALL_IDS_FROM_3, NO_TIER}
 ROWS = {**KINDS, **PARTS}
 HOSTED = {name for name, kind in ROWS.items() if kind.auth in ("bearer", "google", "aws")}
 
