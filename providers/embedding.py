@@ -10,15 +10,26 @@ from tollway.providers.words import counted
 
 
 class Embedding(msgspec.Struct, frozen=True):
-    """What is to be embedded. `purpose` is what the vectors are for, "" where it is not said."""
+    """What is to be embedded. `purpose` is what the vectors are for, "" where it is not said.
+
+    `title` is that of the document that the texts are of; `truncates` says whether a text that is
+    too long is cut short, or refused.
+    """
 
     model: str
     texts: tuple[str, ...]
     dimensions: int | None = None
     encoding: Literal["float", "base64"] = "float"
     purpose: str = ""
+    title: str = ""
+    truncates: bool | None = None
     dropped: tuple[str, ...] = ()  # fields that only the client's own dialect has
     only_texts: bool = True  # else its tokens cannot be told from the texts
+
+    def lost(self, *said: str) -> tuple[str, ...]:
+        """Return the names of what a target cannot be asked for, but for what it was told."""
+        rest = (("title", bool(self.title)), ("truncate", self.truncates is not None))
+        return (*self.dropped, *(name for name, asked in rest if asked and name not in said))
 
 
 class Vectors(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ def write_request(said: Embedding, facts: Facts) -> Written:
             request we do not know.
     """
     body: dict[str, object]
-    dropped = said.dropped
+    dropped = said.lost()
     if titan := _TITAN.match(facts.model):
         too_many(said, 1)
         body = {"inputText": said.texts[0] if said.texts else ""}

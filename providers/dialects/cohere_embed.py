@@ -65,7 +65,9 @@ def write_request(said: Embedding, facts: Facts) -> Written:
     }
     if said.dimensions is not None:
         body["output_dimension"] = said.dimensions
-    return Written(msgspec.json.encode(body), (*said.dropped, *lost))
+    if said.truncates is not None:
+        body["truncate"] = "END" if said.truncates else "NONE"
+    return Written(msgspec.json.encode(body), (*said.lost("truncate"), *lost))
 
 
 def read(said: Embedding, body: bytes) -> Vectors:

@@ -77,18 +77,23 @@ def write_request(said: Embedding, facts: Facts) -> Written:
     too_many(said, _MOST_INSTANCES if predicts else _MOST_TEXTS)
     word = said.purpose
     purpose = _PURPOSES.get(word.lower(), word.upper())
-    dropped = said.dropped
+    cuts = {}
+    if said.truncates is not None and (predicts or CONFIGURED in facts.quirks):
+        cuts = {"autoTruncate": said.truncates}
+    dropped = said.lost("title", *(["truncate"] if cuts else []))
     if purpose not in _OWN_PURPOSES:
         dropped, purpose = ((*dropped, "input_type"), "") if word else (dropped, "")
     size = {} if said.dimensions is None else {"outputDimensionality": said.dimensions}
+    title = {"title": said.title} if said.title else {}
     body: dict[str, object]
     if predicts:
         task = {"task_type": purpose} if purpose else {}
-        body = {"instances": [{"content": text, **task} for text in said.texts]}
-        if size:
-            body["parameters"] = size
+        body = {"instances": [{"content": text, **task, **title} for text in said.texts]}
+        if size or cuts:
+            body["parameters"] = {**size, **cuts}
         return Written(msgspec.json.encode(body), dropped)
-    options: dict[str, object] = {**size, **({"taskType": purpose} if purpose else {})}
+    task = {"taskType": purpose} if purpose else {}
+    options: dict[str, object] = {**size, **task, **title, **cuts}
     if options and CONFIGURED in facts.quirks:
         options = {"embedContentConfig": options}
     named = {} if CONFIGURED in facts.quirks else {"model": f"models/{facts.model}"}

@@ -17,7 +17,7 @@ from tollway.providers.embedding import Embedding, Vectors
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
 # What a target could not be told, in these clients' words.
-NAMES: Final = {"input_type": "taskType"}
+NAMES: Final = {"input_type": "taskType", "truncate": "autoTruncate"}
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _Object = dict[str, Any]
 
@@ -83,12 +83,15 @@ def read_request(call: Call) -> Embedding:
 def _of(model: str, said: tuple[str, ...], options: _Object) -> Embedding:
     purpose = text_of(options, "taskType")
     size = options.get("outputDimensionality")
-    known = ("taskType", "outputDimensionality", "embedContentConfig")
+    cuts = options.get("autoTruncate")
+    known = ("taskType", "outputDimensionality", "embedContentConfig", "title", "autoTruncate")
     return Embedding(
         model=model,
         texts=said,
         dimensions=size if type(size) is int else None,
         purpose="" if purpose == "TASK_TYPE_UNSPECIFIED" else purpose,
+        title=text_of(options, "title"),
+        truncates=cuts if type(cuts) is bool else None,
         dropped=tuple(name for name, value in options.items() if value and name not in known),
     )
 

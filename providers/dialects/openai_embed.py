@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from tollway.providers.canon import Call
+from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.embed_reader import answer_in
 from tollway.providers.dialects.openai_usage import counts, disjoint
@@ -74,9 +75,9 @@ def write_request(said: Embedding, facts: Facts) -> Written:
         "encoding_format": "float",
     }
     if said.dimensions is not None:
-        body["dimensions"] = said.dimensions
+        body[quirk.size_field(facts.quirks)] = said.dimensions
     purpose = ("input_type",) if said.purpose else ()
-    return Written(msgspec.json.encode(body), (*said.dropped, *purpose))
+    return Written(msgspec.json.encode(body), (*said.lost(), *purpose))
 
 
 def read(said: Embedding, body: bytes) -> Vectors:

@@ -10,6 +10,8 @@ TAKES_NEW_LIMIT = "max_completion_tokens"
 ONLY_OLD_LIMIT = "max_tokens_only"
 # A completion without a limit ends after 16 tokens, so that none need be written.
 STOPS_AT_16 = "completions_stop_at_16"
+# Of vectors: how long they are to be is called so, and no field is taken that is unknown.
+OUTPUT_DIMENSION = "output_dimension"
 # Usage comes unasked, and `stream_options` is not written.
 UNASKED_USAGE = "usage_unasked"
 # In a stream of several choices, each has a usage report of its own.
@@ -59,6 +61,7 @@ QUIRKS = frozenset(
         TAKES_NEW_LIMIT,
         ONLY_OLD_LIMIT,
         STOPS_AT_16,
+        OUTPUT_DIMENSION,
         UNASKED_USAGE,
         USAGE_PER_CHOICE,
         REASONING_WITHIN,
@@ -111,6 +114,11 @@ def own_limit(quirks: frozenset[str], endpoint: Endpoint) -> int | None:
 def takes_zero(quirks: frozenset[str]) -> bool:
     """Whether `max_tokens: 0` means no output; to Ollama's runner it means no limit."""
     return STOPS_AT_16 in quirks
+
+
+def size_field(quirks: frozenset[str]) -> str:
+    """Return the field in which a target wants the length of vectors."""
+    return "output_dimension" if OUTPUT_DIMENSION in quirks else "dimensions"
 
 
 def is_asked_for_usage(quirks: frozenset[str]) -> bool:

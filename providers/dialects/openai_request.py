@@ -220,7 +220,8 @@ def edited(call: Call, edits: Edits) -> bytes:
     """Return the body for a provider: the same bytes but for what `edits` names.
 
     Where the target takes no `max_completion_tokens`, the client's becomes `max_tokens`: DeepSeek
-    ignores the newer field in silence, so that the answer, and its bill, would have no end.
+    ignores the newer field in silence, so that the answer, and its bill, would have no end. So
+    does the length of vectors where it has another name.
     """
     scan = call.scan
     known = scan.fields if isinstance(scan, _Scan) and scan.body is call.body else fields(call.body)
@@ -228,7 +229,11 @@ def edited(call: Call, edits: Edits) -> bytes:
     renames: dict[str, str] = {}
     if edits.model != call.model:
         values["model"] = msgspec.json.encode(edits.model)
-    if call.endpoint != "embeddings":
+    if call.endpoint == "embeddings":
+        name = quirk.size_field(edits.quirks)
+        if "dimensions" in known and name not in known:
+            values["dimensions"], renames["dimensions"] = bytes(known["dimensions"].raw), name
+    else:
         _edit_limit(call, edits, known, values, renames)
     if edits.ask_usage and call.stream and not call.wants_usage:
         _ask_usage(edits, known, values)

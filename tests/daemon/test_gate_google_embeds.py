@@ -32,6 +32,10 @@ api_key = "env:HOME"
 kind = "cohere"
 base_url = "http://127.0.0.1:{port}"
 api_key = "env:HOME"
+[providers.mistral]
+kind = "mistral"
+base_url = "http://127.0.0.1:{port}/v1"
+api_key = "env:HOME"
 [providers.openai]
 kind = "openai"
 base_url = "http://127.0.0.1:{port}/v1"
@@ -47,6 +51,12 @@ input = 1
 output = 0
 context_window = 1000
 [prices."cohere/*"]
+input = 1
+output = 0
+[prices."vertex/text-embedding-005"]
+input = 1
+output = 0
+[prices."mistral/codestral-embed"]
 input = 1
 output = 0
 {ANN}"""
@@ -248,3 +258,65 @@ async def test_a_request_with_two_models_goes_nowhere(both: tuple[Cloud, Running
     refused = await ask(daemon, "claude-haiku-4-5", content("a"), "embedContent")
     assert "no endpoint for embeddings" in refused.json()["error"]["message"]
     assert not up.asked
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+async def test_a_title_and_what_becomes_of_long_texts_reach_vertex(
+    both: tuple[Cloud, Running], cuts: bool
+) -> None:
+    """They were left out, and that nothing is to be cut short was not even named."""
+    up, daemon = both
+    up.answer = said(embeddings=[{"values": [0.5]}], usageMetadata={"promptTokenCount": 4})
+    body = {**content("a"), "title": "T", "autoTruncate": cuts}
+    reply = await ask(daemon, "vertex/gemini-embedding-001", body, "embedContent")
+    assert "x-tollway-dropped" not in reply.headers
+    (there,) = up.asked[-1][2]["requests"]
+    assert there["embedContentConfig"] == {"title": "T", "autoTruncate": cuts}
+    up.answer = said(predictions=[{"embeddings": {"values": [0.5], "statistics": {}}}])
+    reply = await ask(daemon, "vertex/text-embedding-005", body, "embedContent")
+    assert reply.json()["embedding"] == {"values": [0.5]}
+    assert "x-tollway-dropped" not in reply.headers
+    assert up.asked[-1][2] == {
+        "instances": [{"content": "a", "title": "T"}],
+        "parameters": {"autoTruncate": cuts},
+    }
+
+
+async def test_others_are_told_of_long_texts_where_they_know_of_them(
+    both: tuple[Cloud, Running],
+) -> None:
+    """Cohere does; OpenAI's form has no word for it, and none for titles."""
+    up, daemon = both
+    body = {**content("a"), "title": "T", "autoTruncate": False, "outputDimensionality": 64}
+    up.answer = said(**COHERE)
+    reply = await ask(daemon, "cohere/embed-v4.0", body, "embedContent")
+    assert up.asked[-1][2]["truncate"] == "NONE"
+    assert reply.headers["x-tollway-dropped"] == "title"
+    up.answer = said(data=[{"embedding": [0.5]}], usage={"prompt_tokens": 7})
+    reply = await ask(daemon, "mistral/codestral-embed", body, "embedContent")
+    assert reply.headers["x-tollway-dropped"] == "title, autoTruncate"
+    assert up.asked[-1][2] == {
+        "model": "codestral-embed",
+        "input": ["a"],
+        "encoding_format": "float",
+        "output_dimension": 64,
+    }
+
+
+async def test_mistral_is_told_how_long_vectors_are_to_be_in_its_word(
+    both: tuple[Cloud, Running],
+) -> None:
+    """It answers 422 to OpenAI's; all else of the body stays, and who knows the word is obeyed."""
+    up, daemon = both
+    up.answer = said(data=[{"embedding": [0.5]}], usage={"prompt_tokens": 7})
+    gate = Gateway(daemon, [])
+    rest = b'"input": "a", "output_dtype":"int8", "dimensions" : 64'
+    body = b'{"model":"mistral/codestral-embed", %s}'
+    reply = await gate.ask(body % rest, "/v1/embeddings")
+    assert reply.status == 200, reply.body
+    wanted = (
+        b'{"model":"codestral-embed", "input": "a", "output_dtype":"int8", "output_dimension":64}'
+    )
+    assert up.raw == wanted
+    await gate.ask(body % b'"input":"a","dimensions":9,"output_dimension":64', "/v1/embeddings")
+    assert up.asked[-1][2]["dimensions"] == 9

@@ -21,9 +21,10 @@ from tollway.providers.conversation import (
     ToolCall,
     ToolResult,
 )
-from tollway.providers.dialects import openai_chat
+from tollway.providers.dialects import openai_chat, openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts
 from tollway.providers.dialects.openai_quirks import QUIRKS
+from tollway.providers.embedding import Embedding
 from tollway.providers.price_report import reported
 from tollway.providers.prices import FREE
 from tollway.providers.sse import Event as Sse
@@ -121,6 +122,16 @@ def turn(quirks: Quirks) -> set[str]:
 
 
 # What a word changes: how it is looked at, what is seen without it, and what with it.
+def vector_size(quirks: Quirks) -> list[str]:
+    """Return the fields that say how long vectors are to be: as translated, and as passed on."""
+    made = openai_embed.write_request(Embedding("m", ("a",), 5), Facts("m", quirks=quirks)).body
+    call = openai_chat.DIALECT.peek("embeddings", b'{"model":"m","input":"a","dimensions":5}')
+    passed = openai_chat.DIALECT.edit(call, Edits("m", quirks=quirks))
+    return [
+        name for body in (made, passed) for name, value in json.loads(body).items() if value == 5
+    ]
+
+
 WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
     "max_completion_tokens": (
         lambda quirks: [name for name in asked(quirks) if name.startswith("max")],
@@ -138,6 +149,11 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         lambda quirks: edited(quirks, "completions", 16, prompt="Hi").get("max_tokens"),
         16,
         None,
+    ),
+    "output_dimension": (
+        vector_size,
+        ["dimensions", "dimensions"],
+        ["output_dimension", "output_dimension"],
     ),
     "usage_unasked": (lambda quirks: "stream_options" in asked(quirks), True, False),
     "usage_per_choice": (lambda quirks: used(quirks, n=2, reports=2)[0], 4, 8),
