@@ -30,7 +30,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.anthropic_models import goes_on
 from tollway.providers.dialects.bedrock_options import claude, options
 from tollway.providers.dialects.dialect import Facts, Written
-from tollway.providers.dialects.wire import fitting, is_work_done, object_text, wrapped
+from tollway.providers.dialects.wire import as_text, fitting, is_work_done, object_text, wrapped
 from tollway.providers.errors import Untranslatable
 
 # Whose signatures Claude's thoughts bear, wherever it runs.
@@ -59,7 +59,17 @@ _DOCUMENTS = {
     "application/vnd.ms-excel": "xls",
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
 }
-_SOUNDS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
+# By what stands behind "audio/" and "video/"; AWS's model of Converse lists the formats.
+_SOUNDS = {
+    **{one: one for one in ("mp3", "wav", "aac", "flac", "ogg", "opus", "mp4", "m4a", "webm")},
+    **{"": "wav", "mpeg": "mp3", "x-wav": "wav", "wave": "wav", "x-aac": "aac", "x-m4a": "m4a"},
+    **{"x-flac": "flac", "pcm": "pcm", "l16": "pcm"},
+}
+_VIDEOS = {
+    **{one: one for one in ("mp4", "mov", "webm", "flv", "mpeg", "mpg", "wmv")},
+    **{"quicktime": "mov", "x-matroska": "mkv", "mkv": "mkv", "x-flv": "flv", "x-m4v": "mp4"},
+    **{"mpegps": "mpeg", "x-ms-wmv": "wmv", "3gpp": "three_gp", "3gpp2": "three_gp"},
+}
 # What the name of a document may hold.
 _UNNAMED = re.compile(r"[^a-zA-Z0-9 ()\[\]-]+")
 _Block = dict[str, object]
@@ -183,6 +193,8 @@ class _Turns:
                 yield from self._thinking(part)
             case Opaque(by="bedrock"):
                 yield dict(msgspec.json.decode(part.payload, type=dict[str, object]))
+            case File() if part.source.media_type.startswith("video/") and not self._claude:
+                yield from self._video(part)
             case Image() | File() | Audio():
                 yield self._media(part)
             case _:
@@ -218,24 +230,23 @@ class _Turns:
             return self._file(part)
         if source.kind != "base64":
             raise _elsewhere("picture" if isinstance(part, Image) else "sound")
-        kind = source.media_type.partition("/")[2]
+        kind = source.media_type.partition("/")[2].lower()
         data = {"bytes": source.value}
         if isinstance(part, Audio):
-            return {"audio": {"format": _SOUNDS.get(kind, kind or "wav"), "source": data}}
+            if kind not in _SOUNDS:
+                raise _no_such("sound", source)
+            return {"audio": {"format": _SOUNDS[kind], "source": data}}
         if part.detail not in ("", "auto"):
             self.dropped.append("image_url.detail")
         if kind and kind not in _PICTURES:
-            raise Untranslatable(
-                f"The target takes no picture of the type `{source.media_type[:40]}`",
-                hint="Send PNG, JPEG, GIF or WebP",
-                param="messages",
-            )
+            raise _no_such("picture", source, "Send PNG, JPEG, GIF or WebP")
         return {"image": {"format": _PICTURES.get(kind, "png"), "source": data}}
 
     def _file(self, file: File) -> _Block:
+        if file.source.media_type not in _DOCUMENTS:
+            file = msgspec.structs.replace(file, source=as_text(file.source))
         if file.source.kind == "text" and not file.cites:
-            head = " ".join(filter(None, (file.name, file.context)))
-            text = file.source.value
+            head, text = _head(file), file.source.value
             return {"text": f"{head}\n\n{text}" if head else text}
         document: _Block = {"format": "txt", "name": self._named(file.name)}
         if file.source.kind == "text":
@@ -248,6 +259,18 @@ class _Turns:
         if file.cites:
             document["citations"] = {"enabled": True}
         return {"document": document}
+
+    def _video(self, file: File) -> Iterator[_Block]:
+        """Yield a video, behind what is said of it: there is no other place for that."""
+        source = file.source
+        if source.kind != "base64":
+            raise _elsewhere("video")
+        kind = source.media_type.partition("/")[2].lower()
+        if kind not in _VIDEOS:
+            raise _no_such("video", source)
+        if head := _head(file):
+            yield {"text": head}
+        yield {"video": {"format": _VIDEOS[kind], "source": {"bytes": source.value}}}
 
     def _named(self, name: str) -> str:
         stem = _UNNAMED.sub(" ", name.rpartition(".")[0] or name).strip()
@@ -306,15 +329,25 @@ def _reminder(instructions: list[_Block]) -> list[_Block]:
     return [{"text": f"<system-reminder>\n{text}\n</system-reminder>"}, *points[-1:]]
 
 
+def _head(file: File) -> str:
+    return " ".join(filter(None, (file.name, file.context)))
+
+
 def _format(source: Source) -> str:
     kind = source.media_type or "application/pdf"
     if source.kind != "base64":
         raise _elsewhere("file")
     if kind not in _DOCUMENTS:
-        raise Untranslatable(
-            f"The target takes no file of the type `{kind[:60]}`", param="messages"
-        )
+        raise _no_such("file", source)
     return _DOCUMENTS[kind]
+
+
+def _no_such(what: str, source: Source, hint: str = "") -> Untranslatable:
+    return Untranslatable(
+        f"The target takes no {what} of the type `{source.media_type[:60]}`",
+        hint=hint,
+        param="messages",
+    )
 
 
 def _elsewhere(what: str) -> Untranslatable:
