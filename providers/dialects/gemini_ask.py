@@ -386,7 +386,7 @@ def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[
         if asked.mode != "off":
             dropped.append("reasoning")
         return config
-    by_level = "gemini-3" in facts.model
+    by_level = bool(_THIRD.search(facts.model))
     effort = asked.effort
     if by_level and asked.budget is not None:
         effort = effort_of(asked.budget)  # the newest take no budget

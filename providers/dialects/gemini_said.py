@@ -422,7 +422,9 @@ def _reasoning(config: _Object) -> Reasoning | None:
     if budget == -1:
         return Reasoning("adaptive", summary=summary)
     known = level if level != "thinking_level_unspecified" else ""
-    return Reasoning("on" if known or summary else None, known, summary=summary)
+    if not known and not summary:
+        return None  # which asks for nothing: Claude would begin to think
+    return Reasoning("on", known, summary=summary)
 
 
 def _modalities(config: _Object) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ def test_each_of_the_third_generation_gets_a_level_that_it_knows(
         ("gemini-2.5-flash", Reasoning("adaptive"), {"thinkingBudget": -1}),
         ("gemini-3-pro-preview", Reasoning("adaptive"), {}),
         ("gemini-3-pro-preview", Reasoning("adaptive", "low"), {"thinkingLevel": "low"}),
+        ("gemini-pro-latest", Reasoning("off"), {"thinkingLevel": "low"}),
+        ("gemini-flash-latest", Reasoning("on", budget=31_999), {"thinkingLevel": "high"}),
     ],
 )
 def test_others_get_a_budget_within_their_bounds(

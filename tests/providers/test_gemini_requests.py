@@ -271,3 +271,13 @@ def test_a_thought_that_was_streamed_goes_back_whole_with_its_signature() -> Non
         back = json.loads(written(said, ANTHROPIC))["messages"][1]["content"]
         assert back[0] == {"type": "thinking", "thinking": "Hm, so.", "signature": "SIG"}
         assert "".join(one["text"] for one in back[1:]) == "Hello"
+
+
+@pytest.mark.parametrize("config", [{}, {"includeThoughts": False}])
+def test_who_says_nothing_of_thinking_begins_none(config: dict[str, bool]) -> None:
+    """Google's models think or not by themselves; Claude thought, and was paid for it."""
+    said = read({"text": "Hi"}, generationConfig={"thinkingConfig": config})
+    assert said.reasoning is None
+    assert "thinking" not in written(said, ANTHROPIC)
+    asks = read({"text": "Hi"}, generationConfig={"thinkingConfig": {"includeThoughts": True}})
+    assert asks.reasoning is not None
