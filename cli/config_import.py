@@ -1,5 +1,6 @@
 """`config import-litellm`: what a LiteLLM proxy's configuration says, said in gateway.toml."""
 
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,7 @@ def import_litellm(
         tollway config import-litellm ./litellm.yaml
     """
     try:
-        found = translated(read_yaml(file))
+        found = translated(_whole(file), os.environ)
     except NotUnderstood as fault:
         raise UsageProblem(f"`{file}`: {fault}") from fault
     make_fit(found)
@@ -86,6 +87,25 @@ def import_litellm(
             )
         _say(found)
     edits.report(done, facts, ("routes", next(iter(found.routes), "")), as_json=as_json)
+
+
+def _whole(file: Path) -> object:
+    """Return what the file says with those that its `include` names, as LiteLLM puts them together.
+
+    Lists are put behind one another, anything else is the last file's.
+    """
+    said = read_yaml(file)
+    if not isinstance(said, dict):
+        return said
+    others = said.pop("include", None)
+    for other in others if isinstance(others, list) else []:
+        more = read_yaml(file.expanduser().parent / str(other))
+        if not isinstance(more, dict):
+            raise NotUnderstood(f"`include` names {other}, which is no mapping")
+        for key, value in more.items():
+            both = isinstance(value, list) and isinstance(said.get(key), list)
+            said[key] = [*said[key], *value] if both else value
+    return said
 
 
 def make_fit(found: Translated) -> None:

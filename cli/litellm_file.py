@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.cli import litellm_places as places
 from tollway.cli import litellm_words as words
 from tollway.cli.taken_over import NotUnderstood, fitting
 from tollway.providers.catalog import KINDS
@@ -16,6 +17,8 @@ from tollway.providers.catalog import KINDS
 _KINDS = {
     "text-completion-openai": "openai",
     "vertex_ai": "vertex",
+    "vertex_ai_beta": "vertex",
+    "bedrock_converse": "bedrock",
     "together_ai": "together",
     "fireworks_ai": "fireworks",
     "cohere_chat": "cohere",
@@ -63,7 +66,15 @@ _NEEDLESS |= {"store_model_in_db", "proxy_batch_write_at", "turn_off_message_log
 _NEEDLESS |= {"background_health_checks", "database_connection_pool_limit"}
 
 
-Known = dict[tuple[str, str, str], str]  # kind, address and key -> the provider made for them
+class _Around(msgspec.Struct):
+    """What all deployments of a file share.
+
+    `known` has the provider made for a kind, an address and a key.
+    """
+
+    environ: Mapping[str, str]
+    credentials: dict[str, dict[str, Any]]
+    known: dict[tuple[str, str, str], str] = {}
 
 
 class Translated(msgspec.Struct):
@@ -80,19 +91,21 @@ class Translated(msgspec.Struct):
     left_out: list[str] = []
 
 
-def translated(config: object) -> Translated:
+def translated(config: object, environ: Mapping[str, str]) -> Translated:
     """Return what a parsed config.yaml says, as tables for gateway.toml.
+
+    Addresses that the file has as `os.environ/NAME` are those of `environ`.
 
     Raises:
         NotUnderstood: It is no mapping with a `model_list`, or a model of it has no name.
     """
     if not isinstance(config, dict) or not isinstance(config.get("model_list"), list):
-        raise NotUnderstood("expected a mapping with `model_list`, as LiteLLM has it")
+        raise NotUnderstood(words.no_models(config))
     found = Translated()
     limits: dict[str, list[dict[str, int]]] = {}
-    known: Known = {}
+    around = _Around(places.variables(config, environ), places.credentials(config))
     for number, one in enumerate(config["model_list"]):
-        _Deployment(one, f"model_list[{number}]", found, known).take(limits)
+        _Deployment(one, f"model_list[{number}]", found, around).take(limits)
     router, litellm = _table(config, "router_settings"), _table(config, "litellm_settings")
     _limits(limits, found)
     _settings({**litellm, **router}, found)
@@ -112,7 +125,7 @@ def translated(config: object) -> Translated:
             if key not in taken | _NEEDLESS and value not in (None, False, [], {}):
                 _leave(found, f"{section}.{key}", words.of_the_file(key))
     ours = {"model_list", "router_settings", "litellm_settings", "general_settings"}
-    for key in sorted(config.keys() - ours - {"environment_variables"}):
+    for key in sorted(config.keys() - ours - {"environment_variables", "credential_list"}):
         _leave(found, key, words.of_the_file(key))
     # The first provider that serves a name gets it: who serves all names comes last.
     found.providers = dict(sorted(found.providers.items(), key=lambda one: _serves_all(one[1])))
@@ -131,7 +144,7 @@ def _leave(found: Translated, where: str, instead: str) -> None:
 class _Deployment:
     """One entry of `model_list`: a target, and the name that clients ask for."""
 
-    def __init__(self, said: object, where: str, found: Translated, known: Known) -> None:
+    def __init__(self, said: object, where: str, found: Translated, around: _Around) -> None:
         params = said.get("litellm_params") if isinstance(said, dict) else None
         if not isinstance(said, dict) or not isinstance(params, dict):
             raise NotUnderstood(f"{where}: expected a mapping with `litellm_params`")
@@ -139,10 +152,10 @@ class _Deployment:
             raise NotUnderstood(f"{where}.litellm_params.model: expected a text")
         self.name = str(said.get("model_name") or params["model"])
         self.where = f"{where} ({self.name})"
-        self.params: dict[str, Any] = params
+        self.params = places.completed(params, around.environ, around.credentials)
         self.info: dict[str, Any] = said.get("model_info") or {}
         self.found = found
-        self.known = known
+        self.known = around.known
 
     def take(self, limits: dict[str, list[dict[str, int]]]) -> None:
         """Put its provider, route, price and what is left out where they belong."""
@@ -156,11 +169,14 @@ class _Deployment:
         if kind not in KINDS:
             self._leave("", words.unknown_kind(kind))
             return
+        if variable := places.unset(kind, self.params):
+            self._leave("", words.unset(variable))
+            return
         base = self._base(kind)
         if base and kind == "openai" and urlsplit(base).hostname != "api.openai.com":
-            kind = "openai-compatible"
+            kind = places.kind_at(base)
         if not base and KINDS[kind].base_url is None:
-            self._leave("", f"a provider of kind `{kind}` needs its address: say it as `api_base`")
+            self._leave("", words.no_address(kind, KINDS[kind].address))
             return
         provider = self._provider(kind, base)
         name = fitting("routes", self.name)
@@ -188,8 +204,10 @@ class _Deployment:
     def _leave_the_rest(self, provider: str, route: str) -> None:
         """Say what of this deployment has no place in a route or a provider."""
         budget = f"{self.params.get('max_budget')}/{_period(self.params.get('budget_duration'))}"
+        kind = self.found.providers[provider]["kind"]
+        taken = _OF_A_DEPLOYMENT | places.parts(kind)
         for key in self.params:
-            if key not in _OF_A_DEPLOYMENT and self.params[key] is not None:
+            if key not in taken and self.params[key] is not None:
                 said = words.of_a_model(key, route=route, provider=provider, budget=budget)
                 self._leave(f".{key}", said)
 
@@ -201,6 +219,8 @@ class _Deployment:
             whole = self.params["model"]
             return _KINDS.get(said, said), rest if prefix == said and slash else whole
         kind = _KINDS.get(prefix, prefix)
+        if slash and kind == "bedrock":  # how LiteLLM asks it; Converse has all of its models
+            return kind, rest.removeprefix("converse/").removeprefix("invoke/")
         if slash:
             return kind, rest
         # A bare name is its maker's, as with LiteLLM.
@@ -212,15 +232,7 @@ class _Deployment:
     def _base(self, kind: str) -> str | None:
         base = self.params.get("api_base") or self.params.get("base_url")
         if not isinstance(base, str) or not base:
-            return None
-        if base.startswith("os.environ/"):
-            own = KINDS[kind].base_url
-            self._leave(
-                ".api_base",
-                "an address stands in gateway.toml itself: set `base_url` of the provider"
-                + (f", or its calls go to {own}" if own else ""),
-            )
-            return None
+            return places.address(kind, self.params)
         base = base.rstrip("/")
         path = urlsplit(base).path
         if kind == "azure" and not path:
@@ -235,6 +247,8 @@ class _Deployment:
         if base and base != KINDS[kind].base_url:
             table["base_url"] = base
         key = self.params.get("api_key")
+        if places.needs_no_key(kind, key):
+            key = None
         if not key and KINDS[kind].auth == "bearer":  # where LiteLLM looks for it
             key = f"os.environ/{kind.upper().replace('-', '_')}_API_KEY"
         variable = key.removeprefix("os.environ/") if isinstance(key, str) else ""
@@ -312,18 +326,22 @@ def _settings(said: Mapping[str, Any], found: Translated) -> None:
             route["retries"] = int(retries)
         if seconds := said.get("timeout") or said.get("request_timeout"):
             route["deadline"] = f"{max(1, int(seconds))}s"
-    for kind in ("fallbacks", "context_window_fallbacks"):
-        for name, others in _pairs(said.get(kind)):
-            _fall_back(name, others, kind, found)
-    for name in list(found.routes) if said.get("default_fallbacks") else []:
-        _fall_back(name, said["default_fallbacks"], "default_fallbacks", found)
-    aliases = said.get("model_group_alias")
-    for alias, group in (aliases if isinstance(aliases, dict) else {}).items():
-        there = group.get("model") if isinstance(group, dict) else group
-        if there in found.routes and alias not in found.routes:
-            found.routes[alias] = {**found.routes[there]}
+    groups = dict(_aliases(said.get("model_group_alias"), found))
+    for kind in ("fallbacks", "context_window_fallbacks", "default_fallbacks"):
+        for name, others in _pairs(said.get(kind), kind):
+            for one in found.routes if name == "*" else [name]:
+                _fall_back(one, others, "default_fallbacks" if name == "*" else kind, groups, found)
+
+
+def _aliases(said: object, found: Translated) -> Iterator[tuple[str, str]]:
+    """Give routes their other names; yield each with the route's own."""
+    for alias, group in (said if isinstance(said, dict) else {}).items():
+        name = fitting("routes", str(group.get("model") if isinstance(group, dict) else group))
+        if name in found.routes and alias not in found.routes:
+            found.routes[name].setdefault("aliases", []).append(alias)
+            yield str(alias), name
         else:
-            why = f"`{there}` is not among" if there not in found.routes else "the name is one of"
+            why = f"`{name}` is not among" if name not in found.routes else "the name is one of"
             _leave(
                 found,
                 f"router_settings.model_group_alias.{alias}",
@@ -342,24 +360,31 @@ def _in_whole_numbers(aims: list[Any]) -> list[Any]:
     return [{"target": name, "weight": one} for name, one in zip(names, more, strict=True)]
 
 
-def _pairs(said: object) -> Iterator[tuple[str, list[str]]]:
+def _pairs(said: object, kind: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each name and what it falls back to; "*" is every name that says nothing itself."""
+    if kind == "default_fallbacks":
+        said = [{"*": said}] if isinstance(said, list) else []
     for one in said if isinstance(said, list) else []:
         for name, others in one.items() if isinstance(one, dict) else ():
             yield str(name), [str(other) for other in others or []]
 
 
-def _fall_back(name: str, others: list[str], kind: str, found: Translated) -> None:
+def _fall_back(
+    name: str, others: list[str], kind: str, groups: Mapping[str, str], found: Translated
+) -> None:
+    name = groups.get(name, fitting("routes", name))
     route = found.routes.get(name)
     if route is None:
         _leave(found, kind, f"there is no model `{name}` that could fall back")
         return
     there = route.get("fallback", [])
-    for other in others:
+    for said in others:
+        other = groups.get(said, fitting("routes", said))
         if other not in found.routes:
             _leave(
                 found,
                 f"{kind} of {name}",
-                f"there is no model `{other}`; `fallback` of a route names other routes",
+                f"there is no model `{said}`; `fallback` of a route names other routes",
             )
         elif other != name and other not in there:
             there = [*there, other]

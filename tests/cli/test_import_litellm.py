@@ -81,7 +81,7 @@ def parsed(text: str) -> object:
 
 def test_every_setting_has_its_place_or_is_named() -> None:
     """Deployments of one name are targets of one route; one address and key are one provider."""
-    found = translated(parsed(FILE))
+    found = translated(parsed(FILE), {})
     assert found.providers == {
         "azure": {
             "kind": "azure",
@@ -108,6 +108,7 @@ def test_every_setting_has_its_place_or_is_named() -> None:
         "to": [{"target": "azure/gpt-4o-eu", "weight": 3}, "openai/gpt-4o"],
         "strategy": "weighted",
         "fallback": ["small"],
+        "aliases": ["best"],
         **rest,
     }
     assert found.routes == {
@@ -117,7 +118,6 @@ def test_every_setting_has_its_place_or_is_named() -> None:
         },
         "box": {"to": ["openai-compatible/qwen"], **rest},
         "llama": {"to": ["ollama/llama3"], **rest},
-        "best": both,
     }  # fmt: skip
     assert found.prices == {
         "openai/gpt-4o-mini": {"input": Decimal("0.15"), "output": Decimal("0.6")}
@@ -155,9 +155,19 @@ model_list:
     litellm_params: {model: openai/gpt-4o, api_base: os.environ/BASE}
   - model_name: "fast-*"
     litellm_params: {model: "anthropic/*"}
+  - model_name: cloud
+    litellm_params: {model: vertex_ai/gemini-2.5-flash}
+  - model_name: aws
+    litellm_params:
+      model: bedrock/converse/us.anthropic.claude-sonnet-4-5-20250929-v1:0
+      aws_region_name: us-east-1
+      aws_profile_name: work
+      litellm_credential_name: gone
+general_settings: {max_budget: 2}
+litellm_settings: {default_team_settings: [{team_id: one}]}
 router_settings:
   routing_strategy: weird
-  model_group_alias: {best: nothing, away: away}
+  model_group_alias: {best: nothing, my-model: my model!}
   provider_budget_config: {groq: {budget_limit: 1, time_period: 1d}}
 """
 
@@ -172,24 +182,107 @@ router_settings:
         ("model_list[0] (my model!).top_p", "have clients send `top_p`"),
         ("model_list[0] (my model!).max_budget", "`tollway budgets set route my-model 3/day`"),
         ("model_list[0] (my model!).frobnicate", "there is no such setting here"),
-        ("model_list[1] (away).api_base", "or its calls go to https://api.openai.com/v1"),
+        ("model_list[1] (away)", "its address is in `$BASE`, which is not set here"),
         ("model_list[2] (fast-*).model", "sent to it as clients ask for it"),
         ("router_settings.routing_strategy", "weighted, fastest, cheapest or least-busy"),
         ("router_settings.model_group_alias.best", "`nothing` is not among the models"),
-        ("router_settings.model_group_alias.away", "the name is one of the models"),
+        ("router_settings.model_group_alias.my-model", "the name is one of the models"),
+        ("model_list[3] (cloud)", "say it as `api_base`, such as https://LOCATION-aiplatform."),
+        ("model_list[4] (aws).aws_profile_name", "start the daemon with AWS_PROFILE"),
+        ("model_list[4] (aws).litellm_credential_name", "`credential_list` has none of that name"),
+        ("general_settings.max_budget", "`tollway budgets set box USD/PERIOD`"),
+        ("litellm_settings.default_team_settings", "`tollway teams create NAME"),
         ("router_settings.provider_budget_config.groq", "`tollway budgets set provider NAME"),
     ],
 )
 def test_what_is_not_taken_over_says_what_to_do_instead(where: str, instead: str) -> None:
     """In the names that it has in the new file."""
-    told = dict(line.split(": ", 1) for line in translated(parsed(MUCH)).left_out)
+    told = dict(line.split(": ", 1) for line in translated(parsed(MUCH), {}).left_out)
     assert told[where].startswith(("not taken over; ", "renamed; "))
     assert instead in told[where]
+
+
+PLACES = """
+model_list:
+  - model_name: gem
+    litellm_params: {model: vertex_ai/gemini-2.5-flash, vertex_project: os.environ/PROJECT}
+  - model_name: world
+    litellm_params: {model: vertex_ai/gemini-3-pro, vertex_project: p, vertex_location: global}
+  - model_name: claude
+    litellm_params: {model: bedrock/converse/us.anthropic.claude-x, aws_region_name: us-east-1}
+  - model_name: deepseek
+    litellm_params: {model: openai/deepseek/deepseek-v3.2, api_base: "https://openrouter.ai/api/v1"}
+  - model_name: own
+    litellm_params: {model: openai/qwen, api_base: os.environ/OWN, api_key: lm-studio}
+  - model_name: eu
+    litellm_params: {model: azure/eu, litellm_credential_name: azure_eu}
+credential_list:
+  - credential_name: azure_eu
+    credential_values: {api_base: "https://eu.openai.azure.com", api_key: os.environ/AZURE_KEY}
+environment_variables: {OWN: "http://10.0.0.9:1234/v1"}
+router_settings:
+  model_group_alias: {quick: gem, hid: {model: own, hidden: true}}
+  fallbacks: [{quick: [hid]}, {"*": [eu]}]
+"""
+
+
+def test_a_place_is_pieced_together_from_what_says_it() -> None:
+    """A project and location, a region, a variable, a credential's name, another's address.
+
+    A word in a key's place is no key, and fallbacks by another name are those of the route.
+    """
+    found = translated(parsed(PLACES), {"PROJECT": "tolls"})
+    google = "https://{}aiplatform.googleapis.com/v1/projects/{}/locations/{}"
+    assert found.providers == {
+        "vertex": {
+            "kind": "vertex",
+            "base_url": google.format("us-central1-", "tolls", "us-central1"),
+        },
+        "vertex-2": {"kind": "vertex", "base_url": google.format("", "p", "global")},
+        "bedrock": {
+            "kind": "bedrock",
+            "base_url": "https://bedrock-runtime.us-east-1.amazonaws.com",
+        },
+        "openrouter": {"kind": "openrouter", "api_key": "env:OPENROUTER_API_KEY"},
+        "openai-compatible": {"kind": "openai-compatible", "base_url": "http://10.0.0.9:1234/v1"},
+        "azure": {
+            "kind": "azure",
+            "base_url": "https://eu.openai.azure.com/openai/v1",
+            "api_key": "env:AZURE_KEY",
+        },
+    }
+    assert found.routes["claude"]["to"] == ["bedrock/us.anthropic.claude-x"]
+    assert found.routes["gem"]["aliases"] == ["quick"]
+    assert found.routes["gem"]["fallback"] == ["own", "eu"]
+    assert found.routes["deepseek"]["fallback"] == ["eu"]
+    assert "fallback" not in found.routes["eu"]
+    assert found.secrets == []
+
+
+def test_files_that_it_includes_are_read(tmp_path: Path) -> None:
+    """From beside it; what they list comes behind what it lists itself."""
+    home = Home(tmp_path)
+    (tmp_path / "more.yaml").write_text(
+        "model_list: [{model_name: b, litellm_params: {model: openai/b}}]\n"
+        "litellm_settings: {num_retries: 1}\n"
+    )
+    file = tmp_path / "litellm.yaml"
+    file.write_text(
+        "include: [more.yaml]\nmodel_list: [{model_name: a, litellm_params: {model: openai/a}}]\n"
+    )
+    done = home.tollway("config", "import-litellm", str(file), "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    routes = json.loads(done.stdout)["routes"]
+    assert {name: route["retries"] for name, route in routes.items()} == {"a": 1, "b": 1}
+    (tmp_path / "more.yaml").write_text("[]")
+    said = home.tollway("config", "import-litellm", str(file))
+    assert (said.returncode, "`include` names more.yaml" in said.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
+        ("{general_settings: {store_model_in_db: true}}", "its database are not in the file"),
         ("[1, 2]", "expected a mapping with `model_list`"),
         ("model_list: [3]", "expected a mapping with `litellm_params`"),
         ("model_list: [{litellm_params: {}}]", "litellm_params.model: expected a text"),
@@ -199,7 +292,7 @@ def test_what_is_not_taken_over_says_what_to_do_instead(where: str, instead: str
 def test_what_is_not_understood_is_told(text: str, word: str) -> None:
     """With its place, before anything is written."""
     with pytest.raises(NotUnderstood) as told:
-        translated(parsed(text))
+        translated(parsed(text), {})
     assert word in str(told.value)
 
 
@@ -214,7 +307,7 @@ def test_the_first_file_is_written_and_right(tmp_path: Path) -> None:
     assert "hunter2" not in done.stderr + done.stdout + home.config.read_text()
     config = load(home.config)
     assert config.server.single_user
-    assert config.routes["best"].to == config.routes["gpt-4o"].to
+    assert config.routes["gpt-4o"].aliases == ("best",)
     assert "right" in home.tollway("config", "check").stdout
 
 
@@ -268,7 +361,7 @@ CANNOT_BE = {
         two("provider_budget_config: {openai: {budget_limit: 5, time_period: 2mo}}", 1, 1),
         "providers.openai.budget[0]",
     ),
-    "an alias that is no name": (two("model_group_alias: {b c: m}", 1, 1), 'routes."b c"'),
+    "an alias that is no name": (two("model_group_alias: {b c: m}", 1, 1), "routes.m.aliases[0]"),
     "an address that is none": (
         "model_list: [{model_name: m, litellm_params: {model: ollama/m, api_base: 'box:8000'}}]",
         "providers.ollama",
@@ -293,7 +386,7 @@ def test_what_cannot_be_here_does_not_lose_the_rest(tmp_path: Path, text: str, w
 
 def test_weights_keep_their_proportions() -> None:
     """LiteLLM takes fractions, which are made whole numbers."""
-    found = translated(parsed(two("", 0.5, 1)))
+    found = translated(parsed(two("", 0.5, 1)), {})
     both = [{"target": "openai/m0", "weight": 50}, {"target": "openai/m1", "weight": 100}]
     assert found.routes["m"]["to"] == both
 
@@ -306,11 +399,14 @@ VALUES: Mapping[str, Sequence[object]] = {
         "groq/*",
         "*",
         "bedrock/a:1",
+        "vertex_ai/g",
         "ollama/l 3",
         "x/y",
     ],
     "api_key": ["os.environ/A", "os.environ/A-B C", "sk-clear", ""],
     "api_base": ["http://box:1/v1", "box:8000", "https://u:p@box/v1", "os.environ/B"],
+    "vertex_project": ["p", "os.environ/P", 3],
+    "aws_region_name": ["us-east-1", "x y"],
     "weight": [0, 1, 2, 0.5, -1, "3"],
     "rpm": [0, 60, 10**12, "60"],
     "tpm": [-1, 10.5],
@@ -356,7 +452,7 @@ DEPLOYMENTS = st.fixed_dictionaries({"model_name": NAMES, "litellm_params": said
 )
 def test_what_is_taken_over_is_always_right(config: dict[str, object]) -> None:
     """Whatever LiteLLM takes: what gateway.toml cannot say is out, and no key in clear is in."""
-    found = translated(config)
+    found = translated(config, {})
     make_fit(found)
     text = text_of(found)
     parse(text, path=Path("gateway.toml"))
