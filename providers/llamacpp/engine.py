@@ -189,8 +189,7 @@ class Engine:
         rules = msgspec.structs.replace(native.rules, copy_least=least)
         self._waiting.sort(key=attrgetter("turn", "index"))
         for choice in tuple(self._waiting):
-            owner = choice.run.job.owner
-            found = policy.place(choice.prompt, self._facts(), rules, owner)
+            found = policy.place(choice.prompt, self._facts(), rules, choice.run.owner)
             if found is None:
                 return
             if isinstance(found, policy.Place):
@@ -220,7 +219,7 @@ class Engine:
         else:
             self._native.copy(found.copy_from, found.seq, found.keep)
             kept, seq.cells = found.keep, self._seqs[found.copy_from].cells[: found.keep]
-        seq.owner = run.job.owner
+        seq.owner = run.owner
         prompt_at = choice.index // run.job.n
         if prompt_at not in run.begun:  # further choices of a prompt cost no input at all
             run.begun.add(prompt_at)

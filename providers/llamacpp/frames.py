@@ -81,8 +81,17 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.calls is not None and self.schema is None and not self.auto
 
 
+# What judges the candidates for a token, one after the other: llama.cpp's own names and order.
+SAMPLERS = (
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature",
+)  # fmt: skip
+
+
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the next token is chosen. The defaults are llama.cpp's own."""
+    """How the next token is chosen. The defaults are llama.cpp's own.
+
+    What is not in `order` does nothing; `bias` comes first in any case.
+    """
 
     temperature: float = 0.8  # 0: always the likeliest
     top_k: int = 40  # 0: all
@@ -109,6 +118,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     mirostat: int = 0  # 1 or 2
     tau: float = 5.0
     eta: float = 0.1
+    order: tuple[str, ...] = SAMPLERS
 
     @property
     def looks_back(self) -> int:
@@ -144,7 +154,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Generate (`n` choices for each prompt) or embed; the answer carries `id`.
 
     What is kept of it is for later calls of the same `owner` alone, as it reads only theirs; ""
-    is everybody who shares.
+    is everybody who shares. What is `fresh` reads nobody's, and is kept for nobody.
     """
 
     id: int
@@ -159,6 +169,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     shape: Shape | None = None
     parallel: bool = True  # more than one tool call in an answer
     owner: str = ""
+    fresh: bool = False
 
 
 class Count(msgspec.Struct, frozen=True, tag="count"):

@@ -12,13 +12,22 @@ import msgspec
 from tollway.providers.canon import Endpoint
 from tollway.providers.errors import RequestInvalid
 from tollway.providers.llamacpp.conversation import read_messages, read_tools
-from tollway.providers.llamacpp.frames import Prompt, Sampling, Shape, Submit, Tool
+from tollway.providers.llamacpp.frames import (
+    SAMPLERS,
+    Prompt,
+    Sampling,
+    Shape,
+    Submit,
+    Tool,
+)
 
 MAX_CHOICES = 128  # of all prompts of a call together
 MAX_INPUTS = 2048
 MAX_STOPS = 16
 MAX_BREAKERS = 8  # each is looked for in all of the vocabulary
+MAX_SAMPLERS = 16
 MAX_TOP = 20  # alternatives that are told of each token
+_MOST = 2**31 - 1
 COMPLETION_TOKENS = 16  # what the legacy endpoint's reference gives when no limit is asked for
 
 _SAMPLING = {
@@ -28,10 +37,13 @@ _SAMPLING = {
     "repetition_penalty", "ignore_eos", "dynatemp_range", "dynatemp_exponent", "top_n_sigma",
     "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "dry_allowed_length",
     "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
+    "samplers",
 }  # fmt: skip
 _GENERATING = {
     "model", "stream", "stream_options", "max_tokens", "stop", "n", "logprobs", "response_format",
     "grammar",
+    # llama-server's words for some of these, and its own.
+    "n_predict", "json_schema", "cache_prompt",
 } | _SAMPLING  # fmt: skip
 _CHAT = {
     "messages", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls",
@@ -46,6 +58,8 @@ _READ = {
 _NO_EFFECT = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention",
+    # Which slot of llama-server's: here a call finds the one that knows most of its prompt.
+    "id_slot",
 }  # fmt: skip
 # Options that can be written without asking for anything.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -55,7 +69,16 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
-    "cache_prompt": (True,),
+    # llama-server's defaults, which its clients write out.
+    "n_probs": (0,),
+    "min_keep": (0,),
+    "n_keep": (0,),
+    "reasoning_format": ("auto", "deepseek"),
+    "parse_tool_calls": (True,),
+    "return_tokens": (False,),
+    "return_progress": (False,),
+    "timings_per_token": (False,),
+    "post_sampling_probs": (False,),
 }
 
 # What a chat template is always told by us.
@@ -117,6 +140,7 @@ def read_request(endpoint: Endpoint, body: bytes) -> Asked:
             # Who names a tool waits for one call of it; small models would go on for ever.
             parallel=_typed(fields, "parallel_tool_calls", bool, True)
             and not (shape and shape.calls),
+            fresh=not _typed(fields, "cache_prompt", bool, True),
         ),
         stream=_typed(fields, "stream", bool, False),
         include_usage=options.get("include_usage") is True,
@@ -188,6 +212,19 @@ def _sampling(fields: dict[str, object]) -> Sampling:
         mirostat=_number(fields, "mirostat", 0, 0, 2),
         tau=_fraction(fields, "mirostat_tau", 5, 0, 100),
         eta=_fraction(fields, "mirostat_eta", 0.1, 0, 1),
+        order=_order(fields),
+    )
+
+
+def _order(fields: dict[str, object]) -> tuple[str, ...]:
+    said = fields.get("samplers", SAMPLERS)
+    if isinstance(said, list | tuple) and len(said) <= MAX_SAMPLERS:
+        names = tuple("typ_p" if one == "typical_p" else one for one in said)
+        if all(name in SAMPLERS for name in names):
+            return names
+    raise RequestInvalid(
+        f"`samplers` must be a list of {', '.join(f'`{name}`' for name in SAMPLERS)}",
+        param="samplers",
     )
 
 
@@ -214,11 +251,21 @@ def _bias(fields: dict[str, object]) -> dict[int, float]:
 
 
 def _limit(endpoint: Endpoint, fields: dict[str, object]) -> int | None:
+    limits: list[int] = []
     # The newer name wins, as it does at OpenAI.
     for name in ("max_completion_tokens", "max_tokens"):
         if name in fields:
-            return _number(fields, name, 1, 1, 2**31 - 1)
-    return COMPLETION_TOKENS if endpoint == "completions" else None
+            limits.append(_number(fields, name, 1, 1, _MOST))
+            break
+    if (own := _number(fields, "n_predict", -1, -1, _MOST)) == 0:
+        raise RequestInvalid(
+            "`n_predict` must be at least 1, or -1 for no limit", param="n_predict"
+        )
+    if own > 0:  # the gate may have written a limit of its own beside it
+        limits.append(own)
+    if not limits and endpoint == "completions" and "n_predict" not in fields:
+        return COMPLETION_TOKENS
+    return min(limits, default=None)
 
 
 def _stops(fields: dict[str, object]) -> list[str]:
@@ -312,9 +359,20 @@ def _among(tools: list[Tool], names: list[str]) -> list[Tool]:
 
 
 def _form(fields: dict[str, object]) -> Shape | None:
+    if (own := fields.get("json_schema")) is not None:
+        if "response_format" in fields or not isinstance(own, dict | bool):
+            raise RequestInvalid(
+                "`json_schema` must be a schema, without a `response_format` beside it",
+                param="json_schema",
+            )
+        return Shape(schema=own)
     match fields.get("response_format", {"type": "text"}):
         case {"type": "text"}:
             return None
+        case {"type": "json_object", "schema": (dict() | bool()) as schema}:
+            return Shape(schema=schema)  # llama-server's, and others'
+        case {"type": "json_object", "schema": some} if some is not None:
+            pass
         case {"type": "json_object"}:
             return Shape(schema={"type": "object"})
         case {"type": "json_schema", "json_schema": {"schema": (dict() | bool()) as schema}}:

@@ -11,6 +11,8 @@ class Run:
         self.job = job
         self.read = read
         self.number = number  # calls are numbered as they come
+        # No key has a NUL in its name: nobody else is called so.
+        self.owner = f"\0{number}" if job.fresh else job.owner
         self.choices = len(read.prompts) * job.n
         self.at = 0  # choices, or texts to embed, that are done
         self.begun: set[int] = set()  # prompts

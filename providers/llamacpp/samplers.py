@@ -18,6 +18,9 @@ Floats = npt.NDArray[np.float32]
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 # From so many on, chains are worth a hand-over to other threads: llama.cpp lets Python go on.
 _THREADED_FROM = 3
+# Where the likeliest is chosen, only what changes which one that is; Mirostat cuts by itself.
+_BEFORE_GREEDY = frozenset({"penalties", "dry"})
+_BEFORE_MIROSTAT = frozenset({"penalties", "dry", "temperature"})
 # Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
 _MIROSTAT_M = 100
 
@@ -178,65 +181,82 @@ class Samplers:
         return self._llama.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
 
     def _parts(self, sampling: Sampling, seed: int | None) -> list[Any]:
-        """Return the samplers in llama.cpp's own order."""
-        llama = self._llama
-        parts = self._penalties(sampling)
-        if sampling.temperature <= 0:
-            return [*parts, llama.llama_sampler_init_greedy()] if parts else []
+        """Return the samplers in the order that is asked for, and what chooses behind them."""
+        llama, order = self._llama, sampling.order
         chosen = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         chosen %= 2**32
-        heat = llama.llama_sampler_init_temp(sampling.temperature)
-        if sampling.spread:
-            heat = llama.llama_sampler_init_temp_ext(
-                sampling.temperature, sampling.spread, sampling.exponent
-            )
+        greedy = sampling.temperature <= 0 and "temperature" in order
+        if greedy or sampling.mirostat:
+            among = _BEFORE_GREEDY if greedy else _BEFORE_MIROSTAT
+            order = tuple(name for name in order if name in among)
+        parts = [*self._biases(sampling), *self._judges(order, sampling, chosen)]
+        if greedy:
+            return [*parts, llama.llama_sampler_init_greedy()] if parts else []
         if sampling.mirostat:
-            return [*parts, heat, self._mirostat(sampling, chosen)]
-        if sampling.sigma >= 0:
-            parts.append(llama.llama_sampler_init_top_n_sigma(sampling.sigma))
-        if sampling.top_k:
-            parts.append(llama.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.typical_p < 1:
-            parts.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
-        parts.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-        parts.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-        if sampling.xtc:
-            threshold = sampling.xtc_threshold
-            parts.append(llama.llama_sampler_init_xtc(sampling.xtc, threshold, 1, chosen))
-        return [*parts, heat, llama.llama_sampler_init_dist(chosen)]
+            return [*parts, self._mirostat(sampling, chosen)]
+        return [*parts, llama.llama_sampler_init_dist(chosen)]
 
-    def _penalties(self, sampling: Sampling) -> list[Any]:
-        """Return the samplers that change what is likely, greedily chosen or not."""
-        llama, parts = self._llama, []
+    def _judges(self, order: Sequence[str], sampling: Sampling, seed: int) -> list[Any]:
+        """Return the samplers of these names, without those that would change nothing."""
+        llama, heat = self._llama, sampling.temperature
+        penalties = (sampling.repeat, sampling.frequency, sampling.presence)
+        back = sampling.repeat_last if penalties != (1.0, 0.0, 0.0) else 0
+        every: dict[str, tuple[bool, Callable[[], Any]]] = {
+            "penalties": (
+                back != 0,
+                lambda: llama.llama_sampler_init_penalties(self._vocabulary, back, *penalties),
+            ),
+            "dry": (bool(sampling.dry and sampling.dry_last), lambda: self._dry(sampling)),
+            "top_n_sigma": (
+                sampling.sigma >= 0,
+                lambda: llama.llama_sampler_init_top_n_sigma(sampling.sigma),
+            ),
+            "top_k": (sampling.top_k > 0, lambda: llama.llama_sampler_init_top_k(sampling.top_k)),
+            "typ_p": (
+                sampling.typical_p < 1,
+                lambda: llama.llama_sampler_init_typical(sampling.typical_p, 1),
+            ),
+            "top_p": (True, lambda: llama.llama_sampler_init_top_p(sampling.top_p, 1)),
+            "min_p": (True, lambda: llama.llama_sampler_init_min_p(sampling.min_p, 1)),
+            "xtc": (
+                sampling.xtc > 0,
+                lambda: llama.llama_sampler_init_xtc(sampling.xtc, sampling.xtc_threshold, 1, seed),
+            ),
+            "temperature": (
+                True,
+                lambda: (
+                    llama.llama_sampler_init_temp_ext(heat, sampling.spread, sampling.exponent)
+                    if sampling.spread
+                    else llama.llama_sampler_init_temp(heat)
+                ),
+            ),
+        }
+        asked = [every[name] for name in order]
+        return [make() for does, make in asked if does]
+
+    def _biases(self, sampling: Sampling) -> list[Any]:
+        llama = self._llama
         bias = dict(sampling.bias)
         if sampling.endless:
             bias |= dict.fromkeys(self._all_ends(), float("-inf"))
-        if bias:
-            biases = (llama.llama_logit_bias * len(bias))(
-                *[llama.llama_logit_bias(token, one) for token, one in bias.items()]
-            )
-            parts.append(llama.llama_sampler_init_logit_bias(self._vocabulary, len(biases), biases))
-        penalties = (sampling.repeat, sampling.frequency, sampling.presence)
-        if penalties != (1.0, 0.0, 0.0) and sampling.repeat_last:
-            parts.append(
-                llama.llama_sampler_init_penalties(
-                    self._vocabulary, sampling.repeat_last, *penalties
-                )
-            )
-        if sampling.dry and sampling.dry_last:
-            said = [one.encode() for one in sampling.dry_breakers]
-            parts.append(
-                llama.llama_sampler_init_dry(
-                    self._vocab,
-                    sampling.dry,
-                    sampling.dry_base,
-                    sampling.dry_allowed,
-                    sampling.dry_last,
-                    (ctypes.c_char_p * len(said))(*said),
-                    len(said),
-                )
-            )
-        return parts
+        if not bias:
+            return []
+        biases = (llama.llama_logit_bias * len(bias))(
+            *[llama.llama_logit_bias(token, one) for token, one in bias.items()]
+        )
+        return [llama.llama_sampler_init_logit_bias(self._vocabulary, len(biases), biases)]
+
+    def _dry(self, sampling: Sampling) -> Any:
+        said = [one.encode() for one in sampling.dry_breakers]
+        return self._llama.llama_sampler_init_dry(
+            self._vocab,
+            sampling.dry,
+            sampling.dry_base,
+            sampling.dry_allowed,
+            sampling.dry_last,
+            (ctypes.c_char_p * len(said))(*said),
+            len(said),
+        )
 
     def _mirostat(self, sampling: Sampling, seed: int) -> Any:
         llama, tau, eta = self._llama, sampling.tau, sampling.eta

@@ -166,6 +166,18 @@ async def test_what_a_model_of_this_box_cannot_do_is_said_as_its_own() -> None:
         assert told["message"].startswith(begin), told
 
 
+async def test_a_limit_in_llama_servers_words_holds_under_a_budget() -> None:
+    """Elsewhere `n_predict` may pass what is held; a worker of ours takes it as one limit more."""
+    async with serving() as daemon:
+        for more in ({"n_predict": 3}, {"n_predict": 3, "max_tokens": 9}):
+            reply = await ask(daemon, said(logit_bias={"0": -100, "2": -100}, **more))
+            assert reply.json()["usage"]["completion_tokens"] == 3
+        reply = await ask(daemon, said(n_predict=-1, max_tokens=2))
+        assert reply.json()["usage"]["completion_tokens"] == 2
+        reply = await ask(daemon, said(web_search=True))
+        assert (reply.status, error(reply)["param"]) == (400, "web_search")
+
+
 async def test_a_dead_model_takes_no_other_call_with_it() -> None:
     """While one model's worker is killed, the daemon answers all else."""
     async with serving() as daemon:

@@ -91,6 +91,18 @@ def test_what_an_owner_leaves_is_the_owner_s() -> None:
     assert cached == [0, 6, 0, 6, 0, 0]
 
 
+def test_a_fresh_call_reads_all_of_its_prompt_and_leaves_none() -> None:
+    """Whoever asks for that gets what the model says with nothing kept."""
+    engine = Engine(Alphabet("h"), None)
+    cached = []
+    for number, fresh in enumerate((False, True, True, False, False)):
+        engine.submit(job("xyzabcd", number, fresh=fresh, max_tokens=1))
+        done = run(engine)[-1]
+        assert isinstance(done, Done)
+        cached.append(done.usage.cached)
+    assert cached == [0, 0, 0, 0, 6]
+
+
 def test_a_memory_that_cannot_forget_parts_is_read_afresh() -> None:
     """Recurrent and sliding-window models: the same answer, only slower."""
     native = Alphabet("h", forgets_parts=False)

@@ -80,18 +80,40 @@ def test_what_llama_server_samples_by_is_understood() -> None:
             dynatemp_range=0.5, dynatemp_exponent=2, xtc_probability=0.5, xtc_threshold=0.2,
             dry_multiplier=0.8, dry_base=2, dry_allowed_length=3, dry_penalty_last_n=-1,
             dry_sequence_breakers=["x"], mirostat=2, mirostat_tau=4, mirostat_eta=0.2,
-            cache_prompt=True,
+            cache_prompt=True, samplers=["temperature", "typical_p"], n_probs=0, id_slot=3,
         ),
     )  # fmt: skip
     sampling = asked.job.sampling
     assert sampling == Sampling(
         top_k=0, repeat=1.2, repeat_last=-1, endless=True, sigma=1.5, spread=0.5, exponent=2,
         xtc=0.5, xtc_threshold=0.2, dry=0.8, dry_base=2, dry_allowed=3, dry_last=-1,
-        dry_breakers=("x",), mirostat=2, tau=4, eta=0.2,
+        dry_breakers=("x",), mirostat=2, tau=4, eta=0.2, order=("temperature", "typ_p"),
     )  # fmt: skip
     within = sampling.within(99)
     assert (within.repeat_last, within.dry_last, within.looks_back) == (99, 99, 99)
     assert (sampling.looks_back, Sampling(repeat_last=5, dry_last=9).looks_back) == (-1, 5)
+
+
+def test_what_llama_server_is_asked_for_is_understood() -> None:
+    """Its words for a limit, a schema and a prompt that is read afresh."""
+    limits: list[tuple[dict[str, Any], int | None]] = [
+        ({"n_predict": 7}, 7),
+        ({"n_predict": -1}, None),
+        ({"n_predict": 7, "max_tokens": 9}, 7),
+        ({"n_predict": -1, "max_tokens": 9}, 9),
+    ]
+    for fields, most in limits:
+        assert read_request("chat", body(**fields)).job.max_tokens == most
+    request = json.dumps({"model": "m", "prompt": "x", "n_predict": -1}).encode()
+    assert read_request("completions", request).job.max_tokens is None
+    schema: dict[str, Any] = {"type": "object", "required": ["a"]}
+    for fields in (
+        {"json_schema": schema},
+        {"response_format": {"type": "json_object", "schema": schema}},
+    ):
+        assert read_request("chat", body(**fields)).job.shape == Shape(schema=schema)
+    assert read_request("chat", body(cache_prompt=False)).job.fresh
+    assert not read_request("chat", body()).job.fresh
 
 
 def test_allowed_tools_are_all_that_the_model_is_told_of() -> None:
@@ -177,7 +199,14 @@ def test_prompts_come_in_four_forms(
         ({"dry_sequence_breakers": ["", "a"]}, "dry_sequence_breakers"),
         ({"dry_sequence_breakers": "a"}, "dry_sequence_breakers"),
         ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ignore_eos"),
-        ({"cache_prompt": False}, "cache_prompt"),
+        ({"cache_prompt": "no"}, "cache_prompt"),
+        ({"n_predict": 0}, "n_predict"),
+        ({"samplers": ["top_k", "tfs_z"]}, "samplers"),
+        ({"samplers": "kpm"}, "samplers"),
+        ({"json_schema": {}, "response_format": {"type": "text"}}, "json_schema"),
+        ({"json_schema": "{}"}, "json_schema"),
+        ({"response_format": {"type": "json_object", "schema": "{}"}}, "response_format"),
+        ({"n_probs": 2}, "n_probs"),
         (
             {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
             "tool_choice",

@@ -33,6 +33,20 @@ async def test_each_sampler_changes_the_answer_and_keeps_to_the_seed(tmp_path: P
             assert first != usual, asked
 
 
+async def test_samplers_judge_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    """What is left out does nothing, and what is hot before a cut lets more through it."""
+    hot = {"temperature": 2, "min_p": 0.3, "top_k": 0, "top_p": 1, "seed": 11}
+    async with serving(tmp_path) as local:
+        usual = await text_of(local, chat(SAID, **hot))
+        found = []
+        for order in (["min_p", "temperature"], ["temperature", "min_p"], ["temperature"]):
+            first, second = [await text_of(local, chat(SAID, **hot, samplers=order)) for _ in "ab"]
+            assert first == second, order
+            found.append(first)
+        assert found[0] == usual
+        assert len(set(found)) == 3
+
+
 def _but(asked: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if name != "temperature"}
 
