@@ -6,7 +6,7 @@ import msgspec
 import typer
 
 from tollway.cli import show
-from tollway.cli.control import load_config
+from tollway.cli.broken import load_to_read
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon import audit as auditing
 from tollway.daemon.ledger.rows import Audited
@@ -29,7 +29,7 @@ def audit(
     Example:
         tollway config audit -n 100
     """
-    path = load_config(config).ledger.path
+    path = load_to_read(config).ledger.path
     found: list[Audited] = []
     if path.exists():
         found = auditing.recent(path, limit=number)

@@ -12,7 +12,8 @@ import tomli_w
 import typer
 
 from tollway.cli import complete, show
-from tollway.cli.control import load_config, reload_daemon, rough_ledger
+from tollway.cli.broken import rough
+from tollway.cli.control import load_config, reload_daemon
 from tollway.cli.edits import agreed, tell_waiting
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
 from tollway.daemon import secrets
@@ -139,7 +140,7 @@ def history(config: ConfigFile = None, as_json: AsJson = False) -> None:
         ledger = load(path).ledger.path
     except ConfigError:
         # A file that is broken now is what its history is for.
-        ledger = rough_ledger(path)
+        ledger = rough(path).ledger
     found = versions(state_paths(ledger).history, Path(os.path.abspath(path)))
     if as_json:
         show.emit(found)

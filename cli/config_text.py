@@ -15,8 +15,9 @@ import typer
 
 from tollway.cli import complete, edits, show
 from tollway.cli.boundary import printable
+from tollway.cli.broken import rough
 from tollway.cli.config import in_force
-from tollway.cli.control import load_config, reload_daemon, rough_ledger
+from tollway.cli.control import load_config, reload_daemon
 from tollway.cli.editor import editor
 from tollway.cli.options import AsJson, ConfigFile, me
 from tollway.daemon.config import edit as files
@@ -88,7 +89,7 @@ def _version(path: Path, number: int | None) -> tuple[history.Version, str]:
     try:
         ledger = load(path).ledger.path
     except ConfigError:
-        ledger = rough_ledger(path)
+        ledger = rough(path).ledger
     folder = state_paths(ledger).history
     for version in history.versions(folder, Path(os.path.abspath(path))):
         if number in {None, version.number}:

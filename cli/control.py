@@ -6,16 +6,16 @@ import http.client
 import os
 import socket
 import struct
-import tomllib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
 
+from tollway.cli.broken import rough
 from tollway.daemon.config.load import load
-from tollway.daemon.config.paths import data_folder, find_config, socket_beside
+from tollway.daemon.config.paths import find_config, socket_beside
 from tollway.daemon.config.schema import Config, Server
 from tollway.daemon.errors import (
     BudgetSpent,
@@ -47,8 +47,6 @@ _KINDS: dict[str, type[GatewayError]] = {
 }
 
 T = TypeVar("T")
-
-_MOST_TRIES = 200  # of reading a broken file's beginning
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -307,9 +305,8 @@ def place(explicit: Path | None) -> Place:
     try:
         config = load(path)
     except ConfigError:
-        rough = _rough(path)
-        ledger = _rough_ledger(rough)
-        admin = _text(rough, "server", "admin_socket")
+        found = rough(path)
+        ledger, admin = found.ledger, found.text("server", "admin_socket")
         socket_path = (
             path.absolute().parent / Path(admin).expanduser() if admin else socket_beside(ledger)
         )
@@ -352,42 +349,3 @@ def reload_daemon(config: Config) -> dict[str, object] | None:
         if holder(config.ledger.path):
             raise
         return None
-
-
-def rough_ledger(config: Path) -> Path:
-    """Return the ledger that a file with mistakes in it names, the default where it is too broken.
-
-    Only the tables before the first line that is no TOML are read: [server] and [ledger] stand
-    first in most files. Paths are taken as `load` takes them.
-    """
-    return _rough_ledger(_rough(config))
-
-
-def _rough_ledger(rough: dict[str, object]) -> Path:
-    return data_folder() / Path(_text(rough, "ledger", "path") or "ledger.db").expanduser()
-
-
-def _rough(config: Path) -> dict[str, object]:
-    try:
-        lines = config.read_text().splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError):
-        return {}
-    for end in _ends(lines):
-        try:
-            return tomllib.loads("".join(lines[:end]))
-        except (tomllib.TOMLDecodeError, RecursionError):
-            continue
-    return {}
-
-
-def _ends(lines: list[str]) -> Iterator[int]:
-    """Yield where the text may be cut: at its end, then before each table from the last up."""
-    yield len(lines)
-    tables = [number for number, line in enumerate(lines) if line.startswith("[")]
-    yield from reversed(tables[-_MOST_TRIES:])
-
-
-def _text(said: dict[str, object], table: str, key: str) -> str | None:
-    found = said.get(table)
-    value = found.get(key) if isinstance(found, dict) else None
-    return value if isinstance(value, str) else None

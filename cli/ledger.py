@@ -9,7 +9,7 @@ import typer
 
 from tollway.cli import show
 from tollway.cli.boundary import ANSWER_IS_NO
-from tollway.cli.control import load_config
+from tollway.cli.broken import load_to_read
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.errors import LedgerHeld
 from tollway.daemon.ledger import verify as verifying
@@ -40,7 +40,7 @@ def verify(config: ConfigFile = None, repair: Repair = False, as_json: AsJson = 
         tollway ledger verify
         tollway ledger verify --repair
     """
-    path = load_config(config).ledger.path
+    path = load_to_read(config).ledger.path
     if not path.exists():
         show.note(f"No calls yet: there is no ledger at `{path}`")
         if as_json:

@@ -14,6 +14,7 @@ import typer
 
 from tollway.cli import complete, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
+from tollway.cli.broken import load_to_read
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.period_options import Until, Zone
@@ -75,7 +76,7 @@ def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
             "Prompts and replies stand with calls, and only in JSON Lines",
             hint="Use `--what calls --format jsonl`",
         )
-    loaded = load_config(config)
+    loaded = load_to_read(config)
     path = loaded.ledger.path
     at = period(since, until, zone(tz or loaded.server.timezone), time.time_ns() // 1_000_000)
     with _target(out) as file, show.progress("Writing") as progress:
@@ -154,7 +155,7 @@ def backup(
     Examples:
         tollway ledger backup /backup/ledger-2026-11-22.db
     """
-    path = load_config(config).ledger.path
+    path = load_to_read(config).ledger.path
     with show.progress("Copying") as progress:
         done = backups.backup(path, file, replace=force, progress=progress)
     if as_json:

@@ -10,8 +10,8 @@ import typer
 
 from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
+from tollway.cli.broken import load_to_read
 from tollway.cli.call_story import ENDINGS, cost, plain, tell, tell_bodies
-from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.wrap import room
 from tollway.daemon.config import shown
@@ -118,7 +118,7 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         tollway logs -f --team ml
         tollway logs 019a2b3c-4d5e-7f60
     """
-    loaded = load_config(config)
+    loaded = load_to_read(config)
     path = loaded.ledger.path
     where = CallFilter(
         key=key,

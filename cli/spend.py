@@ -10,7 +10,7 @@ import typer
 
 from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
-from tollway.cli.control import load_config
+from tollway.cli.broken import load_to_read
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.period_options import Since, Until, Zone
 from tollway.cli.periods import period, zone
@@ -85,7 +85,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     """
     if as_json and form not in (None, Format.JSON):
         raise UsageProblem(f"`--json` and `--format {form}` cannot both be", hint="Give one")
-    loaded = load_config(config)
+    loaded = load_to_read(config)
     groups = _groups(by)
     asked = period(since, until, zone(tz or loaded.server.timezone), time.time_ns() // 1_000_000)
     found = read(loaded, groups, asked, top)

@@ -1,0 +1,131 @@
+"""What can be known of a gateway.toml with mistakes in it: where its ledger is, what it said.
+
+Whatever only reads the ledger, or stops a daemon, must work on such a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tollway.cli import show
+from tollway.daemon.config import history
+from tollway.daemon.config.check import zone_wrong
+from tollway.daemon.config.load import load, parse
+from tollway.daemon.config.paths import data_folder, find_config, state_paths
+from tollway.daemon.config.schema import Config, LedgerFile, Server
+from tollway.daemon.errors import ConfigError
+
+# A line that begins a table, or sets a key of [ledger] before the first one.
+_TABLE = re.compile(r"\s*\[")
+_LEDGER = re.compile(r"""\s*\[{0,2}\s*["']?ledger\b""")
+
+
+class Rough(msgspec.Struct, frozen=True):
+    """The tables of a file that can be read, without those that cannot.
+
+    `ledger_known` is False where one that cannot be read may say where the ledger is.
+    """
+
+    said: dict[str, object]
+    ledger_known: bool
+
+    def text(self, table: str, key: str) -> str | None:
+        """Return a text in a table, None where there is none."""
+        found = self.said.get(table)
+        value = found.get(key) if isinstance(found, dict) else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger that it names, else the default one; paths are taken as `load` takes them."""
+        return data_folder() / Path(self.text("ledger", "path") or "ledger.db").expanduser()
+
+
+def rough(config: Path) -> Rough:
+    """Return what of a file can be read, table by table."""
+    try:
+        text = config.read_text()
+    except (OSError, UnicodeDecodeError):
+        return Rough({}, ledger_known=False)
+    said = _toml(text)
+    if said is not None:
+        return Rough(said, ledger_known=True)
+    said, known = {}, True
+    for part in _tables(text):
+        found = _toml(part)
+        if found is not None:
+            said = {**found, **said}  # a table that comes twice, which is a mistake, counts once
+        elif any(_LEDGER.match(line) for line in part.splitlines()):
+            known = False
+    return Rough(said, known)
+
+
+def load_to_read(explicit: Path | None) -> Config:
+    """Return the configuration for a command that reads the ledger and changes nothing.
+
+    Where the file is wrong now it is the last version that was in force, or none but where the
+    ledger is; a warning says so.
+
+    Raises:
+        ConfigError: There is no file; or it is wrong, and nobody can say where its ledger is.
+    """
+    path = find_config(explicit)
+    try:
+        return load(path)
+    except ConfigError as error:
+        found = rough(path)
+        if not found.ledger_known or not found.ledger.exists():
+            raise
+        kept, of = _last(path, found)
+        for text in (
+            *error.message.splitlines(),
+            f"Reading `{found.ledger}` with {of} in its place",
+        ):
+            show.note([show.Painted("warning", "yellow"), f": {text}"])
+        return kept
+
+
+def _last(path: Path, found: Rough) -> tuple[Config, str]:
+    """Return what was in force last, and which version that is."""
+    folder = state_paths(found.ledger).history
+    try:
+        for version in history.versions(folder, Path(os.path.abspath(path))):
+            kept = parse(history.text_of(folder, version), path=path)
+            if kept.ledger.path == found.ledger:
+                return kept, f"version {version.number} of `tollway config history`"
+            break
+    except ConfigError:
+        pass  # of another release, or not to be read: the ledger can be, all the same
+    zone = found.text("server", "timezone") or "UTC"
+    return (
+        Config(
+            path=Path(os.path.abspath(path)),
+            ledger=LedgerFile(path=found.ledger),
+            server=Server(timezone="UTC" if zone_wrong(zone) else zone),
+        ),
+        "no other",
+    )
+
+
+def _toml(text: str) -> dict[str, object] | None:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return None
+
+
+def _tables(text: str) -> Iterator[str]:
+    """Yield a text in parts, each from the head of a table to the next."""
+    part: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if _TABLE.match(line) and part:
+            yield "".join(part)
+            part = []
+        part.append(line)
+    yield "".join(part)
