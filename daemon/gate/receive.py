@@ -187,7 +187,8 @@ def _interpreter(exchange: "Exchange", attempt: Attempt) -> Interpreter | None:
     """Return what turns an answer into the client's dialect, where that is another one."""
     if not isinstance(attempt.version.said, Conversation):
         return None
-    return Interpreter(exchange.call, attempt.version, attempt.target.kind.quirks)
+    quirks = attempt.target.kind.quirks
+    return Interpreter(exchange.call, attempt.version, quirks, attempt.reader)
 
 
 async def _stream(

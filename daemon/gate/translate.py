@@ -14,7 +14,7 @@ from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
-from tollway.providers.dialects.dialect import Edits, Facts, InUrl, Upstream, Written
+from tollway.providers.dialects.dialect import AnswerReader, Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.gemini_embed import asks_otherwise
 from tollway.providers.dialects.gemini_request import NAME as GEMINI
 from tollway.providers.dialects.openai_models import reasons
@@ -338,13 +338,17 @@ class Embedded:
 class Interpreter:
     """Turns one attempt's answer from the target's dialect into the client's."""
 
-    def __init__(self, client: Call, version: Version, quirks: frozenset[str]) -> None:
+    def __init__(
+        self, client: Call, version: Version, quirks: frozenset[str], metered: AnswerReader
+    ) -> None:
+        """Take a call and the attempt at it; `metered` reads whatever is to be turned before."""
         assert isinstance(version.said, Conversation)  # noqa: S101 - else there is nothing to turn
         own = DIALECTS[client.dialect].codec
         self._stream = client.stream
         self._content_type = own.content_type if client.stream else _JSON
         self._reader = UPSTREAMS[version.dialect.name].codec.events(version.said, quirks)
         self._writer = own.writer(client)
+        self._metered = metered
         self._halves: Halves | None = None  # once there are any
 
     @property
@@ -364,6 +368,7 @@ class Interpreter:
         return self._written(self._reader.event(event))
 
     def _written(self, said: list[Said]) -> bytes:
+        self._writer.service = self._metered.service
         write, halves = self._writer.event, self._halves
         if halves is None:
             return b"".join([write(one) for one in said])
@@ -388,6 +393,7 @@ class Interpreter:
             UpstreamBroke: It is no answer of the target's dialect.
         """
         answer = self._reader.whole(body)
+        self._writer.service = self._metered.service
         if not self._stream:
             return self._writer.whole(answer)
         return b"".join(map(self._writer.event, unfold(answer))) + self._writer.end()

@@ -10,6 +10,7 @@ kept) stays.
 from typing import TypeAlias
 
 from tollway.providers.canon import Usage
+from tollway.providers.dialects.tiers import for_anthropic
 
 Counts: TypeAlias = dict[str, int]
 
@@ -105,6 +106,12 @@ def _creation(usage: Usage) -> dict[str, int]:
     }
 
 
-def full_report(usage: Usage) -> dict[str, object]:
-    """Return usage as it stands in a whole message: with how long cache entries are kept."""
-    return {**report(usage), "cache_creation": _creation(usage), "service_tier": "standard"}
+def full_report(usage: Usage, service: str) -> dict[str, object]:
+    """Return usage as it stands in a whole message: with how long cache entries are kept.
+
+    Args:
+        usage: What was used.
+        service: The service tier that it was used in, in the provider's word; "" for none known.
+    """
+    tier = for_anthropic(service) or (None if service else "standard")
+    return {**report(usage), "cache_creation": _creation(usage), "service_tier": tier}

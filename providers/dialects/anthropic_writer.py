@@ -26,6 +26,7 @@ from tollway.providers.dialects.anthropic_ask import tool_id
 from tollway.providers.dialects.anthropic_citations import entry
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.anthropic_usage import full_report, report
+from tollway.providers.dialects.tiers import for_anthropic
 from tollway.providers.dialects.wire import object_text, wrapped
 
 STOPS = {
@@ -48,6 +49,7 @@ class Writer:
 
     def __init__(self, call: Call) -> None:
         self.dropped: set[str] = set()
+        self.service = ""
         self._call = call
         self._began: ev.Start | None = None
         self._head_sent = False
@@ -117,7 +119,7 @@ class Writer:
                 **self._message(answer.id, answer.model),
                 "content": content,
                 **_stop(stop, refused=refused),
-                "usage": full_report(answer.usage or _NOTHING),
+                "usage": full_report(answer.usage or _NOTHING, self.service),
             }
         )
 
@@ -142,11 +144,17 @@ class Writer:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            # What is not known yet is not said to be none: no later event says it.
-            "usage": full_report(self._usage) if self._usage is not _NOTHING else report(_NOTHING),
+            "usage": self._first_report(),
         }
         said = {"type": "message_start", "message": message}
         return b"event: message_start\ndata: " + _json(said) + b"\n\n"
+
+    def _first_report(self) -> dict[str, object]:
+        """Return what is known of the usage; the rest is not said to be none: no event says it."""
+        if self._usage is not _NOTHING:
+            return full_report(self._usage, self.service)
+        tier = for_anthropic(self.service)
+        return {**report(_NOTHING), **({"service_tier": tier} if tier else {})}
 
     def _begin(self, kind: str, block: bytes) -> bytes:
         out = self._close()

@@ -205,10 +205,12 @@ class EventReader(Protocol):
 class Writer(Protocol):
     """Writes one answer for the client that asked for it; errors go by `Dialect.error_event`.
 
-    `dropped` is what of the answer the client's dialect cannot say; for the ledger.
+    `dropped` is what of the answer the client's dialect cannot say; for the ledger. `service` is
+    the service tier that the answer was made in, in its provider's word; "" while none is known.
     """
 
     dropped: set[str]
+    service: str
 
     def event(self, event: events.Event) -> bytes:
         """Return the bytes of a stream that stand for an event; often none.

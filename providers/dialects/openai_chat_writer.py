@@ -21,6 +21,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
+from tollway.providers.dialects.tiers import for_openai
 from tollway.providers.dialects.wire import as_url, made_id, object_in
 
 FINISH = {
@@ -34,6 +35,7 @@ FINISH = {
     "paused": "stop",
     "other": "stop",
 }
+_CHOICES = b',"choices":['
 _json = msgspec.json.encode
 
 
@@ -42,8 +44,10 @@ class Writer:
 
     def __init__(self, call: Call) -> None:
         self.dropped: set[str] = set()
+        self.service = ""
         self._call = call
         self._head = b""
+        self._tier = ""  # that it says
         self._choices: dict[int, _Choice] = {}
         self._usage: Usage | None = None
         self._functions = _offers_functions(call)
@@ -71,6 +75,8 @@ class Writer:
     def end(self) -> bytes:
         """Return how each choice ended, the usage if it was asked for, and the end mark."""
         self._begun()
+        if not self._tier:
+            self._tiered()
         out: list[bytes] = []
         for index, choice in sorted(self._choices.items()):
             reason = self._finish(choice.stop)
@@ -98,6 +104,8 @@ class Writer:
             "model": answer.model or self._call.model,
             "choices": choices,
         }
+        if tier := for_openai(self.service):
+            body["service_tier"] = tier
         if answer.usage is not None:
             body["usage"] = usage(answer.usage)
         return _json(body)
@@ -116,10 +124,16 @@ class Writer:
             + str(event.created or int(time.time())).encode()
             + b',"model":'
             + _json(event.model or self._call.model)
-            + b',"choices":['
         )
+        self._tiered()
         self._choice(0)
         return self._chunk(0, b'"role":"assistant","content":""', b"null")
+
+    def _tiered(self) -> None:
+        """Let the next chunks say in which service tier the answer is made, where that is known."""
+        self._tier = for_openai(self.service)
+        self._head = self._head.removesuffix(_CHOICES)
+        self._head += (b',"service_tier":' + _json(self._tier) if self._tier else b"") + _CHOICES
 
     def _begun(self) -> None:
         if not self._head:

@@ -18,6 +18,7 @@ class Writer:
 
     def __init__(self, call: Call) -> None:
         self.dropped: set[str] = set()
+        self.service = ""
         self._call = call
         self._start = ev.Start()
         self._id = f"cmpl-{secrets.token_hex(12)}"

@@ -12,6 +12,7 @@ from tollway.providers.conversation import Citation, Opaque, Part, Thinking
 from tollway.providers.dialects.responses_items import Items, Shown
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.responses_tools import namespaces, searches
+from tollway.providers.dialects.tiers import for_openai
 from tollway.providers.dialects.wire import Body
 from tollway.providers.fold import unfold
 
@@ -55,6 +56,7 @@ class Writer:
 
     def __init__(self, call: Call) -> None:
         self.dropped: set[str] = set()
+        self.service = ""
         self._call = call
         self._items = Items(
             namespaces(call), searches=searches(call), summary=_asks_for_summary(call)
@@ -179,7 +181,7 @@ class Writer:
             "incomplete_details": why if status == "incomplete" else None,
             "model": self._start.model or self._call.model,
             "output": self._items.whole if status != "in_progress" else [],
-            "service_tier": "default",
+            "service_tier": for_openai(self.service) or "default",
             "usage": usage(self._usage) if self._usage and status != "in_progress" else None,
             **repeated,
             **(_searched(self._usage.searches) if self._usage and self._usage.searches else {}),

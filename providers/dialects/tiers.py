@@ -1,0 +1,21 @@
+"""The service tier that an answer was made in, in the words of the client's dialect.
+
+A provider's word for it is the `service` of an `AnswerReader`. The tier that everyone gets has a
+name of its own with each of them; the others are called the same, where a dialect has them.
+"""
+
+from typing import Final
+
+_USUAL: Final = frozenset({"default", "standard", "standard_only", "on_demand"})
+_OPENAI: Final = frozenset({"flex", "scale", "priority", "fast"})
+_ANTHROPIC: Final = frozenset({"priority", "batch"})
+
+
+def for_openai(said: str) -> str:
+    """Return the tier as OpenAI calls it; "" where it has no such tier, or none is known."""
+    return "default" if said in _USUAL else said if said in _OPENAI else ""
+
+
+def for_anthropic(said: str) -> str:
+    """Return the tier as Anthropic calls it; "" where it has no such tier, or none is known."""
+    return "standard" if said in _USUAL else said if said in _ANTHROPIC else ""
