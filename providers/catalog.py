@@ -62,6 +62,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unbounded: tuple[str, ...] = ()
     efforts: dict[str, tuple[str, ...]] = {}  # globs, and the words of `reasoning_effort` there
     refuses: dict[str, tuple[str, ...]] = {}  # globs, and the fields that fail a call there
+    lacks: tuple[str, ...] = ()  # endpoints of its dialects that it does not have
 
     def of(self, model: str) -> "Kind":
         """Return the row that says how a model is asked."""
@@ -75,9 +76,9 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         path = self.paths.get(call)
         return None if path is None else path.replace("{model}", quote(model, safe=""))
 
-    def speaks(self, dialect: str) -> bool:
+    def speaks(self, dialect: str, endpoint: str = "chat") -> bool:
         """Whether a call in a dialect can be passed on as it is."""
-        return dialect == self.dialect or dialect in self.also
+        return (dialect == self.dialect or dialect in self.also) and endpoint not in self.lacks
 
     def shows_all(self, model: str) -> bool:
         """Whether a model hides no output, so that what was seen bounds what is billed."""

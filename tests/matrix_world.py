@@ -152,6 +152,7 @@ def _config(port: int, more: str, budget: str) -> str:
         "compatible": ("openai-compatible", "/v1"),
         "openai": ("openai", "/v1"),
         "anthropic": ("anthropic", "/v1"),
+        "groq": ("groq", "/v1"),
         "gemini": ("gemini", "/v1beta"),
         "cohere": ("cohere", ""),
         "bedrock": ("bedrock", ""),

@@ -357,7 +357,7 @@ def _refused(tries: list[_Try]) -> str:
 
 
 def _way(target: Target, question: Question, translator: Translator | None) -> _Way:
-    passes = target.kind.speaks(question.dialect)
+    passes = target.kind.speaks(question.dialect, question.endpoint)
     output = 0 if question.endpoint == "embeddings" else question.output
     most = target.overrides.max_output if target.overrides else None
     longer = most is not None and (output is None or output > most)

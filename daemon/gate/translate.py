@@ -115,7 +115,8 @@ class Translator:
         embeds = call.endpoint == "embeddings" and target.kind.dialect in EMBEDS
         if embeds and call.dialect == GEMINI and asks_otherwise(target.kind.quirks):
             return self._embedding(target)
-        if target.kind.speaks(call.dialect) or (sells and call.endpoint in target.kind.paths):
+        passes = target.kind.speaks(call.dialect, call.endpoint)
+        if passes or (sells and call.endpoint in target.kind.paths):
             if sells and target.worker:
                 raise _not_there(target, call.endpoint)
             if target.overrides is not None:

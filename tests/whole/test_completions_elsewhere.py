@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
-from matrix_requests import ANTHROPIC, BEDROCK, COHERE, GEMINI
+from matrix_requests import ANTHROPIC, BEDROCK, CHAT, COHERE, GEMINI
 from matrix_world import TARGETS, World, world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -49,7 +49,22 @@ async def test_a_prompt_is_what_a_user_says(through: World, target: str) -> None
     assert row.call.output_total == found.usage.completion_tokens
 
 
-@pytest.mark.parametrize("target", ["anthropic", "gemini", "cohere"])
+async def test_who_speaks_openai_s_dialect_without_completions_is_asked_so_too(
+    through: World,
+) -> None:
+    """Groq, Mistral and Perplexity: their own 404 told nobody what to do."""
+    found = await complete(through, "groq/llama-3.3-70b-versatile", max_tokens=50)
+    assert (found.object, found.choices[0].finish_reason) == ("text_completion", "stop")
+    spoken, body = through.upstream.asked[-1]
+    assert (spoken, body["messages"]) == (CHAT, [{"role": "user", "content": PROMPT}])
+    assert through.heads["x-tollway-dropped"] == "raw_prompt"
+    with pytest.raises(openai.BadRequestError, match="no tokens"):
+        await complete(through, "groq/llama-3.3-70b-versatile", prompt=[1, 2])
+
+
+@pytest.mark.parametrize(
+    "target", ["anthropic", "gemini", "cohere", "groq/llama-3.3-70b-versatile"]
+)
 async def test_a_stream_says_the_same(through: World, target: str) -> None:
     """In pieces of text, an end, and the usage where it was asked for."""
     stream = await complete(through, target, stream=True, stream_options={"include_usage": True})
