@@ -13,6 +13,7 @@ from tollway.daemon.ledger.rows import Audited
 
 _DIGEST = 64  # characters of one
 _SHOWN = 8
+_NOTHING = "null"  # a key without a default that was, or is now, not there
 
 
 def audit(
@@ -48,4 +49,6 @@ def _cells(row: Audited) -> list[show.Cell]:
 
 def _value(text: str) -> str:
     digest = len(text) == _DIGEST and set(text) <= set("0123456789abcdef")
+    if text == _NOTHING:
+        return ""
     return f"version {text[:_SHOWN]}" if digest else text

@@ -17,6 +17,8 @@ from tollway.daemon.standing import BudgetState, Forecast
 from tollway.providers.money import plain_usd
 
 _WIDE = 120  # columns of a terminal that has room for bars
+_NARROW = 100  # below it a column of nothing costs others their place
+_MAY_GO = ("forecast", "notes")
 # From which part of its limit on a budget is shown in which colour.
 _COLOURS: tuple[tuple[int, show.Colour], ...] = ((100, "red"), (80, "yellow"), (0, "green"))
 _CSV = (
@@ -143,10 +145,13 @@ def as_table(found: Lines) -> None:
         show.Column(name, number=True) for name in ("limit", "spent", "held", "left", "used")
     ]
     bars: list[str | show.Column] = [show.Column("")] if wide else []
-    show.table(
-        ["budget of", "budget", *bars, *numbers, "turns over", "forecast", "notes"],
-        [_cells(line, found.zone, wide=wide) for line in found.lines],
-    )
+    titles = ["budget of", "budget", *bars, *numbers, "turns over", *_MAY_GO]
+    rows = [_cells(line, found.zone, wide=wide) for line in found.lines]
+    if (room(sys.stdout) or _NARROW) < _NARROW:
+        kept = [at for at in range(len(titles)) if titles[at] not in _MAY_GO or _says(rows, at)]
+        titles = [titles[at] for at in kept]
+        rows = [[row[at] for at in kept] for row in rows]
+    show.table(titles, rows)
     if not all(line.forecast.missing for line in found.lines):
         show.note(
             "forecast: spent so far, and the pace of late until the period ends"
@@ -164,6 +169,10 @@ def as_table(found: Lines) -> None:
         until = show.when(one.until)
         by = f", by {one.by}" if one.by else ""
         show.note(f"raised: {one.text} +{show.money(one.nanousd)} until {until}{by}")
+
+
+def _says(rows: Sequence[Sequence[show.Cell]], at: int) -> bool:
+    return any(row[at] not in {"", show.money(None)} for row in rows)
 
 
 def _cells(line: Line, zone: ZoneInfo, *, wide: bool) -> list[show.Cell]:

@@ -220,7 +220,9 @@ def raise_(
         what=f"budgets raise {text} +{usd:f} until {last.isoformat(timespec='minutes')}",
     )
     if not as_json:
-        show.note(f"Raised {text} by ${usd:f} until {show.when(last.timestamp())}")
+        show.note(
+            f"Raised {text} by {show.money(int(usd * 10**9))} until {show.when(last.timestamp())}"
+        )
     _report(done, scope, as_json=as_json)
 
 
@@ -241,7 +243,7 @@ def _end_raises(words: Sequence[str], config: Config, until: str | None, *, as_j
     ended = end_raises({one.text for one in live})
     done = edits.apply(config.path, ended, what=f"budgets raise {' '.join(words)} --end")
     if not as_json:
-        show.note(f"Ended {len(live)} of {_said(scope)}")
+        show.note(f"Ended {show.counted(len(live), 'raise')} of {_said(scope)}")
     _report(done, scope, as_json=as_json)
 
 

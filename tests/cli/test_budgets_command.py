@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -191,6 +192,24 @@ def test_a_raise_holds_for_its_time_adds_up_and_can_be_ended(home: Home) -> None
     assert home.config.read_text() == FILE
 
 
+def test_a_team_s_budgets_are_a_table_in_80_columns(home: Home) -> None:
+    """What all of them have nothing to say of takes no room there; a pipe has every column."""
+    home.write(
+        FILE.replace(', at = "warn"', "").replace('team = "ml"', 'team = "ml"\nbudget = ["5/day"]')
+        + '[projects.chatbot]\nteam = "ml"\nbudget = ["500/total"]\n'
+    )
+    seen = home.on_terminal("budgets", "list", columns=80, NO_COLOR="1").stdout.splitlines()
+    assert seen[0].rstrip().endswith("used  turns over")
+    assert [line for line in seen if line.startswith("project") and "500/total" in line]
+    assert fine(home.tollway("budgets", "list")).splitlines()[0].endswith("forecast  notes")
+    done = home.tollway("budgets", "raise", "team", "ml", "+10", "--until", "2h")
+    assert "Raised team ml by $10.00 until " in done.stderr
+    seen = home.on_terminal("budgets", "list", columns=80, NO_COLOR="1").stdout.splitlines()
+    assert seen[0].rstrip().endswith("notes")
+    ended = home.tollway("budgets", "raise", "team", "ml", "--end")
+    assert "Ended 1 raise of team ml" in ended.stderr
+
+
 def test_raises_may_be_written_in_one_line(home: Home) -> None:
     """People write arrays of inline tables; the command adds one of the same kind."""
     line = 'raises = [{ scope = "box", usd = 1, until = 2099-01-01T00:00:00Z }]\n'
@@ -281,7 +300,11 @@ def test_a_running_daemon_takes_a_change_up_and_is_asked(home: Home) -> None:
     (more,) = [row for row in rows if row["subject"] == "raises"]
     assert more["what"].startswith("budgets raise team ml +10 until ")
     assert more["who"]
-    assert "budgets set box 3/day" in fine(home.tollway("config", "audit"))
+    home.write(home.config.read_text().replace("[providers.up]", "[providers.up]\nslots = 4"))
+    fine(home.tollway("reload"))
+    shown = fine(home.tollway("config", "audit"))
+    assert "budgets set box 3/day" in shown
+    assert re.search(r"providers\.up\.slots +- +4$", shown, re.MULTILINE)
     found = json.loads(fine(home.tollway("budgets", "list", "--json")))
     assert found["live"] is True
     assert {one["scope"] for one in found["budgets"]} == {"box", "team"}
