@@ -1,7 +1,8 @@
 """Gives a client of Google's its stream as one JSON array, which is that API's way unasked.
 
 Behind it all is as with events: each event's data is an element, and the error that ends a
-broken stream is the last of them. What is no data (a comment) has no place in an array.
+broken stream is the last of them. What is no data (a comment) has no place in an array. Silences
+are filled with ends of lines, which JSON allows between elements and no reader of it sees.
 """
 
 from collections.abc import Callable
@@ -54,7 +55,11 @@ class OneArray:
         self._client.begin(status, (_TYPE, *kept))
 
     def write(self, data: bytes) -> None:
-        """Write the elements that some bytes of events complete."""
+        """Write the elements that some bytes of events complete; of none, a sign of life."""
+        if not data:
+            self._client.write(b"[\n" if self._before == b"[" else b"\n")
+            self._before = b"" if self._before == b"[" else self._before
+            return
         for event in self._splitter.feed(data):
             if event.data not in _NOT_AN_ELEMENT:
                 self._client.write(self._before + (event.data or b""))

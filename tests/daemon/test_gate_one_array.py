@@ -1,5 +1,6 @@
 """Google's stream as one JSON array, which its API gives where no `alt=sse` asks for events."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 from clouds import ANN
-from gateway import DONE, HEAD, USED, Gateway, chunk, whole
-from shell import Reply, running
-from upstreams import Step, reads, says, upstream
+from gateway import DONE, HEAD, KEY, USED, Gateway, chunk, whole
+from shell import Reply, parse, running
+from upstreams import Step, reads, says, upstream, waits
 from wire.recordings import Recording, recordings
 
 from tollway.providers.sse import Splitter
@@ -102,6 +103,32 @@ async def test_a_whole_answer_is_an_array_of_one_or_of_its_pieces(kind: str) -> 
         reply = await ask(gate)
         chunks = reply.json() if kind == "gemini" else elements(reply)
         assert text(chunks) == "Hello"
+
+
+@pytest.mark.parametrize("kind", ["gemini", "openai-compatible"])
+async def test_a_silence_is_filled_with_what_an_array_may_hold(kind: str) -> None:
+    """Nothing was sent until the model had thought, and proxies took that for a dead connection."""
+    began, go = asyncio.Event(), asyncio.Event()
+    google = b'data: {"candidates":[{"content":{"parts":[{"text":"He"}]}}]}\r\n\r\n'
+    piece = google if kind == "gemini" else chunk("He")
+    ended = google.replace(b"}]}}]", b'}]},"finishReason":"STOP"}]')
+    rest = ended if kind == "gemini" else piece + chunk("", "stop") + USED + DONE
+    script = (waits(began), says(HEAD + piece), waits(go), says(rest))
+    async with behind(kind, *script, server='keepalive = "20ms"') as gate:
+        client = await gate.daemon.connect()
+        await client.send(
+            b"POST /v1beta/models/up/m:streamGenerateContent HTTP/1.1\r\nhost: %b\r\n"
+            b"x-goog-api-key: %b\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%b" % (gate.daemon.host, KEY.encode(), len(ASK), ASK)
+        )
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        seen = await client.reader.readuntil(b"[\n\r\n1\r\n\n\r\n")
+        began.set()
+        seen += await client.reader.readuntil(b"He")
+        seen += await client.reader.readuntil(b"\r\n1\r\n\n\r\n")
+        go.set()
+        reply = parse(head + seen + await client.all())
+        assert text(elements(reply)) == "HeHe"
 
 
 async def test_what_is_refused_before_it_begins_is_an_error_like_any() -> None:
