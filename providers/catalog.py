@@ -63,6 +63,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     efforts: dict[str, tuple[str, ...]] = {}  # globs, and the words of `reasoning_effort` there
     refuses: dict[str, tuple[str, ...]] = {}  # globs, and the fields that fail a call there
     lacks: tuple[str, ...] = ()  # endpoints of its dialects that it does not have
+    refuses_back: tuple[str, ...] = ()  # fields of turns that clients give back of an answer
 
     def of(self, model: str) -> "Kind":
         """Return the row that says how a model is asked."""

@@ -17,6 +17,7 @@ from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects.dialect import AnswerReader, Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.gemini_embed import asks_otherwise
 from tollway.providers.dialects.gemini_request import NAME as GEMINI
+from tollway.providers.dialects.openai_echoes import without_echoes
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, changed, overridden
@@ -119,14 +120,7 @@ class Translator:
         if passes or (sells and call.endpoint in target.kind.paths):
             if sells and target.worker:
                 raise _not_there(target, call.endpoint)
-            if target.overrides is not None:
-                own = DIALECTS[call.dialect].dialect
-                after = overridden(call, target.overrides, target.model)
-                return Version(own, after.call, own.bound(after.call), changed=after.names)
-            if self._own is None:
-                own = DIALECTS[call.dialect].dialect
-                self._own = Version(own, call, own.bound(call))
-            return self._own
+            return self._passed(target)
         if embeds:
             return self._embedding(target)
         if sells:
@@ -148,6 +142,26 @@ class Translator:
         return Version(
             dialect, there, dialect.bound(there), wanted, self._default_output, dropped, changes
         )
+
+    def _passed(self, target: Target) -> Version:
+        """Return a call whose dialect a target speaks: the client's own, but for what fails there.
+
+        Raises:
+            Untranslatable: Something does, and the route allows no loss.
+        """
+        own = DIALECTS[self._call.dialect].dialect
+        call, lost = without_echoes(self._call, target.kind.refuses_back)
+        lost = self._lost(target, lost)
+        if target.overrides is not None:
+            after = overridden(call, target.overrides, target.model)
+            return Version(
+                own, after.call, own.bound(after.call), dropped=lost, changed=after.names
+            )
+        if call is not self._call:
+            return Version(own, call, own.bound(call), dropped=lost)
+        if self._own is None:
+            self._own = Version(own, call, own.bound(call))
+        return self._own
 
     def _changed(
         self, target: Target, said: Conversation
@@ -308,6 +322,7 @@ def _written(
         quirks=target.kind.quirks,
         efforts=target.kind.efforts_of(target.model),
         refuses=target.kind.refused_by(target.model),
+        refuses_back=target.kind.refuses_back,
     )
     return UPSTREAMS[dialect.name].codec.write_request(said, facts)
 

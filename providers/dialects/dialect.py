@@ -139,7 +139,8 @@ class Facts(msgspec.Struct, frozen=True):
     the words of the target's catalog row. `thinks` is whether the model reasons before it
     answers, since one that does not may refuse to be asked for it; None: go by its name.
     `efforts` are the words of `reasoning_effort` that the model knows; (): it refuses the field,
-    None: nobody knows. `refuses` are fields that would fail the whole call.
+    None: nobody knows. `refuses` are fields that would fail the whole call, `refuses_back` such
+    of turns that were answers.
     `counts`: the request is to count the prompt's tokens alone, where there is an endpoint for it.
     """
 
@@ -150,6 +151,7 @@ class Facts(msgspec.Struct, frozen=True):
     thinks: bool | None = None
     efforts: tuple[str, ...] | None = None
     refuses: tuple[str, ...] = ()
+    refuses_back: tuple[str, ...] = ()
     counts: bool = False
 
 

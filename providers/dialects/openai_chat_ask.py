@@ -96,6 +96,7 @@ class _Messages:
         self.begun = False  # the target goes on with the last turn
         self._said = said
         self._quirks = facts.quirks
+        self._refuses = facts.refuses_back
         self._more: dict[int, list[object]] = {}  # what a message says beside its content
         self._marks = quirk.CACHE_CONTROL in facts.quirks
         off = said.reasoning is not None and said.reasoning.mode == "off"
@@ -241,7 +242,7 @@ class _Messages:
         arguments = call.arguments or "{}"
         if call.kind == "custom":
             arguments = wrapped(call.arguments)
-        if call.by == "gemini":
+        if call.by == "gemini" and "extra_content" not in self._refuses:
             called["extra_content"] = {"google": {"thought_signature": call.signature}}
         return {**called, "type": "function", "function": {"name": name, "arguments": arguments}}
 

@@ -1,0 +1,66 @@
+"""What clients give back of an answer, taken out where a provider fails the whole call for it.
+
+A client of a route does not know whose answer it gives back: it was told the thoughts of one
+model, and the next call may go to another, whose provider takes no field that it does not know.
+"""
+
+import msgspec
+
+from tollway.providers.canon import Call
+from tollway.providers.dialects.json_edit import edit, fields
+from tollway.providers.dialects.openai_request import NAME
+
+_TURNS = msgspec.json.Decoder(list[msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CALLS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_NOTHING = frozenset({b"null", b'""', b"[]", b"{}"})
+# Stands in a call, and proves to Google that its model made it: to others it says nothing.
+_OF_CALLS = "extra_content"
+
+
+def without_echoes(call: Call, refused: tuple[str, ...]) -> tuple[Call, tuple[str, ...]]:
+    """Return a call without the fields of its turns that a target refuses, and what that loses.
+
+    All else stays byte for byte. A turn that cannot be read is the target's to refuse.
+    """
+    if call.dialect != NAME or call.endpoint != "chat":
+        return call, ()
+    names = [name for name in refused if _key(name) in call.body]
+    if not names:
+        return call, ()
+    known = fields(call.body)
+    lost: list[str] = []
+    try:
+        turns = [_without(turn, names, lost) for turn in _TURNS.decode(known["messages"].raw)]
+    except (msgspec.DecodeError, RecursionError):
+        return call, ()
+    body = edit(call.body, known, {"messages": b"[" + b",".join(turns) + b"]"})
+    lost = [f"messages.{name}" for name in dict.fromkeys(lost)]
+    return msgspec.structs.replace(call, body=body, scan=None), tuple(lost)
+
+
+def _key(name: str) -> bytes:
+    return b'"' + name.encode() + b'"'
+
+
+def _without(turn: msgspec.Raw, names: list[str], lost: list[str]) -> bytes:
+    raw = bytes(turn)
+    if not any(_key(name) in raw for name in names):
+        return raw
+    said = _FIELDS.decode(raw)
+    for name in names:
+        value = bytes(said.pop(name, b"null"))
+        if (
+            name == "refusal"
+            and value != b"null"
+            and bytes(said.get("content", b"null")) == b"null"
+        ):
+            said["content"] = msgspec.Raw(value)  # what was said instead
+        elif value not in _NOTHING:
+            lost.append(name)
+    if _OF_CALLS in names and _key(_OF_CALLS) in bytes(said.get("tool_calls", b"")):
+        calls = _CALLS.decode(said["tool_calls"])
+        for one in calls:
+            one.pop(_OF_CALLS, None)
+        said["tool_calls"] = msgspec.Raw(msgspec.json.encode(calls))
+    return msgspec.json.encode(said)
