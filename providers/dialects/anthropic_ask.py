@@ -275,13 +275,13 @@ def _file(file: File) -> _Block:
     source = as_text(file.source)
     kind = source.media_type or ("application/pdf" if file.name.endswith(".pdf") else "")
     match source.kind:
-        case "url":
+        case "url" if not kind.startswith("video/"):
             return {"type": "url", "url": source.value}
         case "text":
             return {"type": "text", "media_type": "text/plain", "data": source.value}
         case "base64" if kind in ("application/pdf", ""):
             return {"type": "base64", "media_type": "application/pdf", "data": source.value}
-        case "base64":
+        case "base64" | "url":
             raise Untranslatable(
                 f"The target takes no file of the type `{kind}`",
                 hint="Send it as PDF or as text",

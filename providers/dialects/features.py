@@ -14,8 +14,8 @@ from tollway.providers.tokens import PICTURE
 # English text and code have about four bytes to a token.
 _BYTES_A_TOKEN = 4
 _IMAGES = frozenset({"image_url", "input_image", "image"})
-_FILES = frozenset({"file", "input_file", "document", "container_upload"})
-_SOUNDS = frozenset({"input_audio", "audio"})
+_FILES = frozenset({"file", "input_file", "document", "container_upload", "video_url"})
+_SOUNDS = frozenset({"input_audio", "audio", "audio_url"})
 # Gemini's, in both of the spellings that Google takes.
 _BLOBS = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
 # Not read by the model, or not as text.

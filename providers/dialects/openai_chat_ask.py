@@ -281,8 +281,10 @@ class _Messages:
 
     def _pieces(self, part: Part) -> Iterator[dict[str, object]]:
         """Yield a part as content, behind what is said about it where that has no other place."""
-        if isinstance(part, File) and part.context and as_text(part.source).kind != "text":
-            yield {"type": "text", "text": part.context}
+        if isinstance(part, File) and as_text(part.source).kind != "text":
+            name = part.name if self._is_video(part) else ""
+            if head := " ".join(filter(None, (name, part.context))):
+                yield {"type": "text", "text": head}
         if (one := self._part(part)) is not None:
             yield one
 
@@ -312,6 +314,11 @@ class _Messages:
                 self._lost(part)
                 return None
 
+    def _is_video(self, file: File) -> bool:
+        """Whether a file is what OpenRouter, vLLM and others take in a part of its own."""
+        own = quirk.ALL_OF_OPENAI in self._quirks
+        return file.source.media_type.startswith("video/") and not own
+
     def _url(self, source: Source, what: str) -> str:
         if source.kind == "id":
             raise Untranslatable(
@@ -324,6 +331,8 @@ class _Messages:
     def _file(self, file: File) -> dict[str, object]:
         if file.cites:
             self.dropped.append("citations")
+        if self._is_video(file):
+            return {"type": "video_url", "video_url": {"url": self._url(file.source, "video")}}
         source = as_text(file.source)
         if source.kind == "text":
             head = " ".join(filter(None, (file.name, file.context)))

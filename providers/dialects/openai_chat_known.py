@@ -12,6 +12,7 @@ _MARKS: Final = "cache_control prompt_cache_breakpoint "
 _PART = kinds(
     text=shape(_MARKS + "text"),
     image_url=shape(_MARKS, image_url=shape("url detail")),
+    video_url=shape(_MARKS, video_url=shape("url")),
     input_audio=shape(_MARKS, input_audio=shape("data format")),
     file=shape(_MARKS, file=shape("file_data file_id filename")),
     refusal=shape("refusal"),

@@ -72,6 +72,7 @@ class _PartOf(msgspec.Struct):
     type: str = "text"
     text: str | None = None
     image_url: _ImageUrl | str | None = None
+    video_url: _ImageUrl | str | None = None
     input_audio: _Sound | None = None
     file: _FileOf | None = None
     refusal: str | None = None
@@ -311,6 +312,9 @@ def _part(raw: msgspec.Raw, where: str) -> Iterator[Part]:
         image = part.image_url
         url, detail = (image, "") if isinstance(image, str) else (image.url, image.detail or "")
         yield Image(data_url(url), detail, cache)
+    elif part.type == "video_url" and part.video_url is not None:
+        video = part.video_url
+        yield File(_video(video if isinstance(video, str) else video.url), cache=cache)
     elif part.type == "input_audio" and part.input_audio is not None:
         sound = part.input_audio
         yield Audio(Source("base64", sound.data, f"audio/{sound.format}"), cache=cache)
@@ -322,6 +326,12 @@ def _part(raw: msgspec.Raw, where: str) -> Iterator[Part]:
         yield Thinking(thought(part.thinking))
     else:
         yield Opaque(NAME, bytes(raw), part.type, cache)
+
+
+def _video(url: str) -> Source:
+    """Return where a video is; of one on the web that is all that is known."""
+    source = data_url(url)
+    return source if source.media_type else msgspec.structs.replace(source, media_type="video/mp4")
 
 
 def _file(file: _FileOf, cache: Lifetime | None) -> File:

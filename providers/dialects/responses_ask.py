@@ -234,6 +234,8 @@ class _Items:
         if file.cites:
             self.dropped.append("citations")
         source = file.source
+        if source.media_type.startswith("video/"):
+            raise Untranslatable("The target takes no videos", param="messages")
         if source.kind == "text":
             head = " ".join(filter(None, (file.name, file.context)))
             text = f"{head}\n\n{source.value}" if head else source.value
