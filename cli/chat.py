@@ -13,6 +13,7 @@ from tollway.cli import chat_names, complete, show
 from tollway.cli.answer import Message, Said, hear
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.chat_end import ended, told
+from tollway.cli.chat_wait import Waiting
 from tollway.cli.control import Control, reach
 from tollway.cli.conversation import Conversation, Settings, answer, applies, models
 from tollway.cli.markdown import can_draw
@@ -112,7 +113,7 @@ def _once(
 ) -> None:
     said = Said(settings.model)
     if as_json:
-        with settings.told():
+        with settings.told(), Waiting(control, settings.model):
             hear(control, settings.ask([Message("user", prompt)]), said, lambda _text: None)
         known = applies(control, settings.model)
         left = known.left

@@ -13,6 +13,7 @@ from tollway.cli import chat_names, show
 from tollway.cli.answer import Ask, Message, Said, hear
 from tollway.cli.boundary import UsageProblem, show_error
 from tollway.cli.chat_end import ended, told
+from tollway.cli.chat_wait import Waiting
 from tollway.cli.control import Control, convert
 from tollway.cli.editor import editor
 from tollway.cli.markdown import Drawing
@@ -128,13 +129,13 @@ def answer(
         GatewayError: The call was refused, or failed; `said` has what came.
     """
     ask = settings.ask(turns)
-    with settings.told():
+    with settings.told(), Waiting(control, settings.model) as waiting:
         if markdown:
             with quiet_keys(), Drawing() as drawing:
-                hear(control, ask, said, drawing.write)
+                hear(control, ask, said, waiting.then(drawing.write))
         else:
             try:
-                hear(control, ask, said, show.write)
+                hear(control, ask, said, waiting.then(show.write))
             finally:
                 if said.text and not said.text.endswith("\n"):
                     show.write("\n")

@@ -88,7 +88,7 @@ class Drawing:
             redirect_stderr=False,
             redirect_stdout=False,
         )
-        with _undisturbed():  # nor may the painter take a Ctrl-C that is to wait
+        with undisturbed():  # nor may the painter take a Ctrl-C that is to wait
             self._live.start()
             self._painter.start()
         return self
@@ -99,7 +99,7 @@ class Drawing:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with _undisturbed():
+        with undisturbed():
             self._over.set()
             self._painter.join()
             if self._live:
@@ -111,7 +111,7 @@ class Drawing:
 
     def write(self, piece: str) -> None:
         """Take what came next."""
-        with _undisturbed(), self._turn:
+        with undisturbed(), self._turn:
             self._text += _CONTROL.sub(lambda found: printable(found[0]), piece)
             if whole := split(self._text):
                 ended, self._text = self._text[:whole], self._text[whole:]
@@ -136,7 +136,7 @@ class Drawing:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Keep Ctrl-C until what is begun stands: half a drawing could not be taken away again."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

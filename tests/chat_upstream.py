@@ -41,12 +41,14 @@ class ChatUpstream:
 
     Questions with a meaning: "break" ends the stream early, "fail" sends an error event, "refuse"
     is answered 400, "long" stops at the limit, "wait" says one word and then nothing until the
-    client has left (`left` is set then); "burst" says all three at once first.
+    client has left (`left` is set then); "burst" says all three at once first; "hush" says nothing
+    before `go` is set.
     """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.left = threading.Event()
+        self.go = threading.Event()
         upstream = self
 
         class Handler(_Sender):
@@ -57,6 +59,8 @@ class ChatUpstream:
                 if question == "refuse":
                     self.send(400, b'{"error":{"message":"No such thing","code":"bad"}}')
                     return
+                if question == "hush":
+                    upstream.go.wait(120)
                 if not body.get("stream"):
                     self.send(200, whole(f"You said: {question}"))
                     return
