@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from tollway.providers.llamacpp.gguf import GgufError, describe
+
 # Environment variable -> kind of provider. A kind's name is also its table's name.
 PROVIDER_KEYS = {
     "OPENAI_API_KEY": "openai",
@@ -62,11 +64,15 @@ class LocalServer(msgspec.Struct, frozen=True):
 
 
 class ModelFile(msgspec.Struct, frozen=True):
-    """A GGUF file; `name` is what it would be called in gateway.toml."""
+    """A GGUF file; `name` is what it would be called in gateway.toml.
+
+    `problem` says why it cannot be served: a download that broke off, most likely.
+    """
 
     name: str
     path: Path
     bytes: int
+    problem: str = ""
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -161,7 +167,10 @@ def model_folders(home: Path, environ: Mapping[str, str]) -> list[Path]:
 
 
 def model_files(folders: Iterable[Path]) -> list[ModelFile]:
-    """Return up to 20 GGUF files under the folders, each name once; the search is bounded."""
+    """Return up to 20 GGUF files under the folders, each name once; the search is bounded.
+
+    Of two with one name it is the one that is whole.
+    """
     found: dict[str, ModelFile] = {}
     left = _MOST_ENTRIES
     for folder in folders:
@@ -170,9 +179,18 @@ def model_files(folders: Iterable[Path]) -> list[ModelFile]:
             if left < 0 or len(found) >= _MOST_FILES:
                 return list(found.values())
             name = model_name(entry.name)
-            if name and name not in found and is_gguf(entry.path):
-                found[name] = ModelFile(name, Path(entry.path), entry.stat().st_size)
+            there = found.get(name)
+            if name and (there is None or there.problem) and is_gguf(entry.path):
+                one = _looked_at(name, Path(entry.path))
+                found[name] = there if there and one.problem else one
     return list(found.values())
+
+
+def _looked_at(name: str, path: Path) -> ModelFile:
+    try:
+        return ModelFile(name, path, describe(path).file_bytes)
+    except GgufError as fault:
+        return ModelFile(name, path, 0, fault.message)
 
 
 def walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:

@@ -11,7 +11,7 @@ import msgspec
 import tomli_w
 import typer
 
-from tollway.cli import complete, show
+from tollway.cli import complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.discover import (
     SERVER_PORTS,
@@ -67,6 +67,7 @@ class Found(msgspec.Struct, frozen=True):
     models: list[ModelFile]
     gpus: list[Gpu]
     llama_cpp: bool
+    broken: Sequence[ModelFile] = ()
 
 
 class Choices(msgspec.Struct, frozen=True):
@@ -89,6 +90,7 @@ class Written(msgspec.Struct, frozen=True):
     models: dict[str, Path]
     gpus: list[Gpu]
     next: str
+    skipped: Sequence[str] = ()  # GGUF files that cannot be served, and why
 
 
 def init(  # noqa: PLR0913 - an argument is an option
@@ -183,10 +185,12 @@ def look(environ: Mapping[str, str], said: Mapping[int, str]) -> Found:
     """Return what is on this box; takes about a second. `said` are ports of servers, by kind."""
     home = Path.home()
     ports = server_ports(said, environ)
+    files = model_files(model_folders(home, environ))
     return Found(
         keys=provider_keys(environ),
         servers=local_servers(ports, timeout_s=_PATIENCE_S) if said else local_servers(ports),
-        models=model_files(model_folders(home, environ)),
+        models=[one for one in files if not one.problem],
+        broken=[one for one in files if one.problem],
         gpus=gpus(),
         llama_cpp=installed(),
     )
@@ -315,6 +319,7 @@ def _summary(written: Config, found: Found, replaced: Path | None, *, explicit: 
         models={name: one.gguf for name, one in written.models.items() if one.gguf},
         gpus=found.gpus,
         next=f"tollway up{option}" if anything else f"tollway models add PATH.gguf{option}",
+        skipped=[f"{one.problem} ({one.path.parent})" for one in found.broken],
     )
 
 
@@ -331,6 +336,8 @@ def _report(done: Written, found: Found, *, as_json: bool) -> None:
             ("gpu", "\n".join(gpu.name for gpu in done.gpus)),
         ]
     )
+    for line in done.skipped:
+        edits.warn(f"Left out: {line}")
     if done.replaced:
         show.note(f"The file that was there is now {done.replaced}")
     if found.models and not found.llama_cpp:

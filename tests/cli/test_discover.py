@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gguf_files import llama_gguf
 from one_answer import OneAnswer
 
 from tollway.cli import discover
@@ -73,11 +74,23 @@ def test_model_files_are_told_by_their_first_bytes(tmp_path: Path) -> None:
     """A download that failed leaves a page of HTML with the right name."""
     folder = tmp_path / "models" / "maker"
     folder.mkdir(parents=True)
-    (folder / "Good-Q8_0.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    (folder / "Good-Q8_0.gguf").write_bytes(llama_gguf())
     (folder / "bad.gguf").write_bytes(b"<html>404</html>")
     (folder / "loop").symlink_to(tmp_path / "models")
     found = discover.model_files([tmp_path / "models", tmp_path / "nowhere"])
-    assert found == [discover.ModelFile("good", folder / "Good-Q8_0.gguf", 8)]
+    size = len(llama_gguf())
+    assert found == [discover.ModelFile("good", folder / "Good-Q8_0.gguf", size)]
+
+
+def test_of_two_files_of_a_name_the_whole_one_counts(tmp_path: Path) -> None:
+    """A download was begun again elsewhere, or in another quantisation."""
+    (tmp_path / "Good-Q4_0.gguf").write_bytes(llama_gguf()[:-4])
+    (found,) = discover.model_files([tmp_path])
+    assert "`Good-Q4_0.gguf` is cut short: 4 of " in found.problem
+    for name in ("Good-Q6_K.gguf", "Good-Q8_0.gguf"):
+        (tmp_path / name).write_bytes(llama_gguf())
+    (found,) = discover.model_files([tmp_path])
+    assert (found.path.name, found.problem) == ("Good-Q6_K.gguf", "")
 
 
 def test_the_search_for_model_files_is_bounded(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from gguf_files import llama_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 from one_answer import OneAnswer
@@ -48,7 +49,7 @@ def home(tmp_path: Path) -> Home:
     """Return a home on a box without a keyring, with one GGUF file."""
     folder = tmp_path / "models"
     folder.mkdir()
-    (folder / "Tiny-Q8_0.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    (folder / "Tiny-Q8_0.gguf").write_bytes(llama_gguf())
     return Home(tmp_path)
 
 
@@ -65,6 +66,18 @@ def test_yes_asks_nothing_and_writes_a_file_that_is_right(home: Home) -> None:
     assert config.providers["groq"].api_key == "env:GROQ_API_KEY"
     assert home.config.stat().st_mode & 0o777 == 0o600
     assert CANARY not in home.config.read_text() + ended.stderr + ended.stdout
+
+
+def test_a_file_that_is_cut_short_is_left_out_and_said_to_be(home: Home) -> None:
+    """A download that broke off: the daemon could not load it, the person can fetch it again."""
+    (home.path / "models/Half-Q8_0.gguf").write_bytes(llama_gguf()[:-100])
+    ended = home.tollway("init", "--yes")
+    assert ended.returncode == 0, ended.stderr
+    assert "half" not in load(home.config).models
+    assert "warning: Left out: `Half-Q8_0.gguf` is cut short: 100 of " in ended.stderr
+    home.config.unlink()
+    done = json.loads(home.tollway("init", "--yes", "--json").stdout)
+    assert [line.partition(" is ")[0] for line in done["skipped"]] == ["`Half-Q8_0.gguf`"]
 
 
 def test_yes_stores_keys_where_a_store_was_chosen(home: Home) -> None:
