@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from chat_upstream import ChatUpstream
 from program import Home
 from terminals import terminal
-
-from tollway.cli.chat_wait import Live, reason
 
 pytestmark = pytest.mark.whole
 
@@ -36,11 +33,6 @@ to = ["up/small"]
 [routes.smart]
 to = ["up/large"]
 """
-
-
-# As the daemon tells a call under way, and a line before a provider's slots.
-CALL = {"state": "waiting", "asked": "fast", "target": "up/small", "age_s": 3.1}
-LINE = {"target": "up", "slots": 1, "running": 1, "waiting": 2}
 
 
 class Chatting:
@@ -411,49 +403,6 @@ def test_an_answer_that_is_stopped_stands_there_once(chatting: Chatting) -> None
         assert seen.text.count("You") == 1
         assert "abc" not in seen.text
         assert not seen.is_raw()
-
-
-@pytest.mark.parametrize("more", [(), ("--plain",)])
-def test_what_an_answer_waits_for_is_told_until_it_begins(
-    chatting: Chatting, more: tuple[str, ...]
-) -> None:
-    """On one line, which leaves nothing behind; a person should not wonder whether it hangs."""
-    chatting.upstream.go.clear()
-    command = [sys.executable, "-m", "tollway.cli", "chat", "fast", "hush", *more]
-    env = {**chatting.home.env, "NO_COLOR": ""}
-    with terminal(command, chatting.home.path, env, columns=60, rows=12) as seen:
-        seen.until(lambda text: text.startswith("Waiting for `up/small` · "))
-        chatting.upstream.go.set()
-        assert seen.ends() == 0
-        assert seen.text.startswith("You said: hush\n")
-        assert "Waiting" not in seen.text
-
-
-def test_nothing_is_told_of_waiting_where_nobody_looks(chatting: Chatting) -> None:
-    """A pipe gets the answer and its summary alone."""
-    chatting.upstream.go.set()
-    done = chatting.say("fast", "hush")
-    assert (done.stdout, len(done.stderr.splitlines())) == ("You said: hush\n", 1)
-
-
-@pytest.mark.parametrize(
-    ("live", "said"),
-    [
-        ({}, "Waiting for `fast`"),
-        ({"under_way": [CALL], "queues": [LINE]}, "Waiting for a slot of `up`, 2 in line"),
-        ({"under_way": [CALL | {"state": "answering"}]}, "`up/small` is at work"),
-        (
-            {
-                "under_way": [CALL | {"age_s": 90.0}, CALL | {"target": "local/tiny"}],
-                "models": [{"name": "tiny", "state": "loading", "percent": 40}],
-            },
-            "`tiny` is being loaded, 40%",
-        ),
-    ],
-)
-def test_the_reason_is_that_of_this_call(live: dict[str, Any], said: str) -> None:
-    """Not of another's that asks for the same."""
-    assert reason(msgspec.convert(live, Live), "fast", 3.0) == said
 
 
 def test_what_came_last_is_drawn_though_nothing_follows(chatting: Chatting) -> None:
