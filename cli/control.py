@@ -90,14 +90,14 @@ class Control:
         self.socket_path = socket_path
         self._timeout_s = timeout_s
 
-    def get(self, path: str) -> dict[str, object]:
-        """Return what the daemon answers, as JSON's types.
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, object]:
+        """Return what the daemon answers, as JSON's types; to whom a key in `headers` names.
 
         Raises:
             DaemonUnreachable: Nobody answers at the socket, or not in time.
             GatewayError: The daemon refused, in its own words; the class that its code names.
         """
-        return self._ask("GET", path, None, self._timeout_s)
+        return self._ask("GET", path, None, self._timeout_s, headers)
 
     def post(
         self, path: str, body: object = None, *, timeout_s: float | None = None
@@ -139,9 +139,16 @@ class Control:
                     yield b"\n".join(data)
                     data = []
 
-    def _ask(self, method: str, path: str, body: object, timeout_s: float) -> dict[str, object]:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, object]:
         with closing(_UnixConnection(self.socket_path, timeout_s)) as connection:
-            content = self._read(self._send(connection, method, path, body))
+            content = self._read(self._send(connection, method, path, body, headers))
         return cast("dict[str, object]", msgspec.json.decode(content or b"{}"))
 
     def _send(

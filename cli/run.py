@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -19,11 +19,12 @@ import typer
 from tollway.cli import complete, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, convert, load_config
-from tollway.cli.edits import warn
+from tollway.cli.edits import hint, warn
 from tollway.cli.options import AsKey, ConfigFile
 from tollway.cli.run_child import child, signals_held
 from tollway.cli.run_env import AGENTS, CLAUDE, CODEX, KEY, Gateway, agent_of, launch
 from tollway.cli.run_gemini import agent_settings
+from tollway.cli.run_models import Models
 from tollway.cli.run_place import place
 from tollway.cli.start import ensure_up
 from tollway.daemon.config import shown, units
@@ -71,6 +72,7 @@ class Ended(msgspec.Struct):
     budget_nanousd: int | None
     left_nanousd: int | None
     spent: bool = False  # its budget had no room for a call
+    hint: str = ""  # what to do about the refusal
 
 
 class Session:
@@ -174,17 +176,23 @@ def run(  # noqa: PLR0913 - an argument is an option
         show.note(f"Started the daemon, which listens at {started.url}")
     control = Control(loaded.admin_socket)
     session, url = Session(control, key, tags, cap), _reached_at(started.url)
-    gateway = Gateway(url, session.secret, model, own, cap is not None, _window(control, model))
-    made = launch(command, os.environ, gateway)
+    with _known(session):
+        models = Models(control, session.secret)
+        window = None if model is None else models.window(model, agent_of(command))
+        gateway = Gateway(url, session.secret, model, own, cap is not None, window)
+        made = launch(command, os.environ, gateway)
+        lacking = "" if model else models.lacking(command, os.environ)
     with agent_settings(command, os.environ, gateway) as more, signals_held():
         session.keep()
         try:
             _begun(session, tags, cap)
             if key is None:
                 _not_used(os.environ.get(KEY, ""), single_user=loaded.server.single_user)
+            if lacking:
+                warn(lacking)
             code = child(program, made.words, made.env | more, session.beat, _BEAT_S)
         finally:
-            _report(session)
+            _report(session, lacking)
     raise typer.Exit(code)
 
 
@@ -201,15 +209,16 @@ def _no_program(name: str) -> UsageProblem:
     )
 
 
-def _window(control: Control, model: str | None) -> int | None:
-    """Return how many tokens a model takes; None where nobody knows, or there is no such model."""
-    if model is None:
-        return None
+@contextlib.contextmanager
+def _known(session: Session) -> Iterator[None]:
+    """Have the daemon know of a run; not for long where it cannot begin."""
+    session.keep()
     try:
-        found = control.get(f"/v1/models/{quote(model)}").get("context_window")
+        yield
     except GatewayError:
-        return None  # what is wrong with the name, the agent is told as it calls
-    return found if isinstance(found, int) else None
+        with contextlib.suppress(GatewayError):
+            session.end()
+        raise
 
 
 def _cap(said: str | None) -> int | None:
@@ -280,8 +289,11 @@ def _not_used(secret: str, *, single_user: bool) -> None:
         show.note(show.Painted(f"tollway: {what}", "dim"))
 
 
-def _report(session: Session) -> None:
-    """End the run and say what it came to; the program's exit code stands whatever happens."""
+def _report(session: Session, lacking: str) -> None:
+    """End the run and say what it came to; the program's exit code stands whatever happens.
+
+    `lacking` is what was said before it began: an interactive agent has had the screen since.
+    """
     try:
         ended = session.end()
     except GatewayError as error:
@@ -290,6 +302,8 @@ def _report(session: Session) -> None:
         return
     for line in summary(ended):
         show.note(line)
+    if ended.refused and (lacking or ended.hint):
+        hint(lacking or ended.hint)
 
 
 def summary(ended: Ended) -> Iterator[show.Cell]:

@@ -33,8 +33,10 @@ _CLAUDE_WINDOWS = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_AUTO_COMPACT_W
 _CLAUDE_SUMS_UP = 100_000
 # Its own instructions and tools are some 10,000: in less it would sum up at every turn.
 _CODEX_SUMS_UP = 16_000
-# What opencode reads beside its files, and above them.
-_OPENCODE = "OPENCODE_CONFIG_CONTENT"
+# What opencode, and Kilo's program that is made from it, read beside their files and above them.
+_OPENCODES = ("OPENCODE_CONFIG_CONTENT", "KILO_CONFIG_CONTENT")
+_OPENCODE_KEY = f"{{env:{KEY}}}"
+_OPENCODE_PATHS = {"anthropic": "/v1", "openai": "/v1", "google": "/v1beta"}
 _OUTPUT = 32_000  # what it asks for at most
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -83,14 +85,11 @@ def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -
     env |= _past_proxies(environ)
     if not gateway.own_login:
         env |= _libraries(gateway)
+        env |= {name: _opencode(env.get(name, ""), gateway) for name in _OPENCODES}
+    if gateway.model:
+        env |= _models(env, gateway.model, gateway)
     if agent == CLAUDE:
         env = _claude(env, gateway)
-    if agent == GEMINI and gateway.model:
-        env["GEMINI_MODEL"] = gateway.model
-    if agent == AIDER and gateway.model:
-        env["AIDER_MODEL"] = f"openai/{gateway.model}"
-    if agent == OPENCODE and gateway.model:
-        env[_OPENCODE] = _opencode(env.get(_OPENCODE, ""), gateway.model, gateway)
     more = _codex(gateway) if agent == CODEX else ()
     return Launch((words[0], *more, *words[1:]), env)
 
@@ -108,6 +107,18 @@ def _libraries(gateway: Gateway) -> dict[str, str]:
     }
 
 
+def _models(env: Mapping[str, str], model: str, gateway: Gateway) -> dict[str, str]:
+    """Return the variables by which agents are told of a model.
+
+    For every program: an agent may be started by a script, `npx` or a library (Claude's is).
+    """
+    made = {"OPENAI_MODEL": model, "GEMINI_MODEL": model, "AIDER_MODEL": f"openai/{model}"}
+    made |= dict.fromkeys(_CLAUDE_MODELS, model)
+    if gateway.window and gateway.window >= _CLAUDE_SUMS_UP:
+        made |= {name: env.get(name, str(gateway.window)) for name in _CLAUDE_WINDOWS}
+    return made
+
+
 def _claude(env: Mapping[str, str], gateway: Gateway) -> dict[str, str]:
     """Return the environment of Claude Code, which asks a person about an ANTHROPIC_API_KEY."""
     made = {name: value for name, value in env.items() if name != "ANTHROPIC_API_KEY"}
@@ -121,11 +132,6 @@ def _claude(env: Mapping[str, str], gateway: Gateway) -> dict[str, str]:
             made["ANTHROPIC_API_KEY"] = env["ANTHROPIC_API_KEY"]
     else:
         made["ANTHROPIC_AUTH_TOKEN"] = gateway.key
-    if gateway.model:
-        made |= dict.fromkeys(_CLAUDE_MODELS, gateway.model)
-    if gateway.window and gateway.window >= _CLAUDE_SUMS_UP:
-        windows = dict.fromkeys(_CLAUDE_WINDOWS, str(gateway.window))
-        made = windows | made
     return made
 
 
@@ -154,31 +160,42 @@ def _codex(gateway: Gateway) -> tuple[str, ...]:
     return tuple(word for one in said for word in ("-c", one))
 
 
-def _opencode(said: str, model: str, gateway: Gateway) -> str:
-    """Return opencode's settings with Tollway as a provider, whose model is the one in use.
+def _opencode(said: str, gateway: Gateway) -> str:
+    """Return opencode's settings, by which the providers that it knows are asked here.
 
-    By the Responses API: it names the key under which a prompt is cached, which its other ways to
-    a server of one's own do not.
+    The libraries' variables do not do it: it wants addresses with a path. A model that is named
+    is in use, by the Responses API: that names the key under which a prompt is cached, which its
+    other ways to a server of one's own do not.
     """
     try:
         own = json.loads(said or "{}")
     except ValueError:
         own = {}
     own = own if isinstance(own, dict) else {}
+    found = own.get("provider")
+    providers = found if isinstance(found, dict) else {}
+    for name, path in _OPENCODE_PATHS.items():
+        one = providers.get(name)
+        one = one if isinstance(one, dict) else {}
+        options = one.get("options")
+        options = options if isinstance(options, dict) else {}
+        ours = {"baseURL": f"{gateway.url}{path}", "apiKey": _OPENCODE_KEY}
+        providers = providers | {name: one | {"options": options | ours}}
+    if gateway.model is None:
+        return json.dumps(own | {"provider": providers})
     limit = {}
     if gateway.window:
         output = min(_OUTPUT, gateway.window // 4)
         limit = {"limit": {"context": gateway.window, "output": output}}
-    provider = {
+    tollway = {
         "npm": "@ai-sdk/openai",
         "name": "Tollway",
-        "options": {"baseURL": f"{gateway.url}/v1", "apiKey": f"{{env:{KEY}}}"},
-        "models": {model: {"name": model, **limit}},
+        "options": {"baseURL": f"{gateway.url}/v1", "apiKey": _OPENCODE_KEY},
+        "models": {gateway.model: {"name": gateway.model, **limit}},
     }
-    providers = own.get("provider")
-    ours = {**(providers if isinstance(providers, dict) else {}), "tollway": provider}
-    chosen = f"tollway/{model}"
-    return json.dumps({**own, "provider": ours, "model": chosen, "small_model": chosen})
+    chosen = f"tollway/{gateway.model}"
+    led = {"provider": providers | {"tollway": tollway}, "model": chosen, "small_model": chosen}
+    return json.dumps(own | led)
 
 
 def _past_proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -58,6 +58,7 @@ class Ended(msgspec.Struct, frozen=True):
     running: int  # calls that have not been settled yet
     refused: int
     refusal: str  # what was said of the last refused one
+    hint: str  # and what to do about it
     budget_nanousd: int | None
     left_nanousd: int | None
     spent: bool  # its own budget had no room for a call
@@ -116,6 +117,7 @@ async def end(request: web.Request) -> web.Response:
             running=running,
             refused=refusals.count,
             refusal=refusals.last,
+            hint=refusals.hint,
             budget_nanousd=cap,
             left_nanousd=None if cap is None else max(0, cap - spent),
             spent=refusals.spent or (cap is not None and spent >= cap),

@@ -15,6 +15,7 @@ from tollway.daemon.config.check import RUN as TAG
 from tollway.daemon.config.check import is_run
 from tollway.daemon.config.schema import Budget
 from tollway.daemon.gate.tags import Tags, read
+from tollway.providers.errors import GatewayError
 
 # How long a run lives on without a word from its command: a laptop's lid may be shut for a while.
 LEASE_S = 600.0
@@ -87,7 +88,7 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Refusals(msgspec.Struct):
-    """The calls of a run that were refused, and what was said of the last one.
+    """The calls of a run that were refused, and what was said of the last one, with its hint.
 
     `spent`: one of them because the run's own budget had no room for it.
     """
@@ -95,6 +96,7 @@ class Refusals(msgspec.Struct):
     count: int = 0
     last: str = ""
     spent: bool = False
+    hint: str = ""
 
 
 class _Known(msgspec.Struct):
@@ -149,11 +151,11 @@ class Runs:
             self._ended.add(found[0])
         return self._known.pop(found[0]).run
 
-    def refused(self, name: str, why: str, *, spent: bool) -> None:
+    def refused(self, name: str, why: GatewayError, *, spent: bool) -> None:
         """Count a call of a run that was refused; `spent`: by the run's own budget."""
         if found := self._refusals.get(name):
             found.count += 1
-            found.last = why
+            found.last, found.hint = why.message, why.hint
             found.spent = found.spent or spent
 
     def take_refusals(self, name: str) -> Refusals:

@@ -3,9 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
+_MOST_NAMED = 5  # names of models in a hint
 # Of a model that is charged by its time and says no other: what is held for a call is bounded.
 _DEADLINE_MS = 600_000
 # A model of this box may read or think for as long as it takes: whether it hangs is looked at, and
@@ -129,7 +130,7 @@ class Gate:
         if not found or not names:
             raise ModelNotFound(
                 f"The model `{name[:200]}` does not exist or this key may not use it",
-                hint="`GET /v1/models` lists what it may",
+                hint=self._instead(caller),
                 param="model",
             )
         return self.plan_for(found, names)
@@ -147,12 +148,24 @@ class Gate:
 
     def may_list(self, caller: Caller) -> list[str]:
         """Return every name that a caller may ask for, in the order of the file."""
-        names = []
+        return list(self._allowed(caller))
+
+    def _allowed(self, caller: Caller) -> Iterator[str]:
         for name in self.router.names():
             found = self.router.find(name)
             if found and (caller.everything or allowed(caller.levels, found.name, found.targets)):
-                names.append(name)
-        return names
+                yield name
+
+    def _instead(self, caller: Caller) -> str:
+        """Return what to call instead of a name that is none; a few words, however many there are.
+
+        Agents show the words of an error, and nobody who uses one asks for a list.
+        """
+        first = [f"`{name}`" for name in islice(self._allowed(caller), _MOST_NAMED + 1)]
+        if not first:
+            return "None is listed for it: `tollway routes explain` says what a name leads to"
+        more = ", and more: `GET /v1/models` lists them" if len(first) > _MOST_NAMED else ""
+        return f"It may call {', '.join(first[:_MOST_NAMED])}{more}"
 
     def target(self, name: str) -> Target:
         """Return the target that "provider/model" names."""

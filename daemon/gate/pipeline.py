@@ -77,7 +77,7 @@ async def serve(
     except GatewayError as error:
         if caller.run:
             own = isinstance(error, BudgetSpent) and error.scope == ("tag", f"run={caller.run}")
-            daemon.runs.refused(caller.run, error.message, spent=own)
+            daemon.runs.refused(caller.run, error, spent=own)
         raise
     finally:
         if not request.status:

@@ -350,8 +350,33 @@ def test_opencode_gets_a_provider_of_its_own() -> None:
     limit = {"context": 100_000, "output": 25_000}
     assert ours["models"] == {"smart": {"name": "smart", "limit": limit}}
     assert "tw-x" not in env["OPENCODE_CONFIG_CONTENT"]
-    plain = launch(("opencode",), ENV, Goal("http://h", "tw-x")).env
-    assert "OPENCODE_CONFIG_CONTENT" not in plain
+
+
+def test_opencode_asks_here_for_the_models_that_it_knows_too() -> None:
+    """Its addresses have a path, which the libraries' variables lack: each call was a 404."""
+    own = {"anthropic": {"options": {"timeout": 5}, "models": {"x": {}}}}
+    said = {"OPENCODE_CONFIG_CONTENT": json.dumps({"provider": own})}
+    env = launch(("opencode",), ENV | said, Goal("http://h", "tw-x")).env
+    made = json.loads(env["OPENCODE_CONFIG_CONTENT"])
+    assert set(made) == {"provider"}  # the model is its own choice
+    key = "{env:TOLLWAY_KEY}"
+    assert made["provider"] == {
+        "anthropic": {
+            "options": {"timeout": 5, "baseURL": "http://h/v1", "apiKey": key},
+            "models": {"x": {}},
+        },
+        "openai": {"options": {"baseURL": "http://h/v1", "apiKey": key}},
+        "google": {"options": {"baseURL": "http://h/v1beta", "apiKey": key}},
+    }
+
+
+def test_every_program_is_told_of_the_model() -> None:
+    """`npx`, a shell and a library start agents as well, which read its variables."""
+    env = launch(("npx", "claude"), ENV, GOAL).env
+    assert env["OPENAI_MODEL"] == env["ANTHROPIC_MODEL"] == env["GEMINI_MODEL"] == "smart"
+    assert env["AIDER_MODEL"] == "openai/smart"
+    for name in ("OPENCODE_CONFIG_CONTENT", "KILO_CONFIG_CONTENT"):
+        assert json.loads(env[name])["model"] == "tollway/smart"
 
 
 def test_gemini_cli_gets_its_model_by_a_variable() -> None:

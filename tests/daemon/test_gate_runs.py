@@ -20,6 +20,7 @@ from tollway.daemon.config.load import parse
 from tollway.daemon.errors import RunNotKnown, Unauthorized
 from tollway.daemon.gate.authenticate import Keyring
 from tollway.daemon.runs import EXPECTED_S, LEASE_S, Asked, Carried, Runs, run_of
+from tollway.providers.errors import GatewayError
 
 SECRET = "tw-run-" + "r" * 40
 HASH = "sha256:" + sha256(SECRET.encode()).hexdigest()
@@ -108,7 +109,7 @@ class Lives(RuleBasedStateMachine):
     def is_refused(self, name: str) -> None:
         """Refuse a call of it."""
         if self.runs.find(digest_of(name)):
-            self.runs.refused(name, "so it was", spent=False)
+            self.runs.refused(name, GatewayError("so it was"), spent=False)
             self.refused[name] += 1
 
     @rule(seconds=st.sampled_from([0.5, EXPECTED_S, LEASE_S / 2, LEASE_S]))

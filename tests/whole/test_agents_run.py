@@ -88,6 +88,22 @@ async def test_claude_code_runs_with_nothing_set(tmp_path: Path) -> None:
         assert b"sk-ant-own" not in b"".join(up.requests)
 
 
+async def test_claude_code_without_a_model_to_ask_for_is_told_which_there_are(
+    tmp_path: Path,
+) -> None:
+    """It says itself that there is "an issue with the selected model" and no word of ours."""
+    async with (
+        upstream([refuses]) as up,
+        running(config(up.port, "openai-compatible"), server="") as daemon,
+    ):
+        ended = await run(daemon, tmp_path, ("--as", "laptop"), (str(claude()), *CLAUDE))
+        code, _, err = ended
+        assert code != 0 and up.requests == []
+        way = "none of claude's own models: `tollway run --model smart -- claude`\n"
+        assert f"warning: this run may call `smart` and {way}" in err
+        assert f"hint: this run may call `smart` and {way}" in err
+
+
 async def test_codex_runs_with_nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tollway run -- codex exec`: its own files are not touched, and not needed."""
     monkeypatch.setenv("UP_KEY", "sk-upstream")
