@@ -224,13 +224,12 @@ class LocalModels:
         if free is None:
             return True
         others = (one for name, one in self._residents.items() if name not in names)
-        # What is being loaded too: it can go once its calls are done.
-        spare = sum(
-            max(one.memory[0], one.reserved)
-            for one in others
-            if one.present and not one.model.pinned
-        )
-        return need <= free + spare
+        # What is being loaded too: it can go once its calls are done. And what is on its way out,
+        # be it of a model that is to come again.
+        spare = [one for one in others if one.present and not one.model.pinned]
+        spare += [one for one in wanted if one.still_needs]
+        spare += self._retiring
+        return need <= free + sum(max(one.memory[0], one.reserved) for one in spare)
 
     def states(self) -> list[ModelState]:
         """Return the state of every model, in the configuration's order."""
@@ -328,6 +327,12 @@ class LocalModels:
         Raises:
             LocalModelFailed: It cannot.
         """
+        while going := await self._reserve(resident):
+            # Not under the lock: their last calls may take long, and others may have room.
+            await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _reserve(self, resident: AnyResident) -> list[asyncio.Task[None]]:
+        """Make room, or return what to wait for first: the ends of models that were removed."""
         async with self._admission:  # so that two loads don't both take the last of it
             need = resident.needs
             while True:
@@ -339,18 +344,24 @@ class LocalModels:
                     break
                 # One at a time: while it ends, another may be called, or have ended by itself.
                 await self._residents[out[0]].unload()
+            going = [task for one, task in self._retiring.items() if one.present]
+            if out is None and going:
+                return going
             self._refuse_beside(resident)
-            if free is None:
-                return
-            try:
-                resident.require_room(max(0, free))
-            except LocalModelFailed as fault:
-                # What runs here beside it may end and make room; nothing else of ours will.
-                fault.again = any(
-                    other.busy for other in self._residents.values() if other is not resident
-                )
-                raise
-            resident.reserved = need
+            if free is not None:
+                self._take_room(resident, max(0, free), need)
+        return []
+
+    def _take_room(self, resident: AnyResident, free: int, need: int) -> None:
+        try:
+            resident.require_room(free)
+        except LocalModelFailed as fault:
+            # What runs here beside it may end and make room; nothing else of ours will.
+            fault.again = any(
+                other.busy for other in self._residents.values() if other is not resident
+            )
+            raise
+        resident.reserved = need
 
     def _refuse_beside(self, resident: AnyResident) -> None:
         """Refuse where one is still there that the model may not run beside."""
@@ -384,17 +395,22 @@ class LocalModels:
         return resident.loaded and not called and not resident.model.pinned
 
     def _loaded(self, but: str) -> list[Loaded]:
+        """Return who is in memory beside a model.
+
+        Also those on their way there, which can go once they have come if nobody waits for them,
+        and those on their way out.
+        """
         return [
             Loaded(
                 name,
-                held=resident.memory[0],
+                held=max(resident.memory[0], resident.reserved),
                 idle_s=resident.idle_s,
                 busy=resident.busy or self.has_turn(name),
                 pinned=resident.model.pinned,
                 apart=is_apart(name, but, self._apart),
             )
             for name, resident in self._residents.items()
-            if resident.loaded and name != but
+            if resident.present and not resident.waits_for_room and name != but
         ]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 WITHIN_S = 60.0  # a load takes one or two
 # A worker that is stopped must not be killed before its test lets it go on.
 LIMITS = Limits(back_off_s=(), sweep_s=3600, stop_within_s=WITHIN_S)
+SMALL = model(name="new", context=256)
 MODELS = (model(name="old"), model(name="young"), model(name="new", context=4096))
 
 
@@ -146,3 +147,75 @@ async def test_one_that_is_removed_meanwhile_is_no_fault(tmp_path: Path) -> None
             await loading
         assert [state.name for state in local.states()] == ["old", "new"]
         assert state_of(local, "new").state == "ready"
+
+
+@asynccontextmanager
+async def without_room(
+    folder: Path,
+) -> AsyncIterator[tuple[LocalModels, Callable[[], None]]]:
+    """Yield models, and what to call from when on "new" has no room until "old" has ended."""
+    full = [False]
+
+    def changed(state: ModelState) -> None:
+        if (state.name, state.state) == ("old", "stopped"):
+            full[0] = False
+
+    def memory() -> int:
+        if not full[0]:
+            return 2**40
+        # What the kernel calls available though our workers have it, or will.
+        residents = [*local._residents.values(), *local._retiring]
+        coming = sum(max(0, one.reserved - one.memory[0]) for one in residents)
+        return coming + sum(one.memory[1] for one in residents) + 2**26  # too little for "new"
+
+    async with serving(
+        folder, MODELS[0], SMALL, limits=LIMITS, on_change=changed, memory=memory
+    ) as local:
+        yield local, lambda: full.__setitem__(0, True)
+
+
+async def new_comes_after_old(local: LocalModels, pid: int) -> None:
+    """Load "new" while the worker of "old" is stopped, and let that go on."""
+    loading = asyncio.create_task(local.load("new"))
+    try:
+        await until(lambda: state_of(local, "new").state in {"starting", "failed"})
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    async with asyncio.timeout(WITHIN_S):
+        await loading
+    assert state_of(local, "new").state == "ready"
+
+
+async def test_a_load_that_nobody_waits_for_any_more_makes_room(tmp_path: Path) -> None:
+    """Its caller has left, and it goes on to its end: another's call is not refused for that."""
+    async with without_room(tmp_path) as (local, fill):
+        asking = asyncio.create_task(local.send("old", "chat", chat("hi")))
+        await until(lambda: state_of(local, "old").state == "loading")
+        send(local, "old", signal.SIGSTOP)
+        pid = state_of(local, "old").pid
+        fill()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert pid is not None
+        await new_comes_after_old(local, pid)
+        assert state_of(local, "old").state == "stopped"
+
+
+@pytest.mark.parametrize("how", ["unloaded", "removed"])
+async def test_one_that_is_on_its_way_out_is_waited_for(tmp_path: Path, how: str) -> None:
+    """By a person's word, or since the configuration has it no more."""
+    async with without_room(tmp_path) as (local, fill):
+        await local.load("old")
+        send(local, "old", signal.SIGSTOP)
+        pid = state_of(local, "old").pid
+        assert pid is not None
+        fill()
+        if how == "removed":
+            await local.configure({"new": SMALL})
+            await new_comes_after_old(local, pid)
+            return
+        unloading = asyncio.create_task(local.unload("old"))
+        await until(lambda: state_of(local, "old").state == "draining")
+        assert local.fits(["old"])  # what it gives back is its own as well
+        await new_comes_after_old(local, pid)
+        await unloading
