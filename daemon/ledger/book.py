@@ -91,9 +91,6 @@ class Book:
         self._names = Names(db)
         self._open = _calls(db, OPEN)
         self._queued = _calls(db, QUEUED)
-        self._begin()
-
-    def _begin(self) -> None:
         self._new_calls: list[tuple[object, ...]] = []
         self._changes: list[tuple[object, ...]] = []
         self._waited: list[tuple[int, int]] = []
@@ -152,16 +149,26 @@ class Book:
 
     def _flush(self) -> None:
         # Rows come before what changes them; between calls the order makes no difference.
-        NEW_CALLS.write(self._db, self._new_calls)
-        NEW_ATTEMPTS.write(self._db, self._new_attempts)
-        ENDED_ATTEMPTS.write(self._db, self._ended_attempts)
-        CALL_CHANGES.write(self._db, self._changes)
+        for upsert, rows in (
+            (NEW_CALLS, self._new_calls),
+            (NEW_ATTEMPTS, self._new_attempts),
+            (ENDED_ATTEMPTS, self._ended_attempts),
+            (CALL_CHANGES, self._changes),
+        ):
+            if rows:
+                upsert.write(self._db, rows)
+                rows.clear()
         if self._waited:
             self._db.executemany("UPDATE calls SET queue_ms = ? WHERE seq = ?", self._waited)
-        SPEND.write(self._db, _summed(self._spend))
-        SPEND_TAG.write(self._db, _summed(self._spend_tag))
-        SPEND_LABEL.write(self._db, _summed(self._spend_label))
-        self._begin()
+            self._waited.clear()
+        for upsert, sums in (
+            (SPEND, self._spend),
+            (SPEND_TAG, self._spend_tag),
+            (SPEND_LABEL, self._spend_label),
+        ):
+            if sums:
+                upsert.write(self._db, _summed(sums))
+                sums.clear()
 
     def _admit(self, admit: Admit) -> None:
         if admit.withdrawn:
@@ -223,7 +230,7 @@ class Book:
         self._seq += 1
         self._new_calls.append(
             (
-                *(self._seq, call.id, state, account, call.stream, or_null(call.client)),
+                *(self._seq, call.id, state, account, int(call.stream), or_null(call.client)),
                 *(word(call.dialect), word(call.endpoint), word(call.requested), *told, *rest),
             )
         )
@@ -318,7 +325,7 @@ class Book:
             (
                 *(call.seq, ended.number, ended.ended_ms - known.started_ms, ended.first_ms),
                 *(ended.status, names.word(ended.ending), names.word_or_null(ended.error)),
-                *(cost, overrun, estimated, *tokens, ended.saved_nanousd),
+                *(cost, overrun, int(estimated), *tokens, ended.saved_nanousd),
                 *(ended.upstream_id or None, shape, numbers, ended.gpu_ms),
                 *(price, ended.reported_nanousd),
             )
@@ -382,7 +389,10 @@ def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
 def _summed(
     spend: Mapping[tuple[int, ...], list[tuple[int, ...]]],
 ) -> list[tuple[int, ...]]:
-    return [(*at, *map(sum, zip(*more, strict=True))) for at, more in spend.items()]
+    return [
+        (*at, *(more[0] if len(more) == 1 else map(sum, zip(*more, strict=True))))
+        for at, more in spend.items()
+    ]
 
 
 def tag_list(tags: Sequence[str]) -> str:

@@ -170,10 +170,12 @@ class Writer:
             wait = max(0.0, until - time.monotonic())
         elif pending or self._stop:
             wait = 0.0
-        with suppress(queue.Empty):
+        try:
             self._add(self._queue.get(timeout=wait))
-            for _ in range(_GROUP):
-                self._add(self._queue.get_nowait())
+        except queue.Empty:
+            return
+        for _ in range(min(self._queue.qsize(), _GROUP)):  # nobody else takes from it
+            self._add(self._queue.get_nowait())
 
     def _add(self, operation: Operation) -> None:
         if not isinstance(operation, _ASIDE):

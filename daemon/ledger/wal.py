@@ -14,12 +14,10 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from tollway.daemon.ledger.reading import open_to_write
-from tollway.daemon.ledger.schema import transaction
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +37,46 @@ class Turns:
         self.begun = 0
         self.committed = 0
 
-    @contextmanager
-    def write(self, db: sqlite3.Connection) -> Iterator[None]:
-        """Commit what the block writes to `db`, or nothing of it."""
-        with self.gate:
-            self.begun += 1
-            before = db.total_changes
-            with transaction(db):
-                yield
-            if db.total_changes != before:
-                self.committed = self.begun
+    def write(self, db: sqlite3.Connection) -> "_Turn":
+        """Return a block that commits what is written to `db` in it, or nothing of that."""
+        return _Turn(self, db)
+
+
+class _Turn:
+    """One transaction of the writer's. As two generators it took a tenth of all its Python."""
+
+    __slots__ = ("_before", "_db", "_turns")
+
+    def __init__(self, turns: Turns, db: sqlite3.Connection) -> None:
+        self._turns = turns
+        self._db = db
+
+    def __enter__(self) -> None:
+        turns, db = self._turns, self._db
+        turns.gate.acquire()
+        turns.begun += 1
+        self._before = db.total_changes
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            turns.gate.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, _: object
+    ) -> None:
+        turns, db = self._turns, self._db
+        try:
+            try:
+                if kind is None:
+                    db.execute("COMMIT")
+            finally:
+                if db.in_transaction:  # whatever it was, half a transaction must not stay
+                    db.execute("ROLLBACK")
+            if kind is None and db.total_changes != self._before:
+                turns.committed = turns.begun
+        finally:
+            turns.gate.release()
 
 
 class Checkpoints:

@@ -55,6 +55,26 @@ def test_a_long_log_is_begun_again_and_cut_only_when_nobody_writes(tmp_path: Pat
         assert db.execute("SELECT count(*) FROM rows").fetchone() == (20,)
 
 
+def test_a_turn_that_fails_leaves_nothing_and_lets_the_next_one_in(tmp_path: Path) -> None:
+    """Whether its block fails or its commit: half of it must not stay, nor its gate be shut."""
+    path, turns = tmp_path / "ledger.db", Turns()
+    with logged(path) as db:
+        db.execute("PRAGMA foreign_keys = on")
+        db.execute("CREATE TABLE named (id INTEGER PRIMARY KEY)")
+        db.execute("CREATE TABLE uses (id REFERENCES named DEFERRABLE INITIALLY DEFERRED)")
+        with pytest.raises(ZeroDivisionError), turns.write(db):
+            db.execute("INSERT INTO rows VALUES (1)")
+            1 / 0  # noqa: B018
+        with pytest.raises(sqlite3.Error), turns.write(db):
+            db.execute("INSERT INTO rows VALUES (2)")
+            db.execute("INSERT INTO uses VALUES (9)")
+        assert (db.in_transaction, turns.gate.locked(), turns.committed) == (False, False, 0)
+        with turns.write(db):
+            db.execute("INSERT INTO rows VALUES (3)")
+        assert db.execute("SELECT * FROM rows").fetchall() == [(3,)]
+        assert turns.committed == turns.begun == 3
+
+
 def test_no_checkpoint_begins_while_a_commit_could_start_the_log_afresh(tmp_path: Path) -> None:
     """SQLite before 3.51.3 then loses rows: the log must hold something that is not checked in."""
     path, turns = tmp_path / "ledger.db", Turns()
