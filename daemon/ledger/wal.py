@@ -58,7 +58,7 @@ class _Turn:
         self._before = db.total_changes
         try:
             db.execute("BEGIN IMMEDIATE")
-        except BaseException:
+        except BaseException:  # `__exit__` is not asked then
             turns.gate.release()
             raise
 

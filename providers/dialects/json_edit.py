@@ -16,7 +16,8 @@ _SPACE = rb"[ \t\r\n]*+"
 # What stands before a value: a brace or comma, the key, a colon. Possessive, so that it cannot
 # backtrack.
 _KEY = re.compile(
-    _SPACE + rb"[{,]" + _SPACE + rb'("(?:[^"\\]|\\.)*+")' + _SPACE + b":" + _SPACE, re.DOTALL
+    _SPACE + rb"[{,]" + _SPACE + rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")' + _SPACE + b":" + _SPACE,
+    re.DOTALL,
 )
 _OPEN = re.compile(_SPACE + rb"\{")
 _CLOSE = re.compile(_SPACE + rb"\}" + _SPACE + rb"\Z")
@@ -52,19 +53,23 @@ def fields(body: bytes, *, where: str = "") -> dict[str, Field]:
             twice.
     """
     found: dict[str, Field] = {}
-    at = 0
+    at, mark = 0, b"{"
     for name, raw in _members(body, where).items():
-        key = _KEY.match(body, at)
-        if key is None:
-            raise _twice(body, at, where, found)
-        begin, end = key.span(1)
-        if body[begin + 1 : end - 1] != name.encode() and _STRING.decode(key[1]) != name:
-            raise _twice(body, at, where, found)
-        start = key.end()
-        # A JSON value is no other value's beginning (but a number: then no comma follows), so
-        # equal bytes here mean that this is the value that was read, and no earlier one.
-        if not body.startswith(raw, start):
-            raise _twice(body, at, where, found)
+        plain = b'%b"%b":' % (mark, name.encode())
+        begin, start, mark = at + 1, at + len(plain), b","
+        # Without spaces, as most clients write it: a fifth of what a pattern takes.
+        if not (body.startswith(plain, at) and body.startswith(raw, start) and name.isidentifier()):
+            key = _KEY.match(body, at)
+            if key is None:
+                raise _twice(body, at, where, found)
+            begin, end = key.span(1)
+            if body[begin + 1 : end - 1] != name.encode() and _STRING.decode(key[1]) != name:
+                raise _twice(body, at, where, found)
+            start = key.end()
+            # A JSON value is no other value's beginning (but a number: then no comma follows), so
+            # equal bytes here mean that this is the value that was read, and no earlier one.
+            if not body.startswith(raw, start):
+                raise _twice(body, at, where, found)
         at = start + memoryview(raw).nbytes
         found[name] = Field(begin, start, at, raw)
     if found and not _CLOSE.match(body, at):

@@ -127,6 +127,15 @@ def test_the_key_that_stands_twice_is_named() -> None:
         assert caught.value.param == named, body
 
 
+def test_a_key_that_reads_like_other_members_hides_none() -> None:
+    """Its name holds quotes, which is more than the short way of finding it may pass over."""
+    hidden = b'{"a":1,"b":2,"a":1,"b":2,"a\\":1,\\"b":2}'
+    with pytest.raises(RequestInvalid):
+        fields(hidden)
+    alone = b'{"a":1,"b":2,"a\\":1,\\"b":2}'
+    assert list(fields(alone)) == ["a", "b", 'a":1,"b']
+
+
 def test_what_is_not_json_is_refused_and_never_crashes() -> None:
     """Depth bombs, half characters, bytes that are no UTF-8, numbers that JSON has not."""
     for body in (

@@ -240,6 +240,15 @@ def test_a_field_that_can_raise_the_bill_is_named(said: dict[str, Any], field: s
     assert bound(**said).unbounded == (field,)
 
 
+@given(st.sampled_from(("user", "assistant", "system", "developer")), TEXT | MARKS)
+def test_a_message_of_a_role_and_a_text_is_bounded_as_any_other(role: str, text: str) -> None:
+    """Nearly all are such, and are counted by a shorter way."""
+    plain = {"role": role, "content": text}
+    found = bound(messages=[plain])
+    other = bound(messages=[plain | {"x": None}])
+    assert (found.input + 1, found.by_window) == (other.input, other.by_window)
+
+
 def test_files_that_an_instruction_names_are_bounded_by_the_window_alone() -> None:
     """Alibaba's long models read what `fileid://` says, and bill all of it; users may say it."""
     parts = [{"type": "text", "text": "fileid://a"}]
