@@ -29,6 +29,11 @@ def thinks(model: str) -> Literal["never", "budget", "adaptive"]:
     return "budget" if not name or _BUDGET.match(name) else "adaptive"
 
 
+def is_claude(model: str) -> bool:
+    """Whether a model is Anthropic's, wherever it is served."""
+    return bool(_bare(model))
+
+
 def takes_sampling(model: str) -> bool:
     """Whether a model takes temperature, top_p and top_k; others refuse a request that has any."""
     return thinks(model) != "adaptive" or bool(_FIRST_ADAPTIVE.match(_bare(model)))

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tollway.providers.conversation import Conversation, HostedTool, Thinking, Tool, ToolChoice
-from tollway.providers.dialects.anthropic_models import efforts, takes_sampling, thinks
+from tollway.providers.dialects.anthropic_models import efforts, is_claude, takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
+from tollway.providers.dialects.strict_schema import Schemas, held_to, schema_of, strict
 from tollway.providers.dialects.wire import PLAIN_TEXT, described, has_format, of_object
 from tollway.providers.effort import (
     LEAST_BUDGET,
@@ -42,13 +43,13 @@ def options(
     limit = facts.output_limit if facts.output_limit is not None else said.output_limit
     limit = limit if limit is not None else facts.default_output
     fields: dict[str, object] = {"max_tokens": limit}
-    fields.update(_tools(said, dropped, tool_name))
+    fields.update(_tools(said, facts, dropped, tool_name))
     thoughts = dict(thinking(said, facts, limit, dropped))
     fields.update(thoughts)
     fields.update(sampling(said, facts, dropped, thinks_on="thinking" in thoughts))
     if said.format is not None and said.format.kind != "text":
         config = fields.get("output_config")
-        shaped = {"format": _format(said)}
+        shaped = {"format": _format(said, facts, dropped)}
         fields["output_config"] = {**config, **shaped} if isinstance(config, dict) else shaped
     fields.update(_labels(said, dropped))
     if said.stream:
@@ -60,10 +61,13 @@ def options(
     return fields
 
 
-def _tools(said: Conversation, dropped: list[str], tool_name: Callable[[str], str]) -> _Fields:
+def _tools(
+    said: Conversation, facts: Facts, dropped: list[str], tool_name: Callable[[str], str]
+) -> _Fields:
     choice = said.tool_choice
     allowed = choice.names if choice and choice.mode in ("auto", "any") else ()
     tools: list[object] = []
+    held = strict(said.tools) if is_claude(facts.model) else None
     for tool in said.tools:
         if isinstance(tool, HostedTool):
             if tool.by == NAME and tool.type in ("mcp_servers", "container"):
@@ -71,7 +75,7 @@ def _tools(said: Conversation, dropped: list[str], tool_name: Callable[[str], st
             else:
                 tools.append(_hosted(tool))
         elif not allowed or tool.name in allowed:
-            tools.append(_tool(tool, said.by, dropped, tool_name))
+            tools.append(_tool(tool, said.by, dropped, tool_name, held))
     if not tools:
         return
     yield "tools", tools
@@ -90,7 +94,11 @@ def _hosted(tool: HostedTool) -> object:
 
 
 def _tool(
-    tool: Tool, by: str, dropped: list[str], tool_name: Callable[[str], str]
+    tool: Tool,
+    by: str,
+    dropped: list[str],
+    tool_name: Callable[[str], str],
+    held: Schemas | None,
 ) -> dict[str, object]:
     written: dict[str, object] = {"name": tool_name(tool.name)}
     if tool.description:
@@ -101,8 +109,9 @@ def _tool(
             dropped.append("tools.format")
     else:
         schema = of_object(tool.schema) or _NO_ARGUMENTS
-        if tool.strict:
-            written["strict"] = True
+        own = schema if held is None and tool.strict else schema_of(tool, held or {}, dropped)
+        if own is not None:
+            schema, written["strict"] = own, True
     written["input_schema"] = msgspec.Raw(schema)
     if tool.cache is not None:
         ttl = {"ttl": "1h"} if tool.cache == "1h" else {}
@@ -214,7 +223,7 @@ def sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on:
         dropped.append("logprobs")
 
 
-def _format(said: Conversation) -> dict[str, object]:
+def _format(said: Conversation, facts: Facts, dropped: list[str]) -> dict[str, object]:
     asked = said.format
     if asked is None or asked.kind != "json_schema" or not asked.schema:
         raise Untranslatable(
@@ -222,7 +231,11 @@ def _format(said: Conversation) -> dict[str, object]:
             hint="Give the schema: `response_format` of the type `json_schema`",
             param="response_format",
         )
-    schema = described(asked.schema, asked.description)
+    schema = asked.schema
+    if is_claude(facts.model):
+        schema, told = held_to(schema)
+        dropped += [f"response_format.{word}" for word in told]
+    schema = described(schema, asked.description)
     return {"type": "json_schema", "schema": msgspec.Raw(schema)}
 
 

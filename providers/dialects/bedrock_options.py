@@ -16,6 +16,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects import anthropic_options as anthropic
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.schema_refs import inlined
+from tollway.providers.dialects.strict_schema import Schemas, held_to, schema_of, strict
 from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
@@ -83,7 +84,7 @@ def options(
         body["inferenceConfig"] = config
     if own and "stopSequences" in config:
         body["additionalModelResponseFieldPaths"] = [SEQUENCE]
-    shape = dict(_shape(said))
+    shape = dict(_shape(said, dropped))
     if isinstance(effort := more.pop("output_config", None), dict):
         shape.update(effort)
     if shape:
@@ -141,7 +142,7 @@ def _others(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
         dropped.append("reasoning")
 
 
-def _shape(said: Conversation) -> _Fields:
+def _shape(said: Conversation, dropped: list[str]) -> _Fields:
     asked = said.format
     if asked is None or asked.kind == "text":
         return
@@ -151,7 +152,9 @@ def _shape(said: Conversation) -> _Fields:
             hint="Give the schema: `response_format` of the type `json_schema`",
             param="response_format",
         )
-    schema: dict[str, object] = {"schema": asked.schema.decode()}  # as text, not as JSON
+    text, told = held_to(asked.schema)
+    dropped += [f"response_format.{word}" for word in told]
+    schema: dict[str, object] = {"schema": text.decode()}  # as text, not as JSON
     if asked.name:
         schema["name"] = asked.name
     if asked.description:
@@ -178,6 +181,7 @@ def _tools(
         return
     allowed = choice.names if choice else ()
     tools: list[object] = []
+    held = strict(said.tools)
     for tool in said.tools:
         if isinstance(tool, HostedTool):
             raise Untranslatable(
@@ -187,7 +191,7 @@ def _tools(
             )
         if allowed and tool.name not in allowed and choice and choice.mode != "tool":
             continue
-        tools.append({"toolSpec": _tool(tool, dropped, tool_name, plain=plain)})
+        tools.append({"toolSpec": _tool(tool, dropped, tool_name, held, plain=plain)})
         if tool.cache is not None and point is not None:
             tools.append(point(tool.cache))
         elif tool.cache is not None:
@@ -209,7 +213,12 @@ def _choice(choice: ToolChoice, tool_name: Callable[[str], str]) -> dict[str, ob
 
 
 def _tool(
-    tool: Tool, dropped: list[str], tool_name: Callable[[str], str], *, plain: bool
+    tool: Tool,
+    dropped: list[str],
+    tool_name: Callable[[str], str],
+    held: Schemas,
+    *,
+    plain: bool,
 ) -> dict[str, object]:
     dropped += [f"tools.{name}" for name, _ in tool.extras]
     written: dict[str, object] = {"name": tool_name(tool.name)}
@@ -218,12 +227,12 @@ def _tool(
     if has_format(tool):
         dropped.append("tools.format")
     schema = PLAIN_TEXT if tool.kind == "custom" else of_object(tool.schema) or _NO_ARGUMENTS
+    if tool.kind != "custom" and (own := schema_of(tool, held, dropped)) is not None:
+        schema, written["strict"] = own, True
     if plain:  # "extraneous key [$defs] is not permitted" (lastmile-ai/mcp-agent#126)
         schema, says_less = inlined(schema)
         dropped += ["tools.parameters.$ref"] if says_less else []
     written["inputSchema"] = {"json": msgspec.Raw(schema)}
-    if tool.strict and tool.kind != "custom":
-        written["strict"] = True
     return written
 
 

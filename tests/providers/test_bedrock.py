@@ -294,7 +294,7 @@ def test_documents_have_names_that_bedrock_takes() -> None:
 
 def test_a_schema_is_text_and_stops_are_few() -> None:
     """As the model of AWS's API has them."""
-    schema = b'{"type":"object"}'
+    schema = b'{"type":"object","properties":{},"additionalProperties":false}'
     asked = said(format=Format("json_schema", schema, "place"), stop=("a", "b", "c", "d", "e"))
     shape = body(asked)["outputConfig"]["textFormat"]
     assert shape["structure"]["jsonSchema"] == {"schema": schema.decode(), "name": "place"}

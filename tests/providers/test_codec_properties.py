@@ -98,7 +98,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
     for _ in range(draw(st.integers(1, 3))):
         turns += [draw(USERS), draw(ASSISTANTS), draw(RESULTS)]
     names = draw(st.lists(NAMES, unique=True, max_size=3))
-    schema = b'{"type":"object","properties":{"a":{"type":"string"}}}'
+    schema = b'{"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":false}'
     tools = tuple(Tool(name, draw(st.text(max_size=9)), schema) for name in names)
     modes = [ToolChoice("auto"), ToolChoice("any"), ToolChoice("none")]
     modes += [ToolChoice("tool", (name,)) for name in names]
