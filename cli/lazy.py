@@ -39,6 +39,29 @@ _OTHERWISE = {
     "--install-completion": ["completion", "--install"],
 }
 
+# What other programs call it; the first that a group has is meant.
+_CALLED = {
+    "start": ["up"],
+    "stop": ["down"],
+    "shutdown": ["down"],
+    "version": ["--version"],
+    "help": ["--help"],
+    "add": ["create", "set"],
+    "create": ["add", "set"],
+    "new": ["create", "add", "set"],
+    "delete": ["remove", "revoke"],
+    "rm": ["remove", "revoke"],
+    "remove": ["revoke"],
+    "ls": ["list"],
+    "get": ["show", "info", "list"],
+    "info": ["show"],
+    "show": ["info", "list"],
+    "update": ["set"],
+    "edit": ["set"],
+    "costs": ["spend"],
+}
+_FEW = 2
+
 
 class Row(NamedTuple):
     """A command: what is typed, where it lives, and its line in the help.
@@ -189,7 +212,7 @@ class Table(TyperGroup):
         """
         known = self.list_commands(ctx)
         if not ctx.resilient_parsing and args[0] not in known and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], known, n=2)
+            near = self._meant(args[0], known)
             path = ctx.command_path
             raise UsageProblem(
                 f"There is no command `{path} {args[0]}`",
@@ -198,6 +221,15 @@ class Table(TyperGroup):
                 else f"`{path} --help` lists the commands",
             )
         return super().resolve_command(ctx, args)
+
+    def _meant(self, word: str, known: Sequence[str]) -> list[str]:
+        """Return at most two commands: what others call so, what a group has, what is near."""
+        if same := [one for one in _CALLED.get(word, ()) if one in known or one[:2] == "--"]:
+            return same[:1]
+        ends = (
+            [] if self.prefix else [one.name for one in self.rows if one.name.endswith(f" {word}")]
+        )
+        return ends if 0 < len(ends) <= _FEW else difflib.get_close_matches(word, known, n=_FEW)
 
     def main(
         self,

@@ -37,10 +37,10 @@ Top = Annotated[int | None, typer.Option(min=1, help="Show the dearest only; add
 
 
 _ByOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help=f"Comma-separated, of: {', '.join(By)}, tag:NAME.",
+        help=f"Comma-separated, of: {', '.join(By)}, tag:NAME. Else model.",
         autocompletion=complete.by(By),
     ),
 ]
@@ -48,7 +48,7 @@ _ByOption = Annotated[
 
 def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
-    by: _ByOption = "model",
+    by: _ByOption = None,
     since: Since = "month",
     until: Until = None,
     tz: Zone = None,
@@ -86,7 +86,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     if as_json and form not in (None, Format.JSON):
         raise UsageProblem(f"`--json` and `--format {form}` cannot both be", hint="Give one")
     loaded = load_to_read(config)
-    groups = _groups(by)
+    groups = _groups(",".join(by or [By.MODEL]))
     asked = period(since, until, zone(tz or loaded.server.timezone), time.time_ns() // 1_000_000)
     found = read(loaded, groups, asked, top)
     if reference is not None:

@@ -21,6 +21,7 @@ from tollway.daemon.config.schema import (
     Route,
     Strategy,
 )
+from tollway.providers.catalog import KINDS
 
 LOCAL = "local"
 LOCAL_USER = "local"  # whom a single-user gateway bills
@@ -146,6 +147,14 @@ def target_wrong(target: str, names: Names) -> str | None:
     provider, slash, model = target.partition("/")
     if not slash or not model:
         also = "; routes stand under fallback" if target in names["routes"] else ""
+        also = also or next(
+            (
+                f"; did you mean {name}/{target}?"
+                for name in names["providers"]
+                if name in KINDS and any(fnmatchcase(target, one) for one in KINDS[name].serves)
+            ),
+            "",
+        )
         return f'{shown.value(target)} is no target, which is "PROVIDER/MODEL"{also}'
     if provider == LOCAL:
         if model in names["models"]:

@@ -130,6 +130,26 @@ def test_an_unknown_command_names_the_nearest() -> None:
     assert "`tollway status`" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("start", "tollway up"),
+        ("stop", "tollway down"),
+        ("help", "tollway --help"),
+        ("pull", "tollway models pull"),
+        ("test", "tollway providers test` or `tollway routes test"),
+        ("keys delete", "tollway keys revoke"),
+        ("routes create", "tollway routes add"),
+        ("budgets add", "tollway budgets set"),
+        ("keys rotat", "tollway keys rotate"),
+    ],
+)
+def test_what_other_programs_call_it_is_understood(line: str, meant: str) -> None:
+    """No word is near `stop` but `top`, which is not what was meant."""
+    ended = tollway(*line.split())
+    assert (ended.returncode, ended.stderr.splitlines()[1]) == (2, f"hint: Did you mean `{meant}`?")
+
+
 def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
     """Typer's own errors come in the program's voice."""
     ended = tollway("status", "--jsn")

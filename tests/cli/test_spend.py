@@ -111,6 +111,12 @@ def test_all_forms_add_up_to_the_same_total(spent: Spent, by: str) -> None:
     assert groups == [tuple(row[name] for name in by.split(",")) for row in rows]
 
 
+def test_by_may_be_said_twice(spent: Spent) -> None:
+    """As `--by a,b`: the first of two was passed over without a word."""
+    both, twice = (spent.json(*by) for by in (["--by=team,model"], ["--by=team", "--by=model"]))
+    assert twice["rows"] == both["rows"]
+
+
 def test_top_adds_up_what_it_leaves_out(spent: Spent) -> None:
     """The total does not depend on how much of it is shown."""
     all_of_it, some = (spent.json("--by", "team,model", *top) for top in ([], ["--top", "2"]))

@@ -179,6 +179,7 @@ def test_a_wrong_value_is_named_with_its_line_and_a_fix(text: str, fault: str) -
         ("local/small", "local/smal", "no model `smal` in [models]; did you mean small?"),
         ("local/small", "opena/gpt", "no provider `opena` in [providers]; did you mean openai?"),
         ("local/small", "fast", "`fast` is no target, which is \"PROVIDER/MODEL\"; routes stand"),
+        ("local/small", "gpt-4o", "\"PROVIDER/MODEL\"; did you mean openai/gpt-4o?"),
         ('to = ["local/small"]', 'to = ["local/small"]\nfallback = ["fats"]',
          "routes.fast.fallback[0]: no route `fats` in [routes]; did you mean fast?"),
         ('groups = ["all"]', 'groups = ["alll"]', "no group `alll` in [groups]; did you mean all?"),
