@@ -16,7 +16,14 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
-from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, is_strict, object_in, of_object
+from tollway.providers.dialects.wire import (
+    PLAIN_TEXT,
+    has_format,
+    is_strict,
+    object_in,
+    of_object,
+    stays_strict,
+)
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -152,7 +159,7 @@ def _tool(
         }
     function["parameters"] = msgspec.Raw(_with_properties(tool.schema))
     if tool.strict is not None:
-        function["strict"] = tool.strict
+        function["strict"] = stays_strict(tool, dropped)
     return {"type": "function", "function": function, **mark}
 
 

@@ -30,7 +30,14 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
 from tollway.providers.dialects.responses_request import NAME
-from tollway.providers.dialects.wire import as_url, fitting, is_strict, is_work_done, of_object
+from tollway.providers.dialects.wire import (
+    as_url,
+    fitting,
+    is_strict,
+    is_work_done,
+    of_object,
+    stays_strict,
+)
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -291,7 +298,7 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
         return said
     said["parameters"] = msgspec.Raw(of_object(tool.schema) or _NO_ARGUMENTS)
     # Left out, OpenAI tries to hold the model to the schema, which other dialects never do.
-    said["strict"] = bool(tool.strict)
+    said["strict"] = stays_strict(tool, dropped)
     return said
 
 
@@ -343,8 +350,10 @@ def _format(asked: Format) -> dict[str, object]:
         said["description"] = asked.description
     said["schema"] = msgspec.Raw(asked.schema or b"{}")
     strict = asked.strict
-    if strict is None and not asked.name and asked.schema and is_strict(asked.schema):
-        strict = True  # a dialect that has no such word always holds to the schema
+    if strict is None and not asked.name:
+        # A dialect that has no such word always holds to the schema. Where nothing is said, this
+        # one takes any for strict, and refuses those that are not (simonw/llm-openai-plugin#3).
+        strict = bool(asked.schema) and is_strict(asked.schema)
     if strict is not None:
         said["strict"] = strict
     return said

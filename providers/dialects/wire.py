@@ -302,17 +302,48 @@ def object_text(arguments: str) -> bytes:
 
 
 def is_strict(schema: bytes) -> bool:
-    """Whether OpenAI takes a schema as strict: objects closed, and all their members required."""
+    """Whether OpenAI takes a schema as strict: objects closed, and all their members required.
+
+    Words of a strict schema that it has no place for fail the whole call: "'maxLength' is not
+    permitted" (jina-ai/node-DeepResearch#79).
+    """
     stack: list[Any] = [_ANY.decode(schema)]
     while stack:
         one = stack.pop()
-        if isinstance(one, list):
-            stack += one
-        elif isinstance(one, dict):
-            if not _is_closed(one):
-                return False
-            stack += one.values()
+        if not isinstance(one, dict):
+            continue
+        if not _NEVER_STRICT.isdisjoint(one) or not _is_closed(one):
+            return False
+        for name, value in one.items():
+            if name in _NAMED and isinstance(value, dict):
+                stack += value.values()
+            elif name == "items":
+                stack.append(value)
+            elif name == "anyOf" and isinstance(value, list):
+                stack += value
     return True
+
+
+_NAMED = frozenset({"properties", "$defs", "definitions"})
+_NEVER_STRICT = frozenset(
+    {
+        *("allOf", "oneOf", "not", "if", "then", "else", "default", "contains", "prefixItems"),
+        *("dependentRequired", "dependentSchemas", "patternProperties", "propertyNames"),
+        *("minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties"),
+        *("unevaluatedProperties", "unevaluatedItems"),
+    }
+)
+
+
+def stays_strict(tool: Tool, dropped: list[str]) -> bool:
+    """Whether a strict tool can be one at OpenAI; if not, that goes to `dropped`.
+
+    Anthropic's may have members that can be left out, and words that OpenAI has no place for.
+    """
+    strict = bool(tool.strict) and (not tool.schema or is_strict(of_object(tool.schema)))
+    if tool.strict and not strict:
+        dropped.append("tools.strict")
+    return strict
 
 
 def _is_closed(said: dict[str, Any]) -> bool:

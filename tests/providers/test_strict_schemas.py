@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from anthropic import transform_schema
-from translated import ANTHROPIC, ASKS, BEDROCK, OPENAI
+from translated import ANTHROPIC, ASKS, BEDROCK, OPENAI, RESPONSES
 
 from tollway.providers.canon import Call
 from tollway.providers.dialects.dialect import Facts
@@ -190,3 +190,41 @@ def test_a_schema_without_an_end_is_no_failure(depth: int) -> None:
         held_to(text)
     except Untranslatable as refusal:
         assert "deeply" in refusal.message
+
+
+@pytest.mark.parametrize("target", [OPENAI.name, RESPONSES.name])
+@pytest.mark.parametrize(
+    ("member", "is_strict"),
+    [
+        ({"type": "string", "pattern": "^a"}, True),
+        ({"type": "object", "properties": {"default": {"type": "null"}}}, False),
+        ({"type": "string", "default": "a"}, False),
+        ({"type": "string", "maxLength": 9}, False),
+        ({"allOf": [{"type": "string"}]}, False),
+        ({"enum": [{"default": 1}]}, True),
+    ],
+)
+def test_openai_is_asked_for_as_much_as_it_takes(
+    target: str, member: dict[str, Any], is_strict: bool
+) -> None:
+    """Anthropic holds models to schemas that OpenAI refuses as strict; to others it may be held."""
+    schema: dict[str, Any] = {"type": "object", "properties": {"a": member}, "required": ["a"]}
+    schema |= {"additionalProperties": False}
+    tool = {"name": "f", "strict": True, "input_schema": schema}
+    body = {
+        "model": "m",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [tool],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+    }
+    call = Call("chat", ANTHROPIC.name, "m", json.dumps(body).encode())
+    written = ASKS[target].write_request(ANTHROPIC.read_request(call), Facts("gpt-5.2"))
+    said = json.loads(written.body)
+    assert written.dropped == (() if is_strict else ("tools.strict",))
+    offered = said["tools"][0]
+    assert offered.get("function", offered)["strict"] is is_strict
+    asked = said["text"]["format"] if "text" in said else said["response_format"]["json_schema"]
+    assert asked.get("strict", False) is is_strict
+    if target == RESPONSES.name:
+        assert "strict" in asked  # which takes a schema for strict where nothing is said
