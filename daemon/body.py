@@ -32,8 +32,8 @@ def _of_no_account(_size: int) -> None:
     """Take no note of what is read: what the owner asks is small."""
 
 
-def refuse_unread(app: web.Application, headers: MultiMapping[str]) -> None:
-    """Return if a body may be read, as far as its headers tell.
+def refuse_unread(app: web.Application, headers: MultiMapping[str]) -> int:
+    """Return how many bytes a body may have, where it may be read as far as its headers tell.
 
     Raises:
         RequestTooLarge: It is over the limit by its Content-Length.
@@ -45,6 +45,7 @@ def refuse_unread(app: web.Application, headers: MultiMapping[str]) -> None:
         raise _too_large(limit)
     if hdrs.CONTENT_ENCODING in headers:
         _inflater(headers)
+    return limit
 
 
 async def read(
@@ -66,8 +67,7 @@ async def read(
         RequestInvalid: The body is broken: chunks, compression, or its end is missing.
         GatewayError: What `take` refuses with.
     """
-    refuse_unread(app, headers)
-    limit = app[DAEMON].config.server.max_body
+    limit = refuse_unread(app, headers)
     idle_s = app[EDGE].body_idle_s
     inflater = _inflater(headers) if hdrs.CONTENT_ENCODING in headers else None
     try:

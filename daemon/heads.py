@@ -6,7 +6,7 @@ head and a body in chunks end with a blank line, and another body after as many 
 says. Where these do not tell, there is none: a client between two requests must not be cut off.
 """
 
-from aiohttp import StreamReader
+from aiohttp import StreamReader, hdrs
 from aiohttp.http_parser import RawRequestMessage
 
 _BLANK = b"\r\n\r\n"
@@ -35,7 +35,9 @@ class Behind:
             if body.is_eof():
                 self._body = None
                 end = len(data) - (length or 0)
-                return not _BLANK.endswith(data[max(0, end - len(_BLANK)) : max(0, end)])
+                if end >= len(_BLANK):
+                    return not data.startswith(_BLANK, end - len(_BLANK))
+                return not _BLANK.endswith(data[: max(0, end)])
             self._body, self._length = body, length
         elif body is None:
             return bool(data)
@@ -49,4 +51,4 @@ class Behind:
 
 
 def _length(message: RawRequestMessage) -> int | None:
-    return None if message.chunked else int(message.headers.get("Content-Length", 0))
+    return None if message.chunked else int(message.headers.get(hdrs.CONTENT_LENGTH, 0))

@@ -119,24 +119,30 @@ class Log:
                     "ms": ms}  # fmt: skip
             self.put("info", "call", head | facts(trace))
             return
-        self.put("info", f"{method} {path} {status} {ms}ms{_told(trace)} {trace.call_id}", {})
+        # The rest of the line is known to be printable: to look at each character takes 1 us.
+        asked = _safe(f"{method} {path}")
+        text = f"{asked} {status} {ms}ms{_told(trace)} {trace.call_id}"
+        self._queue(f"{self._now()} info    {text}")
 
     def put(self, level: str, text: str, fields: dict[str, Any]) -> None:
         """Queue one line. When the reader of the log is stuck, lines are counted, not kept."""
-        if len(self._lines) >= _MOST_LINES:
-            self._lost += 1
-            return
+        if self._json:
+            said = {"at": self._now(), "level": level, "text": text, **fields}
+            self._queue(msgspec.json.encode(said).decode())
+        else:
+            self._queue(f"{self._now()} {level:7} {_safe(text)}")
+
+    def _now(self) -> str:
         second, millis = divmod(time.time_ns() // 1_000_000, 1000)
         if second != self._second:
             self._second = second
             self._time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        at = f"{self._time}.{millis:03}Z"
-        if self._json:
-            line = msgspec.json.encode({"at": at, "level": level, "text": text, **fields}).decode()
-        else:
-            line = f"{at} {level:7} {text}"
-            if not line.isprintable():
-                line = _one_line(line)
+        return f"{self._time}.{millis:03}Z"
+
+    def _queue(self, line: str) -> None:
+        if len(self._lines) >= _MOST_LINES:
+            self._lost += 1
+            return
         self._lines.append(self.mask(line))
         if not self._wake.is_set():
             self._wake.set()
@@ -227,7 +233,7 @@ def _names(said: tuple[str, ...]) -> str:
 def _pair(name: str, value: str) -> str:
     if not value:
         return ""
-    word = value if _WORD.fullmatch(value) else msgspec.json.encode(value).decode()
+    word = value if _WORD.fullmatch(value) else _safe(msgspec.json.encode(value).decode())
     return f" {name}={word}"
 
 
@@ -244,8 +250,10 @@ class _Handler(logging.Handler):
         self._log.put(record.levelname.lower(), text, {"logger": record.name})
 
 
-def _one_line(text: str) -> str:
+def _safe(text: str) -> str:
     """Return text in which no character but a traceback's line ends can move the cursor."""
+    if text.isprintable():
+        return text
     safe = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     # Continued lines are set in, so that nobody can forge a line of its own.
     return safe.replace("\n", "\n    ")

@@ -110,7 +110,7 @@ async def direct(call: Direct, serve: Serve) -> None:
     left = False
     try:
         try:
-            if not call.app[OWNER]:
+            if not call.owner:
                 call.app[GUARD].check(call, call.daemon.config)
         except GatewayError as error:
             call.keep_alive = False

@@ -14,7 +14,6 @@ from tollway.daemon.gate.origin import Origin
 from tollway.daemon.gate.relay import relay
 from tollway.daemon.gate.send import Exchange
 from tollway.daemon.gate.session import session_of
-from tollway.daemon.state import OWNER
 from tollway.providers.canon import Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, Dialect, InUrl
 from tollway.providers.errors import GatewayError, RequestInvalid
@@ -91,9 +90,7 @@ def _enter(request: Direct) -> tuple[Gate, Caller]:
     gate = daemon.gate
     if daemon.draining:
         raise Draining("The gateway is stopping and takes no new calls")
-    caller = gate.keyring.find(
-        request.headers, request.query, gate.now_s(), owner=request.app[OWNER]
-    )
+    caller = gate.keyring.find(request.headers, request.query, gate.now_s(), owner=request.owner)
     return gate, caller
 
 

@@ -150,8 +150,11 @@ class Translator:
             Untranslatable: Something does, and the route allows no loss.
         """
         own = DIALECTS[self._call.dialect].dialect
-        call, lost = without_echoes(self._call, target.kind.refuses_back)
-        lost = self._lost(target, lost)
+        call = self._call
+        lost: tuple[str, ...] = ()
+        if target.kind.refuses_back:
+            call, names = without_echoes(call, target.kind.refuses_back)
+            lost = self._lost(target, names)
         if target.overrides is not None:
             after = overridden(call, target.overrides, target.model)
             return Version(
@@ -204,7 +207,7 @@ class Translator:
         Raises:
             Untranslatable: There is some, and the route allows none.
         """
-        dropped = _few(names)
+        dropped = _few(names) if names else ()
         if dropped and self._strict:
             raise Untranslatable(
                 f"`{target.name}` cannot be asked for {', '.join(dropped)}, and this route's"

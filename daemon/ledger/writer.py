@@ -211,7 +211,7 @@ class Ledger:
 
         The row is still on its way then. One that cannot be written has been logged.
         """
-        loop = asyncio.get_running_loop()
+        loop = done.get_loop()
         self._patient.append((self._now(loop) + _PATIENCE_S, done))
         self._watch_on(loop)
         try:
@@ -382,7 +382,7 @@ class Ledger:
         return self._writer.problem or (faults.stalled(self.path) if self._stalled else None)
 
     async def _committed(self, operation: Admit | Next) -> None:
-        loop = asyncio.get_running_loop()
+        loop = operation.done.get_loop()  # which is running: to ask for that is a system call
         self._waiting.append((self._now(loop) + self._stall_s, operation))
         self._watch_on(loop)
         self._writer.put(operation)

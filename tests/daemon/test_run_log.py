@@ -14,6 +14,7 @@ from upstreams import reads, says, stalls
 
 from tollway.daemon.log import Log
 from tollway.daemon.log_file import LogFile
+from tollway.daemon.state import Trace
 from tollway.daemon.tasks import Tasks
 
 
@@ -93,6 +94,27 @@ def test_everything_python_logs_passes_the_mask() -> None:
     assert "ValueError: with tw-*** and ***" in said
     assert "CANARY" not in said
     assert all(line.startswith(("20", "    ")) for line in said.splitlines())
+
+
+def test_nothing_that_a_caller_chose_moves_the_cursor_from_a_calls_line() -> None:
+    """The path and the model's name are the caller's, and somebody reads the log on a terminal."""
+    reading, writing = os.pipe()
+    log = Log(writing)
+    try:
+        trace = Trace("an-id")
+        trace.key, trace.model = "laptop", "m\u202eo\x7fd\x1b[2J e\nl\u2028"
+        log.access("POST", "/v1/\x9b2J/\u202e", 200, 0.01, trace)
+        log.flush()
+    finally:
+        log.close()
+        os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        (line,) = pipe.read().split("\n")[:-1]
+    assert line.isprintable()
+    assert line.endswith(
+        " info    POST /v1/\\x9b2J/\\u202e 200 10.0ms key=laptop"
+        ' model="m\\u202eo\\x7fd\\u001b[2J e\\nl\\u2028" an-id'
+    )
 
 
 async def test_a_crash_in_the_background_is_logged_and_ends_nothing_else(
