@@ -15,7 +15,7 @@ import msgspec
 
 from tollway.cli.broken import rough
 from tollway.daemon.config.load import load
-from tollway.daemon.config.paths import find_config, socket_beside
+from tollway.daemon.config.paths import data_folder, find_config, places_of, socket_beside
 from tollway.daemon.config.schema import Config, Server
 from tollway.daemon.errors import (
     BudgetSpent,
@@ -306,9 +306,14 @@ def place(explicit: Path | None) -> Place:
     `status` must be able to say what is wrong with the file, and `down` to stop what runs.
 
     Raises:
-        ConfigError: There is no file; or it is broken, and no daemon is where it seems to point.
+        ConfigError: There is no file, or it is broken, and no daemon is where it seems to point.
     """
-    path = find_config(explicit)
+    try:
+        path = find_config(explicit)
+    except ConfigError:
+        if (without := _place_without(explicit)) is None:
+            raise
+        return without
     try:
         config = load(path)
     except ConfigError:
@@ -321,6 +326,20 @@ def place(explicit: Path | None) -> Place:
             raise
         return Place(socket_path, ledger, Server().drain)
     return Place(config.admin_socket, config.ledger.path, config.server.drain)
+
+
+def _place_without(explicit: Path | None) -> Place | None:
+    """Return where a daemon with the usual ledger serves a file that is gone now, if one does."""
+    ledger = data_folder() / "ledger.db"
+    where = Place(socket_beside(ledger), ledger, Server().drain)
+    try:
+        status = Control(where.socket).get("/control/status")
+        served = msgspec.convert(status["config"], dict[str, object])["path"]
+    except (GatewayError, KeyError, msgspec.ValidationError):
+        return None
+    # Another file than this one may be none of this command's business: `down` stops a daemon.
+    wanted = {os.path.abspath(path) for path in places_of(explicit)}
+    return where if served in wanted else None
 
 
 def reach(explicit: Path | None) -> Control:

@@ -32,13 +32,21 @@ def find_config(explicit: Path | None = None) -> Path:
         return _named(explicit, "--config")
     if said := os.environ.get("TOLLWAY_CONFIG"):
         return _named(Path(said), "$TOLLWAY_CONFIG")
-    for path in (Path(NAME), config_folder() / NAME):
+    for path in places_of(None):
         if path.is_file():
             return path
     raise ConfigError(
         f"No {NAME} here or in `{config_folder()}`",
         hint="`tollway init` writes one; `--config PATH` names one elsewhere",
     )
+
+
+def places_of(explicit: Path | None) -> tuple[Path, ...]:
+    """Return where `find_config` looks for a file, the first one first."""
+    named = explicit or os.environ.get("TOLLWAY_CONFIG")
+    if named:
+        return (Path(named).expanduser(),)
+    return Path(NAME), config_folder() / NAME
 
 
 def _named(path: Path, by: str) -> Path:

@@ -131,6 +131,21 @@ def test_a_broken_file_changes_nothing_and_status_says_where(home: Home, broken:
     assert home.tollway("down").returncode == 0
 
 
+def test_a_daemon_whose_file_is_gone_is_found_by_who_asks_for_that_file(home: Home) -> None:
+    """It goes on serving, so it must be seen and stopped; a path typed wrong stops nobody."""
+    home.tollway("up")
+    home.config.unlink()
+    other = home.tollway("down", "--config", str(home.path / "typo.toml"))
+    assert (other.returncode, "typo.toml:1: there is no such file" in other.stderr) == (2, True)
+    assert "there is no such file" in home.tollway("reload").stderr
+    shown = home.tollway("status")
+    assert shown.returncode == 0
+    assert f"problem: {home.config}:1: there is no such file" in shown.stdout
+    stopped = home.tollway("down", TOLLWAY_CONFIG=str(home.config))
+    assert (stopped.returncode, stopped.stderr[:8]) == (0, "Stopped ")
+    assert "No gateway.toml here" in home.tollway("status").stderr
+
+
 def test_up_says_which_line_is_wrong(home: Home) -> None:
     """Nothing is started for a file that cannot be served."""
     home.write('[server]\nlisen = "x"\n')

@@ -368,6 +368,9 @@ def test_load_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(ConfigError, match=r"none\.toml:1: there is no such file"):
         load(tmp_path / "none.toml")
+    os.mkfifo(tmp_path / "pipe.toml")  # whoever opens it waits for ever, and reloads behind it
+    with pytest.raises(ConfigError, match=r"pipe\.toml:1: is a pipe, not a file"):
+        load(tmp_path / "pipe.toml")
 
 
 def test_the_same_text_gives_an_equal_config(tmp_path: Path) -> None:
