@@ -332,7 +332,7 @@ class LocalModels:
             await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
 
     async def _reserve(self, resident: AnyResident) -> list[asyncio.Task[None]]:
-        """Make room, or return what to wait for first: the ends of models that were removed."""
+        """Make room, or return what to wait for first."""
         async with self._admission:  # so that two loads don't both take the last of it
             need = resident.needs
             while True:
@@ -344,13 +344,24 @@ class LocalModels:
                     break
                 # One at a time: while it ends, another may be called, or have ended by itself.
                 await self._residents[out[0]].unload()
-            going = [task for one, task in self._retiring.items() if one.present]
-            if out is None and going:
+            if out is None and (going := self._going()):
                 return going
             self._refuse_beside(resident)
             if free is not None:
                 self._take_room(resident, max(0, free), need)
         return []
+
+    def _going(self) -> list[asyncio.Task[None]]:
+        """Return what can make room by its end.
+
+        That is the stops of models that were removed, and the loads that no call has its turn for:
+        what a person asked to have loaded can go for a call, once it is there.
+        """
+        going = [task for one, task in self._retiring.items() if one.present]
+        for name, one in self._residents.items():
+            if one.coming and not one.model.pinned and not self.has_turn(name):
+                going.append(one.coming)
+        return going
 
     def _take_room(self, resident: AnyResident, free: int, need: int) -> None:
         try:

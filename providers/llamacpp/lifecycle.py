@@ -251,6 +251,11 @@ class Resident(ABC, Generic[P]):
         return self._process is None and not self._admitted
 
     @property
+    def coming(self) -> asyncio.Task[None] | None:
+        """The load that has its room and will end by itself, if there is one."""
+        return self._loading if self._admitted else None
+
+    @property
     def idle_s(self) -> float:
         """Seconds since the last call ended or the model was loaded."""
         return self._around.clock() - self.idle_since

@@ -186,19 +186,28 @@ async def new_comes_after_old(local: LocalModels, pid: int) -> None:
     assert state_of(local, "new").state == "ready"
 
 
-async def test_a_load_that_nobody_waits_for_any_more_makes_room(tmp_path: Path) -> None:
-    """Its caller has left, and it goes on to its end: another's call is not refused for that."""
+@pytest.mark.parametrize("whose", ["nobody's", "a person's"])
+async def test_a_load_that_no_call_waits_for_makes_room(tmp_path: Path, whose: str) -> None:
+    """Its caller has left, or there was none: it goes on to its end, and then for the next call."""
     async with without_room(tmp_path) as (local, fill):
-        asking = asyncio.create_task(local.send("old", "chat", chat("hi")))
+        if whose == "nobody's":
+            asking: asyncio.Task[object] = asyncio.create_task(
+                local.send("old", "chat", chat("hi"))
+            )
+        else:
+            asking = asyncio.create_task(local.load("old"))
         await until(lambda: state_of(local, "old").state == "loading")
         send(local, "old", signal.SIGSTOP)
         pid = state_of(local, "old").pid
         fill()
-        asking.cancel()
-        await asyncio.wait([asking])
+        if whose == "nobody's":
+            asking.cancel()
+            await asyncio.wait([asking])
         assert pid is not None
         await new_comes_after_old(local, pid)
         assert state_of(local, "old").state == "stopped"
+        await asyncio.wait([asking])
+        assert asking.cancelled() == (whose == "nobody's")
 
 
 @pytest.mark.parametrize("how", ["unloaded", "removed"])
