@@ -14,10 +14,17 @@ from tollway.daemon.errors import NotFound
 from tollway.daemon.inference import METHODS, PATHS
 from tollway.daemon.state import DAEMON
 
-# What others serve there is paid for by the picture, the second or the search, which no hold of
-# tokens bounds; or stands for what a provider keeps, of which only answers are kept here.
-_BY_ANOTHER_UNIT = ("/v1/rerank", "/v1/audio/", "/v1/images/", "/v1/moderations", "/v1/videos")
+# Siblings of paths that are served, which nothing here can bound the cost of; or what stands for
+# what a provider keeps, of which only answers are kept here.
+_UNBOUNDED = ("/v1/audio/", "/v1/images/", "/v1/videos", "/v1/realtime")
 _KEPT = ("/v1/responses/", "/v1/conversations", "/v1/files", "/v1/batches", "/v1/assistants")
+
+# Where other gateways have them, by the first part of the path.
+_HEALTH: Final = {"health", "livez", "ping", "status", "health_check", "healthcheck", "ready"}
+_ADMINISTRATION: Final = {
+    *("key", "user", "team", "model", "spend", "budget", "customer", "organization", "config"),
+    *("global", "running", "unload", "upstream", "logs", "admin"),
+}
 
 _PLAIN: Final = sorted((path for path in PATHS if "{" not in path), key=len, reverse=True)
 _OF_A_MODEL: Final = re.compile(rf"/models/[^/]+:(?:{'|'.join(METHODS)})\Z")
@@ -50,10 +57,15 @@ def no_path(request: web.Request) -> NotFound:
 
 def _elsewhere(path: str) -> str:
     """Return why what others serve under a path is not here, "" where that is not known."""
-    if path.startswith(_BY_ANOTHER_UNIT):
-        return "It is not billed by tokens, so no price here has its unit: call the provider"
+    if path.startswith(_UNBOUNDED):
+        return "What it costs could not be bounded before the call: ask the provider itself"
     if path.startswith(_KEPT) and _meant(path) is None:
         return "The gateway keeps no conversations, files or batches: send all with each call"
+    first = path.removeprefix("/v1").split("/")[1:2]
+    if _HEALTH.intersection(first):
+        return "`/healthz` says that the process answers, `/readyz` that a call would be taken"
+    if _ADMINISTRATION.intersection(first) and _meant(path) is None:
+        return "Administration is the command `tollway` on the gateway's own machine"
     return ""
 
 

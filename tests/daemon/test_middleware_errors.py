@@ -162,6 +162,13 @@ async def test_secrets_of_providers_are_masked_wherever_they_turn_up() -> None:
         ("GET", "/v1/responses/resp_1/more", "keeps no conversations"),
         ("POST", "/v1/files", "keeps no conversations"),
         ("POST", "/chat/completions", "end in `/v1`"),
+        ("POST", "/v1/images/edits", "could not be bounded before the call"),
+        ("GET", "/health/liveliness", "`/readyz` that a call would be taken"),
+        ("POST", "/key/generate", "Administration is the command `tollway`"),
+        ("GET", "/v1/model/info", "Administration is the command `tollway`"),
+        ("GET", "/running", "Administration is the command `tollway`"),
+        ("GET", "/model/models", "`GET /v1/models` is"),
+        ("GET", "/elsewhere", "Base URLs of OpenAI clients end in `/v1`"),
     ],
 )
 async def test_what_is_not_served_says_why(method: str, path: str, why: str) -> None:
