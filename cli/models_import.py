@@ -45,8 +45,7 @@ def import_llama_swap(
         found = translated(read_yaml(file), os.environ)
     except NotUnderstood as fault:
         raise UsageProblem(f"`{file}`: {fault}") from fault
-    fitted = fit({"models": found.models, "routes": found.routes})
-    found.left_out += [f"{key}: not taken over; {why}" for key, why in fitted]
+    _make_fit(found)
     if free:
         for table in found.models.values():
             table["price"] = "free"
@@ -58,6 +57,8 @@ def import_llama_swap(
     }
     if dry_run or not found.models:
         _show(found, facts, as_json=as_json)
+        if not found.models:
+            show.note("There is nothing to take over")
         return
     change = None
     for section, tables in (("models", found.models), ("routes", found.routes)):
@@ -75,6 +76,18 @@ def import_llama_swap(
     edits.report(done, facts, ("models", next(iter(found.models))), as_json=as_json)
 
 
+def _make_fit(found: Translated) -> None:
+    """Leave out what gateway.toml cannot say, with the reason, and what hangs on such a model."""
+    models = {"models": found.models}
+    gone = [(key, why) for key, why in fit(models) if ".apart_from[" not in key]
+    found.left_out += [f"{key}: not taken over; {why}" for key, why in gone]
+    for name, table in list(found.routes.items()):
+        if table["to"][0].partition("/")[2] not in found.models:
+            del found.routes[name]
+    fitted = fit({**models, "routes": found.routes})
+    found.left_out += [f"{key}: not taken over; {why}" for key, why in fitted]
+
+
 def _leave_what_is_there(found: Translated, config: "Config") -> None:
     for name in [name for name in found.models if name in config.models]:
         found.left_out.append(f"models.{name}: there is a model of that name already")
@@ -88,8 +101,9 @@ def _leave_what_is_there(found: Translated, config: "Config") -> None:
             del found.routes[name]
     for table in found.models.values():
         known = found.models.keys() | config.models.keys()
-        if "apart_from" in table:
-            table["apart_from"] = [one for one in table["apart_from"] if one in known]
+        if not (apart := [one for one in table.pop("apart_from", []) if one in known]):
+            continue
+        table["apart_from"] = apart
 
 
 def _show(found: Translated, facts: dict[str, object], *, as_json: bool) -> None:
@@ -98,7 +112,8 @@ def _show(found: Translated, facts: dict[str, object], *, as_json: bool) -> None
         return
     import tomli_w  # noqa: PLC0415 - only this needs it
 
-    show.write(tomli_w.dumps({"models": found.models, "routes": found.routes}))
+    tables = {"models": found.models, "routes": found.routes}
+    show.write(tomli_w.dumps({name: table for name, table in tables.items() if table}))
     _say_left_out(found)
 
 

@@ -346,6 +346,11 @@ def test_what_cannot_be_here_does_not_lose_the_rest(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "models.bad: not taken over; does not tell the server its port" in done.stderr
     assert "models.good.slots: not taken over; expected a number from" in done.stderr
+    # What hangs on the model that is not there is no fault of its own.
+    assert "routes.bad" not in done.stderr and "apart_from" not in done.stderr
     config = load(home.config)
     assert list(config.models) == ["good"]
     assert set(config.routes) == {"good", "nice"}
+    again = home.tollway("models", "import-llama-swap", str(file))
+    assert (again.returncode, again.stdout) == (0, "")
+    assert again.stderr.endswith("There is nothing to take over\n")
