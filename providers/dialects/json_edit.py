@@ -119,6 +119,7 @@ def edit(
     known: Mapping[str, Field],
     values: Mapping[str, bytes],
     renames: Mapping[str, str] | None = None,
+    without: str | None = None,
 ) -> bytes:
     """Return `body` with members replaced or, where they are missing, put in at its front.
 
@@ -127,10 +128,13 @@ def edit(
         known: What `fields` found in it.
         values: The JSON text of each member's new value.
         renames: Members that get another key, together with a value in `values` under the old.
+        without: A member that is taken out.
     """
-    if not values:
+    if not values and without not in known:
         return body
     changes: list[tuple[int, int, bytes]] = []
+    if without is not None and without in known:
+        changes.append((*_span(known, without), b""))
     missing: list[bytes] = []
     for name, value in values.items():
         field = known.get(name)
@@ -144,7 +148,8 @@ def edit(
     if missing:
         opened = _OPEN.match(body)
         at = opened.end() if opened else 0
-        changes.append((at, at, b",".join(missing) + (b"," if known else b"")))
+        others = known.keys() - {without}
+        changes.append((at, at, b",".join(missing) + (b"," if others else b"")))
     pieces: list[bytes] = []
     done = 0
     for start, end, value in sorted(changes):
@@ -152,3 +157,13 @@ def edit(
         done = end
     pieces.append(body[done:])
     return b"".join(pieces)
+
+
+def _span(known: Mapping[str, Field], name: str) -> tuple[int, int]:
+    """Return from where to where a member stands with the comma that goes with it."""
+    field = known[name]
+    before = [one.end for one in known.values() if one.end < field.key]
+    if before:
+        return max(before), field.end
+    behind = [one.key for one in known.values() if one.key > field.key]
+    return field.key, min(behind, default=field.end)

@@ -14,6 +14,8 @@ STOPS_AT_16 = "completions_stop_at_16"
 OUTPUT_DIMENSION = "output_dimension"
 # Usage comes unasked, and `stream_options` is not written.
 UNASKED_USAGE = "usage_unasked"
+# `stream_options` fails the whole call: a client's own is taken out.
+NO_STREAM_OPTIONS = "no_stream_options"
 # In a stream of several choices, each has a usage report of its own.
 USAGE_PER_CHOICE = "usage_per_choice"
 # Reasoning is always within `completion_tokens`, also where its count, made with another
@@ -63,6 +65,7 @@ QUIRKS = frozenset(
         STOPS_AT_16,
         OUTPUT_DIMENSION,
         UNASKED_USAGE,
+        NO_STREAM_OPTIONS,
         USAGE_PER_CHOICE,
         REASONING_WITHIN,
         COST_IN_DOLLARS,

@@ -221,7 +221,8 @@ def edited(call: Call, edits: Edits) -> bytes:
 
     Where the target takes no `max_completion_tokens`, the client's becomes `max_tokens`: DeepSeek
     ignores the newer field in silence, so that the answer, and its bill, would have no end. So
-    does the length of vectors where it has another name.
+    does the length of vectors where it has another name. `stream_options` are taken out where they
+    fail the call: they say nothing of the answer, and usage comes unasked there.
     """
     scan = call.scan
     known = scan.fields if isinstance(scan, _Scan) and scan.body is call.body else fields(call.body)
@@ -237,7 +238,8 @@ def edited(call: Call, edits: Edits) -> bytes:
         _edit_limit(call, edits, known, values, renames)
     if edits.ask_usage and call.stream and not call.wants_usage:
         _ask_usage(edits, known, values)
-    return edit(call.body, known, values, renames)
+    without = "stream_options" if quirk.NO_STREAM_OPTIONS in edits.quirks else None
+    return edit(call.body, known, values, renames, without)
 
 
 def _edit_limit(

@@ -10,6 +10,7 @@ import pytest_asyncio
 from clouds import ANN, Cloud, cloud
 from gateway import KEY, WHOLE, Gateway
 from shell import Reply, Running, running
+from wire.recordings import recordings
 
 from tollway.providers.catalog import KINDS
 
@@ -159,3 +160,23 @@ async def test_claude_s_clients_carry_no_proof_of_google_s_there(
         reply = await gate.ask(msgspec.json.encode(said | {"model": f"{kind}/m"}), "/v1/messages")
         assert reply.status == 200, reply.body
         assert b"extra_content" not in up.raw and b"tool_calls" in up.raw
+
+
+async def test_a_stream_of_mistral_s_has_its_usage_though_it_cannot_be_asked_for(
+    both: tuple[Cloud, Running],
+) -> None:
+    """It answers 422 to what agents send with every stream, and tells its usage all the same."""
+    up, daemon = both
+    (recorded,) = recordings("mistral/chat_stream_cache*.json")
+    up.answer = (200, "text/event-stream", recorded.body)
+    url = f"http://127.0.0.1:{daemon.port}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+        stream = await client.chat.completions.create(
+            model="mistral/m",
+            messages=[{"role": "user", "content": "Hi"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        usage = [chunk.usage async for chunk in stream if chunk.usage]
+    assert usage[-1].completion_tokens > 0
+    assert "stream_options" not in up.asked[-1][2] and up.asked[-1][2]["stream"] is True

@@ -168,6 +168,21 @@ def test_any_bytes_are_either_fields_or_refused(body: bytes) -> None:
     assert list(found) == list(json.loads(body))
 
 
+@given(OBJECTS.flatmap(lambda value: st.tuples(st.just(value), written(value))), st.data(), VALUES)
+def test_a_member_can_be_taken_out(
+    made: tuple[dict[str, Any], str], data: st.DataObject, new: Any
+) -> None:
+    """With its comma, wherever it stands, also where others are changed or put in beside it."""
+    value, text = made
+    body = text.encode()
+    name = data.draw(st.sampled_from(sorted(value) or ["n"]))
+    others = [*sorted(value.keys() - {name}), "quite new"]
+    changes = dict.fromkeys(data.draw(st.sets(st.sampled_from(others), max_size=2)), new)
+    raw = {key: json.dumps(one).encode() for key, one in changes.items()}
+    rest = {key: one for key, one in value.items() if key != name}
+    assert json.loads(edit(body, fields(body), raw, without=name)) == rest | changes
+
+
 @pytest.mark.parametrize("text", [rb"\ud800", rb"\ud800 x", rb"\ud83d\u0041", rb"\udc00"])
 def test_half_a_character_is_called_that(text: bytes) -> None:
     """Clients cut texts within an emoji; "unexpected end of hex escape" tells nobody so."""

@@ -121,7 +121,6 @@ def turn(quirks: Quirks) -> set[str]:
     return set(asked(quirks)["messages"][1]) - {"role", "content", "tool_calls"}
 
 
-# What a word changes: how it is looked at, what is seen without it, and what with it.
 def vector_size(quirks: Quirks) -> list[str]:
     """Return the fields that say how long vectors are to be: as translated, and as passed on."""
     made = openai_embed.write_request(Embedding("m", ("a",), 5), Facts("m", quirks=quirks)).body
@@ -132,6 +131,7 @@ def vector_size(quirks: Quirks) -> list[str]:
     ]
 
 
+# What a word changes: how it is looked at, what is seen without it, and what with it.
 WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
     "max_completion_tokens": (
         lambda quirks: [name for name in asked(quirks) if name.startswith("max")],
@@ -156,6 +156,13 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         ["output_dimension", "output_dimension"],
     ),
     "usage_unasked": (lambda quirks: "stream_options" in asked(quirks), True, False),
+    "no_stream_options": (
+        lambda quirks: (
+            "stream_options" in edited(quirks, "chat", stream_options={"include_usage": True})
+        ),
+        True,
+        False,
+    ),
     "usage_per_choice": (lambda quirks: used(quirks, n=2, reports=2)[0], 4, 8),
     "reasoning_within": (used, (4, 5), (0, 4)),
     "reports_cost": (bill, None, 500_000_000),
