@@ -133,6 +133,8 @@ class _Turns:
         if turns and turns[-1]["role"] == "assistant" and not self._goes_on:
             self.dropped.append("prefill")
             turns.append({"role": "user", "content": [{"text": CONTINUE}]})
+        elif turns and turns[-1]["role"] == "assistant":
+            _trim(turns[-1]["content"])
         if self._apart:
             turns = [one for turn in turns for one in _apart(turn)]
         if not self.marks_tools:
@@ -318,6 +320,13 @@ def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
         content += blocks
     else:
         turns.append({"role": role, "content": blocks})
+
+
+def _trim(content: object) -> None:
+    """Take white space off the end of what has begun, which Claude refuses."""
+    last = content[-1] if isinstance(content, list) and content else {}
+    if isinstance(text := last.get("text"), str):
+        last["text"] = text.rstrip()
 
 
 def _reminder(instructions: list[_Block]) -> list[_Block]:

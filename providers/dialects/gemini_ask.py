@@ -30,6 +30,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
+from tollway.providers.dialects.json_by_tool import beside_tools
 from tollway.providers.dialects.wire import (
     described,
     fitting,
@@ -87,6 +88,10 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
+    if not _THIRD.search(facts.model):
+        # "Function calling with a response mime type: 'application/json' is unsupported"
+        # (googleapis/python-genai#867), but by the third generation.
+        said = beside_tools(said)
     writer = _Contents(said, facts)
     body: dict[str, object] = {"contents": writer.contents()}
     if writer.system:

@@ -10,6 +10,7 @@ from tollway.providers.dialects.gemini_events import Reader
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_said import read_request
 from tollway.providers.dialects.gemini_writer import Writer as GeminiWriter
+from tollway.providers.dialects.json_by_tool import beside_tools, reader_by_tool
 
 
 class GeminiCodec:
@@ -38,7 +39,7 @@ class GeminiCodec:
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return Reader(said)
+        return reader_by_tool(said, Reader, beside_tools)
 
     def writer(self, call: Call) -> Writer:
         """Return a fresh writer for the answer to a client's call."""

@@ -3,7 +3,7 @@
 There it is the argument of a tool: what a model gives a tool is an object of JSON, and one that
 may have any members if the tool's schema names none. On the way back the argument is the answer's
 text. Where the client's own tools are offered too, the model must call one of them or this one:
-it would have done one or the other.
+it would have done one or the other. So is JSON of a schema, where a target takes a schema or tools.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import msgspec
 from tollway.providers import events as ev
 from tollway.providers.conversation import Conversation, Part, Text, Tool, ToolCall, ToolChoice
 from tollway.providers.dialects.dialect import EventReader
+from tollway.providers.dialects.wire import object_in
 from tollway.providers.sse import Event
 
 _NAME: Final = "json_answer"
@@ -34,22 +35,43 @@ def by_tool(said: Conversation) -> Conversation:
         return said
     if choice is not None and choice.mode in ("any", "tool"):
         return msgspec.structs.replace(said, format=None)
-    name = _name(said)
     only = not said.tools or (choice is not None and choice.mode == "none")
+    return _asked(said, _TOOL.schema, only=only)
+
+
+def beside_tools(said: Conversation) -> Conversation:
+    """Return a conversation that asks for JSON by a tool if it has tools at all; others as is."""
+    asked, choice = said.format, said.tool_choice
+    if asked is None or asked.kind == "text" or not said.tools or (choice and choice.hosted):
+        return said
+    if choice is not None and choice.mode in ("any", "tool"):
+        return msgspec.structs.replace(said, format=None)
+    if choice is not None and choice.mode == "none":
+        return msgspec.structs.replace(said, tools=(), tool_choice=None)
+    schema = asked.schema or _TOOL.schema
+    if (object_in(schema) or {}).get("type") != "object":
+        return said  # no argument is anything else; the target says what it thinks of it
+    return _asked(said, schema, only=False)
+
+
+def _asked(said: Conversation, schema: bytes, *, only: bool) -> Conversation:
+    name, choice = _name(said), said.tool_choice
     names = (name,) if only else (*choice.names, name) if choice and choice.names else ()
     return msgspec.structs.replace(
         said,
         format=None,
-        tools=(*said.tools, msgspec.structs.replace(_TOOL, name=name)),
+        tools=(*said.tools, msgspec.structs.replace(_TOOL, name=name, schema=schema)),
         tool_choice=ToolChoice("tool" if only else "any", names),
     )
 
 
 def reader_by_tool(
-    said: Conversation, reader: Callable[[Conversation], EventReader]
+    said: Conversation,
+    reader: Callable[[Conversation], EventReader],
+    by: Callable[[Conversation], Conversation] = by_tool,
 ) -> EventReader:
-    """Return what reads the answer to what `by_tool` made of a conversation."""
-    asked = by_tool(said)
+    """Return what reads the answer to what `by_tool`, or another, made of a conversation."""
+    asked = by(said)
     inner = reader(asked)
     return inner if len(asked.tools) == len(said.tools) else _ByTool(inner, _name(said))
 
