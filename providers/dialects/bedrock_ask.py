@@ -153,13 +153,17 @@ class _Turns:
         return blocks
 
     def _marked(self, part: Part) -> Iterator[_Block]:
-        yield from self._block(part)
+        blocks = list(self._block(part))
+        yield from blocks
         lifetime = getattr(part, "cache", None)
         if lifetime is None:
             return
-        if self._caches:
+        if self._caches and blocks:
             yield self.cache_point(lifetime)
         else:
+            # Behind nothing, as behind a text of white space, a mark would be one of what stands
+            # before it: "Cache point cannot be inserted after reasoning block"
+            # (anomalyco/opencode#36532).
             self.dropped.append("cache_control")
 
     def cache_point(self, lifetime: str) -> _Block:

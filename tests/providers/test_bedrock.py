@@ -155,6 +155,16 @@ def test_cache_points_stand_behind_what_is_to_be_cached() -> None:
     assert dropped(asked, "meta.llama3-1-8b-instruct-v1:0") == ("cache_control",)
 
 
+def test_a_mark_of_what_is_left_out_is_left_out() -> None:
+    """Behind a thought it fails the whole call."""
+    thought = Thinking("Hm.", "c2ln", by="anthropic_messages")
+    marked = Message("assistant", (thought, Text(" ", cache="5m"), ToolCall("a", "f", "{}")))
+    asked = said(HI, marked, tools=(Tool("f"),))
+    content = body(asked)["messages"][1]["content"]
+    assert [next(iter(block)) for block in content] == ["reasoningContent", "toolUse"]
+    assert dropped(asked, SONNET) == ("cache_control",)
+
+
 def test_nova_takes_no_cache_mark_behind_a_tool_or_in_its_turns() -> None:
     """It answers 400 to the whole call; elsewhere it takes them, for five minutes."""
     turns = (
