@@ -76,6 +76,9 @@ _BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_5
 _THIRD = re.compile(r"gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)")
 # Those that cannot look at a file on the web by its address (documentation of file inputs).
 _NO_URLS = re.compile(r"gemini-(?:1\.|2\.0)|gemma")
+# "Function calling with a response mime type: 'application/json' is unsupported" is what these
+# answer (googleapis/python-genai#867), and later ones do not.
+_SHAPES_OR_TOOLS = re.compile(r"gemini-[12]\.")
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _SAID_TIERS = frozenset({"", "auto", "default", "standard_only"})
@@ -88,9 +91,7 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
-    if not _THIRD.search(facts.model):
-        # "Function calling with a response mime type: 'application/json' is unsupported"
-        # (googleapis/python-genai#867), but by the third generation.
+    if _SHAPES_OR_TOOLS.match(facts.model):
         said = beside_tools(said)
     writer = _Contents(said, facts)
     body: dict[str, object] = {"contents": writer.contents()}
