@@ -54,6 +54,7 @@ class Notice(msgspec.Struct, frozen=True):
     kind: Literal[
         "budget",
         "overrun",
+        "report",
         "ledger",
         "ledger_back",
         "provider",

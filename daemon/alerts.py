@@ -147,6 +147,23 @@ class Alerts:
         )
         self._once(notice, [name], at_ms)
 
+    def unbelieved(self, target: str, call_id: str, nanousd: int) -> None:
+        """Tell that an upstream reported what cannot be; once an hour for each."""
+        at_ms = time.time_ns() // 1_000_000
+        name = f"report {target} {at_ms // _HOUR_MS}"
+        if name in self._told:
+            return
+        notice = Notice(
+            id=name,
+            kind="report",
+            at=_now(),
+            text=f"{target} reported for call {call_id} what would cost {dollars(nanousd)}: it is"
+            " not believed, and the call is booked at its upper bound; `tollway ledger settle`"
+            " books what it did cost",
+            facts={"target": target, "call": call_id, "reported_usd": plain_usd(nanousd)},
+        )
+        self._once(notice, [name], at_ms)
+
     def ledger(self, problem: str | None) -> None:
         """Tell that the ledger cannot be written, and when it can again.
 

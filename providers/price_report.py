@@ -14,7 +14,7 @@ from tollway.providers.money import NANO, cost
 from tollway.providers.price_service import served, unnamed
 
 # No answer costs more: what says so is a mistake, and the tokens are believed.
-_MOST_USD = Decimal(100_000)
+MOST_USD = Decimal(100_000)
 # xAI counts in ticks of 10^-10 dollars.
 _TICKS = Decimal(10**10)
 
@@ -41,12 +41,12 @@ def _number(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     number = Decimal(value)
-    return number if number.is_finite() and 0 <= number <= _MOST_USD * _TICKS else None
+    return number if number.is_finite() and 0 <= number <= MOST_USD * _TICKS else None
 
 
 def _usd(value: object) -> Decimal | None:
     number = _number(value)
-    return number if number is not None and number <= _MOST_USD else None
+    return number if number is not None and number <= MOST_USD else None
 
 
 def _in_dollars(report: dict[str, object]) -> Decimal | None:

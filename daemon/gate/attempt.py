@@ -21,8 +21,8 @@ from tollway.daemon.ledger.rows import AttemptEnded, AttemptOpened, Ending
 from tollway.providers.canon import Price, Usage
 from tollway.providers.dialects.dialect import BROKE_OFF, AnswerReader
 from tollway.providers.errors import UpstreamError, UpstreamGaveUp, UpstreamTimeout
-from tollway.providers.money import saving, time_cost
-from tollway.providers.price_report import billed, is_believed, reported
+from tollway.providers.money import NANO, saving, time_cost
+from tollway.providers.price_report import MOST_USD, billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
 from tollway.providers.units import UNITS
 
@@ -32,6 +32,8 @@ _FRAME_TOKENS = 64
 # Bytes. The longest in the vocabularies of today are runs of 128 spaces or dashes; the rest is for
 # events that could not be read, which count with all of their JSON.
 _LONGEST_TOKEN = 1024
+
+_MOST_NANOUSD = int(MOST_USD) * NANO
 
 # Endings before which nothing can have been produced, whatever was sent.
 _FREE: frozenset[Ending] = frozenset({"upstream_refused", "upstream_unreachable"})
@@ -72,6 +74,7 @@ class Attempt:
         self.binding = False
         self.most_bytes = worst.output_tokens * _LONGEST_TOKEN
         self._reported_last: Usage | None = None
+        self.unbelieved: int | None = None  # nano-dollars, of a report that cannot be true
         self.progress = Progress()
         self.unseen = False  # some of the answer came and was not read: its client was slow
         self.answer: Answer | None = None
@@ -142,7 +145,8 @@ class Attempt:
         usage = self.reader.usage
         if usage is not None and usage is not self._reported_last:
             self._reported_last = usage
-            if self._billed(usage)[0] > self.opened.hold_nanousd:
+            bill = self._billed(usage)
+            if bill and bill[0] > self.opened.hold_nanousd:
                 return True
         return self.reader.produced > self.most_bytes
 
@@ -176,14 +180,15 @@ class Attempt:
         cost, price, told = self.opened.hold_nanousd, None, None
         try:
             usage = self._reported(ending)
+            bill = None if usage is None else self._billed(usage)
             if self._is_free(ending):
                 usage, cost = Usage(), 0  # no fee for the request either
-            elif usage is None:
+            elif usage is None or bill is None:
                 usage, cost = self._upper(ending)
                 if ending == "answered":
                     ending = "no_usage"
             else:
-                cost, price, told = self._billed(usage)
+                cost, price, told = bill
             if self.price and not self._is_free(ending):
                 timed = time_cost(gpu_ms, self.price)
                 cost = cost if timed is None else timed
@@ -216,10 +221,11 @@ class Attempt:
             saved_nanousd=saving(usage, price) if price and told is None else 0,
         )
 
-    def _billed(self, usage: Usage) -> tuple[int, Price | None, int | None]:
+    def _billed(self, usage: Usage) -> tuple[int, Price | None, int | None] | None:
         """Return the bill for a known usage, the price that made it, and what the provider said.
 
-        What the provider says it charged is the bill, where its catalog row says so.
+        What the provider says it charged is the bill, where its catalog row says so. None where
+        no answer costs that much: the report is a mistake, and `unbelieved`.
         """
         price, told = None, None
         cost = 0
@@ -228,7 +234,11 @@ class Attempt:
             cost, price = billed(usage, self.price, asked=asked, answered=answered)
         if is_believed(self.price):
             told = reported(self.reader.raw_usage, self.target.kind.quirks)
-        return (cost if told is None else told), price, told
+        bill = cost if told is None else told
+        if bill > max(_MOST_NANOUSD, self.opened.hold_nanousd):
+            self.unbelieved = bill
+            return None
+        return bill, price, told
 
     def _reported(self, ending: Ending) -> Usage | None:
         """Return what is known exactly, or None where only an upper bound is."""
@@ -268,8 +278,9 @@ class Attempt:
         tokens = self.worst.output_tokens
         if ending == "at_cap" and self.price:
             usage = self.reader.usage
-            if usage and (cost := self._billed(usage)[0]) > self.opened.hold_nanousd:
-                return msgspec.structs.replace(usage, estimated=True), cost
+            bill = self._billed(usage) if usage else None
+            if usage and bill and bill[0] > self.opened.hold_nanousd:
+                return msgspec.structs.replace(usage, estimated=True), bill[0]
             tokens = max(tokens, self.reader.produced)
             usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
             return usage, self.worst.cost(tokens, self.price)
@@ -282,9 +293,9 @@ class Attempt:
         if self.price is None:
             return usage, 0
         cost = min(self.worst.cost(tokens, self.price), self.opened.hold_nanousd)
-        if self.reader.usage:
+        if self.reader.usage and (bill := self._billed(self.reader.usage)):
             # Reported before the end, as some do on every piece: no less than that was used.
-            cost = max(cost, self._billed(self.reader.usage)[0])
+            cost = max(cost, bill[0])
         return usage, cost
 
 

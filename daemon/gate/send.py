@@ -398,13 +398,15 @@ class Exchange:
         bound = attempt.worst.bound
         if ended.usage.input_total and not ended.usage.estimated and not bound.by_window:
             self.daemon.learned.record(attempt.target.name, bound.input, ended.usage.input_total)
+        target = attempt.target.name
+        if attempt.unbelieved is not None:
+            self.daemon.alerts.unbelieved(target, self.call_id, attempt.unbelieved)
         if ended.overrun_nanousd:
-            target = attempt.target.name
             self.daemon.alerts.overrun(target, self.call_id, ended.overrun_nanousd)
             log.error(
                 "call %s: %s passed its own limit; %d nano-dollars over the hold are booked",
                 self.call_id,
-                attempt.target.name,
+                target,
                 ended.overrun_nanousd,
             )
         return ended

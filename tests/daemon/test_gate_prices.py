@@ -6,7 +6,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from gateway import CHAT, INPUT, OUTPUT, Gateway, body, config, error, gateway, whole
+from gateway import (
+    CHAT,
+    DONE,
+    HEAD,
+    INPUT,
+    OUTPUT,
+    USED,
+    Gateway,
+    body,
+    chunk,
+    config,
+    error,
+    gateway,
+    whole,
+)
 from shell import running
 from upstreams import Step, reads, says, upstream
 
@@ -171,3 +185,25 @@ async def test_a_price_in_other_letters_is_the_same_price() -> None:
     async with gateway([[reads(), says(whole())]]) as gate:
         reply = await gate.ask(body(model="up/M"), CHAT)
         assert (await gate.row(reply)).call.cost_nanousd == USED_COST
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_report_that_no_answer_can_cost_is_not_believed(stream: bool) -> None:
+    """Booked as it stood, its row did not fit into the ledger and was lost."""
+    searched = {"server_tool_use_details": {"web_search_requests": 10**12}}
+    script = [reads(), says(answered(usage=searched))]
+    if stream:
+        used = USED.replace(b'"usage":{', b'"usage":{%b,' % msgspec.json.encode(searched)[1:-1])
+        # Told before the end, too: it is no reason to end the stream.
+        script = [reads(), says(HEAD + used + chunk("Hello") + chunk(finish="stop") + used + DONE)]
+    fee = '[prices."up/m"]\ninput = 1\noutput = 2\nsearch = 0.01\n'
+    async with gateway([script, script], more=fee) as gate:
+        row = await gate.row(await gate.ask(body(stream)))
+        assert (row.call.ending, row.call.estimated) == ("no_usage", True)
+        assert 0 < row.call.cost_nanousd <= row.call.hold_nanousd
+        assert row.call.overrun_nanousd == gate.held() == 0
+        alerts = gate.daemon.server.daemon.alerts
+        await alerts.settled()
+        (told,) = (one for one in alerts.recent if one.kind == "report")
+        assert str(told.facts["reported_usd"]).startswith("10000000000.0000")
+        assert (await gate.ask(body(stream))).status == 200  # no budget is full of it
