@@ -9,7 +9,7 @@ from typing import Self
 
 import msgspec
 
-from tollway.daemon.errors import LedgerHeld
+from tollway.daemon.errors import LedgerHeld, LedgerInvalid
 
 # `holder` takes the lock for an instant to see whether anyone has it.
 _TRIES = 4
@@ -36,8 +36,10 @@ class LedgerLock:
 
         Raises:
             LedgerHeld: Another process has it, or another ledger object of this one.
+            LedgerInvalid: The ledger's file has a second name.
             OSError: The lock's file cannot be made.
         """
+        _refuse_second_name(self._path)
         fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(fd)
@@ -89,6 +91,22 @@ def _lock(fd: int) -> None:
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(_PAUSE_S)
     return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _refuse_second_name(path: Path) -> None:
+    # The lock and the write-ahead log have their names from the ledger's: by another of its names
+    # a second daemon would find neither, and each overwrite what the other wrote.
+    try:
+        names = path.stat().st_nlink
+    except FileNotFoundError:
+        return
+    if names > 1:
+        raise LedgerInvalid(
+            f"The ledger `{path}` has another name (a hard link), by which a second program could"
+            " write to it unseen",
+            hint=f"`find / -xdev -samefile {path}` tells its names: remove all but one (a copy is"
+            " made by `tollway ledger backup`)",
+        )
 
 
 def _beside(path: Path) -> Path:

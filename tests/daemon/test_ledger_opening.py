@@ -14,6 +14,7 @@ from ledger_rows import attempt, closed, ended, opened
 from tollway.daemon.errors import LedgerHeld, LedgerInvalid, LedgerUnavailable
 from tollway.daemon.ledger import calls
 from tollway.daemon.ledger.lock import holder
+from tollway.daemon.ledger.owning import owned
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.schema import TOKENS, VERSION, migrate
 from tollway.daemon.ledger.verify import verify
@@ -157,6 +158,32 @@ async def test_a_ledger_has_one_daemon(tmp_path: Path) -> None:
     second = Ledger(path)
     second.start()
     await second.close()
+
+
+async def test_a_ledger_with_a_second_name_is_refused(tmp_path: Path) -> None:
+    """Lock and log are named after the file's name: by another one a second daemon found neither.
+
+    The daemon that runs already goes on: nobody can come beside it.
+    """
+    path, other = tmp_path / "ledger.db", tmp_path / "other.db"
+    first = Ledger(path)
+    first.start()
+    other.hardlink_to(path)
+    with pytest.raises(LedgerInvalid, match="hard link"):
+        Ledger(other).start()
+    call = opened(1)
+    await first.admit(call, attempt(call))
+    await first.settle(closed(call), ended(attempt(call)))
+    await first.close()
+    with pytest.raises(LedgerInvalid, match="hard link"):
+        Ledger(path).start()
+    with pytest.raises(LedgerInvalid, match="hard link"), owned(other):
+        pass
+    other.unlink()
+    again = Ledger(path)
+    again.start()
+    await again.close()
+    assert verify(path) == []
 
 
 async def test_a_ledger_in_a_folder_with_odd_characters_opens(tmp_path: Path) -> None:
