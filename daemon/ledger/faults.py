@@ -1,5 +1,6 @@
 """What goes wrong with a ledger's file, in words, and what can be done about it."""
 
+import errno
 import os
 import sqlite3
 from contextlib import suppress
@@ -72,6 +73,10 @@ def reason(fault: BaseException) -> Reason:
     """Return words for a fault."""
     if known := _REASONS.get(code(fault)):
         return known
+    if isinstance(fault, OSError) and fault.errno == errno.ENOSPC:
+        full = _REASONS[sqlite3.SQLITE_FULL]
+        known = fault.strerror in (None, os.strerror(errno.ENOSPC))
+        return full if known else Reason(str(fault.strerror), full.fix)
     if isinstance(fault, OSError):
         return Reason(
             (fault.strerror or str(fault)).lower(),

@@ -7,6 +7,8 @@ has a view for people, named `*_readable`, with the words, dollars and local tim
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -470,6 +472,15 @@ def version(db: Connection, path: Path) -> int:
 def _back_up(db: Connection, to: Path) -> None:
     half = to.with_name(f"{to.name}.part")
     half.unlink(missing_ok=True)
+    (pages,), (size,) = (db.execute(f"PRAGMA page_{of}").fetchone() for of in ("count", "size"))
+    needed, free = pages * size, shutil.disk_usage(to.parent).free
+    if free < needed:
+        # Tried all the same, it would leave nothing to anyone who writes there, again and again.
+        raise OSError(
+            errno.ENOSPC,
+            f"it is of an older version, and for its backup {needed / 2**20:.1f} MiB are needed"
+            f" where {free / 2**20:.1f} are free",
+        )
     half.touch(mode=0o600)
     with closing(connect(half)) as copy:
         db.backup(copy)

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from broken_disks import small_disk
 from ledger_rows import attempt, closed, ended, opened
 
 from tollway.daemon.errors import LedgerHeld, LedgerInvalid, LedgerUnavailable
@@ -98,6 +99,33 @@ async def test_a_ledger_of_version_2_keeps_its_rows_and_goes_on(tmp_path: Path) 
             "SELECT seq, queue_ms, session, dropped, source, budget_tags FROM calls_readable"
         ).fetchall() == [(1, None, "", "", 0, ""), (2, 7, "s1", "", 0, '["run=42"]')]
         assert db.execute("SELECT gpu_ms FROM attempts_readable").fetchall() == [(None,), (12,)]
+
+
+async def test_an_older_ledger_waits_for_room_for_its_backup(tmp_path: Path) -> None:
+    """The disk is not filled by trying, the file stays as it is, and the message has the figures.
+
+    Once there is room it is upgraded by itself.
+    """
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        path = disk / "ledger.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = wal")
+            migrate(db, path, to=5)
+        filler = disk / "filler"
+        filler.write_bytes(bytes(2**20 * 2 - 2 * path.stat().st_size + 8192))
+        before = path.read_bytes()
+        ledger = Ledger(path)
+        ledger.start()
+        assert ledger.problem is not None
+        assert "for its backup 0.1 MiB are needed" in ledger.problem
+        assert "free some space" in ledger.problem
+        assert path.read_bytes() == before
+        assert shutil.disk_usage(disk).free > 0
+        filler.unlink()
+        await ledger.ready()
+        await ledger.close()
+        assert (disk / "ledger.db.v5.bak").exists()
+        assert verify(path) == []
 
 
 def test_an_upgrade_is_all_or_nothing(tmp_path: Path) -> None:
