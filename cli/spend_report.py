@@ -1,9 +1,12 @@
 """A spend report in the order it is shown, and its forms for programs: JSON and CSV."""
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
+from operator import add, attrgetter
+from typing import Any
 
 import msgspec
 
@@ -23,6 +26,7 @@ _COUNTS = ("calls", "refused", "attempts", "unpriced")
 _MONEY = ("cost_nanousd", "overrun_nanousd", "estimated_nanousd", "saved_nanousd")
 _IMPORTED = ("imported_unpriced", "imported_input_total", "imported_output_total")
 _SUMS = (*_COUNTS, *_MONEY, *TOKENS, "imported", *_IMPORTED, "notional_nanousd")
+_amounts_of = attrgetter(*_SUMS)
 TIMES = (By.DAY, By.WEEK, By.MONTH)
 
 
@@ -76,15 +80,18 @@ class Report(msgspec.Struct, frozen=True):
 
 def made(rows: Sequence[SpendRow], by: tuple[str, ...], period: Period, top: int | None) -> Report:
     """Return the report of such rows, nested: the dearest first at each level, days in order."""
-    ordered = sorted(rows, key=_nested(rows, by))
-    dearest = sorted(ordered, key=worth, reverse=True)[:top]
-    kept = {row.group for row in dearest}
-    rest = [row for row in ordered if row.group not in kept]
+    place = _nested(rows, by)
+    shown = rows
+    if top is not None and top < len(rows):  # of which there may be as many as sessions
+        first = place if _is_flat(by) else lambda row: (*_dearest_first(row), *place(row))
+        shown = heapq.nsmallest(top, rows, key=first)
+    kept = {row.group for row in shown}
+    rest = [row for row in rows if row.group not in kept]
     name = f"({counted(len(rest), 'other')})"
     return Report(
         by=by,
         period=period,
-        rows=tuple(row for row in ordered if row.group in kept),
+        rows=tuple(sorted(shown, key=place)),
         others=_sum(rest, (name, *[""] * (len(by) - 1))) if rest else None,
         other_groups=len(rest),
         total=total_of(rows, by),
@@ -125,10 +132,22 @@ def elsewhere(report: Report, row: SpendRow) -> int:
     return cost(Usage(*tokens), report.price)
 
 
-def _nested(
-    rows: Sequence[SpendRow], by: tuple[str, ...]
-) -> Callable[[SpendRow], tuple[tuple[int, int, int, str], ...]]:
+_Place = tuple[Any, ...]
+
+
+def _is_flat(by: tuple[str, ...]) -> bool:
+    return len(by) == 1 and by[0] not in TIMES
+
+
+def _dearest_first(row: SpendRow) -> _Place:
+    paid, listed, tokens = worth(row)
+    return -paid, -listed, -tokens
+
+
+def _nested(rows: Sequence[SpendRow], by: tuple[str, ...]) -> Callable[[SpendRow], _Place]:
     """Return the key to sort by: each level by what all below it came to."""
+    if _is_flat(by):
+        return lambda row: (*_dearest_first(row), row.group[0])
     sums: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
     for row in rows:
         for depth in range(1, len(by) + 1):
@@ -139,7 +158,7 @@ def _nested(
         paid, listed, tokens = (0, 0, 0) if level in TIMES else sums[group]
         return paid, listed, tokens, group[-1]
 
-    def key(row: SpendRow) -> tuple[tuple[int, int, int, str], ...]:
+    def key(row: SpendRow) -> _Place:
         return tuple(place(level, row.group[: depth + 1]) for depth, level in enumerate(by))
 
     return key
@@ -151,8 +170,10 @@ def total_of(rows: Iterable[SpendRow], by: tuple[str, ...]) -> SpendRow:
 
 
 def _sum(rows: Iterable[SpendRow], group: tuple[str, ...]) -> SpendRow:
-    found = list(rows)
-    return SpendRow(group=group, **{n: sum(getattr(row, n) for row in found) for n in _SUMS})
+    sums = [0] * len(_SUMS)
+    for row in rows:  # there may be as many as there were sessions
+        sums = list(map(add, sums, _amounts_of(row)))
+    return SpendRow(group=group, **dict(zip(_SUMS, sums, strict=True)))
 
 
 def tokens_of(row: SpendRow) -> int:

@@ -75,8 +75,8 @@ def reason(fault: BaseException) -> Reason:
         return known
     if isinstance(fault, OSError) and fault.errno == errno.ENOSPC:
         full = _REASONS[sqlite3.SQLITE_FULL]
-        known = fault.strerror in (None, os.strerror(errno.ENOSPC))
-        return full if known else Reason(str(fault.strerror), full.fix)
+        plain = fault.strerror in (None, os.strerror(errno.ENOSPC))
+        return full if plain else Reason(str(fault.strerror), full.fix)
     if isinstance(fault, OSError):
         return Reason(
             (fault.strerror or str(fault)).lower(),

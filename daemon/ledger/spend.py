@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from operator import add, sub
 from pathlib import Path
+from typing import cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -33,6 +34,7 @@ class By(StrEnum):
     MONTH = "month"
 
 
+_FEW = 1000  # words
 TAG = "tag:"  # how a dimension that is a tag begins
 
 
@@ -74,29 +76,25 @@ _IMPORTED = (
     *("imported", "imported_unpriced", "imported_input_total", "imported_output_total"),
     "notional_nanousd",
 )
-_NOTHING = (0,) * len((*_SUMS, *_IMPORTED))
+_FIELDS = (*_SUMS, *_IMPORTED)
+_NOTHING = (0,) * len(_FIELDS)
 _NOT_IMPORTED = (0,) * len(_IMPORTED)
+_NO_SUMS = (0,) * len(_SUMS)
 _SOURCES = ("gateway", "claude-code", "codex")  # by their number in the ledger
 # Grouped by account and not by name: seven texts a row would be most of the work.
 _SPENT = f"""
-SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM (
-    SELECT account, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_quarter
-    WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY account
-) s JOIN accounts a ON a.id = s.account
+SELECT {{account}}, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_quarter
+WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY 1
 """  # noqa: S608 - our own names
 _LABELLED = f"""
-SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM (
-    SELECT account, #, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_label
-    WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY 1, 2, 3
-) s JOIN accounts a ON a.id = s.account
+SELECT {{account}}, {{labels}}, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_label
+WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY 1, 2, 3
 """  # noqa: S608
 _IN = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
 _IMPORTS = f"""
-SELECT a.team, a.user, a.project, a.key, a.route, a.provider, a.model, s.* FROM (
-    SELECT account, #, source, count(*), sum(price IS NULL), sum({" + ".join(_IN)}),
-        sum(output_tokens + reasoning_tokens), sum(notional_nanousd)
-    FROM imports WHERE at_ms >= ? AND at_ms < ? GROUP BY 1, 2, 3, 4
-) s JOIN accounts a ON a.id = s.account
+SELECT {{account}}, {{labels}}, source, count(*), sum(price IS NULL), sum({" + ".join(_IN)}),
+    sum(output_tokens + reasoning_tokens), sum(notional_nanousd)
+FROM imports WHERE at_ms >= ? AND at_ms < ? GROUP BY 1, 2, 3, 4
 """  # noqa: S608
 _COST_OF_QUARTERS = """
 SELECT quarter_ms, sum(cost_nanousd) FROM spend_quarter
@@ -142,7 +140,8 @@ def _report(
                 sums.add((begin_ms, end_ms), names)
         else:
             sums.add(between, {})
-    rows = [_row(group, found) for group, found in sums.groups.items()]
+        groups = sums.named()
+    rows = [_row(group, found) for group, found in groups.items()]
     at = next((index for index, part in enumerate(by) if part in _TIMES), None)
     rows.sort(key=lambda row: ("" if at is None else row.group[at], -row.cost_nanousd, row.group))
     return rows
@@ -187,81 +186,111 @@ def began_ms(path: Path) -> int | None:
 
 
 def _row(group: tuple[str, ...], sums: tuple[int, ...]) -> SpendRow:
-    return SpendRow(group=group, **dict(zip((*_SUMS, *_IMPORTED), sums, strict=True)))
+    return SpendRow(group=group, **dict(zip(_FIELDS, sums, strict=True)))
 
 
 class _Sums:
-    """The groups of a report, as stretches of time are added."""
+    """The groups of a report, as stretches of time are added.
+
+    A session stands in a group by its number until `named`: there may be as many as there were
+    calls, and each word would be looked up for itself.
+    """
 
     def __init__(self, db: sqlite3.Connection, by: Sequence[str], *, imported: bool) -> None:
-        self.groups: _Groups = {}
         self.timed = tuple(part for part in by if part in _TIMES)
+        self._groups: dict[tuple[str | int, ...], tuple[int, ...]] = {}
         self._db = db
         self._by = by
         self._imported = imported
-        self._session = By.SESSION in by
+        self._session = by.index(By.SESSION) if By.SESSION in by else None
         self._tags = tuple(part for part in by if part.startswith(TAG))
-        # The roll-up of labels is added up by no more of them than are asked for.
-        self._columns = ", ".join(
-            name if wanted else f"0 AS {name}"
-            for name, wanted in (("tags", self._tags), ("session", self._session))
+        # No more is told apart than is asked for.
+        of_account = [part for part in by if part in _NAMES]
+        columns = ", ".join(f'"{name}"' for name in of_account)
+        self._accounts: dict[int, dict[str, str]] = {0: {}}
+        if of_account:
+            for number, *names in db.execute(f"SELECT id, {columns} FROM accounts"):  # noqa: S608
+                self._accounts[number] = dict(zip(of_account, names, strict=True))
+        labels = (("tags", self._tags), ("session", self._session is not None))
+        self._columns = {
+            "account": "account" if of_account else "0",
+            "labels": ", ".join(name if wanted else "0" for name, wanted in labels),
+        }
+        self._read: dict[int, dict[str, str]] = {0: {}}
+
+    def named(self) -> _Groups:
+        """Return what each group came to, in the order of `_SUMS` and `_IMPORTED`."""
+        at = self._session
+        if at is None:
+            return cast(_Groups, self._groups)
+        wanted = {cast(int, group[at]) for group in self._groups}
+        # One by one for a few; else in one pass over all of them.
+        found = (
+            ((number, self._word(number)) for number in wanted)
+            if len(wanted) < _FEW
+            else self._db.execute("SELECT id, word FROM words")
         )
-        self._words: dict[int, str] = {}
-        self._read: dict[int, dict[str, str]] = {}
+        words: dict[str | int, str] = {**dict(found), 0: ""}
+        named = {
+            (*group[:at], words.get(group[at], ""), *group[at + 1 :]): sums
+            for group, sums in self._groups.items()
+        }
+        return cast(_Groups, named)
 
     def add(self, between: tuple[int, int], names: dict[str, str]) -> None:
         """Add a stretch of time; `names` are of the times that are asked for."""
         first = between[0] // QUARTER_MS * QUARTER_MS
         span = (first, between[1])
         labelled: dict[int, tuple[int, ...]] = {}
-        if self._session or self._tags:
-            for row in self._db.execute(_LABELLED.replace("#", self._columns), span):
-                account, tags, session, *sums = row[len(_NAMES) :]
-                has = {**names, **self._labels(tags, session), By.SOURCE: _SOURCES[0]}
-                self._put(row, has, (*sums, *_NOT_IMPORTED))
-                labelled[account] = tuple(map(add, labelled.get(account, (0,) * len(sums)), sums))
         has = {**names, By.SOURCE: _SOURCES[0]}
-        for row in self._db.execute(_SPENT, span):
-            account, *sums = row[len(_NAMES) :]
-            if account in labelled:
-                sums = list(map(sub, sums, labelled[account]))
-                if not any(sums):
-                    continue
-            self._put(row, has, (*sums, *_NOT_IMPORTED))
+        if self._session is not None or self._tags:
+            bases: dict[tuple[int, int], tuple[str, ...]] = {}
+            for account, tags, session, *sums in self._db.execute(self._sql(_LABELLED), span):
+                base = bases.get((account, tags))
+                if base is None:
+                    base = bases[account, tags] = self._base(account, tags, has)
+                self._put(base, session, (*sums, *_NOT_IMPORTED))
+                before = labelled.get(account)
+                labelled[account] = tuple(map(add, before, sums)) if before else tuple(sums)
+        for account, *sums in self._db.execute(self._sql(_SPENT), span):
+            rest = tuple(map(sub, sums, labelled[account])) if account in labelled else tuple(sums)
+            if account not in labelled or any(rest):
+                self._put(self._base(account, 0, has), 0, (*rest, *_NOT_IMPORTED))
         if self._imported:
-            self._add_imports(span, names)
+            for account, tags, session, source, *sums in self._db.execute(
+                self._sql(_IMPORTS), span
+            ):
+                base = self._base(account, tags or 0, {**names, By.SOURCE: _SOURCES[source]})
+                self._put(base, session or 0, (*_NO_SUMS, *sums))
 
-    def _add_imports(self, span: tuple[int, int], names: dict[str, str]) -> None:
-        for row in self._db.execute(_IMPORTS.replace("#", self._columns), span):
-            _, tags, session, source, *sums = row[len(_NAMES) :]
-            labels = self._labels(tags or 0, session or 0)
-            has = {**names, **labels, By.SOURCE: _SOURCES[source]}
-            self._put(row, has, (*(0 for _ in _SUMS), *sums))
+    def _sql(self, text: str) -> str:
+        return text.format(**self._columns)
 
-    def _put(self, row: tuple[str, ...], has: dict[str, str], sums: tuple[int, ...]) -> None:
-        of_account = dict(zip(_NAMES, row, strict=False))
-        group = tuple(
-            of_account[part] if part in of_account else has.get(part, "") for part in self._by
-        )
-        self.groups[group] = tuple(map(add, self.groups.get(group, _NOTHING), sums))
+    def _base(self, account: int, tags: int, has: dict[str, str]) -> tuple[str, ...]:
+        """Return the group of an account, some tags, and a time; its session is yet to be put."""
+        found = {**has, **self._accounts[account], **self._of_tags(tags)}
+        return tuple(found.get(part, "") for part in self._by)
 
-    def _labels(self, tags: int, session: int) -> dict[str, str]:
-        found: dict[str, str] = {}
-        if session:
-            found[By.SESSION] = self._word(session)
-        if tags:
-            if tags not in self._read:
-                # What is no object of texts came from no gateway of ours.
-                self._read[tags] = msgspec.json.decode(self._word(tags), type=dict[str, str])
-            of_call = self._read[tags]
-            found |= {part: of_call.get(part.removeprefix(TAG), "") for part in self._tags}
-        return found
+    def _put(self, base: tuple[str, ...], session: int, sums: tuple[int, ...]) -> None:
+        at = self._session
+        group: tuple[str | int, ...] = base
+        if at is not None:
+            group = (*base[:at], session, *base[at + 1 :])
+        before = self._groups.get(group)
+        self._groups[group] = tuple(map(add, before, sums)) if before else sums
+
+    def _of_tags(self, tags: int) -> dict[str, str]:
+        if tags not in self._read:
+            # What is no object of texts came from no gateway of ours.
+            of_call = msgspec.json.decode(self._word(tags), type=dict[str, str])
+            self._read[tags] = {
+                part: of_call.get(part.removeprefix(TAG), "") for part in self._tags
+            }
+        return self._read[tags]
 
     def _word(self, number: int) -> str:
-        if number not in self._words:
-            found = self._db.execute("SELECT word FROM words WHERE id = ?", (number,)).fetchone()
-            self._words[number] = found[0] if found else ""
-        return self._words[number]
+        found = self._db.execute("SELECT word FROM words WHERE id = ?", (number,)).fetchone()
+        return str(found[0]) if found else ""
 
 
 _TIMES = (By.DAY, By.WEEK, By.MONTH)

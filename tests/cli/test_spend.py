@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from ledger_rows import PRICE, attempt, closed, ended, opened, refused
 from program import Home
 
 from tollway.cli.periods import Period, period, zone
-from tollway.cli.spend_report import as_csv, as_json_data, made
+from tollway.cli.spend_report import as_csv, as_json_data, made, worth
 from tollway.daemon.ledger.rows import Who
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.daemon.ledger.spend import By, SpendRow
@@ -315,3 +316,18 @@ def test_no_form_loses_or_invents_anything(rows: list[SpendRow], top: int | None
     for name in (*TOKENS, "calls", "attempts"):
         assert sum(int(str(row[name])) for row in table) == data["total"][name]
     assert len(report.rows) == min(len(rows), top or len(rows))
+
+
+@pytest.mark.parametrize("by", [(By.SESSION,), (By.DAY,), (By.TEAM, By.MODEL)])
+@given(rows=spend_rows, top=st.integers(1, 4))
+def test_the_dearest_are_shown_in_the_order_of_the_whole(
+    by: tuple[str, ...], rows: list[SpendRow], top: int
+) -> None:
+    """Not all of a hundred thousand sessions are put in order to show a few, and yet as if."""
+    groups = {row.group[-len(by) :]: row for row in rows}
+    rows = [msgspec.structs.replace(row, group=group) for group, row in groups.items()]
+    asked = Period(0, 900_000, zone("UTC"))
+    every = made(rows, by, asked, None).rows
+    some = made(rows, by, asked, top).rows
+    dearest = sorted(every, key=worth, reverse=True)[:top]
+    assert list(some) == [row for row in every if row in dearest]
