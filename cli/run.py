@@ -186,8 +186,7 @@ def run(  # noqa: PLR0913 - an argument is an option
         session.keep()
         try:
             _begun(session, tags, cap)
-            if key is None:
-                _not_used(os.environ.get(KEY, ""), single_user=loaded.server.single_user)
+            _not_used(os.environ.get(KEY, ""), key, single_user=loaded.server.single_user)
             if lacking:
                 warn(lacking)
             code = child(program, made.words, made.env | more, session.beat, _BEAT_S)
@@ -277,10 +276,12 @@ def _begun(session: Session, tags: dict[str, str], cap: int | None) -> None:
     show.note(show.Painted(f"tollway: {' · '.join(facts)}", "dim"))
 
 
-def _not_used(secret: str, *, single_user: bool) -> None:
+def _not_used(secret: str, key: str | None, *, single_user: bool) -> None:
     """Say of a key in the environment, which a person may have meant, that it is not this run's."""
     if secret.startswith(_SECRET):
         what = f"${KEY} is of the run around this one, whose budget does not count this run"
+    elif key is not None:
+        return  # it was said whose calls they are
     elif single_user:
         what = f"${KEY} is not used: this gateway has no keys"
     else:

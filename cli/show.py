@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tollway.cli.boundary import has_colour, printable
+from tollway.cli.streams import talk
 from tollway.cli.wrap import Piece, ascii_json, is_plain, is_utf8, room, shares, wrapped
 from tollway.cli.wrap import cells as wide
 from tollway.providers import words
@@ -286,8 +287,7 @@ def say_as_it_is(cell: Cell) -> None:
 
 def note(cell: Cell) -> None:
     """Print talk on stderr: what happened, what comes next; wrapped where a terminal is narrow."""
-    for line in _lines(cell, sys.stderr):
-        print(line, file=sys.stderr)
+    talk(_lines(cell, sys.stderr))
 
 
 def ask(question: str) -> None:

@@ -126,6 +126,10 @@ NOT_USED = {
     "a key's": (("tw-" + "0" * 64,), "is not used: this run is the owner's; `--as NAME` bills it"),
     "a key's, and one named": (("tw-" + "0" * 64, "--as", "laptop"), ""),
     "a run's": (("tw-run-" + "0" * 64,), "is of the run around this one, whose budget does not"),
+    "a run's, and a key named": (
+        ("tw-run-" + "0" * 64, "--as", "laptop"),
+        "is of the run around this one, whose budget does not",
+    ),
     "none": (("",), ""),
 }
 
