@@ -67,6 +67,7 @@ class _Delta(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     delta: _Delta = msgspec.field(default_factory=_Delta)
+    message: _Delta | None = None  # of an answer in one piece: not every server streams
     finish_reason: str | None = None
 
 
@@ -104,6 +105,10 @@ def hear(
                     whole = True
                 else:
                     _take(_read(data), said, clock, write)
+        if not beside.streamed:  # it is one object: its provider streams nothing
+            whole = True
+            if usd := beside.headers.get("x-tollway-cost-usd"):
+                said.cost_nanousd = int(Decimal(usd) * 10**9)
     finally:
         clock.stop()
         said.target = beside.headers.get("x-tollway-target", "")
@@ -166,7 +171,7 @@ def _take(chunk: _Chunk, said: Said, clock: _Clock, write: Callable[[str], None]
         said.output_tokens = chunk.usage.completion_tokens
     for choice in chunk.choices[:1]:
         said.finish_reason = choice.finish_reason or said.finish_reason
-        delta = choice.delta
+        delta = choice.message or choice.delta
         text = _text(delta.content) + (delta.refusal or "")
         if text or delta.reasoning_content or delta.reasoning:  # thinking is not shown
             clock.piece()

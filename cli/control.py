@@ -82,6 +82,11 @@ class Beside(msgspec.Struct):
     headers: dict[str, str] = {}
     comments: list[str] = []
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
 
 class Control:
     """The daemon behind a socket. Each question is one connection."""
@@ -124,7 +129,7 @@ class Control:
         with closing(_UnixConnection(self.socket_path, timeout_s)) as connection:
             answer = self._send(connection, "POST", path, body, headers)
             beside.headers |= {name.lower(): value for name, value in answer.getheaders()}
-            if not beside.headers.get("content-type", "").startswith("text/event-stream"):
+            if not beside.streamed:
                 yield self._read(answer)
                 return
             data: list[bytes] = []

@@ -348,12 +348,15 @@ def _is_ours(name: str, request: Asked) -> bool:
 
 
 def _check_length(headers: MultiMapping[str], version: HttpVersion) -> None:
-    """Refuse what aiohttp takes: a length beside an empty coding, and chunks in HTTP/1.0.
+    """Refuse what aiohttp takes: a length beside an empty coding, chunks in HTTP/1.0, codings.
 
     RFC 9112, 6.1: a proxy that goes by the length, or knows no chunks, would see another request.
+    What is coded before it is cut into chunks would be read as it stands.
     """
     if hdrs.CONTENT_LENGTH in headers or version < HttpVersion11:
         raise RequestInvalid("The request's length is told in two ways")
+    if headers[hdrs.TRANSFER_ENCODING].strip().lower() != "chunked":
+        raise RequestInvalid("The request has a transfer coding other than `chunked`")
 
 
 def _check_origin(request: Asked, host: str, welcome: tuple[str, ...]) -> None:

@@ -42,7 +42,7 @@ class ChatUpstream:
     Questions with a meaning: "break" ends the stream early, "fail" sends an error event, "refuse"
     is answered 400, "long" stops at the limit, "wait" says one word and then nothing until the
     client has left (`left` is set then); "burst" says all three at once first; "hush" says nothing
-    before `go` is set.
+    before `go` is set; "at once" is answered in one piece, streamed or not.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class ChatUpstream:
                     return
                 if question == "hush":
                     upstream.go.wait(120)
-                if not body.get("stream"):
+                if not body.get("stream") or question == "at once":
                     self.send(200, whole(f"You said: {question}"))
                     return
                 self.send_response(200)

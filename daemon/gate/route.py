@@ -15,6 +15,9 @@ from tollway.providers.signing import Signer
 from tollway.providers.transport import Timeouts
 
 LOCAL = "local"
+# A longer name is nobody's model, though a glob takes it: it would be written into the log, the
+# ledger and a header that no client reads to its end. Those of clouds have up to 200 characters.
+_LONGEST_NAME = 512
 _IS_GLOB = re.compile(r"[*?]")
 
 
@@ -139,6 +142,8 @@ class Router:
         glob that takes it (the one with the most letters of its own; of two alike the first in
         the file), `provider/model`, what each provider serves (in file order).
         """
+        if len(name) > _LONGEST_NAME:
+            return None
         if (route := self._named.get(name)) is not None:
             stages = self._chain(route)
             how = "route" if route == name else f"alias of {route}"

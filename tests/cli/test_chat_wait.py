@@ -1,5 +1,6 @@
 """`chat` before the first word: what an answer waits for."""
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,9 @@ watch = false
 [providers.up]
 kind = "openai-compatible"
 base_url = "http://127.0.0.1:{port}/v1"
+[prices."up/*"]
+input = 1
+output = 2
 [routes.fast]
 to = ["up/small"]
 """
@@ -65,6 +69,16 @@ def test_nothing_is_told_of_waiting_where_nobody_looks(up: tuple[Home, ChatUpstr
     upstream.go.set()
     done = home.tollway("chat", "fast", "hush")
     assert (done.stdout, len(done.stderr.splitlines())) == ("You said: hush\n", 1)
+
+
+def test_an_answer_that_is_not_streamed_is_shown_whole(up: tuple[Home, ChatUpstream]) -> None:
+    """Some servers do not stream, whatever they are asked; all of it came."""
+    done = up[0].tollway("chat", "fast", "at once")
+    assert (done.returncode, done.stdout) == (0, "You said: at once\n")
+    assert done.stderr.startswith("up/small · 7 in + 3 out tokens · ")
+    said = json.loads(up[0].tollway("chat", "fast", "at once", "--json").stdout)
+    assert (said["text"], said["finish_reason"]) == ("You said: at once", "stop")
+    assert said["cost_usd"] == "0.000013"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,14 @@ def test_the_closest_name_wins(name: str, route: str, known_as: str, first: str)
     assert (found.route, found.name, found.targets[0]) == (route, known_as, first)
 
 
+@pytest.mark.parametrize("begins", ["up/", "gpt-", "claude-"])
+def test_no_glob_takes_a_name_without_end(begins: str) -> None:
+    """It would stand in the log, in the ledger and in a header: megabytes, for every call."""
+    router = Router(parse(ROUTES, path=Path("gateway.toml")))
+    assert router.find(begins + "x" * (512 - len(begins))) is not None
+    assert router.find(begins + "x" * (513 - len(begins))) is None
+
+
 def test_only_whole_names_are_listed() -> None:
     """Nobody can ask for a glob by its own name, and an alias is a name like others."""
     names = Router(parse(ROUTES, path=Path("gateway.toml"))).names()
