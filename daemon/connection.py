@@ -186,6 +186,7 @@ class Connection(web.RequestHandler):
         "_half",
         "_head_since",
         "_idle_since",
+        "_in_a_row",
         "_refused",
         "_unread_since",
         "calls",
@@ -217,6 +218,7 @@ class Connection(web.RequestHandler):
         self._call: Direct | None = None  # the one that is being answered
         self._head_since = 0.0  # when the head that is not whole yet began; 0 for none
         self._behind = Behind()
+        self._in_a_row = False  # whether requests have ever waited for those before them
         self._half = False  # whether a part of a head stands behind the requests that are whole
         self._unread_since = 0.0
         self._refused = False
@@ -244,7 +246,10 @@ class Connection(web.RequestHandler):
         # A part of the first head may come before `start` has run at all: uvloop reads that soon.
         if (waiter is None or waiter.done()) and self._request_count:
             self._head_since = 0.0
-            newest = self._messages[-1] if self._request_count != before else None
+            newest = None
+            if self._request_count != before:
+                newest = self._messages[-1]
+                self._in_a_row = self._in_a_row or len(self._messages) > 1
             # Its time begins once all before it are answered: nobody is cut off meanwhile.
             if data or newest is not None:  # aiohttp feeds nothing where it reads on
                 self._half = self._behind.feed(data, newest)
@@ -252,6 +257,11 @@ class Connection(web.RequestHandler):
         self._idle_since = 0.0  # a part of a head has come
         if not self._head_since:
             self._head_since = self._loop.time()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on where that was stopped; aiohttp asks for it with every body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:
         """Note that the client has stopped reading."""
@@ -352,6 +362,10 @@ class Connection(web.RequestHandler):
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
+        elif self._in_a_row and not self._messages and not self._reading_paused:
+            # The parser counts a request whose body came late once more than the queue does, and
+            # keeps to itself what follows before the queue is full.
+            self.data_received(b"")
         self._keepalive = await self._answer(message, payload)
         if not payload.is_eof():
             await self._pass_over(payload)

@@ -34,6 +34,23 @@ async def test_calls_and_other_requests_share_a_connection() -> None:
         assert [one.body for one in answers] == [WHOLE, b"ok\n"] * 2
 
 
+@pytest.mark.parametrize("late", [0, 30])
+async def test_more_requests_in_a_row_than_are_queued_are_all_answered(late: int) -> None:
+    """The parser keeps the rest to itself, also where the first one's body came late."""
+    health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    call = _request(body())
+    async with gateway([[reads(), says(whole())]] * 4) as gate:
+        client = await gate.daemon.connect()
+        await client.send(call[: len(call) - late])
+        if late:
+            await until(lambda: any(one.has_asked for one in gate.daemon.server.connections.open))
+        await client.send(call[len(call) - late :] + (health * 35 + call) * 3 + health)
+        answers = [await client.answer() for _ in range(1 + 36 * 3 + 1)]
+        client.close()
+    assert [one.status for one in answers] == [200] * len(answers)
+    assert [one.body for one in answers[::36]] == [WHOLE] * 4
+
+
 async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
     """`Expect: 100-continue`, which curl sends with larger bodies."""
     data = body()
