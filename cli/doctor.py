@@ -326,6 +326,9 @@ def _commands(config: Config) -> Iterator[Check]:
 def _llama(config: Config) -> Iterator[Check]:
     files = {name: model.gguf for name, model in config.models.items() if model.gguf}
     if not files:
+        if not install.installed():
+            told = "not installed, which only GGUF models of this box would need; this line adds it"
+            yield Check("llama-cpp-python", "ok", told, install.install_line())
         return
     there = {name: path for name, path in files.items() if path.is_file()}
     # The smallest is read, as a load would: that this build can is seen by trying.

@@ -19,6 +19,7 @@ from tollway.cli.spend_page import PAGE
 from tollway.cli.spend_report import Report, elsewhere, part_of, share_of, worth
 from tollway.cli.spend_table import budget_text, commitment_text, fields, notes, told
 from tollway.daemon.ledger.spend import SpendRow
+from tollway.providers import extras
 
 COLOURS = 6  # series in the chart of days; the last is for all others
 _BARS = 12  # groups in the chart of groups
@@ -97,7 +98,7 @@ def _pygal() -> ModuleType:
     except ImportError as fault:
         raise UsageProblem(
             "HTML needs pygal, which draws the charts",
-            hint="`pip install 'tollway[reports]'` installs it",
+            hint=f"`{extras.install('reports')}` installs it",
         ) from fault
     return pygal  # type: ignore[no-any-return]  # it has no types
 

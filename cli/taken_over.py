@@ -8,6 +8,7 @@ from typing import Any
 from tollway.cli import show
 from tollway.cli.boundary import UsageProblem
 from tollway.daemon.config.check import name_wrong
+from tollway.providers import extras
 from tollway.providers.errors import GatewayError
 
 _MOST_BYTES = 4 * 2**20
@@ -44,7 +45,7 @@ def read_yaml(file: Path) -> object:
     except ImportError as fault:
         raise GatewayError(
             "Reading YAML needs PyYAML, which is not installed",
-            hint="`pip install 'tollway[yaml]'` installs it",
+            hint=f"`{extras.install('yaml')}` installs it",
         ) from fault
     try:
         return yaml.safe_load(text)

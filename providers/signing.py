@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from tollway.providers import extras
 from tollway.providers.catalog import Kind, is_signed
 from tollway.providers.errors import GatewayError, UpstreamError
 from tollway.providers.transport import Request
@@ -82,7 +83,7 @@ def _require(module: str, extra: str, kind: Kind) -> None:
         raise NoLibrary(
             f"A provider of the kind `{kind.name}` is to be called without a key of its own, and"
             f" `{module}`, which would prove who is calling, is not installed",
-            hint=f"`pip install 'tollway[{extra}]'`, or name a key as its `api_key`",
+            hint=f"`{extras.install(extra)}`, or name a key as its `api_key`",
         )
 
 

@@ -35,6 +35,7 @@ from tollway.daemon.config.schema import (
     Team,
     Telemetry,
 )
+from tollway.providers import extras
 from tollway.providers.catalog import KINDS
 from tollway.providers.price_report import states_cost
 
@@ -206,7 +207,7 @@ def _telemetry(telemetry: Telemetry, wrong: Wrong) -> None:
     elif find_spec(OTEL) is None:
         wrong(
             ("telemetry", "otlp"),
-            'needs OpenTelemetry, which is not installed; pip install "tollway[otel]"',
+            f"needs OpenTelemetry, which is not installed; {extras.install('otel')}",
         )
 
 

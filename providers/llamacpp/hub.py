@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.providers import extras
 from tollway.providers.errors import GatewayError
 
 FAVOURITE = "Q4_K_M"  # what most people take: a quarter of the size, next to no loss
@@ -310,7 +311,7 @@ def _told(repo: str) -> Iterator[None]:
     except ImportError as fault:
         raise HubProblem(
             "Fetching models needs huggingface_hub, which is not installed",
-            hint="`pip install 'tollway[pull]'` installs it",
+            hint=f"`{extras.install('pull')}` installs it",
         ) from fault
     # It tells of each new try in its own words, which nobody asked for; the last one is an error.
     its_log.set_verbosity(logging.ERROR)

@@ -14,7 +14,10 @@ from one_answer import OneAnswer
 from program import PATIENCE_S, Home
 from upstreams import free_port, self_signed
 
+from tollway.cli import doctor
+from tollway.daemon.config.load import load
 from tollway.daemon.config.paths import socket_beside, state_paths
+from tollway.providers.llamacpp import install
 
 CANARY = "gsk_CANARYcanaryCANARYcanary42"
 SINGLE = '[server]\nlisten = "127.0.0.1:{port}"\nsingle_user = true\n'
@@ -204,6 +207,16 @@ def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
     (home.path / "llama_cpp.py").write_text(crash)
     found = checks(home, code=1, PYTHONPATH=str(home.path))
     assert "signal 4" in found["llama-cpp-python"]["detail"]
+
+
+def test_who_has_no_model_yet_is_told_how_to_serve_one(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README sends readers here for the line before they have a model; it is no fault."""
+    home.write(SINGLE.format(port=0))
+    monkeypatch.setattr(install, "installed", lambda: False)
+    (found,) = doctor._llama(load(home.config))
+    assert (found.state, found.fix) == ("ok", install.install_line())
 
 
 def test_a_model_s_program_is_looked_for(home: Home) -> None:

@@ -276,4 +276,4 @@ def test_without_the_package_the_file_is_refused_with_what_installs_it(
     with pytest.raises(ConfigError) as refused:
         parse('[telemetry]\notlp = "http://x:4318"\n', path=tmp_path / "gateway.toml")
     assert "gateway.toml:2: telemetry.otlp: " in refused.value.message
-    assert 'pip install "tollway[otel]"' in refused.value.message
+    assert "pip install 'tollway[otel]'" in refused.value.message
