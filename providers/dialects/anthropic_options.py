@@ -192,27 +192,19 @@ def sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on:
     """Yield how the next token is drawn, as far as a model of Anthropic's lets itself be told."""
     asked = said.sampling
     takes = takes_sampling(facts.model)
-    temperature, top_p, top_k = asked.temperature, asked.top_p, asked.top_k
-    if temperature is not None:
-        if temperature == 1.0:
-            temperature = None if not takes else 1.0  # what is the default need not be dropped
-        elif not takes or thinks_on:
-            dropped.append("temperature")
-            temperature = None
-        elif temperature > 1.0:
-            dropped.append("temperature above 1")
-            temperature = 1.0
+    top_p, top_k = asked.top_p, asked.top_k
+    temperature = _temperature(asked.temperature, dropped, takes=takes, thinks_on=thinks_on)
+    # From Opus 4.1 on not both can be specified, though one be the default (BerriAI/litellm#15097).
+    if top_p == 1.0 and temperature is not None:
+        top_p = None
+    cuts = top_p is not None and takes and (not thinks_on or top_p >= 0.95)
+    if cuts and temperature in (None, 1.0):
+        yield "top_p", top_p
+        temperature = None
+    elif top_p not in (None, 1.0):
+        dropped.append("top_p")
     if temperature is not None:
         yield "temperature", temperature
-    if top_p is not None:
-        if (
-            takes
-            and (temperature is None or temperature == 1.0)
-            and (not thinks_on or top_p >= 0.95)
-        ):
-            yield "top_p", top_p
-        elif top_p != 1.0:
-            dropped.append("top_p")
     if top_k is not None:
         if takes and not thinks_on:
             yield "top_k", top_k
@@ -221,6 +213,20 @@ def sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on:
     dropped += asked.asks(*NEVER)
     if said.logprobs:
         dropped.append("logprobs")
+
+
+def _temperature(
+    asked: float | None, dropped: list[str], *, takes: bool, thinks_on: bool
+) -> float | None:
+    """Return the temperature that is nearest to what is asked, None where none can be said."""
+    if asked is None or asked == 1.0:
+        return asked if takes else None  # what is the default need not be dropped
+    if not takes or thinks_on:
+        dropped.append("temperature")
+        return None
+    if asked > 1.0:
+        dropped.append("temperature above 1")
+    return min(asked, 1.0)
 
 
 def _format(said: Conversation, facts: Facts, dropped: list[str]) -> dict[str, object]:

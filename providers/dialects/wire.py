@@ -310,6 +310,8 @@ def is_strict(schema: bytes) -> bool:
     stack: list[Any] = [_ANY.decode(schema)]
     while stack:
         one = stack.pop()
+        if isinstance(one, list):
+            stack += one
         if not isinstance(one, dict):
             continue
         if not _NEVER_STRICT.isdisjoint(one) or not _is_closed(one):
@@ -317,14 +319,13 @@ def is_strict(schema: bytes) -> bool:
         for name, value in one.items():
             if name in _NAMED and isinstance(value, dict):
                 stack += value.values()
-            elif name == "items":
+            elif name not in _VALUES:
                 stack.append(value)
-            elif name == "anyOf" and isinstance(value, list):
-                stack += value
     return True
 
 
 _NAMED = frozenset({"properties", "$defs", "definitions"})
+_VALUES = frozenset({"enum", "const", "examples"})
 _NEVER_STRICT = frozenset(
     {
         *("allOf", "oneOf", "not", "if", "then", "else", "default", "contains", "prefixItems"),

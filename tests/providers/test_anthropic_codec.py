@@ -323,7 +323,9 @@ def test_what_a_model_takes_is_known_by_its_name(model: str, way: str, samples: 
     ("model", "asked", "there", "dropped"),
     [
         ("claude-sonnet-4-5", Sampling(0.5, 0.9, 40), {"temperature": 0.5, "top_k": 40}, ["top_p"]),
-        ("claude-sonnet-4-5", Sampling(1.0, 0.9), {"temperature": 1.0, "top_p": 0.9}, []),
+        ("claude-sonnet-4-5", Sampling(1.0, 0.9), {"top_p": 0.9}, []),
+        ("claude-sonnet-4-5", Sampling(1.0, 1.0), {"temperature": 1.0}, []),
+        ("claude-sonnet-4-5", Sampling(1.5, 0.9), {"top_p": 0.9}, ["temperature above 1"]),
         ("claude-sonnet-4-5", Sampling(1.5), {"temperature": 1.0}, ["temperature above 1"]),
         ("claude-opus-5", Sampling(0.5, 0.9, 40), {}, ["temperature", "top_p", "top_k"]),
         ("claude-opus-5", Sampling(1.0, 1.0), {}, []),
@@ -486,14 +488,8 @@ def test_an_agents_billing_header_is_no_part_of_the_prompt() -> None:
 
 def test_a_request_to_count_holds_the_prompt_alone() -> None:
     """The endpoint refuses a limit, sampling, and a wish for a stream."""
-    asked = said(
-        tools=(Tool("f", schema=OBJECT),),
-        stream=True,
-        output_limit=9,
-        sampling=Sampling(0.5),
-        stop=("x",),
-        user="ann",
-    )
+    more: dict[str, Any] = {"output_limit": 9, "sampling": Sampling(0.5), "stop": ("x",)}
+    asked = said(tools=(Tool("f", schema=OBJECT),), stream=True, user="ann", **more)
     written = ANTHROPIC.write_request(asked, Facts("claude-sonnet-4-5", counts=True))
     assert json.loads(written.body).keys() == {"model", "messages", "tools"}
     assert counted(token_count(671)) == 671
