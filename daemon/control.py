@@ -291,4 +291,4 @@ def _problems(daemon: Daemon, config: ConfigState) -> list[str]:
     if config.needs_restart:
         found.append(f"{', '.join(config.needs_restart)} changed: `tollway restart` takes it up")
     found += [f"{m.name}: {m.problem}" for m in daemon.local.states() if m.problem]
-    return found
+    return list(dict.fromkeys(found))  # a bad certificate is the file's problem and its own

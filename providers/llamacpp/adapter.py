@@ -67,7 +67,7 @@ class LocalModels:
         """Start nothing yet.
 
         Args:
-            log_folder: Each worker's standard error goes to NAME.log there.
+            log_folder: Each worker's standard error goes to model-NAME.log there.
             transport: Asks the servers of models that are commands.
             on_change: Called with every change of a model's state, percents of a load included.
             limits: How patient to be; for tests mostly.

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -82,7 +83,7 @@ class Resident(ABC, Generic[P]):
         self.tokens_per_s: float | None = None
         self.quiet = asyncio.Event()  # nobody waits and nothing runs
         self.quiet.set()
-        self.log = Log(around.log_folder / f"{_file_name(model.name)}.log")
+        self.log = Log(around.log_folder / log_name(model.name))
         self.shares = Shares(around.clock)
         self._around = around
         self._process: P | None = None
@@ -406,5 +407,6 @@ class Resident(ABC, Generic[P]):
 AnyResident: TypeAlias = Resident[Any]
 
 
-def _file_name(name: str) -> str:
-    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
+def log_name(name: str) -> str:
+    """Return the name of a model's log: its own, whatever the model and its daemon are called."""
+    return f"model-{quote(name, safe='@+')}.log"

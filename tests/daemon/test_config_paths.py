@@ -15,6 +15,7 @@ from tollway.daemon.config.paths import (
     state_paths,
 )
 from tollway.daemon.errors import ConfigError
+from tollway.providers.llamacpp.lifecycle import log_name
 
 
 @pytest.fixture
@@ -129,3 +130,12 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
         private_folder(tmp_path / "file")
     with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
         private_folder(tmp_path / "file/below")
+
+
+@pytest.mark.parametrize("name", ["tollway", "tollway-books", "a@b", "a+b", "a:b", "a_b", "ledger"])
+def test_a_model_s_log_is_its_own(name: str) -> None:
+    """Each load begins it anew: the daemon's own log would be gone, or another model's."""
+    ours = {state_paths(Path("/x") / ledger).log.name for ledger in ("ledger.db", "books.db")}
+    others = {log_name(other) for other in ("tollway", "a@b", "a+b", "a:b", "a_b") if other != name}
+    assert log_name(name) not in ours | others
+    assert "/" not in log_name(name)

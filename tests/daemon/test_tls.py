@@ -133,6 +133,9 @@ async def test_renewed_files_are_taken_up_by_themselves() -> None:
             await until(lambda: front.problem is not None)
             said = (await daemon.ask("GET", "/control/status", admin=True)).json()
             assert any("is not the key of" in problem for problem in said["problems"])
+            await daemon.ask("POST", "/control/reload", admin=True)
+            said = (await daemon.ask("GET", "/control/status", admin=True)).json()
+            assert len(said["problems"]) == 1, "the file's problem and its own are one"
             (folder / "private.pem").write_bytes(right)
             await until(lambda: front.now is not first and front.problem is None)
             client = await connect(daemon, renewed)

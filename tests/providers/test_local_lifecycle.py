@@ -350,7 +350,7 @@ async def test_workers_know_no_secret_of_ours(
         assert b"sk-canary" not in environment
         assert b"CUDA_VISIBLE_DEVICES=0" in environment
         assert b"GGML_NO_BACKTRACE=1" in environment
-        log = tmp_path / "logs" / f"{NAME}.log"
+        log = tmp_path / "logs" / f"model-{NAME}.log"
         assert log.stat().st_mode & 0o777 == 0o600
         assert b"llama_context" in log.read_bytes()
         # Its developers' lines would leave no room for the last words.
