@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from tollway.daemon.config.schema import Config, HourPrice, Model, ModelPrice
+from tollway.daemon.config.schema import Config, HourPrice, Model, ModelPrice, PriceOverride
 from tollway.daemon.ledger.reprice import InForce, Terms
 from tollway.providers.canon import Price
 from tollway.providers.catalog import KINDS
@@ -49,7 +49,12 @@ def in_force(config: Config) -> InForce:
 def price_table(config: Config, source: PriceSource) -> PriceTable:
     """Return the prices of a configuration: its own above those of the data."""
     said = {name: price_said(one) for name, one in config.prices.items()}
-    return PriceTable(source, said, _discounts(config))
+    untiered = [
+        name
+        for name, one in config.prices.items()
+        if isinstance(one, PriceOverride) and one.service_tiers is None
+    ]
+    return PriceTable(source, said, _discounts(config), untiered)
 
 
 def local_price(name: str, model: Model, table: PriceTable) -> Price | None:

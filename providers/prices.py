@@ -6,9 +6,9 @@ the network, and what is unknown is None, never $0.
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,11 @@ FREE = Price(id="free", source="free", input=Rate(Decimal(0)), output=Rate(Decim
 # Of calls that the caller's own account at the provider pays for.
 CALLERS = msgspec.structs.replace(FREE, id="caller", source="caller")
 
+_RATES = (
+    *("input", "output", "cache_read", "cache_write", "cache_write_1h", "audio_input"),
+    *("reasoning", "audio_output", "image_input", "image_output"),
+)
+_FINE = Decimal("1e-6")
 _EVER = datetime.max.replace(tzinfo=UTC)
 _KEPT_NAMES = 10_000  # a bound, because callers choose the names
 
@@ -118,6 +123,34 @@ def discounted(price: Price, part: Decimal) -> Price:
     """Return a price of which only a part is paid: 0.9 for 10 % off. Its rates stay the list's."""
     services = tuple(discounted(each, part) for each in price.services)
     return identified(msgspec.structs.replace(price, discount=part, services=services))
+
+
+def with_tiers_of(price: Price, listed: Price) -> Price:
+    """Return a price with the dearer service tiers of a listed one, as many times dearer each.
+
+    Which tier answers is up to the account at the provider: a price that says nothing of tiers
+    is not the price of one that the data know to cost twice as much.
+    """
+    factors = ((one.service, _times_dearer(one, listed)) for one in listed.services)
+    services = tuple(
+        identified(msgspec.structs.replace(_scaled(price, factor), service=service, services=()))
+        for service, factor in factors
+        if factor > 1
+    )
+    return identified(msgspec.structs.replace(price, services=services)) if services else price
+
+
+def _times_dearer(one: Price, listed: Price) -> Decimal:
+    """Return how many times a listed price one of its tiers is, of the class where that is most."""
+    pairs = ((getattr(one, name), getattr(listed, name)) for name in _RATES)
+    ratios = [tier.usd / usual.usd for tier, usual in pairs if tier and usual and usual.usd]
+    return max(ratios, default=Decimal(1)).quantize(_FINE, ROUND_CEILING)
+
+
+def _scaled(price: Price, factor: Decimal) -> Price:
+    rates = ((name, getattr(price, name)) for name in _RATES)
+    dearer = {name: Rate(times(rate.usd, factor)) for name, rate in rates if rate is not None}
+    return msgspec.structs.replace(price, **dearer)
 
 
 def by_the_hour(usd: Decimal) -> Price:
@@ -294,11 +327,16 @@ class PriceTable:
         source: PriceSource,
         overrides: Mapping[str, Price],
         discounts: Mapping[str, Decimal] | None = None,
+        untiered: Collection[str] = (),
     ) -> None:
-        """Take prices as `Overrides` are named, and which part is paid at a provider."""
+        """Take prices as `Overrides` are named, and which part is paid at a provider.
+
+        `untiered` are those of them that say nothing of service tiers: the data do.
+        """
         self._source = source
         self._discounts = discounts or {}
         self._said = dict(overrides)
+        self._untiered = frozenset(untiered)
         self._overrides = Overrides(self._said)
         self._kept: dict[tuple[str, str | None, str], InForce] = {}
 
@@ -340,7 +378,13 @@ class PriceTable:
         provider_name, prices_id, model = key
         said = self.override_of(f"{provider_name}/{model}")
         if said is not None:
-            return InForce(self._said[said], at, _EVER)
+            price = self._said[said]
+            if said in self._untiered and prices_id is not None:
+                found = self._source.in_force(prices_id, model, at)
+                if found.price is not None:
+                    tiered = with_tiers_of(price, found.price)
+                    return msgspec.structs.replace(found, price=tiered)
+            return InForce(price, at, _EVER)
         if prices_id is None:
             return InForce(None, at, _EVER)
         return self._source.in_force(prices_id, model, at)

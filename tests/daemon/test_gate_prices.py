@@ -171,6 +171,33 @@ async def test_a_server_that_is_not_known_to_state_its_cost_is_not_believed() ->
         assert row.attempts[0].reported_nanousd is None
 
 
+@pytest.mark.parametrize(("tiers", "times"), [("", 2), ("service_tiers = {}", 1)])
+async def test_a_price_that_says_nothing_of_tiers_has_those_of_the_data(
+    tiers: str, times: int
+) -> None:
+    """Which tier answers is the account's choice: a price of one's own was billed as the usual one.
+
+    Held is the dearest that can answer, unless the price says that there is none.
+    """
+    script = [reads(), says(answered(service_tier="priority"))]
+    plain = [reads(), says(answered(service_tier="default"))]
+    said = '[prices."up/gpt-5"]\ninput = 1\noutput = 2\n' + tiers
+    async with priced(script, plain, plain, prices=said) as gate:
+        asked = body(model="up/gpt-5", max_completion_tokens=10, max_tokens=None)
+        dear = await gate.row(await gate.ask(asked))
+        usual = await gate.row(await gate.ask(asked))
+        named = body(
+            model="up/gpt-5", max_completion_tokens=10, max_tokens=None, service_tier="default"
+        )
+        least = await gate.row(await gate.ask(named))
+        assert dear.call.cost_nanousd == times * USED_COST
+        assert usual.call.cost_nanousd == USED_COST
+        assert dear.call.hold_nanousd == usual.call.hold_nanousd
+        # The field that names a tier is some tokens of input itself.
+        assert (dear.call.hold_nanousd > least.call.hold_nanousd) == (times > 1)
+        assert not dear.call.overrun_nanousd
+
+
 async def test_a_statement_above_the_hold_is_an_overrun() -> None:
     """The true cost is always booked, and the excess is told."""
     script = [reads(), says(answered(usage={"cost_in_usd_ticks": 5_000_000_000}))]
