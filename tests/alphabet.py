@@ -123,7 +123,7 @@ class Alphabet:
         """Return the first letter."""
         return data[0]
 
-    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
         """Return the next letter of each."""
         lasts = [self.outputs[pick.row] for pick in picks]
         return [Picked(END if last >= self.end else last + 1) for last in lasts]

@@ -271,7 +271,7 @@ class LlamaCpp:
             known = self._beginnings[data] = max(fitting)[1]
         return known
 
-    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
         """See `native.Native`."""
         return self._samplers.sample(picks, self.piece)
 

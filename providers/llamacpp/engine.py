@@ -310,8 +310,11 @@ class Engine:
             self._seqs[choice.seq].cells += piece.tokens
             if choice.last is None:
                 said.append(self._reading(choice))
-            if at in picked:
-                self._take(choice, picked[at], said)
+            one = picked.get(at)
+            if isinstance(one, NativeFailed):
+                self._break(choice.run, str(one), said)
+            elif one is not None:
+                self._take(choice, one, said)
 
     def _reading(self, choice: _Choice) -> Reading:
         used = choice.run.used

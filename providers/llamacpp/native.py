@@ -122,11 +122,13 @@ class Native(Protocol):
         """
         ...
 
-    def sample(self, picks: Sequence[Pick]) -> list[Picked]:
-        """Return a token for each, chosen from the last step's output.
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
+        """Return a token for each, chosen from the last step's output; why not, where none can be.
+
+        The others have had theirs then: a chain that is asked twice has taken the first one.
 
         Raises:
-            NativeFailed: No token is possible.
+            NativeFailed: There is no output, and no chain was asked.
         """
         ...
 

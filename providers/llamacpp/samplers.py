@@ -152,7 +152,9 @@ class Samplers:
             raise NativeFailed("llama.cpp does not understand the grammar")
         _own(chain).hold(ruled)
 
-    def sample(self, picks: Sequence[Pick], piece: Callable[[int], bytes]) -> list[Picked]:
+    def sample(
+        self, picks: Sequence[Pick], piece: Callable[[int], bytes]
+    ) -> Sequence[Picked | NativeFailed]:
         """See `native.Native`."""
         outputs = [self._output(pick.row) for pick in picks]
         asked = list(zip(picks, outputs, strict=True))
@@ -162,7 +164,11 @@ class Samplers:
         else:
             tokens = [_choose(one) for one in asked]
         return [
-            Picked(token, None if pick.top is None else _logprob(output, token, pick.top, piece))
+            token
+            if isinstance(token, NativeFailed)
+            else Picked(
+                token, None if pick.top is None else _logprob(output, token, pick.top, piece)
+            )
             for (pick, output), token in zip(asked, tokens, strict=True)
         ]
 
@@ -281,9 +287,12 @@ def _own(chain: NativeChain) -> Chain:
     return chain
 
 
-def _choose(asked: tuple[Pick, Floats]) -> int:
+def _choose(asked: tuple[Pick, Floats]) -> int | NativeFailed:
     pick, logits = asked
-    return _chain(pick).choose(logits)
+    try:
+        return _chain(pick).choose(logits)
+    except NativeFailed as fault:  # this one's alone: the others have their tokens
+        return fault
 
 
 def _logprob(logits: Floats, token: int, top: int, piece: Callable[[int], bytes]) -> Logprob:

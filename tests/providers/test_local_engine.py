@@ -65,6 +65,30 @@ def test_a_prompt_is_read_in_pieces_and_answered() -> None:
     assert native.chains == 0
 
 
+def test_where_no_token_can_be_chosen_the_others_have_theirs_once() -> None:
+    """A chain that is asked twice for one place has taken the first: its grammar goes astray."""
+
+    class Choosy(Alphabet):
+        asked = 0
+
+        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
+            self.asked += len(picks)
+            none = NativeFailed("the grammar allows no token here")
+            return [none if one == Picked(ord("d")) else one for one in super().sample(picks)]
+
+    native = Choosy("h", slots=2)
+    engine = Engine(native, None)
+    engine.submit(job("abc"))
+    engine.submit(job("e", 2))
+    said = run(engine)
+    assert [up.message for up in said if isinstance(up, Broken)] == [
+        "the grammar allows no token here"
+    ]
+    assert text(said) == "fgh"
+    assert native.asked == 1 + 4  # three letters and the end
+    assert native.chains == 0
+
+
 def test_a_kept_prefix_is_read_only_once() -> None:
     """All but the last token of a prompt may come from the call before."""
     native = Alphabet("h")
