@@ -67,8 +67,14 @@ def tell_error(fd: int | None, error: GatewayError) -> None:
 
 
 def make_private() -> None:
-    """Let no file of ours be anyone else's to read."""
+    """Let no file of ours be anyone else's to read, and a crash leave none of what was in memory.
+
+    A core file has providers' keys and prompts in it, of a local model's worker too. The hard
+    limit stays: `prlimit --core=unlimited --pid PID` is for who looks for a fault.
+    """
     os.umask(_PRIVATE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def raise_file_limit(most_connections: int) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import os
+import resource
 import signal
 import socket
 import stat
@@ -102,6 +103,22 @@ def test_what_the_daemon_keeps_is_its_owners_alone(folder: Path) -> None:
         assert {"ledger.db", "tollway.sock", "tollway.pid"} <= {one.name for one in kept}
         for one in kept:
             assert stat.S_IMODE(one.stat().st_mode) & 0o077 == 0, one
+
+
+def test_a_crash_leaves_nothing_of_its_memory(folder: Path) -> None:
+    """A core file would hold keys and prompts, wherever the shell or systemd allows one."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        with process(write_config(folder)) as daemon:
+            daemon.ready()
+            limits = resource.prlimit(daemon.popen.pid, resource.RLIMIT_CORE)
+            daemon.popen.send_signal(signal.SIGABRT)
+            assert daemon.ended() == -signal.SIGABRT
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert limits == (0, before[1])
+    assert not list(folder.glob("core*"))
 
 
 def test_it_leaves_no_socket_and_no_pidfile_behind(folder: Path) -> None:
