@@ -6,10 +6,12 @@ from tollway.providers.canon import Call
 from tollway.providers.conversation import Conversation
 from tollway.providers.dialects.anthropic_ask import write_request
 from tollway.providers.dialects.anthropic_events import Reader
+from tollway.providers.dialects.anthropic_models import is_claude
 from tollway.providers.dialects.anthropic_said import NAME, read_request
 from tollway.providers.dialects.anthropic_writer import Writer as MessageWriter
 from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
 from tollway.providers.dialects.json_by_tool import by_tool, reader_by_tool
+from tollway.providers.dialects.member_names import borne, borne_back
 
 
 class AnthropicCodec:
@@ -33,11 +35,13 @@ class AnthropicCodec:
         Raises:
             Untranslatable: The target cannot say it; `param` names the field.
         """
+        if is_claude(facts.model):
+            said = borne(said)
         return write_request(by_tool(said), facts)
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return reader_by_tool(said, Reader)
+        return borne_back(said, reader_by_tool(said, Reader))
 
     def writer(self, call: Call) -> Writer:
         """Return a fresh writer for the answer to a client's call."""
