@@ -88,9 +88,14 @@ SINGLE = ALONE + "single_user = true\n"
 
 def _empty(told: Reader) -> None:
     """Make a new machine where no provider's key is in the environment."""
+    _server(told)
+    told.quietly("tollway secrets backend vault")
+
+
+def _server(told: Reader) -> None:
+    """Make one that has no keyring either, as its page says."""
     del told.env["OPENAI_API_KEY"]
     told.put("key.txt", "sk-openai")
-    told.quietly("tollway secrets backend vault")
 
 
 def _developer(told: Reader) -> None:
@@ -147,7 +152,7 @@ STORIES: dict[str, Callable[[Reader], None]] = {
     "docs/moving-from-llama-swap.md": _files,
     "docs/moving-from-ollama.md": _ollama,
     "docs/prices.md": _used,
-    "docs/team-box.md": _empty,
+    "docs/team-box.md": _server,
     "docs/workstation.md": _developer,
 }
 
