@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollway.cli.litellm_places import kind_at
 from tollway.cli.llama_swap_matrix import Matrix
 from tollway.cli.taken_over import NotUnderstood, fitting
 from tollway.daemon.config.check import name_wrong
@@ -34,10 +35,9 @@ _KNOWN |= {"concurrencyLimit", "sendLoadingState"}
 _NEEDLESS = {"logLevel", "logTimeFormat", "logToStdout", "metricsMaxInMemory", "captureBuffer"}
 _NEEDLESS |= {"startPort", "sendLoadingState", "includeAliasesInList", "healthCheckTimeout"}
 _NEEDLESS |= {"globalTTL", "macros", "models", "groups", "hooks", "matrix"}
-_NEEDLESS |= {"store", "ui", "performance"}
+_NEEDLESS |= {"store", "ui", "performance", "peers"}
 _OF_FILE = {
     "apiKeys": "`tollway keys create` makes keys, each with an owner",
-    "peers": "`tollway providers add` adds other gateways",
     "profiles": "a route says where its name leads, and an edit of `to` where else",
     "unloadTimeout": _LEFT_OUT["unloadTimeout"],
     "upstream": "a model's own pages are not passed on",
@@ -78,7 +78,20 @@ def translated(config: object, environment: Mapping[str, str]) -> Translated:
     else:
         _groups(config.get("groups"), found)
     _hooks(config.get("hooks"), found)
+    found.left_out += _peers(config.get("peers"))
     return found
+
+
+def _peers(said: object) -> Iterator[str]:
+    """Yield the command that adds each other server, which is a provider here."""
+    for name, peer in (said if isinstance(said, dict) else {}).items():
+        base = f"{str(peer.get('proxy')).rstrip('/')}/v1" if isinstance(peer, dict) else "URL"
+        kind, own = kind_at(base), fitting("providers", str(name))
+        address = f" --base-url {base}" if kind == "openai-compatible" else ""
+        yield (
+            f"peers.{name}: `tollway providers add {own} --kind {kind}{address}` adds it; its"
+            f" models are called as `{own}/MODEL` then, or by the names in `serves` of its table"
+        )
 
 
 class _Words:

@@ -127,6 +127,21 @@ def test_every_setting_has_its_place_or_is_named() -> None:
     ]
 
 
+def test_a_peer_is_told_as_the_command_that_adds_it() -> None:
+    """It is a provider here; of one that is known its kind says where it is."""
+    peers = """
+peers:
+  box 2: {proxy: "http://10.0.0.2:8080/", models: [a]}
+  openrouter: {proxy: https://openrouter.ai/api, apiKey: sk-hunter2, models: [b]}
+models: {}
+"""
+    first, second = translated(parsed(peers), {}).left_out
+    add = "`tollway providers add"
+    assert f"{add} box-2 --kind openai-compatible --base-url http://10.0.0.2:8080/v1`" in first
+    assert second.startswith(f"peers.openrouter: {add} openrouter --kind openrouter` adds it; ")
+    assert "hunter2" not in second
+
+
 def test_callers_go_on_calling_a_model_by_the_name_it_had() -> None:
     """`org/model` is no name of a model here, but one of a route's: clients need no change."""
     said = {"models": {"Qwen/Qwen3-8B:Q4": {"cmd": "s --port ${PORT}", "aliases": ["quick"]}}}
