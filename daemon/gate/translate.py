@@ -15,9 +15,9 @@ from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects.dialect import AnswerReader, Edits, Facts, InUrl, Upstream, Written
+from tollway.providers.dialects.echoes import ECHOED, To, without_echoes
 from tollway.providers.dialects.gemini_embed import asks_otherwise
 from tollway.providers.dialects.gemini_request import NAME as GEMINI
-from tollway.providers.dialects.openai_echoes import without_echoes
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, changed, overridden
@@ -152,8 +152,11 @@ class Translator:
         own = DIALECTS[self._call.dialect].dialect
         call = self._call
         lost: tuple[str, ...] = ()
-        if target.kind.refuses_back:
-            call, names = without_echoes(call, target.kind.refuses_back)
+        if call.endpoint in ECHOED:
+            # Who only speaks as Anthropic does may sign nothing, and want its thoughts back.
+            checks = target.base_url == target.kind.base_url or bool(target.kind.part_of)
+            to = To(target.model, target.kind.refuses_back, checks)
+            call, names = without_echoes(call, to)
             lost = self._lost(target, names)
         if target.overrides is not None:
             after = overridden(call, target.overrides, target.model)

@@ -60,7 +60,7 @@ NO_TIER: Final = "no_service_tier"
 
 # What Gemini 3 takes in place of the signature of a call that it did not make itself
 # (documentation of thought signatures).
-_UNSIGNED = "skip_thought_signature_validator"
+UNSIGNED = "skip_thought_signature_validator"
 # Google's documentation and its refusals ("Thinking level MINIMAL is not supported for this
 # model"): the words that models of the third generation know. A newer one knows at least these.
 _LEVELS = ("low", "medium", "high")
@@ -83,6 +83,11 @@ _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _SAID_TIERS = frozenset({"", "auto", "default", "standard_only"})
 _Fields = Iterator[tuple[str, object]]
+
+
+def is_third(model: str) -> bool:
+    """Return whether a model is of the third generation or a later one."""
+    return bool(_THIRD.search(model))
 
 
 def write_request(said: Conversation, facts: Facts) -> Written:
@@ -116,7 +121,7 @@ class _Contents:
         self.system: list[dict[str, object]] = []
         self._said = said
         # The third generation signs its calls, and takes pictures within a function's result.
-        self._signs = self._sees_results = bool(_THIRD.search(facts.model))
+        self._signs = self._sees_results = is_third(facts.model)
         self._fetches = not _NO_URLS.match(facts.model)
         self._has_ids = self._signs or CALL_IDS_FROM_3 not in facts.quirks
         self._names: dict[str, str] = {
@@ -191,7 +196,7 @@ class _Contents:
         if call.by == NAME and call.signature:
             written["thoughtSignature"] = call.signature
         elif self._signs and first:
-            written["thoughtSignature"] = _UNSIGNED
+            written["thoughtSignature"] = UNSIGNED
         return written
 
     def _result(self, result: ToolResult, shown: list[dict[str, object]]) -> dict[str, object]:
@@ -392,7 +397,7 @@ def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[
         if asked.mode != "off":
             dropped.append("reasoning")
         return config
-    by_level = bool(_THIRD.search(facts.model))
+    by_level = is_third(facts.model)
     effort = asked.effort
     if by_level and asked.budget is not None:
         effort = effort_of(asked.budget)  # the newest take no budget

@@ -1,0 +1,263 @@
+"""What clients give back of another provider's answers, taken out of calls that pass as they are.
+
+A client of a route does not know whose answer it gives back: it was told the thoughts of one
+model, and the next call may go to another. Proofs of thoughts that the gateway carried through
+another dialect (`carry`) hold nowhere but where they came from; to a provider that checks them, a
+foreign one fails the whole call, and so does one that is missing.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tollway.providers.canon import Call
+from tollway.providers.conversation import carried
+from tollway.providers.dialects import openai_echoes
+from tollway.providers.dialects.gemini_ask import UNSIGNED, is_third
+from tollway.providers.dialects.gemini_request import camel
+from tollway.providers.dialects.gemini_said import unpacked
+from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.dialects.wire import text_of
+
+# The endpoints whose calls hold answers.
+ECHOED: Final = frozenset({"chat", "count_tokens"})
+
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_OURS = b'"tollway.'
+# Our own mark in base64, as far as all of it is the same.
+_MARK = "dG9sbHdheS"
+_OURS_AT_GOOGLE = b'"' + _MARK.encode()
+_NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
+_CALLED = (b'"functionCall"', b'"function_call"')
+_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_SIGNATURES = ("thoughtSignature", "thought_signature")
+
+
+class _Turn(msgspec.Struct):
+    role: Any = None
+
+
+_TURN = msgspec.json.Decoder(_Turn)
+
+
+class To(NamedTuple):
+    """Where a call goes: the model, what its provider refuses, and whether it checks proofs."""
+
+    model: str
+    refused: tuple[str, ...] = ()
+    checks: bool = True
+
+
+Cleaned = tuple[Call, tuple[str, ...]]
+
+
+def without_echoes(call: Call, to: To) -> Cleaned:
+    """Return a call without what fails it at a target, and the names of what is lost by that.
+
+    All else stays byte for byte. A turn that cannot be read is the target's to refuse.
+    """
+    if call.endpoint not in ECHOED:
+        return call, ()
+    try:
+        return _WAYS[call.dialect](call, to)
+    except (msgspec.DecodeError, RecursionError):
+        return call, ()
+
+
+def _of_chat(call: Call, to: To) -> Cleaned:
+    return openai_echoes.without_echoes(call, to.refused)
+
+
+def _known(call: Call) -> dict[str, Field]:
+    """Return where a call's fields stand, as `peek` has found them if it has."""
+    found = getattr(call.scan, "fields", None)
+    if isinstance(found, dict) and getattr(call.scan, "body", None) is call.body:
+        return found
+    return fields(call.body)
+
+
+def _edited(
+    call: Call, values: dict[str, bytes], lost: list[str], without: str | None = None
+) -> Cleaned:
+    body = edit(call.body, _known(call), values, without=without)
+    return msgspec.structs.replace(call, body=body, scan=None), tuple(dict.fromkeys(lost))
+
+
+def _turns(call: Call, name: str, clean: Callable[[dict[str, Any]], bool]) -> list[bytes] | None:
+    """Return the cleaned turns of a call; None where nothing changes.
+
+    `clean` says whether anything is left of one. What it leaves as it was stays byte for byte.
+    """
+    known = _known(call)
+    if name not in known:
+        return None
+    kept: list[bytes] = []
+    changed = False
+    for one in _LIST.decode(known[name].raw):
+        raw = bytes(one)
+        said = _OBJECT.decode(raw)
+        before = msgspec.json.encode(said)
+        left = clean(said)
+        after = msgspec.json.encode(said)
+        changed |= not left or after != before
+        if left:
+            kept.append(raw if after == before else after)
+    return kept if changed else None
+
+
+def _array(turns: list[bytes]) -> bytes:
+    return b"[" + b",".join(turns) + b"]"
+
+
+def _of_messages(call: Call, to: To) -> Cleaned:
+    """Take out Anthropic's blocks of thoughts that it did not sign.
+
+    Where the turn to go on with has called tools without a thought, as another model does or as
+    it is then, there is no thinking before it is over: Anthropic refuses to be asked for it.
+    """
+    unsigned = to.checks and b'"signature"' in call.body and _NO_PROOF.search(call.body)
+    marked = _OURS in call.body or bool(unsigned)
+    if not marked and not (to.checks and b'"budget_tokens"' in call.body):
+        return call, ()
+    known = _known(call)
+    lost: list[str] = []
+
+    def clean(turn: dict[str, Any]) -> bool:
+        content = turn.get("content")
+        if not isinstance(content, list):
+            return True
+        kept = [block for block in content if not _is_foreign(block, lost, checks=to.checks)]
+        turn["content"] = kept
+        return bool(kept)
+
+    turns = _turns(call, "messages", clean) if marked else None
+    values = {} if turns is None else {"messages": _array(turns)}
+    if turns is None:
+        turns = [bytes(one) for one in _LIST.decode(known["messages"].raw)]
+    if (values or to.checks) and _thinks(known) and _is_unthought(turns):
+        # Which thoughts are to be forgotten may be said by who thinks alone.
+        manages = known.get("context_management")
+        forgets = manages is not None and b"clear_thinking" in bytes(manages.raw)
+        values["thinking"] = b'{"type":"disabled"}'
+        lost.append("reasoning")
+        return _edited(call, values, lost, "context_management" if forgets else None)
+    return _edited(call, values, lost) if values else (call, ())
+
+
+def _thinks(known: dict[str, Field]) -> bool:
+    """Whether a budget for thoughts is asked for."""
+    said = _ANY.decode(known["thinking"].raw) if "thinking" in known else None
+    return isinstance(said, dict) and said.get("type") == "enabled"
+
+
+def _is_foreign(block: object, lost: list[str], *, checks: bool) -> bool:
+    if not isinstance(block, dict) or block.get("type") not in _THOUGHTS:
+        return False
+    proof = text_of(block, "signature") or text_of(block, "data")
+    foreign = carried(proof) is not None or (not proof and checks)
+    if foreign and block.get("thinking"):
+        lost.append("thinking")
+    return foreign
+
+
+def _is_unthought(turns: list[bytes]) -> bool:
+    """Whether the turn to go on with has called tools without a thought."""
+    for raw in reversed(turns):
+        turn = _OBJECT.decode(raw)
+        content = turn.get("content")
+        kinds = [
+            block.get("type")
+            for block in (content if isinstance(content, list) else ())
+            if isinstance(block, dict)
+        ]
+        if turn.get("role") == "assistant":
+            return _THOUGHTS.isdisjoint(kinds)
+        if "tool_result" not in kinds:
+            return False
+    return False
+
+
+def _of_responses(call: Call, _to: To) -> Cleaned:
+    """Take out items of thoughts that OpenAI did not encrypt."""
+    if _OURS not in call.body:
+        return call, ()
+    lost: list[str] = []
+
+    def clean(item: dict[str, Any]) -> bool:
+        if item.get("type") != "reasoning" or carried(text_of(item, "encrypted_content")) is None:
+            return True
+        if item.get("summary") or item.get("content"):
+            lost.append("thinking")
+        return False
+
+    turns = _turns(call, "input", clean)
+    return (call, ()) if turns is None else _edited(call, {"input": _array(turns)}, lost)
+
+
+def _of_gemini(call: Call, to: To) -> Cleaned:
+    """Take proofs of others off the parts; its third generation wants one of each first call."""
+    third = is_third(to.model)
+    words = (_OURS_AT_GOOGLE, *(_CALLED if third else ()))
+    if not any(word in call.body for word in words):
+        return call, ()
+    known = _known(call)
+    turns = [bytes(one) for one in _LIST.decode(known["contents"].raw)]
+    kept: list[bytes] = []
+    for raw, before in zip(turns, [b"", *turns], strict=False):
+        if not any(word in raw for word in words):
+            kept.append(raw)
+            continue
+        said = _OBJECT.decode(raw)
+        parts = said.get("parts")
+        if not isinstance(parts, list):
+            kept.append(raw)
+            continue
+        changed = _unmark(parts)
+        if third and said.get("role") == "model" and _role(before) != "model":
+            changed |= _sign(parts)
+        if parts or not changed:
+            kept.append(msgspec.json.encode(said) if changed else raw)
+    return (call, ()) if kept == turns else _edited(call, {"contents": _array(kept)}, [])
+
+
+def _role(turn: bytes) -> object:
+    return _TURN.decode(turn).role if turn else ""
+
+
+def _unmark(parts: list[Any]) -> bool:
+    """Take foreign proofs off parts, and parts that stood for one alone; return whether any was."""
+    marked = [
+        (part, name)
+        for part in parts
+        if isinstance(part, dict)
+        for name in _SIGNATURES
+        if text_of(part, name).startswith(_MARK) and unpacked(part[name]) is not None
+    ]
+    for part, name in marked:
+        del part[name]
+    alone = [part for part, _ in marked if part.get("text") == ""]
+    parts[:] = [part for part in parts if not any(part is one for one in alone)]
+    return bool(marked)
+
+
+def _sign(parts: list[Any]) -> bool:
+    """Give the first call what Google takes for a proof, if it has none; return whether it had."""
+    for part in parts:
+        if isinstance(part, dict) and "functionCall" in {camel(name) for name in part}:
+            if any(part.get(name) for name in _SIGNATURES):
+                return False
+            part["thoughtSignature"] = UNSIGNED
+            return True
+    return False
+
+
+_WAYS: Final[dict[str, Callable[[Call, To], Cleaned]]] = {
+    "openai_chat": _of_chat,
+    "anthropic_messages": _of_messages,
+    "openai_responses": _of_responses,
+    "gemini": _of_gemini,
+}

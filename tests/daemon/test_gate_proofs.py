@@ -1,0 +1,191 @@
+"""Thoughts that one provider signed, given back by a client, on their way to another."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from clouds import ANN, Cloud, cloud
+from gateway import Gateway
+from shell import Reply, Running, running
+
+from tollway.providers.canon import Call
+from tollway.providers.dialects.echoes import To, without_echoes
+
+THOUGHT = {"text": "Hm.", "thought": True, "thoughtSignature": "c2ln"}
+CALL = {"functionCall": {"name": "f", "args": {}}}
+GEMINI = {
+    "candidates": [
+        {
+            "content": {"role": "model", "parts": [THOUGHT, {**CALL, "thoughtSignature": "c2ln"}]},
+            "finishReason": "STOP",
+        }
+    ],
+    "usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": 3},
+}
+USE = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+CLAUDE = {
+    **{"id": "msg_1", "type": "message", "role": "assistant", "model": "c"},
+    "content": [{"type": "thinking", "thinking": "Hm", "signature": "Y2w="}, USE],
+    **{"stop_reason": "tool_use", "usage": {"input_tokens": 3, "output_tokens": 4}},
+}
+BUDGET = {"type": "enabled", "budget_tokens": 2000}
+RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "1"}
+
+
+def config(port: int) -> str:
+    """Return a configuration with those that sign."""
+    tables = [
+        f'[providers.{name}]\nkind = "{name}"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
+        f'api_key = "env:HOME"\n[prices."{name}/*"]\ninput = 1\noutput = 1\n'
+        for name in ("gemini", "anthropic", "openai")
+    ]
+    return "\n".join([*tables, ANN])
+
+
+@pytest_asyncio.fixture
+async def both() -> AsyncIterator[tuple[Cloud, Running]]:
+    """Yield providers, and the gateway before them."""
+    async with cloud() as one, running(config(one.port), server="") as daemon:
+        yield one, daemon
+
+
+async def ask(both: tuple[Cloud, Running], path: str, body: object, answer: object) -> Reply:
+    """Ask for an answer that a provider is made to give."""
+    up, daemon = both
+    up.answer = (200, "application/json", msgspec.json.encode(answer))
+    reply = await Gateway(daemon, []).ask(msgspec.json.encode(body), path)
+    assert reply.status == 200, reply.body
+    return reply
+
+
+async def test_claude_goes_on_where_gemini_began(both: tuple[Cloud, Running]) -> None:
+    """It refuses thoughts that it did not sign, and to think before a turn without any is over."""
+    said: dict[str, Any] = {
+        **{"model": "gemini/m", "max_tokens": 4000, "thinking": BUDGET},
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+    }
+    content = (await ask(both, "/v1/messages", said, GEMINI)).json()["content"]
+    (use,) = [block for block in content if block["type"] == "tool_use"]
+    results = {"role": "user", "content": [{**RESULT, "tool_use_id": use["id"]}]}
+    said["messages"] += [{"role": "assistant", "content": content}, results]
+    said["model"] = "anthropic/claude-sonnet-4-5"
+    said["context_management"] = {"edits": [{"type": "clear_thinking_20251015"}]}
+    reply = await ask(both, "/v1/messages", said, CLAUDE)
+    assert reply.headers["x-tollway-dropped"] == "thinking, reasoning"
+    sent = both[0].asked[-1][2]
+    assert sent["messages"][1:] == [{"role": "assistant", "content": [use]}, results]
+    assert sent["thinking"] == {"type": "disabled"} and "context_management" not in sent
+    # Its own thoughts of the next turn stay, and it thinks again.
+    own = {"role": "assistant", "content": CLAUDE["content"]}
+    said["messages"] += [own, {"role": "user", "content": [RESULT]}]
+    await ask(both, "/v1/messages", said, CLAUDE)
+    sent = both[0].asked[-1][2]
+    assert sent["messages"][3] == own and sent["thinking"] == BUDGET
+
+
+async def test_gemini_goes_on_where_claude_began(both: tuple[Cloud, Running]) -> None:
+    """Its third generation wants a proof of the first call of a turn, and takes no other's."""
+    said: dict[str, Any] = {
+        "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
+        "tools": [{"functionDeclarations": [{"name": "f"}]}],
+    }
+    at = "/v1beta/models/{}:generateContent"
+    made = await ask(both, at.format("anthropic/claude-sonnet-4-5"), said, CLAUDE)
+    result = {"functionResponse": {"name": "f", "id": "toolu_1", "response": {"result": "1"}}}
+    content = made.json()["candidates"][0]["content"]
+    assert "thoughtSignature" in content["parts"][0]
+    said["contents"] += [content, {"role": "user", "parts": [result]}]
+    for model, proof in (
+        ("gemini-3-pro-preview", {"thoughtSignature": "skip_thought_signature_validator"}),
+        ("gemini-2.5-flash", {}),
+    ):
+        await ask(both, at.format(f"gemini/{model}"), said, GEMINI)
+        parts = both[0].asked[-1][2]["contents"][1]["parts"]
+        assert parts[0] == {"text": "Hm", "thought": True}
+        assert parts[1] == {"functionCall": {"id": "toolu_1", "name": "f", "args": {}}, **proof}
+
+
+async def test_openai_is_given_no_thoughts_of_claude_s(both: tuple[Cloud, Running]) -> None:
+    """It cannot read what it did not encrypt, and refuses the whole call."""
+    said: dict[str, Any] = {
+        **{"model": "anthropic/claude-sonnet-4-5", "store": False},
+        "input": [{"role": "user", "content": "Hi"}],
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+    }
+    made = (await ask(both, "/v1/responses", said, CLAUDE)).json()["output"]
+    assert [one["type"] for one in made] == ["reasoning", "function_call"]
+    told = {"type": "function_call_output", "call_id": made[1]["call_id"], "output": "1"}
+    said |= {"model": "openai/gpt-5.2", "input": [*said["input"], *made, told]}
+    answer = {"id": "resp_1", "object": "response", "status": "completed", "output": []}
+    reply = await ask(both, "/v1/responses", said, answer)
+    assert both[0].asked[-1][2]["input"] == [said["input"][0], made[1], told]
+    assert reply.headers["x-tollway-dropped"] == "thinking"
+
+
+def call(dialect: str, body: str) -> Call:
+    """Return a call with a body, written as it stands."""
+    return Call("chat", dialect, "m", body.encode())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body"),
+    [
+        (
+            "anthropic_messages",
+            '{"messages": [ {"role":"assistant","content":[{"type":"thinking","thinking":"A",'
+            ' "signature":"Y2w="},{"type":"tool_use","id":"a","name":"f","input":{}}]},'
+            '{"role":"user","content":[{"type":"tool_result","tool_use_id":"a"}]}],'
+            '"thinking":{"type":"enabled","budget_tokens":2000}}',
+        ),
+        (
+            "gemini",
+            '{"contents": [ {"role":"model","parts":[{"functionCall":{"name":"f"},'
+            ' "thoughtSignature":"c2ln"},{"functionCall":{"name":"g"}}]}]}',
+        ),
+        ("openai_responses", '{"input": [ {"type":"reasoning","encrypted_content":"gAAA"}]}'),
+        ("openai_responses", '{"input": "Why \\"tollway.\\" and \\"tollway.x\\"?"}'),
+        ("anthropic_messages", '{"messages": ["tollway."]}'),
+    ],
+)
+def test_what_a_provider_signed_itself_stays_byte_for_byte(dialect: str, body: str) -> None:
+    """So does what cannot be read: it is the provider's to refuse."""
+    asked = call(dialect, body)
+    found, lost = without_echoes(asked, To("gemini-3-pro-preview"))
+    assert (found, lost) == (asked, ())
+
+
+def test_thoughts_that_nobody_signed_stay_with_who_signs_nothing() -> None:
+    """Anthropic refuses them; servers that speak as it does give and take them so."""
+    body = (
+        '{"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"A",'
+        '"signature":""},{"type":"text","text":"B"}]},{"role":"assistant","content":'
+        '[{"type":"thinking","thinking":"C","signature":""}]},{"role":"user","content":"D"}]}'
+    )
+    asked = call("anthropic_messages", body)
+    assert without_echoes(asked, To("m", checks=False)) == (asked, ())
+    found, lost = without_echoes(asked, To("m"))
+    assert msgspec.json.decode(found.body)["messages"] == [
+        {"role": "assistant", "content": [{"type": "text", "text": "B"}]},
+        {"role": "user", "content": "D"},
+    ]
+    assert lost == ("thinking",)
+
+
+def test_a_part_that_carried_a_proof_alone_goes_with_it() -> None:
+    """Google's clients are shown it as an empty thought, with the proof in base64."""
+    mark = "dG9sbHdheS5hbnRocm9waWNfbWVzc2FnZXMuc2lnbmF0dXJlLlkydz0="
+    body = (
+        '{"contents":[{"role":"model","parts":[{"text":"A","thought":true},{"text":"",'
+        f'"thought":true,"thought_signature":"{mark}"}}]}},{{"role":"model","parts":'
+        f'[{{"text":"","thoughtSignature":"{mark}"}}]}}]}}'
+    )
+    found, lost = without_echoes(call("gemini", body), To("gemini-2.5-flash"))
+    assert msgspec.json.decode(found.body)["contents"] == [
+        {"role": "model", "parts": [{"text": "A", "thought": True}]}
+    ]
+    assert lost == ()
