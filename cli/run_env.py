@@ -12,8 +12,9 @@ KEY = "TOLLWAY_KEY"
 URL = "TOLLWAY_URL"
 HEADER = "x-tollway-key"
 CLAUDE, CODEX, GEMINI = "claude", "codex", "gemini"
-OPENCODE, AIDER = "opencode", "aider"
-AGENTS = (CLAUDE, CODEX, GEMINI, OPENCODE, AIDER)
+OPENCODE, AIDER, KILO = "opencode", "aider", "kilo"
+COPILOT, QWEN = "copilot", "qwen"
+AGENTS = (CLAUDE, CODEX, GEMINI, OPENCODE, AIDER, KILO, COPILOT, QWEN)
 
 # What would send a program elsewhere, or with another credential.
 _ELSEWHERE = (
@@ -21,6 +22,8 @@ _ELSEWHERE = (
     *("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"),
     *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_API_BASE"),
     *("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
+    *("COPILOT_PROVIDER_BEARER_TOKEN", "COPILOT_PROVIDER_API_KEY_COMMAND"),
+    *("COPILOT_PROVIDER_TRANSPORT", "COPILOT_PROVIDER_WIRE_MODEL"),
 )
 # Claude Code asks for these by names of its own, in the background and for its parts.
 _CLAUDE_MODELS = (
@@ -37,7 +40,7 @@ _CODEX_SUMS_UP = 16_000
 _OPENCODES = ("OPENCODE_CONFIG_CONTENT", "KILO_CONFIG_CONTENT")
 _OPENCODE_KEY = f"{{env:{KEY}}}"
 _OPENCODE_PATHS = {"anthropic": "/v1", "openai": "/v1", "google": "/v1beta"}
-_OUTPUT = 32_000  # what it asks for at most
+_OUTPUT = 32_000  # what opencode asks for at most
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -104,6 +107,9 @@ def _libraries(gateway: Gateway) -> dict[str, str]:
         **{"OPENAI_BASE_URL": v1, "OPENAI_API_KEY": gateway.key},
         **{"ANTHROPIC_BASE_URL": gateway.url, "ANTHROPIC_API_KEY": gateway.key},
         **{"GOOGLE_GEMINI_BASE_URL": gateway.url, "GEMINI_API_KEY": gateway.key},
+        # GitHub's Copilot CLI; by this API it names the key under which a prompt is cached.
+        **{"COPILOT_PROVIDER_BASE_URL": v1, "COPILOT_PROVIDER_API_KEY": gateway.key},
+        **{"COPILOT_PROVIDER_TYPE": "openai", "COPILOT_PROVIDER_WIRE_API": "responses"},
     }
 
 
@@ -113,6 +119,11 @@ def _models(env: Mapping[str, str], model: str, gateway: Gateway) -> dict[str, s
     For every program: an agent may be started by a script, `npx` or a library (Claude's is).
     """
     made = {"OPENAI_MODEL": model, "GEMINI_MODEL": model, "AIDER_MODEL": f"openai/{model}"}
+    made["COPILOT_MODEL"] = model
+    if gateway.window:
+        output = _output(gateway.window)
+        made["COPILOT_PROVIDER_MAX_OUTPUT_TOKENS"] = str(output)
+        made["COPILOT_PROVIDER_MAX_PROMPT_TOKENS"] = str(gateway.window - output)
     made |= dict.fromkeys(_CLAUDE_MODELS, model)
     if gateway.window and gateway.window >= _CLAUDE_SUMS_UP:
         made |= {name: env.get(name, str(gateway.window)) for name in _CLAUDE_WINDOWS}
@@ -185,8 +196,7 @@ def _opencode(said: str, gateway: Gateway) -> str:
         return json.dumps(own | {"provider": providers})
     limit = {}
     if gateway.window:
-        output = min(_OUTPUT, gateway.window // 4)
-        limit = {"limit": {"context": gateway.window, "output": output}}
+        limit = {"limit": {"context": gateway.window, "output": _output(gateway.window)}}
     tollway = {
         "npm": "@ai-sdk/openai",
         "name": "Tollway",
@@ -196,6 +206,11 @@ def _opencode(said: str, gateway: Gateway) -> str:
     chosen = f"tollway/{gateway.model}"
     led = {"provider": providers | {"tollway": tollway}, "model": chosen, "small_model": chosen}
     return json.dumps(own | led)
+
+
+def _output(window: int) -> int:
+    """Return how much of a model's window an answer may take; the rest is the conversation's."""
+    return min(_OUTPUT, window // 4)
 
 
 def _past_proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,17 @@ from urllib.parse import quote
 
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control
-from tollway.cli.run_env import AIDER, CLAUDE, CODEX, GEMINI, OPENCODE, agent_of
+from tollway.cli.run_env import (
+    AIDER,
+    CLAUDE,
+    CODEX,
+    COPILOT,
+    GEMINI,
+    KILO,
+    OPENCODE,
+    QWEN,
+    agent_of,
+)
 from tollway.daemon.config.shown import meant
 from tollway.daemon.errors import ModelNotFound
 from tollway.providers.errors import GatewayError
@@ -21,9 +31,14 @@ _GPTS = ("gpt-6.1-sol", "gpt-5.5", "gpt-5-codex")
 _GEMINIS = ("gemini-3.1-pro-preview", "gemini-3-flash-preview", "gemini-2.5-pro")
 _OWN = {
     **{CLAUDE: _CLAUDES, CODEX: _GPTS, GEMINI: _GEMINIS},
-    **{OPENCODE: (*_CLAUDES, *_GPTS, *_GEMINIS), AIDER: (*_CLAUDES, *_GPTS)},
+    **dict.fromkeys((OPENCODE, KILO), (*_CLAUDES, *_GPTS, *_GEMINIS)),
+    AIDER: (*_CLAUDES, *_GPTS),
 }
-_SAID_BY = {CLAUDE: "ANTHROPIC_MODEL", GEMINI: "GEMINI_MODEL", AIDER: "AIDER_MODEL"}
+_MUST_BE_TOLD = frozenset({COPILOT, QWEN})  # without a model they ask elsewhere, or not at all
+_SAID_BY = {
+    **{CLAUDE: "ANTHROPIC_MODEL", GEMINI: "GEMINI_MODEL", AIDER: "AIDER_MODEL"},
+    **{COPILOT: "COPILOT_MODEL", QWEN: "OPENAI_MODEL"},
+}
 _OPTIONS = frozenset({"-m", "--model", "--profile", "--oss"})
 _NO_TALKERS = ("embed", "rerank")
 _MOST_NAMED = 5
@@ -66,7 +81,7 @@ class Models:
         """
         agent = agent_of(command)
         own = _OWN.get(agent, ())
-        if not own or _names_one(command, environ):
+        if not agent or _names_one(command, environ):
             return ""
         try:
             if any(map(self._has, own)):
@@ -76,6 +91,8 @@ class Models:
             return ""
         best = next((one for one in names if not _is_no_talker(one)), "PROVIDER/MODEL")
         way = join(["tollway", "run", "--model", best, "--", agent])
+        if agent in _MUST_BE_TOLD:
+            return f"{agent} asks here for nothing but a model that it is told of: `{way}`"
         listed = f"{_shown(names)} and " if names else ""
         return f"this run may call {listed}none of {agent}'s own models: `{way}`"
 

@@ -272,11 +272,13 @@ def test_a_script_gets_the_variables_of_every_library() -> None:
         "OPENAI_BASE_URL": "http://127.0.0.1:4141/v1",
         "ANTHROPIC_BASE_URL": "http://127.0.0.1:4141",
         "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:4141",
+        "COPILOT_PROVIDER_BASE_URL": "http://127.0.0.1:4141/v1",
         "TOLLWAY_URL": "http://127.0.0.1:4141",
     }
     keys = {name for name in made.env if name.endswith(("_KEY", "_TOKEN"))}
     assert {made.env[name] for name in keys} == {"tw-x"}
-    assert keys == {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "TOLLWAY_KEY"}
+    libraries = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
+    assert keys == libraries | {"COPILOT_PROVIDER_API_KEY", "TOLLWAY_KEY"}
 
 
 def test_claude_code_gets_a_token_and_the_model_under_all_its_names() -> None:
@@ -371,6 +373,22 @@ def test_opencode_asks_here_for_the_models_that_it_knows_too() -> None:
         },
         "openai": {"options": {"baseURL": "http://h/v1", "apiKey": key}},
         "google": {"options": {"baseURL": "http://h/v1beta", "apiKey": key}},
+    }
+
+
+def test_copilot_gets_its_provider_by_variables() -> None:
+    """Also where a person has led it elsewhere, or with a token that would go first."""
+    own = {"COPILOT_PROVIDER_BEARER_TOKEN": "own", "COPILOT_PROVIDER_TYPE": "anthropic"}
+    goal = Goal("http://h", "tw-x", "smart", window=100_000)
+    env = launch(("copilot",), ENV | own, goal).env
+    assert {name.removeprefix("COPILOT_"): env[name] for name in env if "COPILOT" in name} == {
+        "PROVIDER_BASE_URL": "http://h/v1",
+        "PROVIDER_API_KEY": "tw-x",
+        "PROVIDER_TYPE": "openai",
+        "PROVIDER_WIRE_API": "responses",
+        "PROVIDER_MAX_PROMPT_TOKENS": "75000",
+        "PROVIDER_MAX_OUTPUT_TOKENS": "25000",
+        "MODEL": "smart",
     }
 
 

@@ -61,14 +61,17 @@ async def test_nothing_is_said_where_an_agent_may_find_a_model(tmp_path: Path) -
         (("claude", "--model=smart"), {}),
         (("codex", "-c", "model=smart"), {}),
         (("claude",), {"ANTHROPIC_MODEL": "smart"}),
+        (("copilot",), {"COPILOT_MODEL": "smart"}),
         (("script",), {}),
     ]
     async with gateway(ANSWERS, more=ROUTES) as gate:
         models = Models(Control(gate.daemon.socket), KEY)
         said = [await asyncio.to_thread(models.lacking, words, env) for words, env in told]
         claude = await asyncio.to_thread(models.lacking, ("claude",), {})
+        copilot = await asyncio.to_thread(models.lacking, ("copilot",), {})
     assert said == [""] * len(told)
     assert claude.endswith(FALLS_SHORT.strip())
+    assert copilot.endswith("a model that it is told of: `tollway run --model smart -- copilot`")
 
 
 async def test_claude_code_s_mark_of_a_wide_window_is_no_part_of_a_model_s_name(
