@@ -239,7 +239,8 @@ def _facts(prices: Prices, found: Target) -> Iterator[tuple[str, show.Cell]]:
 
 def _fees(price: Price) -> Iterator[tuple[str, str]]:
     if price.discount != 1:
-        yield "paid", f"{(price.discount * 100).normalize():f}% of it (discount)"
+        why = "discount" if price.discount < 1 else "surcharge"
+        yield "paid", f"{(price.discount * 100).normalize():f}% of it ({why})"
     if price.request_usd:
         yield "each call", f"${price.request_usd.normalize():f}"
     if price.search_usd is not None:

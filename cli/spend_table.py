@@ -123,9 +123,11 @@ def told(report: Report) -> Iterator[str]:
         )
     if total.saved_nanousd:
         listed = total.cost_nanousd + total.saved_nanousd
+        apart = abs(total.saved_nanousd)
         yield (
-            f"List price {show.money(listed)}, paid {show.money(total.cost_nanousd)}, saved"
-            f" {show.money(total.saved_nanousd)} ({show.percent(total.saved_nanousd, listed)})"
+            f"List price {show.money(listed)}, paid {show.money(total.cost_nanousd)},"
+            f" {'saved' if total.saved_nanousd > 0 else 'surcharge'}"
+            f" {show.money(apart)} ({show.percent(apart, listed)})"
         )
     for one in report.beside.commitments:
         yield commitment_text(one, report)

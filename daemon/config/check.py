@@ -63,6 +63,7 @@ _LEAST_KEEP_S = 86_400
 _LEAST_KEEP_BODIES_S = 60
 _LEAST_SIZE = 64 * 2**20
 _MOST_GLOBS = 300  # compared each with each
+_MOST_PAID = Decimal("1.5")  # of a list price: surcharges for a region are a tenth
 _RARE_DISCOUNT = Decimal("0.5")  # below it a discount may be meant the other way round
 # Names are in lower case, and a scheme's own port is not written.
 _ORIGIN = re.compile(
@@ -317,9 +318,10 @@ def _probe_wrong(probe: Probe) -> tuple[str, str] | None:
 
 def _discount_wrong(provider: Provider, quirks: frozenset[str]) -> str | None:
     part = provider.discount
-    if not 0 < part <= 1:
+    if not 0 < part <= _MOST_PAID:
         return (
-            "expected the part of the list price that is paid, over 0 and up to 1: 0.9 is 10% off"
+            "expected the part of the list price that is paid, over 0 and up to 1.5: 0.9 is 10%"
+            " off, 1.1 a surcharge of 10%"
         )
     if part == 1:
         return None

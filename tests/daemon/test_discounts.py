@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from gateway import INPUT, OUTPUT, Gateway, body, config, whole
+from gateway import INPUT, OUTPUT, Gateway, body, config, gateway, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_rows import attempt, closed, ended, opened
@@ -72,6 +72,21 @@ async def test_what_is_paid_is_what_counts() -> None:
             assert (again.attempts, again.changed) == (1, 0)
 
 
+async def test_a_surcharge_is_a_discount_above_one(tmp_path: Path) -> None:
+    """Data that stay in a region cost a tenth more in no price list: budgets have to count it."""
+    text = "discount = 1.1"
+    async with gateway([[reads(), says(whole())]], provider=text) as gate:
+        row = await gate.row(await gate.ask())
+        assert row.call.cost_nanousd == USED * 11 // 10
+        assert row.attempts[0].saved_nanousd == -USED // 10
+        path = gate.daemon.server.daemon.ledger.path
+        assert verify(path) == []
+        home = Home(tmp_path)
+        home.write(f'[server]\nsingle_user = true\n[ledger]\npath = "{path}"\n')
+        said = await asyncio.to_thread(home.tollway, "spend")
+        assert "surcharge $0.0000013 (10%)" in said.stderr
+
+
 async def test_a_discount_that_changes_reprices_and_settles(tmp_path: Path) -> None:
     """Bills follow the new part, the saving with them, and the books still agree."""
     path = tmp_path / "ledger.db"
@@ -112,7 +127,7 @@ async def test_a_discount_that_changes_reprices_and_settles(tmp_path: Path) -> N
 PRICE = identified(
     Price("", "gateway.toml", Rate(Decimal(2)), Rate(Decimal(8)), request_usd=Decimal("0.001"))
 )
-parts = st.decimals("0.01", 1, places=3)
+parts = st.decimals("0.01", "1.5", places=3)
 counts = st.integers(0, 10**7)
 
 
@@ -131,6 +146,7 @@ def test_paid_and_saved_are_the_list_price(part: Decimal, came: int, went: int) 
     ("line", "says"),
     [
         ("discount = 10", "providers.up.discount: expected the part of the list price"),
+        ("discount = 1.6", "up to 1.5: 0.9 is 10% off, 1.1 a surcharge of 10%"),
         ("discount = 0", "expected the part of the list price"),
         ('discount = "0.9"', "providers.up.discount: "),
         ('discount = 0.9\nauth = "caller"', "the caller's own account pays"),
