@@ -167,11 +167,11 @@ class LocalModels:
             raise LocalModelFailed(f"`{name}` is now served by a command", sent=False)
         try:
             asked = read_request(endpoint, body)
+            if terms.owner:
+                asked = replace(asked, job=replace(asked.job, owner=terms.owner))
+            return await resident.ask(asked, terms)
         except RequestInvalid as fault:
             return Refusal(refusal(fault))
-        if terms.owner:
-            asked = replace(asked, job=replace(asked.job, owner=terms.owner))
-        return await resident.ask(asked, terms)
 
     async def forward(self, name: str, request: Request, terms: Terms = _PLAIN) -> ServedAnswer:
         """Return the answer of a model that a command serves; `request.url` is a path there.

@@ -3,6 +3,8 @@
 Nothing reaches llama.cpp unchecked, for most misuses of it end the process.
 """
 
+import re
+
 import msgspec
 
 from tollway.providers.llamacpp.frames import Prompt, Refused, Shape, Submit
@@ -12,6 +14,13 @@ from tollway.providers.llamacpp.schema import grammar_of
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
 from tollway.providers.words import counted
+
+# Of a caller's own grammar. Beyond some ten thousand brackets within one another, or rules that
+# lead to one another, llama.cpp ends the process; each alternative is tried with each token.
+MAX_GRAMMAR_BYTES = 256 * 1024
+MAX_GRAMMAR_DEPTH = 200
+MAX_ALTERNATIVES = 4000
+_GRAMMAR_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*|([()|])', re.DOTALL)
 
 
 class Refusal(Exception):
@@ -184,6 +193,7 @@ class Jobs:
         try:
             if shape.grammar is not None:
                 param, grammar = "grammar", shape.grammar
+                _refuse_if_heavy(grammar)
             elif shape.schema is not None and shape.calls is not None:
                 tools, parallel = job.prompts[0].tools, job.parallel
                 grammar = self.manner.answer_or_calls(shape.schema, tools, parallel=parallel)
@@ -206,6 +216,29 @@ class Jobs:
         if not compiles:
             raise Refusal("llama.cpp does not understand the grammar", param)
         return grammar
+
+
+def _refuse_if_heavy(grammar: str) -> None:
+    depth = deepest = alternatives = 0
+    for found in _GRAMMAR_PARTS.finditer(grammar):
+        match found[1]:
+            case "(":
+                depth += 1
+                deepest = max(deepest, depth)
+            case ")":
+                depth -= 1
+            case "|":
+                alternatives += 1
+    if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
+        raise Refusal(f"The grammar has over {MAX_GRAMMAR_BYTES // 1024} KiB", "grammar")
+    if deepest > MAX_GRAMMAR_DEPTH:
+        raise Refusal("The grammar is nested too deeply", "grammar")
+    if alternatives > MAX_ALTERNATIVES:
+        raise Refusal(
+            f"The grammar has over {MAX_ALTERNATIVES} alternatives; an `enum` of a JSON schema may"
+            " have more",
+            "grammar",
+        )
 
 
 def param_of(kind: str) -> str:

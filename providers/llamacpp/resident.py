@@ -8,7 +8,12 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamTimeout
+from tollway.providers.errors import (
+    LocalModelBusy,
+    LocalModelFailed,
+    RequestInvalid,
+    UpstreamTimeout,
+)
 from tollway.providers.llamacpp import fit
 from tollway.providers.llamacpp.answer import LocalAnswer
 from tollway.providers.llamacpp.frames import Load, Prompt, Ready, Submit
@@ -57,6 +62,7 @@ class GgufResident(Resident[Worker]):
             LocalModelFailed: It cannot be loaded, or died before it answered.
             LocalModelBusy: Our turn did not come within `first_s`.
             UpstreamTimeout: It was our turn, and nothing came for what was left of `first_s`.
+            RequestInvalid: The call holds what cannot be told to a worker.
         """
         if terms.again:
             async with self._suspect:
@@ -220,6 +226,9 @@ class GgufResident(Resident[Worker]):
         except WorkerEnded as fault:
             share.end()
             raise self._died(fault) from fault
+        except RequestInvalid:
+            share.end()
+            raise
         self.running += 1
         return share, call
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +29,10 @@ _MIROSTAT_M = 100
 class Chain:
     """The samplers of one choice. See `native.Chain`."""
 
+    # Of CPU time for one token: all other answers stand still meanwhile. Some grammars grow with
+    # each token that could be read in several ways.
+    grammar_s = 2.0
+
     def __init__(self, llama: Any, samplers: Any, grammar: Any, *, greedy: bool) -> None:
         self.held = True
         self._llama = llama
@@ -43,12 +48,15 @@ class Chain:
             NativeFailed: No token is possible.
         """
         token = self._sampled(logits, ruled=False)
+        began = time.thread_time()
         if self._grammar is not None and self.held:
             # What was chosen is nearly always allowed; asking for one token is cheap, for all
             # of the vocabulary dear.
             if not self._allows(token):
                 token = self._sampled(logits, ruled=True)
             self._llama.llama_sampler_accept(self._grammar, token)
+            if time.thread_time() - began > self.grammar_s:
+                raise NativeFailed("the grammar takes too long, and others' answers wait for it")
         if self._samplers is not None:
             self._llama.llama_sampler_accept(self._samplers, token)
         return token

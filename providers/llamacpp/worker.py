@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from tollway.providers.errors import RequestInvalid
 from tollway.providers.llamacpp.frames import (
     Broken,
     Cancel,
@@ -29,7 +30,6 @@ from tollway.providers.llamacpp.frames import (
     Ping,
     Pong,
     Progress,
-    Prompt,
     Quit,
     Reading,
     Ready,
@@ -308,13 +308,13 @@ class Worker:
 
         Raises:
             WorkerEnded: The process is gone.
+            RequestInvalid: The job holds what cannot be told to it.
         """
         choices = 0 if job.kind == "embeddings" else len(job.prompts) * job.n
-        call = self._new_call(on_end, choices)
+        call = self._begin(job, on_end, choices)
         if deadline_s is not None:
             loop = asyncio.get_running_loop()
             call.deadline = loop.call_later(deadline_s, self._expire, call)
-        self._send(msgspec.structs.replace(job, id=call.number))
         return call
 
     def cancel(self, call: Call) -> None:
@@ -332,10 +332,9 @@ class Worker:
 
         Raises:
             WorkerEnded: The process is gone.
+            RequestInvalid: The job holds what cannot be told to it.
         """
-        call = self._new_call(on_end)
-        prompts: list[Prompt] = kind.prompts
-        self._send(Count(call.number, kind.kind, prompts))
+        call = self._begin(Count(0, kind.kind, kind.prompts), on_end)
         up = await call.next()
         return up.tokens if isinstance(up, Counted) else None
 
@@ -379,11 +378,17 @@ class Worker:
             self.kill()
         await asyncio.shield(self._task)
 
-    def _new_call(self, on_end: Callable[[Call], None], choices: int = 0) -> Call:
+    def _begin(
+        self, asked: Submit | Count, on_end: Callable[[Call], None], choices: int = 0
+    ) -> Call:
         if self.ended:
             raise self.ended
         self._number += 1
         number = self._number
+        try:  # before it counts as a call: one that never ends would look like a worker that hangs
+            frame = pack([msgspec.structs.replace(asked, id=number)])
+        except OverflowError as fault:
+            raise RequestInvalid("A whole number in the request has more than 64 bits") from fault
 
         def end(call: Call) -> None:
             self._calls.pop(number, None)
@@ -392,6 +397,8 @@ class Worker:
         if not self._calls:
             self.heard_at = self._clock()
         call = self._calls[number] = Call(number, choices, end)
+        if not self.gone.is_set():
+            self._link.down.write(frame)
         return call
 
     def _send(self, message: Down) -> None:

@@ -332,6 +332,22 @@ async def test_a_schema_that_is_none_ends_nobody_elses_answer(local: LocalModels
     assert events(await body_of(other))[-1]["choices"][0]["finish_reason"]
 
 
+async def test_a_number_that_no_frame_holds_is_a_400(local: LocalModels) -> None:
+    """In a schema or for a template; the worker does not count as busy with it ever after."""
+    schema = {"type": "integer", "maximum": 10**30}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    await local.load(NAME)
+    for more in ({"response_format": form}, {"chat_template_kwargs": {"at": -(10**20)}}):
+        answer = await local.send(NAME, "chat", chat("hi", **more))
+        told = json.loads(await body_of(answer))["error"]
+        assert (answer.status, "more than 64 bits" in told["message"]) == (400, True)
+    assert await local.count(NAME, "chat", chat("hi", **more)) is None  # a part of the prompt
+    process = local._residents[NAME]._process
+    assert process is not None and not process.busy
+    assert state_of(local).idle_s is not None
+    assert (await whole(local, chat("hi", max_tokens=1)))["usage"]["completion_tokens"] == 1
+
+
 async def test_llama_cpp_takes_the_grammar_of_every_format(local: LocalModels) -> None:
     """And of patterns whose classes have signs that its own language has a use for."""
     forms: list[Any] = [{"type": "string", "format": form} for form in FORMATS]

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from local_models import NAME, body_of, chat, serving, text_of, whole
 
+from tollway.providers.llamacpp.native import NativeFailed
+
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
 SAID = "Say this again and again: one two one two one two one two."
@@ -45,6 +47,25 @@ async def test_samplers_judge_in_the_order_that_is_asked_for(tmp_path: Path) -> 
             found.append(first)
         assert found[0] == usual
         assert len(set(found)) == 3
+
+
+def test_a_grammar_that_takes_too_long_for_a_token_ends_its_call() -> None:
+    """Before the next token takes twice as long: the answers beside it wait for each."""
+    samplers = pytest.importorskip("tollway.providers.llamacpp.samplers", exc_type=ImportError)
+
+    class Impatient(samplers.Chain):  # type: ignore[misc,name-defined]
+        grammar_s = -1.0
+
+        def _allows(self, token: int) -> bool:
+            return True
+
+    class Library:
+        def llama_sampler_accept(self, sampler: object, token: int) -> None:
+            """Take it."""
+
+    chain = Impatient(Library(), None, object(), greedy=True)
+    with pytest.raises(NativeFailed, match="takes too long"):
+        chain.choose(samplers.np.zeros(4, samplers.np.float32))
 
 
 def _but(asked: dict[str, Any]) -> dict[str, Any]:
