@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tollway.daemon.config import check_prices, shown, values
+from tollway.daemon.config import check_edge, check_prices, shown, values
 from tollway.daemon.config.check_models import check_model
 from tollway.daemon.config.check_routes import (
     LOCAL,
@@ -65,11 +65,6 @@ _LEAST_SIZE = 64 * 2**20
 _MOST_GLOBS = 300  # compared each with each
 _MOST_PAID = Decimal("1.5")  # of a list price: surcharges for a region are a tenth
 _RARE_DISCOUNT = Decimal("0.5")  # below it a discount may be meant the other way round
-# Names are in lower case, and a scheme's own port is not written.
-_ORIGIN = re.compile(
-    r"(http://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?!:80$)|https://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?!:443$))"
-    r"(:[0-9]{1,5})?"
-)
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -177,9 +172,8 @@ def _server(config: Config, names: Names, wrong: Wrong) -> None:
                 '{ cert = "cert.pem", key = "key.pem" }, or put a proxy that speaks TLS in front '
                 "and set server.behind_proxy = true",
             )
-    for number, origin in enumerate(server.cors_origins):
-        if why := _origin_wrong(origin):
-            wrong(("server", "cors_origins", number), why)
+    for key, number, fault in check_edge.wrong_names(server):
+        wrong(("server", key, number), fault)
     if server.metrics_key is not None:
         _refer("keys", server.metrics_key, ("server", "metrics_key"), names, wrong)
     if why := zone_wrong(server.timezone):
@@ -210,15 +204,6 @@ def _telemetry(telemetry: Telemetry, wrong: Wrong) -> None:
             ("telemetry", "otlp"),
             f"needs OpenTelemetry, which is not installed; {extras.install('otel')}",
         )
-
-
-def _origin_wrong(said: str) -> str | None:
-    """Return why a text is no origin of a page as browsers write it, None where it is one."""
-    if said in {"*", "null"}:
-        return "would let any page in; name the origins, such as https://app.example"
-    if _ORIGIN.fullmatch(said):
-        return None
-    return "is no origin; write it as browsers do: https://app.example or http://localhost:3000"
 
 
 def _webhook_wrong(said: str | None) -> str | None:
@@ -411,6 +396,8 @@ def _owner(config: Config, key: Key, at: At, names: Names, wrong: Wrong) -> None
 def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
     """Yield what is allowed and yet may not be meant: names and files that miss their aim."""
     yield from _overlaps(config)
+    if why := check_edge.program_missing(config.server.alerts.command, config.path.parent):
+        yield ("server", "alerts", "command"), why
     for name, provider in config.providers.items():
         needs = KINDS[provider.kind].auth == "bearer" and provider.auth == "key"
         if not provider.keys and needs:

@@ -225,6 +225,26 @@ def test_only_loopback_is_listened_on_without_a_proxy(host: str, extra: str, fau
     assert fault in only(f'[server]\nlisten = "{host}:4141"\n{extra}')
 
 
+@pytest.mark.parametrize("host", ["*", "*.example", "https://a.example", "a.example/v1", "", "a b"])
+def test_a_host_that_no_client_can_send_is_refused(host: str) -> None:
+    """They are compared whole; a pattern would let nobody in."""
+    assert "server.allowed_hosts[1]: is no host as clients send it" in only(
+        f'[server]\nallowed_hosts = ["a.example:8443", "{host}", "[::1]:1", "::1", "10.0.0.1"]'
+    )
+
+
+def test_an_alert_s_command_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """Else its owner would learn of it with the first alert, or never."""
+    (tmp_path / "there").write_text("#!/bin/sh\n")
+    (tmp_path / "there").chmod(0o755)
+    text = '[server]\nsingle_user = true\nalerts = {{ command = ["{}", "-v"] }}'
+    for name in ("sh", "./there", str(tmp_path / "there")):
+        assert parse(text.format(name), path=tmp_path / "gateway.toml").warnings == ()
+    for name in ("no-such-program", "./none", str(tmp_path)):
+        (told,) = parse(text.format(name), path=tmp_path / "gateway.toml").warnings
+        assert f"gateway.toml:3: server.alerts.command: there is no program `{name}` here" in told
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.8.9.1:0", "[::1]:4141", "localhost:80"])
 def test_loopback_needs_no_proxy(listen: str) -> None:
     """All of loopback's names are loopback."""
