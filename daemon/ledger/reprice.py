@@ -217,8 +217,8 @@ def _same(one: Price, other: Price) -> bool:
 
 
 def _anonymous(price: Price) -> Price:
-    services = tuple(_anonymous(each) for each in price.services)
-    return msgspec.structs.replace(price, id="", source="", context_window=None, services=services)
+    # What its other tiers cost asks nothing of a usage: which one it was is settled.
+    return msgspec.structs.replace(price, id="", source="", context_window=None, services=())
 
 
 def _told(attempt: Booked, bill: Bill) -> Repriced:

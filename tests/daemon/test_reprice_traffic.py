@@ -69,3 +69,14 @@ async def test_a_price_that_changes_in_the_file_is_found() -> None:
         path.write_text(path.read_text().replace("output = 2", "output = 3"))
         found = await priced(gate)
         assert (found.before_nanousd, found.after_nanousd) == (13_000, 16_000)
+
+
+async def test_tiers_that_become_known_change_no_bill_of_another() -> None:
+    """What an answer in another service tier would have cost is no other price of this one."""
+    more = '[prices."up/gpt-5"]\ninput = 1\noutput = 2\nservice_tiers = {}\n'
+    async with gateway([[reads(), says(answered(USAGES[0]))]], more=more) as gate:
+        await gate.row(await gate.ask(body(model="up/gpt-5")))
+        path = gate.daemon.config
+        path.write_text(path.read_text().replace("service_tiers = {}\n", ""))
+        found = await priced(gate)
+        assert (found.attempts, found.changed) == (1, 0), found.changes
