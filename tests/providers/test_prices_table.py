@@ -14,7 +14,7 @@ import pytest
 from tollway.daemon.config.schema import ImageKind, PriceOverride
 from tollway.providers.canon import Price, Usage
 from tollway.providers.money import cost, worst_case
-from tollway.providers.prices import FREE, PriceSource, PriceTable, override
+from tollway.providers.prices import FREE, PriceSource, PriceTable, discounted, override
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -88,6 +88,19 @@ def test_of_two_globs_as_close_the_first_in_the_file_wins(folder: Path) -> None:
     """Nothing depends on how a dictionary is sorted."""
     table = PriceTable(PriceSource(folder), {"a/*x": flat("1"), "a/x*": flat("2")})
     assert table.price("a", None, "xx", NOW) == flat("1")
+
+
+def test_models_at_one_price_share_it(folder: Path) -> None:
+    """A price is turned into whole numbers once, and not anew whenever another model was called."""
+    price = flat("1")
+    table = PriceTable(
+        PriceSource(folder), {"openai/*": price}, {"openai": Decimal("0.9")}, ["openai/*"]
+    )
+    first = table.price("openai", "openai", "gpt-5", NOW)
+    assert first is not None
+    assert [one.service for one in first.services] == ["priority", "fast"]
+    assert table.price("openai", "openai", "gpt-5.1", NOW) is first
+    assert table.price("openai", "openai", "gpt-4", NOW) == discounted(price, Decimal("0.9"))
 
 
 def test_without_an_override_the_bundled_price_is_in_force(folder: Path) -> None:
