@@ -68,6 +68,22 @@ _RARE_DISCOUNT = Decimal("0.5")  # below it a discount may be meant the other wa
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
+# Lists that narrow what the levels above allow; empty ones would not.
+NARROWING = frozenset(
+    {("keys", "models"), ("users", "groups"), ("projects", "groups"), ("teams", "groups")}
+)
+
+
+def check_lists(stated: Mapping[tuple[str, ...], object], wrong: Wrong) -> None:
+    """Tell of lists of what is allowed that are empty.
+
+    Who empties one means that nothing is; it would be all that the other levels allow.
+    """
+    for at, said in stated.items():
+        if said == [] and (at[0], at[-1]) in NARROWING and len(at) == 3:
+            wrong(at, "is empty, which narrows nothing; name some, or remove it")
+
+
 def name_wrong(section: str, name: str) -> str | None:
     """Return why a table of this section may not have this name, or None where it may."""
     match section:

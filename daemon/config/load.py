@@ -81,6 +81,8 @@ def parse(text: str, *, path: Path, home: Path | None = None) -> Config:
     data = data_folder() if home is None else home / ".local/share/tollway"
     try:
         config, names = _read(raw, reading, path, data)
+        stated = _stated(raw)
+        check.check_lists(stated, reading.wrong)
         check.check(config, names, reading.wrong)
     except TooMany:
         raise _fault(reading.problems, text, path) from None
@@ -92,7 +94,7 @@ def parse(text: str, *, path: Path, home: Path | None = None) -> Config:
         # In a value it would have been refused or is a name; a comment is nobody's to refuse.
         number = _line_with_secret(text)
         found.append(f"{path}:{number}: looks like a secret; no version that holds it is kept")
-    return msgspec.structs.replace(config, warnings=tuple(found), stated=_stated(raw))
+    return msgspec.structs.replace(config, warnings=tuple(found), stated=stated)
 
 
 def faults(text: str, *, path: Path) -> Sequence[tuple[At, str]]:
@@ -104,6 +106,7 @@ def faults(text: str, *, path: Path) -> Sequence[tuple[At, str]]:
     raw = tables_of(text, name=path)
     reading = Reading(folder=Path(os.path.abspath(path.parent)), home=Path.home())
     with contextlib.suppress(TooMany):  # those that it has found are enough to begin with
+        check.check_lists(_stated(raw), reading.wrong)
         check.check(*_read(raw, reading, path, data_folder()), reading.wrong)
     return causes(reading.problems)
 

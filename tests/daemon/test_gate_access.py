@@ -343,13 +343,13 @@ def text_of(setup: dict[str, Any]) -> str:
         lines.append(f"[groups.g{number}]\nmodels = {models}\nexcept = {excluded}")
 
     def groups(level: str) -> str:
-        return f"groups = {[f'g{number}' for number in setup[level]]}"
+        return f"groups = {[f'g{number}' for number in setup[level]]}" if setup[level] else ""
 
     lines.append(f"[teams.t]\n{groups('team')}")
     lines.append(f'[users.u]\nteam = "t"\n{groups("user")}')
     lines.append(f'[projects.j]\nteam = "t"\n{groups("project")}')
     lines.append(f'[keys.k]\nhash = "{digest(KEY)}"\nuser = "u"\nproject = "j"')
-    lines.append(f"models = {setup['key']}")
+    lines.append(f"models = {setup['key']}" if setup["key"] else "")
     return "\n".join(lines)
 
 
