@@ -123,6 +123,18 @@ class Splitter:
         return Event(raw, data, name)
 
 
+def is_half(rest: bytes) -> bool:
+    """Whether the end of a stream, without its blank line, is a part of an event of JSON."""
+    data, _ = _fields(rest)
+    if data is None or data.lstrip()[:1] not in {b"{", b"["}:
+        return False
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return data.strip() != b"[DONE]"
+    return False
+
+
 def _blank(text: bytearray, look: int, *, plain: bool) -> int:
     """Return where the next blank line ends, or -1."""
     if plain:

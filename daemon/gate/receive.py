@@ -29,7 +29,7 @@ from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.framing import LISTED, SIZE_LINES, size_line
 from tollway.providers.refusals import is_overflow, verdict, verdict_of
 from tollway.providers.retry_hints import hint_s, may_retry
-from tollway.providers.sse import Event
+from tollway.providers.sse import Event, is_half
 from tollway.providers.sse import Splitter as SseSplitter
 from tollway.providers.streams import Splitter, splitter_of
 from tollway.providers.transport import Answer
@@ -414,7 +414,8 @@ class _Relay:
         Raises:
             UpstreamBroke: The answer was not complete.
         """
-        if self._splitter.rest():
+        rest = self._splitter.rest()
+        if rest and not is_half(rest):
             self.feed(b"\n\n")  # an event that lacks its blank line is an event
         if self.failed or self.last:
             return

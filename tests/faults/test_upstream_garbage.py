@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Sequence
 
@@ -152,6 +153,22 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_a_bill(how: str) -> N
         assert row.call.ending in {"upstream_broke", "upstream_timeout", "garbage"}
         assert row.call.estimated
         assert row.call.cost_nanousd > 0
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_half_an_event_at_the_end_of_a_body_is_none(path: str) -> None:
+    """Clients stumble over its JSON before they read that the stream broke. A whole one is one."""
+    half = HEAD + chunk("Hel") + chunk("lo")[:-9]
+    lacking = HEAD + chunk("Hello") + chunk("", "stop") + USED + DONE.strip()
+    async with gateway([[reads(), says(half)], [reads(), says(lacking)]]) as gate:
+        reply = await gate.ask(body(True), path)
+        said = [line[6:] for line in b"".join(events(reply)).split(b"\n") if line[:5] == b"data:"]
+        told = [json.loads(one) for one in said]
+        assert "ended its stream in the middle of the answer" in json.dumps(told[-1])
+        assert (await gate.row(reply)).call.ending == "upstream_broke"
+        reply = await gate.ask(body(True), path)
+        assert b"Hello" in reply.body + reply.rest
+        assert (await gate.row(reply)).call.ending == "answered"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
