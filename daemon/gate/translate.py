@@ -155,7 +155,7 @@ class Translator:
         if call.endpoint in ECHOED:
             # Who only speaks as Anthropic does may sign nothing, and want its thoughts back.
             checks = target.base_url == target.kind.base_url or bool(target.kind.part_of)
-            to = To(target.model, target.kind.refuses_back, checks)
+            to = To(target.model, target.kind.refuses_back, checks, target.kind.quirks)
             call, names = without_echoes(call, to)
             lost = self._lost(target, names)
         if target.overrides is not None:

@@ -19,6 +19,7 @@ from tollway.providers.dialects.gemini_ask import UNSIGNED, is_third
 from tollway.providers.dialects.gemini_request import camel
 from tollway.providers.dialects.gemini_said import unpacked
 from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.dialects.openai_quirks import ALL_OF_OPENAI
 from tollway.providers.dialects.wire import text_of
 
 # The endpoints whose calls hold answers.
@@ -30,6 +31,7 @@ _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _OURS = b'"tollway.'
 # Our own mark in base64, as far as all of it is the same.
 _MARK = "dG9sbHdheS"
+_THOUGHT = b'"reasoning"'
 _OURS_AT_GOOGLE = b'"' + _MARK.encode()
 _NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
 _CALLED = (b'"functionCall"', b'"function_call"')
@@ -45,11 +47,16 @@ _TURN = msgspec.json.Decoder(_Turn)
 
 
 class To(NamedTuple):
-    """Where a call goes: the model, what its provider refuses, and whether it checks proofs."""
+    """Where a call goes: the model, and what is known of its provider.
+
+    `refused` are the fields of turns that fail a call there, `quirks` the words of its row;
+    `checks` is whether it takes no thought that nobody signed.
+    """
 
     model: str
     refused: tuple[str, ...] = ()
     checks: bool = True
+    quirks: frozenset[str] = frozenset()
 
 
 Cleaned = tuple[Call, tuple[str, ...]]
@@ -181,14 +188,20 @@ def _is_unthought(turns: list[bytes]) -> bool:
     return False
 
 
-def _of_responses(call: Call, _to: To) -> Cleaned:
-    """Take out items of thoughts that OpenAI did not encrypt."""
-    if _OURS not in call.body:
+def _of_responses(call: Call, to: To) -> Cleaned:
+    """Take out items of thoughts that OpenAI did not encrypt.
+
+    One that is not encrypted at all OpenAI looks for where it keeps answers, unless none is kept.
+    """
+    plain = ALL_OF_OPENAI in to.quirks and _THOUGHT in call.body and _keeps_nothing(call)
+    if _OURS not in call.body and not plain:
         return call, ()
     lost: list[str] = []
 
     def clean(item: dict[str, Any]) -> bool:
-        if item.get("type") != "reasoning" or carried(text_of(item, "encrypted_content")) is None:
+        proof = text_of(item, "encrypted_content")
+        foreign = carried(proof) is not None or (plain and not proof)
+        if item.get("type") != "reasoning" or not foreign:
             return True
         if item.get("summary") or item.get("content"):
             lost.append("thinking")
@@ -196,6 +209,11 @@ def _of_responses(call: Call, _to: To) -> Cleaned:
 
     turns = _turns(call, "input", clean)
     return (call, ()) if turns is None else _edited(call, {"input": _array(turns)}, lost)
+
+
+def _keeps_nothing(call: Call) -> bool:
+    stores = _known(call).get("store")
+    return stores is not None and bytes(stores.raw) == b"false"
 
 
 def _of_gemini(call: Call, to: To) -> Cleaned:

@@ -1,5 +1,6 @@
 """Thoughts that one provider signed, given back by a client, on their way to another."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from gateway import Gateway
 from shell import Reply, Running, running
 
 from tollway.providers.canon import Call
+from tollway.providers.catalog import KINDS
 from tollway.providers.dialects.echoes import To, without_echoes
 
 THOUGHT = {"text": "Hm.", "thought": True, "thoughtSignature": "c2ln"}
@@ -174,6 +176,22 @@ def test_thoughts_that_nobody_signed_stay_with_who_signs_nothing() -> None:
         {"role": "user", "content": "D"},
     ]
     assert lost == ("thinking",)
+
+
+@pytest.mark.parametrize(
+    ("store", "kind", "stays"),
+    [(False, "openai", False), (True, "openai", True), (False, "xai", True)],
+)
+def test_thoughts_that_are_kept_nowhere_are_not_looked_for(
+    store: bool, kind: str, stays: bool
+) -> None:
+    """OpenAI answers that there is no such item; other servers read the text."""
+    thought = {"type": "reasoning", "summary": [], "content": [{"text": "Hm."}]}
+    said = {"input": [thought, {"role": "user", "content": "Hi"}], "store": store}
+    asked = call("openai_responses", json.dumps(said | {"reasoning": {"effort": "low"}}))
+    found, lost = without_echoes(asked, To("m", quirks=KINDS[kind].quirks))
+    assert (len(msgspec.json.decode(found.body)["input"]) == 2) is stays
+    assert lost == (() if stays else ("thinking",))
 
 
 def test_a_part_that_carried_a_proof_alone_goes_with_it() -> None:
