@@ -68,7 +68,7 @@ are asked as `gemini`, Anthropic's as `anthropic`.
 Of servers of OpenAI's form `openai-compatible` is one of which nothing is known. The beginning of
 an answer (`prefill`), for one, reaches Mistral, vLLM and SGLang in their own words, and Groq,
 Ollama, OpenRouter and llama.cpp's server, which go on with it unasked; Claude from Opus 4.6 on
-takes none from anyone.
+and Gemini from 3.5 on take none from anyone.
 
 """
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tollway.providers.conversation import (
+    CONTINUE,
     Audio,
     Conversation,
     File,
@@ -26,10 +27,12 @@ from tollway.providers.conversation import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    beginning,
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.gemini_request import NAME
+from tollway.providers.dialects.gemini_schema import refs_alone
 from tollway.providers.dialects.json_by_tool import beside_tools
 from tollway.providers.dialects.wire import (
     described,
@@ -79,6 +82,9 @@ _NO_URLS = re.compile(r"gemini-(?:1\.|2\.0)|gemma")
 # "Function calling with a response mime type: 'application/json' is unsupported" is what these
 # answer (googleapis/python-genai#867), and later ones do not.
 _SHAPES_OR_TOOLS = re.compile(r"gemini-[12]\.")
+# "Requests ending with a model turn are not supported" is what later ones answer
+# (pipecat-ai/pipecat#5821, LibreChat-AI/agents#323).
+_GOES_ON = re.compile(r"gemini-(?:[12]\.|3-|3\.1-|pro-latest)")
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _SAID_TIERS = frozenset({"", "auto", "default", "standard_only"})
@@ -122,6 +128,7 @@ class _Contents:
         self._said = said
         # The third generation signs its calls, and takes pictures within a function's result.
         self._signs = self._sees_results = is_third(facts.model)
+        self._goes_on = bool(_GOES_ON.match(facts.model))
         self._fetches = not _NO_URLS.match(facts.model)
         self._has_ids = self._signs or CALL_IDS_FROM_3 not in facts.quirks
         self._names: dict[str, str] = {
@@ -151,10 +158,20 @@ class _Contents:
                     _list(written[-1]["parts"]).extend(parts)
                 else:
                     written.append({"role": role, "parts": parts})
+        self._begin_and_end(written)
         if self.system and not written:
             # OpenAI answers to instructions alone, Gemini to a user.
             written, self.system = [{"role": "user", "parts": self.system}], []
         return written
+
+    def _begin_and_end(self, written: list[dict[str, object]]) -> None:
+        """See that a user speaks first, and last to those who do not go on with what has begun."""
+        if written and written[0]["role"] == "model":
+            written.insert(0, {"role": "user", "parts": [{"text": "(continued)"}]})
+        if written and written[-1]["role"] == "model" and not self._goes_on:
+            if beginning(self._said) is not None:
+                self.dropped.append("prefill")
+            written.append({"role": "user", "parts": [{"text": CONTINUE}]})
 
     def _turn(self, message: Message) -> Iterator[dict[str, object]]:
         first = True
@@ -334,7 +351,9 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
         text = {"type": "object", "properties": {"input": {"type": "string"}}}
         written["parametersJsonSchema"] = {**text, "required": ["input"]}
     elif tool.schema:
-        written["parametersJsonSchema"] = msgspec.Raw(tool.schema)
+        schema, says_less = refs_alone(tool.schema)
+        dropped += ["tools.parameters.$ref"] if says_less else []
+        written["parametersJsonSchema"] = msgspec.Raw(schema)
     return written
 
 
@@ -365,7 +384,9 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.format is not None and said.format.kind != "text":
         yield "responseMimeType", "application/json"
         if said.format.schema:
-            schema = described(said.format.schema, said.format.description)
+            schema, says_less = refs_alone(said.format.schema)
+            dropped += ["response_format.$ref"] if says_less else []
+            schema = described(schema, said.format.description)
             yield "responseJsonSchema", msgspec.Raw(schema)
     if said.reasoning is not None and (config := thinking_config(said.reasoning, facts, dropped)):
         yield "thinkingConfig", config

@@ -1,6 +1,8 @@
-"""Google's own way to write a schema (`Type.OBJECT`, `nullable`) as JSON Schema."""
+"""Google's own way to write a schema (`Type.OBJECT`, `nullable`) as JSON Schema, and back."""
 
 from typing import Any
+
+import msgspec
 
 from tollway.providers.dialects.gemini_request import camel
 
@@ -47,3 +49,38 @@ def _allow_null(found: dict[str, Any]) -> None:
         found["anyOf"] = [*found["anyOf"], {"type": "null"}]
     if isinstance(found.get("enum"), list) and None not in found["enum"]:
         found["enum"] = [*found["enum"], None]
+
+
+# Whose members are schemas, and what is no schema at all.
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_VALUES = frozenset({"enum", "const", "default", "examples", "required"})
+# "If a schema node has $ref set, then only description and default can be set alongside it"
+# (anomalyco/opencode#12295).
+_BESIDE = frozenset({"description", "default", "definitions"})
+# What says nothing that the schema referred to does not.
+_REPEATS = frozenset({"type", "title"})
+
+
+def refs_alone(schema: bytes) -> tuple[bytes, bool]:
+    """Return a schema whose references have beside them what Google takes; whether it says less."""
+    if b'"$ref"' not in schema:
+        return schema, False
+    said = msgspec.json.decode(schema)
+    lost: set[str] = set()
+    stack: list[Any] = [said]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack += one
+        elif isinstance(one, dict):
+            if isinstance(one.get("$ref"), str):
+                beside = {name for name in one if not name.startswith("$")} - _BESIDE
+                lost |= beside
+                for name in beside:
+                    del one[name]
+            for name, value in one.items():
+                if name in _NAMED and isinstance(value, dict):
+                    stack += value.values()
+                elif name not in _VALUES:
+                    stack.append(value)
+    return (msgspec.json.encode(said) if lost else schema), bool(lost - _REPEATS)

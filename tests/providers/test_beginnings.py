@@ -99,7 +99,9 @@ def test_a_chat_s_prefix_is_anthropic_s_and_google_s(target: Asks) -> None:
     """It was named as dropped, though the answer goes on there."""
     said = chat(prefix=True)
     model = f"anthropic.{OLD}-v1:0" if target is BEDROCK else OLD
-    written = target.write_request(said, Facts(model))
+    written = target.write_request(
+        said, Facts("gemini-3-pro-preview" if target is GEMINI else model)
+    )
     assert said.unread + written.dropped == ()
     body = json.loads(written.body)
     last = (body.get("messages") or body["contents"])[-1]
@@ -182,3 +184,28 @@ def test_claude_goes_on_from_where_its_last_word_ends(target: Asks) -> None:
     model = f"anthropic.{OLD}-v1:0" if target is BEDROCK else OLD
     last = json.loads(target.write_request(said, Facts(model)).body)["messages"][-1]
     assert json.dumps("{") in json.dumps(last)
+
+
+@pytest.mark.parametrize(
+    "model", ["gemini-3.6-flash", "gemini-3.5-flash-lite", "gemini-flash-latest"]
+)
+def test_a_newer_gemini_hears_a_user_last(model: str) -> None:
+    """It refuses to go on with what has begun, and a conversation whose last turn is over."""
+    for said, lost in ((chat(prefix=True), ("prefill",)), (chat(), ())):
+        written = GEMINI.write_request(said, Facts(model))
+        roles = [turn["role"] for turn in json.loads(written.body)["contents"]]
+        assert (roles, written.dropped) == (["user", "model", "user"], lost)
+
+
+def test_gemini_hears_a_user_first() -> None:
+    """A session that was cut short begins with a call, which it refuses."""
+    called = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = read(
+        OPENAI,
+        messages=[
+            {"role": "assistant", "tool_calls": [called]},
+            {"role": "tool", "tool_call_id": "a", "content": "1"},
+        ],
+    )
+    contents = json.loads(GEMINI.write_request(said, Facts("gemini-2.5-flash")).body)["contents"]
+    assert [turn["role"] for turn in contents] == ["user", "model", "user"]

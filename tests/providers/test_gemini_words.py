@@ -15,6 +15,7 @@ from tollway.providers.conversation import (
     Part,
     Source,
     Text,
+    Tool,
     ToolCall,
     ToolResult,
 )
@@ -80,3 +81,30 @@ def test_a_result_s_files_have_their_words_beside_its_own() -> None:
         "application/pdf",
         "image/png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("beside", "kept", "lost"),
+    [
+        ({"description": "Whose", "default": None}, {"description": "Whose", "default": None}, ()),
+        ({"type": "object", "title": "A"}, {}, ()),
+        ({"minProperties": 1}, {}, ("tools.parameters.$ref",)),
+    ],
+)
+def test_a_reference_has_beside_it_what_google_takes(
+    beside: dict[str, Any], kept: dict[str, Any], lost: tuple[str, ...]
+) -> None:
+    """Anything else failed the whole call; a property may be called so all the same."""
+    ref = {"$ref": "#/$defs/A"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {**ref, **beside},
+            "$ref": {"type": "string", "enum": [{**ref, "b": 1}]},
+        },
+        "$defs": {"A": {"type": "object", "properties": {"next": ref}}},
+    }
+    there = {**schema, "properties": {**schema["properties"], "a": {**ref, **kept}}}  # type: ignore[dict-item]
+    sent = body(Text("Hi"), tools=(Tool("f", "", json.dumps(schema).encode()),))
+    (declared,) = sent["tools"][0]["functionDeclarations"]
+    assert (declared["parametersJsonSchema"], sent["dropped"]) == (there, lost)
