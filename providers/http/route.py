@@ -45,7 +45,6 @@ class Route(NamedTuple):
     proxy_auth: str  # a header line, or empty
     ca_file: str | None
     prefix: str
-    lines: int  # of the prefix
     head_only: bool
     idempotent: bool
     length_always: bool
@@ -81,7 +80,6 @@ def route(method: str, url: str, proxy: str | None, ca_file: str | None) -> Rout
         proxy_auth=auth,
         ca_file=ca_file,
         prefix=prefix,
-        lines=prefix.count("\n"),
         head_only=method == "HEAD",
         idempotent=method in _IDEMPOTENT,
         length_always=method in _BODY_EXPECTED,
@@ -98,22 +96,23 @@ def head(to: Route, headers: tuple[tuple[str, str], ...], length: int) -> bytes:
         UpstreamUnreachable: A name is no header name or not the caller's to set; a value holds a
             line break or NUL. Neither value nor an odd name is quoted.
     """
-    text = to.prefix
-    compressible = False
+    lines, compressible = [], False
     for name, value in headers:
         if _is_accept_encoding(name):
             compressible = True
-        text += f"{name}: {value}\r\n"
+        lines.append(f"{name}: {value}")
     if not compressible:
-        text += "Accept-Encoding: identity\r\n"
+        lines.append("Accept-Encoding: identity")
     if length or to.length_always:
-        text += f"Content-Length: {length}\r\n"
-    # The prefix is clean (see `_URL`), so each line break is one of ours or an intruder.
-    ours = to.lines + len(headers) + (not compressible) + bool(length or to.length_always)
-    if text.count("\n") != ours or text.count("\r") != ours or "\0" in text:
+        lines.append(f"Content-Length: {length}")
+    said = "".join(lines)
+    # The prefix is clean (see `_URL`).
+    if "\n" in said or "\r" in said or "\0" in said:
         raise UpstreamUnreachable("A header's value holds a line break or NUL and cannot be sent")
+    lines += ("", "")
+    text = to.prefix + "\r\n".join(lines)
     try:
-        return text.encode("utf-8", "surrogateescape") + b"\r\n"
+        return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # from None: its text quotes the value
         raise UpstreamUnreachable("A header's value holds half a character") from None
 
