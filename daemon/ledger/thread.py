@@ -2,10 +2,10 @@
 
 import logging
 import os
-import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal
 
 from tollway.daemon.errors import LedgerHeld, LedgerInvalid, LedgerUnavailable
 from tollway.daemon.ledger import faults
+from tollway.daemon.ledger.bell import Bell
 from tollway.daemon.ledger.book import Book
 from tollway.daemon.ledger.derived import recover
 from tollway.daemon.ledger.lock import LedgerLock
@@ -55,7 +56,7 @@ _ASIDE = (Stop, Keep, Forget, Tend)
 class Writer:
     """Owns the ledger's file, its lock and its only writing connection.
 
-    `resolve` is called on the event loop of the operations' futures, once for each group.
+    `tell` is called on its thread for each group that is written, or given up.
     `problem` says while the file cannot be written why not. `refusals` counts those written,
     `recovered` the open calls that the file had at the start. `upkeep` does what may wait.
     """
@@ -64,14 +65,15 @@ class Writer:
         self,
         path: Path,
         sync: Literal["normal", "full"],
-        resolve: Callable[[Done], None],
+        tell: Callable[[Done], None],
         upkeep: Upkeep,
     ) -> None:
         self._path = path
         self._sync = sync
-        self._resolve = resolve
+        self._say = tell
         self.upkeep = upkeep
-        self._queue: queue.SimpleQueue[Operation] = queue.SimpleQueue()
+        self._queue: deque[Operation] = deque()
+        self._bell = Bell()
         self._pending: list[Operation] = []
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._opened = threading.Event()
@@ -96,7 +98,7 @@ class Writer:
     @property
     def backlog(self) -> int:
         """How many operations are not committed yet."""
-        return self._queue.qsize() + len(self._pending)
+        return len(self._queue) + len(self._pending)
 
     @property
     def commits(self) -> int:
@@ -118,9 +120,18 @@ class Writer:
         """Whether `Stop` has been taken, and so is no more in the backlog."""
         return self._stop is not None
 
-    def put(self, operation: Operation) -> None:
-        """Queue an operation. Its order among all others is that of these calls."""
-        self._queue.put(operation)
+    def put(self, operation: Operation, *, wake: bool = True) -> None:
+        """Queue an operation. Its order among all others is that of these calls.
+
+        Without `wake` the thread may sleep on until `wake` is called.
+        """
+        self._queue.append(operation)
+        if wake:
+            self._bell.ring()
+
+    def wake(self) -> None:
+        """Have what is queued looked at now."""
+        self._bell.ring()
 
     def start(self) -> None:
         """Start the thread; return when it has opened the file, or failed for the first time.
@@ -170,12 +181,9 @@ class Writer:
             wait = max(0.0, until - time.monotonic())
         elif pending or self._stop:
             wait = 0.0
-        try:
-            self._add(self._queue.get(timeout=wait))
-        except queue.Empty:
-            return
-        for _ in range(min(self._queue.qsize(), _GROUP)):  # nobody else takes from it
-            self._add(self._queue.get_nowait())
+        self._bell.wait(0.0 if self._queue else wait)
+        for _ in range(min(len(self._queue), _GROUP)):  # nobody else takes from it
+            self._add(self._queue.popleft())
 
     def _add(self, operation: Operation) -> None:
         if not isinstance(operation, _ASIDE):
@@ -273,12 +281,8 @@ class Writer:
                 waited.append(pair)
             elif isinstance(pair[0], Refuse):
                 self.refusals += 1
-        if not waited:
-            return
-        future = waited[0][0].done
-        assert future is not None  # noqa: S101 - chosen so above
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            future.get_loop().call_soon_threadsafe(self._resolve, waited)
+        if waited:
+            self._say(waited)
 
     def _failed(self, fault: Exception) -> None:
         """Note a failure: nothing of the open group is written. Refuse what must not wait."""
@@ -373,7 +377,7 @@ class Writer:
             self._db = None
 
     def _finished(self) -> bool:
-        done = not self._pending and self._queue.empty() and not self.upkeep.waiting
+        done = not self._pending and not self._queue and not self.upkeep.waiting
         return done or time.monotonic() >= self._stop_by
 
     def _end(self, stop: Stop) -> None:

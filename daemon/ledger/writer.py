@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import faults
+from tollway.daemon.ledger.bell import Wire
 from tollway.daemon.ledger.bodies import Bodies, Kept
 from tollway.daemon.ledger.imports import Imported, Written
 from tollway.daemon.ledger.operations import (
@@ -79,8 +80,10 @@ class Ledger:
         stall_s: float = 5.0,
     ) -> None:
         self.path = path
-        self._writer = Writer(path, sync, self._resolve, Upkeep(self._kept))
+        self._wire = Wire(self._resolve)
+        self._writer = Writer(path, sync, self._wire.say, Upkeep(self._kept))
         self._bodies = Bodies(self._writer.put)
+        self._waking = False  # the thread is woken in the loop's next turn
         self._stall_s = stall_s
         self._stalled = False
         # Admissions under way, with the time (`_now`) at which each has waited too long.
@@ -172,7 +175,7 @@ class Ledger:
             LedgerUnavailable: Nothing is written, nor will be, but as a refused call.
         """
         self._check()
-        done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self._future()
         await self._committed(Admit(call, attempt, done))
 
     def end_attempt(self, ended: AttemptEnded) -> None:
@@ -193,7 +196,7 @@ class Ledger:
             if ended:
                 self.end_attempt(ended)
             raise
-        done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self._future()
         await self._committed(Next(ended, opened, done))
 
     def settle(self, call: CallEnded, attempt: AttemptEnded | None) -> asyncio.Future[None]:
@@ -202,8 +205,8 @@ class Ledger:
         It is on its way when this returns: whatever is asked of the ledger later sees it. An
         attempt of the call that is still open, and is not `attempt`, is billed at its hold.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writer.put(Settle(call, attempt, done))
+        done: asyncio.Future[None] = self._future()
+        self._put_soon(Settle(call, attempt, done), done.get_loop())
         return done
 
     async def settled(self, done: asyncio.Future[None]) -> None:
@@ -261,7 +264,7 @@ class Ledger:
 
     def audit(self, row: Audited) -> asyncio.Future[None]:
         """Write a change of configuration, key or budget; the future is done when committed."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self._future()
         self._writer.put(Audit(row, done))
         return done
 
@@ -270,7 +273,7 @@ class Ledger:
 
         A ledger that cannot be written keeps it until it can.
         """
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[bool] = self._future()
         self._writer.put(Alert(name, at_ms, done))
         return done
 
@@ -284,7 +287,7 @@ class Ledger:
 
         It fails with LedgerUnavailable where the ledger cannot be written now.
         """
-        done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Written] = self._future()
         if problem := self._problem():
             done.set_exception(problem.refusal())
         else:
@@ -297,7 +300,7 @@ class Ledger:
         The answer sees exactly what was given to the ledger before this was called. The future
         fails with LedgerUnavailable where that cannot be written; `ready` tells when to ask again.
         """
-        done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[list[int]] = self._future()
         if problem := self._problem():
             done.set_exception(problem.refusal())
         else:
@@ -309,7 +312,7 @@ class Ledger:
 
         Quarters are named by their first millisecond.
         """
-        done: asyncio.Future[list[dict[int, int]]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[list[dict[int, int]]] = self._future()
         if problem := self._problem():
             done.set_exception(problem.refusal())
         else:
@@ -342,7 +345,7 @@ class Ledger:
 
     async def ready(self) -> None:
         """Return once the ledger can be written: now, or when it has healed."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self._future()
         self._writer.put(Ready(done))
         await done
 
@@ -354,7 +357,7 @@ class Ledger:
         6 s. A second call waits for the first.
         """
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_future()
+            self._closing = self._future()
             self._alike.flush()
             try:
                 await asyncio.to_thread(self._bodies.stop)
@@ -363,6 +366,7 @@ class Ledger:
         await asyncio.wait([self._closing], timeout=CLOSE_WITHIN_S + 1)
         if self._closing.done():
             self._writer.join()
+            self._wire.close()
             return
         # The thread keeps the lock: what it is writing may still reach the file, and the next
         # daemon must not settle those calls before. The kernel frees it with the process, which
@@ -381,11 +385,29 @@ class Ledger:
     def _problem(self) -> faults.Problem | None:
         return self._writer.problem or (faults.stalled(self.path) if self._stalled else None)
 
+    def _future(self) -> "asyncio.Future[Any]":
+        loop = asyncio.get_running_loop()
+        if loop is not self._wire.loop:
+            self._wire.listen(loop)
+            self._wake()  # the loop before may have ended before it did
+        return loop.create_future()
+
+    def _put_soon(self, operation: Admit | Next | Settle, loop: asyncio.AbstractEventLoop) -> None:
+        """Queue what a call waits for. All calls of one turn of the loop wake the thread once."""
+        self._writer.put(operation, wake=False)
+        if not self._waking:
+            self._waking = True
+            loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._writer.wake()
+
     async def _committed(self, operation: Admit | Next) -> None:
         loop = operation.done.get_loop()  # which is running: to ask for that is a system call
         self._waiting.append((self._now(loop) + self._stall_s, operation))
         self._watch_on(loop)
-        self._writer.put(operation)
+        self._put_soon(operation, loop)
         try:
             await operation.done
         finally:
