@@ -151,7 +151,8 @@ def _summary(said: Said, known: Applies) -> str:
     if said.output_tokens is not None:
         facts.append(f"{said.input_tokens:,} in + {show.counted(said.output_tokens, 'out token')}")
     if said.tokens_per_s is not None:
-        facts.append(f"{said.tokens_per_s:.1f} tokens/s")
+        places = 1 if said.tokens_per_s < 100 else 0
+        facts.append(f"{said.tokens_per_s:,.{places}f} tokens/s")
     if said.first_ms is not None:
         facts.append(f"first after {said.first_ms} ms")
     if said.cost_nanousd is not None:

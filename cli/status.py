@@ -79,6 +79,7 @@ class Budget(msgspec.Struct):
     held_nanousd: int
     left_nanousd: int
     ends_ms: int
+    rolling: bool = False
 
 
 class Alert(msgspec.Struct):
@@ -246,7 +247,10 @@ def _budgets(budgets: list[Budget]) -> None:
 
 
 def _renews(budget: Budget) -> str:
-    return "never" if budget.budget.endswith("/total") else show.turn(budget.ends_ms / 1000)
+    if budget.budget.endswith("/total"):
+        return "never"
+    # What stops counting at that moment is a part of it alone.
+    return "rolls on" if budget.rolling else show.turn(budget.ends_ms / 1000)
 
 
 def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:

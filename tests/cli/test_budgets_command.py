@@ -289,6 +289,9 @@ def test_a_running_daemon_takes_a_change_up_and_is_asked(home: Home) -> None:
     assert said["problem"] == ""
     assert said["reloaded"]["changed"]
     assert [one["limit_usd"] for one in said["budgets"]] == ["15", "30"]
+    fine(home.tollway("budgets", "set", "user", "ann", "3/48h"))
+    (line,) = [one for one in fine(home.tollway("status")).splitlines() if "3/48h" in one]
+    assert line.endswith("rolls on")
     fine(home.tollway("budgets", "set", "box", "3/day"))
     rows = json.loads(fine(home.tollway("config", "audit", "--json")))
     (box,) = [row for row in rows if row["subject"] == "server.budget"]
@@ -307,7 +310,7 @@ def test_a_running_daemon_takes_a_change_up_and_is_asked(home: Home) -> None:
     assert re.search(r"providers\.up\.slots +- +4$", shown, re.MULTILINE)
     found = json.loads(fine(home.tollway("budgets", "list", "--json")))
     assert found["live"] is True
-    assert {one["scope"] for one in found["budgets"]} == {"box", "team"}
+    assert {one["scope"] for one in found["budgets"]} == {"box", "team", "user"}
 
 
 def budget(spent: int, limit: int, ends_ms: int, *, rolling: bool = False) -> BudgetState:
