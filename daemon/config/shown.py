@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 from tollway.daemon.config.lines import At
@@ -16,6 +16,30 @@ _PREFIXED = re.compile(
 )
 _RUN = re.compile(r"[A-Za-z0-9+]{28,}")
 _LONGEST = 64
+# What people write who know it by another name; the first that a table has is meant.
+_CALLED = {
+    **dict.fromkeys(("host", "port", "bind", "address"), ("listen",)),
+    **dict.fromkeys(("url", "endpoint", "api_base", "baseurl"), ("base_url",)),
+    **dict.fromkeys(("type", "provider", "dialect"), ("kind",)),
+    **dict.fromkeys(("key", "token", "secret"), ("api_key", "hash")),
+    **dict.fromkeys(("target", "targets", "models", "deployments"), ("to",)),
+    **dict.fromkeys(("path", "file", "model"), ("gguf", "to")),
+    **dict.fromkeys(("ctx", "n_ctx", "ctx_size", "context_length", "num_ctx"), ("context",)),
+    **dict.fromkeys(("ngl", "n_gpu_layers"), ("gpu_layers",)),
+    **dict.fromkeys(("parallel", "n_parallel", "num_parallel"), ("slots",)),
+    **dict.fromkeys(("ttl", "keep_alive"), ("idle_unload",)),
+    **dict.fromkeys(("cmd", "exec"), ("command",)),
+    **dict.fromkeys(("rpm", "tpm", "rpd", "concurrent", "rate_limit"), ("limits",)),
+    **dict.fromkeys(("max_budget", "spend_limit"), ("budget",)),
+    **dict.fromkeys(("num_retries", "max_retries"), ("retries",)),
+    "routing_strategy": ("strategy",),
+}
+_TABLES = {
+    "budgets": 'budgets stand with what they bound, as `budget = ["5/day"]` in [teams.NAME]',
+    "limits": "limits stand with what they bound, as `limits = { rpm = 60 }` in [teams.NAME]",
+    "aliases": "a route's other names stand in it, as `aliases` in [routes.NAME]",
+    "secrets": "secrets are kept elsewhere: `tollway secrets set NAME`",
+}
 _MOST_NAMES = 1000  # compared with a wrong one; each takes some 30 microseconds
 
 
@@ -68,6 +92,16 @@ def meant(wrong: str, names: Iterable[str]) -> str:
     """Return "; did you mean NAME?" for the nearest of `names`, or "" where none is near."""
     near = get_close_matches(wrong[:_LONGEST], list(names)[:_MOST_NAMES], n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def key_meant(wrong: str, known: Collection[str]) -> str:
+    """Return what key is meant as `meant` does, or by what other programs call it."""
+    if near := meant(wrong, known):
+        return near
+    if wrong in _TABLES and "server" in known:
+        return f"; {_TABLES[wrong]}"
+    called = next((one for one in _CALLED.get(wrong.lower(), ()) if one in known), "")
+    return f"; did you mean {called}?" if called else ""
 
 
 def quoted(text: str) -> str:

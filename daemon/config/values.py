@@ -112,7 +112,7 @@ class Reading:
         elif name in known:
             return True
         elif not support.is_later(here):
-            self.wrong(here, f"unknown key{shown.meant(name, known)}")
+            self.wrong(here, f"unknown key{shown.key_meant(name, known)}")
         return False
 
     def value(self, kind: object, raw: object, at: At) -> object:
