@@ -1,5 +1,6 @@
 """What one key of gateway.toml asks of another: names that must exist, things that exclude."""
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
@@ -242,6 +243,8 @@ def _webhook_wrong(said: str | None) -> str | None:
 
 
 def _ledger(ledger: LedgerFile, wrong: Wrong) -> None:
+    if os.path.isdir(ledger.path):
+        wrong(("ledger", "path"), 'is a folder; name a file in it, such as "ledger.db"')
     # Below these a slip of the pen would delete what somebody still looks for.
     if ledger.keep < _LEAST_KEEP_S:
         wrong(("ledger", "keep"), 'less than "1d", the least that a row stays')

@@ -99,7 +99,15 @@ def revived_by_rollback(path: Path, number: int) -> tuple[list[str], str]:
         ConfigError: As `rollback`.
     """
     text = read_text(path)
-    after = parse(_version(text, path, number), path=path)
+    said = _version(text, path, number)
+    try:
+        after = parse(said, path=path)
+    except ConfigError as error:
+        # The lines are that version's, and the file of this name has others.
+        raise ConfigError(
+            f"Version {number}, not the file as it is now, is wrong by now:\n{error.message}",
+            hint=f"`tollway config diff {number}` shows what it says otherwise",
+        ) from error
     try:
         before = parse(text, path=path)
     except ConfigError:

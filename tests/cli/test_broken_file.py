@@ -7,6 +7,8 @@ import pytest
 from ledger_rows import attempt, closed, ended, opened
 from program import Home
 
+from tollway.daemon.config import history
+from tollway.daemon.config.paths import state_paths
 from tollway.daemon.ledger.writer import Ledger
 
 LEDGER = '[ledger]\npath = "books/all.db"\n'
@@ -83,3 +85,16 @@ def test_no_other_ledger_is_read_than_the_one_that_is_meant(home: Home, text: st
         done = home.tollway(*words)
         assert (done.returncode, done.stdout) == (2, "")
         assert "error: " in done.stderr
+
+
+def test_a_version_that_is_wrong_by_now_is_told_from_the_file(home: Home) -> None:
+    """A later release may refuse it; its lines are not those of the file as it is."""
+    folder = state_paths(home.data / "books/all.db").history
+    said = "\n\n[teams.c]\nold = 1\n"
+    number = history.keep(folder, home.config, SERVER + LEDGER + said, who="ann", what="once")
+    done = home.tollway("config", "rollback", str(number), "--yes")
+    first, second, hint = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert first == f"error: Version {number}, not the file as it is now, is wrong by now:"
+    assert "gateway.toml:9: teams.c.old: unknown key" in second
+    assert hint == f"hint: `tollway config diff {number}` shows what it says otherwise"

@@ -241,6 +241,15 @@ def test_a_host_that_no_client_can_send_is_refused(host: str) -> None:
     )
 
 
+def test_a_ledger_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    """The daemon would start, and call every fault but this one."""
+    (tmp_path / "data").mkdir()
+    assert "ledger.path: is a folder; name a file in it" in only(
+        f'[ledger]\npath = "{tmp_path}/data"'
+    )
+    assert parse(f'[ledger]\npath = "{tmp_path}/data/l.db"', path=GATEWAY)
+
+
 def test_an_alert_s_command_that_is_not_there_is_told(tmp_path: Path) -> None:
     """Else its owner would learn of it with the first alert, or never."""
     (tmp_path / "there").write_text("#!/bin/sh\n")
