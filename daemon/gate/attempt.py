@@ -238,6 +238,7 @@ class Attempt:
         if bill > max(_MOST_NANOUSD, self.opened.hold_nanousd):
             self.unbelieved = bill
             return None
+        self.unbelieved = None  # a later report is the one that counts
         return bill, price, told
 
     def _reported(self, ending: Ending) -> Usage | None:

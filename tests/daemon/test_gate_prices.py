@@ -171,6 +171,18 @@ async def test_a_server_that_is_not_known_to_state_its_cost_is_not_believed() ->
         assert row.attempts[0].reported_nanousd is None
 
 
+async def test_the_last_report_is_the_one_that_is_believed_or_not() -> None:
+    """A count that was wrong on the way and right at the end makes no estimate, and no alert."""
+    wrong = USED.replace(b'"completion_tokens":3', b'"completion_tokens":%d' % 10**12)
+    stream = HEAD + wrong + chunk("Hello") + chunk(finish="stop") + USED + DONE
+    async with gateway([[reads(), says(stream)]]) as gate:
+        row = await gate.row(await gate.ask(body(True)))
+        assert (row.call.ending, row.call.cost_nanousd) == ("answered", USED_COST)
+        alerts = gate.daemon.server.daemon.alerts
+        await alerts.settled()
+        assert not alerts.recent
+
+
 @pytest.mark.parametrize(("tiers", "times"), [("", 2), ("service_tiers = {}", 1)])
 async def test_a_price_that_says_nothing_of_tiers_has_those_of_the_data(
     tiers: str, times: int
