@@ -33,6 +33,7 @@ _OURS = b'"tollway.'
 _MARK = "dG9sbHdheS"
 _THOUGHT = b'"reasoning"'
 _OURS_AT_GOOGLE = b'"' + _MARK.encode()
+_IN_WORDS = b'"reasoning_text"'
 _NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
 _CALLED = (b'"functionCall"', b'"function_call"')
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
@@ -191,17 +192,21 @@ def _is_unthought(turns: list[bytes]) -> bool:
 def _of_responses(call: Call, to: To) -> Cleaned:
     """Take out items of thoughts that OpenAI did not encrypt.
 
-    One that is not encrypted at all OpenAI looks for where it keeps answers, unless none is kept.
+    One that is not encrypted at all OpenAI looks for where it keeps answers, unless none is kept;
+    and it takes no text of any: "Invalid 'input[39].content': array too long"
+    (musistudio/claude-code-router#1783).
     """
-    plain = ALL_OF_OPENAI in to.quirks and _THOUGHT in call.body and _keeps_nothing(call)
-    if _OURS not in call.body and not plain:
+    own = ALL_OF_OPENAI in to.quirks
+    plain = own and _THOUGHT in call.body and _keeps_nothing(call)
+    told = own and _IN_WORDS in call.body
+    if _OURS not in call.body and not plain and not told:
         return call, ()
     lost: list[str] = []
 
     def clean(item: dict[str, Any]) -> bool:
         proof = text_of(item, "encrypted_content")
-        foreign = carried(proof) is not None or (plain and not proof)
-        if item.get("type") != "reasoning" or not foreign:
+        unheld = not proof and (plain or (told and bool(item.get("content"))))
+        if item.get("type") != "reasoning" or not (carried(proof) is not None or unheld):
             return True
         if item.get("summary") or item.get("content"):
             lost.append("thinking")

@@ -161,6 +161,21 @@ def test_what_a_provider_signed_itself_stays_byte_for_byte(dialect: str, body: s
     assert (found, lost) == (asked, ())
 
 
+def test_openai_is_given_no_text_of_thoughts() -> None:
+    """Open models tell them, and nobody signs them: it refuses the whole call for one."""
+    text = {"type": "reasoning_text", "text": "Hm"}
+    told = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [text]}
+    kept = {"type": "reasoning", "id": "rs_2", "summary": [], "content": []}
+    own = {**told, "encrypted_content": "gAAA"}
+    body = msgspec.json.encode({"model": "m", "input": [told, kept, own, {"role": "user"}]})
+    call = Call("chat", "openai_responses", "m", body)
+    cleaned, lost = without_echoes(call, To("gpt-5.2", quirks=KINDS["openai"].quirks))
+    assert msgspec.json.decode(cleaned.body)["input"] == [kept, own, {"role": "user"}]
+    assert lost == ("thinking",)
+    other = To("qwen3", quirks=KINDS["openrouter"].quirks)
+    assert without_echoes(call, other) == (call, ())
+
+
 def test_thoughts_that_nobody_signed_stay_with_who_signs_nothing() -> None:
     """Anthropic refuses them; servers that speak as it does give and take them so."""
     body = (
