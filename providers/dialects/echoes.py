@@ -77,7 +77,7 @@ def without_echoes(call: Call, to: To) -> Cleaned:
 
 
 def _of_chat(call: Call, to: To) -> Cleaned:
-    return openai_echoes.without_echoes(call, to.refused)
+    return openai_echoes.without_echoes(call, to.refused, to.quirks)
 
 
 def _known(call: Call) -> dict[str, Field]:

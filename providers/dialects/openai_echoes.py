@@ -7,31 +7,41 @@ model, and the next call may go to another, whose provider takes no field that i
 import msgspec
 
 from tollway.providers.canon import Call
+from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.json_edit import edit, fields
+from tollway.providers.dialects.openai_chat_ask import tool_id
 from tollway.providers.dialects.openai_request import NAME
 
 _TURNS = msgspec.json.Decoder(list[msgspec.Raw])
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CALLS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _NOTHING = frozenset({b"null", b'""', b"[]", b"{}"})
+_TEXT = msgspec.json.Decoder(str)
+_CALL_ID = "tool_call_id"
 # Stands in a call, and proves to Google that its model made it: to others it says nothing.
 _OF_CALLS = "extra_content"
 
 
-def without_echoes(call: Call, refused: tuple[str, ...]) -> tuple[Call, tuple[str, ...]]:
+def without_echoes(
+    call: Call, refused: tuple[str, ...], quirks: frozenset[str] = frozenset()
+) -> tuple[Call, tuple[str, ...]]:
     """Return a call without the fields of its turns that a target refuses, and what that loses.
 
-    All else stays byte for byte. A turn that cannot be read is the target's to refuse.
+    Ids of calls that another provider gave are such as the target bears. All else stays byte for
+    byte. A turn that cannot be read is the target's to refuse.
     """
     if call.dialect != NAME or call.endpoint != "chat":
         return call, ()
     names = [name for name in refused if _key(name) in call.body]
-    if not names:
+    short = quirk.SHORT_IDS in quirks and _key(_CALL_ID) in call.body
+    if not names and not short:
         return call, ()
     known = fields(call.body)
     lost: list[str] = []
     try:
         turns = [_without(turn, names, lost) for turn in _TURNS.decode(known["messages"].raw)]
+        if short:
+            turns = [_with_short_ids(turn) for turn in turns]
     except (msgspec.DecodeError, RecursionError):
         return call, ()
     body = edit(call.body, known, {"messages": b"[" + b",".join(turns) + b"]"})
@@ -41,6 +51,31 @@ def without_echoes(call: Call, refused: tuple[str, ...]) -> tuple[Call, tuple[st
 
 def _key(name: str) -> bytes:
     return b'"' + name.encode() + b'"'
+
+
+def _with_short_ids(turn: bytes) -> bytes:
+    """Return a turn whose calls and results have the ids that a translated one has there."""
+    if _key(_CALL_ID) not in turn and _key("tool_calls") not in turn:
+        return turn
+    said = _FIELDS.decode(turn)
+    given = bytes(said.get("tool_calls", b"null"))
+    calls = [] if given == b"null" else _CALLS.decode(given)
+    changed = _shorten(said, _CALL_ID)
+    for one in calls:
+        changed |= _shorten(one, "id")
+    if changed and calls:
+        said["tool_calls"] = msgspec.Raw(msgspec.json.encode(calls))
+    return msgspec.json.encode(said) if changed else turn
+
+
+def _shorten(said: dict[str, msgspec.Raw], name: str) -> bool:
+    """Make an id one that fits; return whether it was none."""
+    if name not in said:
+        return False
+    id_ = _TEXT.decode(said[name])
+    fit = tool_id(id_, frozenset({quirk.SHORT_IDS}))
+    said[name] = msgspec.Raw(msgspec.json.encode(fit))
+    return fit != id_
 
 
 def _without(turn: msgspec.Raw, names: list[str], lost: list[str]) -> bytes:

@@ -1,5 +1,6 @@
 """What clients give back of one provider's answers, on its way to another that refuses it."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -180,3 +181,25 @@ async def test_a_stream_of_mistral_s_has_its_usage_though_it_cannot_be_asked_for
         usage = [chunk.usage async for chunk in stream if chunk.usage]
     assert usage[-1].completion_tokens > 0
     assert "stream_options" not in up.asked[-1][2] and up.asked[-1][2]["stream"] is True
+
+
+async def test_calls_of_others_have_ids_that_mistral_bears(both: tuple[Cloud, Running]) -> None:
+    """It answers 400 to any but nine letters or digits; its own stay."""
+    up, daemon = both
+    up.answer = (200, "application/json", WHOLE)
+    ids = ("call_abcdefghijklmnop", "a1B2c3D4e")
+    calls = [
+        {"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids
+    ]
+    results = [{"role": "tool", "tool_call_id": one, "content": "1"} for one in ids]
+    said = {"role": "assistant", "content": "So", "tool_calls": None}
+    turns: list[dict[str, Any]] = [{"role": "assistant", "tool_calls": calls}, *results, said]
+    reply = await ask(daemon, "mistral/m", *turns)
+    assert "x-tollway-dropped" not in reply.headers
+    _, called, *told, last = up.asked[-1][2]["messages"]
+    assert last == said
+    there = [one["id"] for one in called["tool_calls"]]
+    assert re.fullmatch("[a-zA-Z0-9]{9}", there[0]) and there[1] == ids[1]
+    assert [one["tool_call_id"] for one in told] == there
+    await ask(daemon, "groq/m", *turns)
+    assert up.asked[-1][2]["messages"][1:] == turns
