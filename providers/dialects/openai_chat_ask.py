@@ -37,7 +37,10 @@ from tollway.providers.errors import Untranslatable
 
 # What OpenAI takes as a function's name; ids have no pattern, but some targets count them.
 tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
-_tool_id = partial(fitting, allowed=re.compile(r"[!-~]"), most=64)
+# "Expected a string with maximum length 40" is what OpenAI says of longer ones, which vLLM gives
+# (vercel/ai#5171, anomalyco/opencode#12653).
+MOST_OF_ID = 40
+_tool_id = partial(fitting, allowed=re.compile(r"[!-~]"), most=MOST_OF_ID)
 _SHORT = re.compile(r"[a-zA-Z0-9]{9}")
 
 

@@ -4,12 +4,14 @@ A client of a route does not know whose answer it gives back: it was told the th
 model, and the next call may go to another, whose provider takes no field that it does not know.
 """
 
+import re
+
 import msgspec
 
 from tollway.providers.canon import Call
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.json_edit import edit, fields
-from tollway.providers.dialects.openai_chat_ask import tool_id
+from tollway.providers.dialects.openai_chat_ask import MOST_OF_ID, tool_id
 from tollway.providers.dialects.openai_request import NAME
 
 _TURNS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -18,6 +20,7 @@ _CALLS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _NOTHING = frozenset({b"null", b'""', b"[]", b"{}"})
 _TEXT = msgspec.json.Decoder(str)
 _CALL_ID = "tool_call_id"
+_LONG_ID = re.compile(rb'"tool_call_id"\s*:\s*"[^"]{%d}' % (MOST_OF_ID + 1))
 # Stands in a call, and proves to Google that its model made it: to others it says nothing.
 _OF_CALLS = "extra_content"
 
@@ -33,15 +36,15 @@ def without_echoes(
     if call.dialect != NAME or call.endpoint != "chat":
         return call, ()
     names = [name for name in refused if _key(name) in call.body]
-    short = quirk.SHORT_IDS in quirks and _key(_CALL_ID) in call.body
-    if not names and not short:
+    unfit = _key(_CALL_ID) in call.body and _has_unfit_ids(call.body, quirks)
+    if not names and not unfit:
         return call, ()
     known = fields(call.body)
     lost: list[str] = []
     try:
         turns = [_without(turn, names, lost) for turn in _TURNS.decode(known["messages"].raw)]
-        if short:
-            turns = [_with_short_ids(turn) for turn in turns]
+        if unfit:
+            turns = [_with_fit_ids(turn, quirks) for turn in turns]
     except (msgspec.DecodeError, RecursionError):
         return call, ()
     body = edit(call.body, known, {"messages": b"[" + b",".join(turns) + b"]"})
@@ -53,27 +56,34 @@ def _key(name: str) -> bytes:
     return b'"' + name.encode() + b'"'
 
 
-def _with_short_ids(turn: bytes) -> bytes:
+def _has_unfit_ids(body: bytes, quirks: frozenset[str]) -> bool:
+    """Whether calls may have ids that a target refuses: all of Mistral's are short."""
+    if quirk.SHORT_IDS in quirks:
+        return True
+    return quirk.ALL_OF_OPENAI in quirks and _LONG_ID.search(body) is not None
+
+
+def _with_fit_ids(turn: bytes, quirks: frozenset[str]) -> bytes:
     """Return a turn whose calls and results have the ids that a translated one has there."""
     if _key(_CALL_ID) not in turn and _key("tool_calls") not in turn:
         return turn
     said = _FIELDS.decode(turn)
     given = bytes(said.get("tool_calls", b"null"))
     calls = [] if given == b"null" else _CALLS.decode(given)
-    changed = _shorten(said, _CALL_ID)
+    changed = _fit(said, _CALL_ID, quirks)
     for one in calls:
-        changed |= _shorten(one, "id")
+        changed |= _fit(one, "id", quirks)
     if changed and calls:
         said["tool_calls"] = msgspec.Raw(msgspec.json.encode(calls))
     return msgspec.json.encode(said) if changed else turn
 
 
-def _shorten(said: dict[str, msgspec.Raw], name: str) -> bool:
+def _fit(said: dict[str, msgspec.Raw], name: str, quirks: frozenset[str]) -> bool:
     """Make an id one that fits; return whether it was none."""
     if name not in said:
         return False
     id_ = _TEXT.decode(said[name])
-    fit = tool_id(id_, frozenset({quirk.SHORT_IDS}))
+    fit = tool_id(id_, quirks)
     said[name] = msgspec.Raw(msgspec.json.encode(fit))
     return fit != id_
 

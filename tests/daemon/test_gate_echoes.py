@@ -40,7 +40,7 @@ def config(port: int) -> str:
         f'[providers.{name}]\nkind = "{name}"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
         'api_key = "env:HOME"\n'
         f'[prices."{name}/m"]\ninput = 1\noutput = 1\n'
-        for name in ("gemini", "deepseek", *STRICT)
+        for name in ("gemini", "deepseek", "openai", "vllm", *STRICT)
     ]
     return "\n".join([*tables, '[routes.strict]\nto = ["mistral/m"]\non_loss = "refuse"\n', ANN])
 
@@ -202,4 +202,23 @@ async def test_calls_of_others_have_ids_that_mistral_bears(both: tuple[Cloud, Ru
     assert re.fullmatch("[a-zA-Z0-9]{9}", there[0]) and there[1] == ids[1]
     assert [one["tool_call_id"] for one in told] == there
     await ask(daemon, "groq/m", *turns)
+    assert up.asked[-1][2]["messages"][1:] == turns
+
+
+async def test_calls_of_vllm_have_ids_that_openai_bears(both: tuple[Cloud, Running]) -> None:
+    """It refuses those of more than 40 letters; vLLM gives such, and gets its own as they are."""
+    up, daemon = both
+    up.answer = (200, "application/json", WHOLE)
+    ids = ("chatcmpl-tool-0123456789abcdef0123456789abcdef", "call_1")
+    calls = [
+        {"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids
+    ]
+    results = [{"role": "tool", "tool_call_id": one, "content": "1"} for one in ids]
+    turns: list[dict[str, Any]] = [{"role": "assistant", "tool_calls": calls}, *results]
+    await ask(daemon, "openai/m", *turns)
+    _, called, *told = up.asked[-1][2]["messages"]
+    there = [one["id"] for one in called["tool_calls"]]
+    assert len(there[0]) == 40 and there[1] == ids[1]
+    assert [one["tool_call_id"] for one in told] == there
+    await ask(daemon, "vllm/m", *turns)
     assert up.asked[-1][2]["messages"][1:] == turns
