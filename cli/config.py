@@ -5,7 +5,7 @@ import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import tomli_w
@@ -18,6 +18,7 @@ from tollway.cli.edits import agreed, tell_waiting
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
 from tollway.daemon import secrets
 from tollway.daemon.config import edit
+from tollway.daemon.config.check import NARROWING
 from tollway.daemon.config.history import versions
 from tollway.daemon.config.load import SECTIONS, load
 from tollway.daemon.config.paths import find_config, state_paths
@@ -193,7 +194,11 @@ def rollback(
 
 def in_force(config: Config) -> dict[str, object]:
     """Return every setting as it would stand in gateway.toml: read again, it is the same."""
-    found = _settings(msgspec.structs.replace(config, stated={}))
+    found: dict[str, Any] = _settings(msgspec.structs.replace(config, stated={}))
+    for section, key in NARROWING:
+        for table in found[section].values():
+            if not table[key]:
+                del table[key]  # an empty one is refused
     server = _settings(config.server)
     host, port = config.server.host, config.server.port
     listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -233,7 +238,7 @@ def _written(value: object) -> object:  # noqa: C901, PLR0911, PLR0912 - one lin
         case Seconds():
             return f"{Decimal(repr(float(value))).normalize():f}s"
         case Bytes():
-            return f"{int(value)}B"
+            return _size(value)
         case Path():
             return str(value)
         case str():
@@ -241,6 +246,13 @@ def _written(value: object) -> object:  # noqa: C901, PLR0911, PLR0912 - one lin
         case _:
             assert isinstance(value, bool | int | float | Decimal | date)  # noqa: S101
             return value
+
+
+def _size(count: int) -> str:
+    """Return bytes as a person writes them, exactly: in the largest unit that divides them."""
+    units = {"GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "KiB": 2**10, "kB": 1000}
+    unit = next((one for one, size in units.items() if count and not count % size), "B")
+    return f"{count // units.get(unit, 1)}{unit}"
 
 
 def _routed(value: Aim | Between | Case) -> object:

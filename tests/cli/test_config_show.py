@@ -158,7 +158,7 @@ def test_what_is_in_force_reads_back_as_the_same_configuration(folder: Path) -> 
     again, first = (parse(text, path=path, home=folder) for text in (shown, GOOD))
     # Warnings name lines, which differ.
     assert msgspec.structs.replace(again, warnings=first.warnings, stated=first.stated) == first
-    assert 'max_body = "33554432B"' in shown
+    assert 'max_body = "32MiB"' in shown
     as_json = json.loads(tollway("config", "show", "--json", cwd=folder).stdout)
     assert as_json["server"]["listen"] == "[::1]:4141"
     assert as_json["providers"]["openai"]["api_key"] == "keyring:openai"
