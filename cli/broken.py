@@ -5,10 +5,12 @@ Whatever only reads the ledger, or stops a daemon, must work on such a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +19,7 @@ from tollway.cli import show
 from tollway.daemon.config import history
 from tollway.daemon.config.check import zone_wrong
 from tollway.daemon.config.load import load, parse
-from tollway.daemon.config.paths import data_folder, find_config, state_paths
+from tollway.daemon.config.paths import data_folder, find_config, places_of, state_paths
 from tollway.daemon.config.schema import Config, LedgerFile, Server
 from tollway.daemon.errors import ConfigError
 
@@ -66,6 +68,38 @@ def rough(config: Path) -> Rough:
     return Rough(said, known)
 
 
+def find(explicit: Path | None) -> Path:
+    """Return the gateway.toml to use.
+
+    Raises:
+        ConfigError: There is none; the hint says which kept version can be put where it was.
+    """
+    try:
+        return find_config(explicit)
+    except ConfigError as error:
+        if (kept := _newest(places_of(explicit))) is None:
+            raise
+        file, path, number = kept
+        raise ConfigError(
+            error.message,
+            hint=f"`cp {shlex.quote(file)} {shlex.quote(path)}` brings back version {number} of it,"
+            " the last that was in force",
+        ) from error
+
+
+def _newest(paths: Sequence[Path]) -> tuple[str, str, int] | None:
+    """Return the last version of a file that is gone, beside the usual ledger: file, path, number.
+
+    The user's own gateway.toml comes before one of the folder.
+    """
+    folder = state_paths(data_folder() / "ledger.db").history
+    for path in map(os.path.abspath, reversed(paths)):
+        with contextlib.suppress(ConfigError):
+            for version in history.versions(folder, Path(path)):
+                return str(history.file_of(folder, version)), path, version.number
+    return None
+
+
 def load_to_read(explicit: Path | None) -> Config:
     """Return the configuration for a command that reads the ledger and changes nothing.
 
@@ -75,7 +109,7 @@ def load_to_read(explicit: Path | None) -> Config:
     Raises:
         ConfigError: There is no file; or it is wrong, and nobody can say where its ledger is.
     """
-    path = find_config(explicit)
+    path = find(explicit)
     try:
         return load(path)
     except ConfigError as error:

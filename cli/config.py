@@ -12,7 +12,7 @@ import tomli_w
 import typer
 
 from tollway.cli import complete, show
-from tollway.cli.broken import rough
+from tollway.cli.broken import find, rough
 from tollway.cli.control import load_config, reload_daemon
 from tollway.cli.edits import agreed, tell_waiting
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
@@ -136,7 +136,7 @@ def history(config: ConfigFile = None, as_json: AsJson = False) -> None:
     Example:
         tollway config history
     """
-    path = find_config(config)
+    path = find(config)
     try:
         ledger = load(path).ledger.path
     except ConfigError:
@@ -171,7 +171,7 @@ def rollback(
     Example:
         tollway config rollback 3
     """
-    path = find_config(config)
+    path = find(config)
     names, text = edit.revived_by_rollback(path, number)
     if names:
         keys = ", ".join(f"`{name}`" for name in names)

@@ -13,9 +13,9 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from tollway.cli.broken import rough
+from tollway.cli.broken import find, rough
 from tollway.daemon.config.load import load
-from tollway.daemon.config.paths import data_folder, find_config, places_of, socket_beside
+from tollway.daemon.config.paths import data_folder, places_of, socket_beside
 from tollway.daemon.config.schema import Config, Server
 from tollway.daemon.errors import (
     BudgetSpent,
@@ -294,7 +294,7 @@ def load_config(explicit: Path | None) -> Config:
     Raises:
         ConfigError: There is none, or it is wrong; a line for each mistake.
     """
-    return load(find_config(explicit))
+    return load(find(explicit))
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -314,7 +314,7 @@ def place(explicit: Path | None) -> Place:
         ConfigError: There is no file, or it is broken, and no daemon is where it seems to point.
     """
     try:
-        path = find_config(explicit)
+        path = find(explicit)
     except ConfigError:
         if (without := _place_without(explicit)) is None:
             raise

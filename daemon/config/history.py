@@ -62,6 +62,11 @@ def text_of(folder: Path, version: Version) -> str:
     return text
 
 
+def file_of(folder: Path, version: Version) -> Path:
+    """Return the file that a kept version's text is in."""
+    return _file(folder, version.number)
+
+
 def keep(folder: Path, path: Path, text: str, *, who: str, what: str) -> int | None:
     """Keep a version that has been validated; return its number.
 

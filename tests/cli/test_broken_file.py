@@ -1,6 +1,8 @@
 """A gateway.toml with a mistake in it closes no ledger: what was spent can be read all the same."""
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,24 @@ def test_a_version_that_is_wrong_by_now_is_told_from_the_file(home: Home) -> Non
     assert first == f"error: Version {number}, not the file as it is now, is wrong by now:"
     assert "gateway.toml:9: teams.c.old: unknown key" in second
     assert hint == f"hint: `tollway config diff {number}` shows what it says otherwise"
+
+
+def test_a_file_that_is_gone_can_be_put_back(tmp_path: Path) -> None:
+    """Its versions are there all the same; every command says where the last one is."""
+    home = Home(tmp_path)
+    home.write(SERVER)
+    nothing = home.tollway("spend", "--config", "none.toml")
+    assert "cp " not in nothing.stderr
+    assert home.tollway("budgets", "set", "box", "5/month").returncode == 0
+    text = home.config.read_text()
+    home.config.unlink()
+    for words in (("spend",), ("status",), ("config", "history"), ("config", "rollback", "1")):
+        done = home.tollway(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "No gateway.toml here" in done.stderr
+        command, _, said = done.stderr.partition("hint: `")[2].partition("` brings back ")
+        assert said == "version 2 of it, the last that was in force\n"
+    subprocess.run(shlex.split(command), check=True)
+    assert home.config.read_text() == text
+    assert home.config.stat().st_mode & 0o777 == 0o600
+    assert home.tollway("spend").returncode == 0
