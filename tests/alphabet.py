@@ -110,6 +110,10 @@ class Alphabet:
         """Know no grammar that has a dollar in it."""
         return "$" not in grammar
 
+    def bears(self, grammar: str) -> bool:
+        """Bear no grammar that has a hash in it."""
+        return "#" not in grammar
+
     def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
         """Return a sampler."""
         self.chains += 1

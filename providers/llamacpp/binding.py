@@ -252,6 +252,10 @@ class LlamaCpp:
         """See `native.Native`."""
         return self._samplers.compiles(grammar)
 
+    def bears(self, grammar: str) -> bool:
+        """See `native.Native`."""
+        return self._samplers.bears(grammar)
+
     def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
         """See `native.Native`."""
         return self._samplers.chain(sampling, seed, grammar)

@@ -3,8 +3,6 @@
 Nothing reaches llama.cpp unchecked, for most misuses of it end the process.
 """
 
-import re
-
 import msgspec
 
 from tollway.providers.llamacpp.frames import Prompt, Refused, Shape, Submit
@@ -15,12 +13,8 @@ from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
 from tollway.providers.words import counted
 
-# Of a caller's own grammar. Beyond some ten thousand brackets within one another, or rules that
-# lead to one another, llama.cpp ends the process; each alternative is tried with each token.
-MAX_GRAMMAR_BYTES = 256 * 1024
-MAX_GRAMMAR_DEPTH = 200
-MAX_ALTERNATIVES = 4000
-_GRAMMAR_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*|([()|])', re.DOTALL)
+MAX_GRAMMAR_BYTES = 256 * 1024  # of a caller's own
+_GRAMMARS_KEPT = 100  # those that have been tried
 
 
 class Refusal(Exception):
@@ -62,6 +56,7 @@ class Jobs:
         self._longest = 0  # bytes of a token; 0: not looked for yet
         # Of the last tools: an agent's turns all have the same.
         self._calls: tuple[bytes, str] = (b"", "")
+        self._tried: set[str] = set()  # callers' own grammars
 
     def read(self, job: Submit) -> Read:
         """Return a call, ready to run.
@@ -187,13 +182,25 @@ class Jobs:
         self._calls = known, grammar
         return grammar
 
+    def _try(self, grammar: str) -> None:
+        """Refuse a caller's grammar that would hold up all others, or end the process."""
+        if grammar in self._tried:
+            return
+        if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
+            raise Refusal(f"The grammar has over {MAX_GRAMMAR_BYTES // 1024} KiB", "grammar")
+        if not self._native.bears(grammar):
+            raise Refusal("The grammar is too much for llama.cpp: it needs too long", "grammar")
+        if len(self._tried) >= _GRAMMARS_KEPT:
+            self._tried.clear()
+        self._tried.add(grammar)
+
     def _grammar(self, job: Submit) -> str:
         shape = job.shape or Shape()
         param = "response_format"
         try:
             if shape.grammar is not None:
                 param, grammar = "grammar", shape.grammar
-                _refuse_if_heavy(grammar)
+                self._try(grammar)
             elif shape.schema is not None and shape.calls is not None:
                 tools, parallel = job.prompts[0].tools, job.parallel
                 grammar = self.manner.answer_or_calls(shape.schema, tools, parallel=parallel)
@@ -216,29 +223,6 @@ class Jobs:
         if not compiles:
             raise Refusal("llama.cpp does not understand the grammar", param)
         return grammar
-
-
-def _refuse_if_heavy(grammar: str) -> None:
-    depth = deepest = alternatives = 0
-    for found in _GRAMMAR_PARTS.finditer(grammar):
-        match found[1]:
-            case "(":
-                depth += 1
-                deepest = max(deepest, depth)
-            case ")":
-                depth -= 1
-            case "|":
-                alternatives += 1
-    if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
-        raise Refusal(f"The grammar has over {MAX_GRAMMAR_BYTES // 1024} KiB", "grammar")
-    if deepest > MAX_GRAMMAR_DEPTH:
-        raise Refusal("The grammar is nested too deeply", "grammar")
-    if alternatives > MAX_ALTERNATIVES:
-        raise Refusal(
-            f"The grammar has over {MAX_ALTERNATIVES} alternatives; an `enum` of a JSON schema may"
-            " have more",
-            "grammar",
-        )
 
 
 def param_of(kind: str) -> str:

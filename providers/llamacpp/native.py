@@ -102,6 +102,13 @@ class Native(Protocol):
         """Return whether llama.cpp understands a grammar."""
         ...
 
+    def bears(self, grammar: str) -> bool:
+        """Return whether llama.cpp lives to tell how an answer by a grammar begins, and soon.
+
+        It takes a process's time to find out: for grammars that callers wrote.
+        """
+        ...
+
     def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
         """Return a fresh chain of samplers."""
         ...

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import resource
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,10 @@ _THREADED_FROM = 3
 # Where the likeliest is chosen, only what changes which one that is; Mirostat cuts by itself.
 _BEFORE_GREEDY = frozenset({"penalties", "dry"})
 _BEFORE_MIROSTAT = frozenset({"penalties", "dry", "temperature"})
+# CPU seconds for the first tokens by a grammar of a caller's own.
+_TRIAL_S = 2
+_TRIAL_TOKENS = 4
+_TRIAL_WALL_S = 60  # should it wait for something that no thread of it will ever do
 # Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
 _MIROSTAT_M = 100
 
@@ -136,6 +142,26 @@ class Samplers:
             return False
         self._llama.llama_sampler_free(sampler)
         return True
+
+    def bears(self, grammar: str) -> bool:
+        """See `native.Native`.
+
+        Tried in a process of its own, which the system stops: brackets within brackets overflow
+        llama.cpp's stack, and thousands of optional parts take it hours.
+        """
+        if pid := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) >= 0
+        try:
+            signal.alarm(_TRIAL_WALL_S)
+            resource.setrlimit(resource.RLIMIT_CPU, (_TRIAL_S, _TRIAL_S + 1))
+            if sampler := self._grammar(grammar):
+                logits = np.zeros(self._vocabulary, np.float32)
+                logits[self._all_ends()] = -1
+                chain = Chain(self._llama, None, sampler, greedy=True)
+                for _ in range(_TRIAL_TOKENS):
+                    chain.choose(logits)
+        finally:
+            os._exit(0)  # whatever went wrong, but for a death: the call itself will be told
 
     def chain(self, sampling: Sampling, seed: int | None, grammar: str) -> Chain:
         """See `native.Native`."""

@@ -304,23 +304,18 @@ def test_a_text_that_llama_cpp_cannot_cut_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("grammar", "words"),
-    [
-        ("root ::= " + "(" * 201 + '"a"' + ")" * 201, "nested too deeply"),
-        ("root ::= " + " | ".join(f'"{at}"' for at in range(4002)), "over 4000 alternatives"),
-        ("root ::= a\n" + "a ::= a \n" * 30_000, "over 256 KiB"),
-    ],
-    ids=["deep", "wide", "large"],
+    [('root ::= "a" # heavy', "too much for llama.cpp"), ("root ::= a" * 30_000, "over 256 KiB")],
+    ids=["heavy", "large"],
 )
 def test_a_grammar_that_would_hold_up_all_others_is_refused(grammar: str, words: str) -> None:
-    """Deep ones end llama.cpp's process, and wide ones take seconds for each token."""
+    """It is tried apart, once; one of our own making is not."""
     engine = Engine(Alphabet("b"), None)
     engine.submit(job("a", shape=Shape(grammar=grammar)))
     (refused,) = run(engine)
     assert isinstance(refused, Refused)
     assert refused.param == "grammar"
     assert words in refused.message
-    quoted = 'root ::= "' + "(" * 300 + '" [(|)]' + "+ # ((("
-    engine.submit(job("a", 2, shape=Shape(grammar=quoted)))
+    engine.submit(job("a", 2, shape=Shape(schema={"const": "#"})))
     assert isinstance(run(engine)[-1], Done)
 
 

@@ -49,6 +49,23 @@ async def test_samplers_judge_in_the_order_that_is_asked_for(tmp_path: Path) -> 
         assert len(set(found)) == 3
 
 
+async def test_a_grammar_that_would_end_the_worker_ends_its_call_alone(tmp_path: Path) -> None:
+    """Or take hours, and all later calls with it: a 400, and the next call is served."""
+    deep = "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000
+    long = "root ::= " + "[a-z]? " * 3000
+    async with serving(tmp_path) as local:
+        for grammar in (deep, long):
+            answer = await local.send(NAME, "chat", chat("hi", grammar=grammar))
+            told = json.loads(await body_of(answer))["error"]
+            assert (answer.status, told["param"]) == (400, "grammar")
+            assert "too much for llama.cpp" in told["message"]
+        for _ in "ab":
+            assert await text_of(local, chat("hi", grammar='root ::= "yes" | "no"')) in {
+                "yes",
+                "no",
+            }
+
+
 def test_a_grammar_that_takes_too_long_for_a_token_ends_its_call() -> None:
     """Before the next token takes twice as long: the answers beside it wait for each."""
     samplers = pytest.importorskip("tollway.providers.llamacpp.samplers", exc_type=ImportError)
