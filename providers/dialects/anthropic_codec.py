@@ -10,6 +10,7 @@ from tollway.providers.dialects.anthropic_models import is_claude
 from tollway.providers.dialects.anthropic_said import NAME, read_request
 from tollway.providers.dialects.anthropic_writer import Writer as MessageWriter
 from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
+from tollway.providers.dialects.flat_schemas import flat
 from tollway.providers.dialects.json_by_tool import by_tool, reader_by_tool
 from tollway.providers.dialects.member_names import borne, borne_back
 
@@ -36,12 +37,12 @@ class AnthropicCodec:
             Untranslatable: The target cannot say it; `param` names the field.
         """
         if is_claude(facts.model):
-            said = borne(said)
+            said = borne(flat(said))
         return write_request(by_tool(said), facts)
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return borne_back(said, reader_by_tool(said, Reader))
+        return borne_back(flat(said), reader_by_tool(said, Reader))
 
     def writer(self, call: Call) -> Writer:
         """Return a fresh writer for the answer to a client's call."""

@@ -8,6 +8,7 @@ from tollway.providers.dialects.bedrock_events import Reader
 from tollway.providers.dialects.bedrock_options import claude
 from tollway.providers.dialects.bedrock_read import NAME
 from tollway.providers.dialects.dialect import EventReader, Facts, Written
+from tollway.providers.dialects.flat_schemas import flat
 from tollway.providers.dialects.json_by_tool import by_tool, reader_by_tool
 from tollway.providers.dialects.member_names import borne, borne_back
 
@@ -24,12 +25,12 @@ class BedrockCodec:
             Untranslatable: The target cannot say it; `param` names the field.
         """
         if claude(facts.model):
-            said = borne(said)
+            said = borne(flat(said))
         return write_request(by_tool(said), facts)
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
-        return borne_back(said, reader_by_tool(said, Reader))
+        return borne_back(flat(said), reader_by_tool(said, Reader))
 
 
 CODEC: Final = BedrockCodec()
