@@ -163,7 +163,7 @@ def _thinks(known: dict[str, Field]) -> bool:
 
 
 def _is_foreign(block: object, lost: list[str], *, checks: bool) -> bool:
-    if not isinstance(block, dict) or block.get("type") not in _THOUGHTS:
+    if not isinstance(block, dict) or text_of(block, "type") not in _THOUGHTS:
         return False
     proof = text_of(block, "signature") or text_of(block, "data")
     foreign = carried(proof) is not None or (not proof and checks)
@@ -178,7 +178,7 @@ def _is_unthought(turns: list[bytes]) -> bool:
         turn = _OBJECT.decode(raw)
         content = turn.get("content")
         kinds = [
-            block.get("type")
+            text_of(block, "type")
             for block in (content if isinstance(content, list) else ())
             if isinstance(block, dict)
         ]
@@ -228,6 +228,8 @@ def _of_gemini(call: Call, to: To) -> Cleaned:
     if not any(word in call.body for word in words):
         return call, ()
     known = _known(call)
+    if "contents" not in known:  # as where a count holds a whole request
+        return call, ()
     turns = [bytes(one) for one in _LIST.decode(known["contents"].raw)]
     kept: list[bytes] = []
     for raw, before in zip(turns, [b"", *turns], strict=False):

@@ -42,10 +42,13 @@ def without_echoes(
     known = fields(call.body)
     lost: list[str] = []
     try:
-        turns = [_without(turn, names, lost) for turn in _TURNS.decode(known["messages"].raw)]
+        given = [bytes(turn) for turn in _TURNS.decode(known["messages"].raw)]
+        turns = [_without(turn, names, lost) for turn in given]
         if unfit:
             turns = [_with_fit_ids(turn, quirks) for turn in turns]
     except (msgspec.DecodeError, RecursionError):
+        return call, ()
+    if turns == given:
         return call, ()
     body = edit(call.body, known, {"messages": b"[" + b",".join(turns) + b"]"})
     lost = [f"messages.{name}" for name in dict.fromkeys(lost)]
@@ -88,8 +91,7 @@ def _fit(said: dict[str, msgspec.Raw], name: str, quirks: frozenset[str]) -> boo
     return fit != id_
 
 
-def _without(turn: msgspec.Raw, names: list[str], lost: list[str]) -> bytes:
-    raw = bytes(turn)
+def _without(raw: bytes, names: list[str], lost: list[str]) -> bytes:
     if not any(_key(name) in raw for name in names):
         return raw
     said = _FIELDS.decode(raw)

@@ -152,6 +152,10 @@ def call(dialect: str, body: str) -> Call:
         ("openai_responses", '{"input": [ {"type":"reasoning","encrypted_content":"gAAA"}]}'),
         ("openai_responses", '{"input": "Why \\"tollway.\\" and \\"tollway.x\\"?"}'),
         ("anthropic_messages", '{"messages": ["tollway."]}'),
+        ("anthropic_messages", '{"messages": 1, "thinking": ["budget_tokens"], "a":"tollway.b"}'),
+        ("gemini", '{"generateContentRequest":{"contents":[{"parts":[{"functionCall":{}}]}]}}'),
+        ("gemini", '{"contents": [[{"functionCall": {}}]]}'),
+        ("gemini", '{"contents": {"parts": {"functionCall": {}}}}'),
     ],
 )
 def test_what_a_provider_signed_itself_stays_byte_for_byte(dialect: str, body: str) -> None:
