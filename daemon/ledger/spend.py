@@ -205,15 +205,11 @@ class _Sums:
         self._session = by.index(By.SESSION) if By.SESSION in by else None
         self._tags = tuple(part for part in by if part.startswith(TAG))
         # No more is told apart than is asked for.
-        of_account = [part for part in by if part in _NAMES]
-        columns = ", ".join(f'"{name}"' for name in of_account)
+        self._of_account = [part for part in by if part in _NAMES]
         self._accounts: dict[int, dict[str, str]] = {0: {}}
-        if of_account:
-            for number, *names in db.execute(f"SELECT id, {columns} FROM accounts"):  # noqa: S608
-                self._accounts[number] = dict(zip(of_account, names, strict=True))
         labels = (("tags", self._tags), ("session", self._session is not None))
         self._columns = {
-            "account": "account" if of_account else "0",
+            "account": "account" if self._of_account else "0",
             "labels": ", ".join(name if wanted else "0" for name, wanted in labels),
         }
         self._read: dict[int, dict[str, str]] = {0: {}}
@@ -268,6 +264,14 @@ class _Sums:
 
     def _base(self, account: int, tags: int, has: dict[str, str]) -> tuple[str, ...]:
         """Return the group of an account, some tags, and a time; its session is yet to be put."""
+        if account not in self._accounts:
+            columns = ", ".join(f'"{name}"' for name in self._of_account)
+            names = self._db.execute(
+                f"SELECT {columns} FROM accounts WHERE id = ?",  # noqa: S608 - our own names
+                (account,),
+            ).fetchone()
+            of_nobody = ("",) * len(self._of_account)  # in a damaged file: what it cost counts
+            self._accounts[account] = dict(zip(self._of_account, names or of_nobody, strict=True))
         found = {**has, **self._accounts[account], **self._of_tags(tags)}
         return tuple(found.get(part, "") for part in self._by)
 
