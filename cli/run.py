@@ -21,8 +21,9 @@ from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control, convert, load_config
 from tollway.cli.edits import hint, warn
 from tollway.cli.options import AsKey, ConfigFile
+from tollway.cli.run_agents import AGENTS, CLAUDE, CODEX, agent_of
 from tollway.cli.run_child import child, signals_held
-from tollway.cli.run_env import AGENTS, CLAUDE, CODEX, KEY, Gateway, agent_of, launch
+from tollway.cli.run_env import KEY, Gateway, launch
 from tollway.cli.run_gemini import agent_settings
 from tollway.cli.run_models import Models
 from tollway.cli.run_place import place

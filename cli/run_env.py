@@ -2,19 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 
 import msgspec
 
 from tollway.cli.boundary import UsageProblem
+from tollway.cli.run_agents import CLAUDE, CODEX, agent_at, agent_of
 
 KEY = "TOLLWAY_KEY"
 URL = "TOLLWAY_URL"
 HEADER = "x-tollway-key"
-CLAUDE, CODEX, GEMINI = "claude", "codex", "gemini"
-OPENCODE, AIDER, KILO = "opencode", "aider", "kilo"
-COPILOT, QWEN = "copilot", "qwen"
-AGENTS = (CLAUDE, CODEX, GEMINI, OPENCODE, AIDER, KILO, COPILOT, QWEN)
 
 # What would send a program elsewhere, or with another credential.
 _ELSEWHERE = (
@@ -62,12 +58,6 @@ class Launch(msgspec.Struct, frozen=True):
     env: dict[str, str]
 
 
-def agent_of(words: Sequence[str]) -> str:
-    """Return which agent a command starts, "" for any other program."""
-    name = PurePath(words[0]).name
-    return name if name in AGENTS else ""
-
-
 def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -> Launch:
     """Return a command with what leads its calls to the gateway.
 
@@ -94,7 +84,8 @@ def launch(words: Sequence[str], environ: Mapping[str, str], gateway: Gateway) -
     if agent == CLAUDE:
         env = _claude(env, gateway)
     more = _codex(gateway) if agent == CODEX else ()
-    return Launch((words[0], *more, *words[1:]), env)
+    behind = agent_at(words) + 1
+    return Launch((*words[:behind], *more, *words[behind:]), env)
 
 
 def _without_other_ways(environ: Mapping[str, str]) -> dict[str, str]:

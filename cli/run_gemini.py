@@ -21,7 +21,8 @@ from typing import Any
 
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.edits import warn
-from tollway.cli.run_env import GEMINI, Gateway, agent_of
+from tollway.cli.run_agents import GEMINI, agent_of
+from tollway.cli.run_env import Gateway
 
 _HOME = "GEMINI_CLI_HOME"
 _SETTINGS = "settings.json"

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import Control
-from tollway.cli.run_env import (
+from tollway.cli.run_agents import (
     AIDER,
     CLAUDE,
     CODEX,
@@ -18,6 +18,7 @@ from tollway.cli.run_env import (
     KILO,
     OPENCODE,
     QWEN,
+    agent_at,
     agent_of,
 )
 from tollway.daemon.config.shown import meant
@@ -90,7 +91,8 @@ class Models:
         except GatewayError:
             return ""
         best = next((one for one in names if not _is_no_talker(one)), "PROVIDER/MODEL")
-        way = join(["tollway", "run", "--model", best, "--", agent])
+        started = command[: agent_at(command) + 1] if agent_at(command) else [agent]
+        way = join(["tollway", "run", "--model", best, "--", *started])
         if agent in _MUST_BE_TOLD:
             return f"{agent} asks here for nothing but a model that it is told of: `{way}`"
         listed = f"{_shown(names)} and " if names else ""

@@ -13,6 +13,7 @@ from run_program import ANSWERS, python, start
 from shell import Running, until
 
 from tollway.cli import show
+from tollway.cli.run_agents import agent_of
 from tollway.cli.run_env import HEADER, launch
 from tollway.cli.run_env import Gateway as Goal
 from tollway.cli.run_place import place
@@ -306,6 +307,35 @@ def test_codex_gets_words_before_its_own_and_no_key_in_them() -> None:
     assert 'model_provider="tollway"' in made.words
     assert 'model_providers.tollway.env_key="TOLLWAY_KEY"' in made.words
     assert not [word for word in made.words if "tw-x" in word]
+
+
+@pytest.mark.parametrize(
+    ("words", "agent", "behind"),
+    [
+        (("npx", "@openai/codex", "exec", "hi"), "codex", 2),
+        (("/usr/bin/npx", "-y", "@openai/codex@0.171.0", "exec"), "codex", 3),
+        (("npx", "-p", "@openai/codex", "codex", "exec"), "codex", 4),
+        (("pnpm", "dlx", "@openai/codex@latest"), "codex", 3),
+        (("bunx", "codex"), "codex", 2),
+        (("npx", "@anthropic-ai/claude-code", "-p", "hi"), "claude", 2),
+        (("npx", "opencode-ai@1.18.34", "run"), "opencode", 2),
+        (("uvx", "--from", "aider-chat", "aider"), "aider", 4),
+        (("uv", "tool", "run", "aider-chat"), "aider", 4),
+        (("npx", "prettier", "codex"), "", 1),
+        (("npx", "-y"), "", 1),
+        (("npm", "exec", "@openai/codex"), "", 1),  # takes options behind it for its own
+        (("echo", "codex"), "", 1),
+    ],
+)
+def test_an_agent_that_a_runner_of_packages_starts_is_one(
+    words: tuple[str, ...], agent: str, behind: int
+) -> None:
+    """Codex, which is told by words, asked OpenAI itself, with the run's key."""
+    assert agent_of(words) == agent
+    made = launch(words, ENV, GOAL).words
+    assert made[:behind] == words[:behind]
+    assert (made != words) == (agent == "codex")
+    assert made[len(made) - len(words) + behind :] == words[behind:]
 
 
 def test_codex_offers_no_search_where_the_run_has_a_budget() -> None:
