@@ -23,6 +23,13 @@ CHATML = (
 )
 
 
+# What a template may end in. Also where it is compiled: what is constant is reckoned there.
+_FAULTS = (
+    jinja2.TemplateError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
 class TemplateRefused(Exception):
     """The template cannot be rendered with these messages; the text says why."""
 
@@ -54,7 +61,7 @@ class ChatTemplate:
         self._fault = ""
         try:
             self._template: jinja2.Template | None = environment.from_string(source)
-        except jinja2.TemplateError as fault:
+        except _FAULTS as fault:
             # The model still completes and embeds; only chat has to be refused.
             self._template, self._fault = None, str(fault)
 
@@ -122,12 +129,12 @@ class ChatTemplate:
             return template.render(add_generation_prompt=True, **names)
         except TemplateRefused:
             raise
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as fault:
+        except (AttributeError, RecursionError) as fault:
+            raise TemplateRefused("The model's chat template fails on these messages") from fault
+        except _FAULTS as fault:
             raise TemplateRefused(
                 f"The model's chat template does not take these messages: {fault}"
             ) from fault
-        except (AttributeError, RecursionError) as fault:
-            raise TemplateRefused("The model's chat template fails on these messages") from fault
 
     def _message(self, message: Message, *, as_text: bool) -> dict[str, Any]:
         said: dict[str, Any] = {"role": message.role, "content": message.content}

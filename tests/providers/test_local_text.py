@@ -141,6 +141,8 @@ def test_chatml_is_what_models_were_trained_on() -> None:
         ("{{ messages[7].content.x.y }}", "does not take"),
         ("{{ 1 / 0 }}", "does not take"),
         ("{% if %}", "is broken"),
+        ("{{ 2 ** 100000 }}", "is broken"),
+        ("{{ cycler() }}", "does not take these messages"),
         ("{{ ().__class__.__bases__[0].__subclasses__() }}", "does not take"),
         ("{{ messages.append(1) }}", "does not take"),
         ("{% for i in range(10**9) %}{% endfor %}", "does not take"),
