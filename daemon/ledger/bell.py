@@ -9,33 +9,47 @@ import asyncio
 import math
 import os
 import select
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_RING = (1).to_bytes(8, sys.byteorder)  # what an eventfd is written
+_PIPE = 65536  # no system's pipe holds more unless it is asked to
 
 
 class Bell:
-    """One thread rings, another waits for it or watches `fd`. It rings on until it is `heard`."""
+    """One thread rings, another waits for it or watches `fd`. It rings on until it is `heard`.
 
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    It is an eventfd, which only Linux has, or where there is none a pipe.
+    """
+
+    def __init__(self, *, piped: bool = sys.platform != "linux") -> None:
+        if piped:
+            self.fd, self._rope = os.pipe()
+            os.set_blocking(self.fd, False)
+            os.set_blocking(self._rope, False)
+        else:
+            self.fd = self._rope = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._all = _PIPE if piped else len(_RING)
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        for fd in {self.fd, self._rope}:
+            os.close(fd)
 
     def ring(self) -> None:
         """Wake who waits, or else the next one who does."""
-        os.eventfd_write(self.fd, 1)
+        with suppress(BlockingIOError):  # a full pipe rings too
+            os.write(self._rope, _RING)
 
     def heard(self) -> None:
         """Let it be silent again."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
+            os.read(self.fd, self._all)
 
     def wait(self, within_s: float) -> None:
         """Return once it rings, or after so many seconds."""

@@ -6,6 +6,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from ledger_rows import attempt, ended, opened
 
 from tollway.daemon.ledger.bell import Bell, Wire
@@ -13,9 +14,10 @@ from tollway.daemon.ledger.rows import CallEnded
 from tollway.daemon.ledger.writer import Ledger
 
 
-def test_a_bell_that_rang_before_anybody_waited_is_heard_once() -> None:
+@pytest.mark.parametrize("piped", [False, True], ids=["eventfd", "pipe"])
+def test_a_bell_that_rang_before_anybody_waited_is_heard_once(piped: bool) -> None:
     """Else a wake between looking at a queue and waiting for it would be lost."""
-    bell = Bell()
+    bell = Bell(piped=piped)
     bell.ring()
     bell.ring()
     bell.wait(3600)
@@ -25,6 +27,16 @@ def test_a_bell_that_rang_before_anybody_waited_is_heard_once() -> None:
     ringer.start()
     bell.wait(3600)
     ringer.join()
+
+
+def test_a_bell_that_rings_on_and_on_keeps_nobody() -> None:
+    """Who rings must not wait for who hears: a pipe has an end."""
+    bell = Bell(piped=True)
+    for _ in range(20_000):
+        bell.ring()
+    bell.wait(3600)
+    bell.ring()
+    bell.wait(3600)
 
 
 def test_what_a_thread_says_is_heard_in_its_order_on_the_loop_that_listens() -> None:
