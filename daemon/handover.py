@@ -28,7 +28,7 @@ from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import CannotStart, LedgerUnavailable
 from tollway.daemon.ledger.faults import reason
-from tollway.daemon.ledger.lock import holder
+from tollway.daemon.ledger.lock import holder, refuse_second_name
 from tollway.daemon.ledger.reading import open_read_only
 from tollway.daemon.ledger.schema import version
 from tollway.daemon.process import bind
@@ -121,7 +121,7 @@ def check(config: Config) -> None:
     Raises:
         SecretError: Providers' secrets cannot be had; the message has a line for each.
         ConfigError: The certificate or its key cannot be used.
-        LedgerInvalid: The ledger is another program's, or a newer Tollway's.
+        LedgerInvalid: The ledger is another program's, or a newer Tollway's, or has two names.
         LedgerUnavailable: It cannot be read.
     """
     secrets.demand(config)
@@ -129,6 +129,7 @@ def check(config: Config) -> None:
     path = config.ledger.path
     if not path.exists():
         return  # it will be made
+    refuse_second_name(path)
     try:
         # An older version is no fault: the daemon upgrades it when it opens it.
         with contextlib.closing(open_read_only(path)) as db:

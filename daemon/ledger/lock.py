@@ -39,7 +39,7 @@ class LedgerLock:
             LedgerInvalid: The ledger's file has a second name.
             OSError: The lock's file cannot be made.
         """
-        _refuse_second_name(self._path)
+        refuse_second_name(self._path)
         fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(fd)
@@ -93,7 +93,12 @@ def _lock(fd: int) -> None:
     return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _refuse_second_name(path: Path) -> None:
+def refuse_second_name(path: Path) -> None:
+    """Return if a ledger's file has one name, or is not there.
+
+    Raises:
+        LedgerInvalid: It has two.
+    """
     # The lock and the write-ahead log have their names from the ledger's: by another of its names
     # a second daemon would find neither, and each overwrite what the other wrote.
     try:

@@ -227,6 +227,13 @@ async def test_a_new_daemon_that_could_not_serve_leaves_the_old_one_untouched(ho
                 assert ended.returncode == 1
                 assert why in ended.stderr
                 assert goes_on in ended.stderr
+        home.write(good)
+        linked = home.data / "linked.db"
+        linked.hardlink_to(home.data / "ledger.db")
+        ended = await asyncio.to_thread(home.tollway, "restart")
+        assert (ended.returncode, "hard link" in ended.stderr) == (1, True)
+        assert goes_on in ended.stderr
+        linked.unlink()
         status = json.loads(home.tollway("status", "--json").stdout)
         assert (status["pid"], status["draining"]) == (started["pid"], False)
         client = Client(*await asyncio.open_connection("127.0.0.1", port_of(started)))
