@@ -1,6 +1,7 @@
 """`config import-litellm`: what a LiteLLM proxy's configuration says, said in gateway.toml."""
 
 import os
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from tollway.cli.litellm_file import Translated, translated
 from tollway.cli.litellm_words import not_taken
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.taken_over import NotUnderstood, read_yaml
-from tollway.daemon.config import edit
+from tollway.daemon.config import edit, shown
 from tollway.daemon.config.load import load
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _HEADING = """\
 Tollway's configuration, taken over from LiteLLM's {file}. `tollway config check` says whether
 it is right. Secrets are kept elsewhere and only named here."""
 _THERE = "gateway.toml has one already, which stays as it is: change it there"
+_GONE = "a provider of its targets is not, see there"
 _SECTIONS = ("providers", "routes", "prices")
 
 
@@ -111,8 +113,29 @@ def _whole(file: Path) -> object:
 def make_fit(found: Translated) -> None:
     """Leave out what gateway.toml cannot say, with the reason."""
     tables = {name: getattr(found, name) for name in ("server", *_SECTIONS)}
+    others = {name: table for name, table in tables.items() if name != "routes"}
+    found.left_out += [not_taken(key, why) for key, why in fit(others)]
+    found.left_out += [not_taken(shown.key(("routes", name)), _GONE) for name in _hanging(found)]
     found.left_out += [not_taken(key, why) for key, why in fit(tables)]
     found.secrets = [name for name in found.secrets if name in found.providers]
+
+
+def _hanging(found: Translated) -> Iterator[str]:
+    """Take out what leads to providers that are out; yield the routes that lose a target."""
+    for name, route in list(found.routes.items()):
+        aims = [one for one in route["to"] if _provider(one) in found.providers]
+        if len(aims) < len(route["to"]):
+            yield name
+        route["to"] = aims
+        if not aims:
+            del found.routes[name]
+    for route in found.routes.values():
+        if fallback := [one for one in route.pop("fallback", ()) if one in found.routes]:
+            route["fallback"] = fallback
+
+
+def _provider(aim: str | dict[str, str]) -> str:
+    return (aim if isinstance(aim, str) else aim["target"]).partition("/")[0]
 
 
 def _change(
@@ -161,7 +184,8 @@ def _show(tables: dict[str, object], found: Translated) -> None:
     import tomli_w  # noqa: PLC0415 - only here
 
     server = {"server": found.server} if found.server else {}
-    show.write(tomli_w.dumps(server | tables))
+    if server or tables:
+        show.write(tomli_w.dumps(server | tables))
 
 
 def _say(found: Translated) -> None:
@@ -169,3 +193,5 @@ def _say(found: Translated) -> None:
         edits.warn(line)
     for name in found.secrets:
         edits.hint(f"`tollway secrets set {name}` stores the key that stands in the file")
+    if not any(getattr(found, name) for name in ("server", *_SECTIONS)):
+        show.note("There is nothing to take over")

@@ -384,6 +384,31 @@ def test_what_cannot_be_here_does_not_lose_the_rest(tmp_path: Path, text: str, w
     assert "m" in load(home.config).routes
 
 
+def test_what_hangs_on_a_provider_that_is_out_is_told_once(tmp_path: Path) -> None:
+    """A route loses its target, or goes with it, and no other falls back to it."""
+    home = Home(tmp_path)
+    file = tmp_path / "litellm.yaml"
+    file.write_text(
+        "model_list:\n"
+        "- {model_name: m, litellm_params: {model: ollama/m, api_base: 'box:8000'}}\n"
+        "- {model_name: n, litellm_params: {model: openai/gpt-4o}}\n"
+        "- {model_name: n, litellm_params: {model: ollama/n, api_base: 'box:8000', weight: 2}}\n"
+        "router_settings: {fallbacks: [{n: [m]}]}\n"
+    )
+    done = home.tollway("config", "import-litellm", str(file), "--dry-run", "--json")
+    said = json.loads(done.stdout)
+    assert said["routes"] == {"n": {"to": ["openai/gpt-4o"], "strategy": "weighted"}}
+    assert [line.partition(":")[0] for line in said["left_out"]] == [
+        "providers.ollama",
+        "routes.m",
+        "routes.n",
+    ]
+    file.write_text("model_list: []")
+    none = home.tollway("config", "import-litellm", str(file))
+    assert (none.returncode, none.stdout) == (0, "")
+    assert none.stderr == "There is nothing to take over\n"
+
+
 def test_weights_keep_their_proportions() -> None:
     """LiteLLM takes fractions, which are made whole numbers."""
     found = translated(parsed(two("", 0.5, 1)), {})
