@@ -475,6 +475,8 @@ def _reasoning(body: Body) -> Reasoning | None:
         return Reasoning("off" if effort == "none" else "on", "" if effort == "none" else effort)
     effort = said.effort or effort
     off = said.enabled is False or effort == "none"
+    if not (off or said.enabled or effort or said.max_tokens or said.summary):
+        return None  # to hide thoughts, if there are any, is not to ask for some
     return Reasoning(
         "off" if off else "on",
         "" if off else effort,

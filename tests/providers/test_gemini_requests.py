@@ -281,3 +281,15 @@ def test_who_says_nothing_of_thinking_begins_none(config: dict[str, bool]) -> No
     assert "thinking" not in written(said, ANTHROPIC)
     asks = read({"text": "Hi"}, generationConfig={"thinkingConfig": {"includeThoughts": True}})
     assert asks.reasoning is not None
+
+
+@pytest.mark.parametrize("asked", [{}, {"exclude": True}])
+def test_who_only_hides_thoughts_begins_none(asked: dict[str, bool]) -> None:
+    """OpenRouter's clients hide what there is; Claude thought for it, and was paid."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "reasoning": asked}
+    said = OPENAI.read_request(Call("chat", OPENAI.name, "m", json.dumps(body).encode()))
+    assert "thinking" not in written(said, ANTHROPIC)
+    said = OPENAI.read_request(
+        Call("chat", OPENAI.name, "m", json.dumps(body | {"reasoning_effort": "low"}).encode())
+    )
+    assert said.reasoning is not None
