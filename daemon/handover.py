@@ -27,10 +27,11 @@ from tollway.daemon import early, secrets, tls
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import CannotStart, LedgerUnavailable
+from tollway.daemon.ledger import upgrade
 from tollway.daemon.ledger.faults import reason
 from tollway.daemon.ledger.lock import holder, refuse_second_name
 from tollway.daemon.ledger.reading import open_read_only
-from tollway.daemon.ledger.schema import version
+from tollway.daemon.ledger.schema import VERSION, version
 from tollway.daemon.process import bind
 from tollway.daemon.runs import Carried
 
@@ -122,7 +123,7 @@ def check(config: Config) -> None:
         SecretError: Providers' secrets cannot be had; the message has a line for each.
         ConfigError: The certificate or its key cannot be used.
         LedgerInvalid: The ledger is another program's, or a newer Tollway's, or has two names.
-        LedgerUnavailable: It cannot be read.
+        LedgerUnavailable: It cannot be read, or there is no room to upgrade it.
     """
     secrets.demand(config)
     tls.read(config)
@@ -133,10 +134,11 @@ def check(config: Config) -> None:
     try:
         # An older version is no fault: the daemon upgrades it when it opens it.
         with contextlib.closing(open_read_only(path)) as db:
-            version(db, path)
-    except sqlite3.Error as fault:
+            if 0 < version(db, path) < VERSION:
+                upgrade.require_room(db, path.parent)
+    except (sqlite3.Error, OSError) as fault:
         raise LedgerUnavailable(
-            f"The ledger `{path}` cannot be read: {reason(fault).what}", hint=reason(fault).fix
+            f"The ledger `{path}` cannot be used: {reason(fault).what}", hint=reason(fault).fix
         ) from fault
 
 

@@ -7,16 +7,14 @@ has a view for people, named `*_readable`, with the words, dollars and local tim
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from sqlite3 import Connection, connect
+from sqlite3 import Connection
 from typing import TYPE_CHECKING
 
 from tollway.daemon.errors import LedgerInvalid
-from tollway.daemon.ledger import release, schema_6, schema_8, schema_9
+from tollway.daemon.ledger import release, schema_6, schema_8, schema_9, upgrade
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -436,7 +434,7 @@ def migrate(db: Connection, path: Path, *, to: int = VERSION) -> None:
     from sqlite_utils import Database, Migrations  # noqa: PLC0415
 
     if found:
-        _back_up(db, path.with_name(f"{path.name}.v{found}.bak"))
+        upgrade.back_up(db, path.with_name(f"{path.name}.v{found}.bak"))
     steps = Migrations("tollway")
     for step in _MIGRATIONS[:to]:
         steps()(step)
@@ -467,24 +465,6 @@ def version(db: Connection, path: Path) -> int:
             hint="Upgrade Tollway, or set `ledger.path` in gateway.toml to another file",
         )
     return int(found)
-
-
-def _back_up(db: Connection, to: Path) -> None:
-    half = to.with_name(f"{to.name}.part")
-    half.unlink(missing_ok=True)
-    (pages,), (size,) = (db.execute(f"PRAGMA page_{of}").fetchone() for of in ("count", "size"))
-    needed, free = pages * size, shutil.disk_usage(to.parent).free
-    if free < needed:
-        # Tried all the same, it would leave nothing to anyone who writes there, again and again.
-        raise OSError(
-            errno.ENOSPC,
-            f"it is of an older version, and for its backup {needed / 2**20:.1f} MiB are needed"
-            f" where {free / 2**20:.1f} are free",
-        )
-    half.touch(mode=0o600)
-    with closing(connect(half)) as copy:
-        db.backup(copy)
-    half.replace(to)
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import pytest
 from broken_disks import small_disk
 from ledger_rows import attempt, closed, ended, opened
 
+from tollway.daemon.config.load import parse
 from tollway.daemon.errors import LedgerHeld, LedgerInvalid, LedgerUnavailable
+from tollway.daemon.handover import check
 from tollway.daemon.ledger import calls
 from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.owning import owned
@@ -121,7 +123,14 @@ async def test_an_older_ledger_waits_for_room_for_its_backup(tmp_path: Path) -> 
         assert "free some space" in ledger.problem
         assert path.read_bytes() == before
         assert shutil.disk_usage(disk).free > 0
+        # A restart looks for the room before the daemon that runs makes way.
+        config = parse(
+            f'[server]\nsingle_user = true\n[ledger]\npath = "{path}"\n', path=disk / "g"
+        )
+        with pytest.raises(LedgerUnavailable, match="for its backup"):
+            check(config)
         filler.unlink()
+        check(config)
         await ledger.ready()
         await ledger.close()
         assert (disk / "ledger.db.v5.bak").exists()
