@@ -157,9 +157,9 @@ class Alerts:
             id=name,
             kind="report",
             at=_now(),
-            text=f"{target} reported for call {call_id} what would cost {dollars(nanousd)}: it is"
-            " not believed, and the call is booked at its upper bound; `tollway ledger settle`"
-            " books what it did cost",
+            text=f"{target} reported a usage for call {call_id} that no answer has (it would cost"
+            f" {dollars(nanousd)}): it is not believed, and the call is booked at its upper bound;"
+            " `tollway ledger settle` books what it did cost",
             facts={"target": target, "call": call_id, "reported_usd": plain_usd(nanousd)},
         )
         self._once(notice, [name], at_ms)

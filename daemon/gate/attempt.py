@@ -33,7 +33,9 @@ _FRAME_TOKENS = 64
 # events that could not be read, which count with all of their JSON.
 _LONGEST_TOKEN = 1024
 
+# No answer costs more, or has more tokens: what says so is a mistake.
 _MOST_NANOUSD = int(MOST_USD) * NANO
+_MOST_TOKENS = 2**27
 
 # Endings before which nothing can have been produced, whatever was sent.
 _FREE: frozenset[Ending] = frozenset({"upstream_refused", "upstream_unreachable"})
@@ -225,7 +227,7 @@ class Attempt:
         """Return the bill for a known usage, the price that made it, and what the provider said.
 
         What the provider says it charged is the bill, where its catalog row says so. None where
-        no answer costs that much: the report is a mistake, and `unbelieved`.
+        no answer costs or has that much: the report is a mistake, and `unbelieved`.
         """
         price, told = None, None
         cost = 0
@@ -235,7 +237,8 @@ class Attempt:
         if is_believed(self.price):
             told = reported(self.reader.raw_usage, self.target.kind.quirks)
         bill = cost if told is None else told
-        if bill > max(_MOST_NANOUSD, self.opened.hold_nanousd):
+        tokens = usage.input_total + usage.output_total
+        if bill > max(_MOST_NANOUSD, self.opened.hold_nanousd) or tokens > _MOST_TOKENS:
             self.unbelieved = bill
             return None
         self.unbelieved = None  # a later report is the one that counts

@@ -171,6 +171,17 @@ async def test_a_server_that_is_not_known_to_state_its_cost_is_not_believed() ->
         assert row.attempts[0].reported_nanousd is None
 
 
+async def test_tokens_that_no_answer_has_fill_no_limit() -> None:
+    """What is free has no cost to tell it by: a limit by tokens was full for nineteen years."""
+    many = [reads(), says(answered(usage={"completion_tokens": 10**12, "total_tokens": 10**12}))]
+    limit = "limits = { tpm = 100_000 }"
+    free = '[prices]\n"up/m" = "free"\n'
+    async with gateway([many, [reads(), says(answered())]], provider=limit, more=free) as gate:
+        row = await gate.row(await gate.ask())
+        assert (row.call.ending, row.call.estimated) == ("no_usage", True)
+        assert (await gate.ask()).status == 200
+
+
 async def test_the_last_report_is_the_one_that_is_believed_or_not() -> None:
     """A count that was wrong on the way and right at the end makes no estimate, and no alert."""
     wrong = USED.replace(b'"completion_tokens":3', b'"completion_tokens":%d' % 10**12)
