@@ -33,6 +33,8 @@ from tollway.providers.transport import Answer, Request, Transport
 log = logging.getLogger(__name__)
 
 _PLAIN = Terms()
+# How long what fits is believed without another look at the system's memory.
+_FITS_S = 0.1
 
 __all__ = ["Command", "Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState", "Terms"]
 
@@ -89,6 +91,11 @@ class LocalModels:
         # that says why not; called in a thread.
         self.secret: Callable[[str], str] | None = None
         self._admission = asyncio.Lock()
+        # What fitted when last looked, until something of ours changes: a line of a hundred calls
+        # asks some thousand times a second.
+        self._fitted: dict[frozenset[str], bool] = {}
+        self._fitted_at = 0.0
+        self._clock = clock
         self._sweeper: asyncio.Task[None] | None = None
         self._around = Surroundings(
             limits=self._limits,
@@ -120,6 +127,7 @@ class LocalModels:
                 fresh.append(known)
         self._residents = {name: self._residents[name] for name in models}
         self._apart = {name: model.apart_from for name, model in models.items()}
+        self._fitted.clear()
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="local models")
             self._sweeper.add_done_callback(_log_fault)
@@ -216,6 +224,16 @@ class LocalModels:
 
         True too where that cannot be known: then the load itself tells.
         """
+        if self._clock() - self._fitted_at > _FITS_S:
+            self._fitted.clear()
+            self._fitted_at = self._clock()
+        asked = frozenset(names)
+        known = self._fitted.get(asked)
+        if known is None:
+            known = self._fitted[asked] = self._fits(asked)
+        return known
+
+    def _fits(self, names: Collection[str]) -> bool:
         if not may_meet(names, self._apart):
             return False
         wanted = [self._residents[name] for name in names if name in self._residents]
@@ -313,6 +331,7 @@ class LocalModels:
         return self._residents[name]
 
     def _changed(self, resident: AnyResident) -> None:
+        self._fitted.clear()
         if self._on_change:
             self._on_change(resident.tell())
 
@@ -373,6 +392,7 @@ class LocalModels:
             )
             raise
         resident.reserved = need
+        self._fitted.clear()
 
     def _refuse_beside(self, resident: AnyResident) -> None:
         """Refuse where one is still there that the model may not run beside."""

@@ -228,3 +228,28 @@ async def test_one_that_is_on_its_way_out_is_waited_for(tmp_path: Path, how: str
         assert local.fits(["old"])  # what it gives back is its own as well
         await new_comes_after_old(local, pid)
         await unloading
+
+
+async def test_a_line_that_asks_what_fits_costs_one_look_at_the_memory(tmp_path: Path) -> None:
+    """Each is a read of several files; but what has changed of ours is seen at once."""
+    looks = []
+
+    def memory() -> int:
+        looks.append(1)
+        return 2**40
+
+    clock = Clock()
+    async with serving(
+        tmp_path, MODELS[0], SMALL, limits=LIMITS, clock=clock, memory=memory
+    ) as local:
+        assert all(local.fits(names) for names in (["old", "new"], ["new", "old"]) * 50)
+        assert len(looks) == 1
+        clock.now += 1
+        assert local.fits(["old", "new"])
+        assert len(looks) == 2
+        await local.load("old")
+        looks.clear()
+        assert local.fits(["old", "new"])
+        assert len(looks) == 1
+        await local.configure({"old": MODELS[0], "new": model(name="new", apart_from=("old",))})
+        assert not local.fits(["old", "new"])
