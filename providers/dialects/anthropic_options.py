@@ -174,18 +174,23 @@ def _is_unthought(said: Conversation) -> bool:
     """Whether the turn to go on with has begun without thoughts that Anthropic knows.
 
     It refuses to be asked for thoughts then: in the middle of calls whose client gave no thoughts
-    back, or behind the beginning of an answer.
+    back, or behind the beginning of an answer. One thought is enough, however many calls ago:
+    Claude may think once for all calls of a turn, and a turn with a thought may not go on without
+    (BerriAI/litellm#18929).
     """
     turns = said.messages
     if turns and turns[-1].role == "assistant":
         return True
+    begun = False
     for place in range(len(turns) - 1, 0, -1):
         message = turns[place]
         if message.role == "user" and turns[place - 1].role != "tool":
-            return False
+            break
         if message.role == "assistant":
-            return not any(isinstance(p, Thinking) and p.by == NAME for p in message.parts)
-    return False
+            if any(isinstance(p, Thinking) and p.by == NAME for p in message.parts):
+                return False
+            begun = True
+    return begun
 
 
 def sampling(said: Conversation, facts: Facts, dropped: list[str], *, thinks_on: bool) -> _Fields:

@@ -37,6 +37,7 @@ _IN_WORDS = b'"reasoning_text"'
 _NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
 _CALLED = (b'"functionCall"', b'"function_call"')
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_QUOTED_THOUGHTS = (b'"thinking"', b'"redacted_thinking"')
 _SIGNATURES = ("thoughtSignature", "thought_signature")
 
 
@@ -61,6 +62,7 @@ class To(NamedTuple):
 
 
 Cleaned = tuple[Call, tuple[str, ...]]
+_Said = dict[str, Any]
 
 
 def without_echoes(call: Call, to: To) -> Cleaned:
@@ -95,10 +97,13 @@ def _edited(
     return msgspec.structs.replace(call, body=body, scan=None), tuple(dict.fromkeys(lost))
 
 
-def _turns(call: Call, name: str, clean: Callable[[dict[str, Any]], bool]) -> list[bytes] | None:
+def _turns(
+    call: Call, name: str, words: tuple[bytes, ...], clean: Callable[[_Said], _Said | None]
+) -> list[bytes] | None:
     """Return the cleaned turns of a call; None where nothing changes.
 
-    `clean` says whether anything is left of one. What it leaves as it was stays byte for byte.
+    `clean` returns what is left of a turn that has one of the words: itself where it stays as it
+    is, byte for byte, and None where nothing is left.
     """
     known = _known(call)
     if name not in known:
@@ -107,13 +112,11 @@ def _turns(call: Call, name: str, clean: Callable[[dict[str, Any]], bool]) -> li
     changed = False
     for one in _LIST.decode(known[name].raw):
         raw = bytes(one)
-        said = _OBJECT.decode(raw)
-        before = msgspec.json.encode(said)
-        left = clean(said)
-        after = msgspec.json.encode(said)
-        changed |= not left or after != before
-        if left:
-            kept.append(raw if after == before else after)
+        said = _OBJECT.decode(raw) if any(word in raw for word in words) else {}
+        left = clean(said) if said else said
+        changed |= left is not said
+        if left is not None:
+            kept.append(raw if left is said else msgspec.json.encode(left))
     return kept if changed else None
 
 
@@ -134,25 +137,28 @@ def _of_messages(call: Call, to: To) -> Cleaned:
     known = _known(call)
     lost: list[str] = []
 
-    def clean(turn: dict[str, Any]) -> bool:
+    def clean(turn: _Said) -> _Said | None:
         content = turn.get("content")
         if not isinstance(content, list):
-            return True
+            return turn
         kept = [block for block in content if not _is_foreign(block, lost, checks=to.checks)]
-        turn["content"] = kept
-        return bool(kept)
+        if len(kept) == len(content):
+            return turn
+        return {**turn, "content": kept} if kept else None
 
-    turns = _turns(call, "messages", clean) if marked else None
+    turns = _turns(call, "messages", _QUOTED_THOUGHTS, clean) if marked else None
     values = {} if turns is None else {"messages": _array(turns)}
     if turns is None:
         turns = [bytes(one) for one in _LIST.decode(known["messages"].raw)]
     if (values or to.checks) and _thinks(known) and _is_unthought(turns):
-        # Which thoughts are to be forgotten may be said by who thinks alone.
-        manages = known.get("context_management")
-        forgets = manages is not None and b"clear_thinking" in bytes(manages.raw)
         values["thinking"] = b'{"type":"disabled"}'
         lost.append("reasoning")
-        return _edited(call, values, lost, "context_management" if forgets else None)
+        without = None
+        if (manages := known.get("context_management")) is not None:
+            kept = _remembered(bytes(manages.raw))
+            values.update({"context_management": kept} if kept else {})
+            without = None if kept else "context_management"
+        return _edited(call, values, lost, without)
     return _edited(call, values, lost) if values else (call, ())
 
 
@@ -160,6 +166,23 @@ def _thinks(known: dict[str, Field]) -> bool:
     """Whether a budget for thoughts is asked for."""
     said = _ANY.decode(known["thinking"].raw) if "thinking" in known else None
     return isinstance(said, dict) and said.get("type") == "enabled"
+
+
+def _remembered(raw: bytes) -> bytes:
+    """Return what manages a context but for which thoughts to forget; b"" where nothing is left.
+
+    That may be said by who thinks alone.
+    """
+    said = _ANY.decode(raw) if b"clear_thinking" in raw else None
+    edits = said.get("edits") if isinstance(said, dict) else None
+    if not isinstance(said, dict) or not isinstance(edits, list):
+        return raw
+    kept = [
+        one
+        for one in edits
+        if not (isinstance(one, dict) and text_of(one, "type").startswith("clear_thinking"))
+    ]
+    return msgspec.json.encode({**said, "edits": kept}) if kept else b""
 
 
 def _is_foreign(block: object, lost: list[str], *, checks: bool) -> bool:
@@ -173,7 +196,12 @@ def _is_foreign(block: object, lost: list[str], *, checks: bool) -> bool:
 
 
 def _is_unthought(turns: list[bytes]) -> bool:
-    """Whether the turn to go on with has called tools without a thought."""
+    """Whether the turn to go on with has called tools without a thought.
+
+    One thought is enough, however many calls ago: Claude may think once for all calls of a turn,
+    and a turn with a thought may not go on without (BerriAI/litellm#18929).
+    """
+    begun = False
     for raw in reversed(turns):
         turn = _OBJECT.decode(raw)
         content = turn.get("content")
@@ -183,10 +211,12 @@ def _is_unthought(turns: list[bytes]) -> bool:
             if isinstance(block, dict)
         ]
         if turn.get("role") == "assistant":
-            return _THOUGHTS.isdisjoint(kinds)
-        if "tool_result" not in kinds:
-            return False
-    return False
+            if not _THOUGHTS.isdisjoint(kinds):
+                return False
+            begun = True
+        elif "tool_result" not in kinds:
+            break
+    return begun
 
 
 def _of_responses(call: Call, to: To) -> Cleaned:
@@ -203,16 +233,16 @@ def _of_responses(call: Call, to: To) -> Cleaned:
         return call, ()
     lost: list[str] = []
 
-    def clean(item: dict[str, Any]) -> bool:
+    def clean(item: _Said) -> _Said | None:
         proof = text_of(item, "encrypted_content")
         unheld = not proof and (plain or (told and bool(item.get("content"))))
         if item.get("type") != "reasoning" or not (carried(proof) is not None or unheld):
-            return True
+            return item
         if item.get("summary") or item.get("content"):
             lost.append("thinking")
-        return False
+        return None
 
-    turns = _turns(call, "input", clean)
+    turns = _turns(call, "input", (_THOUGHT,), clean)
     return (call, ()) if turns is None else _edited(call, {"input": _array(turns)}, lost)
 
 

@@ -95,6 +95,9 @@ def _without(raw: bytes, names: list[str], lost: list[str]) -> bytes:
     if not any(_key(name) in raw for name in names):
         return raw
     said = _FIELDS.decode(raw)
+    within = _OF_CALLS in names and _key(_OF_CALLS) in bytes(said.get("tool_calls", b""))
+    if not within and said.keys().isdisjoint(names):
+        return raw
     for name in names:
         value = bytes(said.pop(name, b"null"))
         if (
@@ -105,7 +108,7 @@ def _without(raw: bytes, names: list[str], lost: list[str]) -> bytes:
             said["content"] = msgspec.Raw(value)  # what was said instead
         elif value not in _NOTHING:
             lost.append(name)
-    if _OF_CALLS in names and _key(_OF_CALLS) in bytes(said.get("tool_calls", b"")):
+    if within:
         calls = _CALLS.decode(said["tool_calls"])
         for one in calls:
             one.pop(_OF_CALLS, None)

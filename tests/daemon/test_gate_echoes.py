@@ -125,13 +125,21 @@ async def test_what_says_nothing_is_taken_out_without_a_word(
     assert up.asked[-1][2]["messages"][1] == {"role": "assistant", **there}
 
 
-async def test_a_turn_that_cannot_be_read_is_the_provider_s_to_refuse(
-    both: tuple[Cloud, Running],
+@pytest.mark.parametrize(
+    "turn",
+    [
+        b'"reasoning_content"',
+        b'{"role": "user", "content": [ {"type": "text", "text": "reasoning"} ]}',
+        b'{"role": "user",  "content": {"images": "refusal"}}',
+    ],
+)
+async def test_a_turn_that_has_no_such_field_passes_as_it_is(
+    both: tuple[Cloud, Running], turn: bytes
 ) -> None:
-    """The bytes pass as they came."""
+    """The bytes pass as they came, also those that are the provider's to refuse."""
     up, daemon = both
     up.answer = (400, "application/json", b'{"message":"no"}')
-    body = b'{"model":"mistral/m","max_tokens":9,"messages":["reasoning_content"]}'
+    body = b'{"model":"mistral/m","max_tokens":9,"messages":[' + turn + b"]}"
     assert (await Gateway(daemon, []).ask(body)).status == 400
     assert up.raw == body.replace(b"mistral/m", b"m")
 

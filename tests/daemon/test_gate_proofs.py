@@ -13,6 +13,8 @@ from shell import Reply, Running, running
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
+from tollway.providers.dialects.anthropic_codec import CODEC as ANTHROPIC
+from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.echoes import To, without_echoes
 
 THOUGHT = {"text": "Hm.", "thought": True, "thoughtSignature": "c2ln"}
@@ -88,6 +90,41 @@ async def test_claude_goes_on_where_gemini_began(both: tuple[Cloud, Running]) ->
     assert sent["messages"][3] == own and sent["thinking"] == BUDGET
 
 
+async def test_claude_may_think_once_for_all_calls_of_a_turn(both: tuple[Cloud, Running]) -> None:
+    """As it often does: such a call is not touched, and a translated one asks for thoughts too."""
+    second = {**USE, "id": "toolu_2"}
+    said: dict[str, Any] = {
+        **{"model": "claude-sonnet-4-5", "max_tokens": 4000, "thinking": BUDGET},
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": CLAUDE["content"]},
+            {"role": "user", "content": [RESULT]},
+            {"role": "assistant", "content": [second]},
+            {"role": "user", "content": [{**RESULT, "tool_use_id": "toolu_2"}]},
+        ],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+    }
+    asked = {**said, "model": "anthropic/claude-sonnet-4-5"}
+    reply = await ask(both, "/v1/messages", asked, CLAUDE)
+    assert both[0].asked[-1][2] == said and "x-tollway-dropped" not in reply.headers
+    read = ANTHROPIC.read_request(call("anthropic_messages", json.dumps(said)))
+    written = ANTHROPIC.write_request(read, Facts("claude-sonnet-4-5"))
+    assert msgspec.json.decode(written.body)["thinking"] == BUDGET and not written.dropped
+    # Without the thought there was none in the whole turn.
+    said["messages"][1] = {"role": "assistant", "content": [USE]}
+    read = ANTHROPIC.read_request(call("anthropic_messages", json.dumps(said)))
+    written = ANTHROPIC.write_request(read, Facts("claude-sonnet-4-5"))
+    assert "thinking" not in msgspec.json.decode(written.body)
+    assert written.dropped == ("reasoning",)
+    said["context_management"] = {
+        "edits": [{"type": "clear_thinking_20251015"}, {"type": "clear_tool_uses_20250919"}]
+    }
+    found, lost = without_echoes(call("anthropic_messages", json.dumps(said)), To("m"))
+    sent = msgspec.json.decode(found.body)
+    assert sent["thinking"] == {"type": "disabled"} and lost == ("reasoning",)
+    assert sent["context_management"] == {"edits": [{"type": "clear_tool_uses_20250919"}]}
+
+
 async def test_gemini_goes_on_where_claude_began(both: tuple[Cloud, Running]) -> None:
     """Its third generation wants a proof of the first call of a turn, and takes no other's."""
     said: dict[str, Any] = {
@@ -143,6 +180,11 @@ def call(dialect: str, body: str) -> Call:
             ' "signature":"Y2w="},{"type":"tool_use","id":"a","name":"f","input":{}}]},'
             '{"role":"user","content":[{"type":"tool_result","tool_use_id":"a"}]}],'
             '"thinking":{"type":"enabled","budget_tokens":2000}}',
+        ),
+        (
+            "anthropic_messages",
+            '{"messages": [ {"role":"assistant","content":[]},{"role":"user","content":["Hi",'
+            ' "tollway."]}], "thinking":{"type":"enabled","budget_tokens":2000}}',
         ),
         (
             "gemini",
