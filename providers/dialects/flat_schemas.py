@@ -2,17 +2,22 @@
 
 "input_schema does not support oneOf, allOf, or anyOf at the top level": Anthropic and Bedrock
 refuse a whole request for one tool with such a schema, which OpenAI and Google take. Its members
-are those of all alternatives, and what goes with what is told in the description.
+are those of all alternatives, and what goes with what is told in the description. A schema that
+only refers to another within itself is that one: beside such a reference no member is read.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from tollway.providers.conversation import Conversation, Tool
 from tollway.providers.dialects.wire import object_in
 
-_WAYS: tuple[str, ...] = ("oneOf", "anyOf", "allOf")
+_WAYS: Final = ("oneOf", "anyOf", "allOf")
+_WORDS: Final = tuple(b'"%b"' % way.encode() for way in (*_WAYS, "$ref"))
+_DEFINED: Final = ("$defs", "definitions")
+# A reference to a reference, and so on; those that go round end nowhere.
+_MOST_HOPS: Final = 8
 
 
 def flat(said: Conversation) -> Conversation:
@@ -23,34 +28,60 @@ def flat(said: Conversation) -> Conversation:
 
 
 def _tool(tool: Tool) -> Tool:
-    if not any(b'"%b"' % way.encode() in tool.schema for way in _WAYS):
+    if not any(word in tool.schema for word in _WORDS):
         return tool
-    schema = object_in(tool.schema)
-    found = {} if schema is None else {way: schema[way] for way in _WAYS if way in schema}
-    if schema is None or not found:
+    given = object_in(tool.schema)
+    if given is None:
         return tool
-    lost = tuple((f"parameters.{way}", b"") for way in found)
-    written = msgspec.json.encode(_flat(schema, found))
-    return msgspec.structs.replace(tool, schema=written, extras=(*tool.extras, *lost))
+    schema = _referred(given, given)
+    found: dict[str, Any] = {way: schema[way] for way in _WAYS if way in schema}
+    if not found and schema is given:
+        return tool
+    lost = [f"parameters.{way}" for way in found]
+    if found and tool.strict:
+        lost.append("strict")  # a model held to all members at once may give those of none
+    return msgspec.structs.replace(
+        tool,
+        schema=msgspec.json.encode(_flat(schema, found) if found else schema),
+        strict=False if found else tool.strict,
+        extras=(*tool.extras, *((name, b"") for name in lost)),
+    )
+
+
+def _referred(said: object, within: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema, or the one within the tool's that it refers to; {} for none."""
+    schema = _object(said)
+    for _ in range(_MOST_HOPS):
+        ref = schema.get("$ref")
+        start, _, name = ref.rpartition("/") if isinstance(ref, str) else ("", "", "")
+        if start not in {f"#/{place}" for place in _DEFINED}:
+            break
+        there = _object(_object(within.get(start[2:])).get(name))
+        if not there:
+            break
+        schema = {**there, **{key: value for key, value in schema.items() if key != "$ref"}}
+    return schema
 
 
 def _flat(schema: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in schema.items() if name not in found}
     members = _object(kept.get("properties")).copy()
-    needed = _list(kept.get("required")).copy()
+    needed = _list(kept.pop("required", None)).copy()
     for way, said in found.items():
         for one in _list(said):
-            for name, member in _object(_object(one).get("properties")).items():
+            alternative = _referred(one, schema)
+            for name, member in _object(alternative.get("properties")).items():
                 members.setdefault(name, member)
             if way == "allOf":
-                needed += [name for name in _list(_object(one).get("required"))]
+                needed += _list(alternative.get("required"))
+    required = dict.fromkeys(name for name in needed if isinstance(name, str))
     told = msgspec.json.encode(found).decode()
     about = kept.get("description")
     return {
         **kept,
         "type": "object",
         "properties": members,
-        **({"required": list(dict.fromkeys(needed))} if needed else {}),
+        **({"required": list(required)} if required else {}),
         "description": f"{about}\n\n{told}" if about else told,
     }
 

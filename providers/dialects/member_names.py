@@ -15,6 +15,7 @@ from tollway.providers import events as ev
 from tollway.providers.conversation import Conversation, Message, Part, Tool, ToolCall
 from tollway.providers.dialects.dialect import EventReader
 from tollway.providers.dialects.wire import UNREADABLE, fitting, object_in
+from tollway.providers.halves import without_halves
 from tollway.providers.sse import Event
 
 _fit = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.-]"), most=64)
@@ -28,6 +29,8 @@ class _Schema(msgspec.Struct):
 
 
 _SCHEMA = msgspec.json.Decoder(_Schema)
+# What the members hold stays as it is written, as numbers of any size.
+_ARGUMENTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def borne(said: Conversation) -> Conversation:
@@ -101,8 +104,11 @@ def _part(part: Part, names: _Names) -> Part:
 
 def _called(arguments: str, names: dict[str, str]) -> str:
     """Return arguments by other names; those that are no object, or cut short, as they are."""
-    said = object_in(arguments)
-    if said is None or not any(name in said for name in names):
+    try:
+        said = _ARGUMENTS.decode(without_halves(arguments.encode()))
+    except UNREADABLE:
+        return arguments
+    if names.keys().isdisjoint(said):
         return arguments
     return msgspec.json.encode({names.get(name, name): said[name] for name in said}).decode()
 

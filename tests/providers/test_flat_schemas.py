@@ -14,9 +14,12 @@ BY_ID = {"type": "object", "properties": {"id": {"type": "integer"}}, "required"
 BY_NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
 
-def offered(target: str, schema: Any, model: str = "") -> tuple[Any, tuple[str, ...]]:
+def offered(
+    target: str, schema: Any, model: str = "", *, strict: bool = False
+) -> tuple[Any, tuple[str, ...]]:
     """Return a tool's schema as a target is told it, and what is named as lost."""
-    tools = [{"type": "function", "function": {"name": "find", "parameters": schema}}]
+    function = {"name": "find", "parameters": schema, "strict": strict}
+    tools = [{"type": "function", "function": function}]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": tools}
     said = OPENAI.read_request(Call("chat", OPENAI.name, "m", json.dumps(body).encode()))
     written = ASKS[target].write_request(said, Facts(model or MODELS[target]))
@@ -55,11 +58,45 @@ def test_alternatives_of_a_member_stay(target: str) -> None:
     assert offered(target, schema) == (schema, ())
 
 
-@pytest.mark.parametrize("odd", [7, "x", [7], [{"properties": 7, "required": 7}], {}])
-def test_what_is_no_list_of_objects_is_no_failure(odd: object) -> None:
+@pytest.mark.parametrize("way", ["anyOf", "allOf"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(7, "x", [7], [{"properties": 7, "required": 7}], {}, [{"required": [{}, []]}]),
+        *([{"$ref": 7}], [{"$ref": "#/$defs/None"}], [{"$ref": "#/$defs/Round"}], [{"$ref": "#"}]),
+    ],
+)
+def test_what_is_no_list_of_objects_is_no_failure(odd: object, way: str) -> None:
     """Its provider would say what is wrong with it; here it is told the model."""
-    schema, _ = offered(ANTHROPIC.name, {"type": "object", "anyOf": odd})
-    assert (schema["properties"], json.loads(schema["description"])) == ({}, {"anyOf": odd})
+    defined = {"Round": {"$ref": "#/$defs/Round"}}
+    given = {"type": "object", "$defs": defined, "required": [[]], way: odd}
+    schema, _ = offered(ANTHROPIC.name, given)
+    assert (schema["properties"], json.loads(schema["description"])) == ({}, {way: odd})
+    assert "required" not in schema
+
+
+@pytest.mark.parametrize("target", MODELS)
+@pytest.mark.parametrize("place", ["$defs", "definitions"])
+def test_alternatives_that_stand_elsewhere_are_found(target: str, place: str) -> None:
+    """As pydantic writes them: the object had no members, and a strict tool could have none."""
+    refs = [{"$ref": f"#/{place}/Id"}, {"$ref": f"#/{place}/Name"}]
+    defined = {place: {"Id": BY_ID, "Name": {"$ref": f"#/{place}/Own"}, "Own": BY_NAME}}
+    schema, dropped = offered(target, {"anyOf": refs, **defined}, strict=True)
+    assert schema["properties"] == {"id": {"type": "integer"}, "name": {"type": "string"}}
+    assert schema[place] == defined[place] and "additionalProperties" not in schema
+    assert dropped == ("tools.parameters.anyOf", "tools.strict")
+
+
+@pytest.mark.parametrize("target", MODELS)
+def test_a_schema_that_refers_to_one_within_it_is_that_one(target: str) -> None:
+    """As of a recursive type; a strict tool was held to an object without any member."""
+    tree = {**BY_ID, "properties": {"id": {"type": "integer"}, "in": {"$ref": "#/$defs/Tree"}}}
+    given = {"$ref": "#/$defs/Tree", "description": "Where", "$defs": {"Tree": tree}}
+    assert offered(target, given) == ({**tree, "description": "Where", "$defs": {"Tree": tree}}, ())
+    closed = {**tree, "additionalProperties": False}
+    schema, dropped = offered(target, {**given, "$defs": {"Tree": closed}}, strict=True)
+    assert (schema.pop("$defs"), dropped) == ({"Tree": closed}, ())
+    assert schema == {**closed, "description": "Where"}
 
 
 def test_other_models_get_the_schema_as_it_is() -> None:

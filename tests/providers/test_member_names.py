@@ -98,6 +98,20 @@ def test_what_it_calls_is_called_by_the_client_s_names() -> None:
     assert [one.arguments for one in found if isinstance(one, ev.ToolDelta)] == ['{"a"', ":1}"]
 
 
+@pytest.mark.parametrize(
+    "value", ["1e999", "123456789012345678901234567890", "0.10", '{"a" : "\\u00e9"}', r'"\ud83d"']
+)
+def test_what_an_argument_holds_stays_as_it_is_written(value: str) -> None:
+    """But for half a character: for one the names stayed those that the client does not know."""
+    _, there = asked(ANTHROPIC.name, MODELS[ANTHROPIC.name])
+    name = list(there)[1]
+    reader = ANTHROPIC.events(said(), frozenset())
+    events = call("find", "{" + json.dumps(name), f":{value}}}")
+    found = [one for event in events for one in reader.event(event)]
+    kept = value.replace("ud83d", "ufffd")
+    assert found[1] == ev.ToolDelta(f'{{"$top":{kept}}}')
+
+
 def test_a_whole_answer_says_the_same() -> None:
     """And what was cut short stays as it came."""
     _, there = asked(ANTHROPIC.name, MODELS[ANTHROPIC.name])
