@@ -74,6 +74,29 @@ def with_metadata(source: Path, target: Path, key: str, number: int) -> None:
     target.write_bytes(head + bytes(-len(head) % 32) + data[data_at:])
 
 
+def with_layers(source: Path, target: Path, count: int) -> None:
+    """Write a copy of a model that has its first layers alone: it talks nonsense, and quickly."""
+    from gguf import GGUFReader  # noqa: PLC0415 - imports numpy
+
+    reader, data = GGUFReader(source), source.read_bytes()
+    kept = [
+        one
+        for one in reader.tensors
+        if one.name[:4] != "blk." or int(one.name.split(".")[1]) < count
+    ]
+    head = bytearray(data[: reader.tensors[0].field.offset])
+    struct.pack_into("<Q", head, 8, len(kept))
+    layers = reader.fields["llama.block_count"]
+    struct.pack_into("<I", head, layers.offset + 8 + len(layers.name) + 4, count)
+    body = b""
+    for one in kept:
+        head += _text(one.name) + struct.pack(f"<I{len(one.shape)}Q", len(one.shape), *one.shape)
+        head += struct.pack("<IQ", one.tensor_type, len(body))
+        raw = data[one.data_offset : one.data_offset + one.n_bytes]
+        body += raw + bytes(-len(raw) % 32)
+    target.write_bytes(bytes(head) + bytes(-len(head) % 32) + body)
+
+
 def with_template(source: Path, target: Path, template: str) -> None:
     """Write a copy of a model whose chat template is another one."""
     data = source.read_bytes()

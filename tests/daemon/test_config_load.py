@@ -257,7 +257,7 @@ def test_an_alert_s_command_that_is_not_there_is_told(tmp_path: Path) -> None:
     text = '[server]\nsingle_user = true\nalerts = {{ command = ["{}", "-v"] }}'
     for name in ("sh", "./there", str(tmp_path / "there")):
         assert parse(text.format(name), path=tmp_path / "gateway.toml").warnings == ()
-    for name in ("no-such-program", "./none", str(tmp_path)):
+    for name in ("no-such-program", "./none", "/"):
         (told,) = parse(text.format(name), path=tmp_path / "gateway.toml").warnings
         assert f"gateway.toml:3: server.alerts.command: there is no program `{name}` here" in told
 

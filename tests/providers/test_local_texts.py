@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 from alphabet import Alphabet
-from gguf_files import real_model, with_metadata
+from gguf_files import real_model, with_layers, with_metadata
 from local_models import NAME, model, serving, whole
 
 from tollway.providers.llamacpp.engine import Engine
@@ -126,14 +126,24 @@ def test_a_model_that_does_not_embed_is_asked_for_no_vectors() -> None:
     assert native.decoded == []
 
 
-async def embedded(folder: Path, pooling: int, said: list[str], **how: Any) -> tuple[Any, Any]:
-    """Return the vectors of texts by the small real model, and the tokens of all."""
-    path = folder / f"{pooling}.gguf"
-    with_metadata(real_model(), path, "llama.pooling_type", pooling)
+async def embedded(
+    folder: Path, pooling: int, *calls: list[str], **how: Any
+) -> list[tuple[list[Sequence[float]], int]]:
+    """Return what each of some calls, one after the other, got from some of the small real model.
+
+    That is the vectors of its texts, and the tokens of all.
+    """
+    cut, path = folder / "cut.gguf", folder / f"{pooling}.gguf"
+    with_layers(real_model(), cut, 3)
+    with_metadata(cut, path, "llama.pooling_type", pooling)
+    found = []
     async with serving(folder, model(path, **how)) as local:
-        request = json.dumps({"model": NAME, "input": said}).encode()
-        found = await whole(local, request, "embeddings")
-    return [array("d", one["embedding"]) for one in found["data"]], found["usage"]["prompt_tokens"]
+        for said in calls:
+            request = json.dumps({"model": NAME, "input": said}).encode()
+            answer = await whole(local, request, "embeddings")
+            got: list[Sequence[float]] = [array("d", one["embedding"]) for one in answer["data"]]
+            found.append((got, answer["usage"]["prompt_tokens"]))
+    return found
 
 
 def similar(one: Sequence[float], other: Sequence[float]) -> float:
@@ -145,8 +155,8 @@ async def test_a_text_is_the_same_alone_and_beside_others(tmp_path: Path) -> Non
     """Whether it is read in one piece or in many: what differs is rounding."""
     long = "The quick brown fox jumps over the lazy dog, and the hens laugh. " * 20
     said = [long, "a happy dog", long[:300], "A treaty was signed in Paris."]
-    together, tokens = await embedded(tmp_path, LAST, said, slots=4)
-    alone = [await embedded(tmp_path, LAST, [one], slots=1) for one in said]
+    ((together, tokens),) = await embedded(tmp_path, LAST, said, slots=4)
+    alone = await embedded(tmp_path, LAST, *([one] for one in said), slots=1)
     assert tokens == sum(count for _, count in alone)
     for one, ((other,), _) in zip(together, alone, strict=True):
         assert similar(one, other) > 0.995
@@ -156,6 +166,6 @@ async def test_a_text_is_the_same_alone_and_beside_others(tmp_path: Path) -> Non
 async def test_a_text_may_be_as_long_as_the_context(tmp_path: Path) -> None:
     """Where the last token has seen all: longer than what one step could read."""
     said = ["one two three four five six seven eight nine ten " * 280]
-    (vector,), tokens = await embedded(tmp_path, LAST, said, context=4096)
+    (((vector,), tokens),) = await embedded(tmp_path, LAST, said, context=4096)
     assert tokens > 2048
     assert similar(vector, vector) == pytest.approx(1, abs=1e-5)
