@@ -18,6 +18,7 @@ _TURNS = msgspec.json.Decoder(list[msgspec.Raw])
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CALLS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _NOTHING = frozenset({b"null", b'""', b"[]", b"{}"})
+_SAYS, _OF_MODEL = ("content", "tool_calls", "function_call", "audio"), b'"assistant"'
 _TEXT = msgspec.json.Decoder(str)
 _CALL_ID = "tool_call_id"
 _LONG_ID = re.compile(rb'"tool_call_id"\s*:\s*"[^"]{%d}' % (MOST_OF_ID + 1))
@@ -50,7 +51,7 @@ def without_echoes(
         return call, ()
     if turns == given:
         return call, ()
-    body = edit(call.body, known, {"messages": b"[" + b",".join(turns) + b"]"})
+    body = edit(call.body, known, {"messages": b"[" + b",".join(filter(None, turns)) + b"]"})
     lost = [f"messages.{name}" for name in dict.fromkeys(lost)]
     return msgspec.structs.replace(call, body=body, scan=None), tuple(lost)
 
@@ -92,6 +93,11 @@ def _fit(said: dict[str, msgspec.Raw], name: str, quirks: frozenset[str]) -> boo
 
 
 def _without(raw: bytes, names: list[str], lost: list[str]) -> bytes:
+    """Return a turn without some fields; b"" where nothing is left that its model said.
+
+    As of an answer that its limit cut off within its thoughts: "Assistant message must have either
+    content or tool_calls, but not none" (OpenHands/OpenHands#8685).
+    """
     if not any(_key(name) in raw for name in names):
         return raw
     said = _FIELDS.decode(raw)
@@ -113,4 +119,7 @@ def _without(raw: bytes, names: list[str], lost: list[str]) -> bytes:
         for one in calls:
             one.pop(_OF_CALLS, None)
         said["tool_calls"] = msgspec.Raw(msgspec.json.encode(calls))
-    return msgspec.json.encode(said)
+    silent = all(bytes(said.get(name, b"null")) in _NOTHING for name in _SAYS)
+    return (
+        b"" if silent and bytes(said.get("role", b"")) == _OF_MODEL else msgspec.json.encode(said)
+    )

@@ -125,6 +125,19 @@ async def test_what_says_nothing_is_taken_out_without_a_word(
     assert up.asked[-1][2]["messages"][1] == {"role": "assistant", **there}
 
 
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+async def test_a_turn_of_thoughts_alone_goes_with_them(
+    both: tuple[Cloud, Running], content: dict[str, Any]
+) -> None:
+    """As of an answer that its limit cut off; Mistral refuses a turn that says nothing."""
+    up, daemon = both
+    up.answer = (200, "application/json", WHOLE)
+    thought = {"role": "assistant", **content, "tool_calls": None, "reasoning_content": "Hm"}
+    reply = await ask(daemon, "mistral/m", thought, {"role": "user", "content": "?"})
+    assert reply.headers["x-tollway-dropped"] == "messages.reasoning_content"
+    assert [turn["role"] for turn in up.asked[-1][2]["messages"]] == ["user", "user"]
+
+
 @pytest.mark.parametrize(
     "turn",
     [
