@@ -116,7 +116,8 @@ def _tiles(report: Report) -> str:
     if total.saved_nanousd:
         listed = total.cost_nanousd + total.saved_nanousd
         found[0] = ("paid", found[0][1], f"of {show.money(listed)} at list prices")
-        found.append(("saved", show.money(total.saved_nanousd), ""))
+        name = "saved" if total.saved_nanousd > 0 else "surcharge"
+        found.append((name, show.money(abs(total.saved_nanousd)), ""))
     then = report.beside.before
     if then and not then.missing:
         change = show.change(total.cost_nanousd, then.total.cost_nanousd) or "0%"

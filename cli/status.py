@@ -3,11 +3,13 @@
 import msgspec
 
 from tollway.cli import edits, health, limits, queues, show
+from tollway.cli.broken import find
 from tollway.cli.control import convert, load_config, reach, version_note
 from tollway.cli.health import Provider
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.queues import Queue
+from tollway.daemon.errors import ConfigError
 
 _STATES: dict[str, show.Colour] = {"ok": "green", "broken": "red", "pending": "yellow"}
 
@@ -264,7 +266,11 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
     Example:
         tollway reload
     """
-    answer = reach(config).post("/control/reload", timeout_s=60)
+    try:
+        answer = reach(config).post("/control/reload", timeout_s=60)
+    except ConfigError:
+        find(config)  # of a file that is gone it says more than the daemon does
+        raise
     if as_json:
         show.emit(answer)
         return

@@ -26,6 +26,8 @@ class Bell:
     It is an eventfd, which only Linux has, or where there is none a pipe.
     """
 
+    _fds: frozenset[int] = frozenset()  # until they are open, which may fail
+
     def __init__(self, *, piped: bool = sys.platform != "linux") -> None:
         if piped:
             self.fd, self._rope = os.pipe()
@@ -33,12 +35,13 @@ class Bell:
             os.set_blocking(self._rope, False)
         else:
             self.fd = self._rope = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fds = frozenset((self.fd, self._rope))
         self._all = _PIPE if piped else len(_RING)
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
 
     def __del__(self) -> None:
-        for fd in {self.fd, self._rope}:
+        for fd in self._fds:
             os.close(fd)
 
     def ring(self) -> None:

@@ -137,7 +137,8 @@ def test_a_daemon_whose_file_is_gone_is_found_by_who_asks_for_that_file(home: Ho
     home.config.unlink()
     other = home.tollway("down", "--config", str(home.path / "typo.toml"))
     assert (other.returncode, "typo.toml:1: there is no such file" in other.stderr) == (2, True)
-    assert "there is no such file" in home.tollway("reload").stderr
+    reload = home.tollway("reload")
+    assert (reload.returncode, "` brings back version 1 of it" in reload.stderr) == (2, True)
     shown = home.tollway("status")
     assert shown.returncode == 0
     assert f"problem: {home.config}:1: there is no such file" in shown.stdout

@@ -106,6 +106,23 @@ def test_the_page_holds_all_that_it_shows(home: Home) -> None:
     assert all(has.get("scope") for tag, has in page.tags if tag == "th")
 
 
+async def test_a_surcharge_is_not_called_a_saving(tmp_path: Path) -> None:
+    """A provider's discount may be above 1; the tile says what was paid above list prices."""
+    made = Home(tmp_path)
+    made.write(TOML)
+    made.data.mkdir(parents=True, mode=0o700)
+    ledger = Ledger(made.data / "ledger.db")
+    ledger.start()
+    call = opened(1)
+    await ledger.admit(call, attempt(call))
+    dear = answered(attempt(call), 6 * 10**9, saved_nanousd=-(10**9))
+    await ledger.settle(closed(call), dear)
+    await ledger.close()
+    text = said(made, "--format", "html")
+    assert "<dt>paid</dt><dd>$6.00<small>of $5.00 at list prices</small>" in text
+    assert "<dt>surcharge</dt><dd>$1.00</dd>" in text
+
+
 @pytest.mark.parametrize("by", ["team,model", "tag:branch", "week", "session"])
 def test_all_forms_say_the_same_of_a_year(home: Home, by: str) -> None:
     """Page, JSON, CSV and Markdown: to the nano-dollar where they are exact."""

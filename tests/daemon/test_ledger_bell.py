@@ -1,6 +1,7 @@
 """The event loop and the ledger's thread wake each other, and nothing that was said is missed."""
 
 import asyncio
+import resource
 import sqlite3
 import threading
 from contextlib import closing
@@ -27,6 +28,18 @@ def test_a_bell_that_rang_before_anybody_waited_is_heard_once(piped: bool) -> No
     ringer.start()
     bell.wait(3600)
     ringer.join()
+
+
+@pytest.mark.parametrize("piped", [False, True], ids=["eventfd", "pipe"])
+def test_a_bell_that_cannot_be_opened_is_one_error_and_no_second(piped: bool) -> None:
+    """Where all files that a process may open are open; what is not there is not closed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            Bell(piped=piped)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_bell_that_rings_on_and_on_keeps_nobody() -> None:
