@@ -305,7 +305,9 @@ class Guard:
         server = config.server
         self._config = config
         self._names = frozenset(
-            name.lower() for name in ("localhost", server.host, *server.allowed_hosts)
+            # As `_name_of` has an address that is listed in brackets: of any port.
+            _name_of(name) if name.endswith("]") else name.lower()
+            for name in ("localhost", server.host, *server.allowed_hosts)
         )
         if self._daemon.front is not None:
             # Who answers to a name in a certificate is whom the name's owner let have it.

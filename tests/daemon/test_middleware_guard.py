@@ -9,7 +9,8 @@ from shell import Running, running
 @pytest.fixture
 async def daemon() -> AsyncIterator[Running]:
     """Yield a daemon for one user, the kind that a page would like to reach."""
-    server = 'single_user = true\nallowed_hosts = ["gate.example.com", "exact.example.com:8443"]'
+    server = 'single_user = true\nallowed_hosts = ["gate.example.com", "exact.example.com:8443"'
+    server += ', "[2001:db8::1]", "2001:db8::2", "[2001:db8::3]:8443"]'
     async with running(server=server) as one:
         yield one
 
@@ -26,6 +27,10 @@ async def daemon() -> AsyncIterator[Running]:
         "gate.example.com",
         "GATE.example.com:443",
         "exact.example.com:8443",
+        "[2001:db8::1]",
+        "[2001:DB8::1]:4141",
+        "[2001:db8::2]:4141",
+        "[2001:db8::3]:8443",
     ],
 )
 async def test_a_host_of_ours_is_served(daemon: Running, host: str) -> None:
@@ -46,6 +51,7 @@ async def test_a_host_of_ours_is_served(daemon: Running, host: str) -> None:
         "2130706433",
         "0x7f.1",
         "[::2]",
+        "[2001:db8::3]:8444",
         "localhost@evil.example",
         "localhost:4141:4141",
         "localhost, evil.example",
