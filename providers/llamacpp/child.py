@@ -17,13 +17,14 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tollway.providers.llamacpp.binding import CannotLoad, LlamaCpp
 from tollway.providers.llamacpp.engine import Engine
 from tollway.providers.llamacpp.frames import (
     Cancel,
     Count,
+    Done,
     Down,
     Drain,
     FrameError,
@@ -36,6 +37,7 @@ from tollway.providers.llamacpp.frames import (
     Ready,
     Submit,
     Up,
+    Used,
     frame_length,
     pack,
     read_down,
@@ -50,25 +52,58 @@ PR_SET_PDEATHSIG = 1
 _LOG_DEBUG, _LOG_GOES_ON = 1, 5
 
 
+class Reader(Protocol):
+    """What reads calls: an `Engine`, in threads beside its steps."""
+
+    def count(self, asked: Count) -> Up:
+        """See `Engine.count`."""
+        ...
+
+    def doubts(self, job: Submit) -> bool:
+        """See `Engine.doubts`."""
+        ...
+
+    def try_out(self, job: Submit) -> None:
+        """See `Engine.try_out`."""
+        ...
+
+    def read(self, job: Submit) -> Arrived:
+        """See `Engine.read`."""
+        ...
+
+
+class _Tried(NamedTuple):
+    """Beside what the daemon says: a call has been tried out."""
+
+    job: Submit
+
+
 class Link:
-    """The socket to the daemon: frames in through two threads, frames out from the main one.
+    """The socket to the daemon: frames in through three threads, frames out from the main one.
 
     The first hears frames, and answers at once what only asks whether the process runs. The
-    second takes what they say in its order. What only asks for a count it answers itself, once
-    `count` is there: callers wait for it before they are admitted, and a step of the model takes
-    up to 150 ms. By `read` calls come ready to run: no step waits for a prompt to be cut into
-    tokens.
+    second takes what they say in its order, once it `serve`s an engine: what only asks for a count
+    it answers itself, for callers wait for it before they are admitted, and a step of the model
+    takes up to 150 ms; calls it hands over ready to run, so that no step waits for a prompt to be
+    cut into tokens. Those that the engine doubts are tried out in the third: it takes seconds, for
+    which nobody else should wait.
     """
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._sending = threading.Lock()
-        self.count: Callable[[Count], Up] | None = None
-        self.read: Callable[[Submit], Arrived] | None = None
+        self._engine: Reader | None = None
         self.inbox: queue.SimpleQueue[Down | Arrived] = queue.SimpleQueue()
-        self._heard: queue.SimpleQueue[Down] = queue.SimpleQueue()
-        threading.Thread(target=self._hear, name="link", daemon=True).start()
-        threading.Thread(target=self._take, name="calls", daemon=True).start()
+        self._heard: queue.SimpleQueue[Down | _Tried] = queue.SimpleQueue()
+        self._doubtful: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._trying: set[int] = set()  # calls that are tried out, or wait for that
+        self._held: list[Drain] = []  # not to be told before those have come
+        for work, name in ((self._hear, "link"), (self._take, "calls"), (self._try, "trials")):
+            threading.Thread(target=_for_ever, args=(work,), name=name, daemon=True).start()
+
+    def serve(self, engine: "Reader") -> None:
+        """Have calls counted and read by an engine from now on."""
+        self._engine = engine
 
     def send(self, messages: list[Up]) -> None:
         """Send one frame; end the process if nobody is there to read it."""
@@ -80,37 +115,50 @@ class Link:
                 os._exit(0)  # the daemon is gone, and whatever we computed was for it
 
     def _take(self) -> None:
-        try:
-            while True:
-                message = self._heard.get()
-                if isinstance(message, Count) and self.count is not None:
-                    self.send([self.count(message)])
-                elif isinstance(message, Submit) and self.read is not None:
-                    self.inbox.put(self.read(message))
-                else:
-                    self.inbox.put(message)
-        finally:  # a thread's end alone would leave a process that is deaf
-            traceback.print_exc()
-            os._exit(1)
+        message, engine = self._heard.get(), self._engine
+        match message:
+            case Count() if engine:
+                self.send([engine.count(message)])
+            case Submit() if engine and engine.doubts(message):
+                self._trying.add(message.id)
+                self._doubtful.put(message)
+            case Submit() if engine:
+                self.inbox.put(engine.read(message))
+            case _Tried(job=job) if engine and job.id in self._trying:
+                self._trying.remove(job.id)
+                self.inbox.put(engine.read(job))
+            case Cancel(id=call) if call in self._trying:
+                self._trying.remove(call)
+                self.send([Done(call, Used(), cancelled=True)])
+            case Drain() if self._trying:
+                self._held.append(message)
+            case _Tried():
+                pass  # nobody waits for it any more
+            case _:
+                self.inbox.put(message)
+        if self._held and not self._trying:
+            self.inbox.put(self._held.pop())
+
+    def _try(self) -> None:
+        job = self._doubtful.get()
+        if self._engine and job.id in self._trying:
+            self._engine.try_out(job)
+        self._heard.put(_Tried(job))
 
     def _hear(self) -> None:
         try:
-            while True:
-                length = frame_length(self._exactly(4))
-                for message in read_down(self._exactly(length)):
-                    if isinstance(message, Ping):
-                        self.send([Pong()])
-                    else:
-                        self._heard.put(message)
+            length = frame_length(self._exactly(4))
+            for message in read_down(self._exactly(length)):
+                if isinstance(message, Ping):
+                    self.send([Pong()])
+                else:
+                    self._heard.put(message)
         except (EOFError, OSError):
             # Not sys.exit: the main thread may be deep inside llama.cpp for seconds to come.
             os._exit(0)
         except FrameError as fault:
             print(f"unreadable frame: {fault}", file=sys.stderr, flush=True)
             os._exit(2)
-        finally:  # some other fault
-            traceback.print_exc()
-            os._exit(1)
 
     def _exactly(self, count: int) -> bytes:
         data = bytearray()
@@ -120,6 +168,15 @@ class Link:
                 raise EOFError
             data += piece
         return bytes(data)
+
+
+def _for_ever(work: Callable[[], None]) -> None:
+    try:
+        while True:
+            work()
+    finally:  # a thread's end alone would leave a process that is deaf
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _import_llama(version: str) -> None:
@@ -217,7 +274,7 @@ def main() -> int:
         return 3
     template = native.template()
     engine = Engine(native, template)
-    link.count, link.read = engine.count, engine.read
+    link.serve(engine)
     marks = template is not None and bool(template.manner.style.begin)
     link.send([Ready(native.context, native.gpu_layers, native.slots, marks)])
     _serve(link, engine)

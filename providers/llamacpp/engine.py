@@ -112,6 +112,14 @@ class Engine:
         except NativeFailed as fault:
             return Arrived(job, Refused(job.id, str(fault), param_of(job.kind)))
 
+    def doubts(self, job: Submit) -> bool:
+        """Return whether a call should be tried out before it is read: see `Jobs.doubts`."""
+        return self._jobs.doubts(job)
+
+    def try_out(self, job: Submit) -> None:
+        """Have a call ready to be read soon; for a thread in which nobody else waits."""
+        self._jobs.try_out(job)
+
     def take(self, arrived: Arrived) -> None:
         """Take a call that has been read; the next step begins it."""
         self._new.append(arrived)

@@ -56,7 +56,7 @@ class Jobs:
         self._longest = 0  # bytes of a token; 0: not looked for yet
         # Of the last tools: an agent's turns all have the same.
         self._calls: tuple[bytes, str] = (b"", "")
-        self._tried: set[str] = set()  # callers' own grammars
+        self._tried: dict[str, bool] = {}  # callers' own grammars, and whether they may be used
 
     def read(self, job: Submit) -> Read:
         """Return a call, ready to run.
@@ -182,17 +182,35 @@ class Jobs:
         self._calls = known, grammar
         return grammar
 
-    def _try(self, grammar: str) -> None:
+    def doubts(self, job: Submit) -> bool:
+        """Return whether `read` would take long, for a grammar that `try_out` has not seen yet."""
+        grammar = job.shape.grammar if job.shape else None
+        return grammar is not None and grammar not in self._tried and not _is_large(grammar)
+
+    def try_out(self, job: Submit) -> None:
+        """Find out whether a job's grammar may be used; another thread may, while this one reads.
+
+        Those that may not are remembered too: whoever asks again is told at once.
+        """
+        if job.shape and job.shape.grammar is not None and self.doubts(job):
+            self._try(job.shape.grammar)
+
+    def _try(self, grammar: str) -> bool:
+        borne = self._native.bears(grammar)
+        for oldest in list(self._tried)[: max(0, len(self._tried) + 1 - _GRAMMARS_KEPT)]:
+            self._tried.pop(oldest, None)
+        self._tried[grammar] = borne
+        return borne
+
+    def _check_own(self, grammar: str) -> None:
         """Refuse a caller's grammar that would hold up all others, or end the process."""
-        if grammar in self._tried:
-            return
-        if len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES:
+        if _is_large(grammar):
             raise Refusal(f"The grammar has over {MAX_GRAMMAR_BYTES // 1024} KiB", "grammar")
-        if not self._native.bears(grammar):
+        borne = self._tried.get(grammar)
+        if borne is None:
+            borne = self._try(grammar)
+        if not borne:
             raise Refusal("The grammar is too much for llama.cpp: it needs too long", "grammar")
-        if len(self._tried) >= _GRAMMARS_KEPT:
-            self._tried.clear()
-        self._tried.add(grammar)
 
     def _grammar(self, job: Submit) -> str:
         shape = job.shape or Shape()
@@ -200,7 +218,7 @@ class Jobs:
         try:
             if shape.grammar is not None:
                 param, grammar = "grammar", shape.grammar
-                self._try(grammar)
+                self._check_own(grammar)
             elif shape.schema is not None and shape.calls is not None:
                 tools, parallel = job.prompts[0].tools, job.parallel
                 grammar = self.manner.answer_or_calls(shape.schema, tools, parallel=parallel)
@@ -223,6 +241,10 @@ class Jobs:
         if not compiles:
             raise Refusal("llama.cpp does not understand the grammar", param)
         return grammar
+
+
+def _is_large(grammar: str) -> bool:
+    return len(grammar.encode("utf-8", "replace")) > MAX_GRAMMAR_BYTES
 
 
 def param_of(kind: str) -> str:

@@ -2,8 +2,6 @@
 
 import ctypes
 import os
-import resource
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tollway.providers.llamacpp.apart import survives
 from tollway.providers.llamacpp.frames import Likely, Logprob, Sampling
 from tollway.providers.llamacpp.native import Chain as NativeChain
 from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked
@@ -27,7 +26,6 @@ _BEFORE_MIROSTAT = frozenset({"penalties", "dry", "temperature"})
 # CPU seconds for the first tokens by a grammar of a caller's own.
 _TRIAL_S = 2
 _TRIAL_TOKENS = 4
-_TRIAL_WALL_S = 60  # should it wait for something that no thread of it will ever do
 # Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
 _MIROSTAT_M = 100
 
@@ -146,22 +144,19 @@ class Samplers:
     def bears(self, grammar: str) -> bool:
         """See `native.Native`.
 
-        Tried in a process of its own, which the system stops: brackets within brackets overflow
-        llama.cpp's stack, and thousands of optional parts take it hours.
+        Tried in a process of its own: brackets within brackets overflow llama.cpp's stack, and
+        thousands of optional parts take it hours.
         """
-        if pid := os.fork():
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) >= 0
-        try:
-            signal.alarm(_TRIAL_WALL_S)
-            resource.setrlimit(resource.RLIMIT_CPU, (_TRIAL_S, _TRIAL_S + 1))
-            if sampler := self._grammar(grammar):
-                logits = np.zeros(self._vocabulary, np.float32)
-                logits[self._all_ends()] = -1
-                chain = Chain(self._llama, None, sampler, greedy=True)
-                for _ in range(_TRIAL_TOKENS):
-                    chain.choose(logits)
-        finally:
-            os._exit(0)  # whatever went wrong, but for a death: the call itself will be told
+        return survives(lambda: self._begin_by(grammar), _TRIAL_S)
+
+    def _begin_by(self, grammar: str) -> None:
+        """Choose the first tokens by a grammar; what cannot be, the call itself will be told."""
+        if sampler := self._grammar(grammar):
+            logits = np.zeros(self._vocabulary, np.float32)
+            logits[self._all_ends()] = -1
+            chain = Chain(self._llama, None, sampler, greedy=True)
+            for _ in range(_TRIAL_TOKENS):
+                chain.choose(logits)
 
     def chain(self, sampling: Sampling, seed: int | None, grammar: str) -> Chain:
         """See `native.Native`."""

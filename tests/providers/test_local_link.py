@@ -5,16 +5,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 import pytest
 
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 from tollway.providers.llamacpp.frames import (
+    Cancel,
+    Count,
+    Counted,
+    Done,
+    Drain,
     Ping,
     Pong,
     Prompt,
     Submit,
+    Used,
     frame_length,
     pack,
     read_up,
@@ -25,11 +32,14 @@ BUSY = """
 import socket, sys, threading
 from tollway.providers.llamacpp.child import Link
 from tollway.providers.llamacpp.jobs import Arrived, Read
-def read(job):
-    print("read", job.id, threading.current_thread() is threading.main_thread(), flush=True)
-    return Arrived(job, Read([[1]]))
+class Engine:
+    def doubts(self, job):
+        return False
+    def read(self, job):
+        print("read", job.id, threading.current_thread() is threading.main_thread(), flush=True)
+        return Arrived(job, Read([[1]]))
 link = Link(socket.socket(fileno=int(sys.argv[1])))
-link.read = read
+link.serve(Engine())
 print("ready", flush=True)
 sys.stdin.read()
 print("took", link.inbox.get_nowait().job.id, flush=True)
@@ -52,7 +62,10 @@ def running(script: str) -> Iterator[tuple[socket.socket, IO[bytes], "subprocess
         its.close()
         assert child.stdout
         assert child.stdout.readline() == b"ready\n"
-        yield ours, child.stdout, child
+        try:
+            yield ours, child.stdout, child
+        finally:
+            child.kill()  # else a test that fails would wait for it
 
 
 def test_a_call_is_read_while_a_step_runs() -> None:
@@ -73,11 +86,14 @@ def test_a_call_is_read_while_a_step_runs() -> None:
 DEAF = """
 import socket, sys
 from tollway.providers.llamacpp.child import Link
-def read(job):
-    print("reads", flush=True)
-    sys.stdin.read()
+class Engine:
+    def doubts(self, job):
+        return False
+    def read(self, job):
+        print("reads", flush=True)
+        sys.stdin.read()
 link = Link(socket.socket(fileno=int(sys.argv[1])))
-link.read = read
+link.serve(Engine())
 print("ready", flush=True)
 link.inbox.get()
 """
@@ -93,6 +109,99 @@ def test_a_process_says_that_it_runs_beside_all_that_takes_long() -> None:
             assert read_up(_body(ours)) == [Pong()]
         ours.close()
         assert child.wait(30) == 0  # the link's end is heard as well
+
+
+# A call of an even number is tried out until a line comes in. Two threads print: a line a write.
+DOUBTS = """
+import socket, sys
+from tollway.providers.llamacpp.child import Link
+from tollway.providers.llamacpp.frames import Counted, Drain
+from tollway.providers.llamacpp.jobs import Arrived, Read
+tried = set()
+class Engine:
+    def count(self, asked):
+        return Counted(asked.id, 1)
+    def doubts(self, job):
+        return job.id % 2 == 0 and job.id not in tried
+    def try_out(self, job):
+        print(f"tries {job.id}\\n", end="", flush=True)
+        sys.stdin.readline()
+        tried.add(job.id)
+    def read(self, job):
+        return Arrived(job, Read([[1]]))
+link = Link(socket.socket(fileno=int(sys.argv[1])))
+link.serve(Engine())
+print("ready", flush=True)
+while not isinstance(message := link.inbox.get(), Drain):
+    print(f"took {message.job.id}\\n", end="", flush=True)
+print("drains", flush=True)
+"""
+
+
+def test_nobody_waits_for_another_s_call_that_is_tried_out() -> None:
+    """Neither a call nor a count; whoever leaves meanwhile is told so, and is tried out no more."""
+    with running(DOUBTS) as (ours, said, child):
+        assert child.stdin
+        for number in (2, 3, 4, 6):
+            ours.sendall(pack([Submit(number, "completions", [Prompt(text="a")])]))
+        assert {said.readline(), said.readline()} == {b"tries 2\n", b"took 3\n"}
+        ours.sendall(pack([Count(5, "completions", [Prompt(text="a")])]))
+        assert read_up(_body(ours)) == [Counted(5, 1)]
+        ours.sendall(pack([Cancel(4)]))
+        assert read_up(_body(ours)) == [Done(4, Used(), cancelled=True)]
+        child.stdin.write(b"\n\n")
+        child.stdin.flush()
+        assert {said.readline() for _ in range(3)} == {b"took 2\n", b"tries 6\n", b"took 6\n"}
+        ours.close()
+        assert child.wait(30) == 0
+
+
+def test_a_process_does_not_end_before_a_call_that_is_tried_out_has_come() -> None:
+    """To drain is to finish what was sent before."""
+    with running(DOUBTS) as (ours, said, child):
+        assert child.stdin
+        ours.sendall(pack([Submit(2, "completions", [Prompt(text="a")])]))
+        ours.sendall(pack([Drain()]))
+        assert said.readline() == b"tries 2\n"
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert [said.readline(), said.readline()] == [b"took 2\n", b"drains\n"]
+
+
+# Its trial would take a minute.
+TRIES = """
+import socket, sys
+from tollway.providers.llamacpp.apart import survives
+link = socket.socket(fileno=int(sys.argv[1]))
+def work():
+    while True:
+        pass
+print("ready", flush=True)
+survives(work, 600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children")
+def test_a_process_that_dies_in_a_trial_is_heard_of_at_once() -> None:
+    """The trial's own process keeps neither the link nor the log open, and dies with it."""
+    with running(TRIES) as (ours, said, child):
+        listed = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        while not (born := listed.read_text().split()):
+            pass
+        child.kill()
+        ours.settimeout(30)
+        assert ours.recv(1) == b""
+        assert said.read() == b""
+        while Path(f"/proc/{born[0]}").exists() and not _is_dead(born[0]):
+            pass
+
+
+def _is_dead(pid: str) -> bool:
+    """Whether nobody but its parent, which may not look, knows of it any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def _body(link: socket.socket) -> bytes:
