@@ -11,10 +11,11 @@ from typing import Any, Final
 import msgspec
 
 from tollway.providers.conversation import Conversation, Tool
-from tollway.providers.dialects.wire import object_in
+from tollway.providers.dialects.wire import UNREADABLE, object_in
 
 _WAYS: Final = ("oneOf", "anyOf", "allOf")
-_WORDS: Final = tuple(b'"%b"' % way.encode() for way in (*_WAYS, "$ref"))
+_WORDS: Final = {word: b'"%b"' % word.encode() for word in (*_WAYS, "$ref")}
+_TOP: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _DEFINED: Final = ("$defs", "definitions")
 # A reference to a reference, and so on; those that go round end nowhere.
 _MOST_HOPS: Final = 8
@@ -28,9 +29,7 @@ def flat(said: Conversation) -> Conversation:
 
 
 def _tool(tool: Tool) -> Tool:
-    if not any(word in tool.schema for word in _WORDS):
-        return tool
-    given = object_in(tool.schema)
+    given = object_in(tool.schema) if _is_other(tool.schema) else None
     if given is None:
         return tool
     schema = _referred(given, given)
@@ -46,6 +45,16 @@ def _tool(tool: Tool) -> Tool:
         strict=False if found else tool.strict,
         extras=(*tool.extras, *((name, b"") for name in lost)),
     )
+
+
+def _is_other(schema: bytes) -> bool:
+    """Whether a schema has any of the words at its top; within members, nearly all have."""
+    if not any(word in schema for word in _WORDS.values()):
+        return False
+    try:
+        return not _WORDS.keys().isdisjoint(_TOP.decode(schema))
+    except UNREADABLE:
+        return False
 
 
 def _referred(said: object, within: dict[str, Any]) -> dict[str, Any]:

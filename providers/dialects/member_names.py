@@ -19,6 +19,7 @@ from tollway.providers.halves import without_halves
 from tollway.providers.sse import Event
 
 _fit = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.-]"), most=64)
+_FITS = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 # By the names of tools: their own names of arguments, and what these are called there.
 _Names: TypeAlias = dict[str, dict[str, str]]
@@ -60,7 +61,7 @@ def _names(said: Conversation) -> _Names:
             members = _SCHEMA.decode(tool.schema).properties or {}
         except UNREADABLE:
             continue
-        if renamed := {ours: there for ours in members if (there := _fit(ours)) != ours}:
+        if renamed := {ours: _fit(ours) for ours in members if not _FITS.fullmatch(ours)}:
             found[tool.name] = renamed
     return found
 

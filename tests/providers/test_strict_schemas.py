@@ -10,6 +10,7 @@ from translated import ANTHROPIC, ASKS, BEDROCK, OPENAI, RESPONSES
 from tollway.providers.canon import Call
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.strict_schema import held_to
+from tollway.providers.dialects.wire import is_strict
 from tollway.providers.errors import Untranslatable
 
 CLAUDE = {ANTHROPIC.name: "claude-sonnet-4-5", BEDROCK.name: "us.anthropic.claude-sonnet-4-5"}
@@ -228,3 +229,9 @@ def test_openai_is_asked_for_as_much_as_it_takes(
     assert asked.get("strict", False) is is_strict
     if target == RESPONSES.name:
         assert "strict" in asked  # which takes a schema for strict where nothing is said
+
+
+def test_a_schema_that_cannot_be_looked_through_is_not_strict() -> None:
+    """One level before a body is nested too deeply, the schemas in it failed the gateway."""
+    assert is_strict(b'{"type":"object","properties":{},"additionalProperties":false}')
+    assert not is_strict(b'{"properties":' * 5000 + b"1" + b"}" * 5000)
