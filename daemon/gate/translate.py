@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tollway.daemon.gate.route import Target
-from tollway.providers.canon import Bound, Call, Endpoint
+from tollway.providers.canon import Bound, Call, Endpoint, Overrides
 from tollway.providers.catalog import Name
 from tollway.providers.conversation import Conversation, HostedTool
 from tollway.providers.dialects.dialect import AnswerReader, Edits, Facts, InUrl, Upstream, Written
@@ -20,7 +20,7 @@ from tollway.providers.dialects.gemini_embed import asks_otherwise
 from tollway.providers.dialects.gemini_request import NAME as GEMINI
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
-from tollway.providers.dialects.override import NOTHING, changed, overridden
+from tollway.providers.dialects.override import NOTHING, Changed, changed, overridden
 from tollway.providers.dialects.responses_said import no_summary
 from tollway.providers.dialects.table import DIALECTS, EMBEDS, EMBEDS_FOR, UPSTREAMS
 from tollway.providers.embedding import Embedding
@@ -149,25 +149,35 @@ class Translator:
         Raises:
             Untranslatable: Something does, and the route allows no loss.
         """
-        own = DIALECTS[self._call.dialect].dialect
-        call = self._call
-        lost: tuple[str, ...] = ()
-        if call.endpoint in ECHOED:
-            # Who only speaks as Anthropic does may sign nothing, and want its thoughts back.
-            checks = target.base_url == target.kind.base_url or bool(target.kind.part_of)
-            to = To(target.model, target.kind.refuses_back, checks, target.kind.quirks)
-            call, names = without_echoes(call, to)
-            lost = self._lost(target, names)
-        if target.overrides is not None:
-            after = overridden(call, target.overrides, target.model)
-            return Version(
-                own, after.call, own.bound(after.call), dropped=lost, changed=after.names
-            )
+        overrides = target.overrides
+        call, changes, names = self._edited(target, overrides)
+        if overrides is not None and overrides.reasoning_effort and "reasoning" in names:
+            # Where no thoughts can be asked for, the route asks for none: that loses nothing.
+            untaken = msgspec.structs.replace(overrides, reasoning_effort=NOTHING.reasoning_effort)
+            call, changes, names = self._edited(target, untaken)
+        lost = self._lost(target, names)
+        own = DIALECTS[call.dialect].dialect
         if call is not self._call:
-            return Version(own, call, own.bound(call), dropped=lost)
+            return Version(own, call, own.bound(call), dropped=lost, changed=changes)
         if self._own is None:
             self._own = Version(own, call, own.bound(call))
         return self._own
+
+    def _edited(
+        self, target: Target, overrides: Overrides | None
+    ) -> tuple[Call, tuple[str, ...], tuple[str, ...]]:
+        """Return a call with a route's changes, these, and what is lost of it at a target."""
+        after = Changed(self._call)
+        if overrides is not None:
+            after = overridden(self._call, overrides, target.model)
+        call, changes = after.call, after.names
+        if call.endpoint not in ECHOED:
+            return call, changes, ()
+        # Who only speaks as Anthropic does may sign nothing, and want its thoughts back.
+        checks = target.base_url == target.kind.base_url or bool(target.kind.part_of)
+        to = To(target.model, target.kind.refuses_back, checks, target.kind.quirks)
+        call, names = without_echoes(call, to)
+        return call, changes, names
 
     def _changed(
         self, target: Target, said: Conversation

@@ -36,6 +36,7 @@ _OURS_AT_GOOGLE = b'"' + _MARK.encode()
 _IN_WORDS = b'"reasoning_text"'
 _NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
 _CALLED = (b'"functionCall"', b'"function_call"')
+_BUDGET, _FORGETS = b'"budget_tokens"', b'"clear_thinking'
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _QUOTED_THOUGHTS = (b'"thinking"', b'"redacted_thinking"')
 _SIGNATURES = ("thoughtSignature", "thought_signature")
@@ -132,7 +133,7 @@ def _of_messages(call: Call, to: To) -> Cleaned:
     """
     unsigned = to.checks and b'"signature"' in call.body and _NO_PROOF.search(call.body)
     marked = _OURS in call.body or bool(unsigned)
-    if not marked and not (to.checks and b'"budget_tokens"' in call.body):
+    if not marked and not (to.checks and (_BUDGET in call.body or _FORGETS in call.body)):
         return call, ()
     known = _known(call)
     lost: list[str] = []
@@ -148,32 +149,35 @@ def _of_messages(call: Call, to: To) -> Cleaned:
 
     turns = _turns(call, "messages", _QUOTED_THOUGHTS, clean) if marked else None
     values = {} if turns is None else {"messages": _array(turns)}
-    if turns is None:
-        turns = [bytes(one) for one in _LIST.decode(known["messages"].raw)]
-    if (values or to.checks) and _thinks(known) and _is_unthought(turns):
-        values["thinking"] = b'{"type":"disabled"}'
-        lost.append("reasoning")
-        without = None
-        if (manages := known.get("context_management")) is not None:
-            kept = _remembered(bytes(manages.raw))
-            values.update({"context_management": kept} if kept else {})
-            without = None if kept else "context_management"
-        return _edited(call, values, lost, without)
-    return _edited(call, values, lost) if values else (call, ())
+    way = _thinks(known)
+    if way == "enabled" and (values or to.checks):
+        if turns is None:
+            turns = [bytes(one) for one in _LIST.decode(known["messages"].raw)]
+        if _is_unthought(turns):
+            way, values["thinking"] = "disabled", b'{"type":"disabled"}'
+            lost.append("reasoning")
+    without = None
+    if way == "disabled" and "context_management" in known:
+        raw = bytes(known["context_management"].raw)
+        kept = _remembered(raw)
+        values |= {"context_management": kept} if kept and kept != raw else {}
+        without = None if kept else "context_management"
+    return _edited(call, values, lost, without) if values or without else (call, ())
 
 
-def _thinks(known: dict[str, Field]) -> bool:
-    """Whether a budget for thoughts is asked for."""
+def _thinks(known: dict[str, Field]) -> str:
+    """Return the way in which thoughts are asked for: "enabled" is by a budget; "" for none."""
     said = _ANY.decode(known["thinking"].raw) if "thinking" in known else None
-    return isinstance(said, dict) and said.get("type") == "enabled"
+    return text_of(said, "type") if isinstance(said, dict) else ""
 
 
 def _remembered(raw: bytes) -> bytes:
     """Return what manages a context but for which thoughts to forget; b"" where nothing is left.
 
-    That may be said by who thinks alone.
+    "`clear_thinking_20251015` strategy requires `thinking` to be enabled"
+    (anthropics/claude-code#11971).
     """
-    said = _ANY.decode(raw) if b"clear_thinking" in raw else None
+    said = _ANY.decode(raw) if _FORGETS in raw else None
     edits = said.get("edits") if isinstance(said, dict) else None
     if not isinstance(said, dict) or not isinstance(edits, list):
         return raw

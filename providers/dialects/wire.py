@@ -307,10 +307,10 @@ def is_strict(schema: bytes) -> bool:
     Words of a strict schema that it has no place for fail the whole call: "'maxLength' is not
     permitted" (jina-ai/node-DeepResearch#79).
     """
-    said = object_in(schema)
-    if said is None:
+    try:
+        stack: list[Any] = [_ANY.decode(schema)]
+    except UNREADABLE:
         return False
-    stack: list[Any] = [said]
     while stack:
         one = stack.pop()
         if isinstance(one, list):

@@ -166,6 +166,77 @@ async def test_openai_is_given_no_thoughts_of_claude_s(both: tuple[Cloud, Runnin
     assert reply.headers["x-tollway-dropped"] == "thinking"
 
 
+async def test_a_route_s_changes_are_made_before_proofs_are_looked_for() -> None:
+    """One changed member was there twice, and thoughts were asked for where there can be none."""
+    async with cloud() as up:
+        routes = "\n".join(
+            f'[routes.{name}]\nto = ["{model}"]\n{changes}\n'
+            for name, model, changes in (
+                ("g", "gemini/gemini-3-pro-preview", "max_temperature = 0.5"),
+                ("c", "anthropic/claude-sonnet-4-5", 'reasoning_effort = "high"'),
+            )
+        )
+        async with running(config(up.port) + routes, server="") as daemon:
+            both = up, daemon
+            said: dict[str, Any] = {
+                "contents": [
+                    {"role": "user", "parts": [{"text": "Hi"}]},
+                    {"role": "model", "parts": [CALL]},
+                ],
+                "generationConfig": {"temperature": 0.9, "topP": 0.5},
+            }
+            reply = await ask(both, "/v1beta/models/g:generateContent", said, GEMINI)
+            assert reply.headers["x-tollway-changed"] == "temperature=0.5"
+            asked = up.asked[-1][2]["generationConfig"]
+            assert (asked["temperature"], asked["topP"]) == (0.5, 0.5)
+            signed = up.asked[-1][2]["contents"][1]["parts"][0]
+            assert signed == {**CALL, "thoughtSignature": "skip_thought_signature_validator"}
+            foreign = {"type": "thinking", "thinking": "Hm", "signature": "tollway.gemini.sig.x"}
+            used = {"role": "assistant", "content": [USE]}
+            said = {
+                "max_tokens": 9000,
+                "messages": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": [foreign, USE]},
+                    {"role": "user", "content": [RESULT]},
+                ],
+                "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+            }
+            reply = await ask(both, "/v1/messages", {"model": "c", **said}, CLAUDE)
+            assert reply.headers["x-tollway-dropped"] == "thinking"
+            assert "x-tollway-changed" not in reply.headers
+            assert "thinking" not in up.asked[-1][2] and up.asked[-1][2]["messages"][1] == used
+            # What the client itself asks for, and cannot have, is named.
+            said["thinking"] = BUDGET
+            reply = await ask(both, "/v1/messages", {"model": "c", **said}, CLAUDE)
+            assert reply.headers["x-tollway-dropped"] == "thinking, reasoning"
+            assert up.asked[-1][2]["thinking"] == {"type": "disabled"}
+
+
+@pytest.mark.parametrize(
+    ("way", "edits", "left"),
+    [
+        ("disabled", ["clear_thinking_20251015"], None),
+        ("disabled", ["clear_thinking_20251015", "clear_tool_uses_20250919"], 1),
+        ("disabled", ["clear_tool_uses_20250919"], 1),
+        ("adaptive", ["clear_thinking_20251015"], 1),
+        (None, ["clear_thinking_20251015"], 1),
+    ],
+)
+def test_who_does_not_think_is_not_told_which_thoughts_to_forget(
+    way: str | None, edits: list[str], left: int | None
+) -> None:
+    """Claude Code says it with each call; a route's `reasoning_effort = "none"` made each a 400."""
+    managed = {"edits": [{"type": edit} for edit in edits]}
+    said = {"messages": [{"role": "user", "content": "Hi"}], "context_management": managed}
+    said |= {"thinking": {"type": way}} if way else {}
+    asked = call("anthropic_messages", json.dumps(said))
+    found, lost = without_echoes(asked, To("m"))
+    sent = msgspec.json.decode(found.body).get("context_management")
+    assert (sent and len(sent["edits"]), lost) == (left, ())
+    assert (found is asked) is (left == len(edits))
+
+
 def call(dialect: str, body: str) -> Call:
     """Return a call with a body, written as it stands."""
     return Call("chat", dialect, "m", body.encode())
