@@ -10,28 +10,29 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from tollway.cli import show
-from tollway.daemon.config import history
+from tollway.daemon.config import history, shown
 from tollway.daemon.config.check import zone_wrong
-from tollway.daemon.config.load import load, parse
+from tollway.daemon.config.load import SECTIONS, load, parse
 from tollway.daemon.config.paths import data_folder, find_config, places_of, state_paths
 from tollway.daemon.config.schema import Config, LedgerFile, Server
 from tollway.daemon.errors import ConfigError
 
 # A line that begins a table, or sets a key of [ledger] before the first one.
 _TABLE = re.compile(r"\s*\[")
+_PATH = re.compile(r"\bpath\b")
 _LEDGER = re.compile(r"""\s*\[{0,2}\s*["']?ledger\b""")
 
 
 class Rough(msgspec.Struct, frozen=True):
     """The tables of a file that can be read, without those that cannot.
 
-    `ledger_known` is False where one that cannot be read may say where the ledger is.
+    `ledger_known` is False where what is wrong may be what says where the ledger is.
     """
 
     said: dict[str, object]
@@ -57,7 +58,7 @@ def rough(config: Path) -> Rough:
         return Rough({}, ledger_known=False)
     said = _toml(text)
     if said is not None:
-        return Rough(said, ledger_known=True)
+        return Rough(said, ledger_known=_tells_ledger(said))
     said, known = {}, True
     for part in _tables(text):
         found = _toml(part)
@@ -65,7 +66,22 @@ def rough(config: Path) -> Rough:
             said = {**found, **said}  # a table that comes twice, which is a mistake, counts once
         elif any(_LEDGER.match(line) for line in part.splitlines()):
             known = False
-    return Rough(said, known)
+    return Rough(said, known and _tells_ledger(said))
+
+
+def _tells_ledger(said: Mapping[str, object]) -> bool:
+    """Whether the ledger is where it is said, or usual: no other word may be meant to say where."""
+    table = said.get("ledger", {})
+    if not isinstance(table, dict):
+        return False
+    if "path" in table:
+        return isinstance(table["path"], str) and bool(table["path"])
+    keys = LedgerFile.__struct_fields__
+    near = (shown.meant(key, keys) for key in table if key not in keys)
+    if any(not meant or _PATH.search(meant) for meant in near):
+        return False
+    others = (one for name, one in said.items() if name not in SECTIONS)
+    return not any(isinstance(one, dict) and "path" in one for one in others)
 
 
 def find(explicit: Path | None) -> Path:
@@ -114,7 +130,7 @@ def load_to_read(explicit: Path | None) -> Config:
         return load(path)
     except ConfigError as error:
         found = rough(path)
-        if not found.ledger_known or not found.ledger.exists():
+        if not found.ledger_known or not found.ledger.is_file():
             raise
         kept, of = _last(path, found)
         for text in (

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,7 @@ async def home(tmp_path: Path) -> Home:
         (SERVER + LEDGER + "[routes.a]\nto = [\n", 7),
         (SERVER + "[routes.a]\nto = = 1\n" + LEDGER, 5),  # in front of it
         (SERVER + LEDGER + "[teams.ml]\nbudgett = []\n", 7),  # good TOML
+        (SERVER + LEDGER + 'kepp = "90d"\n', 6),
     ],
 )
 def test_what_reads_the_ledger_works(home: Home, text: str, line: int) -> None:
@@ -87,6 +89,30 @@ def test_no_other_ledger_is_read_than_the_one_that_is_meant(home: Home, text: st
         done = home.tollway(*words)
         assert (done.returncode, done.stdout) == (2, "")
         assert "error: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[ledger]\npaht = "books/all.db"\n',
+        '[ledger]\npath = ["books/all.db"]\n',
+        '[ledger]\npath = ""\n',
+        '[ledger]\npath = "books"\n',  # the folder
+        '[leger]\npath = "books/all.db"\n',
+        '[ledger]\nfile = "books/all.db"\n',
+    ],
+)
+def test_the_usual_ledger_is_not_read_where_another_may_be_meant(home: Home, text: str) -> None:
+    """A word in it that is wrong may be the one that says which: an older ledger has other sums."""
+    shutil.copy(home.data / "books/all.db", home.data / "ledger.db")
+    home.write(SERVER + text)
+    for words in (("spend", *ALL), ("logs",)):
+        done = home.tollway(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert "gateway.toml:" in done.stderr
+    home.write(SERVER + '[ledger]\nkepp = "90d"\n[leger]\n')  # of neither is that to be feared
+    assert home.tollway("spend", *ALL).returncode == 0
 
 
 def test_a_version_that_is_wrong_by_now_is_told_from_the_file(home: Home) -> None:
