@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _PLAIN = Terms()
 # How long what fits is believed without another look at the system's memory.
 _FITS_S = 0.1
+# How often a load that waits for others' ends looks whether there is room by now.
+_LOOK_S = 1.0
 
 __all__ = ["Command", "Limits", "LocalModel", "LocalModels", "MeteredAnswer", "ModelState", "Terms"]
 
@@ -347,8 +349,10 @@ class LocalModels:
             LocalModelFailed: It cannot.
         """
         while going := await self._reserve(resident):
-            # Not under the lock: their last calls may take long, and others may have room.
-            await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+            # Not under the lock: their last calls may take long, and others may have room. Nor to
+            # their end in any case: one that is at work may be idle before.
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait(going, timeout=_LOOK_S, return_when=first)
 
     async def _reserve(self, resident: AnyResident) -> list[asyncio.Task[None]]:
         """Make room, or return what to wait for first."""
@@ -374,9 +378,11 @@ class LocalModels:
         """Return what can make room by its end.
 
         That is the stops of models that were removed, and the loads that no call has its turn for:
-        what a person asked to have loaded can go for a call, once it is there.
+        what a person asked to have loaded can go for a call, once it is there. Not what waits for
+        room itself: it may have been removed, and end once this load has.
         """
-        going = [task for one, task in self._retiring.items() if one.present]
+        retiring = self._retiring.items()
+        going = [task for one, task in retiring if one.present and not one.waits_for_room]
         for name, one in self._residents.items():
             if one.coming and not one.model.pinned and not self.has_turn(name):
                 going.append(one.coming)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from local_models import Clock, chat, model, serving, until
 
+from tollway.providers.errors import LocalModelFailed
 from tollway.providers.llamacpp.adapter import Limits, LocalModels, ModelState
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
@@ -228,6 +229,63 @@ async def test_one_that_is_on_its_way_out_is_waited_for(tmp_path: Path, how: str
         assert local.fits(["old"])  # what it gives back is its own as well
         await new_comes_after_old(local, pid)
         await unloading
+
+
+async def test_one_that_is_removed_while_it_waits_for_room_does_not_wait_for_its_own_end(
+    tmp_path: Path,
+) -> None:
+    """It ends once nobody waits for it any more, and so never: whoever waits is told instead."""
+    full = [False]
+    async with serving(
+        tmp_path, MODELS[0], SMALL, limits=LIMITS, memory=lambda: 0 if full[0] else 2**40
+    ) as local:
+        await local.load("old")
+        send(local, "old", signal.SIGSTOP)
+        pid = state_of(local, "old").pid
+        assert pid is not None
+        full[0] = True
+        await local.configure({"new": SMALL})
+        loading = asyncio.create_task(local.load("new"))
+        await until(lambda: state_of(local, "new").state == "starting")
+        await local.configure({})
+        os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(LocalModelFailed, match="memory"):
+                await loading
+
+
+async def test_room_that_comes_before_the_end_of_one_on_its_way_out_is_taken(
+    tmp_path: Path,
+) -> None:
+    """A removed model's last call may take an hour, and another that was at work is idle by now."""
+
+    def mapped() -> int:
+        residents = [*local._residents.values(), *local._retiring]
+        given_back = 0 if local._residents["young"].present else 128 * 2**20
+        return given_back + 2**26 + sum(one.memory[1] for one in residents)  # too little for "new"
+
+    full = [False]
+    async with serving(
+        tmp_path, *MODELS, limits=LIMITS, memory=lambda: mapped() if full[0] else 2**40
+    ) as local:
+        for name in ("old", "young"):
+            await local.load(name)
+        send(local, "old", signal.SIGSTOP)
+        pid = state_of(local, "old").pid
+        assert pid is not None
+        full[0] = True
+        called = ["young"]
+        local.has_turn = called.__contains__
+        try:
+            await local.configure({"young": MODELS[1], "new": SMALL})
+            loading = asyncio.create_task(local.load("new"))
+            await until(lambda: state_of(local, "new").state == "starting")
+            called.clear()
+            async with asyncio.timeout(WITHIN_S):
+                await loading
+            assert state_of(local, "young").state == "stopped"
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_line_that_asks_what_fits_costs_one_look_at_the_memory(tmp_path: Path) -> None:
