@@ -26,6 +26,7 @@ from tollway.providers.dialects.wire import text_of
 ECHOED: Final = frozenset({"chat", "count_tokens"})
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _OURS = b'"tollway.'
@@ -44,9 +45,15 @@ _SIGNATURES = ("thoughtSignature", "thought_signature")
 
 class _Turn(msgspec.Struct):
     role: Any = None
+    content: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Block(msgspec.Struct):
+    type: Any = None
 
 
 _TURN = msgspec.json.Decoder(_Turn)
+_BLOCKS = msgspec.json.Decoder(list[_Block])
 
 
 class To(NamedTuple):
@@ -63,7 +70,6 @@ class To(NamedTuple):
 
 
 Cleaned = tuple[Call, tuple[str, ...]]
-_Said = dict[str, Any]
 
 
 def without_echoes(call: Call, to: To) -> Cleaned:
@@ -99,26 +105,18 @@ def _edited(
 
 
 def _turns(
-    call: Call, name: str, words: tuple[bytes, ...], clean: Callable[[_Said], _Said | None]
+    call: Call, name: str, words: tuple[bytes, ...], clean: Callable[[bytes], bytes]
 ) -> list[bytes] | None:
     """Return the cleaned turns of a call; None where nothing changes.
 
-    `clean` returns what is left of a turn that has one of the words: itself where it stays as it
-    is, byte for byte, and None where nothing is left.
+    `clean` returns what is left of a turn that has one of the words, b"" for nothing.
     """
     known = _known(call)
     if name not in known:
         return None
-    kept: list[bytes] = []
-    changed = False
-    for one in _LIST.decode(known[name].raw):
-        raw = bytes(one)
-        said = _OBJECT.decode(raw) if any(word in raw for word in words) else {}
-        left = clean(said) if said else said
-        changed |= left is not said
-        if left is not None:
-            kept.append(raw if left is said else msgspec.json.encode(left))
-    return kept if changed else None
+    given = [bytes(one) for one in _LIST.decode(known[name].raw)]
+    left = [clean(raw) if any(word in raw for word in words) else raw for raw in given]
+    return None if left == given else [raw for raw in left if raw]
 
 
 def _array(turns: list[bytes]) -> bytes:
@@ -138,14 +136,16 @@ def _of_messages(call: Call, to: To) -> Cleaned:
     known = _known(call)
     lost: list[str] = []
 
-    def clean(turn: _Said) -> _Said | None:
-        content = turn.get("content")
-        if not isinstance(content, list):
-            return turn
-        kept = [block for block in content if not _is_foreign(block, lost, checks=to.checks)]
-        if len(kept) == len(content):
-            return turn
-        return {**turn, "content": kept} if kept else None
+    def clean(raw: bytes) -> bytes:
+        turn = _FIELDS.decode(raw)
+        content = bytes(turn.get("content", b""))
+        if not content.startswith(b"["):
+            return raw
+        blocks = [bytes(one) for one in _LIST.decode(content)]
+        kept = [one for one in blocks if not _is_foreign(one, lost, checks=to.checks)]
+        if len(kept) == len(blocks):
+            return raw
+        return msgspec.json.encode({**turn, "content": msgspec.Raw(_array(kept))}) if kept else b""
 
     turns = _turns(call, "messages", _QUOTED_THOUGHTS, clean) if marked else None
     values = {} if turns is None else {"messages": _array(turns)}
@@ -189,7 +189,8 @@ def _remembered(raw: bytes) -> bytes:
     return msgspec.json.encode({**said, "edits": kept}) if kept else b""
 
 
-def _is_foreign(block: object, lost: list[str], *, checks: bool) -> bool:
+def _is_foreign(raw: bytes, lost: list[str], *, checks: bool) -> bool:
+    block = _ANY.decode(raw) if any(word in raw for word in _QUOTED_THOUGHTS) else None
     if not isinstance(block, dict) or text_of(block, "type") not in _THOUGHTS:
         return False
     proof = text_of(block, "signature") or text_of(block, "data")
@@ -207,14 +208,10 @@ def _is_unthought(turns: list[bytes]) -> bool:
     """
     begun = False
     for raw in reversed(turns):
-        turn = _OBJECT.decode(raw)
-        content = turn.get("content")
-        kinds = [
-            text_of(block, "type")
-            for block in (content if isinstance(content, list) else ())
-            if isinstance(block, dict)
-        ]
-        if turn.get("role") == "assistant":
+        turn = _TURN.decode(raw)
+        blocks = _BLOCKS.decode(turn.content) if bytes(turn.content).startswith(b"[") else []
+        kinds = [block.type for block in blocks if isinstance(block.type, str)]
+        if turn.role == "assistant":
             if not _THOUGHTS.isdisjoint(kinds):
                 return False
             begun = True
@@ -237,14 +234,15 @@ def _of_responses(call: Call, to: To) -> Cleaned:
         return call, ()
     lost: list[str] = []
 
-    def clean(item: _Said) -> _Said | None:
+    def clean(raw: bytes) -> bytes:
+        item = _OBJECT.decode(raw)
         proof = text_of(item, "encrypted_content")
         unheld = not proof and (plain or (told and bool(item.get("content"))))
         if item.get("type") != "reasoning" or not (carried(proof) is not None or unheld):
-            return item
+            return raw
         if item.get("summary") or item.get("content"):
             lost.append("thinking")
-        return None
+        return b""
 
     turns = _turns(call, "input", (_THOUGHT,), clean)
     return (call, ()) if turns is None else _edited(call, {"input": _array(turns)}, lost)

@@ -278,6 +278,17 @@ def test_what_a_provider_signed_itself_stays_byte_for_byte(dialect: str, body: s
     assert (found, lost) == (asked, ())
 
 
+def test_what_stands_beside_a_thought_keeps_its_bytes() -> None:
+    """Numbers of any size and spelling too: for one out of range the thought stayed as well."""
+    use = '{"type": "tool_use","id":"a","name":"f","input":{"n": 1e999, "m":0.10, "n":"\\u00e9"}}'
+    foreign = '{"type":"thinking","thinking":"A","signature":"tollway.gemini.sig.x"}'
+    thinking = '"thinking":{"type":"enabled","budget_tokens":2000}'
+    end = f',{{"role":"user", "content":"B"}},{{"role":"user","content":[{use}]}}],{thinking}}}'
+    body = f'{{"messages":[{{"role":"assistant","content":[{foreign}, {use}]}}{end}'
+    found, lost = without_echoes(call("anthropic_messages", body), To("m"))
+    assert found.body.decode() == body.replace(f"{foreign}, ", "") and lost == ("thinking",)
+
+
 def test_openai_is_given_no_text_of_thoughts() -> None:
     """Open models tell them, and nobody signs them: it refuses the whole call for one."""
     text = {"type": "reasoning_text", "text": "Hm"}
