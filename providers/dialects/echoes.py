@@ -263,53 +263,71 @@ def _of_gemini(call: Call, to: To) -> Cleaned:
     if "contents" not in known:  # as where a count holds a whole request
         return call, ()
     turns = [bytes(one) for one in _LIST.decode(known["contents"].raw)]
-    kept: list[bytes] = []
-    for raw, before in zip(turns, [b"", *turns], strict=False):
-        if not any(word in raw for word in words):
-            kept.append(raw)
-            continue
-        said = _OBJECT.decode(raw)
-        parts = said.get("parts")
-        if not isinstance(parts, list):
-            kept.append(raw)
-            continue
-        changed = _unmark(parts)
-        if third and said.get("role") == "model" and _role(before) != "model":
-            changed |= _sign(parts)
-        if parts or not changed:
-            kept.append(msgspec.json.encode(said) if changed else raw)
-    return (call, ()) if kept == turns else _edited(call, {"contents": _array(kept)}, [])
+    left = [
+        _proven(raw, before, signs=third) if any(word in raw for word in words) else raw
+        for raw, before in zip(turns, [b"", *turns], strict=False)
+    ]
+    if left == turns:
+        return call, ()
+    return _edited(call, {"contents": _array([raw for raw in left if raw])}, [])
 
 
 def _role(turn: bytes) -> object:
     return _TURN.decode(turn).role if turn else ""
 
 
-def _unmark(parts: list[Any]) -> bool:
-    """Take foreign proofs off parts, and parts that stood for one alone; return whether any was."""
-    marked = [
-        (part, name)
-        for part in parts
-        if isinstance(part, dict)
-        for name in _SIGNATURES
-        if text_of(part, name).startswith(_MARK) and unpacked(part[name]) is not None
-    ]
-    for part, name in marked:
+def _proven(raw: bytes, before: bytes, *, signs: bool) -> bytes:
+    """Return a turn without foreign proofs, and with one of its first call if it needs one.
+
+    What follows on another turn of the model's has no first call.
+
+    b"" stands for a turn that held nothing else.
+    """
+    said = _FIELDS.decode(raw)
+    given = bytes(said.get("parts", b""))
+    if not given.startswith(b"["):
+        return raw
+    parts = [bytes(one) for one in _LIST.decode(given)]
+    left = [part for one in parts if (part := _unmarked(one))]
+    signed = _signed(left) if signs else left
+    if signed is not left and _role(raw) == "model" and _role(before) != "model":
+        left = signed
+    if left == parts:
+        return raw
+    return msgspec.json.encode({**said, "parts": msgspec.Raw(_array(left))}) if left else b""
+
+
+def _unmarked(raw: bytes) -> bytes:
+    """Return a part without a foreign proof, b"" where it stood for one alone."""
+    if _OURS_AT_GOOGLE not in raw:
+        return raw
+    part = _FIELDS.decode(raw)
+    marked = [name for name in _SIGNATURES if name in part and _is_ours(part[name])]
+    if not marked:
+        return raw
+    for name in marked:
         del part[name]
-    alone = [part for part, _ in marked if part.get("text") == ""]
-    parts[:] = [part for part in parts if not any(part is one for one in alone)]
-    return bool(marked)
+    return b"" if bytes(part.get("text", b"")) == b'""' else msgspec.json.encode(part)
 
 
-def _sign(parts: list[Any]) -> bool:
-    """Give the first call what Google takes for a proof, if it has none; return whether it had."""
-    for part in parts:
-        if isinstance(part, dict) and "functionCall" in {camel(name) for name in part}:
-            if any(part.get(name) for name in _SIGNATURES):
-                return False
-            part["thoughtSignature"] = UNSIGNED
-            return True
-    return False
+def _is_ours(value: msgspec.Raw) -> bool:
+    proof = _ANY.decode(value)
+    return isinstance(proof, str) and proof.startswith(_MARK) and unpacked(proof) is not None
+
+
+def _signed(parts: list[bytes]) -> list[bytes]:
+    """Return parts whose first call has what Google takes for a proof, if it has none."""
+    for place, raw in enumerate(parts):
+        if not any(word in raw for word in _CALLED):
+            continue
+        part = _FIELDS.decode(raw)
+        if "functionCall" not in {camel(name) for name in part}:
+            continue
+        if any(_ANY.decode(part.pop(name)) for name in _SIGNATURES if name in part):
+            break
+        part["thoughtSignature"] = msgspec.Raw(msgspec.json.encode(UNSIGNED))
+        return [*parts[:place], msgspec.json.encode(part), *parts[place + 1 :]]
+    return parts
 
 
 _WAYS: Final[dict[str, Callable[[Call, To], Cleaned]]] = {

@@ -289,6 +289,20 @@ def test_what_stands_beside_a_thought_keeps_its_bytes() -> None:
     assert found.body.decode() == body.replace(f"{foreign}, ", "") and lost == ("thinking",)
 
 
+def test_what_a_call_without_a_proof_says_keeps_its_bytes() -> None:
+    """As a number out of range, beside which a call was sent without what Google takes for one."""
+    called = '{"functionCall":{"name":"f", "args":{"n": 1e999, "m":0.10, "n":1}}'
+    turn = '{"role":"model","parts":[' + called + '%s},{"functionCall":{"name": "g"}}]}'
+    body = '{"contents":[' + turn + "]}"
+    found, lost = without_echoes(call("gemini", body % ""), To("gemini-3-pro-preview"))
+    proof = ',"thoughtSignature":"skip_thought_signature_validator"'
+    assert (found.body.decode(), lost) == (body % proof, ())
+    # What follows on another turn of the model's has no first call.
+    twice = '{"contents":[' + turn % proof + "," + turn % "" + "]}"
+    asked = call("gemini", twice)
+    assert without_echoes(asked, To("gemini-3-pro-preview")) == (asked, ())
+
+
 def test_openai_is_given_no_text_of_thoughts() -> None:
     """Open models tell them, and nobody signs them: it refuses the whole call for one."""
     text = {"type": "reasoning_text", "text": "Hm"}
