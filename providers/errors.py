@@ -9,6 +9,7 @@ GatewayError                 anything we tell a caller; daemon.errors adds our o
     ├── UpstreamUnreachable  502  no connection, nothing was sent
     ├── UpstreamTimeout      504  silence for too long
     ├── UpstreamBroke        502  the connection ended or garbled before the answer was whole
+    │   └── AnswerHeldUp     400  what the caller holds the answer to does not let it go on
     ├── UpstreamRefused      its  the provider answered with an error of its own
     ├── LocalModelFailed     503  a model on this box could not answer
     └── LocalModelBusy       503  a model on this box was at work on other calls for too long
@@ -124,6 +125,17 @@ class UpstreamBroke(UpstreamError):
 
 class UpstreamGaveUp(UpstreamBroke):
     """The provider says that it broke its answer off, or that what it made is no answer."""
+
+
+class AnswerHeldUp(UpstreamBroke):
+    """What the caller holds an answer to does not let it go on: neither the model's fault nor ours.
+
+    What was made of it is billed.
+    """
+
+    status = 400
+    code = "answer_held_up"
+    again = False
 
 
 class UpstreamRefused(UpstreamError):

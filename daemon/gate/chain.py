@@ -12,7 +12,7 @@ import msgspec
 from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import Ending
-from tollway.providers.errors import LocalModelBusy, LocalModelFailed, UpstreamError
+from tollway.providers.errors import AnswerHeldUp, LocalModelBusy, LocalModelFailed, UpstreamError
 from tollway.providers.errors import UpstreamRefused as Refused
 from tollway.providers.refusals import verdict_of
 
@@ -197,7 +197,7 @@ class Chain:
     def _may_repeat(self, failure: Failure, status: int) -> bool:
         """Whether the same request to the same target may do better a second time."""
         error = failure.error
-        if failure.refused_retry or isinstance(error, LocalModelBusy):
+        if failure.refused_retry or isinstance(error, LocalModelBusy | AnswerHeldUp):
             return False
         if isinstance(error, LocalModelFailed):
             return error.again

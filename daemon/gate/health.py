@@ -17,7 +17,7 @@ from tollway.daemon.config.schema import Config, Provider
 from tollway.daemon.gate.breaker import Breaker, Entry, Rules, State
 from tollway.daemon.gate.few import Few
 from tollway.daemon.gate.route import ProviderKey, Target
-from tollway.providers.errors import LocalModelBusy, UpstreamError, UpstreamRefused
+from tollway.providers.errors import AnswerHeldUp, LocalModelBusy, UpstreamError, UpstreamRefused
 from tollway.providers.refusals import verdict_of
 
 log = logging.getLogger(__name__)
@@ -298,7 +298,9 @@ class Health:
         """Draw the consequences of a failed attempt."""
         target = outing.target
         now = self.clock()
-        if isinstance(error, LocalModelBusy):
+        if isinstance(error, AnswerHeldUp):
+            outing.answered()
+        if isinstance(error, AnswerHeldUp | LocalModelBusy):
             outing.over()
             return
         if not isinstance(error, UpstreamRefused):

@@ -8,7 +8,7 @@ import msgspec
 
 from tollway.providers.canon import Bound, Call, Endpoint
 from tollway.providers.dialects.dialect import NOTHING_IN_URL, AnswerReader, Edits, InUrl
-from tollway.providers.dialects.openai_errors import error_of, read_error, write_error
+from tollway.providers.dialects.openai_errors import error_of, read_error
 from tollway.providers.dialects.responses_bound import bound
 from tollway.providers.dialects.responses_read import Reader, next_number
 from tollway.providers.dialects.responses_request import NAME, edited, peek
@@ -20,6 +20,15 @@ _PATHS: dict[Endpoint, str] = {
     "chat": "/responses",
     "count_tokens": "/responses/input_tokens",
     "compact": "/responses/compact",
+}
+
+# What Chat Completions calls some of our fields.
+_OUR_NAMES = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
 }
 
 
@@ -60,7 +69,7 @@ class OpenAIResponses:
 
     def write_error(self, error: GatewayError, call_id: str) -> bytes:
         """Return an error body that OpenAI's client libraries read."""
-        return write_error(error, call_id)
+        return msgspec.json.encode({"error": _error(error, call_id)})
 
     def error_event(self, error: GatewayError, call_id: str, last: bytes = b"") -> bytes:
         """Return the two events that end a broken stream, as OpenAI itself sends them.
@@ -70,7 +79,7 @@ class OpenAIResponses:
         the first says itself what is wrong too, for OpenAI's own types.
         """
         number = next_number(last)
-        said = error_of(error, call_id)
+        said = _error(error, call_id)
         first = {name: said[name] for name in ("code", "message", "param")}
         failed: dict[str, object] = {
             "id": f"resp_{call_id}",
@@ -94,6 +103,13 @@ class OpenAIResponses:
     def read_error(self, status: int, body: bytes) -> UpstreamRefused:
         """Return a provider's error answer as an exception; unreadable bodies included."""
         return read_error(status, body)
+
+
+def _error(error: GatewayError, call_id: str) -> dict[str, object]:
+    """Return an error with our name for the field: a target may be asked in another API."""
+    said = error_of(error, call_id)
+    ours = _OUR_NAMES.get(str(said["param"]).partition("[")[0])
+    return {**said, "param": ours} if ours else said
 
 
 def token_count(tokens: int) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from tollway.providers.canon import Usage
-from tollway.providers.errors import LocalModelFailed, UpstreamBroke, UpstreamError
+from tollway.providers.errors import AnswerHeldUp, LocalModelFailed, UpstreamBroke, UpstreamError
 from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused, Up
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
@@ -72,6 +72,7 @@ class LocalAnswer:
 
         Raises:
             LocalModelFailed: The worker died, or the engine failed, before that.
+            AnswerHeldUp: What the caller holds it to allows no beginning.
         """
         try:
             while isinstance(up := await self._call.next(), Reading):
@@ -84,6 +85,8 @@ class LocalAnswer:
             )
             raise self._of_death(failed, fault) from fault
         match up:
+            case Broken(param=param) if param:
+                raise self._held_up(up)
             case Broken(message=message):
                 raise LocalModelFailed(
                     f"The engine of `{self._name}` failed: {message}", sent=False
@@ -100,7 +103,8 @@ class LocalAnswer:
         """Yield the body as it is generated.
 
         Raises:
-            UpstreamBroke: The worker died, or the engine failed, in the middle.
+            UpstreamBroke: The worker died, the engine failed, or it is an AnswerHeldUp, in the
+                middle.
         """
         if self._first:
             yield self._first
@@ -132,7 +136,8 @@ class LocalAnswer:
                 self._whole = isinstance(up, Done)
                 up = self._call.next_now()
             if up is not None:
-                self._fault = UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
+                broke = UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
+                self._fault = self._held_up(up) if up.param else broke
         except WorkerEnded as fault:
             broke = UpstreamBroke(
                 f"The worker of `{self._name}` {fault.message} in the middle of its answer",
@@ -141,6 +146,11 @@ class LocalAnswer:
             broke.__cause__ = fault
             self._fault = self._of_death(broke, fault)
         return b"".join(said)
+
+    def _held_up(self, up: Broken) -> AnswerHeldUp:
+        error = AnswerHeldUp(f"The model `{self._name}` cannot go on: {up.message}")
+        error.param = up.param
+        return error
 
     def _of_death(self, error: Died, fault: WorkerEnded) -> Died:
         """Return the error with what is known of the death; an end that we asked for is none."""

@@ -28,7 +28,15 @@ from tollway.providers.llamacpp.frames import (
 )
 from tollway.providers.llamacpp.jobs import Arrived, Jobs, Refusal, param_of
 from tollway.providers.llamacpp.manner import Said, Speech
-from tollway.providers.llamacpp.native import Chain, Native, NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.native import (
+    Chain,
+    GrammarFailed,
+    Native,
+    NativeFailed,
+    Pick,
+    Picked,
+    Piece,
+)
 from tollway.providers.llamacpp.onset import Onset
 from tollway.providers.llamacpp.run import Run
 from tollway.providers.llamacpp.template import ChatTemplate
@@ -320,7 +328,7 @@ class Engine:
                 said.append(self._reading(choice))
             one = picked.get(at)
             if isinstance(one, NativeFailed):
-                self._break(choice.run, str(one), said)
+                self._break(choice.run, str(one), said, _param_of(choice.run, one))
             elif one is not None:
                 self._take(choice, one, said)
 
@@ -435,10 +443,16 @@ class Engine:
                 self._leave(choice)
         self._waiting = [choice for choice in self._waiting if choice.run is not run]
 
-    def _break(self, run: Run, message: str, said: list[Up]) -> None:
+    def _break(self, run: Run, message: str, said: list[Up], param: str = "") -> None:
         """End a call that llama.cpp failed at; nothing of it stays in the memory."""
         for at, seq in enumerate(self._seqs):
             if seq.choice and seq.choice.run is run:
                 seq.cells = seq.cells[: self._native.keep(at, 0)]
         self._drop(run)
-        said.append(Broken(run.job.id, message))
+        said.append(Broken(run.job.id, message, param))
+
+
+def _param_of(run: Run, fault: NativeFailed) -> str:
+    """Return the field of the call that it failed at, "" for a fault that is ours."""
+    own = run.job.shape is not None and run.job.shape.grammar is not None
+    return "grammar" if own and isinstance(fault, GrammarFailed) else ""

@@ -326,11 +326,15 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     code: str = "invalid_request"
 
 
-class Broken(msgspec.Struct, frozen=True, tag="broken"):
-    """The engine failed at this call, and goes on with the next."""
+class Broken(msgspec.Struct, frozen=True, tag="broken", omit_defaults=True):
+    """The engine failed at this call, and goes on with the next; `param` is what it failed at.
+
+    "" where that is no part of the call: the caller can do nothing about it then.
+    """
 
     id: int
     message: str
+    param: str = ""
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):

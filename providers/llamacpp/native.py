@@ -13,6 +13,10 @@ class NativeFailed(Exception):
     """llama.cpp refused a step that should have been possible."""
 
 
+class GrammarFailed(NativeFailed):
+    """A grammar allows no token, or none in time: the fault of whoever wrote it."""
+
+
 class Piece(msgspec.Struct, frozen=True):
     """Tokens to read into a sequence from a cell on; `wanted` if the last one's output is."""
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tollway.providers.llamacpp.apart import survives
 from tollway.providers.llamacpp.frames import Likely, Logprob, Sampling
 from tollway.providers.llamacpp.native import Chain as NativeChain
-from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked
+from tollway.providers.llamacpp.native import GrammarFailed, NativeFailed, Pick, Picked
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,6 +49,7 @@ class Chain:
         """Return the next token.
 
         Raises:
+            GrammarFailed: Its grammar lets it choose none.
             NativeFailed: No token is possible.
         """
         token = self._sampled(logits, ruled=False)
@@ -60,7 +61,7 @@ class Chain:
                 token = self._sampled(logits, ruled=True)
             self._llama.llama_sampler_accept(self._grammar, token)
             if time.thread_time() - began > self.grammar_s:
-                raise NativeFailed("the grammar takes too long, and others' answers wait for it")
+                raise GrammarFailed("the grammar takes too long, and others' answers wait for it")
         if self._samplers is not None:
             self._llama.llama_sampler_accept(self._samplers, token)
         return token
@@ -91,7 +92,7 @@ class Chain:
         if ruled:
             self._apply(self._grammar, data)
             if not np.isfinite(data["logit"].max()):
-                raise NativeFailed("the grammar allows no token here")
+                raise GrammarFailed("the grammar allows no token here")
         if self._samplers is None:
             return int(data["id"][data["logit"].argmax()])
         chosen = self._apply(self._samplers, data)

@@ -13,6 +13,7 @@ from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.route import ProviderKey, Target
 from tollway.providers.catalog import KINDS
 from tollway.providers.errors import (
+    AnswerHeldUp,
     LocalModelBusy,
     LocalModelFailed,
     UpstreamBroke,
@@ -169,6 +170,7 @@ HOPELESS = {
     "not implemented": refused(501),
     "forbidden to try again": Failure(UpstreamRefused("No", status=503), True, refused_retry=True),
     "a busy model": Failure(LocalModelBusy("Busy"), True),
+    "a grammar that cannot be kept to": Failure(AnswerHeldUp("No"), True),
 }
 
 
@@ -194,6 +196,14 @@ def test_what_may_pass_is_tried_again(error: UpstreamError) -> None:
     world = World()
     chain = Chain([A], world.health, retries=1)
     assert [name for name, _ in walk(world, chain, Failure(error, True))] == ["a/m", "a/m"]
+
+
+def test_what_a_caller_holds_answers_to_is_not_held_against_the_model() -> None:
+    """One caller's grammars would else take a model from everybody."""
+    world = World()
+    for _ in range(20):
+        list(walk(world, Chain([A], world.health), Failure(AnswerHeldUp("No"), True)))
+    assert world.health.failing() == {}
 
 
 def test_an_outage_is_not_multiplied() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from local_models import NAME, body_of, chat, serving, text_of, whole
 
+from tollway.providers.errors import AnswerHeldUp
 from tollway.providers.llamacpp.native import NativeFailed
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
@@ -64,6 +65,23 @@ async def test_a_grammar_that_would_end_the_worker_ends_its_call_alone(tmp_path:
                 "yes",
                 "no",
             }
+
+
+async def test_a_grammar_that_comes_to_its_end_in_a_token_is_its_caller_s_fault(
+    tmp_path: Path,
+) -> None:
+    """Before the answer or in its middle: the model is well, and nobody else should be told."""
+    nothing = "[^\\x00-\\U0010FFFF]"
+    async with serving(tmp_path) as local:
+        with pytest.raises(AnswerHeldUp, match="allows no token") as first:
+            await local.send(NAME, "chat", chat("hi", grammar=f"root ::= {nothing}"))
+        answer = await local.send(
+            NAME, "chat", chat("hi", grammar=f'root ::= "a" {nothing}', stream=True)
+        )
+        with pytest.raises(AnswerHeldUp, match="allows no token") as later:
+            await body_of(answer)
+        assert answer.usage_so_far.output == 1
+        assert [fault.value.param for fault in (first, later)] == ["grammar", "grammar"]
 
 
 def test_a_grammar_that_takes_too_long_for_a_token_ends_its_call() -> None:

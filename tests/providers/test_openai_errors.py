@@ -92,6 +92,24 @@ def test_a_code_within_an_answer_stands_for_its_status(code: str, status: int) -
     assert error.status == status
 
 
+def test_clients_of_responses_are_told_their_own_name_of_a_field() -> None:
+    """The target may have been asked in Chat Completions, and says what is wrong in its words."""
+    for said, told in (
+        ("messages", "input"),
+        ("messages[3].content", "input"),
+        ("max_tokens", "max_output_tokens"),
+        ("response_format", "text.format"),
+        ("tools[0].type", "tools[0].type"),
+        (None, None),
+    ):
+        inner = {"message": "no", "type": "t", "param": said, "code": "c"}
+        error = DIALECT.read_error(400, json.dumps({"error": inner}).encode())
+        assert json.loads(RESPONSES.write_error(error, "call-1"))["error"]["param"] == told
+        event, _ = Splitter().feed(RESPONSES.error_event(error, "call-1"))
+        assert event.data is not None
+        assert json.loads(event.data)["param"] == told
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[openai.AsyncOpenAI]:
     """Return the official client of a server that answers with the status asked for."""
