@@ -328,7 +328,8 @@ def _add(turns: list[_Block], role: str, blocks: list[_Block]) -> None:
 
 def _trim(content: object) -> None:
     """Take white space off the end of what has begun, which Claude refuses."""
-    last = content[-1] if isinstance(content, list) and content else {}
+    blocks = content if isinstance(content, list) else []
+    last: _Block = next((one for one in reversed(blocks) if "cachePoint" not in one), {})
     if isinstance(text := last.get("text"), str):
         last["text"] = text.rstrip()
 

@@ -177,10 +177,15 @@ def test_what_mistral_repeats_is_not_heard_twice(texts: tuple[str, ...], heard: 
     assert (whole.parts, whole.stop) == (parts, "end")
 
 
+@pytest.mark.parametrize("mark", [{}, {"cache_control": {"type": "ephemeral"}}])
 @pytest.mark.parametrize("target", [ANTHROPIC, BEDROCK])
-def test_claude_goes_on_from_where_its_last_word_ends(target: Asks) -> None:
-    """It refuses a beginning that ends in white space, wherever it runs; Bedrock was sent one."""
-    said = read(OPENAI, messages=[USER, {**BEGUN, "content": "{ \n", "prefix": True}])
+def test_claude_goes_on_from_where_its_last_word_ends(target: Asks, mark: dict[str, Any]) -> None:
+    """It refuses a beginning that ends in white space, wherever it runs; Bedrock was sent one.
+
+    There the mark of a cache stands behind it.
+    """
+    content = [{"type": "text", "text": "{ \n", **mark}]
+    said = read(OPENAI, messages=[USER, {**BEGUN, "content": content, "prefix": True}])
     model = f"anthropic.{OLD}-v1:0" if target is BEDROCK else OLD
     last = json.loads(target.write_request(said, Facts(model)).body)["messages"][-1]
     assert json.dumps("{") in json.dumps(last)
