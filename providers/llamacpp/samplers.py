@@ -23,9 +23,12 @@ _THREADED_FROM = 3
 # Where the likeliest is chosen, only what changes which one that is; Mirostat cuts by itself.
 _BEFORE_GREEDY = frozenset({"penalties", "dry"})
 _BEFORE_MIROSTAT = frozenset({"penalties", "dry", "temperature"})
-# CPU seconds for the first tokens by a grammar of a caller's own.
+# CPU seconds for the first tokens by a grammar of a caller's own: so many in any case, and more
+# while they cost little, for what makes it slow may stand behind what does not.
 _TRIAL_S = 2
 _TRIAL_TOKENS = 4
+_MORE_S = 0.3
+_MORE_TOKENS = 256
 # Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
 _MIROSTAT_M = 100
 
@@ -156,8 +159,11 @@ class Samplers:
             logits = np.zeros(self._vocabulary, np.float32)
             logits[self._all_ends()] = -1
             chain = Chain(self._llama, None, sampler, greedy=True)
-            for _ in range(_TRIAL_TOKENS):
-                chain.choose(logits)
+            for at in range(_MORE_TOKENS):
+                if at >= _TRIAL_TOKENS and time.process_time() > _MORE_S:
+                    break
+                if chain.choose(logits) in self._all_ends():
+                    break
 
     def chain(self, sampling: Sampling, seed: int | None, grammar: str) -> Chain:
         """See `native.Native`."""

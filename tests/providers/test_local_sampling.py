@@ -54,8 +54,9 @@ async def test_a_grammar_that_would_end_the_worker_ends_its_call_alone(tmp_path:
     """Or take hours, and all later calls with it: a 400, and the next call is served."""
     deep = "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000
     long = "root ::= " + "[a-z]? " * 3000
+    late = "root ::= " + "[a-z] " * 60 + "[a-z]? " * 3000
     async with serving(tmp_path) as local:
-        for grammar in (deep, long):
+        for grammar in (deep, long, late):
             answer = await local.send(NAME, "chat", chat("hi", grammar=grammar))
             told = json.loads(await body_of(answer))["error"]
             assert (answer.status, told["param"]) == (400, "grammar")
