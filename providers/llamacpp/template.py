@@ -26,7 +26,7 @@ CHATML = (
 # What a template may end in. Also where it is compiled: what is constant is reckoned there.
 _FAULTS = (
     jinja2.TemplateError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
-    RuntimeError, TypeError, ValueError,
+    RuntimeError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 
 

@@ -142,6 +142,8 @@ def test_chatml_is_what_models_were_trained_on() -> None:
         ("{{ 1 / 0 }}", "does not take"),
         ("{% if %}", "is broken"),
         ("{{ 2 ** 100000 }}", "is broken"),
+        ("{% for a in b %}" * 21 + "{% endfor %}" * 21, "is broken"),
+        ("{% if a %}" * 120 + "{% endif %}" * 120, "is broken"),
         ("{{ cycler() }}", "does not take these messages"),
         ("{{ ().__class__.__bases__[0].__subclasses__() }}", "does not take"),
         ("{{ messages.append(1) }}", "does not take"),
