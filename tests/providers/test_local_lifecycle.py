@@ -424,7 +424,10 @@ import socket, sys
 from tollway.providers.llamacpp.child import Link
 from tollway.providers.llamacpp.frames import Counted
 link = Link(socket.socket(fileno=int(sys.argv[1])))
-link.count = lambda asked: Counted(asked.id, len(asked.prompts))
+class Counts:
+    def count(self, asked):
+        return Counted(asked.id, len(asked.prompts))
+link.serve(Counts())
 print("ready", flush=True)
 sys.stdin.read()
 """
