@@ -224,7 +224,7 @@ class _Sums:
         found = (
             ((number, self._word(number)) for number in wanted)
             if len(wanted) < _FEW
-            else self._db.execute("SELECT id, word FROM words")
+            else (row for row in self._db.execute("SELECT id, word FROM words") if row[0] in wanted)
         )
         words: dict[str | int, str] = {**dict(found), 0: ""}
         named = {

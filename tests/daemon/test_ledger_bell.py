@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import select
 import sqlite3
 import threading
 from contextlib import closing
@@ -15,13 +16,20 @@ from tollway.daemon.ledger.rows import CallEnded
 from tollway.daemon.ledger.writer import Ledger
 
 
+def rings(bell: Bell) -> bool:
+    """Return whether who watches would be woken."""
+    return bool(select.select([bell.fd], [], [], 0)[0])
+
+
 @pytest.mark.parametrize("piped", [False, True], ids=["eventfd", "pipe"])
 def test_a_bell_that_rang_before_anybody_waited_is_heard_once(piped: bool) -> None:
     """Else a wake between looking at a queue and waiting for it would be lost."""
     bell = Bell(piped=piped)
     bell.ring()
     bell.ring()
+    assert rings(bell)
     bell.wait(3600)
+    assert not rings(bell)
     bell.wait(0)
     bell.heard()  # nothing happens
     ringer = threading.Thread(target=bell.ring)
@@ -48,8 +56,9 @@ def test_a_bell_that_rings_on_and_on_keeps_nobody() -> None:
     for _ in range(20_000):
         bell.ring()
     bell.wait(3600)
+    assert not rings(bell)
     bell.ring()
-    bell.wait(3600)
+    assert rings(bell)
 
 
 def test_what_a_thread_says_is_heard_in_its_order_on_the_loop_that_listens() -> None:
