@@ -18,7 +18,7 @@ from tollway.providers.dialects import openai_echoes
 from tollway.providers.dialects.gemini_ask import UNSIGNED, is_third
 from tollway.providers.dialects.gemini_request import camel
 from tollway.providers.dialects.gemini_said import unpacked
-from tollway.providers.dialects.json_edit import Field, edit, fields
+from tollway.providers.dialects.json_edit import Field, edit
 from tollway.providers.dialects.openai_quirks import ALL_OF_OPENAI
 from tollway.providers.dialects.wire import text_of
 
@@ -89,18 +89,10 @@ def _of_chat(call: Call, to: To) -> Cleaned:
     return openai_echoes.without_echoes(call, to.refused, to.quirks)
 
 
-def _known(call: Call) -> dict[str, Field]:
-    """Return where a call's fields stand, as `peek` has found them if it has."""
-    found = getattr(call.scan, "fields", None)
-    if isinstance(found, dict) and getattr(call.scan, "body", None) is call.body:
-        return found
-    return fields(call.body)
-
-
 def _edited(
     call: Call, values: dict[str, bytes], lost: list[str], without: str | None = None
 ) -> Cleaned:
-    body = edit(call.body, _known(call), values, without=without)
+    body = edit(call.body, openai_echoes.known_fields(call), values, without=without)
     return msgspec.structs.replace(call, body=body, scan=None), tuple(dict.fromkeys(lost))
 
 
@@ -111,7 +103,7 @@ def _turns(
 
     `clean` returns what is left of a turn that has one of the words, b"" for nothing.
     """
-    known = _known(call)
+    known = openai_echoes.known_fields(call)
     if name not in known:
         return None
     given = [bytes(one) for one in _LIST.decode(known[name].raw)]
@@ -133,7 +125,7 @@ def _of_messages(call: Call, to: To) -> Cleaned:
     marked = _OURS in call.body or bool(unsigned)
     if not marked and not (to.checks and (_BUDGET in call.body or _FORGETS in call.body)):
         return call, ()
-    known = _known(call)
+    known = openai_echoes.known_fields(call)
     lost: list[str] = []
 
     def clean(raw: bytes) -> bytes:
@@ -249,7 +241,7 @@ def _of_responses(call: Call, to: To) -> Cleaned:
 
 
 def _keeps_nothing(call: Call) -> bool:
-    stores = _known(call).get("store")
+    stores = openai_echoes.known_fields(call).get("store")
     return stores is not None and bytes(stores.raw) == b"false"
 
 
@@ -259,7 +251,7 @@ def _of_gemini(call: Call, to: To) -> Cleaned:
     words = (_OURS_AT_GOOGLE, *(_CALLED if third else ()))
     if not any(word in call.body for word in words):
         return call, ()
-    known = _known(call)
+    known = openai_echoes.known_fields(call)
     if "contents" not in known:  # as where a count holds a whole request
         return call, ()
     turns = [bytes(one) for one in _LIST.decode(known["contents"].raw)]

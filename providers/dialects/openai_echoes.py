@@ -10,7 +10,7 @@ import msgspec
 
 from tollway.providers.canon import Call
 from tollway.providers.dialects import openai_quirks as quirk
-from tollway.providers.dialects.json_edit import edit, fields
+from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.dialects.openai_chat_ask import MOST_OF_ID, tool_id
 from tollway.providers.dialects.openai_request import NAME
 
@@ -40,7 +40,7 @@ def without_echoes(
     unfit = _key(_CALL_ID) in call.body and _has_unfit_ids(call.body, quirks)
     if not names and not unfit:
         return call, ()
-    known = fields(call.body)
+    known = known_fields(call)
     lost: list[str] = []
     try:
         given = [bytes(turn) for turn in _TURNS.decode(known["messages"].raw)]
@@ -54,6 +54,14 @@ def without_echoes(
     body = edit(call.body, known, {"messages": b"[" + b",".join(filter(None, turns)) + b"]"})
     lost = [f"messages.{name}" for name in dict.fromkeys(lost)]
     return msgspec.structs.replace(call, body=body, scan=None), tuple(lost)
+
+
+def known_fields(call: Call) -> dict[str, Field]:
+    """Return where a call's fields stand, as `peek` has found them if it has."""
+    found = getattr(call.scan, "fields", None)
+    if isinstance(found, dict) and getattr(call.scan, "body", None) is call.body:
+        return found
+    return fields(call.body)
 
 
 def _key(name: str) -> bytes:
