@@ -14,7 +14,7 @@ import msgspec
 
 from tollway.providers.canon import Price, Rate
 
-FORMAT = 3  # to be raised with every change of these shapes or of what `distil` puts in them
+FORMAT = 4  # to be raised with every change of these shapes or of what `distil` puts in them
 
 
 class StartsWith(msgspec.Struct, frozen=True, tag="starts_with", array_like=True):

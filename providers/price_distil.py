@@ -68,6 +68,9 @@ _COUNTED_AS = {
 _VIDEO = {"input_video_mtok": "input_image_mtok", "output_video_mtok": "output_image_mtok"}
 _REQUESTS = "requests_kcount"
 _SEARCHES = "web_searches_kcount"
+# Who is listed as reselling others' models at their prices, and does so of these alone. Azure's own
+# prices of DeepSeek's, xAI's and Moonshot's models are higher, up to ten times (its price list).
+_RESELLS = {"azure": frozenset({"openai", "anthropic"})}
 # Nothing that a plain call reaches: tools run by the provider are bounded or refused by the
 # gate, and cached audio is counted as what it mostly is, cached text.
 _BESIDE = re.compile(r"(social|storage)_searches_kcount|code_executions_kcount|cache_audio_.*")
@@ -92,13 +95,19 @@ def distil(file: Path | None = None) -> PriceData:
     packed = {}
     for each in providers:
         models = tuple(_model(model, source) for model in each.models)
-        provider = Provider(models, tuple(each.fallback_model_providers or ()))
+        provider = Provider(models, tuple(_resells(each)))
         packed[each.id] = msgspec.Raw(msgspec.msgpack.encode(provider))
     names = tuple(
         (each.id, _clause(each.provider_match) if each.provider_match else None)
         for each in providers
     )
     return PriceData(source, names, packed)
+
+
+def _resells(provider: genai.Provider) -> Iterator[str]:
+    for other in provider.fallback_model_providers or ():
+        if other in _RESELLS.get(provider.id, (other,)):
+            yield other
 
 
 def _model(model: genai.ModelInfo, source: str) -> Model:
@@ -108,21 +117,44 @@ def _model(model: genai.ModelInfo, source: str) -> Model:
     prices = tuple(
         Conditional(
             _when(each.constraint),
-            price(each.prices.__dict__, source, model.context_window),
+            price(_listed(model, each.prices), source, model.context_window),
         )
         for each in listed
     )
-    variants = tuple(filter(None, map(_variant, model.price_variants or ())))
+    variants = tuple(filter(None, (_variant(model, one) for one in model.price_variants or ())))
     return Model(model.id, _clause(model.match), prices, variants)
 
 
-def _variant(variant: genai.PriceVariant) -> Variant | None:
+def _listed(model: genai.ModelInfo, prices: genai.ModelPrice) -> dict[str, object]:
+    """Return what is listed for a model, and what is known of it besides.
+
+    Claude's writes for an hour cost twice its input, whoever sells it (platform.claude.com/docs,
+    "Pricing"). Most sellers' lists have the cheaper ones of five minutes alone. Models that are
+    named for their audio charge more for it than for text: where no rate of it is listed, nothing
+    is known.
+    """
+    listed = {key: value for key, value in prices.__dict__.items() if value is not None}
+    if "claude" in model.id and "cache_write_mtok" in listed and "input_mtok" in listed:
+        listed.setdefault("cache_write_1h_mtok", _twice(listed["input_mtok"]))
+    if "-audio-preview" in model.id and "input_audio_mtok" not in listed:
+        return {}
+    return listed
+
+
+def _twice(rate: Decimal | genai.TieredPrices) -> Decimal | genai.TieredPrices:
+    if isinstance(rate, Decimal):
+        return 2 * rate
+    tiers = [genai.Tier(start=tier.start, price=2 * tier.price) for tier in rate.tiers]
+    return genai.TieredPrices(base=2 * rate.base, tiers=tiers)
+
+
+def _variant(model: genai.ModelInfo, variant: genai.PriceVariant) -> Variant | None:
     """Return what a service tier charges; None where it charges what the standard one does.
 
     A tier with a rate that is not metered is left out: it is billed as the standard one, and
     where it was asked for by name and a budget applies, refused.
     """
-    rates = _rates(variant.prices.__dict__)
+    rates = _rates(_listed(model, variant.prices))
     rates.pop(_SEARCHES, None)
     if not rates or rates.keys() - _METERED.keys():
         return None
