@@ -27,7 +27,6 @@ from tollway.providers.llamacpp.frames import (
     Used,
 )
 from tollway.providers.llamacpp.jobs import Arrived, Jobs, Refusal, param_of
-from tollway.providers.llamacpp.manner import Said, Speech
 from tollway.providers.llamacpp.native import (
     Chain,
     GrammarFailed,
@@ -39,6 +38,7 @@ from tollway.providers.llamacpp.native import (
 )
 from tollway.providers.llamacpp.onset import Onset
 from tollway.providers.llamacpp.run import Run
+from tollway.providers.llamacpp.speech import Hearer, Said
 from tollway.providers.llamacpp.template import ChatTemplate
 from tollway.providers.llamacpp.text import Beside, TextOut
 from tollway.providers.llamacpp.texts import Texts
@@ -57,7 +57,7 @@ class _Choice:
         self.prompt = run.read.prompts[index // run.job.n]
         self.text = TextOut(run.job.stop)
         self.likely = Beside[Logprob](self.text)
-        self.speech: Speech | None = None
+        self.speech: Hearer | None = None
         self.onset: Onset | None = None  # until a call has begun that a grammar will bind
         self.chain: Chain | None = None
         self.seq = -1

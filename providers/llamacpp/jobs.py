@@ -87,9 +87,18 @@ class Jobs:
             )
         if job.dimensions not in {None, native.width}:
             raise Refusal(f"The model's embeddings have {native.width} numbers", "dimensions")
-        if job.shape and job.shape.auto:
+        shape = job.shape
+        if shape is None:
+            return Read(prompts, thinks=thinks)
+        if shape.auto:
             return Read(prompts, thinks=thinks, calls=self._later_calls(job))
-        return Read(prompts, self._grammar(job) if job.shape else "", thinks)
+        if not self.manner.style.channels:
+            return Read(prompts, self._grammar(job), thinks)
+        # Headers tell calls and answers apart, so that each has a grammar of its own.
+        if shape.schema is not None and shape.calls is not None:
+            alone = msgspec.structs.replace(job, shape=Shape(schema=shape.schema))
+            return Read(prompts, self._grammar(alone), thinks, self._later_calls(job))
+        return Read(prompts, self._grammar(job), thinks and not shape.forces_calls)
 
     def tokens(self, kind: str, prompt: Prompt) -> list[int]:
         """Return a prompt's tokens.

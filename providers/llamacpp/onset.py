@@ -2,14 +2,14 @@
 
 from copy import deepcopy
 
-from tollway.providers.llamacpp.manner import Speech
+from tollway.providers.llamacpp.speech import Hearer
 from tollway.providers.llamacpp.text import TextOut
 
 
 class Onset:
     """Reads an answer as its tokens come, beside what is told of it: stop strings hold that up."""
 
-    def __init__(self, speech: Speech, mark: str) -> None:
+    def __init__(self, speech: Hearer, mark: str) -> None:
         self._speech = speech
         self._text = TextOut([])
         self._mark = mark.encode()

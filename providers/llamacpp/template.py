@@ -44,11 +44,22 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Changes nothing but lists: Kimi's templates queue calls in one, and llama.cpp lets them.
+
+    What is given to a template is made anew for each rendering, so that it is the template's own.
+    """
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        queues = isinstance(obj, list) and attr in {"append", "pop"}
+        return queues or super().is_safe_attribute(obj, attr, value)
+
+
 class ChatTemplate:
     """One template, compiled. Templates come with the model, so they run in a sandbox."""
 
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = _Sandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
         )
         environment.filters["tojson"] = _to_json
@@ -80,7 +91,9 @@ class ChatTemplate:
             raise TemplateRefused(f"The model's chat template is broken: {self._fault}")
         if not self._knows_tools:
             messages = told_plainly(messages, tools)
-        told = [_tool(tool) for tool in tools] if tools and self._knows_tools else None
+        told = list(tools) if tools and self._knows_tools else None
+        if self.manner.style.channels:
+            messages = one_by_one(messages)
         try:
             text = self._either(self._template, messages, told, variables or {})
             if not _lost(messages, text):
@@ -88,9 +101,11 @@ class ChatTemplate:
             refused = None
         except TemplateRefused as no:
             text, refused = "", no
-        # Many know no instructions, or only one in front, or turns that alternate and no others.
-        for front in (True, False):
-            said = in_turns(messages, front=front)
+        # Many know no instructions, or only one in front, or turns that alternate and no others;
+        # Llama 3's know one call a message, and write several all the same.
+        each = [one_by_one(messages)] if refused else []
+        turns = [in_turns(messages, front=front) for front in (True, False)]
+        for said in (*each, *turns, *map(one_by_one, turns)):
             with contextlib.suppress(TemplateRefused):
                 other = self._either(self._template, said, told, variables or {})
                 if not _lost(messages, other):
@@ -103,7 +118,7 @@ class ChatTemplate:
         self,
         template: jinja2.Template,
         messages: Sequence[Message],
-        told: list[dict[str, Any]] | None,
+        told: list[Tool] | None,
         variables: Mapping[str, object],
     ) -> str:
         try:
@@ -118,13 +133,14 @@ class ChatTemplate:
         self,
         template: jinja2.Template,
         messages: Sequence[Message],
-        tools: list[dict[str, Any]] | None,
+        tools: list[Tool] | None,
         variables: Mapping[str, object],
         *,
         as_text: bool,
     ) -> str:
         said = [self._message(message, as_text=as_text) for message in messages]
-        names = {**variables, "messages": said, "tools": tools, **self._names}
+        told = None if tools is None else [_tool(tool) for tool in tools]
+        names = {**variables, "messages": said, "tools": told, **self._names}
         try:
             return template.render(add_generation_prompt=True, **names)
         except TemplateRefused:
@@ -140,6 +156,8 @@ class ChatTemplate:
         said: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.thought:
             said["reasoning_content"] = message.thought
+            if self.manner.style.channels:
+                said.update(_thinking(message))
         if message.name:
             said["name"] = message.name
         if message.call_id:
@@ -162,6 +180,37 @@ class ChatTemplate:
         if not self._short_ids or (len(call_id) == 9 and call_id.isalnum()):
             return call_id
         return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _thinking(message: Message) -> dict[str, str]:
+    """Return what gpt-oss's template calls a thought; it takes no text beside one and a call."""
+    if not message.calls:
+        return {"thinking": message.thought}
+    return {
+        "thinking": "\n\n".join(filter(None, (message.thought, message.content))),
+        "content": "",
+    }
+
+
+def one_by_one(messages: Sequence[Message]) -> list[Message]:
+    """Return a conversation of one call a message, each with its result behind it."""
+    found: list[Message] = []
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        if len(message.calls) < 2:
+            found.append(message)
+            continue
+        results: list[Message] = []
+        while rest and rest[0].role == "tool":
+            results.append(rest.pop(0))
+        for at, call in enumerate(message.calls):
+            said = message if at == 0 else Message("assistant", "")
+            found.append(msgspec.structs.replace(said, calls=[call]))
+            found += [one for one in results if one.call_id == call.id]
+            results = [one for one in results if one.call_id != call.id]
+        found += results
+    return found
 
 
 def _lost(messages: Sequence[Message], text: str) -> bool:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollway.providers.llamacpp.frames import Tool
-from tollway.providers.llamacpp.manner import Manner, Said
+from tollway.providers.llamacpp.manner import Manner
+from tollway.providers.llamacpp.speech import Said
 
 TOOLS = [Tool("get_weather"), Tool("add")]
 HERMES, LLAMA, MISTRAL, NAMED, PLAIN = (
