@@ -31,9 +31,18 @@ _WORDS: Final = re.compile(
     # Anthropic, the second with `max_tokens` in the sum.
     r"|prompt is too long|input length and .{0,3}max_tokens.{0,3} exceed context limit"
     r"|input token count.{0,30}exceeds the maximum number of tokens"  # Gemini, Vertex
-    r"|input is too long for requested model|too many tokens"  # Bedrock, Cohere
+    r"|input is too long for requested model|too many (?:input )?tokens"  # Bedrock, Cohere
     r"|input tokens exceed the configured limit|too large for model with \d+ maximum context"
-    r"|reduce the length of the (?:messages|prompt|input)",
+    r"|reduce the length of the (?:messages|prompt|input)"
+    r"|maximum prompt length is \d"  # xAI (cline/cline#3120)
+    # SGLang (QwenLM/Qwen3#1321) and vLLM (thu-coai/Glyph#9).
+    r"|is longer than the (?:model.s context|maximum model) length"
+    # LM Studio's four ways (lmstudio-ai/lmstudio-bug-tracker#546, #2339, anomalyco/opencode#11141,
+    # tinyhumansai/openhuman#3550).
+    r"|greater than the context length|tokens when context the overflows|n_keep \(\d+\) >= n_ctx"
+    r"|context size has been exceeded"
+    r"|.inputs. tokens \+ .max_new_tokens. must be"  # Together (BerriAI/litellm#4934)
+    r"|context window exceeds limit|exceeded model token limit",  # MiniMax, Kimi
     re.IGNORECASE,
 )
 # What servers say of a path that they do not have, where they say anything: FastAPI and Go,
@@ -47,15 +56,38 @@ _NO_PATH: Final = re.compile(
 _QUOTA: Final = frozenset(
     {
         *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached"),
-        "credit_balance_too_low",
+        *("credit_balance_too_low", "billing_disabled"),  # the second is Google Cloud's, with 403
     }
 )
-# Anthropic's words, which have no code: an empty account, and the limit that its owner has set for
-# a month, of the whole or of a workspace.
+# What has no code: an empty account, and the limit that its owner has set for a month.
 _UNPAID: Final = re.compile(
-    r"credit balance is too low|reached your specified (?:workspace )?api usage limits",
+    # Anthropic, of the whole or of a workspace.
+    r"credit balance is too low|reached your specified (?:workspace )?api usage limits"
+    # xAI, with 429 or 403 (continuedev/continue#10373, #12670).
+    r"|used all available credits or reached its monthly|doesn.t have any credits"
+    r"|prepayment credits are depleted"  # Gemini, with 429 (JeffOtano/roni#125)
+    r"|account .{1,100} is suspended, possibly due to reaching the monthly"  # Fireworks, with 412
+    r"|^key limit exceeded \(",  # OpenRouter, with 403, of what its owner lets a key spend
     re.IGNORECASE,
 )
+_OF_MONEY: Final = frozenset({400, 403, 412, 429})
+# What is no 401: xAI's of a bad key (continuedev/continue#10778), and Gemini's of where the account
+# or its machine is.
+_OF_KEY: Final = re.compile(
+    r"^incorrect api key provided|^user location is not supported"
+    r"|^gemini api free tier is not available in your country",
+    re.IGNORECASE,
+)
+# A model that there is not, where it is no 404: Mistral and Perplexity name the `type`; DeepSeek,
+# OpenRouter and Bedrock do not.
+_NO_MODEL_CODES: Final = frozenset({"invalid_model", "model_not_found"})
+_NO_MODEL: Final = re.compile(
+    r"^model not exist$|is not a valid model id$|^the provided model identifier is invalid"
+    r"|^invocation of model id .{1,200} with on-demand throughput isn",
+    re.IGNORECASE,
+)
+# "Flex Tier Capacity Exceeded" (console.groq.com/docs/errors); Cohere's 498 is of the prompt.
+_NO_ROOM: Final = 498
 
 
 # What a refusal says of the key it was sent with: that it is bad, that it may not use the model, or
@@ -76,9 +108,11 @@ def verdict(status: int, body: bytes) -> Verdict:
     """
     if status == 403 and _is_flagged(body):
         return "filtered"
+    if is_unpaid(status, body):
+        return "unpaid"
     if is_key_refused(status, body):
         return "model" if status == 403 else "key"
-    return "unpaid" if is_unpaid(status, body) else ""
+    return ""
 
 
 def _is_flagged(body: bytes) -> bool:
@@ -91,7 +125,9 @@ def is_overflow(status: int, body: bytes) -> bool:
     """Whether a refusal says that the prompt does not fit into the model's context window."""
     if status not in _OF_LENGTH:
         return False
-    return any(code in _CODES for code in _codes(body)) or bool(_WORDS.search(_message(body)))
+    return any(code in _CODES for code in _codes(body)) or any(
+        _WORDS.search(words) for words in (_message(body), _behind(body))
+    )
 
 
 def is_too_long(error: GatewayError) -> bool:
@@ -100,6 +136,24 @@ def is_too_long(error: GatewayError) -> bool:
         return False
     status = error.upstream_status or error.status
     return is_overflow(400 if status == 502 else status, error.body)
+
+
+def is_over_rate(status: int, body: bytes) -> bool:
+    """Whether a key may not use so much now, or nobody may, which says nothing of the prompt.
+
+    Groq refuses a prompt that is longer than what a key has for a minute with 413, and with 498
+    what its spare machines have no room for.
+    """
+    if status == _NO_ROOM:
+        return isinstance(_decoded(body).get("error"), dict)
+    return status == 429 or (status == 413 and "rate_limit_exceeded" in _codes(body))
+
+
+def is_no_such_model(status: int, body: bytes) -> bool:
+    """Whether a 400 is what others say with 404: that there is no such model."""
+    if status != 400:
+        return False
+    return not _NO_MODEL_CODES.isdisjoint(_codes(body)) or bool(_NO_MODEL.search(_message(body)))
 
 
 def is_no_such_path(status: int, body: bytes) -> bool:
@@ -115,28 +169,33 @@ def is_no_such_path(status: int, body: bytes) -> bool:
 
 
 def is_key_refused(status: int, body: bytes) -> bool:
-    """Whether a refusal is of the credential itself: 401, 403, or Gemini's 400 for a bad key."""
-    return status in (401, 403) or (status == 400 and "api_key_invalid" in _codes(body))
+    """Whether a refusal is of the credential itself: 401, 403, or a 400 of Gemini's or xAI's."""
+    if status == 400:
+        return "api_key_invalid" in _codes(body) or bool(_OF_KEY.search(_message(body)))
+    return status in (401, 403)
 
 
 def is_unpaid(status: int, body: bytes) -> bool:
     """Whether a key's account has no money left, which no short wait mends."""
     if status == 402:
         return True
-    if status not in (400, 429):
+    if status not in _OF_MONEY:
         return False
     return any(code in _QUOTA for code in _codes(body)) or bool(_UNPAID.search(_message(body)))
 
 
-def _error(body: bytes) -> dict[str, object]:
+def _decoded(body: bytes) -> dict[str, object]:
     try:
         said = msgspec.json.decode(body[:_MOST_BODY])
     except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: it is no UTF-8
         return {}
     if isinstance(said, list) and said:
         said = said[0]
-    if not isinstance(said, dict):
-        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _error(body: bytes) -> dict[str, object]:
+    said = _decoded(body)
     if isinstance(answer := said.get("response"), dict):  # the last event of Responses
         said = answer
     inner = said.get("error")
@@ -153,6 +212,13 @@ def _codes(body: bytes) -> set[str]:
         if isinstance(detail, dict):
             found.append(detail.get("reason"))
     return {one.lower() for one in found if isinstance(one, str)}
+
+
+def _behind(body: bytes) -> str:
+    """Return what OpenRouter's own provider said, of which its message says nothing."""
+    metadata = _error(body).get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    return raw[:4096] if isinstance(raw, str) else ""
 
 
 def _message(body: bytes) -> str:

@@ -2,8 +2,9 @@
 
 Sources: RFC 9110 10.2.3 (`Retry-After`, in seconds or as a date); `retry-after-ms` as Azure and
 OpenAI send it and OpenAI's and Anthropic's libraries obey; OpenAI's and Groq's
-`x-ratelimit-reset-requests` and `-tokens` ("6m0s", "20ms"); OpenRouter's `x-ratelimit-reset`, a
-moment in unix milliseconds; Anthropic's `anthropic-ratelimit-*-reset` (RFC 3339, of subscriptions
+`x-ratelimit-reset-requests` and `-tokens` ("6m0s", "20ms"), Cerebras's of a minute, an hour and a
+day; OpenRouter's `x-ratelimit-reset`, a moment in unix milliseconds, which stands within its error
+where the limit is its own; Anthropic's `anthropic-ratelimit-*-reset` (RFC 3339, of subscriptions
 unix seconds); google.rpc.RetryInfo in Gemini's error; and what messages say in words.
 """
 
@@ -23,7 +24,7 @@ _SPAN = re.compile(
     r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d*)?)s)?(?:(\d+(?:\.\d*)?)ms)?"
 )
 _IN_WORDS = re.compile(
-    r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?(?:d|h|ms|m|s)){1,5}|\d+ seconds)",
+    r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?(?:d|h|ms|m|s)){1,5}|\d+ seconds?)",
     re.IGNORECASE,
 )
 
@@ -41,7 +42,7 @@ def hint_s(headers: Sequence[tuple[str, str]], body: bytes, now: float) -> float
         found = read(said, now)
         if found is not None:
             return _within(found)
-    found = _in_body(body[:_MOST_BODY])
+    found = _in_body(body[:_MOST_BODY], now)
     return None if found is None else _within(found)
 
 
@@ -86,10 +87,17 @@ def _after(said: Mapping[str, str], now: float) -> float | None:
         return None
 
 
+_LIMITS: Final = tuple(
+    f"{what}{span}"
+    for what in ("requests", "tokens")
+    for span in ("", "-minute", "-hour", "-day")  # of Cerebras
+)
+
+
 def _limits_reset(said: Mapping[str, str], _now: float) -> float | None:
     every = {
         what: seconds
-        for what in ("requests", "tokens")
+        for what in _LIMITS
         if (seconds := span_s(said.get(f"x-ratelimit-reset-{what}", ""))) is not None
     }
     if not every:
@@ -149,8 +157,8 @@ def span_s(text: str) -> float | None:
     return days * 86_400 + hours * 3600 + minutes * 60 + seconds + ms / 1000
 
 
-def _in_body(body: bytes) -> float | None:
-    """Return what an error's JSON says: google.rpc.RetryInfo, else its message in words."""
+def _in_body(body: bytes, now: float) -> float | None:
+    """Return what an error's JSON says: RetryInfo, a header within it, or its message in words."""
     try:
         said = msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: it is no UTF-8
@@ -162,10 +170,21 @@ def _in_body(body: bytes) -> float | None:
                 delay = detail.get("retryDelay")
                 if isinstance(delay, str) and (seconds := span_s(delay)) is not None:
                     return seconds
+        if (seconds := _of_openrouter(error.get("metadata"), now)) is not None:
+            return seconds
         message = error.get("message")
         if isinstance(message, str) and (found := _IN_WORDS.search(message)):
-            return span_s(found[1].replace(" seconds", "s"))
+            return span_s(found[1].partition(" second")[0])
     return None
+
+
+def _of_openrouter(metadata: object, now: float) -> float | None:
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    if not isinstance(headers, dict):
+        return None
+    said = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    after = _after(said, now)
+    return _reset(said, now) if after is None else after
 
 
 def _errors(said: object) -> Iterator[dict[str, object]]:

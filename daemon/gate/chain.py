@@ -266,4 +266,4 @@ def _suspected(error: UpstreamError) -> LocalModelFailed:
 
 def _is_its_own(error: UpstreamError) -> bool:
     """Whether a client is told a provider's own words, and not ours about it."""
-    return isinstance(error, Refused) and error.upstream_status == error.status
+    return isinstance(error, Refused) and bool(error.body or error.upstream_status == error.status)

@@ -18,7 +18,7 @@ from tollway.daemon.gate.breaker import Breaker, Entry, Rules, State
 from tollway.daemon.gate.few import Few
 from tollway.daemon.gate.route import ProviderKey, Target
 from tollway.providers.errors import AnswerHeldUp, LocalModelBusy, UpstreamError, UpstreamRefused
-from tollway.providers.refusals import verdict_of
+from tollway.providers.refusals import is_over_rate, verdict_of
 
 log = logging.getLogger(__name__)
 
@@ -315,7 +315,8 @@ class Health:
             model = target.model if of_key == "model" else ""
             why = "out of money" if of_key == "unpaid" else "refused"
             self._rest(outing, model, f"{why} (HTTP {status})", _REFUSED_RULES, None)
-        elif status == 429:
+        elif status == 429 or (status != 413 and is_over_rate(status, error.body)):
+            # 413 is of this prompt alone, and others may fit.
             most_s = None if hint_s is None else min(hint_s, _LONGEST_HINT_S)
             self._rest(outing, target.model, "rate limited", _KEY_RULES, most_s)
         elif status >= 500:

@@ -6,7 +6,7 @@ be replaced unseen; nothing last reaches it before the call is settled on disk.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +27,14 @@ from tollway.providers.errors import (
 from tollway.providers.headers import to_client
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.framing import LISTED, SIZE_LINES, size_line
-from tollway.providers.refusals import is_overflow, verdict, verdict_of
+from tollway.providers.refusals import (
+    is_no_such_model,
+    is_over_rate,
+    is_overflow,
+    is_too_long,
+    verdict,
+    verdict_of,
+)
 from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event, is_half
 from tollway.providers.sse import Splitter as SseSplitter
@@ -43,7 +50,9 @@ _WORDS_WITHIN_S = 300.0  # of a refusal, whose status says the most
 # How long a finished stream may take to close, so that its connection can serve again.
 _TAIL_S = 0.5
 # A refusal by one target that another may not share.
-_TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 421, 424, 425, 429})
+_TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 413, 421, 424, 425, 429})
+# Those that a client is told to wait for.
+_LATER = frozenset({429, 498, 503, 529})
 # Gateway Timeout, and Cloudflare's: its origin took the request and did not answer in time.
 _WAITED_OUT = frozenset({504, 524})
 _DONE = b"[DONE]"
@@ -107,8 +116,10 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     status, said = answer.status, bytes(body)
     of_key = verdict(status, said)
     error = refused(exchange, attempt, answer, said, of_key)
-    overflow = status == 413 or is_overflow(status, said)
-    again = status in _TRY_NEXT or status >= 500 or status < 400 or overflow
+    of_rate = is_over_rate(status, said)
+    overflow = (status == 413 and not of_rate) or is_overflow(status, said)
+    again = status in _TRY_NEXT or status >= 500 or status < 400 or overflow or of_rate
+    again = again or is_no_such_model(status, said)
     if attempt.target.callers:
         # Its caller has to mend it, and another's account would pay unasked.
         again = again and status not in (401, 403)
@@ -118,7 +129,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         error,
         again,
         "upstream_timeout" if _is_waited_out(attempt, status, said) else "upstream_refused",
-        hint_s=hint_s(answer.headers, said, time.time()),
+        hint_s=_hinted(error, answer.headers, said),
         overflow=overflow,
         refused_retry=may_retry(answer.headers) is False,
     )
@@ -134,14 +145,24 @@ def _is_waited_out(attempt: Attempt, status: int, said: bytes) -> bool:
     return status in _WAITED_OUT and not own
 
 
+def _hinted(
+    error: UpstreamRefused, headers: Sequence[tuple[str, str]], said: bytes
+) -> float | None:
+    """Return how long a refusal asks to wait, which its client is told too, however it was said."""
+    hint = hint_s(headers, said, time.time())
+    if error.status in _LATER:
+        error.retry_after_s = hint
+    return hint
+
+
 def _within(error: UpstreamRefused) -> Failure:
     """Return a failure that stands in an answer of 200: refused, and nothing came of it."""
     return Failure(
         error,
         verdict_of(error) != "filtered",
         "upstream_refused",
-        hint_s=hint_s((), error.body, time.time()),
-        overflow=is_overflow(400, error.body),
+        hint_s=_hinted(error, (), error.body),
+        overflow=is_too_long(error),
     )
 
 

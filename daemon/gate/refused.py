@@ -6,11 +6,15 @@ from tollway.daemon.gate.attempt import Attempt
 from tollway.providers.dialects.error_words import words_in
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.headers import to_client
-from tollway.providers.refusals import Verdict, is_no_such_path
+from tollway.providers.refusals import Verdict, is_no_such_model, is_no_such_path
 from tollway.providers.transport import Answer
 
 if TYPE_CHECKING:
     from tollway.daemon.gate.send import Exchange
+
+
+# Of an account without money: to clients they say that they themselves may not, or that they erred.
+_UNPAID = {403: 402, 412: 402}
 
 
 class UpstreamDenied(UpstreamRefused):
@@ -58,6 +62,10 @@ def refused(
         error.hint = _elsewhere(exchange, attempt)
     error.headers = exchange.gate.masked(to_client(answer.headers, callers=target.callers))
     error.verdict = of_key
+    if is_no_such_model(status, said):
+        error.status = 404
+    elif of_key == "unpaid" and not target.callers:
+        error.status = _UNPAID.get(status, status)
     return error
 
 

@@ -59,7 +59,7 @@ def error_event(error: GatewayError, call_id: str) -> bytes:
 def error_within(body: bytes) -> UpstreamRefused:
     """Return an error that came inside a 200 answer, with the status that its type stands for."""
     error = within(body)
-    error.status = _STATUSES.get(_own_type(body), error.status)
+    error.status = error.upstream_status = _STATUSES.get(_own_type(body), error.status)
     return error
 
 

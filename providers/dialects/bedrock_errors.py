@@ -32,5 +32,5 @@ def exception(name: bytes, data: bytes) -> UpstreamRefused:
     """Return an exception of a stream, by the name that its message has."""
     kind = name.removeprefix(EXCEPTION).decode("utf-8", "replace")
     error = error_words.error_within(data)
-    error.status = _STATUSES.get(kind, 502)
+    error.status = error.upstream_status = _STATUSES.get(kind, 502)
     return error

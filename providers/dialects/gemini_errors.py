@@ -29,21 +29,27 @@ _STATUSES = {
 def write_error(error: GatewayError, call_id: str) -> bytes:
     """Return an error body that Google's client libraries read.
 
-    `details` says who is speaking, the gateway or the provider, and which call it was.
+    `details` says who is speaking, the gateway or the provider, which call it was, and when to
+    come again: Google's clients read that there, and no header.
     """
     status = _STATUSES.get(error.status)
     if status is None:
         status = "INTERNAL" if error.status >= 500 else "INVALID_ARGUMENT"
-    detail = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": error.code.upper(),
-        "domain": error.whose,
-        "metadata": {"request_id": call_id},
-    }
+    details: list[dict[str, object]] = [
+        {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": error.code.upper(),
+            "domain": error.whose,
+            "metadata": {"request_id": call_id},
+        }
+    ]
+    if error.retry_after_s is not None:
+        delay = f"{error.retry_after_s:.3f}".rstrip("0").rstrip(".") + "s"
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
     message = f"{error.message}. {error.hint}" if error.hint else error.message
     if is_too_long(error) and _TOLD not in message:
         message = f"{_TOO_LONG}: {message}"
-    said = {"code": error.status, "message": message, "status": status, "details": [detail]}
+    said = {"code": error.status, "message": message, "status": status, "details": details}
     return msgspec.json.encode({"error": said})
 
 

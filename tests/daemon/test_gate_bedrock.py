@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from clouds import Cloud, cloud
+from eventstreams import framed
 from gateway import KEY, Gateway, events
 from shell import Reply, Running, running, until
 from wire.recordings import recordings
@@ -151,6 +152,25 @@ async def test_an_exception_that_begins_a_stream_is_a_refusal(
         assert (reply.status, b"does not match the expected type" in reply.body) == (400, True)
         row = await gate.row(reply)
         assert (row.call.ending, row.call.cost_nanousd) == ("upstream_refused", 0)
+
+
+async def test_throttling_in_a_stream_is_no_matter_of_the_prompt_s_length(
+    aws: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words speak of too many tokens; the model rests, and another as small is asked."""
+    monkeypatch.setenv("BEDROCK", "bedrock-api-key-abc")
+    said = b'{"message":"Too many tokens, please wait before trying again."}'
+    slower = framed(said, exception_type=b"throttlingException", message_type=b"exception")
+    aws.answer = (200, STREAM, slower)
+    route = f'[routes.r]\nto = ["bedrock/{NOVA}", "bedrock/us.amazon.nova-lite-v1:0"]\n'
+    async with running(config(aws.port, 'api_key = "env:BEDROCK"') + route, server="") as daemon:
+        gate = Gateway(daemon, [])
+        body = {"model": "r", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        reply = await gate.ask(msgspec.json.encode(body | {"max_tokens": 9}))
+        assert (reply.status, reply.headers["x-tollway-attempts"]) == (429, "2")
+        (provider,) = daemon.server.daemon.health.states()
+        assert {one.why for one in provider.keys} == {"rate limited"}
+        assert provider.targets == ()
 
 
 async def test_a_spoilt_stream_breaks_the_call(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

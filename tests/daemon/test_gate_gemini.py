@@ -145,3 +145,21 @@ async def test_searches_that_google_made_are_billed(
         assert reply.status == 200, reply.body
         row = await gate.row(reply)
         assert row.call.cost_nanousd == 1_200_000 + searches * 14_000_000
+
+
+async def test_when_to_come_again_is_told_as_each_client_reads_it(google: Cloud) -> None:
+    """Google says it within its error; clients of others read a header, Google's own no other."""
+    wait = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.074824224s"}
+    error = {"code": 429, "message": "Slower", "status": "RESOURCE_EXHAUSTED", "details": [wait]}
+    google.answer = (429, "application/json", msgspec.json.encode({"error": error}))
+    async with running(config(google.port), server="") as daemon:
+        gate = Gateway(daemon, [])
+        reply = await generate(gate)
+        assert (reply.status, reply.headers["retry-after"]) == (429, "35")
+        told = msgspec.json.decode(reply.body)["error"]
+        assert told["status"] == "RESOURCE_EXHAUSTED"
+        (delay,) = [one["retryDelay"] for one in told["details"] if "retryDelay" in one]
+        assert delay == "34.075s"
+        body = {"model": "gemini/gemini-2.5-pro", "messages": [{"role": "user", "content": "Hi"}]}
+        reply = await gate.ask(msgspec.json.encode({**body, "max_tokens": 9}))
+        assert (reply.status, reply.headers["retry-after"]) == (429, "35")

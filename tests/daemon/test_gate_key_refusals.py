@@ -24,6 +24,35 @@ HARD_LIMIT = (
     b'{"error":{"code":"billing_hard_limit_reached","message":"Billing hard limit has been'
     b' reached","param":null,"type":"invalid_request_error"}}'
 )
+# xAI's, whose bad key is no 401 and whose empty account is a 403; Gemini's, Fireworks's, and
+# OpenRouter's of what a key may spend; all as their users quote them.
+XAI_KEY = (
+    b'{"code":"Client specified an invalid argument","error":"Incorrect API key provided: na***ys.'
+    b' You can obtain an API key from https://console.x.ai."}'
+)
+XAI_EMPTY = (
+    b'{"code":"The caller does not have permission to execute the specified operation","error":'
+    b'"Your team x has either used all available credits or reached its monthly spending limit."}'
+)
+XAI_NEW = b'{"code":"x","error":"Your newly created team doesn\'t have any credits yet."}'
+PREPAID = (
+    b'{"error":{"code":429,"message":"Your prepayment credits are depleted. Please go to AI Studio'
+    b' at https://ai.studio/projects","status":"RESOURCE_EXHAUSTED"}}'
+)
+ELSEWHERE = (
+    b'[{"error":{"code":400,"message":"User location is not supported for the API use.",'
+    b'"status":"FAILED_PRECONDITION"}}]'
+)
+SUSPENDED = (
+    b'{"error":{"message":"Account acme is suspended, possibly due to reaching the monthly spending'
+    b' limit or failure to pay past invoices.","code":"PRECONDITION_FAILED","type":"error"}}'
+)
+KEY_LIMIT = b'{"error":{"message":"Key limit exceeded (total limit). Manage it","code":403}}'
+NO_BILLING = (
+    b'{"error":{"code":403,"message":"This API method requires billing to be enabled.","status":'
+    b'"PERMISSION_DENIED","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo",'
+    b'"reason":"BILLING_DISABLED"}]}}'
+)
 BAD_KEY = next(
     one.body for one in recordings() if one.id == "gemini/generatecontent_err400_gemini-2-5-flash"
 )
@@ -68,6 +97,15 @@ async def keys_of(gate: Gateway) -> list[dict[str, Any]]:
         pytest.param("400 Bad", HARD_LIMIT, id="OpenAI's hard limit"),
         pytest.param("402 Pay", b"{}", id="402"),
         pytest.param("429 Slow down", UNPAID, id="OpenAI's empty account"),
+        pytest.param("400 Bad", XAI_KEY, id="xAI's bad key"),
+        pytest.param("403 No", XAI_EMPTY, id="xAI's empty account"),
+        pytest.param("429 No", XAI_EMPTY, id="xAI's empty account, as it was"),
+        pytest.param("403 No", XAI_NEW, id="xAI's new account"),
+        pytest.param("429 No", PREPAID, id="Gemini's empty account"),
+        pytest.param("400 No", ELSEWHERE, id="Gemini, from where it does not serve"),
+        pytest.param("412 No", SUSPENDED, id="Fireworks's suspended account"),
+        pytest.param("403 No", KEY_LIMIT, id="OpenRouter's limit of a key"),
+        pytest.param("403 No", NO_BILLING, id="Google Cloud without billing"),
     ],
 )
 async def test_a_key_that_is_bad_or_empty_is_replaced_by_another_at_once(
@@ -101,6 +139,17 @@ async def test_an_empty_account_is_not_asked_again_by_the_same_call() -> None:
         reply = await gate.ask(body(model="r"))
         assert (reply.status, reply.headers["x-tollway-attempts"]) == (429, "1")
         assert error(reply)["code"] == "insufficient_quota"
+
+
+@pytest.mark.parametrize(("status", "said"), [("403 No", XAI_EMPTY), ("412 No", SUSPENDED)])
+async def test_an_account_without_money_is_told_as_that(status: str, said: bytes) -> None:
+    """403 says to a client that it is itself not let in, and Claude Code asks for a login then."""
+    async with gateway([refuses(status, said)]) as gate:
+        reply = await gate.ask()
+        assert reply.status == 402
+        assert "monthly spending limit" in error(reply)["message"]
+        (told,) = await keys_of(gate)
+        assert (told["why"], told["model"]) == (f"out of money (HTTP {status[:3]})", "")
 
 
 async def test_a_model_that_a_key_may_not_use_says_nothing_of_the_others() -> None:

@@ -2,12 +2,32 @@
 
 import pytest
 from gateway import body, error, gateway, whole
-from upstreams import reads, says
+from upstreams import Step, reads, says
 
 from tollway.providers.refusals import is_no_such_path
 
 OPENAI = b'{"error":{"message":"Invalid URL (POST /chat/completions)","type":"invalid"}}'
+SERVES: list[Step] = [reads(), says(whole())]
+ROUTE = """
+[routes.r]
+to = ["up/m", "up1/x"]
+retries = 3
+[prices."up/m"]
+input = 1
+output = 2
+context_window = 1000
+[prices."up1/x"]
+input = 1
+output = 2
+context_window = 1000
+"""
+ASK = body(model="r")
 MODEL = b'{"error":{"message":"The model `m` does not exist","code":"model_not_found"}}'
+
+
+def refuses(status: str, said: bytes, *headers: str) -> list[Step]:
+    """Return a script that refuses."""
+    return [reads(), says(whole(said, *headers, status=status))]
 
 
 @pytest.mark.parametrize(
@@ -49,3 +69,68 @@ async def test_a_wrong_base_url_is_named(said: bytes, hints: bool) -> None:
         assert words.startswith("The provider answered 404: ")
         assert ("`base_url` of `[providers.up]` in gateway.toml" in words) is hints
         assert ("no `/chat/completions` there" in words) is hints
+
+
+# Groq's, of a prompt that is longer than what a key may use in a minute.
+A_MINUTE = (
+    b'{"error":{"message":"Request too large for model `m` in organization `org_x` service tier'
+    b" `on_demand` on tokens per minute (TPM): Limit 6000, Requested 12089, please reduce your"
+    b' message size and try again.","type":"tokens","code":"rate_limit_exceeded"}}'
+)
+NO_SPARE = b'{"error":{"message":"Flex tier capacity exceeded","code":"capacity_exceeded"}}'
+
+
+async def test_more_than_a_key_has_for_a_minute_is_no_matter_of_the_window() -> None:
+    """A target with a window as small takes the prompt; the one that refused takes smaller ones."""
+    too_much = refuses("413 Too Large", A_MINUTE, "retry-after: 64")
+    async with gateway([too_much, SERVES], [SERVES], more=ROUTE) as gate:
+        replies = [await gate.ask(ASK) for _ in range(2)]
+        assert [one.headers["x-tollway-target"] for one in replies] == ["up1/x", "up/m"]
+        assert [one.headers["x-tollway-attempts"] for one in replies] == ["2", "1"]
+
+
+async def test_no_room_on_spare_machines_is_tried_elsewhere_and_rests() -> None:
+    """Groq's 498; Cohere's is of the prompt, which nobody else is asked to take."""
+    async with gateway([refuses("498 No", NO_SPARE), SERVES], [SERVES], more=ROUTE) as gate:
+        replies = [await gate.ask(ASK) for _ in range(2)]
+        assert [one.headers["x-tollway-target"] for one in replies] == ["up1/x"] * 2
+    unsafe = refuses("498 No", b'{"message":"blocked by our usage guidelines"}')
+    async with gateway([unsafe, SERVES], [SERVES], more=ROUTE) as gate:
+        assert (await gate.ask(ASK)).status == 498
+        assert (await gate.ask(ASK)).headers["x-tollway-target"] == "up/m"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(
+            b'{"object":"error","message":"Invalid model: m","type":"invalid_model","code":"1500"}',
+            id="Mistral",
+        ),
+        pytest.param(
+            b'{"error":{"message":"Invalid model \'m\'. Permitted models can be found in the'
+            b' documentation","type":"invalid_model","code":400}}',
+            id="Perplexity",
+        ),
+        pytest.param(
+            b'{"error":{"message":"Model Not Exist","type":"invalid_request_error"}}', id="DeepSeek"
+        ),
+        pytest.param(
+            b'{"error":{"message":"a/m is not a valid model ID","code":400}}', id="OpenRouter"
+        ),
+        pytest.param(b'{"message":"The provided model identifier is invalid."}', id="Bedrock"),
+        pytest.param(
+            b'{"message":"Invocation of model ID m with on-demand throughput isn\xe2\x80\x99t'
+            b' supported. Retry your request with the ID or ARN of an inference profile"}',
+            id="Bedrock, without a profile",
+        ),
+    ],
+)
+async def test_a_model_that_there_is_not_is_tried_elsewhere_whatever_its_status(
+    said: bytes,
+) -> None:
+    """A provider that says it with 400 ended the call, which a 404 would have sent elsewhere."""
+    async with gateway([refuses("400 Bad", said)], [SERVES], more=ROUTE) as gate:
+        assert (await gate.ask(ASK)).headers["x-tollway-target"] == "up1/x"
+        reply = await gate.ask()
+        assert (reply.status, error(reply)["source"]) == (404, "provider")

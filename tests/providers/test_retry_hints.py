@@ -51,6 +51,15 @@ HINTS = {
         },
         3600.0,
     ),
+    "Cerebras, the minute's tokens used up": (
+        {
+            "x-ratelimit-remaining-requests-day": "1439994",
+            "x-ratelimit-reset-requests-day": "24481.883708953857",
+            "x-ratelimit-remaining-tokens-minute": "0",
+            "x-ratelimit-reset-tokens-minute": "11.8837089538574219",
+        },
+        11.8837089538574219,
+    ),
     "nothing": ({"content-type": "application/json"}, None),
     "nonsense": ({"retry-after": "soon"}, None),
     "a number that is none": ({"retry-after": "nan"}, None),
@@ -67,13 +76,20 @@ def test_each_header_is_understood(how: str) -> None:
 
 
 def test_bodies_say_it_too() -> None:
-    """Gemini's RetryInfo, and messages in words where no header says it."""
+    """Gemini's RetryInfo, OpenRouter's header within it, and messages in words."""
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.074824224s"}
     gemini = {"error": {"code": 429, "message": "No", "details": [{"@type": "x"}, info]}}
     assert hint_s((), json.dumps(gemini).encode(), NOW) == pytest.approx(34.074824224)
     assert hint_s((), json.dumps([gemini]).encode(), NOW) == pytest.approx(34.074824224)
     assert hint_s((), b'{"error":{"message":"Please try again in 1m2.5s. See"}}', NOW) == 62.5
     assert hint_s((), b'{"error":{"message":"Please retry after 43 seconds."}}', NOW) == 43
+    assert hint_s((), b'{"error":{"message":"Please retry after 1 second."}}', NOW) == 1
+    reset = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int((NOW + 90) * 1000))}
+    seller = {"error": {"message": "No", "code": 429, "metadata": {"headers": reset}}}
+    assert hint_s((), json.dumps(seller).encode(), NOW) == pytest.approx(90)
+    for metadata in ({"headers": {"X-RateLimit-Reset": 7}}, {"headers": []}, []):
+        said = {"error": {"message": "No", "metadata": metadata}}
+        assert hint_s((), json.dumps(said).encode(), NOW) is None
     assert hint_s((("retry-after", "2"),), json.dumps(gemini).encode(), NOW) == 2
     for body in (b"", b"<html>", b"[]", b"7", b'{"error":[]}', b"[" * 5000):
         assert hint_s((), body, NOW) is None
@@ -147,13 +163,35 @@ def test_every_recorded_refusal_is_what_it_is() -> None:
         " input length or `max_tokens` and try again",
         "too many tokens: size limit exceeded by 25836 tokens.",
         "prompt too long; exceeded max context length by 1119046 tokens",
+        "This model's maximum prompt length is 131072 but the request contains 136973 tokens.",
+        "The input (61709 tokens) is longer than the model's context length (40960 tokens).",
+        "The decoder prompt (length 163840) is longer than the maximum model length of 131072.",
+        "Trying to keep the first 111490 tokens when context the overflows. However, the model is"
+        " loaded with context length of only 32768 tokens, which is not enough.",
+        "The number of tokens to keep from the initial prompt is greater than the context length"
+        " (n_keep: 10247 >= n_ctx: 4096).",
+        "Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)",
+        "Context size has been exceeded.",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 80125"
+        " `inputs` tokens and 4096 `max_new_tokens`",
+        "Too many input tokens. Max input tokens: 8192, request input token count: 9000",
+        "invalid params, context window exceeds limit",
+        "Your request exceeded model token limit: 262144 (requested: 300000)",
     ],
 )
 def test_overflows_are_known_by_their_words(message: str) -> None:
-    """As users quote them from OpenAI, vLLM, Gemini, Bedrock, Anthropic, Cohere and Ollama."""
+    """As users quote them from OpenAI, vLLM, Gemini, Bedrock, Anthropic, Cohere and others."""
     assert is_overflow(400, json.dumps({"error": {"message": message}}).encode())
     assert is_overflow(400, json.dumps({"message": message}).encode())
     assert not is_overflow(429, json.dumps({"error": {"message": message}}).encode())
+
+
+def test_an_overflow_may_stand_behind_a_seller() -> None:
+    """OpenRouter's own words say only that its provider returned an error."""
+    raw = json.dumps({"error": {"message": "prompt is too long: 202128 tokens > 200000 maximum"}})
+    error = {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}
+    assert is_overflow(400, json.dumps({"error": error}).encode())
+    assert not is_overflow(429, json.dumps({"error": error}).encode())
 
 
 def test_an_overflow_may_stand_in_the_last_event_of_a_stream() -> None:
