@@ -87,7 +87,8 @@ def test_bodies_say_it_too() -> None:
     reset = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int((NOW + 90) * 1000))}
     seller = {"error": {"message": "No", "code": 429, "metadata": {"headers": reset}}}
     assert hint_s((), json.dumps(seller).encode(), NOW) == pytest.approx(90)
-    for metadata in ({"headers": {"X-RateLimit-Reset": 7}}, {"headers": []}, []):
+    odd: tuple[object, ...] = ({"headers": {"X-RateLimit-Reset": 7}}, {"headers": []}, [])
+    for metadata in odd:
         said = {"error": {"message": "No", "metadata": metadata}}
         assert hint_s((), json.dumps(said).encode(), NOW) is None
     assert hint_s((("retry-after", "2"),), json.dumps(gemini).encode(), NOW) == 2
