@@ -115,10 +115,10 @@ class Status(msgspec.Struct):
 
 
 class Reloaded(msgspec.Struct):
-    """What a reload did: the keys whose values changed, and those that wait for a restart."""
+    """What a reload did: the keys whose values changed, and those that name something else now."""
 
     changed: list[str]
-    needs_restart: list[str]
+    renewed: list[str] = []
 
 
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -260,8 +260,9 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     All of the new file or nothing of it: where it is wrong, each mistake is one line, the old
     configuration stays in force, and the command exits with 2. Calls in flight end under the
-    configuration that they began with. Named are the keys whose values changed in the file, and
-    targets without a price that a changed budget refuses.
+    configuration that they began with. Named are the keys whose values changed in the file, those
+    that name something else now (a renewed certificate, another secret), and targets without a
+    price that a changed budget refuses.
 
     Example:
         tollway reload
@@ -277,7 +278,9 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
     done = convert(answer, Reloaded)
     for key in done.changed:
         show.say(f"changed  {key}")
-    if not done.changed:
+    for key in done.renewed:
+        show.say(f"renewed  {key}")
+    if not done.changed and not done.renewed:
         show.note("Reloaded; nothing changed")
     edits.tell_waiting(answer)
     if any(key.endswith(".budget") for key in done.changed):

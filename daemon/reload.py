@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from tollway.daemon import audit, tls
+from tollway.daemon.config import shown
 from tollway.daemon.config.check import budgets_of
 from tollway.daemon.config.load import load
 from tollway.daemon.config.schema import Budget, Config, Key, Member, Model, Team
@@ -67,9 +68,14 @@ class ConfigState(msgspec.Struct):
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """What a reload did: the keys whose values changed, and those that wait for a restart."""
+    """What a reload did: the keys whose values changed, and those that wait for a restart.
+
+    `renewed` are keys that say what they said, of what is another now: a certificate, a secret;
+    and "prices" where the price data are.
+    """
 
     changed: list[str]
+    renewed: list[str]
     needs_restart: list[str]
 
 
@@ -94,6 +100,8 @@ class Reloader:
         self._path = daemon.config.path
         self._stamp = stamp_of(self._path)
         self._turn = asyncio.Lock()
+        # Of the certificate that the last reload found: the daemon takes newer ones up by itself.
+        self._certificate = daemon.front.now.stamp if daemon.front else None
         self._audited: str | None = None  # the digest of the text that the audit has last
         self.state = ConfigState(path=str(self._path), loaded_at=time.time())
 
@@ -183,9 +191,15 @@ class Reloader:
         daemon = self._daemon
         before = daemon.config
         # `tollway prices update` may have put others in use.
+        prices = daemon.prices
         daemon.prices = await asyncio.to_thread(PriceSource)
         certificate = await asyncio.to_thread(tls.read, config)
         gate = await Gate.build(config, daemon)
+        renewed = [] if daemon.refusing else _other_secrets(daemon.gate, gate)
+        if certificate is not None and config.server.tls == before.server.tls:
+            renewed += ["server.tls"] if certificate.stamp != self._certificate else []
+        self._certificate = certificate.stamp if certificate else None
+        renewed += ["prices"] if prices.source != daemon.prices.source else []
         daemon.gate = gate
         daemon.config = config
         if daemon.front is not None and certificate is not None:
@@ -202,9 +216,10 @@ class Reloader:
             if value(config) != value(self.started_with)
         ]
         self.state = ConfigState(path=str(self._path), loaded_at=time.time(), needs_restart=waiting)
-        done = Reloaded(audit.changed(before, config), waiting)
+        done = Reloaded(audit.changed(before, config), renewed, waiting)
         await self._audit(before, config)
-        log.info("reloaded: %s", ", ".join(done.changed) or "nothing changed")
+        news = [*done.changed, *(f"{key} (what it names)" for key in renewed)]
+        log.info("reloaded: %s", ", ".join(news) or "nothing changed")
         if waiting:
             log.warning("these need a restart: %s", ", ".join(waiting))
         if done.changed:
@@ -237,6 +252,18 @@ class Reloader:
         self.state.state = "pending"
         self.state.problem = f"The file no longer has {what}; the old configuration still serves"
         self.state.hint = "`tollway reload` confirms that this is meant"
+
+
+def _other_secrets(before: Gate, now: Gate) -> list[str]:
+    """Return the keys of providers' secrets that are others under the name that they had."""
+    found = []
+    for name, provider in now.config.providers.items():
+        known = before.config.providers.get(name)
+        same = known is not None and known.keys == provider.keys
+        if same and before.secret_marks[name] != now.secret_marks[name]:
+            key = "api_keys" if provider.api_keys else "api_key"
+            found.append(shown.key(("providers", name, key)))
+    return found
 
 
 def _mistake(fault: Exception) -> GatewayError:

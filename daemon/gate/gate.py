@@ -64,6 +64,8 @@ class Gate:
         )
         self.mask = Mask()
         self.mask.hide(self.hidden)
+        # Tells a provider's secrets from others, and nothing more of them.
+        self.secret_marks = {name: hash(said) for name, said in credentials.items()}
         # Whether some provider takes its callers' own credentials.
         self.callers_pay = any(one.auth == "caller" for one in config.providers.values())
         self.keyring = Keyring(config, daemon.runs)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shell import Running, running, until
+from shell import Running, running, short_folder, until
 
 from tollway.daemon.audit import changed
 from tollway.daemon.config.edit import kept
@@ -57,10 +57,33 @@ async def test_a_reload_says_what_changed_and_swaps_the_gate() -> None:
         rewrite(daemon, '"5/day"', '"6/day"')
         assert await post_reload(daemon) == (
             200,
-            {"changed": ["teams.ml.budget"], "needs_restart": []},
+            {"changed": ["teams.ml.budget"], "renewed": [], "needs_restart": []},
         )
         assert daemon.server.daemon.gate is not before
         assert daemon.server.daemon.gate.config is daemon.server.daemon.config
+
+
+async def test_a_reload_says_whose_secret_is_another_under_the_same_name() -> None:
+    """Who renews one and reloads asks whether it is taken up; which it is, nobody is told."""
+    up = 'kind = "vllm"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    with short_folder() as folder:
+        for name in ("one", "two"):
+            (folder / name).touch(0o600)
+            (folder / name).write_text(f"sk-secret-{name}")
+        more = (
+            f'[providers.up]\n{up}api_key = "file:one"\n'
+            f'[providers.up2]\n{up}api_keys = ["file:two", "env:PATH"]\n'
+        )
+        async with running(more, folder=folder) as daemon:
+            assert (await post_reload(daemon))[1]["renewed"] == []
+            (folder / "one").write_text("sk-secret-renewed")
+            assert (await post_reload(daemon))[1]["renewed"] == ["providers.up.api_key"]
+            (folder / "two").write_text("sk-secret-renewed")
+            assert (await post_reload(daemon))[1]["renewed"] == ["providers.up2.api_keys"]
+            assert (await post_reload(daemon))[1]["renewed"] == []
+            rewrite(daemon, "file:one", "file:two")
+            said = (await post_reload(daemon))[1]
+            assert (said["changed"], said["renewed"]) == (["providers.up.api_key"], [])
 
 
 async def test_a_reload_tells_what_stands_in_the_file_and_no_default() -> None:

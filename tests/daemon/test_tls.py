@@ -89,8 +89,10 @@ async def test_a_reload_shows_a_renewed_certificate_and_open_connections_stay() 
     async with secured() as (daemon, trusted):
         client = await connect(daemon, trusted)
         assert await healthy(client)
+        assert (await daemon.server.reloader.reload()).renewed == []
         renewed = certificate(daemon.folder)
-        await daemon.server.reloader.reload()
+        assert (await daemon.server.reloader.reload()).renewed == ["server.tls"]
+        assert (await daemon.server.reloader.reload()).renewed == []
         assert await healthy(client)
         second = await connect(daemon, renewed)
         assert await healthy(second)
@@ -138,6 +140,8 @@ async def test_renewed_files_are_taken_up_by_themselves() -> None:
             assert len(said["problems"]) == 1, "the file's problem and its own are one"
             (folder / "private.pem").write_bytes(right)
             await until(lambda: front.now is not first and front.problem is None)
+            said = await daemon.server.reloader.reload()
+            assert said.renewed == ["server.tls"], "who asks is told all since the last reload"
             client = await connect(daemon, renewed)
             assert await healthy(client)
             client.close()
