@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -42,6 +42,8 @@ _ENVIRONMENT = (
     *("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"),
 )
 _LONGEST_WORD = 300
+_PIECE = 65_536  # bytes of a command's stderr that are read at once, and kept at most
+_MOST_READS = 16
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -200,36 +202,116 @@ class Channels:
             "TOLLWAY_ALERT_KIND": notice.kind,
             "TOLLWAY_ALERT_TEXT": notice.text,
         }
+        words = _LastWords()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
+                stderr=words.theirs,
                 env=environment,
                 cwd=self._folder,
                 start_new_session=True,  # so that its children end with it
             )
         except OSError as fault:
+            words.close()
             return f"the command `{command[0]}` cannot be run: {fault.strerror}"
+        words.begin()
+        until_s = asyncio.get_running_loop().time() + self.command_within_s
+        rest = _Rest(process.pid, words, until_s)
         try:
-            async with asyncio.timeout(self.command_within_s):
-                _, said = await process.communicate(body)
+            async with asyncio.timeout_at(until_s):
+                await process.communicate(body)
         except TimeoutError:
             return (
                 f"the command `{command[0]}` had not ended after {self.command_within_s:g} s and"
                 " was killed"
             )
         finally:
-            # Whatever it left behind too; a process that has ended is no more to be found.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            if process.returncode is None:
+                rest.kill()
+                await process.wait()
+            else:
+                self._tasks.start(rest.end(), name="alerts: what a command left behind")
         if process.returncode:
-            words = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-            why = f": {words[0][:_LONGEST_WORD]}" if words else ""
+            said = words.last()
+            why = f": {said[:_LONGEST_WORD]}" if said else ""
             return f"the command `{command[0]}` ended with {process.returncode}{why}"
         return ""
+
+
+class _LastWords:
+    """What a command writes to its stderr: the end of it, however much it is.
+
+    A pipe of our own, since a command's end must not wait for children that hold its other side.
+    """
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = os.pipe()
+        os.set_blocking(self._ours, False)
+        self._said = b""
+        self._begun = self._closed = False
+        self.over = asyncio.Event()  # nobody has the other side any more
+
+    def begin(self) -> None:
+        """Read, once the command has the other side."""
+        os.close(self.theirs)
+        self._begun = True
+        asyncio.get_running_loop().add_reader(self._ours, self._read)
+
+    def last(self) -> str:
+        """Return the last line so far, "" for none."""
+        for _ in range(_MOST_READS):
+            if not self._read():
+                break
+        return next(reversed(self._said.decode("utf-8", "replace").strip().splitlines()), "")
+
+    def close(self) -> None:
+        """Read no more."""
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().remove_reader(self._ours)
+            os.close(self._ours)
+            if not self._begun:
+                os.close(self.theirs)
+
+    def _read(self) -> bool:
+        """Take a piece; return whether there may be more."""
+        if self._closed or self.over.is_set():
+            return False
+        try:
+            piece = os.read(self._ours, _PIECE)
+        except BlockingIOError:
+            return False
+        self._said = (self._said + piece)[-_PIECE:]
+        if not piece:
+            self.over.set()
+            asyncio.get_running_loop().remove_reader(self._ours)
+        return bool(piece)
+
+
+class _Rest(NamedTuple):
+    """The processes of a command that may outlive it, by the group that they are in."""
+
+    group: int
+    words: _LastWords
+    until_s: float
+
+    async def end(self) -> None:
+        """Give those that hold the command's stderr the time that it had; then kill all."""
+        try:
+            async with asyncio.timeout_at(self.until_s):
+                await self.words.over.wait()
+        except TimeoutError:
+            log.warning("what an alert's command left running was killed")
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End what is left of it now."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.group, signal.SIGKILL)
+        self.words.close()
 
 
 class _Worker:

@@ -127,7 +127,7 @@ def _found(gate: Gate, model: str) -> Found:
     if found is None:
         raise ModelNotFound(
             f"`{model}` is no route, no `provider/model`, and no provider serves it"
-            f"{meant(model, gate.router.names())}",
+            f"{meant(model, gate.router.names)}",
             hint="`tollway routes list` shows the names",
         )
     return found

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
 _MOST_NAMED = 5  # names of models in a hint
+_MOST_LOOKED_AT = 500  # of the names that there are, for it: a millisecond or two
 # Of a model that is charged by its time and says no other: what is held for a call is bounded.
 _DEADLINE_MS = 600_000
 # A model of this box may read or think for as long as it takes: whether it hangs is looked at, and
@@ -148,25 +149,28 @@ class Gate:
         known = self.config.providers.get(target.provider)
         return known.limits.concurrent if known else None
 
-    def may_list(self, caller: Caller) -> list[str]:
-        """Return every name that a caller may ask for, in the order of the file."""
-        return list(self._allowed(caller))
-
-    def _allowed(self, caller: Caller) -> Iterator[str]:
-        for name in self.router.names():
-            found = self.router.find(name)
-            if found and (caller.everything or allowed(caller.levels, found.name, found.targets)):
-                yield name
+    def may_list(self, caller: Caller, name: str) -> bool:
+        """Whether a caller may ask for one of the names that can be listed."""
+        found = self.router.find(name)
+        if found is None:
+            return False
+        return caller.everything or bool(allowed(caller.levels, found.name, found.targets))
 
     def _instead(self, caller: Caller) -> str:
         """Return what to call instead of a name that is none; a few words, however many there are.
 
-        Agents show the words of an error, and nobody who uses one asks for a list.
+        Agents show the words of an error, and nobody who uses one asks for a list. Whoever is
+        refused in a row must not keep the others waiting: some names are looked at, not all.
         """
-        first = [f"`{name}`" for name in islice(self._allowed(caller), _MOST_NAMED + 1)]
+        names = self.router.names
+        may = (name for name in names[:_MOST_LOOKED_AT] if self.may_list(caller, name))
+        first = [f"`{name}`" for name in islice(may, _MOST_NAMED + 1)]
         if not first:
+            if len(names) > _MOST_LOOKED_AT:
+                return "`GET /v1/models` lists what it may call"
             return "None is listed for it: `tollway routes explain` says what a name leads to"
-        more = ", and more: `GET /v1/models` lists them" if len(first) > _MOST_NAMED else ""
+        all_told = len(first) <= _MOST_NAMED and len(names) <= _MOST_LOOKED_AT
+        more = "" if all_told else ", and more: `GET /v1/models` lists them"
         return f"It may call {', '.join(first[:_MOST_NAMED])}{more}"
 
     def target(self, name: str) -> Target:

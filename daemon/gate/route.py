@@ -130,6 +130,8 @@ class Router:
             (_Glob(said, route) for said, route in names if _IS_GLOB.search(said)),
             key=lambda glob: -len(_IS_GLOB.sub("", glob.text)),
         )
+        # Every name that can be listed: routes, local models, targets of routes.
+        self.names = self._listed()
         # What conditions look at, in lower case: no call keeps any other header for them.
         self.headers = frozenset(
             name for route in config.routes.values() for name in headers_of(route.when)
@@ -177,13 +179,12 @@ class Router:
         first, *rest = (self._stages[route] for route in routes)
         return (first if star is None else _with_star(first, star), *rest)
 
-    def names(self) -> list[str]:
-        """Return every name that can be listed: routes, local models, targets of routes."""
+    def _listed(self) -> tuple[str, ...]:
         listed = dict.fromkeys(self._named)
         listed.update(dict.fromkeys(f"{LOCAL}/{name}" for name in self._models))
         for route in self._routes.values():
             listed.update(dict.fromkeys(one for one in route.every if "*" not in one))
-        return list(listed)
+        return tuple(listed)
 
 
 def _translated(glob: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from program import Home
 
 from tollway.daemon.config.load import load
@@ -139,6 +140,22 @@ def test_an_editor_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert "There is no program `no-such-editor`" in missing.stderr
     same = home.tollway("config", "edit", EDITOR="true")
     assert (same.returncode, home.config.read_text()) == (0, before)
+
+
+@pytest.mark.parametrize("name", ["vim", "nano", ""])
+def test_no_editor_is_started_that_nobody_could_use(tmp_path: Path, name: str) -> None:
+    """From a script or a cron job vim waits for ever, and draws into the log."""
+    home = home_with(tmp_path)
+    folder = tmp_path / "editors"
+    folder.mkdir()
+    for one in ("vim", "nano", "sensible-editor"):
+        (folder / one).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        (folder / one).chmod(0o700)
+    path = f"{folder}:{home.env['PATH']}"
+    refused = home.tollway("config", "edit", EDITOR=name, VISUAL="", PATH=path)
+    assert refused.returncode == 2
+    assert f"`{name or 'sensible-editor'}` needs a terminal" in refused.stderr
+    assert not (tmp_path / "started").exists()
 
 
 def test_an_export_says_the_same(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import pytest
@@ -387,6 +388,50 @@ async def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) 
         assert "was killed" in problem
         child = int((tmp_path / "child").read_text())
         await until(lambda: not alive(child))
+
+
+async def test_a_command_is_told_by_its_own_end_whatever_its_children_do(tmp_path: Path) -> None:
+    """One that leaves a mailer behind had ended well, and was called killed 30 s later."""
+    text = """
+        (read line < wait; echo $line > sent) & echo $! > child
+        [ -e again ] || exit 0; echo no mail >&2; exit 3"""
+    os.mkfifo(tmp_path / "wait")
+    program = script(tmp_path, text)
+    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
+        alerts.channels.command_within_s = 1000
+        await looked(alerts, state(8 * USD))
+        assert not alerts.channels.problems
+        (tmp_path / "wait").write_text("mail\n")
+        await until(lambda: not alive(int((tmp_path / "child").read_text())))
+        assert (tmp_path / "sent").read_text() == "mail\n"
+        (tmp_path / "again").touch()
+        await looked(alerts, state(10 * USD))
+        (problem,) = alerts.channels.problems
+        assert "ended with 3: no mail" in problem
+        child = int((tmp_path / "child").read_text())
+        assert alive(child)
+    await until(lambda: not alive(child))
+
+
+async def test_what_a_command_leaves_behind_has_its_time_and_no_more(tmp_path: Path) -> None:
+    """A child that never ends would be one more with each alert."""
+    program = script(tmp_path, "sleep 1000 & echo $! > child")
+    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
+        alerts.channels.command_within_s = 0.5
+        await looked(alerts, state(8 * USD))
+        assert alerts.channels.problems == ()
+        await until(lambda: not alive(int((tmp_path / "child").read_text())))
+
+
+async def test_a_command_that_writes_without_end_fills_no_memory(tmp_path: Path) -> None:
+    """All that it wrote to stderr within its time was kept: gigabytes."""
+    program = script(tmp_path, "head -c 300000000 /dev/zero >&2; (echo; echo its end) >&2; exit 1")
+    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
+        before = getrusage(RUSAGE_SELF).ru_maxrss
+        await looked(alerts, state(8 * USD))
+        (problem,) = alerts.channels.problems
+        assert problem.endswith("its end")
+        assert getrusage(RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
 
 
 def alive(pid: int) -> bool:
