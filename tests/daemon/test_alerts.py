@@ -1,16 +1,12 @@
 """Each alert is told once, to everyone who is to be told, and nobody's call waits for it."""
 
 import asyncio
-import contextlib
 import json
-import os
-import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import pytest
+from alerts_told import DAY_MS, START_MS, USD, configured, looked, parts, state, telling
 from gateway import gateway, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,73 +15,8 @@ from upstreams import Upstream, answer, reads, says, stalls, upstream
 
 from tollway.daemon.alert_channels import Notice
 from tollway.daemon.alerts import Alerts
-from tollway.daemon.config.load import parse
-from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import ConfigError
-from tollway.daemon.gate.books import BudgetState
-from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.http.client import HttpTransport
-
-START_MS = 4_000_000_000_000
-DAY_MS = 86_400_000
-USD = 10**9
-
-
-def state(spent: int, **fields: Any) -> BudgetState:
-    """Return a budget of ten dollars a day, so much of it spent."""
-    said: dict[str, Any] = {
-        "scope": "team",
-        "name": "ml",
-        "budget": "10/day",
-        "at": "hard",
-        "rolling": False,
-        "limit_nanousd": 10 * USD,
-        "base_nanousd": 10 * USD,
-        "raised_nanousd": 0,
-        "settled_nanousd": spent,
-        "held_nanousd": 0,
-        "left_nanousd": max(0, 10 * USD - spent),
-        "starts_ms": START_MS,
-        "ends_ms": START_MS + DAY_MS,
-    }
-    said |= fields
-    name = " ".join((said["scope"], said["name"], said["budget"], said["at"]))
-    return BudgetState(**({"id": name} | said))
-
-
-def configured(alerts: str, folder: Path) -> Config:
-    """Return a configuration with `server.alerts`."""
-    return parse(f"[server]\nalerts = {{ {alerts} }}\n", path=folder / "gateway.toml")
-
-
-@contextlib.asynccontextmanager
-async def telling(folder: Path, alerts: str = "") -> AsyncIterator[Alerts]:
-    """Yield alerts over the ledger in a folder, as one process of the daemon has them."""
-    ledger = Ledger(folder / "ledger.db")
-    ledger.start()
-    transport = HttpTransport()
-    told = Alerts(ledger, transport)
-    told.channels.pauses_s = (0.01, 0.01)
-    told.configure(configured(alerts, folder))
-    try:
-        yield told
-    finally:
-        await told.close()
-        await transport.close()
-        await ledger.close()
-
-
-def parts(alerts: Alerts) -> list[str | None]:
-    """Return the parts of budgets that were told, in order."""
-    return [notice.facts["part"] for notice in alerts.recent]
-
-
-async def looked(alerts: Alerts, *states: BudgetState) -> list[str | None]:
-    """Let alerts look at budgets; return all parts told so far."""
-    for one in states:
-        alerts.look([one])
-        await alerts.settled()
-    return parts(alerts)
 
 
 async def test_each_part_is_told_once_and_a_restart_tells_none_again(tmp_path: Path) -> None:
@@ -327,120 +258,6 @@ def test_settings_that_cannot_work_are_refused_with_their_line(alerts: str, word
     assert words in refused.value.message
     assert ":2: server.alerts" in refused.value.message
     assert "TOKEN" not in refused.value.message
-
-
-# --- command --------------------------------------------------------------------------------------
-
-
-def script(folder: Path, text: str) -> Path:
-    """Write a program and return where it is."""
-    path = folder / "notify me"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-async def test_the_command_gets_it_on_stdin_and_in_its_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No shell takes the words apart, and no provider's key is in the environment."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
-    program = script(tmp_path, 'cat > stdin; env > env; printf "%s|" "$@" > words')
-    said = json.dumps([str(program), "$HOME; *", "-v"])
-    async with telling(tmp_path, f"command = {said}") as alerts:
-        await looked(alerts, state(8 * USD))
-        assert alerts.channels.problems == ()
-    body = json.loads((tmp_path / "stdin").read_text())
-    assert (body["kind"], body["part"]) == ("budget", "0.8")
-    environment = (tmp_path / "env").read_text()
-    assert "TOLLWAY_ALERT_KIND=budget" in environment
-    assert f"TOLLWAY_ALERT_TEXT={body['text']}" in environment
-    assert "sk-very-secret" not in environment
-    assert (tmp_path / "words").read_text() == "$HOME; *|-v|"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("echo first >&2; echo no mail today >&2; exit 3", "ended with 3: no mail today"),
-        ("cat > /dev/null; kill -9 $$", "ended with -9"),
-        (None, "cannot be run"),
-    ],
-)
-async def test_a_command_that_fails_is_shown_with_its_last_word(
-    tmp_path: Path, text: str | None, words: str
-) -> None:
-    """In `status` and in the log; the next alert runs it again."""
-    program = script(tmp_path, text) if text else tmp_path / "nothing"
-    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
-        await looked(alerts, state(8 * USD))
-        (problem,) = alerts.channels.problems
-        assert words in problem
-
-
-async def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
-    """Its time is limited; nothing of it stays behind."""
-    program = script(tmp_path, "sleep 1000 & echo $! > child; wait")
-    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
-        alerts.channels.command_within_s = 0.5
-        await looked(alerts, state(8 * USD))
-        (problem,) = alerts.channels.problems
-        assert "was killed" in problem
-        child = int((tmp_path / "child").read_text())
-        await until(lambda: not alive(child))
-
-
-async def test_a_command_is_told_by_its_own_end_whatever_its_children_do(tmp_path: Path) -> None:
-    """One that leaves a mailer behind had ended well, and was called killed 30 s later."""
-    text = """
-        (read line < wait; echo $line > sent) & echo $! > child
-        [ -e again ] || exit 0; echo no mail >&2; exit 3"""
-    os.mkfifo(tmp_path / "wait")
-    program = script(tmp_path, text)
-    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
-        alerts.channels.command_within_s = 1000
-        await looked(alerts, state(8 * USD))
-        assert not alerts.channels.problems
-        (tmp_path / "wait").write_text("mail\n")
-        await until(lambda: not alive(int((tmp_path / "child").read_text())))
-        assert (tmp_path / "sent").read_text() == "mail\n"
-        (tmp_path / "again").touch()
-        await looked(alerts, state(10 * USD))
-        (problem,) = alerts.channels.problems
-        assert "ended with 3: no mail" in problem
-        child = int((tmp_path / "child").read_text())
-        assert alive(child)
-    await until(lambda: not alive(child))
-
-
-async def test_what_a_command_leaves_behind_has_its_time_and_no_more(tmp_path: Path) -> None:
-    """A child that never ends would be one more with each alert."""
-    program = script(tmp_path, "sleep 1000 & echo $! > child")
-    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
-        alerts.channels.command_within_s = 0.5
-        await looked(alerts, state(8 * USD))
-        assert alerts.channels.problems == ()
-        await until(lambda: not alive(int((tmp_path / "child").read_text())))
-
-
-async def test_a_command_that_writes_without_end_fills_no_memory(tmp_path: Path) -> None:
-    """All that it wrote to stderr within its time was kept: gigabytes."""
-    program = script(tmp_path, "head -c 300000000 /dev/zero >&2; (echo; echo its end) >&2; exit 1")
-    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
-        before = getrusage(RUSAGE_SELF).ru_maxrss
-        await looked(alerts, state(8 * USD))
-        (problem,) = alerts.channels.problems
-        assert problem.endswith("its end")
-        assert getrusage(RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        os.kill(pid, 0)
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (ProcessLookupError, FileNotFoundError):
-        return False
 
 
 async def test_what_cannot_be_told_in_time_is_bounded(tmp_path: Path) -> None:
