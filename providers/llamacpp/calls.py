@@ -47,6 +47,10 @@ class CallScanner:
                 return self._named(char)
         return self._object(char)
 
+    def ends(self) -> list[CallPiece]:
+        """Return nothing: a call's own brackets end it."""
+        return []
+
     def unclaimed(self) -> str:
         """Return, once, the text of what turned out to be no call; one cut short is a call."""
         raw, self._raw = "" if self._sent and not self.between else self._raw, ""

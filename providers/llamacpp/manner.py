@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import msgspec
 
 from tollway.providers.llamacpp import harmony
+from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.frames import Tool
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
-from tollway.providers.llamacpp.speech import Hearer, Speech
+from tollway.providers.llamacpp.speech import Hearer, Scanner, Speech
 from tollway.providers.llamacpp.styles import STYLES, THOUGHTS
+from tollway.providers.llamacpp.tagged import TaggedScanner, call_rule
 
 # What may stand between the mark that a model began a call with and the call.
 _GAP = "[ \\n]{0,2}"
@@ -19,7 +21,7 @@ class Manner:
     """How one model thinks and calls, by its chat template."""
 
     def __init__(self, template: str = "") -> None:
-        self.style = next(style for style in STYLES if style.sign in template)
+        self.style = next(one for one in STYLES if all(sign in template for sign in one.signs))
         self.thoughts = next((tags for tags in THOUGHTS if tags[1] in template), None)
 
     def opens(self, prompt: str) -> bool:
@@ -32,8 +34,12 @@ class Manner:
         """Return the reader of one answer; `forced`: a grammar holds it to calls."""
         if self.style.channels:
             return harmony.Channels(calls=bool(tools), forced=forced)
-        names = [tool.name for tool in tools]
-        return Speech(self.style if tools else None, names, self.thoughts, thinks, forced)
+        style = self.style if tools else None
+        scanner: Scanner | None = None
+        if style:
+            names = [tool.name for tool in tools] if style.bare else None
+            scanner = TaggedScanner(style.tags, tools) if style.tags else CallScanner(names)
+        return Speech(style, scanner, self.thoughts, thinks, forced)
 
     def calls_grammar(self, tools: Sequence[Tool], *, parallel: bool) -> str:
         """Return the grammar of answers that call one of the tools, or several.
@@ -90,36 +96,44 @@ class Manner:
         # One grammar for all: the rules of schemas are numbered, and refer to their own root.
         rules: dict[str, str] = {}
         for at, tool in enumerate(tools):
-            schema = {"type": "object", **tool.parameters}
-            grammar = Grammar(schema)
             try:
-                arguments = grammar.value(schema)
+                grammar, call = self._call(whole, tool)
             except SchemaRefused as no:
                 if tool.strict or not free:
                     raise SchemaRefused(f"The arguments of `{tool.name}`: {no}") from no
-                grammar = Grammar({})
-                arguments = grammar.value({"type": "object"})
-            arguments = grammar.renamed(f"t{at}", arguments)
+                grammar, call = self._call(whole, Tool(tool.name))
+            each.append(grammar.renamed(f"t{at}", call))
             rules.update(grammar.rules)
-            name = msgspec.json.encode(tool.name).decode()
-            if style.channels:
-                each.append(f"{quoted(tool.name)} {harmony.HEAD_RULE} {arguments}")
-            elif style.named:
-                each.append(f"{quoted(f'{tool.name}[ARGS]')} {arguments}")
-            else:
-                head = quoted(f'{{"name": {name}, "{style.arguments}": ')
-                each.append(f'{head} {arguments} space "}}"')
         whole.rules.update(rules)
         call = whole.rule(" | ".join(each))
         apart, begin, end = map(_literal, (style.apart, style.begin, style.end))
         first = _GAP if begun else begin
         if style.channels:  # its mark is in the middle of a header, and a call ends the answer
             return call if begun else f"{begin} {call}"
+        if style.listed and style.tags:
+            more = f'("\\n"? {call})*' if parallel else ""
+            return f'{first} {call} {more} "\\n"? {end}'
         if style.listed:
             more = f"({apart} {call})*" if parallel else ""
             return f'{first} "[" {call} {more} "]" {end}'
         more = f" ({apart} {begin} {call} {end})*" if parallel else ""
         return f"{first} {call} {end}{more}"
+
+    def _call(self, whole: Grammar, tool: Tool) -> tuple[Grammar, str]:
+        """Return the expression of one call of a tool, and the grammar that has its rules."""
+        style = self.style
+        schema = {"type": "object", **tool.parameters}
+        grammar = Grammar(schema)
+        if style.tags:
+            return grammar, call_rule(style.tags, tool, whole, grammar)
+        arguments = grammar.value(schema)
+        if style.channels:
+            return grammar, f"{quoted(tool.name)} {harmony.HEAD_RULE} {arguments}"
+        if style.named:
+            return grammar, f"{quoted(f'{tool.name}[ARGS]')} {arguments}"
+        name = msgspec.json.encode(tool.name).decode()
+        head = quoted(f'{style.head}{name}, "{style.arguments}": ')
+        return grammar, f'{head} {arguments} space "}}"'
 
 
 def _literal(text: str) -> str:

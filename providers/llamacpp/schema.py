@@ -69,7 +69,7 @@ class Grammar:
     """A grammar that grows by the schemas it is asked for."""
 
     def __init__(self, root: Schema) -> None:
-        self._root = root
+        self.root = root
         self.rules: dict[str, str] = {}
         self._names: dict[str, str] = {}  # of rules, by what they say
         self._refs: dict[str, str] = {}
@@ -95,7 +95,7 @@ class Grammar:
             raise SchemaRefused("A schema of `false` allows no value")
         schema = checked(schema)
         self._worked(1)
-        self._check(schema)
+        self.check(schema)
         if "$ref" in schema:
             return self._ref(schema, depth)
         if "allOf" in schema:
@@ -143,7 +143,12 @@ class Grammar:
         self.rules = {names[name]: _renamed(rule, names) for name, rule in self.rules.items()}
         return _renamed(expression, names)
 
-    def _check(self, schema: Mapping[str, Any]) -> None:
+    def check(self, schema: Mapping[str, Any]) -> None:
+        """Return if a schema has no keyword, of its own level, that no grammar can promise.
+
+        Raises:
+            SchemaRefused: It has one.
+        """
         for word in REFUSED & schema.keys():
             if schema[word] in (False, {}, []) and word != "not":
                 continue
@@ -156,23 +161,28 @@ class Grammar:
         ref = schema.pop("$ref")
         rest = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
         if any(key in ASSERTS for key in rest):
-            return self.value(self._merged(rest, self._target(ref)), depth + 1)
+            return self.value(self._merged(rest, self.target(ref)), depth + 1)
         if ref not in self._refs:
             self._count += 1
             name = self._refs[ref] = f"ref{self._count}"
             self.rules[name] = ""  # its place, for schemas that refer to themselves
-            found = self.value(self._target(ref), depth + 1)
+            found = self.value(self.target(ref), depth + 1)
             if found == name:
                 raise SchemaRefused(f"`{ref}` refers to nothing but itself")
             self.rules[name] = found
         return self._refs[ref]
 
-    def _target(self, ref: str) -> Any:
+    def target(self, ref: str) -> Any:
+        """Return what a reference within the schema refers to.
+
+        Raises:
+            SchemaRefused: It refers to something else, or to nothing.
+        """
         if ref != "#" and not ref.startswith("#/"):
             raise SchemaRefused(
                 f"A schema can only refer to its own parts by their place, not to `{ref}`"
             )
-        found: Any = self._root
+        found: Any = self.root
         for part in ref[1:].split("/")[1:]:
             key = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
@@ -186,7 +196,7 @@ class Grammar:
     def _resolved(self, part: Any) -> dict[str, Any]:
         seen = 0
         while isinstance(part, Mapping) and set(part) == {"$ref"} and seen < MAX_DEPTH:
-            part, seen = self._target(part["$ref"]), seen + 1
+            part, seen = self.target(part["$ref"]), seen + 1
         return {} if part is True else checked(part)
 
     def _alternatives(self, schema: dict[str, Any], word: str, depth: int) -> str:

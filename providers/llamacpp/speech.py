@@ -25,6 +25,18 @@ class Said(msgspec.Struct, frozen=True):
         return Said(self.text + more.text, self.thought + more.thought, [*self.calls, *more.calls])
 
 
+def _marks(style: Style | None, thoughts: tuple[str, str] | None) -> tuple[str, ...]:
+    """Return the tokens that a reader of answers must be shown."""
+    found = list(thoughts or ())
+    if style:
+        found += [style.begin.strip(), style.end.strip(), *style.marks]
+        found += [_PYTHON_TAG] if style.bare else []
+        found += ["[ARGS]", "[CALL_ID]"] if style.named else []
+    if style and (tags := style.tags):
+        found += [tags.call, tags.key, tags.head_end, tags.value, tags.value_end, tags.end]
+    return tuple(filter(None, found))
+
+
 def joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:
     """Return the same pieces of calls, those of one call in a row as one."""
     found: list[CallPiece] = []
@@ -35,6 +47,31 @@ def joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:
         else:
             found.append(piece)
     return found
+
+
+class Scanner(Protocol):
+    """Reads tool calls a character at a time."""
+
+    begun: int
+    ended: int
+    refused: bool  # what was read is no call
+
+    @property
+    def between(self) -> bool:
+        """Whether no call is being read."""
+        ...
+
+    def feed(self, char: str) -> list[CallPiece]:
+        """Return what one character more makes certain."""
+        ...
+
+    def ends(self) -> list[CallPiece]:
+        """Return the end of a call that only what it stands in ends, now that this has."""
+        ...
+
+    def unclaimed(self) -> str:
+        """Return, once, the text of what turned out to be no call; one cut short is a call."""
+        ...
 
 
 class Hearer(Protocol):
@@ -86,7 +123,7 @@ class Speech:
     def __init__(
         self,
         style: Style | None,
-        names: Sequence[str],
+        scanner: "Scanner | None",
         thoughts: tuple[str, str] | None,
         thinks: bool,
         forced: bool,
@@ -96,15 +133,11 @@ class Speech:
         self._end = style.end.strip() if style else ""
         self._bare = bool(style and style.bare)
         self._tags = thoughts
-        self._scanner = CallScanner(names if style.bare else None) if style else None
+        self._scanner = scanner
         self._held = ""
         self._state = "thought" if thinks else "start"
         self._trim = thinks  # white space that only separates
-        self.marks = tuple(
-            mark
-            for mark in (self._begin, self._end, _PYTHON_TAG * self._bare, *(thoughts or ()))
-            if mark
-        ) + (("[ARGS]", "[CALL_ID]") if style and style.named else ())
+        self.marks = _marks(style, thoughts)
 
     @property
     def thinking(self) -> bool:
@@ -212,6 +245,7 @@ class Speech:
             if scanner.between:
                 ahead = self._held.lstrip()
                 if self._end and ahead.startswith(self._end):
+                    pieces += scanner.ends()
                     self._held, self._state, self._trim = ahead[len(self._end) :], "text", True
                     break
                 if not ahead or (self._end and self._end.startswith(ahead)):

@@ -1,0 +1,358 @@
+"""Tool calls whose arguments stand between tags, each as plain text: read, and held by a grammar.
+
+    <function=look>
+    <parameter=city>
+    Paris
+    </parameter>
+    </function>
+
+A text is written as it is, all else as JSON; which of both an argument is, its schema tells.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tollway.providers.llamacpp.formats import FORMATS
+from tollway.providers.llamacpp.frames import CallPiece, Tool
+from tollway.providers.llamacpp.schema import MAX_REPEAT, Grammar, one_of, quoted
+from tollway.providers.llamacpp.schema_parts import (
+    MAX_DEPTH,
+    TYPES,
+    SchemaRefused,
+    checked,
+    kinds_of,
+    kinds_of_value,
+    valid_literals,
+)
+from tollway.providers.llamacpp.styles import Tags
+
+_PYTHON = {"True": "true", "False": "false", "None": "null"}  # as some write them all the same
+_NAME_MOST = 128
+
+
+class TaggedScanner:
+    """Reads calls a character at a time. See `calls.CallScanner`, whose place it takes."""
+
+    refused = False
+
+    def __init__(self, tags: Tags, tools: Sequence[Tool]) -> None:
+        self.begun = 0
+        self.ended = 0
+        self._tags = tags
+        self._tools = {tool.name: tool.parameters for tool in tools}
+        self._state = "between"
+        self._held = ""
+        self._known: Mapping[str, Any] = {}  # the parameters of the tool that is called
+        self._some = False  # arguments came before
+        self._raw = False  # the value is a text, and streams
+        self._kinds = frozenset[str]()
+
+    @property
+    def between(self) -> bool:
+        """Whether no call is being read, or one that only what it stands in may end."""
+        if not self._tags.call:
+            return self._state in {"between", "call"}
+        return self._state == "between" and not self._held.strip()
+
+    def ends(self) -> list[CallPiece]:
+        """Return the end of a call, where what it stands in has ended it."""
+        if self._tags.call:
+            return []
+        pieces: list[CallPiece] = []
+        if self._state == "between":
+            pieces = self._begin(self._held, "")
+        return pieces + self._end("")
+
+    def unclaimed(self) -> str:
+        """Return nothing: the tags have told that this is a call."""
+        return ""
+
+    def feed(self, char: str) -> list[CallPiece]:
+        """Return what one character more makes certain."""
+        self._held += char
+        match self._state:
+            case "between":
+                return self._between()
+            case "call":
+                return self._call()
+            case "key":
+                return self._key()
+            case "open":
+                return self._open()
+        return self._value()
+
+    def _between(self) -> list[CallPiece]:
+        tags = self._tags
+        ahead = self._held.lstrip()
+        if not tags.call:
+            cut = next((at for at, char in enumerate(ahead) if char in "<\n"), -1)
+            return self._begin(ahead[:cut], ahead[cut:]) if cut > 0 else []
+        if not ahead.startswith(tags.call):
+            # What is no call is nothing here, up to where one may begin.
+            self._held = ahead if tags.call.startswith(ahead) else ""
+            return []
+        name, found, rest = ahead[len(tags.call) :].partition(tags.head_end)
+        if found:
+            return self._begin(name, rest)
+        if len(ahead) > _NAME_MOST:
+            self._held = ""
+        return []
+
+    def _begin(self, name: str, rest: str) -> list[CallPiece]:
+        self._held, self._state, self._some = rest, "call", False
+        name = name.split('"', maxsplit=1)[0].strip()
+        if not name:
+            self._state = "between"
+            return []
+        self._known = self._tools.get(name, {})
+        self.begun += 1
+        return [CallPiece(self.begun - 1, f"call_{secrets.token_hex(12)}", name)]
+
+    def _end(self, rest: str) -> list[CallPiece]:
+        if self._state != "call":
+            return []
+        self._held, self._state = rest, "between"
+        self.ended += 1
+        return [CallPiece(self.begun - 1, arguments="}" if self._some else "{}")]
+
+    def _call(self) -> list[CallPiece]:
+        """Read what stands between two arguments."""
+        ahead = self._held = self._held.lstrip()
+        if self._tags.end and ahead.startswith(self._tags.end):
+            return self._end(ahead[len(self._tags.end) :])
+        if ahead.startswith(self._tags.key):
+            self._held, self._state = ahead[len(self._tags.key) :], "key"
+        elif not any(tag.startswith(ahead) for tag in (self._tags.end, self._tags.key) if tag):
+            self._held = ahead[1:]  # nonsense between arguments says nothing
+        return []
+
+    def _key(self) -> list[CallPiece]:
+        head, found, rest = self._held.partition(self._tags.head_end)
+        if not found:
+            return []
+        self._held, self._state = rest, "open" if self._tags.value else "value"
+        name = head.split('"')[0].strip()
+        self._kinds = _kinds(_property(self._known, name), self._known)
+        self._raw = 'string="true"' in head or self._kinds == {"string"}
+        first, self._some = not self._some, True
+        begin = f"{'{' if first else ', '}{json.dumps(name, ensure_ascii=False)}: "
+        return [CallPiece(self.begun - 1, arguments=f'{begin}"' if self._raw else begin)]
+
+    def _open(self) -> list[CallPiece]:
+        _, found, rest = self._held.partition(self._tags.value)
+        if found:
+            self._held, self._state = rest, "value"
+        return []
+
+    def _value(self) -> list[CallPiece]:
+        tags = self._tags
+        text, found, rest = self._held.partition(tags.value_end)
+        if not self._raw:
+            if not found:
+                return []
+            said = _as_json(_stripped(text, tags.pad), self._kinds)
+            self._held, self._state = rest, "call"
+            return [CallPiece(self.begun - 1, arguments=said)]
+        if self._state == "value":  # its first character: what only separates is left out
+            if tags.pad and tags.pad.startswith(text) and not found and text != tags.pad:
+                return []
+            text, self._state = text.removeprefix(tags.pad), "text"
+        if found:
+            text = text.removesuffix(tags.pad)
+            self._held, self._state = rest, "call"
+            return [CallPiece(self.begun - 1, arguments=f'{_escaped(text)}"')]
+        ends = (tags.pad + tags.value_end, tags.value_end)
+        most = min(len(text), len(ends[0]) - 1)
+        doubt = next(
+            (n for n in range(most, 0, -1) if any(e.startswith(text[-n:]) for e in ends)), 0
+        )
+        cut = len(text) - doubt
+        given, self._held = text[:cut], text[cut:]
+        return [CallPiece(self.begun - 1, arguments=_escaped(given))] if given else []
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _stripped(text: str, pad: str) -> str:
+    return text.removeprefix(pad).removesuffix(pad)
+
+
+def _as_json(text: str, kinds: frozenset[str]) -> str:
+    """Return an argument as JSON: what it can be by its schema, or else a text."""
+    plain = text.strip()
+    try:
+        value = json.loads(_PYTHON.get(plain, plain))
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+    if isinstance(value, str) and "string" in kinds:
+        return json.dumps(text, ensure_ascii=False)  # its quotes are a part of it
+    fits = kinds_of_value(value) & kinds or not kinds
+    if not fits and "string" in kinds:
+        return json.dumps(text, ensure_ascii=False)
+    return _PYTHON.get(plain, plain)
+
+
+def _property(schema: Mapping[str, Any], name: str) -> Any:
+    properties = schema.get("properties")
+    found = properties.get(name, True) if isinstance(properties, Mapping) else True
+    if found is True and isinstance(more := schema.get("additionalProperties"), Mapping):
+        return more
+    return found
+
+
+def _kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
+    """Return the types that a value may have by its schema, as far as that is easily told."""
+    try:
+        if depth > MAX_DEPTH or schema is True:
+            return frozenset(TYPES)
+        schema = checked(schema)
+        if parts := _alternatives(schema, root):
+            return frozenset[str]().union(*(_kinds(part, root, depth + 1) for part in parts))
+        if "enum" in schema or "const" in schema:
+            values = schema.get("enum", [schema.get("const")])
+            return frozenset[str]().union(*map(kinds_of_value, values))
+        return frozenset(kinds_of(schema))
+    except SchemaRefused:
+        return frozenset(TYPES)
+
+
+def _alternatives(schema: Mapping[str, Any], root: Any) -> list[Any]:
+    if "$ref" in schema:
+        return [Grammar(root).target(schema["$ref"])]
+    return list(schema.get("anyOf") or schema.get("oneOf") or [])
+
+
+# The grammar.
+
+
+def call_rule(tags: Tags, tool: Tool, whole: Grammar, grammar: Grammar) -> str:
+    """Return the expression of a call of a tool; `grammar` is one of its parameters.
+
+    Raises:
+        SchemaRefused: They have a part that cannot be promised in this form.
+    """
+    return _Written(tags, whole, grammar).call(tool)
+
+
+class _Written:
+    def __init__(self, tags: Tags, whole: Grammar, grammar: Grammar) -> None:
+        self._tags = tags
+        self._grammar = grammar
+        self._until = _until(whole, tags.value_end)
+
+    def call(self, tool: Tool) -> str:
+        tags = self._tags
+        schema = checked({"type": "object", **tool.parameters})
+        if any(word in schema for word in ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")):
+            raise SchemaRefused("Parameters of several alternatives cannot be promised")
+        self._grammar.check(schema)
+        required = set(schema.get("required", []))
+        known = {name: part for name, part in schema.get("properties", {}).items()
+                 if part is not False}  # fmt: skip
+        if schema.get("minProperties", 0) > len(required) or not required <= known.keys():
+            raise SchemaRefused("The properties cannot be promised by a grammar")
+        if not known and schema.get("additionalProperties", True) is not False:
+            name = self._grammar.rule("[a-zA-Z0-9_.-]{1,64}")
+            rules = [f"({self._argument(name, self._until, text=True)})*"]
+        else:
+            rules = []
+            for name, part in known.items():
+                raw, text = self._value(part)
+                rule = self._grammar.rule(self._argument(quoted(name), raw, text=text))
+                rules.append(rule if name in required else f"({rule})?")
+        head = quoted(f"{tags.call}{tool.name}{tags.quote}{tags.head_end if tags.call else ''}")
+        end = quoted(tags.end) if tags.end else ""
+        return " ".join([head, '"\\n"?', *rules, end])
+
+    def _argument(self, name: str, value: str, *, text: bool) -> str:
+        tags = self._tags
+        sort = tags.sorts[0 if text else 1] if tags.sorts else ""
+        head = f"{quoted(tags.key)} {name} {quoted(tags.quote + sort + tags.head_end)}"
+        opens = f'"\\n"? {quoted(tags.value)}' if tags.value else ""
+        pad = quoted(tags.pad) if tags.pad else ""
+        return f'{head} {opens} {pad} {value} {pad} {quoted(tags.value_end)} "\\n"?'
+
+    def _value(self, schema: Any) -> tuple[str, bool]:
+        """Return what an argument may be, and whether it is a text."""
+        kinds = _kinds(schema, self._grammar.root)
+        if "string" in kinds:
+            return self._perhaps_text(schema, 0), True
+        return self._grammar.value(schema), False
+
+    def _perhaps_text(self, schema: Any, depth: int) -> str:
+        if schema is True or schema == {}:
+            return self._until
+        schema = checked(schema)
+        if depth > MAX_DEPTH or "allOf" in schema or ("$ref" in schema and len(schema) > 1):
+            raise SchemaRefused("A text of several parts that all must hold cannot be promised")
+        kinds = _kinds(schema, self._grammar.root)
+        if "string" not in kinds:
+            return self._grammar.value(schema)
+        if parts := _alternatives(schema, self._grammar.root):
+            parts = [part for part in parts if part is not False and self._is_told(part)]
+            each = [self._perhaps_text(part, depth + 1) for part in parts]
+            return self._until if self._until in each else f"({' | '.join(each)})"
+        if "enum" in schema or "const" in schema:
+            return f"({self._literals(schema, kinds)})"
+        others = [kind for kind in kinds_of(schema) if kind != "string"]
+        text = self._text(schema)
+        if text == self._until or not others or self._tags.sorts:
+            return text
+        return f"({text} | {self._grammar.value({**schema, 'type': others})})"
+
+    def _is_told(self, schema: Any) -> bool:
+        """Whether it may be told as what is a text: not where a text is marked as such."""
+        return not self._tags.sorts or "string" in _kinds(schema, self._grammar.root)
+
+    def _literals(self, schema: Mapping[str, Any], kinds: frozenset[str]) -> str:
+        said: list[str] = []
+        values = valid_literals(schema)
+        if self._tags.sorts:
+            values, kinds = [one for one in values if isinstance(one, str)], frozenset({"string"})
+        for value in values:
+            told = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            again = _as_json(told, kinds) if kinds != {"string"} else msgspec.json.encode(told)
+            if self._tags.value_end in told or msgspec.json.decode(again) != value:
+                raise SchemaRefused(f"`{told}` cannot be told from another value in this form")
+            said.append(told)
+        return one_of(sorted(set(said)))
+
+    def _text(self, schema: Mapping[str, Any]) -> str:
+        least, most = schema.get("minLength", 0), schema.get("maxLength")
+        if "pattern" in schema:
+            raise SchemaRefused("A `pattern` cannot be promised for an argument between tags")
+        if form := FORMATS.get(schema.get("format", "")):
+            if least > form.least or (most is not None and most < form.most):
+                raise SchemaRefused("A `format` with a length cannot be promised by a grammar")
+            return f"({form.rule})"
+        if not least and most is None:
+            return self._until
+        if least > MAX_REPEAT or (most is not None and most < least):
+            raise SchemaRefused("The length of a text cannot be promised by a grammar")
+        return f"[^<\\x00]{{{least},{'' if most is None else min(most, MAX_REPEAT)}}}"
+
+
+def _until(whole: Grammar, tag: str) -> str:
+    """Return the rule of all texts in which a tag is not, whose first character stands there once.
+
+    Each rule is how much of the tag has come by now.
+    """
+    first = _in_class(tag[0])
+    for at, char in enumerate(tag):
+        others = (
+            f"[^{first}\\x00] until0" if at == 0 else f"[^{first}{_in_class(char)}\\x00] until0"
+        )
+        begins = f" | {quoted(tag[0])} until1" if len(tag) > 1 else ""
+        goes_on = f" | {quoted(char)} until{at + 1}" if 0 < at < len(tag) - 1 else ""
+        whole.rules[f"until{at}"] = f"({others}{begins}{goes_on})?"
+    return "until0"
+
+
+def _in_class(char: str) -> str:
+    return f"\\{char}" if char in "^]\\-[" else char
