@@ -27,6 +27,26 @@ _NUMBERS = (
 )
 _CHOICES = re.compile(r"'([^']*)' is not one of (.*)")  # Typer's words for a wrong choice
 
+# What other programs call an option; the first that the command has is meant.
+_CALLED = {
+    "limit": ("-n", "--top"),
+    "tail": ("-n",),
+    "lines": ("-n",),
+    "last": ("--since",),
+    "days": ("--since",),
+    "from": ("--since",),
+    "start": ("--since",),
+    "start-date": ("--since",),
+    "to": ("--until",),
+    "end": ("--until",),
+    "end-date": ("--until",),
+    "group-by": ("--by",),
+    "duration": ("--expires",),
+    "output": ("--json",),
+    "format": ("--json",),
+    "o": ("--json",),
+}
+
 # By code and not by class, so that the classes need not be imported to show an error. An error
 # that the daemon sent over its socket has the same code, and so the same exit code.
 _EXITS = {"config_invalid": USAGE, "usage": USAGE, "daemon_unreachable": UNREACHABLE}
@@ -102,11 +122,20 @@ def _meant(error: typer.TyperException) -> str:
     """Return "Did you mean `--json`? " for what is nearest to what was typed, "" for nothing."""
     # Typer's own nearness counts the dashes, which all options have.
     wrong = str(getattr(error, "option_name", "")).lstrip("-")
-    options = {one.lstrip("-"): one for one in getattr(error, "possibilities", None) or ()}
-    near = [options[name] for name in difflib.get_close_matches(wrong, options, n=2)]
+    has = _options_of(error) if wrong in _CALLED else set()
+    near = [one for one in _CALLED.get(wrong, ()) if one in has][:1]
+    if not near:
+        options = {one.lstrip("-"): one for one in getattr(error, "possibilities", None) or ()}
+        near = [options[name] for name in difflib.get_close_matches(wrong, options, n=2)]
     if said := _CHOICES.search(error.format_message()):
         near = difflib.get_close_matches(said[1], re.findall(r"'([^']*)'", said[2]), n=2)
     return f"Did you mean {' or '.join(f'`{one}`' for one in near[:2])}? " if near else ""
+
+
+def _options_of(error: typer.TyperException) -> set[str]:
+    """Return the options of the command that was called."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    return {one for param in getattr(command, "params", ()) for one in param.opts}
 
 
 def _usage(error: typer.TyperException) -> str:

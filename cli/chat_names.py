@@ -54,6 +54,8 @@ def told(name: str, names: Sequence[str], config: Path | None) -> Iterator[None]
         if error.code != ModelNotFound.code:
             raise
         found = _config(config)
+        if hint := _no_provider(name, found):
+            raise ModelNotFound(f"There is no model {shown.value(name)}", hint=hint) from error
         known = [*names, *_targets(found)]
         meant = shown.meant(name, known).removeprefix("; d")
         first = f"D{meant} " if meant else _such_as(found)
@@ -84,6 +86,14 @@ def nobody(config: Path | None) -> NotFound:
         "No model has a name yet: gateway.toml has no route and no local model",
         hint="\n".join(hints),
     )
+
+
+def _no_provider(name: str, found: Config | None) -> str:
+    """Return what adds the provider that a target names, "" where it is there or no kind's."""
+    provider, slash, _model = name.partition("/")
+    if not slash or found is None or provider in found.providers or provider not in KINDS:
+        return ""
+    return f"`tollway providers add {provider} --kind {provider}` adds its provider"
 
 
 def _such_as(found: Config | None) -> str:

@@ -74,7 +74,7 @@ class Found(msgspec.Struct):
 _AgentsOption = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[claude-code|codex]",
+        metavar="[claude-code|codex]...",
         help="Whose logs; else both.",
         autocompletion=complete.among("claude-code", "codex"),
     ),

@@ -19,13 +19,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from tollway.cli import early
+from tollway.cli import early, helps
 from tollway.cli.boundary import UsageProblem, boundary
 from tollway.cli.wrap import settle
 
 if TYPE_CHECKING:
     # Typer carries its own click and does not export these names.
-    from typer._click.core import Command, Context
+    from typer._click.core import Command, Context, Parameter
     from typer._click.formatting import HelpFormatter
     from typer._click.parser import _OptionParser, _ParsingState
 
@@ -41,8 +41,8 @@ _OTHERWISE = {
 
 # What other programs call it; the first that a group has is meant.
 _CALLED = {
-    "start": ["up"],
-    "stop": ["down"],
+    "start": ["up", "load"],
+    "stop": ["down", "unload"],
     "shutdown": ["down"],
     "version": ["--version"],
     "help": ["--help"],
@@ -50,15 +50,26 @@ _CALLED = {
     "create": ["add", "set"],
     "new": ["create", "add", "set"],
     "delete": ["remove", "revoke"],
-    "rm": ["remove", "revoke"],
+    "rm": ["remove", "revoke", "models remove"],
     "remove": ["revoke"],
-    "ls": ["list"],
     "get": ["show", "info", "list"],
     "info": ["show"],
-    "show": ["info", "list"],
+    "show": ["info", "list", "models info"],
     "update": ["set"],
     "edit": ["set"],
+    "set": ["edit"],
     "costs": ["spend"],
+    "cost": ["spend"],
+    "report": ["spend"],
+    "ask": ["chat"],
+    "login": ["providers add"],
+    "auth": ["providers add"],
+    "ls": ["list", "models list"],
+    "list": ["models list"],
+    "path": ["show"],
+    "validate": ["check"],
+    "lint": ["check"],
+    "download": ["pull"],
 }
 _FEW = 2
 
@@ -110,6 +121,22 @@ class Leaf(TyperCommand):
         parser._process_opts = process  # type: ignore[assignment, method-assign]
         return parser
 
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        """Return what follows the command's name in its usage line."""
+        told = [helps.in_usage(one) for one in self.get_params(ctx) if _is_word(one)]
+        return [self.options_metavar or "", *told]
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the arguments, if any, and the options."""
+        params = self.get_params(ctx)
+        words = [helps.argument_row(one, ctx) for one in params if _is_word(one)]
+        records = [one.get_help_record(ctx) for one in params if not _is_word(one)]
+        options = [helps.option_row(one) for one in records if one is not None]
+        for title, rows in (("Arguments", words), ("Options", options)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
     def format_help_text(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the docstring's paragraphs, wrapped, and its examples, untouched."""
         for paragraph in (self.help or "").strip().split("\n\n"):
@@ -124,6 +151,10 @@ class Leaf(TyperCommand):
             else:
                 with formatter.indentation():
                     formatter.write_text(paragraph)
+
+
+def _is_word(param: Parameter) -> bool:
+    return bool(param.param_type_name == "argument")
 
 
 def _example(line: str, width: int) -> str:
@@ -224,7 +255,8 @@ class Table(TyperGroup):
 
     def _meant(self, word: str, known: Sequence[str]) -> list[str]:
         """Return at most two commands: what others call so, what a group has, what is near."""
-        if same := [one for one in _CALLED.get(word, ()) if one in known or one[:2] == "--"]:
+        there = {*known, *(one.name for one in self.rows if not self.prefix)}
+        if same := [one for one in _CALLED.get(word, ()) if one in there or one[:2] == "--"]:
             return same[:1]
         ends = (
             [] if self.prefix else [one.name for one in self.rows if one.name.endswith(f" {word}")]

@@ -1,6 +1,7 @@
 """`logs`: calls as they end, and one call's whole story; from the ledger, without a daemon."""
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from tollway.cli.boundary import UsageProblem
 from tollway.cli.broken import load_to_read
 from tollway.cli.call_story import ENDINGS, cost, plain, tell, tell_bodies
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.periods import moment
 from tollway.cli.wrap import room
 from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config
@@ -21,6 +23,8 @@ from tollway.daemon.ledger.calls import CallFilter, CallRow
 from tollway.daemon.ledger.schema import STATES
 
 _POLL_S = 0.2
+_USUAL = 20  # calls that are shown where nobody says how many
+_MOST = 10_000  # of a stretch of time
 # Of an id: its milliseconds and the counter below them. Two calls share it almost never, and then
 # `logs ID` says so.
 _SHORT = 18
@@ -38,6 +42,31 @@ _TWO_LINES = 80  # what they fill
 _GAP = "  "
 
 
+_Number = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        min=0,
+        metavar="N",
+        help=f"How many of the latest; else {_USUAL}, with --since all.",
+    ),
+]
+_Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="2h, 7d, today, yesterday, week, month, a date, 2026-11-01T15:00.",
+        autocompletion=complete.periods,
+    ),
+]
+_Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="As --since; a day counts whole.",
+        autocompletion=complete.periods,
+    ),
+]
 _Key = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Of this key.", autocompletion=complete.entries("keys")),
@@ -91,7 +120,9 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     ] = None,
     config: ConfigFile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as calls end.")] = False,
-    number: Annotated[int, typer.Option("-n", min=0, help="How many of the latest.")] = 20,
+    number: _Number = None,
+    since: _Since = None,
+    until: _Until = None,
     key: _Key = None,
     user: _User = None,
     team: _Team = None,
@@ -110,12 +141,13 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
 ) -> None:
     """Show the latest calls, or all there is to know about one.
 
-    The latest call stands last. `-f` goes on until Ctrl-C, and prints each call when it has
-    ended; with `--json` it prints one object a line. With `ledger.bodies` in
-    gateway.toml a call's story ends with its prompt and reply.
+    The latest call stands last; times are those of this box. `-f` goes on until Ctrl-C, and
+    prints each call when it has ended; with `--json` it prints one object a line. With
+    `ledger.bodies` in gateway.toml a call's story ends with its prompt and reply.
 
     Examples:
         tollway logs -f --team ml
+        tollway logs --since 2h --status error
         tollway logs 019a2b3c-4d5e-7f60
     """
     loaded = load_to_read(config)
@@ -132,18 +164,31 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         error=error,
         tag=tag,
         status=status,
+        since_ms=_moment(since, "--since"),
+        until_ms=_moment(until, "--until", whole_day=True),
     )
     _check(where)
+    if number is None:
+        number = _USUAL if since is None else _MOST
     if body and call is None:
         raise UsageProblem("`--body` is of one call", hint="Give its id")
     if call is not None:
         if follow or where != calls.ANY:
             raise UsageProblem("One call is neither followed nor filtered; give its id alone")
         _one(path, call, body=body, as_json=as_json)
+    elif follow and until is not None:
+        raise UsageProblem("`-f` goes on until Ctrl-C; leave `--until` out")
     elif follow:
         _follow(path, number, where, as_json=as_json)
     else:
         _latest(loaded, number, where, as_json=as_json)
+
+
+def _moment(said: str | None, option: str, *, whole_day: bool = False) -> int | None:
+    """Return a moment as it is shown in the table: by this box's clock."""
+    if said is None:
+        return None
+    return moment(said, None, time.time_ns() // 1_000_000, option, whole_day=whole_day)
 
 
 def _check(where: CallFilter) -> None:
@@ -188,6 +233,8 @@ def _latest(config: Config, number: int, where: CallFilter, *, as_json: bool) ->
         found = calls.recent(path, limit=number, where=where)[::-1]
     else:
         show.note(f"No calls yet: there is no ledger at `{path}`")
+    if len(found) == _MOST == number:
+        show.note(f"Only the latest {_MOST:,}: `-n` takes more, `tollway ledger export` all")
     if as_json:
         show.emit([plain(row) for row in found])
     elif found:

@@ -71,8 +71,8 @@ def period(since: str, until: str | None, tz: ZoneInfo, now_ms: int) -> Period:
     Raises:
         UsageProblem: One of them cannot be read, or the period would be empty.
     """
-    begin_ms = _moment(since, tz, now_ms, "--since", whole_day=False)
-    end_ms = now_ms if until is None else _moment(until, tz, now_ms, "--until", whole_day=True)
+    begin_ms = moment(since, tz, now_ms, "--since")
+    end_ms = now_ms if until is None else moment(until, tz, now_ms, "--until", whole_day=True)
     first = begin_ms // QUARTER_MS * QUARTER_MS
     last = -(-end_ms // QUARTER_MS) * QUARTER_MS
     if begin_ms >= end_ms:
@@ -141,8 +141,16 @@ def end_of(asked: Period) -> int | None:
     return midnight_ms(today + left * _DAY, asked.tz)
 
 
-def _moment(text: str, tz: ZoneInfo, now_ms: int, option: str, *, whole_day: bool) -> int:
-    """Return a moment in unix milliseconds; of a day its beginning, or its end if `whole_day`."""
+def moment(
+    text: str, tz: ZoneInfo | None, now_ms: int, option: str, *, whole_day: bool = False
+) -> int:
+    """Return a moment in unix milliseconds; of a day its beginning, or its end if `whole_day`.
+
+    Without `tz` days are those of this box.
+
+    Raises:
+        UsageProblem: It cannot be read.
+    """
     said = text.strip().lower()
     if found := _SPAN.fullmatch(said):
         return max(0, now_ms - int(found[1]) * _SPANS_MS[found[2]])
@@ -167,5 +175,5 @@ def _date(text: str) -> date | None:
     return date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else None
 
 
-def _local(ms: int, tz: ZoneInfo) -> datetime:
+def _local(ms: int, tz: ZoneInfo | None) -> datetime:
     return datetime.fromtimestamp(ms // 1000, tz)

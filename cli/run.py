@@ -169,7 +169,7 @@ def run(  # noqa: PLR0913 - an argument is an option
     loaded = load_config(config)
     program = shutil.which(command[0])
     if program is None:
-        raise _no_program(command[0])
+        raise _no_program(command[0], loaded)
     cap, tags = _cap(budget), {**place(Path.cwd()), **_tags(tag)}
     own = _keeps_login(loaded, command) if own_login is None else own_login
     started = ensure_up(loaded)
@@ -196,8 +196,16 @@ def run(  # noqa: PLR0913 - an argument is an option
     raise typer.Exit(code)
 
 
-def _no_program(name: str) -> UsageProblem:
-    """Return what to say of a word that starts nothing: a slip, or an agent that is not here."""
+def _no_program(name: str, config: Config) -> UsageProblem:
+    """Return what to say of a word that starts nothing: a slip, an agent that is not here, a model.
+
+    Other programs run models.
+    """
+    if name in {*config.routes, *config.models, *(f"local/{one}" for one in config.models)}:
+        asked = name if name in config.routes or "/" in name else f"local/{name}"
+        return UsageProblem(
+            f"There is no program `{name}`", hint=f"`tollway chat {asked}` talks with that model"
+        )
     if agent_of([name]):
         return UsageProblem(
             f"There is no program `{name}`",

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ _SPAN = 100_000  # calls looked through in one statement: a snapshot of well und
 _MOST_POLLED = 1_000
 _STEP_NS = 100_000_000  # more than any file system's clock
 _MOMENT_MS = 1_500  # within which a row may stand for others, a late timer's time included
+_EARLIER_MS = 3_600_000
 _HEAD = 13  # characters of an id that are indexed
 
 
@@ -107,7 +109,8 @@ class CallDetail(msgspec.Struct, frozen=True):
 class CallFilter(msgspec.Struct, frozen=True):
     """Which calls are meant; None takes any. `model` and `provider` are the latest attempt's.
 
-    `status` "ok" is a whole answer, "error" all else that has ended.
+    `status` "ok" is a whole answer, "error" all else that has ended. `since_ms` and `until_ms`
+    bound when they were admitted, in unix milliseconds; the latter is the first moment after.
     """
 
     key: str | None = None
@@ -121,6 +124,8 @@ class CallFilter(msgspec.Struct, frozen=True):
     error: str | None = None
     tag: str | None = None  # "name=value", or a name, whatever its value
     status: str | None = None  # "ok", "error", an ending, or an HTTP status that an attempt had
+    since_ms: int | None = None
+    until_ms: int | None = None
 
 
 ANY = CallFilter()
@@ -151,7 +156,7 @@ def recent(
     with reading(path) as db:
         if (wanted := _conditions(db, where)) is None:
             return []
-        first = _find(db, after)[0] if after else 0
+        first = _find(db, after)[0] if after else _before(db, where.since_ms)
         (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
         last = _find(db, before)[0] if before else newest + 1
         found: list[CallRow] = []
@@ -165,6 +170,17 @@ def recent(
             )
             last = begin + 1
         return found
+
+
+def _before(db: sqlite3.Connection, since_ms: int | None) -> int:
+    """Return a call before all that were admitted since then, so that older ones are not read."""
+    if since_ms is None:
+        return 0
+    # An id is made a moment before its call is admitted.
+    head = head_of(max(0, since_ms - _EARLIER_MS))
+    sql = f"SELECT min(seq) - 1 FROM calls WHERE {ID_HEAD} >= ?"  # noqa: S608 - our own names
+    (found,) = db.execute(sql, (head,)).fetchone()
+    return found if found is not None else sys.maxsize
 
 
 def one(path: Path, id_prefix: str) -> CallDetail:
@@ -322,6 +338,10 @@ def _conditions(db: sqlite3.Connection, where: CallFilter) -> _Wanted | None:
         values += [name, value] if equals else [name]
     if where.status is not None:
         found += _of_status(where.status, values)
+    for sign, bound in ((">=", where.since_ms), ("<", where.until_ms)):
+        if bound is not None:
+            found += f" AND admitted_ms {sign} ?"
+            values.append(bound)
     return _Wanted(found, tuple(values))
 
 

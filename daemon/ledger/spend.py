@@ -349,8 +349,11 @@ def spans(
         begin_ms = end_ms
 
 
-def midnight_ms(day: date, tz: ZoneInfo) -> int:
-    """Return when a local day begins, in unix milliseconds: the first moment that there is."""
+def midnight_ms(day: date, tz: ZoneInfo | None) -> int:
+    """Return when a local day begins, in unix milliseconds: the first moment that there is.
+
+    Without `tz` it is this box's day.
+    """
     # By way of UTC: where a DST change swallows midnight, the first moment after it.
     at = datetime(day.year, day.month, day.day, tzinfo=tz).astimezone(UTC)
     return int(at.timestamp()) * 1000

@@ -100,6 +100,11 @@ def test_a_commands_help_is_its_docstring_with_an_example(row: Row) -> None:
     assert f"\n  tollway {row.name}" in shown.stdout.partition("Example")[2]
     assert "Raises:" not in shown.stdout
     assert "Args:" not in shown.stdout
+    # No words of the type system, and an argument is in capitals.
+    assert not re.search(r"<|x>=|\{|range|list\[|\.\.\.\.", shown.stdout.partition("Options:")[2])
+    usage = shown.stdout.splitlines()[0].partition("[OPTIONS]")[2]
+    assert not re.search(r"[{}<>]", usage)
+    assert usage == usage.upper() or "|" in usage
 
 
 @pytest.mark.parametrize("row", program.COMMANDS, ids=lambda row: row.name)
@@ -142,6 +147,10 @@ def test_an_unknown_command_names_the_nearest() -> None:
         ("routes create", "tollway routes add"),
         ("budgets add", "tollway budgets set"),
         ("keys rotat", "tollway keys rotate"),
+        ("ls", "tollway models list"),
+        ("login", "tollway providers add"),
+        ("config set", "tollway config edit"),
+        ("models stop", "tollway models unload"),
     ],
 )
 def test_what_other_programs_call_it_is_understood(line: str, meant: str) -> None:
@@ -157,6 +166,21 @@ def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
     first, second = ended.stderr.splitlines()
     assert first.startswith("error: No such option: --jsn")
     assert second.startswith("hint: Did you mean `--json`? `tollway status --help` shows")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("spend --days 7", "--since"),
+        ("spend --group-by team", "--by"),
+        ("logs --tail 5", "-n"),
+        ("keys list -o json", "--json"),
+        ("keys create bot --duration 30d", "--expires"),
+    ],
+)
+def test_an_option_that_other_programs_have_is_told_its_name_here(line: str, meant: str) -> None:
+    """Nearest to `--days` is `--as`, which has nothing to do with it."""
+    assert f"hint: Did you mean `{meant}`? `tollway" in tollway(*line.split()).stderr
 
 
 def test_no_option_is_offered_that_is_not_near() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -227,6 +228,26 @@ async def test_no_ledger_is_no_error(home: Home) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "No calls yet" in done.stderr
     assert ids(home) == []
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_a_stretch_of_time_has_the_calls_that_were_admitted_in_it(home: Home) -> None:
+    """Both ends may be said; moments are this box's, as the table shows them."""
+
+    def called(*numbers: int) -> list[str]:
+        return [call_id(number, AT_MS + number) for number in numbers]
+
+    at = [
+        datetime.fromtimestamp((AT_MS + number) / 1000).isoformat(timespec="milliseconds")
+        for number in range(6)
+    ]
+    assert ids(home, "--since", at[3]) == called(3, 4)
+    assert ids(home, "--until", at[3]) == called(1, 2)
+    assert ids(home, "--since", at[2], "--until", at[4]) == called(2, 3)
+    assert ids(home, "--since", at[1], "-n", "1") == called(4)
+    assert ids(home, "--since", at[5]) == []
+    assert home.tollway("logs", "--since", "tomorow").returncode == 2
+    assert home.tollway("logs", "-f", "--until", "today").returncode == 2
 
 
 @pytest.mark.usefixtures("ledger")

@@ -206,6 +206,16 @@ async def test_no_program_no_run(tmp_path: Path) -> None:
         assert "error: There is no program `no-such-program`" in err
 
 
+def test_a_models_name_in_a_programs_place_is_told_who_talks_with_it(tmp_path: Path) -> None:
+    """`ollama run MODEL` is a conversation."""
+    home = Home(tmp_path)
+    route = '[providers.up]\nkind = "vllm"\n[routes.fast]\nto = ["up/m"]\n'
+    home.write(f"[server]\nsingle_user = true\n{route}[models.tiny]\ngguf = 'tiny.gguf'\n")
+    for word, asked in (("fast", "fast"), ("tiny", "local/tiny"), ("local/tiny", "local/tiny")):
+        done = home.tollway("run", word)
+        assert (done.returncode, f"`tollway chat {asked}`" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
