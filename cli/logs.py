@@ -153,35 +153,31 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
     loaded = load_to_read(config)
     path = loaded.ledger.path
     where = CallFilter(
-        key=key,
-        user=user,
-        team=team,
-        project=project,
-        route=route,
-        provider=provider,
-        model=model,
-        state=state,
-        error=error,
-        tag=tag,
+        **{"key": key, "user": user, "team": team, "project": project, "route": route},
+        **{"provider": provider, "model": model, "state": state, "error": error, "tag": tag},
         status=status,
         since_ms=_moment(since, "--since"),
         until_ms=_moment(until, "--until", whole_day=True),
     )
     _check(where)
-    if number is None:
-        number = _USUAL if since is None else _MOST
-    if body and call is None:
-        raise UsageProblem("`--body` is of one call", hint="Give its id")
+    many = number if number is not None else _USUAL if since is None else _MOST
     if call is not None:
         if follow or where != calls.ANY:
             raise UsageProblem("One call is neither followed nor filtered; give its id alone")
         _one(path, call, body=body, as_json=as_json)
-    elif follow and until is not None:
-        raise UsageProblem("`-f` goes on until Ctrl-C; leave `--until` out")
-    elif follow:
-        _follow(path, number, where, as_json=as_json)
+        return
+    _possible(body=body, endless=follow and until is not None)
+    if follow:
+        _follow(path, many, where, as_json=as_json)
     else:
-        _latest(loaded, number, where, as_json=as_json)
+        _latest(loaded, many, where, as_json=as_json)
+
+
+def _possible(*, body: bool, endless: bool) -> None:
+    if body:
+        raise UsageProblem("`--body` is of one call", hint="Give its id")
+    if endless:
+        raise UsageProblem("`-f` goes on until Ctrl-C; leave `--until` out")
 
 
 def _moment(said: str | None, option: str, *, whole_day: bool = False) -> int | None:
