@@ -6,6 +6,7 @@ import msgspec
 
 from tollway.providers.llamacpp import harmony
 from tollway.providers.llamacpp.calls import CallScanner
+from tollway.providers.llamacpp.curly import CurlyGrammar, CurlyScanner
 from tollway.providers.llamacpp.frames import Tool
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
@@ -38,7 +39,11 @@ class Manner:
         scanner: Scanner | None = None
         if style:
             names = [tool.name for tool in tools] if style.bare else None
-            scanner = TaggedScanner(style.tags, tools) if style.tags else CallScanner(names)
+            scanner = CallScanner(names)
+            if style.tags:
+                scanner = TaggedScanner(style.tags, tools)
+            elif style.curly:
+                scanner = CurlyScanner(style.curly)
         return Speech(style, scanner, self.thoughts, thinks, forced)
 
     def calls_grammar(self, tools: Sequence[Tool], *, parallel: bool) -> str:
@@ -123,6 +128,9 @@ class Manner:
         """Return the expression of one call of a tool, and the grammar that has its rules."""
         style = self.style
         schema = {"type": "object", **tool.parameters}
+        if style.curly:
+            curly = CurlyGrammar(schema, style.curly)
+            return curly, curly.call(tool.name, schema, whole)
         grammar = Grammar(schema)
         if style.tags:
             return grammar, call_rule(style.tags, tool, whole, grammar)

@@ -66,7 +66,13 @@ def grammar_of(schema: Schema) -> str:
 
 
 class Grammar:
-    """A grammar that grows by the schemas it is asked for."""
+    """A grammar that grows by the schemas it is asked for.
+
+    What JSON has of its own is told by names and small functions, for forms that are nearly JSON.
+    """
+
+    any, text_rule, letter = "value", "string", "char"
+    quote = '"\\""'
 
     def __init__(self, root: Schema) -> None:
         self.root = root
@@ -90,7 +96,7 @@ class Grammar:
         if depth > MAX_DEPTH:
             raise SchemaRefused("The schema is nested too deeply")
         if schema is True or schema == {}:
-            return "value"
+            return self.any
         if schema is False:
             raise SchemaRefused("A schema of `false` allows no value")
         schema = checked(schema)
@@ -104,9 +110,27 @@ class Grammar:
         if word:
             return self._alternatives(schema, word, depth)
         if "const" in schema or "enum" in schema:
-            values = {msgspec.json.encode(value).decode() for value in valid_literals(schema)}
-            return self.rule(one_of(sorted(values)))
+            return self.rule(self.one_of(valid_literals(schema)))
         return self._either(self._typed(kind, schema, depth) for kind in kinds_of(schema))
+
+    def one_of(self, values: list[Any]) -> str:
+        """Return the expression for one of several values."""
+        return one_of(sorted({msgspec.json.encode(value).decode() for value in values}))
+
+    def key(self, name: str) -> str:
+        """Return the expression for a property's name; "" for that of any."""
+        return quoted(msgspec.json.encode(name).decode()) if name else self.text_rule
+
+    def pattern(self, pattern: str, least: int, most: float) -> str:
+        """Return the expression for what a text holds that a pattern matches.
+
+        Raises:
+            SchemaRefused: It cannot be promised.
+        """
+        try:
+            return pattern_rule(pattern, least, most)
+        except PatternRefused as no:
+            raise SchemaRefused(str(no)) from no
 
     def _worked(self, much: int) -> None:
         self._work += much
@@ -247,10 +271,7 @@ class Grammar:
         if not known:
             return self.rule('"{" space "}"')
         pairs = {
-            name: self.rule(
-                f'{quoted(msgspec.json.encode(name).decode())} ":" space'
-                f" {self.value(part, depth + 1)} space"
-            )
+            name: self.rule(f'{self.key(name)} ":" space {self.value(part, depth + 1)} space')
             for name, part in known.items()
         }
         return self.rule(f'"{{" space {self._members(pairs, set(required))} "}}"')
@@ -261,7 +282,7 @@ class Grammar:
             raise SchemaRefused("The number of properties cannot be promised by a grammar")
         if most == 0:
             return self.rule('"{" space "}"')
-        pair = self.rule(f'string ":" space {self.value(more, depth + 1)} space')
+        pair = self.rule(f'{self.key("")} ":" space {self.value(more, depth + 1)} space')
         many = "*" if most == math.inf else f"{{0,{min(int(most), MAX_REPEAT) - 1}}}"
         sign = "" if least else "?"
         return self.rule(f'"{{" space ({pair} ("," space {pair}){many}){sign} "}}"')
@@ -329,26 +350,25 @@ class Grammar:
 
     def _string(self, schema: Mapping[str, Any]) -> str:
         least, most = schema.get("minLength", 0), schema.get("maxLength")
+        quote = self.quote
         if "pattern" in schema:
-            try:
-                rule = pattern_rule(schema["pattern"], least, math.inf if most is None else most)
-            except PatternRefused as no:
-                raise SchemaRefused(str(no)) from no
-            return self.rule(f'"\\"" {rule} "\\""')
+            rule = self.pattern(schema["pattern"], least, math.inf if most is None else most)
+            return self.rule(f"{quote} {rule} {quote}")
         if form := FORMATS.get(schema.get("format", "")):
             if least > form.least or (most is not None and most < form.most):
                 raise SchemaRefused("A `format` with a length cannot be promised by a grammar")
-            return self.rule(f'"\\"" ({form.rule}) "\\""')
+            return self.rule(f"{quote} ({form.rule}) {quote}")
         if not least and most is None:
-            return "string"
+            return self.text_rule
         if least > MAX_REPEAT:
             raise SchemaRefused(f"Strings of over {MAX_REPEAT} characters can't be promised")
         if most is not None and most < least:
             raise SchemaRefused("`maxLength` is less than `minLength`")
         most = None if most is None else min(most, MAX_REPEAT)
         if most == 0:
-            return self.rule('"\\"\\""')
-        return self.rule(f'"\\"" char{{{least},{"" if most is None else most}}} "\\""')
+            return self.rule(f"{quote} {quote}")
+        many = f"{{{least},{'' if most is None else most}}}"
+        return self.rule(f"{quote} {self.letter}{many} {quote}")
 
     def _number(self, kind: str, schema: Mapping[str, Any]) -> str:
         low, high = schema.get("minimum"), schema.get("maximum")

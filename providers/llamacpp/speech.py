@@ -28,6 +28,8 @@ class Said(msgspec.Struct, frozen=True):
 def _marks(style: Style | None, thoughts: tuple[str, str] | None) -> tuple[str, ...]:
     """Return the tokens that a reader of answers must be shown."""
     found = list(thoughts or ())
+    # A tag may go on behind its token, as Gemma's `<|channel>thought` does.
+    found += [f"{tag.partition('>')[0]}>" for tag in found if ">" in tag[:-1]]
     if style:
         found += [style.begin.strip(), style.end.strip(), *style.marks]
         found += [_PYTHON_TAG] if style.bare else []

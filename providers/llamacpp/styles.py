@@ -34,8 +34,9 @@ class Style(msgspec.Struct, frozen=True):
     `arguments` is the key that they are trained on, `apart` what stands between two calls.
     `head` is what stands before a call's name, `listed` calls stand in one list, `named` ones are a
     name and `[ARGS]` before the arguments. `tags` are those of arguments between tags; of these
-    `listed` ones stand behind one another. `marks` are tokens within all these. With `channels`
-    all of an answer is messages with headers: see `harmony.py`.
+    `listed` ones stand behind one another. `curly` is what stands around texts in calls
+    that are nearly JSON (`curly.py`), `marks` are tokens within all these. With `channels` all of
+    an answer is messages with headers (`harmony.py`).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Style(msgspec.Struct, frozen=True):
     named: bool = False
     channels: bool = False
     tags: Tags | None = None
+    curly: str = ""
     marks: tuple[str, ...] = ()
 
 
@@ -82,6 +84,10 @@ STYLES = (
           tags=msgspec.structs.replace(_FUNCTION, pad="\n")),
     Style("glm", ("<tool_call>", "<arg_key>"), "<tool_call>", "</tool_call>",
           apart="\n", tags=_ARG),
+    Style("gemma", ("<|tool_call>call:",), "<|tool_call>", "<tool_call|>", apart="",
+          curly='<|"|>', marks=('<|"|>',)),
+    Style("gemma", ("<start_function_call>",), "<start_function_call>", "<end_function_call>",
+          apart="", curly="<escape>", marks=("<escape>",)),
     Style("mistral", ("[ARGS]",), "[TOOL_CALLS]", named=True, apart=""),
     Style("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", listed=True, apart=", "),
     Style("granite", ("<|tool_call|>", "<|start_of_role|>"), "<|tool_call|>", listed=True,
@@ -102,4 +108,5 @@ THOUGHTS = (
     ("<thought>", "</thought>"),
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
 )
