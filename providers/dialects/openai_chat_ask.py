@@ -104,6 +104,9 @@ class _Messages:
         self._marks = quirk.CACHE_CONTROL in facts.quirks
         off = said.reasoning is not None and said.reasoning.mode == "off"
         self._wants_thoughts = quirk.WANTS_REASONING in facts.quirks and not off
+        self._mistrals = quirk.MISTRALS_PARTS in facts.quirks
+        thinks = bool(facts.efforts) or facts.model.startswith("magistral")
+        self._thinks_in_parts = self._mistrals and thinks
 
     def messages(self) -> list[dict[str, object]]:
         """Return all messages; pictures that a tool gave follow its result, as a user's."""
@@ -217,18 +220,22 @@ class _Messages:
             written["refusal"] = "".join(refusals)
         if message.name:
             written["name"] = message.name
-        written.update(self._thoughts(thoughts))
         if calls:
             written["tool_calls"] = calls
+        written.update(self._thoughts(thoughts, written))
         return written
 
-    def _thoughts(self, thoughts: list[Thinking]) -> Iterator[tuple[str, object]]:
+    def _thoughts(
+        self, thoughts: list[Thinking], turn: dict[str, object]
+    ) -> Iterator[tuple[str, object]]:
         """Yield the fields for an earlier turn's thoughts, where the target takes them back."""
         if self._wants_thoughts and not any(part.text for part in thoughts):
             yield "reasoning_content", ""
         if not thoughts:
             return
-        if quirk.TAKES_DETAILS in self._quirks:
+        if self._thinks_in_parts and (turn["content"] or "tool_calls" in turn):
+            yield "content", _thought_first(turn["content"], thoughts)
+        elif quirk.TAKES_DETAILS in self._quirks:
             yield "reasoning_details", details(thoughts)
         elif quirk.TAKES_REASONING in self._quirks and any(part.text for part in thoughts):
             yield "reasoning_content", "".join(part.text for part in thoughts)
@@ -310,7 +317,10 @@ class _Messages:
             case File():
                 return {**self._file(part), **mark}
             case Audio():
-                return {"type": "input_audio", "input_audio": _sound(part), **mark}
+                sound: object = _sound(part)
+                if self._mistrals:
+                    sound = part.source.value
+                return {"type": "input_audio", "input_audio": sound, **mark}
             case Opaque() if part.by == NAME:
                 return dict(msgspec.json.decode(part.payload, type=dict[str, msgspec.Raw]))
             case _:
@@ -343,6 +353,10 @@ class _Messages:
             return {"type": "text", "text": text}
         if source.kind == "id" and self._said.by == NAME:
             return {"type": "file", "file": {"file_id": source.value}}
+        if self._mistrals:
+            document = {"document_url": self._url(source, "file")}
+            named = {"document_name": file.name} if file.name else {}
+            return {"type": "document_url", **document, **named}
         if source.kind == "url":
             raise Untranslatable(
                 "The target takes no file by its URL", hint="Send it as base64", param="messages"
@@ -377,6 +391,15 @@ class _Messages:
 # Without any of them nothing is left of an assistant's turn: its provider's own work, or thoughts
 # alone. Mistral and DeepSeek refuse a turn of no words.
 _SAID = ("content", "tool_calls", "refusal", "audio", "reasoning_details")
+
+
+def _thought_first(content: object, thoughts: list[Thinking]) -> object:
+    """Return a turn's content behind what was thought before it, as Mistral writes it."""
+    said = [{"type": "text", "text": part.text} for part in thoughts if part.text]
+    if not said:
+        return content
+    parts: list[object] = [{"type": "thinking", "thinking": said, "closed": True}]
+    return [*parts, {"type": "text", "text": content}] if content else parts
 
 
 def _speaker(said: dict[str, object]) -> tuple[object, object]:

@@ -35,6 +35,9 @@ ALL_OF_OPENAI = "all_of_openai"
 MORE_SAMPLING = "top_k"
 # `cache_control` on parts of content, as at Anthropic.
 CACHE_CONTROL = "cache_control"
+# Files stand as `document_url`, sounds as their base64 alone, and an earlier turn's thoughts as
+# parts of its content, where the model thinks (Mistral's own library; vercel/ai).
+MISTRALS_PARTS = "parts_of_mistral"
 # Ids of tool calls must be nine letters or digits; `seed` is called `random_seed`.
 SHORT_IDS = "nine_letter_tool_ids"
 RANDOM_SEED = "random_seed"
@@ -75,6 +78,7 @@ QUIRKS = frozenset(
         ALL_OF_OPENAI,
         MORE_SAMPLING,
         CACHE_CONTROL,
+        MISTRALS_PARTS,
         SHORT_IDS,
         RANDOM_SEED,
         ANSWERS_TOOLS,

@@ -12,9 +12,11 @@ from translated import OPENAI
 from tollway.providers.canon import Bound, Call
 from tollway.providers.conversation import (
     Conversation,
+    File,
     Message,
     Reasoning,
     Sampling,
+    Source,
     Text,
     Thinking,
     Tool,
@@ -82,6 +84,16 @@ def begun(quirks: Quirks) -> tuple[dict[str, Any], tuple[str, ...]]:
     said = replace(SAID, messages=turns)
     written = OPENAI.write_request(said, Facts("m", quirks=quirks))
     return json.loads(written.body), written.dropped
+
+
+def filed(quirks: Quirks) -> dict[str, Any]:
+    """Return how a translated request holds a file."""
+    file = File(Source("base64", "JVBERi0=", "application/pdf"))
+    said = replace(SAID, messages=(Message("user", (file,)),))
+    body = json.loads(OPENAI.write_request(said, Facts("m", quirks=quirks)).body)
+    (part,) = body["messages"][0]["content"]
+    found: dict[str, Any] = part
+    return found
 
 
 def edited(quirks: Quirks, path: str, limit: int | None = None, **more: Any) -> dict[str, Any]:
@@ -196,6 +208,11 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         lambda quirks: b"cache_control" in json.dumps(asked(quirks)).encode(),
         False,
         True,
+    ),
+    "parts_of_mistral": (
+        lambda quirks: filed(quirks)["type"],
+        "file",
+        "document_url",
     ),
     "nine_letter_tool_ids": (
         lambda quirks: len(asked(quirks)["messages"][2]["tool_call_id"]),
