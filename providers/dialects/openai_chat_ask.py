@@ -32,7 +32,14 @@ from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_chat_options import options
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
-from tollway.providers.dialects.wire import as_text, as_url, fitting, is_work_done, wrapped
+from tollway.providers.dialects.wire import (
+    as_text,
+    as_url,
+    fitting,
+    is_work_done,
+    object_text,
+    wrapped,
+)
 from tollway.providers.errors import Untranslatable
 
 # What OpenAI takes as a function's name; ids have no pattern, but some targets count them.
@@ -52,6 +59,7 @@ def tool_id(name: str, quirks: frozenset[str]) -> str:
 
 
 _SOUNDS = frozenset({"wav", "mp3"})
+_THOUGHTS = ((quirk.TAKES_REASONING, "reasoning_content"), (quirk.TAKES_PLAIN, "reasoning"))
 _INSTRUCTIONS = ("system", "developer")
 
 
@@ -61,7 +69,10 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
+    asked, said = said, _unthinking(said, facts.quirks)
     writer = _Messages(said, facts)
+    if said is not asked and asked.reasoning is not None and asked.reasoning.mode != "off":
+        writer.dropped.append("reasoning")
     body: dict[str, object] = {"model": facts.model, "messages": writer.messages()}
     if writer.begun and quirk.TEMPLATE_SWITCH in facts.quirks:
         # llama.cpp's server refuses both; others would take the answer for a thought.
@@ -73,6 +84,18 @@ def write_request(said: Conversation, facts: Facts) -> Written:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     _leave_out(body, facts.refuses, writer.dropped)
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
+
+
+def _unthinking(said: Conversation, quirks: frozenset[str]) -> Conversation:
+    """Return a request that asks for no thoughts where a tool must be called.
+
+    "Thinking mode does not support this tool_choice" is what DeepSeek answers, whose models think
+    unless they are told not to.
+    """
+    must = said.tool_choice is not None and said.tool_choice.mode in ("any", "tool") and said.tools
+    if not must or quirk.THINKING_SWITCH not in quirks:
+        return said
+    return msgspec.structs.replace(said, reasoning=Reasoning("off"))
 
 
 def _leave_out(body: dict[str, object], refused: tuple[str, ...], dropped: list[str]) -> None:
@@ -104,6 +127,10 @@ class _Messages:
         self._marks = quirk.CACHE_CONTROL in facts.quirks
         off = said.reasoning is not None and said.reasoning.mode == "off"
         self._wants_thoughts = quirk.WANTS_REASONING in facts.quirks and not off
+        # What refuses to be asked to think takes no thoughts either.
+        self._thought_fields = [
+            name for word, name in _THOUGHTS if word in facts.quirks and facts.efforts != ()
+        ]
         self._mistrals = quirk.MISTRALS_PARTS in facts.quirks
         thinks = bool(facts.efforts) or facts.model.startswith("magistral")
         self._thinks_in_parts = self._mistrals and thinks
@@ -118,7 +145,7 @@ class _Messages:
                 said = self._assistant(message)
                 if any(said.get(name) for name in _SAID):
                     written.append(said)
-                elif said.get("reasoning_content"):
+                elif said.get("reasoning_content") or said.get("reasoning"):
                     self.dropped.append("thinking")
             elif message.parts:
                 self._say(message, written)
@@ -237,8 +264,9 @@ class _Messages:
             yield "content", _thought_first(turn["content"], thoughts)
         elif quirk.TAKES_DETAILS in self._quirks:
             yield "reasoning_details", details(thoughts)
-        elif quirk.TAKES_REASONING in self._quirks and any(part.text for part in thoughts):
-            yield "reasoning_content", "".join(part.text for part in thoughts)
+        elif self._thought_fields and any(part.text for part in thoughts):
+            text = "".join(part.text for part in thoughts)
+            yield from ((name, text) for name in self._thought_fields)
         else:
             self.dropped.append("thinking")
 
@@ -252,6 +280,10 @@ class _Messages:
         arguments = call.arguments or "{}"
         if call.kind == "custom":
             arguments = wrapped(call.arguments)
+        elif quirk.ALL_OF_OPENAI not in self._quirks:
+            # Ollama, vLLM and llama.cpp's server read them for their templates, and refuse what is
+            # cut short, with which a session would end.
+            arguments = object_text(arguments).decode()
         if call.by == "gemini" and "extra_content" not in self._refuses:
             called["extra_content"] = {"google": {"thought_signature": call.signature}}
         return {**called, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -46,6 +46,8 @@ _SWITCHED = ("low", "medium", "high", "max")
 # OpenAI takes no longer one.
 _LONGEST_USER = 64
 _MOST_STOPS = 4
+# To these the tool that must be called is the only one.
+_ONE_ALONE = frozenset({quirk.CHOICE_IN_WORDS, quirk.IGNORES_CHOICE})
 
 
 def options(
@@ -99,12 +101,14 @@ def _tools(
     tool_name: Callable[[str], str],
 ) -> _Fields:
     choice = said.tool_choice
+    if choice is not None and choice.mode == "none" and quirk.IGNORES_CHOICE in quirks:
+        return
     hosted = [tool for tool in said.tools if isinstance(tool, HostedTool)]
     for tool in hosted:
         if tool.by == NAME == said.by and tool.type in HOSTED:
             yield tool.type, msgspec.Raw(tool.payload)
-    allowed = choice.names if choice and choice.mode in ("auto", "any") else ()
     own = quirk.ALL_OF_OPENAI in quirks
+    allowed = choice.names if choice and (choice.mode != "tool" or quirks & _ONE_ALONE) else ()
     tools = [
         _tool(tool, quirks, dropped, tool_name)
         for tool in said.tools
@@ -114,8 +118,13 @@ def _tools(
     if not tools:
         return
     yield "tools", tools
+    if quirk.IGNORES_CHOICE in quirks:
+        dropped += ["tool_choice"] if choice is not None and choice.mode != "auto" else []
+        dropped += ["parallel_tool_calls"] if said.parallel is False else []
+        return
     if choice is not None:
-        yield "tool_choice", _choice(choice, own=own, tool_name=tool_name)
+        words = quirk.CHOICE_IN_WORDS in quirks
+        yield "tool_choice", _choice(choice, own=own, words=words, tool_name=tool_name)
     if said.parallel is not None:
         yield "parallel_tool_calls", said.parallel
 
@@ -175,9 +184,13 @@ def _with_properties(schema: bytes) -> bytes:
     )
 
 
-def _choice(choice: ToolChoice, *, own: bool, tool_name: Callable[[str], str]) -> object:
+def _choice(
+    choice: ToolChoice, *, own: bool, words: bool, tool_name: Callable[[str], str]
+) -> object:
     if choice.hosted:
         raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+    if choice.mode == "tool" and words:
+        return "required"
     if choice.mode == "tool":
         kind = choice.kind if own else "function"
         return {"type": kind, kind: {"name": tool_name(choice.names[0])}}
@@ -194,7 +207,7 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if limit is not None:
         yield quirk.limit_field(facts.quirks, "chat"), limit
     if said.format is not None and said.format.kind != "text":
-        yield "response_format", _format(said.format)
+        yield "response_format", _format(said.format, facts.quirks)
     if said.stop:
         most = _MOST_STOPS if quirk.ALL_OF_OPENAI in facts.quirks else len(said.stop)
         yield "stop", list(said.stop[:most])
@@ -212,7 +225,9 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
         yield "modalities", list(said.modalities)
 
 
-def _format(asked: Format) -> dict[str, object]:
+def _format(asked: Format, quirks: frozenset[str]) -> dict[str, object]:
+    if asked.kind == "json_object" and quirk.JSON_BY_SCHEMA in quirks:
+        asked = Format("json_schema", b'{"type":"object"}')
     if asked.kind == "json_object":
         return {"type": "json_object"}
     schema: dict[str, object] = {"name": asked.name or "answer"}

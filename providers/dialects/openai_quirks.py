@@ -50,6 +50,12 @@ CONTINUE_FLAG = "continue_final_message"
 PREFIX = "prefix"
 # Any other turn of the assistant's that stands last is refused.
 USER_LAST = "user_last"
+# Which tool must be called is said in words alone: the one that must be is the only one offered.
+CHOICE_IN_WORDS = "tool_choice_in_words"
+# Nothing of it is read: what must not be called is not offered, and the rest is left out.
+IGNORES_CHOICE = "ignores_tool_choice"
+# Any JSON is asked for by a schema that any object fits.
+JSON_BY_SCHEMA = "json_by_schema"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek: `thinking: {type: enabled | disabled}` beside it
@@ -57,6 +63,7 @@ TEMPLATE_SWITCH = "template_switch"  # llama.cpp, vLLM: `chat_template_kwargs.en
 NO_REASONING = "no_reasoning"  # not at all
 # Where an earlier turn's thoughts may go back to.
 TAKES_REASONING = "takes_reasoning_content"
+TAKES_PLAIN = "takes_reasoning"  # in a field `reasoning`, as most servers tell it themselves
 TAKES_DETAILS = "takes_reasoning_details"
 # A model that thinks refuses an assistant's turn without the field; "" will do.
 WANTS_REASONING = "wants_reasoning_content"
@@ -86,11 +93,15 @@ QUIRKS = frozenset(
         CONTINUE_FLAG,
         PREFIX,
         USER_LAST,
+        CHOICE_IN_WORDS,
+        IGNORES_CHOICE,
+        JSON_BY_SCHEMA,
         REASONING_OBJECT,
         THINKING_SWITCH,
         TEMPLATE_SWITCH,
         NO_REASONING,
         TAKES_REASONING,
+        TAKES_PLAIN,
         TAKES_DETAILS,
         WANTS_REASONING,
     }

@@ -13,6 +13,7 @@ from tollway.providers.canon import Bound, Call
 from tollway.providers.conversation import (
     Conversation,
     File,
+    Format,
     Message,
     Reasoning,
     Sampling,
@@ -21,6 +22,7 @@ from tollway.providers.conversation import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
 )
 from tollway.providers.dialects import openai_chat, openai_embed
@@ -84,6 +86,24 @@ def begun(quirks: Quirks) -> tuple[dict[str, Any], tuple[str, ...]]:
     said = replace(SAID, messages=turns)
     written = OPENAI.write_request(said, Facts("m", quirks=quirks))
     return json.loads(written.body), written.dropped
+
+
+def choosing(quirks: Quirks, mode: str) -> tuple[list[str], object]:
+    """Return which tools are offered, and what is said of which must be called."""
+    choice = ToolChoice(mode, ("g",) if mode == "tool" else ())  # type: ignore[arg-type]
+    said = replace(SAID, tools=(Tool("f"), Tool("g")), tool_choice=choice)
+    body = json.loads(OPENAI.write_request(said, Facts("m", quirks=quirks)).body)
+    chosen = body.get("tool_choice")
+    names = [tool["function"]["name"] for tool in body.get("tools", ())]
+    return names, chosen["function"]["name"] if isinstance(chosen, dict) else chosen
+
+
+def shaped(quirks: Quirks) -> dict[str, Any]:
+    """Return how any JSON is asked for."""
+    said = replace(SAID, format=Format("json_object"))
+    body = json.loads(OPENAI.write_request(said, Facts("m", quirks=quirks)).body)
+    found: dict[str, Any] = body["response_format"]
+    return found
 
 
 def filed(quirks: Quirks) -> dict[str, Any]:
@@ -229,6 +249,21 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         ["tool", "user"],
         ["tool", "assistant", "user"],
     ),
+    "tool_choice_in_words": (
+        lambda quirks: choosing(quirks, "tool"),
+        (["f", "g"], "g"),
+        (["g"], "required"),
+    ),
+    "ignores_tool_choice": (
+        lambda quirks: [choosing(quirks, mode) for mode in ("tool", "none")],
+        [(["f", "g"], "g"), (["f", "g"], "none")],
+        [(["g"], None), ([], None)],
+    ),
+    "json_by_schema": (
+        lambda quirks: shaped(quirks)["type"],
+        "json_object",
+        "json_schema",
+    ),
     "reasoning_object": (thoughts, {"reasoning_effort"}, {"reasoning"}),
     "thinking_switch": (thoughts, {"reasoning_effort"}, {"thinking", "reasoning_effort"}),
     "template_switch": (
@@ -238,6 +273,7 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
     ),
     "no_reasoning": (thoughts, {"reasoning_effort"}, set()),
     "takes_reasoning_content": (turn, set(), {"reasoning_content"}),
+    "takes_reasoning": (turn, set(), {"reasoning"}),
     "takes_reasoning_details": (turn, set(), {"reasoning_details"}),
 }
 
