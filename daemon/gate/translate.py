@@ -30,6 +30,7 @@ from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
 from tollway.providers.halves import Halves, with_signs
 from tollway.providers.headers import Headers
+from tollway.providers.repeated_calls import with_own_ids
 from tollway.providers.sse import Event
 from tollway.providers.units import UNITS, NotThere
 
@@ -131,6 +132,7 @@ class Translator:
             said = DIALECTS[call.dialect].codec.read_request(call)
             if call.adds:  # the gateway does: nothing is left out
                 said = msgspec.structs.replace(said, store=None)
+            said = msgspec.structs.replace(said, messages=with_own_ids(said.messages))
             self._said, offers = without_offers(said)
             _check_choice(self._said)
             self._unsaid = offers + said.unread

@@ -24,6 +24,7 @@ from tollway.providers.conversation import (
     ToolResult,
     in_order,
 )
+from tollway.providers.cut_thoughts import without_cut_thoughts
 from tollway.providers.dialects.anthropic_citations import entry
 from tollway.providers.dialects.anthropic_models import goes_on
 from tollway.providers.dialects.anthropic_options import options
@@ -52,7 +53,9 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     """
     if not facts.counts:
         said = marked(said)
+    said, cut = without_cut_thoughts(said)
     writer = _Messages(said, goes_on=goes_on(facts.model))
+    writer.dropped += ["thinking"] if cut else []
     system, messages = writer.all()
     body: dict[str, object] = {"model": facts.model}
     more = options(said, facts, writer.dropped, tool_name)

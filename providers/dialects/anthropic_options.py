@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tollway.providers.conversation import Conversation, HostedTool, Thinking, Tool, ToolChoice
+from tollway.providers.conversation import (
+    Conversation,
+    HostedTool,
+    Thinking,
+    Tool,
+    ToolChoice,
+    in_order,
+)
 from tollway.providers.dialects.anthropic_models import efforts, is_claude, takes_sampling, thinks
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
@@ -178,15 +185,18 @@ def _is_unthought(said: Conversation) -> bool:
     Claude may think once for all calls of a turn, and a turn with a thought may not go on without
     (BerriAI/litellm#18929).
     """
-    turns = said.messages
+    turns = in_order(said.messages)
     if turns and turns[-1].role == "assistant":
         return True
-    begun = False
-    for place in range(len(turns) - 1, 0, -1):
-        message = turns[place]
-        if message.role == "user" and turns[place - 1].role != "tool":
-            break
-        if message.role == "assistant":
+    begun = spoken = False
+    for message in reversed(turns):
+        if message.role == "tool":
+            spoken = False  # what is said behind a result does not end the turn
+        elif message.role == "user":
+            spoken = True
+        elif message.role == "assistant":
+            if spoken:
+                break
             if any(isinstance(p, Thinking) and p.by == NAME for p in message.parts):
                 return False
             begun = True

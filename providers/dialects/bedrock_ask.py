@@ -27,6 +27,7 @@ from tollway.providers.conversation import (
     ToolResult,
     in_order,
 )
+from tollway.providers.cut_thoughts import without_cut_thoughts
 from tollway.providers.dialects.anthropic_models import goes_on
 from tollway.providers.dialects.bedrock_options import claude, options
 from tollway.providers.dialects.dialect import Facts, Written
@@ -83,7 +84,9 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     """
     if _CACHES.match(facts.model):
         said = marked(said)
+    said, cut = without_cut_thoughts(said)
     writer = _Turns(said, facts)
+    writer.dropped += ["thinking"] if cut else []
     system, turns = writer.all()
     body: dict[str, object] = {"messages": turns}
     if system:

@@ -198,17 +198,20 @@ def _is_unthought(turns: list[bytes]) -> bool:
     One thought is enough, however many calls ago: Claude may think once for all calls of a turn,
     and a turn with a thought may not go on without (BerriAI/litellm#18929).
     """
-    begun = False
+    begun = spoken = False
     for raw in reversed(turns):
         turn = _TURN.decode(raw)
         blocks = _BLOCKS.decode(turn.content) if bytes(turn.content).startswith(b"[") else []
         kinds = [block.type for block in blocks if isinstance(block.type, str)]
-        if turn.role == "assistant":
-            if not _THOUGHTS.isdisjoint(kinds):
-                return False
-            begun = True
-        elif "tool_result" not in kinds:
+        if turn.role != "assistant":
+            # What is said behind a result does not end the turn.
+            spoken = "tool_result" not in kinds
+            continue
+        if spoken:
             break
+        if not _THOUGHTS.isdisjoint(kinds):
+            return False
+        begun = True
     return begun
 
 

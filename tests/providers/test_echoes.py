@@ -62,3 +62,26 @@ def test_no_call_fails_for_what_is_looked_for_in_it(
     assert json.loads(found.body)["model"] == "m"
     assert found is call or found.body != call.body
     assert found is not call or not lost
+
+
+def test_claude_is_not_asked_to_think_on_behind_a_result_and_words() -> None:
+    """Anthropic's own clients may say in a turn of its own what stands with a result there."""
+    result = {"type": "tool_result", "tool_use_id": "a", "content": "ok"}
+    call = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
+    turns: list[Any] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+        {"role": "user", "content": "Go on"},
+    ]
+    asked = {"type": "enabled", "budget_tokens": 2000}
+    said = {"model": "m", "max_tokens": 4000, "thinking": asked, "messages": turns}
+
+    def sent() -> tuple[Any, tuple[str, ...]]:
+        call = DIALECTS["anthropic_messages"].dialect.peek("chat", json.dumps(said).encode())
+        found, lost = without_echoes(call, To("claude-sonnet-4-5"))
+        return json.loads(found.body)["thinking"], lost
+
+    assert sent() == ({"type": "disabled"}, ("reasoning",))
+    turns[-1:-1] = [{"role": "assistant", "content": "Done"}]
+    assert sent() == (asked, ())
