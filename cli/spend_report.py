@@ -115,14 +115,18 @@ def compared(report: Report, reference: str, price: Price) -> Report:
 
 
 def _flat(price: Price) -> Price:
-    """Return a price without the tiers of long prompts: sums do not say how long prompts were."""
+    """Return a price of tokens alone, without the tiers of long prompts.
+
+    Sums do not say how long prompts were. Nor do they tell searches from images, documents that
+    were ranked, seconds heard and characters spoken: all of them are counted as searches.
+    """
     rates = {
         name: msgspec.structs.replace(rate, tiers=())
         for name in price.__struct_fields__
         if isinstance(rate := getattr(price, name), Rate)
     }
-    flat = msgspec.structs.replace(price, id=f"{price.id} flat", request_usd=Decimal(0), **rates)
-    return msgspec.structs.replace(flat, services=())
+    flat = msgspec.structs.replace(price, id=f"{price.id} flat", services=(), **rates)
+    return msgspec.structs.replace(flat, request_usd=Decimal(0), search_usd=None)
 
 
 def elsewhere(report: Report, row: SpendRow) -> int:

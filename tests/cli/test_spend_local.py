@@ -29,8 +29,13 @@ input = 1
 output = 2
 cached_input = 0.5
 request = 10
+search = 0.01
 """
-USED = {"local": Usage(input=1000, cache_read=200, output=100), "openai": Usage(input=10, output=1)}
+USED = {
+    "local": Usage(input=1000, cache_read=200, output=100),
+    # Characters spoken, seconds heard, images and paid searches alike are counted as searches.
+    "openai": Usage(input=10, output=1, searches=1200),
+}
 # In nano-dollars by the reference: 1000, 500 and 2000 for a token.
 ELSEWHERE = {"local": 1_000_000 + 100_000 + 200_000, "openai": 12_000}
 
@@ -98,7 +103,7 @@ def test_this_box_stands_beside_others(home: Home) -> None:
 
 
 def test_the_same_tokens_elsewhere(home: Home) -> None:
-    """By class of token; a fee for each call is none of theirs."""
+    """By class of token; a fee for each call or search is none of theirs."""
     said = told(home, "--by", "provider", "--as", "openai/reference")
     assert said["reference"] == "openai/reference"
     by = {row["group"]["provider"]: row["as_nanousd"] for row in said["rows"]}
