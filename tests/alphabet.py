@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tollway.providers.llamacpp.frames import Sampling
-from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.native import Late, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
 
 END = 0
@@ -114,7 +114,9 @@ class Alphabet:
         """Bear no grammar that has a hash in it."""
         return "#" not in grammar
 
-    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
+    def chain(
+        self, sampling: Sampling, seed: int | None, grammar: str = "", *, apart: bool = False
+    ) -> Chain:
         """Return a sampler."""
         self.chains += 1
         return Chain(self)
@@ -127,7 +129,7 @@ class Alphabet:
         """Return the first letter."""
         return data[0]
 
-    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
         """Return the next letter of each."""
         lasts = [self.outputs[pick.row] for pick in picks]
         return [Picked(END if last >= self.end else last + 1) for last in lasts]

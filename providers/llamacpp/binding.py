@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tollway.providers.llamacpp.apart import Apart
 from tollway.providers.llamacpp.fit import (
     EMBED_TOKENS,
     STEP_CPU,
@@ -24,7 +25,7 @@ from tollway.providers.llamacpp.fit import (
     layers_that_fit,
 )
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
-from tollway.providers.llamacpp.native import Chain, NativeFailed, Pick, Picked, Piece
+from tollway.providers.llamacpp.native import Chain, Late, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
 from tollway.providers.llamacpp.samplers import Samplers
 from tollway.providers.llamacpp.template import CHATML, ChatTemplate
@@ -92,7 +93,8 @@ class LlamaCpp:
             tail=2 if self.steady else 1,
         )
         self._batch = llama.llama_batch_init(self._room, 0, 1)
-        self._samplers = Samplers(llama, self._vocab, self.vocabulary, _threads())
+        self._apart = Apart(load.path, load.version, self.vocabulary)
+        self._samplers = Samplers(llama, self._vocab, self.vocabulary, _threads(), self._apart)
         # A GPU's threads only hand work over: there is nothing to find out.
         self._threads = ThreadsBySize(_threads()) if not self.gpu_layers else None
         self._used_threads = 0
@@ -256,9 +258,12 @@ class LlamaCpp:
         """See `native.Native`."""
         return self._samplers.bears(grammar)
 
-    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
+    def chain(
+        self, sampling: Sampling, seed: int | None, grammar: str = "", *, apart: bool = False
+    ) -> Chain:
         """See `native.Native`."""
-        return self._samplers.chain(sampling, seed, grammar)
+        make = self._samplers.apart if apart else self._samplers.chain
+        return make(sampling, seed, grammar)
 
     def hold(self, chain: Chain, grammar: str) -> None:
         """See `native.Native`."""
@@ -275,7 +280,7 @@ class LlamaCpp:
             known = self._beginnings[data] = max(fitting)[1]
         return known
 
-    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
         """See `native.Native`."""
         return self._samplers.sample(picks, self.piece)
 
@@ -289,6 +294,7 @@ class LlamaCpp:
 
     def close(self) -> None:
         """Give all memory back."""
+        self._apart.close()
         self._llama.llama_batch_free(self._batch)
         self._llama.llama_free(self._context)
         self._llama.llama_model_free(self._model)
@@ -340,6 +346,22 @@ class LlamaCpp:
                 return buffer.raw[:count]
             room = -count
         return b""
+
+
+def samplers_alone(llama: Any, path: str) -> Samplers:
+    """Return what makes chains for a model's vocabulary, of which nothing else is loaded.
+
+    Raises:
+        CannotLoad: The file cannot be read, though it could a while ago.
+    """
+    params = llama.llama_model_default_params()
+    params.vocab_only = True
+    params.n_gpu_layers = 0
+    model = llama.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        raise CannotLoad(LoadFailed("file", "llama.cpp cannot load the vocabulary"))
+    vocab = llama.llama_model_get_vocab(model)
+    return Samplers(llama, vocab, int(llama.llama_vocab_n_tokens(vocab)), threads=1)
 
 
 def _load_model(llama: Any, load: Load, gpu_layers: int, tell: Callable[[int], None]) -> Any:

@@ -1,8 +1,10 @@
 """The worker process: one model, one link to the daemon, and its end when the link ends.
 
 Started as `python -m tollway.providers.llamacpp.child FD PARENT`, where FD is its end of a
-socket pair and PARENT the daemon's process id. The only file that imports llama_cpp, whose
-faults (segmentation faults and aborts among them) so never reach the daemon.
+socket pair and PARENT the daemon's process id. With a model's path and llama-cpp-python's version
+behind those it is a worker's own helper, with the vocabulary alone: see `apart.py`. The only file
+that imports llama_cpp, whose faults (segmentation faults and aborts among them) so never reach the
+daemon.
 """
 
 import contextlib
@@ -19,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tollway.providers.llamacpp.binding import CannotLoad, LlamaCpp
+from tollway.providers.llamacpp import chains
+from tollway.providers.llamacpp.binding import CannotLoad, LlamaCpp, samplers_alone
 from tollway.providers.llamacpp.engine import Engine
 from tollway.providers.llamacpp.frames import (
     Cancel,
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1
 # ggml's levels of log lines, and the one that continues a line.
-_LOG_DEBUG, _LOG_GOES_ON = 1, 5
+_LOG_DEBUG, _LOG_ERROR, _LOG_GOES_ON = 1, 4, 5
 
 
 class Reader(Protocol):
@@ -202,8 +205,11 @@ def _import_llama(version: str) -> None:
     llama = llama_cpp
 
 
-def _log_to_stderr() -> Any:
-    """Send llama.cpp's log to stderr; the result must be kept for as long as it may log."""
+def _log_to_stderr(*, quiet: bool = False) -> Any:
+    """Send llama.cpp's log, or if `quiet` only its errors, to stderr.
+
+    The result must be kept for as long as it may log.
+    """
     told = True  # the line before, whose rest may follow
 
     @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -212,7 +218,7 @@ def _log_to_stderr() -> Any:
         # What is only for its developers comes at every step, and would be all that is left of
         # the lines that tell how a worker ended.
         if level != _LOG_GOES_ON:
-            told = level != _LOG_DEBUG
+            told = level == _LOG_ERROR if quiet else level != _LOG_DEBUG
         if not told:
             return
         with contextlib.suppress(OSError):
@@ -257,10 +263,26 @@ def _serve(link: Link, engine: Engine) -> None:
         link.send(engine.step())
 
 
+def _serve_chains(link: socket.socket, path: str, version: str) -> int:
+    try:
+        _import_llama(version)
+        _kept = _log_to_stderr(quiet=True)
+        llama.llama_backend_init()
+        samplers = samplers_alone(llama, path)
+    except CannotLoad as fault:
+        print(f"the process for grammars: {fault}", file=sys.stderr, flush=True)
+        return 3
+    chains.serve(link, samplers)
+    return 0
+
+
 def main() -> int:
     """Load one model and serve it; return the process's exit code."""
     _live_with(int(sys.argv[2]))
-    link = Link(socket.socket(fileno=int(sys.argv[1])))
+    ours = socket.socket(fileno=int(sys.argv[1]))
+    if path := sys.argv[3:4]:
+        return _serve_chains(ours, path[0], sys.argv[4])
+    link = Link(ours)
     load = link.inbox.get()
     if not isinstance(load, Load):
         return 2

@@ -30,6 +30,8 @@ from tollway.providers.llamacpp.jobs import Arrived, Jobs, Refusal, param_of
 from tollway.providers.llamacpp.native import (
     Chain,
     GrammarFailed,
+    GrammarTooSlow,
+    Late,
     Native,
     NativeFailed,
     Pick,
@@ -43,6 +45,8 @@ from tollway.providers.llamacpp.template import ChatTemplate
 from tollway.providers.llamacpp.text import Beside, TextOut
 from tollway.providers.llamacpp.texts import Texts
 
+# Where all wait for tokens of other processes: so long, before calls that came are looked at.
+LATE_S = 0.05
 # Each further choice of a call stands so many places behind the one before it.
 CHOICE_APART = 8
 
@@ -63,7 +67,13 @@ class _Choice:
         self.seq = -1
         self.limit = 0
         self.last: int | None = None  # sampled, not yet decoded; None while the prompt is read
+        self.late: Late | None = None  # the next token, while another process chooses it
         self.made = 0
+
+    @property
+    def reads(self) -> bool:
+        """Whether its prompt is being read."""
+        return self.last is None and self.late is None
 
 
 class _Seq:
@@ -167,7 +177,9 @@ class Engine:
         if self._native.embeds:
             return said + self._texts.step()
         self._place_waiting(said)
-        answers = [seq.choice for seq in self._seqs if seq.choice and seq.choice.last is not None]
+        self._take_late(said)
+        under_way = [seq.choice for seq in self._seqs if seq.choice and not seq.choice.late]
+        answers = [choice for choice in under_way if choice.last is not None]
         pieces = [self._next_token(choice) for choice in answers]
         readers = self._readings(len(answers))
         if self._native.mixes:
@@ -220,7 +232,7 @@ class Engine:
             policy.Seq(
                 seq.cells,
                 seq.choice is not None,
-                seq.choice.prompt if seq.choice and seq.choice.last is None else None,
+                seq.choice.prompt if seq.choice and seq.choice.reads else None,
                 seq.used,
                 seq.owner,
             )
@@ -245,7 +257,8 @@ class Engine:
         choice.limit = room if limit is None else min(room, limit)
         sampling = run.job.sampling.within(self._native.context)
         seed = None if sampling.seed is None else sampling.seed + choice.index % run.job.n
-        choice.chain = self._native.chain(sampling, seed, run.read.grammar)
+        own = run.job.grammar is not None
+        choice.chain = self._native.chain(sampling, seed, run.read.grammar, apart=own)
         choice.chain.held = not run.read.thinks
         back = sampling.looks_back
         for token in choice.prompt[-back:] if back else ():
@@ -267,7 +280,7 @@ class Engine:
         return Piece(choice.seq, len(self._seqs[choice.seq].cells), last)
 
     def _readings(self, answers: int) -> list[tuple[_Choice, Piece]]:
-        reading = [seq.choice for seq in self._seqs if seq.choice and seq.choice.last is None]
+        reading = [seq.choice for seq in self._seqs if seq.choice and seq.choice.reads]
         reading.sort(key=attrgetter("turn", "index"))
         left = [
             policy.Reader(one.seq, len(one.prompt) - len(self._seqs[one.seq].cells))
@@ -327,10 +340,26 @@ class Engine:
             if choice.last is None:
                 said.append(self._reading(choice))
             one = picked.get(at)
-            if isinstance(one, NativeFailed):
-                self._break(choice.run, str(one), said, _param_of(choice.run, one))
-            elif one is not None:
-                self._take(choice, one, said)
+            if isinstance(one, NativeFailed | Picked):
+                self._take_or_break(choice, one, said)
+            else:
+                choice.late = one
+
+    def _take_late(self, said: list[Up]) -> None:
+        """Take the tokens that have come; where nothing else is to do, wait a little for one."""
+        under_way = [seq.choice for seq in self._seqs if seq.choice]
+        wait_s = LATE_S if under_way and all(one.late for one in under_way) else 0.0
+        for choice in under_way:
+            if choice.late and choice.seq >= 0 and (found := choice.late.get(wait_s)):
+                choice.late, wait_s = None, 0.0
+                self._take_or_break(choice, found, said)
+
+    def _take_or_break(self, choice: _Choice, one: Picked | NativeFailed, said: list[Up]) -> None:
+        if isinstance(one, Picked):
+            return self._take(choice, one, said)
+        if isinstance(one, GrammarTooSlow):
+            self._jobs.refuse(choice.run.job)
+        return self._break(choice.run, str(one), said, _param_of(choice.run, one))
 
     def _reading(self, choice: _Choice) -> Reading:
         used = choice.run.used
@@ -454,5 +483,5 @@ class Engine:
 
 def _param_of(run: Run, fault: NativeFailed) -> str:
     """Return the field of the call that it failed at, "" for a fault that is ours."""
-    own = run.job.shape is not None and run.job.shape.grammar is not None
+    own = run.job.grammar is not None
     return "grammar" if own and isinstance(fault, GrammarFailed) else ""

@@ -171,6 +171,11 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     owner: str = ""
     fresh: bool = False
 
+    @property
+    def grammar(self) -> str | None:
+        """The grammar that its caller wrote, if there is one."""
+        return self.shape.grammar if self.shape else None
+
 
 class Count(msgspec.Struct, frozen=True, tag="count"):
     """Say how many tokens the prompts have, and with `show` which."""

@@ -3,6 +3,8 @@
 Nothing reaches llama.cpp unchecked, for most misuses of it end the process.
 """
 
+import contextlib
+
 import msgspec
 
 from tollway.providers.llamacpp.frames import Prompt, Refused, Shape, Submit
@@ -193,7 +195,7 @@ class Jobs:
 
     def doubts(self, job: Submit) -> bool:
         """Return whether `read` would take long, for a grammar that `try_out` has not seen yet."""
-        grammar = job.shape.grammar if job.shape else None
+        grammar = job.grammar
         return grammar is not None and grammar not in self._tried and not _is_large(grammar)
 
     def try_out(self, job: Submit) -> None:
@@ -201,15 +203,24 @@ class Jobs:
 
         Those that may not are remembered too: whoever asks again is told at once.
         """
-        if job.shape and job.shape.grammar is not None and self.doubts(job):
-            self._try(job.shape.grammar)
+        if job.grammar is not None and self.doubts(job):
+            with contextlib.suppress(NativeFailed):  # whoever reads it is told
+                self._try(job.grammar)
+
+    def refuse(self, job: Submit) -> None:
+        """Take note that a job's grammar was too much, later than where it is tried."""
+        if job.grammar is not None:
+            self._remember(job.grammar, borne=False)
 
     def _try(self, grammar: str) -> bool:
         borne = self._native.bears(grammar)
+        self._remember(grammar, borne=borne)
+        return borne
+
+    def _remember(self, grammar: str, *, borne: bool) -> None:
         for oldest in list(self._tried)[: max(0, len(self._tried) + 1 - _GRAMMARS_KEPT)]:
             self._tried.pop(oldest, None)
         self._tried[grammar] = borne
-        return borne
 
     def _check_own(self, grammar: str) -> None:
         """Refuse a caller's grammar that would hold up all others, or end the process."""

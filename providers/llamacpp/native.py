@@ -17,6 +17,10 @@ class GrammarFailed(NativeFailed):
     """A grammar allows no token, or none in time: the fault of whoever wrote it."""
 
 
+class GrammarTooSlow(GrammarFailed):
+    """A grammar took too long for a token: it would again."""
+
+
 class Piece(msgspec.Struct, frozen=True):
     """Tokens to read into a sequence from a cell on; `wanted` if the last one's output is."""
 
@@ -53,6 +57,14 @@ class Picked(msgspec.Struct, frozen=True):
 
     token: int
     logprob: Logprob | None = None
+
+
+class Late(Protocol):
+    """A token that is being chosen still, in another process."""
+
+    def get(self, wait_s: float) -> "Picked | NativeFailed | None":
+        """Return it or why there is none; None if it is not known within so many seconds."""
+        ...
 
 
 class Native(Protocol):
@@ -110,11 +122,20 @@ class Native(Protocol):
         """Return whether llama.cpp lives to tell how an answer by a grammar begins, and soon.
 
         It takes a process's time to find out: for grammars that callers wrote.
+
+        Raises:
+            NativeFailed: There is no such process.
         """
         ...
 
-    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
-        """Return a fresh chain of samplers."""
+    def chain(
+        self, sampling: Sampling, seed: int | None, grammar: str = "", *, apart: bool = False
+    ) -> Chain:
+        """Return a fresh chain of samplers; `apart`, one that may take for ever and harms nobody.
+
+        Raises:
+            NativeFailed: There is none.
+        """
         ...
 
     def hold(self, chain: Chain, grammar: str) -> None:
@@ -133,8 +154,10 @@ class Native(Protocol):
         """
         ...
 
-    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
         """Return a token for each, chosen from the last step's output; why not, where none can be.
+
+        Those of chains that live apart may come later.
 
         The others have had theirs then: a chain that is asked twice has taken the first one.
 

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tollway.providers.llamacpp.apart import survives
+from tollway.providers.llamacpp.apart import Apart, ApartChain, Wanted
 from tollway.providers.llamacpp.frames import Likely, Logprob, Sampling
 from tollway.providers.llamacpp.native import Chain as NativeChain
-from tollway.providers.llamacpp.native import GrammarFailed, NativeFailed, Pick, Picked
+from tollway.providers.llamacpp.native import (
+    GrammarFailed,
+    GrammarTooSlow,
+    Late,
+    NativeFailed,
+    Pick,
+    Picked,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,12 +30,13 @@ _THREADED_FROM = 3
 # Where the likeliest is chosen, only what changes which one that is; Mirostat cuts by itself.
 _BEFORE_GREEDY = frozenset({"penalties", "dry"})
 _BEFORE_MIROSTAT = frozenset({"penalties", "dry", "temperature"})
-# CPU seconds for the first tokens by a grammar of a caller's own: so many in any case, and more
-# while they cost little, for what makes it slow may stand behind what does not.
-_TRIAL_S = 2
+# Of the first tokens by a grammar of a caller's own, so many are tried in any case, and more while
+# they cost little, for what makes it slow may stand behind what does not.
 _TRIAL_TOKENS = 4
 _MORE_S = 0.3
 _MORE_TOKENS = 256
+# Chains of other processes are waited for so long, as most need less; then the step goes on.
+_APART_WAIT_S = 0.005
 # Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
 _MIROSTAT_M = 100
 
@@ -64,7 +72,7 @@ class Chain:
                 token = self._sampled(logits, ruled=True)
             self._llama.llama_sampler_accept(self._grammar, token)
             if time.thread_time() - began > self.grammar_s:
-                raise GrammarFailed("the grammar takes too long, and others' answers wait for it")
+                raise GrammarTooSlow("the grammar takes too long, and others' answers wait for it")
         if self._samplers is not None:
             self._llama.llama_sampler_accept(self._samplers, token)
         return token
@@ -121,10 +129,13 @@ class Chain:
 class Samplers:
     """Makes chains for one vocabulary, and runs them on a step's outputs."""
 
-    def __init__(self, llama: Any, vocab: Any, vocabulary: int, threads: int) -> None:
+    def __init__(
+        self, llama: Any, vocab: Any, vocabulary: int, threads: int, apart: Apart | None = None
+    ) -> None:
         self._llama = llama
         self._vocab = vocab
         self._vocabulary = vocabulary
+        self._apart = apart
         self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
         self._context: Any = None
         self._rows: list[int] = []
@@ -148,12 +159,12 @@ class Samplers:
     def bears(self, grammar: str) -> bool:
         """See `native.Native`.
 
-        Tried in a process of its own: brackets within brackets overflow llama.cpp's stack, and
-        thousands of optional parts take it hours.
+        Brackets within brackets overflow llama.cpp's stack, and thousands of optional parts take
+        it hours.
         """
-        return survives(lambda: self._begin_by(grammar), _TRIAL_S)
+        return self._others().bears(grammar)
 
-    def _begin_by(self, grammar: str) -> None:
+    def begin_by(self, grammar: str) -> None:
         """Choose the first tokens by a grammar; what cannot be, the call itself will be told."""
         if sampler := self._grammar(grammar):
             logits = np.zeros(self._vocabulary, np.float32)
@@ -164,6 +175,15 @@ class Samplers:
                     break
                 if chain.choose(logits) in self._all_ends():
                     break
+
+    def _others(self) -> Apart:
+        if self._apart is None:
+            raise NativeFailed("chains cannot be made apart here")
+        return self._apart
+
+    def apart(self, sampling: Sampling, seed: int | None, grammar: str) -> ApartChain:
+        """Return a chain as `chain` does, in a process of its own."""
+        return self._others().chain(Wanted(grammar, sampling, seed))
 
     def chain(self, sampling: Sampling, seed: int | None, grammar: str) -> Chain:
         """See `native.Native`."""
@@ -190,23 +210,31 @@ class Samplers:
 
     def sample(
         self, picks: Sequence[Pick], piece: Callable[[int], bytes]
-    ) -> Sequence[Picked | NativeFailed]:
+    ) -> Sequence[Picked | NativeFailed | Late]:
         """See `native.Native`."""
-        outputs = [self._output(pick.row) for pick in picks]
-        asked = list(zip(picks, outputs, strict=True))
-        hard = sum(not _chain(pick).plain for pick in picks)
+        asked = [(pick, self._output(pick.row)) for pick in picks]
+        late: dict[int, Late] = {}
+        for pick, output in asked:
+            if isinstance(pick.chain, ApartChain):  # it chooses while those of this process do
+                pick.chain.ask(output)
+                late[pick.row] = _Late(pick, pick.chain, piece)
+        mine = [one for one in asked if one[0].row not in late]
+        hard = sum(not _chain(pick).plain for pick, _ in mine)
         if self._pool and hard >= _THREADED_FROM:
-            tokens = list(self._pool.map(_choose, asked))
+            tokens = list(self._pool.map(_choose, mine))
         else:
-            tokens = [_choose(one) for one in asked]
-        return [
-            token
+            tokens = [_choose(one) for one in mine]
+        found: dict[int, Picked | NativeFailed | Late] = {
+            pick.row: token
             if isinstance(token, NativeFailed)
-            else Picked(
-                token, None if pick.top is None else _logprob(output, token, pick.top, piece)
-            )
-            for (pick, output), token in zip(asked, tokens, strict=True)
-        ]
+            else _picked(pick, token, output, piece)
+            for (pick, output), token in zip(mine, tokens, strict=True)
+        }
+        if late:
+            until = time.monotonic() + _APART_WAIT_S
+            for row, one in late.items():
+                found[row] = one.get(max(0.0, until - time.monotonic())) or one
+        return [found[pick.row] for pick in picks]
 
     def _output(self, row: int) -> Floats:
         found = self._llama.llama_get_logits_ith(self._context, self._rows[row])
@@ -311,6 +339,30 @@ class Samplers:
             ends = self._llama.llama_vocab_is_eog
             self._ends = [one for one in range(self._vocabulary) if ends(self._vocab, one)]
         return self._ends
+
+
+class _Late:
+    """A token that a chain of another process chooses. See `native.Late`."""
+
+    def __init__(self, pick: Pick, chain: ApartChain, piece: Callable[[int], bytes]) -> None:
+        self._pick = pick
+        self._chain = chain
+        self._piece = piece
+
+    def get(self, wait_s: float) -> Picked | NativeFailed | None:
+        """See `native.Late`."""
+        try:
+            token = self._chain.answer(wait_s)
+        except NativeFailed as fault:
+            return fault
+        if token is None:
+            return None
+        return _picked(self._pick, token, self._chain.logits, self._piece)
+
+
+def _picked(pick: Pick, token: int, output: Floats, piece: Callable[[int], bytes]) -> Picked:
+    told = None if pick.top is None else _logprob(output, token, pick.top, piece)
+    return Picked(token, told)
 
 
 def _chain(pick: Pick) -> Chain:

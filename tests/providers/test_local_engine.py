@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 from alphabet import END, Alphabet
 
-from tollway.providers.llamacpp.engine import Engine
+from tollway.providers.llamacpp.engine import LATE_S, Engine
 from tollway.providers.llamacpp.frames import (
     Broken,
     Cancel,
@@ -27,7 +27,7 @@ from tollway.providers.llamacpp.frames import (
     Up,
     Used,
 )
-from tollway.providers.llamacpp.native import NativeFailed, Pick, Picked
+from tollway.providers.llamacpp.native import GrammarTooSlow, Late, NativeFailed, Pick, Picked
 from tollway.providers.llamacpp.policy import Rules
 from tollway.providers.llamacpp.template import ChatTemplate
 
@@ -71,7 +71,7 @@ def test_where_no_token_can_be_chosen_the_others_have_theirs_once() -> None:
     class Choosy(Alphabet):
         asked = 0
 
-        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed]:
+        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
             self.asked += len(picks)
             none = NativeFailed("the grammar allows no token here")
             return [none if one == Picked(ord("d")) else one for one in super().sample(picks)]
@@ -86,6 +86,87 @@ def test_where_no_token_can_be_chosen_the_others_have_theirs_once() -> None:
     ]
     assert text(said) == "fgh"
     assert native.asked == 1 + 4  # three letters and the end
+    assert native.chains == 0
+
+
+class Elsewhere(Alphabet):
+    """A "model" whose first caller's tokens another process chooses, once it has been asked often.
+
+    It counts how long it was waited for in all, and takes the place of `native.Late` itself.
+    """
+
+    looks = 3
+    waited_s = 0.0
+    fault: NativeFailed | None = None
+
+    def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
+        """Let the first sequence wait for each token."""
+        found: list[Picked | NativeFailed | Late] = [*super().sample(picks)]
+        for at, pick in enumerate(picks):
+            if self.outputs[pick.row] < ord("k"):
+                self.later, self.left = found[at], self.looks
+                found[at] = self
+        return found
+
+    def get(self, wait_s: float) -> Picked | NativeFailed | None:
+        """Return it at the third time; then too soon would be an error."""
+        self.waited_s += wait_s
+        self.left -= 1
+        assert self.left >= 0
+        if self.left:
+            return None
+        assert isinstance(self.later, Picked)
+        return self.fault or self.later
+
+
+def test_nobody_waits_for_a_token_that_another_process_chooses() -> None:
+    """The others go on, a step each; its own goes on when it comes. A prompt is not read twice."""
+    native = Elsewhere("z", slots=2)
+    engine = Engine(native, None)
+    engine.submit(job("xabc", 1, max_tokens=2))
+    engine.submit(job("klm", 2, max_tokens=6))
+    said = run(engine)
+    assert [up.text for up in said if isinstance(up, Token) and up.id == 1] == ["d", "e"]
+    assert [up.text for up in said if isinstance(up, Token) and up.id == 2] == list("nopqrs")
+    assert [up.id for up in said if isinstance(up, Token)] == [2, 2, 1, 2, 2, 2, 1, 2]
+    assert native.waited_s == 0.0
+    assert native.cells[0] == list(b"xabcd")
+
+
+def test_where_all_wait_for_tokens_of_other_processes_the_loop_waits_too() -> None:
+    """Not for long, since calls may come; and not at all while it has something else to do."""
+    native = Elsewhere("z", slots=2)
+    engine = Engine(native, None)
+    engine.submit(job("abc", 1, max_tokens=1))
+    assert text(run(engine)) == "d"
+    assert native.waited_s == native.looks * LATE_S
+
+
+def test_a_token_that_another_process_cannot_choose_ends_its_call() -> None:
+    """And the grammar is refused from then on, where it was what took too long."""
+    native = Elsewhere("z", slots=2)
+    native.fault = GrammarTooSlow("the grammar takes too long")
+    engine = Engine(native, None)
+    shape = Shape(grammar="root")
+    engine.submit(job("abc", 1, shape=shape))
+    engine.submit(job("klm", 2, max_tokens=3))
+    said = run(engine)
+    assert Broken(1, "the grammar takes too long", "grammar") in said
+    assert text(said) == "nop"
+    assert native.chains == 0
+    assert not engine.doubts(job("abc", 3, shape=shape))
+    engine.submit(job("abc", 3, shape=shape))
+    assert [up.param for up in run(engine) if isinstance(up, Refused)] == ["grammar"]
+
+
+def test_a_call_that_waits_for_another_process_can_be_cancelled() -> None:
+    """At once: what comes later is nobody's."""
+    native = Elsewhere("z")
+    engine = Engine(native, None)
+    engine.submit(job("abc", 1))
+    engine.step()
+    assert engine.cancel(1) == [Done(1, Used(3, 0, 0), cancelled=True)]
+    assert not engine.busy
     assert native.chains == 0
 
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 import pytest
@@ -166,42 +165,6 @@ def test_a_process_does_not_end_before_a_call_that_is_tried_out_has_come() -> No
         child.stdin.write(b"\n")
         child.stdin.flush()
         assert [said.readline(), said.readline()] == [b"took 2\n", b"drains\n"]
-
-
-# Its trial would take a minute.
-TRIES = """
-import socket, sys
-from tollway.providers.llamacpp.apart import survives
-link = socket.socket(fileno=int(sys.argv[1]))
-def work():
-    while True:
-        pass
-print("ready", flush=True)
-survives(work, 600)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children")
-def test_a_process_that_dies_in_a_trial_is_heard_of_at_once() -> None:
-    """The trial's own process keeps neither the link nor the log open, and dies with it."""
-    with running(TRIES) as (ours, said, child):
-        listed = Path(f"/proc/{child.pid}/task/{child.pid}/children")
-        while not (born := listed.read_text().split()):
-            pass
-        child.kill()
-        ours.settimeout(30)
-        assert ours.recv(1) == b""
-        assert said.read() == b""
-        while Path(f"/proc/{born[0]}").exists() and not _is_dead(born[0]):
-            pass
-
-
-def _is_dead(pid: str) -> bool:
-    """Whether nobody but its parent, which may not look, knows of it any more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def _body(link: socket.socket) -> bytes:
