@@ -130,12 +130,10 @@ class Apart:
             file.truncate(self._room)
             room = mmap.mmap(file.fileno(), self._room)
             ours, its = socket.socketpair()
-            with its:
-                try:
-                    self._hand_over(wanted, [its.fileno(), file.fileno()])
-                except BaseException:
-                    ours.close()
-                    raise
+            with its, contextlib.ExitStack() as in_vain:
+                in_vain.callback(ours.close)
+                self._hand_over(wanted, [its.fileno(), file.fileno()])
+                in_vain.pop_all()
         return ApartChain(ours, room)
 
     def bears(self, grammar: str) -> bool:
