@@ -166,7 +166,7 @@ def as_table(found: Lines) -> None:
     if not found.live:
         show.note("no daemon runs: nothing is held")
     for one in found.raises:
-        until = show.when(one.until)
+        until = show.turn(one.until, found.zone)
         by = f", by {one.by}" if one.by else ""
         show.note(f"raised: {one.text} +{show.money(one.nanousd)} until {until}{by}")
 

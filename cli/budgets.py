@@ -220,9 +220,8 @@ def raise_(
         what=f"budgets raise {text} +{usd:f} until {last.isoformat(timespec='minutes')}",
     )
     if not as_json:
-        show.note(
-            f"Raised {text} by {show.money(int(usd * 10**9))} until {show.when(last.timestamp())}"
-        )
+        until = show.turn(last.timestamp(), ZoneInfo(loaded.server.timezone))
+        show.note(f"Raised {text} by {show.money(int(usd * 10**9))} until {until}")
     _report(done, scope, as_json=as_json)
 
 
@@ -267,7 +266,8 @@ def _scope(words: Sequence[str], config: Config) -> tuple[Scope, str | None]:
     try:
         scope, period = units.scope(text)
     except units.WrongUnit as fault:
-        near = shown.meant(text.partition(" ")[0], get_args(ScopeKind))
+        said = text.partition(" ")[0]
+        near = "" if said in get_args(ScopeKind) else shown.meant(said, get_args(ScopeKind))
         raise UsageProblem(
             f"{shown.value(text)} is no scope: {fault}{near}",
             hint=f"Write {_SCOPES}",

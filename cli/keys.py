@@ -1,5 +1,6 @@
 """`keys`: who may call. A secret is shown once, and only its hash is kept."""
 
+import re
 import secrets
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,7 @@ from tollway.daemon.config.schema import Config, Key
 _PREFIX = "tw-"
 _BYTES = 32  # 256 random bits: nobody guesses one, so a fast hash is enough
 _LONGEST_GRACE_S = 90 * 86_400
+_DAYS = re.compile(r"(\d{1,5})([dw])")
 
 Name = Annotated[
     str, typer.Argument(help="The key's name.", autocompletion=complete.entries("keys"))
@@ -67,6 +69,14 @@ ProjectOf = Annotated[
 ]
 
 
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        "--expires", metavar="DATE", help="The last day it works: 2027-01-31, or 90d, 12w from now."
+    ),
+]
+
+
 def create(  # noqa: PLR0913 - an argument is an option
     name: New,
     *,
@@ -77,10 +87,7 @@ def create(  # noqa: PLR0913 - an argument is an option
     tpm: Tpm = None,
     rpd: Rpd = None,
     concurrent: Concurrent = None,
-    expires: Annotated[
-        str | None,
-        typer.Option("--expires", metavar="DATE", help="The last day it works: 2027-01-31."),
-    ] = None,
+    expires: Expires = None,
     models: Globs = None,
     yes: Yes = False,
     config: ConfigFile = None,
@@ -138,22 +145,28 @@ def require_owner(config: Config, name: str, user: str | None, project: str | No
 
 
 def last_day(said: str | None, config: Config) -> date | None:
-    """Return a key's last day as it was typed, None for none.
+    """Return a key's last day as it was typed, or so many days or weeks from now; None for none.
 
     Raises:
         UsageProblem: It is no date, or over.
     """
     if said is None:
         return None
+    span = _DAYS.fullmatch(said.strip().lower())
     try:
-        found = date.fromisoformat(said)
-    except ValueError as fault:
+        found = date.fromisoformat(said) if span is None else _today(config) + _days(span)
+    except (ValueError, OverflowError) as fault:
         raise UsageProblem(
-            f"`--expires {said}` is no date", hint="Write it as 2027-01-31"
+            f"`--expires {said}` is no date",
+            hint="Write it as 2027-01-31, or as `90d` or `12w` from now",
         ) from fault
     if found < _today(config):
         raise UsageProblem(f"`--expires {said}` is over already")
     return found
+
+
+def _days(span: re.Match[str]) -> timedelta:
+    return timedelta(days=int(span[1]) * (7 if span[2] == "w" else 1))
 
 
 def _today(config: Config) -> date:
@@ -297,7 +310,7 @@ def show_(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> Non
             ("team", one.team or ""),
             ("expires", str(one.expires or "")),
             ("revoked", str(one.revoked or "")),
-            ("old secret", f"works until {show.when(one.grace_until)}" if one.grace_until else ""),
+            ("old secret", f"works until {show.turn(one.grace_until)}" if one.grace_until else ""),
             ("models", ", ".join(one.models) or "what the levels above it allow"),
             ("budget", block(one.budgets)),
             ("limits", limits.block(one.limits)),
@@ -338,7 +351,7 @@ def rotate(
     if not as_json:
         _hand_over(name, secret)
         show.note(
-            f"The old one works until {show.when(until.timestamp())}"
+            f"The old one works until {show.turn(until.timestamp())}"
             if grace_s
             else "The old one has ended"
         )

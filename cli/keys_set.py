@@ -7,7 +7,7 @@ import typer
 from tollway.cli import edits, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
-from tollway.cli.keys import Name, ProjectOf, UserOf, last_day, require_owner
+from tollway.cli.keys import Expires, Name, ProjectOf, UserOf, last_day, require_owner
 from tollway.cli.limits import Concurrent, NoLimits, Rpd, Rpm, Tpm
 from tollway.cli.members import NoBudget, chosen
 from tollway.cli.options import AsJson, Budgets, ConfigFile, Globs
@@ -26,10 +26,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
     rpd: Rpd = None,
     concurrent: Concurrent = None,
     no_limits: NoLimits = False,
-    expires: Annotated[
-        str | None,
-        typer.Option("--expires", metavar="DATE", help="The last day it works: 2027-01-31."),
-    ] = None,
+    expires: Expires = None,
     no_expires: Annotated[bool, typer.Option("--no-expires", help="It has no last day.")] = False,
     models: Globs = None,
     no_models: Annotated[

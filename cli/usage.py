@@ -23,6 +23,7 @@ from tollway.providers.errors import GatewayError
 
 _WITHIN_S = 15.0
 _MOST_BYTES = 16 * 2**20
+_OTHER_NAME = (62, 64)  # OpenSSL's codes for a certificate of another host, or address
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -175,6 +176,10 @@ class _Asked:
             raise _stranger(self.shown)
         return found
 
+    def _other_scheme(self) -> str:
+        other = "https" if self._base.scheme == "http" else "http"
+        return f"Is it `{other}://{self._base.netloc}`?"
+
     def _answer(self, path: str) -> tuple[int, bytes]:
         host = self._base.hostname or ""
         kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
@@ -189,8 +194,13 @@ class _Asked:
                 answer = connection.getresponse()
                 return answer.status, answer.read(_MOST_BYTES)
         except ssl.SSLError as fault:
+            why = str(getattr(fault, "verify_message", "") or fault.reason or "no TLS").rstrip(".")
             raise DaemonUnreachable(
-                f"`{self.shown}` cannot be trusted: {fault.reason or 'no TLS'}"
+                f"`{self.shown}` cannot be trusted: {why}", hint=_trusts(fault)
+            ) from fault
+        except http.client.RemoteDisconnected as fault:
+            raise DaemonUnreachable(
+                f"`{self.shown}` answers nothing", hint=self._other_scheme()
             ) from fault
         except (OSError, http.client.HTTPException, ValueError) as fault:
             why = getattr(fault, "strerror", None) or type(fault).__name__
@@ -221,6 +231,15 @@ def _base(url: str) -> SplitResult:
     if not fine or parts.username is not None or parts.query or parts.fragment:
         raise UsageProblem("`--url` is no URL of a gateway", hint="Such as http://127.0.0.1:4141")
     return parts._replace(path=parts.path.rstrip("/").removesuffix("/v1").rstrip("/"))
+
+
+def _trusts(fault: ssl.SSLError) -> str:
+    """Return what makes a certificate be trusted, "" where something else is wrong."""
+    if not isinstance(fault, ssl.SSLCertVerificationError):
+        return "Does it speak HTTPS? Else `--url` begins with `http://`"
+    if fault.verify_code in _OTHER_NAME:
+        return "`--url` must have a name that the gateway's certificate has"
+    return "`SSL_CERT_FILE=ca.pem tollway usage ...` trusts who has signed its certificate"
 
 
 def _here(config: ConfigFile) -> SplitResult:

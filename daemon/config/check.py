@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tollway.daemon.config import check_edge, check_prices, shown, values
+from tollway.daemon.config import check_access, check_edge, check_prices, shown, values
 from tollway.daemon.config.check_models import check_model
 from tollway.daemon.config.check_routes import (
     LOCAL,
@@ -425,6 +425,7 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
             said = f"pays {part:%} of the list price; for {part:%} off write {1 - part}"
             yield ("providers", name, "discount"), said
     yield from hides(config, names)
+    yield from check_access.idle_names(config)
     for name, model in config.models.items():
         if model.gguf is not None and not _is_file(model.gguf):
             yield ("models", name, "gguf"), f"there is no file {shown.value(str(model.gguf))}"

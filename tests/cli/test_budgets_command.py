@@ -362,6 +362,14 @@ def test_a_forecast_never_lies_below_what_is_spent(spent: int, recent: int, left
         assert now <= found.runs_out_ms <= now + left_ms
 
 
+def test_a_scope_without_its_name_is_not_asked_whether_it_is_itself(tmp_path: Path) -> None:
+    """`team` is nearest to `team`, which helps nobody."""
+    home = Home(tmp_path)
+    home.write("[server]\nsingle_user = true\n")
+    assert "did you mean" not in home.tollway("budgets", "list", "team").stderr
+    assert "did you mean team?" in home.tollway("budgets", "list", "taem").stderr
+
+
 # --- usage ----------------------------------------------------------------------------------------
 
 
