@@ -138,6 +138,7 @@ COMMANDS = (
         "Ask each target for one token: who answers, how fast",
     ),
     Row("routes add", "routes_edit:add", "Add a route: a name for targets that are tried in order"),
+    Row("routes set", "routes_edit:set_", "Change a route: what is named is replaced"),
     Row("routes remove", "routes_edit:remove", "Remove a route that no other one falls back to"),
     Row(
         "run",

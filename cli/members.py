@@ -54,7 +54,7 @@ def chosen(said: object, none: bool, option: str) -> dict[str, object]:
     """
     key = {"group": "groups"}.get(option, option)
     if said and none:
-        no = key if option == "group" else option
+        no = {"group": "groups", "alias": "aliases"}.get(option, option)
         raise UsageProblem(f"`--{option}` and `--no-{no}` exclude each other")
     return {key: said or None} if said or none else {}
 

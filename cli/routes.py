@@ -1,6 +1,7 @@
 """`routes`: the names that clients ask for, and what would become of a call."""
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from tollway.cli.control import convert, load_config, reach
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, AsKey, ConfigFile
 from tollway.cli.status import Budget
+from tollway.daemon.config.schema import Aim
 
 Name = Annotated[
     str, typer.Argument(help="The route's name.", autocompletion=complete.entries("routes"))
@@ -146,7 +148,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
             [
                 (
                     one.name,
-                    ", ".join(one.to),
+                    ", ".join(_aims(loaded.routes[one.name].aims)),
                     one.strategy,
                     str(one.cases or ""),
                     ", ".join(one.fallback),
@@ -157,6 +159,11 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
         )
     else:
         show.note("There are no routes: `tollway routes add NAME --to PROVIDER/MODEL` adds one")
+
+
+def _aims(aims: Sequence[Aim]) -> list[str]:
+    """Return a route's targets as `--to` takes them: with their weights, where they have some."""
+    return [one.target + (f"={one.weight}" if one.weight is not None else "") for one in aims]
 
 
 _ModelOption = Annotated[

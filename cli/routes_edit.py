@@ -1,4 +1,4 @@
-"""`routes add` and `routes remove`."""
+"""`routes add`, `set` and `remove`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from tollway.cli import complete, edits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.budget_prices import new_without_price
 from tollway.cli.control import load_config
+from tollway.cli.members import chosen
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.routes import Name
 from tollway.daemon.config import shown
@@ -31,33 +32,34 @@ class Strategy(StrEnum):
     LEAST_BUSY = "least-busy"
 
 
+To = typer.Option(
+    "--to",
+    metavar="PROVIDER/MODEL[=WEIGHT]",
+    help="A target; repeated: in order.",
+    autocompletion=complete.targets,
+)
+Fallback = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fallback",
+        metavar="ROUTE",
+        help="Where to go on when all failed.",
+        autocompletion=complete.entries("routes"),
+    ),
+]
+Order = typer.Option("--strategy", help="In which order they are tried.")
+Alias = Annotated[
+    list[str] | None, typer.Option("--alias", metavar="NAME", help="Another name for it.")
+]
+
+
 def add(  # noqa: PLR0913 - an argument is an option
     name: New,
-    to: Annotated[
-        list[str],
-        typer.Option(
-            "--to",
-            metavar="PROVIDER/MODEL[=WEIGHT]",
-            help="A target; repeated: in order.",
-            autocompletion=complete.targets,
-        ),
-    ],
+    to: Annotated[list[str], To],
     *,
-    fallback: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fallback",
-            metavar="ROUTE",
-            help="Where to go on when all failed.",
-            autocompletion=complete.entries("routes"),
-        ),
-    ] = None,
-    strategy: Annotated[
-        Strategy, typer.Option("--strategy", help="In which order they are tried.")
-    ] = Strategy.ORDERED,
-    alias: Annotated[
-        list[str] | None, typer.Option("--alias", metavar="NAME", help="Another name for it.")
-    ] = None,
+    fallback: Fallback = None,
+    strategy: Annotated[Strategy, Order] = Strategy.ORDERED,
+    alias: Alias = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,12 +67,12 @@ def add(  # noqa: PLR0913 - an argument is an option
 
     It names those that have no price, and what gives them one.
 
-    Example:
+    Examples:
         tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini
         tollway routes add both --strategy weighted --to openai/gpt-5=3 --to openai/gpt-4o-mini=1
     """
     loaded = load_config(config)
-    edits.require_new(loaded, "routes", name, hint="`tollway routes remove` makes room for it")
+    edits.require_new(loaded, "routes", name, hint=f"`tollway routes set {name}` changes it")
     values: dict[str, object] = {"to": [_aim(one) for one in to]}
     values |= {"strategy": strategy.value} if strategy is not Strategy.ORDERED else {}
     values |= {"aliases": alias} if alias else {}
@@ -83,6 +85,54 @@ def add(  # noqa: PLR0913 - an argument is an option
         show.note(f"Added the route `{name}`")
     unpriced = new_without_price(done.config, done.config.routes[name].every, as_json=as_json)
     facts = {"name": name, **values, "fallback": fallback or [], "unpriced": unpriced}
+    edits.report(done, facts, ("routes", name), as_json=as_json)
+
+
+def set_(  # noqa: PLR0913 - an argument is an option
+    name: Name,
+    to: Annotated[list[str] | None, To] = None,
+    *,
+    fallback: Fallback = None,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Nowhere else to go on.")
+    ] = False,
+    strategy: Annotated[Strategy | None, Order] = None,
+    alias: Alias = None,
+    no_aliases: Annotated[
+        bool, typer.Option("--no-aliases", "--no-alias", help="It has no other name.")
+    ] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a route: what is named is replaced.
+
+    The rest stays as it is, `when` and all other settings of gateway.toml too.
+
+    Example:
+        tollway routes set fast --to local/smollm2 --to openai/gpt-5-mini
+    """
+    loaded = load_config(config)
+    edits.require_known(loaded, "routes", name)
+    values: dict[str, object] = {
+        **({"to": [_aim(one) for one in to]} if to else {}),
+        **chosen(fallback, no_fallback, "fallback"),
+        **({"aliases": alias or None} if chosen(alias, no_aliases, "alias") else {}),
+    }
+    if strategy is not None:
+        values["strategy"] = None if strategy is Strategy.ORDERED else strategy.value
+    if not values:
+        raise UsageProblem(
+            "Nothing to change was named", hint="`tollway routes set --help` lists what can be"
+        )
+    with _provider_missing(loaded, to or ()):
+        done = edits.apply(
+            loaded.path, edits.put("routes", name, values), what=f"routes set {name}"
+        )
+    if not as_json:
+        state = "Changed the route {}" if done.changed else "The route {} is so already"
+        show.note(state.format(shown.value(name)))
+    unpriced = new_without_price(done.config, done.config.routes[name].every, as_json=as_json)
+    facts = {"name": name, **values, "unpriced": unpriced}
     edits.report(done, facts, ("routes", name), as_json=as_json)
 
 

@@ -247,9 +247,7 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway models import-llama-swap config.yaml --free")
     told.quietly("tollway routes add best --to up/large")
     told.run("tollway routes add fast --to local/smollm2 --to openai/gpt-4o-mini")
-    both = "--to openai/gpt-5=3 --to openai/gpt-4o-mini=1"
-    told.run(f"tollway routes add both --strategy weighted {both}")
-    told.run("tollway routes list")
+    _more_of_routes(told)
     told.put(
         "request.json",
         '{"model": "fast", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}',
@@ -261,6 +259,13 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway routes test smart", more="--yes")
     told.run("tollway routes test smart --yes --json")
     told.run("tollway routes remove fast")
+
+
+def _more_of_routes(told: Story) -> None:
+    both = "--to openai/gpt-5=3 --to openai/gpt-4o-mini=1"
+    told.run(f"tollway routes add both --strategy weighted {both}")
+    told.run("tollway routes set fast --to local/smollm2 --to openai/gpt-5-mini")
+    told.run("tollway routes list")
 
 
 @chapter

@@ -127,6 +127,39 @@ def test_routes_are_explained_and_tested(home: Home) -> None:
     assert (unknown.returncode, "is no route" in unknown.stderr) == (1, True)
 
 
+def test_a_route_is_changed_in_what_is_named_alone(home: Home) -> None:
+    """As a key or a team is: comments and what has no option stay."""
+    more = (
+        '[routes.two]  # mine\nto = ["up/m", "gone/m"]\nretries = 2  # twice\naliases = ["other"]\n'
+    )
+    home.config.write_text(home.config.read_text() + more)
+    words = ("--to", "up/n=3", "--to", "up/m", "--strategy", "weighted", "--no-aliases")
+    changed = home.tollway("routes", "set", "two", *words, "--fallback", "good")
+    assert changed.returncode == 0, changed.stderr
+    route = load(home.config).routes["two"]
+    assert [(aim.target, aim.weight) for aim in route.aims] == [("up/n", 3), ("up/m", None)]
+    assert (route.strategy, route.aliases, route.fallback) == ("weighted", (), ("good",))
+    assert "[routes.two]  # mine" in home.config.read_text()
+    assert "retries = 2  # twice" in home.config.read_text()
+    listed = home.tollway("routes", "list").stdout
+    assert "up/n=3, up/m" in listed
+    plain = ("--strategy", "ordered", "--to", "up/m")  # weights would do nothing there
+    again = home.tollway("routes", "set", "two", *plain, "--no-fallback")
+    assert again.returncode == 0, again.stderr
+    route = load(home.config).routes["two"]
+    assert (route.strategy, route.fallback) == ("ordered", ())
+    refused: list[tuple[tuple[str, ...], int, str]] = [
+        ((), 2, "Nothing to change was named"),
+        (("--to", "anthropic/x"), 2, "`tollway providers add anthropic --kind anthropic`"),
+        (("--alias", "a", "--no-aliases"), 2, "`--alias` and `--no-aliases` exclude each other"),
+    ]
+    for options, code, said in refused:
+        wrong = home.tollway("routes", "set", "two", *options)
+        assert (wrong.returncode, said in wrong.stderr) == (code, True), wrong.stderr
+    there = home.tollway("routes", "add", "two", "--to", "up/m")
+    assert "`tollway routes set two` changes it" in there.stderr
+
+
 def _no_price_is_no_zero(home: Home) -> None:
     """See that what has no price is told so: nobody knows what it costs, which is not $0."""
     told = home.tollway("routes", "explain", "--model", "good")
