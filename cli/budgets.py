@@ -180,7 +180,10 @@ def raise_(
     until: Annotated[
         str | None,
         typer.Option(
-            "--until", metavar="WHEN", help="tomorrow, week, month, 2h, 3d, or a date: its start."
+            "--until",
+            metavar="WHEN",
+            help="tomorrow, week, month, 2h, 3d, or a date: its start.",
+            autocompletion=complete.among("tomorrow", "week", "month", "2h", "3d"),
         ),
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="End the scope's raises now.")] = False,

@@ -77,6 +77,29 @@ def _callable(ctx: typer.Context) -> list[str]:
     return [name for name in found if not re.search(r"[*?]", name)] + _targets(ctx)
 
 
+def _with_models(names: Names) -> Complete:
+    """Return names, and behind `openai/` the models of that provider that have a price."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        provider = incomplete.partition("/")[0] if "/" in incomplete else ""
+        known = _completing(lambda ctx: [*names(ctx), *_models_of(ctx, provider)])
+        return known(ctx, incomplete)
+
+    return complete
+
+
+def _models_of(ctx: typer.Context, provider: str) -> list[str]:
+    """Return a provider's models by the price data; not fine-tuned and other kinds, `ft:...`."""
+    kind = str(_table(_table(_tables(ctx), "providers"), provider).get("kind", ""))
+    if not kind:
+        return []
+    from tollway.providers.catalog import KINDS  # noqa: PLC0415 - only where it is asked
+    from tollway.providers.prices import PriceSource  # noqa: PLC0415 - as above
+
+    models = PriceSource().models(KINDS[kind].prices or "")
+    return [f"{provider}/{one.id}" for one in models if ":" not in one.id]
+
+
 def _secrets(ctx: typer.Context) -> list[str]:
     """Return the secrets that gateway.toml names as `keyring:NAME`."""
     return re.findall(r'"keyring:([^"]+)"', _path(ctx).read_text())
@@ -104,9 +127,9 @@ def _zones(_ctx: typer.Context) -> Iterable[str]:
     return sorted(available_timezones())
 
 
-targets = _completing(_targets)
+targets = _with_models(_targets)
 priced = _completing(_priced)
-callables = _completing(_callable)
+callables = _with_models(_callable)
 secrets = _completing(_secrets)
 versions = _completing(_versions)
 kinds = _completing(_kinds)

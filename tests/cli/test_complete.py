@@ -61,6 +61,7 @@ OFFERED = [
     ("budgets set team ", {"ml"}),
     ("prices set op", {"openai/gpt-5"}),
     ("prices unset ", {"openai/gpt-4o", "local/tiny"}),
+    ("budgets raise team ml +1 --until to", {"tomorrow"}),
     ("config rollback ", {"2", "1"}),
     ("config diff ", {"2", "1"}),
 ]
@@ -93,6 +94,14 @@ def offered(home: Home, line: str, shell: str = "bash") -> set[str]:
 def test_values_are_offered(home: Home, line: str, wanted: set[str]) -> None:
     """Keys, users, teams, routes, models, providers, versions, and words that are fixed."""
     assert offered(home, line) == wanted
+
+
+@pytest.mark.parametrize("line", ["chat openai/gpt-4", "routes add new --to openai/gpt-4"])
+def test_a_providers_models_are_offered_behind_its_name(home: Home, line: str) -> None:
+    """Those that have a price: gateway.toml names few of them before there are routes."""
+    found = offered(home, line)
+    assert {"openai/gpt-4o", "openai/gpt-4o-mini"} <= found
+    assert all(one.startswith("openai/gpt-4") for one in found)
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

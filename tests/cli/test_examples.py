@@ -305,6 +305,7 @@ def _the_ledger(told: Story) -> None:
     calls = json.loads(told.quietly("tollway logs --json"))
     call, other = [one["id"] for one in calls if one["estimated"]]
     told.run(f"tollway logs {call}")
+    told.run("tollway logs --since 2h --status error")
     told.run("tollway ledger verify")
     told.run("tollway ledger reprice --since 2026-11-01")
     told.run("tollway ledger export --since 2026-11-01 > calls.csv")
