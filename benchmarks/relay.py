@@ -91,10 +91,10 @@ def pieces(dialect: str, client: Transport) -> tuple[Connection, HttpAnswer, Any
     attempt.target = SimpleNamespace(timeouts=SimpleNamespace(idle_s=300.0), provider="up")
     to: Any = Direct.__new__(Direct)
     to._connection, to.transport = SimpleNamespace(transport=client, send=Edge.send), client
-    to._chunked, to.full, to.drained, to.status = True, False, None, 200
+    to.takes_chunks, to.full, to.drained, to.status = True, False, None, 200
     pipe = Pipe()
     pipe.join(to, 0.0)
-    pipe.head, pipe._begun = Head(200, (), streamed=True), True
+    pipe.head, pipe._begun, pipe.through = Head(200, (), streamed=True), True, to.pass_on
     exchange: Any = SimpleNamespace(call=call, pipe=pipe)
     relay = receive._Relay(exchange, attempt, answer, Splitter())
     relay.shown = True

@@ -62,7 +62,7 @@ class Direct:
         self._payload = payload
         self.version: HttpVersion = message.version
         self._new = message.version >= HttpVersion11
-        self._chunked = False
+        self.takes_chunks = False  # the answer, which has begun, is made of chunks
         self._held = 0  # bytes of the body, which counts in the room for all
         self._expected = self.headers.get(hdrs.EXPECT)
         if self._expected and not payload.is_eof():
@@ -108,7 +108,7 @@ class Direct:
 
     def begin(self, status: int, headers: Headers) -> None:
         """Write the head of an answer whose length is not known."""
-        self._chunked = self._new
+        self.takes_chunks = self._new
         if not self._new:
             self.keep_alive = False  # its end is the connection's
         how = "Transfer-Encoding: chunked\r\n" if self._new else ""
@@ -119,19 +119,18 @@ class Direct:
         # As `send` does it; one call less for each event of each stream.
         transport = self._connection.transport
         if data and transport is not None and not transport.is_closing():
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.takes_chunks else data)
 
     def pass_on(self, chunk: bytes) -> bool:
-        """Write a piece of the body that is a chunk already; return whether that can be done."""
+        """Write a piece of the body that is a chunk already; return whether too much is unread."""
         transport = self.transport
-        if self._chunked and transport is not None and not transport.is_closing():
+        if transport is not None and not transport.is_closing():
             transport.write(chunk)
-            return True
-        return False
+        return self.full
 
     def end(self) -> None:
         """Write the end of the body."""
-        if self._chunked:
+        if self.takes_chunks:
             self._connection.send(_LAST_CHUNK)
 
     def _head(self, status: int, headers: Headers, how: str) -> bytes:

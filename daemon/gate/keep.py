@@ -24,6 +24,8 @@ _WHOLE = frozenset({"answered", "no_usage"})
 class KeepingPipe(Pipe):
     """A pipe that remembers the beginning of what went into it."""
 
+    _keeps = True
+
     def __init__(self) -> None:
         super().__init__()
         self.kept: list[bytes] = []
@@ -41,10 +43,6 @@ class KeepingPipe(Pipe):
         # Also where the client has left: it may know the answer's id from its beginning.
         self.last = data or self.last
         return super().write(data)
-
-    def pass_on(self, chunk: bytes, now_s: float) -> bool:
-        """Hand on no chunk as it stands: what is remembered has no framing, and is written."""
-        return False
 
     def finish(self) -> None:
         """Say that the answer is whole."""

@@ -21,6 +21,8 @@ _NOT_AN_ELEMENT = frozenset({None, b"", b"[DONE]"})
 class OneArray:
     """A client that is written events and sent elements; see `Client` for what each method does."""
 
+    takes_chunks = False
+
     def __init__(self, client: Direct) -> None:
         self._client = client
         self._splitter = Splitter(_MOST)
@@ -66,8 +68,8 @@ class OneArray:
                 self._before = b",\r\n"
 
     def pass_on(self, chunk: bytes) -> bool:
-        """Return False: no chunk of events is one of an array."""
-        return False
+        """Do nothing: no chunk of events is one of an array."""
+        return self.full
 
     def end(self) -> None:
         """Write the array's end, and the answer's."""

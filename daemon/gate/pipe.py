@@ -40,6 +40,11 @@ class Client(Protocol):
     drained: Callable[[], None] | None
 
     @property
+    def takes_chunks(self) -> bool:
+        """Whether its answer, once it has begun, is made of chunks, so that `pass_on` is for it."""
+        ...
+
+    @property
     def full(self) -> bool:
         """Whether so much is unread."""
         ...
@@ -60,7 +65,7 @@ class Client(Protocol):
         """Write a piece of the stream that stands in a chunk of HTTP already.
 
         Returns:
-            Whether it did: it does not where its answer is not made of chunks.
+            Whether it now has too much unread.
         """
         ...
 
@@ -72,9 +77,15 @@ class Client(Protocol):
 class Pipe:
     """One producer, the exchange, and one client: who that is, `join` says before all else."""
 
+    _keeps = False  # whether what went in is remembered, which is to have no framing
+
     def __init__(self) -> None:
         self.head: Head | None = None
         self.last = b""  # piece that went in
+        # The client's `pass_on`, while there is somebody who takes chunks as they stand on the
+        # wire. Who writes by it says so in `last` and `said_s`: a call less for each event.
+        self.through: Callable[[bytes], bool] | None = None
+        self.said_s = 0.0  # the loop's time at which the client last heard something
         self.was_full = False  # some of the answer waited for a slow client
         self._client: Client
         self._loop: asyncio.AbstractEventLoop
@@ -88,7 +99,6 @@ class Pipe:
         self._keepalive_s = 0.0
         self._keepalive = b""
         self._timer: asyncio.TimerHandle | None = None
-        self._said_s = 0.0  # the loop's time at which the client last heard something
 
     # -- the exchange's side -----------------------------------------------------------------
 
@@ -121,19 +131,8 @@ class Pipe:
             self._pieces.append(data)
             return False
         self._client.write(data)
-        self._said_s = self._loop.time()
+        self.said_s = self._loop.time()
         return self._client.full
-
-    def pass_on(self, chunk: bytes, now_s: float) -> bool:
-        """Hand on a chunk as it stands on the wire; return whether that can be done.
-
-        `now_s` is the loop's time.
-        """
-        if self._closed or self._ended or not self._begun:
-            return False
-        self._said_s = now_s
-        self.last = chunk
-        return self._client.pass_on(chunk)
 
     @property
     def is_full(self) -> bool:
@@ -151,7 +150,7 @@ class Pipe:
         """Say that the answer is whole."""
         if self._ended:
             return
-        self._ended = True
+        self._end_it()
         if self._closed or self.head is None:
             pass
         elif self._begun:
@@ -164,7 +163,7 @@ class Pipe:
     def fail(self, error: GatewayError) -> None:
         """Say that the answer ends here, and why."""
         if not self._ended:
-            self._ended = True
+            self._end_it()
             # Its traceback holds the exchange, which holds this: the collector alone would free
             # them, and the request's body with them.
             self._error = error.with_traceback(None)
@@ -184,7 +183,7 @@ class Pipe:
         self._keepalive_s = keepalive_s
         client.drained = self._drained
         if keepalive_s:
-            self._said_s = self._loop.time()
+            self.said_s = self._loop.time()
             self._timer = self._loop.call_later(keepalive_s, self._look)
 
     async def ended(self) -> GatewayError | None:
@@ -201,6 +200,7 @@ class Pipe:
     def close(self) -> None:
         """Drop what is left, since the client is gone, and let no producer wait."""
         self._closed = True
+        self.through = None
         self._pieces.clear()
         _wake(self._room)
         if self._timer:
@@ -210,7 +210,12 @@ class Pipe:
     def _begin(self, status: int, headers: Headers) -> None:
         self._begun = True
         self._client.begin(status, headers)
-        self._said_s = self._loop.time()
+        if self._client.takes_chunks and not self._keeps:
+            self.through = self._client.pass_on
+        self.said_s = self._loop.time()
+
+    def _end_it(self) -> None:
+        self._ended, self.through = True, None
 
     def _drained(self) -> None:
         _wake(self._room)
@@ -220,13 +225,13 @@ class Pipe:
         self._timer = None
         if self._ended or self._closed:
             return
-        left = self._said_s + self._keepalive_s - self._loop.time()
+        left = self.said_s + self._keepalive_s - self._loop.time()
         if left <= _TICK_S:
             if not self._begun:
                 self._begin(200, _STREAM)
             if not self._client.full:
                 self._client.write(self._keepalive)
-            self._said_s = self._loop.time()
+            self.said_s = self._loop.time()
             left = self._keepalive_s
         self._timer = self._loop.call_later(left, self._look)
 

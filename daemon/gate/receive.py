@@ -289,6 +289,7 @@ class _Relay:
         self._reader = attempt.reader
         self._alike = attempt.reader.alike
         self._pipe = exchange.pipe
+        self._between = False  # what comes next begins an event, of an answer that is shown
         # So much visible output may be within the hold; what a report of usage says is another way.
         self._most_bytes = attempt.most_bytes if self._watched else inf
         self.shown = False
@@ -320,6 +321,7 @@ class _Relay:
         if self.shown and out:
             full = self._exchange.pipe.write(out[0] if len(out) == 1 else b"".join(out))
             self._waiting = []
+        self._between = self.shown and self._plain is not None and self._plain.between
         return not (full or self.last or self.failed or self.capped)
 
     def pass_on(self, chunk: bytes, now_s: float) -> bool:
@@ -328,37 +330,55 @@ class _Relay:
         Nearly all that comes is one chunk with one event that changes nothing but the count of
         what was made. Such a chunk goes to the client as it is.
         """
-        size, plain = len(chunk), self._plain
-        line = SIZE_LINES[size] if size < LISTED else size_line(size)
-        if not (chunk.startswith(line) and self.shown and plain is not None and plain.between):
+        if not self._between:
             return False
+        size, alike = len(chunk), self._alike
+        line = SIZE_LINES[size] if size < LISTED else size_line(size)
         # With 500 streams, each object that is looked at comes from slow memory: what is not asked
         # is quicker than what is.
-        reader, pipe, alike = self._reader, self._pipe, self._alike
-        if alike is not None and (made := alike.text_in_chunk(chunk, len(line))) >= 0:
-            reader.produced += made
-            self._heard_s = now_s
-            if not pipe.pass_on(chunk, now_s):
-                pipe.write(chunk[len(line) : -2])
-            if reader.produced > self._most_bytes:
-                self._watch()
+        if alike is None or (made := alike.text_in_chunk(chunk, line)) < 0:
+            return self._read_on(chunk, line, now_s)
+        reader, pipe = self._reader, self._pipe
+        reader.produced = produced = reader.produced + made
+        self._heard_s = now_s
+        through = pipe.through  # a name is called more quickly than an attribute
+        if through is not None:
+            pipe.said_s, pipe.last = now_s, chunk
+            full = through(chunk)
         else:
-            event = plain.one(chunk[len(line) : -2])
-            if event is None or event.name in _FILLERS or not chunk.endswith(b"\r\n"):
-                return False
-            self._heard_s = now_s
-            passes = reader.event(event)
-            if reader.last or reader.failed or not passes:
-                out: list[bytes] = []
-                self._took(event, out, passes=passes)
-                for raw in out:
-                    pipe.write(raw)
-            elif not pipe.pass_on(chunk, now_s):
-                pipe.write(event.raw)
-            self._watch()
-        if self.capped or self.last or self.failed or pipe.is_full:
-            cast(HttpAnswer, self._answer.chunks()).enough()
+            full = pipe.write(chunk[len(line) : -2])
+        if full or (produced > self._most_bytes and self._watch()):
+            self._enough()
         return True
+
+    def _read_on(self, chunk: bytes, line: bytes, now_s: float) -> bool:
+        """Do as `pass_on` where the event has to be read; `line` is the chunk's first one."""
+        plain = self._plain
+        if plain is None or not (chunk.startswith(line) and chunk.endswith(b"\r\n")):
+            return False
+        event = plain.one(chunk[len(line) : -2])
+        if event is None or event.name in _FILLERS:
+            return False
+        self._heard_s = now_s
+        reader, pipe = self._reader, self._pipe
+        passes = reader.event(event)
+        if reader.last or reader.failed or not passes:
+            out: list[bytes] = []
+            self._took(event, out, passes=passes)
+            for raw in out:
+                pipe.write(raw)
+        elif pipe.through is not None:
+            pipe.said_s, pipe.last = now_s, chunk
+            pipe.through(chunk)
+        else:
+            pipe.write(event.raw)
+        self._watch()
+        if pipe.is_full or self.over:
+            self._enough()
+        return True
+
+    def _enough(self) -> None:
+        cast(HttpAnswer, self._answer.chunks()).enough()
 
     def _watch(self) -> bool:
         """Return whether the answer has passed its hold, now or before."""

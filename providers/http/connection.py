@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_answer",
         "_between",
         "_chunk_ends",
+        "_clock",
         "_deadline",
         "_eof",
         "_excused",
@@ -113,6 +114,7 @@ class Connection(asyncio.Protocol):
         self.stale = False  # it died before the first byte of an answer
         self.sent = False  # something of the current request was handed to the kernel
         self._loop = loop
+        self._clock = loop.time
         self._owner = owner
         self._secure = to.place.scheme == "https"
         self._plain_proxy = to.proxy is not None and not self._secure
@@ -188,7 +190,7 @@ class Connection(asyncio.Protocol):
         """Fail the answer when nothing comes for `idle_s`."""
         # As `_wait_at_most`, but for the call: this runs for every piece of every stream.
         self._phase = "idle"
-        self._deadline = deadline = self._loop.time() + idle_s
+        self._deadline = deadline = self._clock() + idle_s
         if deadline < self._fires_at or self._timer is None:
             self._arm(deadline)
 
@@ -218,9 +220,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, then wake the reader once."""
-        answer, parser = self._answer, self._parser
-        if self._between and answer is not None and (passes := answer.passes):
-            now_s = self._loop.time()
+        answer = self._answer
+        if self._between and answer is not None and (passes := answer.passes) is not None:
+            clock = self._clock
+            now_s = clock()
             try:
                 taken = passes(data, now_s)
             except Exception as fault:  # the reader's own, and raised there before it ends this
@@ -228,10 +231,9 @@ class Connection(asyncio.Protocol):
                 raise
             if taken:
                 # A whole chunk more or less is all the same to the parser. As in `watch`.
-                self._quiet_bytes = 0
                 self._deadline = now_s + answer.idle_s
                 return
-        if answer is None or parser is None:
+        if answer is None or (parser := self._parser) is None:
             # Bytes that nobody asked for: whose answer would they be?
             self._transport.abort()
             return
@@ -444,7 +446,7 @@ class Connection(asyncio.Protocol):
 
     def _wait_at_most(self, seconds: float) -> None:
         """Set the deadline. One timer serves all: it is moved only to fire earlier."""
-        self._deadline = deadline = self._loop.time() + seconds
+        self._deadline = deadline = self._clock() + seconds
         if deadline < self._fires_at or self._timer is None:
             self._arm(deadline)
 

@@ -18,7 +18,7 @@ from tollway.providers.sse import Event, Splitter
 
 USED = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 TEXT = st.sampled_from(
-    ["", "a", " b", "delta", "content", "é", "\n", "\r", '"', "\\", '","usage":1,"a":"']
+    ["", "a", " b", "delta", "content", "é", "\n", "\r", '"', "\\", "\x01", '","usage":1,"a":"']
 )
 ENDS = st.sampled_from(["\n\n", "\n\n", "\r\n\r\n"])
 PADDING = st.sampled_from(["", "", " ", "    "])
@@ -72,8 +72,9 @@ def check(dialect: str, events: Sequence[Event]) -> None:
         alone = fresh(dialect)
         if one.alike is not None:
             framed = b"%x\r\n%b\r\n" % (len(event.raw), event.raw)
-            at = framed.index(b"\n") + 1
-            assert one.alike.text_in_chunk(framed, at) == one.alike.text(event.raw)
+            line = size_line(len(framed))
+            assert framed.startswith(line)
+            assert one.alike.text_in_chunk(framed, line) == one.alike.text(event.raw)
         assert one.event(event) == alone.event(event)
         produced += alone.produced
         assert one.produced == produced
@@ -137,13 +138,39 @@ def test_a_line_end_in_the_text_is_one_of_the_event() -> None:
     known = Alike()
     known.learn(b'data: {"text":"a"}\n\n', "a")
     assert known.text(b'data: {"text":"bc"}\n\n') == 2
-    for text in (b"b\nc", b"b\rc", b"b\\nc", b'b"c'):
+    for text in (b"b\nc", b"b\rc", b"b\\", b'b"c', b"\\\\\\"):
         assert known.text(b'data: {"text":"' + text + b'"}\n\n') == -1
-        assert known.text_in_chunk(b'16\r\ndata: {"text":"' + text + b'"}\n\n\r\n', 4) == -1
-    assert known.text_in_chunk(b'15\r\ndata: {"text":"bc"}\n\n\r\n', 4) == 2
-    assert known.text_in_chunk(b'15\r\ndata: {"text":"bc"}\n\n  ', 4) == -1
-    assert known.text_in_chunk(b'15\r\ndata: {"text":"bc" }\n\n\r\n', 4) == 2
-    assert known.text_in_chunk(b'15\r\ndata: {"text":"bc" }\n\n  ', 4) == -1
+        framed = b'data: {"text":"' + text + b'"}\n\n\r\n'
+        line = size_line(len(framed) + 4)
+        assert known.text_in_chunk(line + framed, line) == -1
+    for framed, text_size in {
+        b'15\r\ndata: {"text":"bc"}\n\n\r\n': 2,
+        b'14\r\ndata: {"text":"b"}\n\n\r\n': 1,
+        b'15\r\ndata: {"text":"bc"}\n\n  ': -1,
+        b'15\r\ndata: {"text":"bc" }\n\n\r\n': 2,
+        b'15\r\ndata: {"text":"bc" }\n\n  ': -1,
+    }.items():
+        assert known.text_in_chunk(framed, framed[:4]) == text_size
+    assert known.text_in_chunk(b'16\r\ndata: {"text":"bc"}\n\n\r\n', b"15\r\n") == -1
+
+
+def test_an_escape_counts_as_what_it_stands_for() -> None:
+    """Code and lists are full of line ends and quotes; four hex digits are left to the decoder."""
+    known = Alike()
+    known.learn(b'data: {"text":"a"}\n\n', "a")
+    for text, size in {b"b\\nc": 3, b'\\"': 1, b"\\\\n": 2, b"\\u00e9": -1, b"\\x": -1}.items():
+        event = b'data: {"text":"' + text + b'"}\n\n'
+        framed = event + b"\r\n"
+        line = size_line(len(framed) + 4)
+        assert (known.text(event), known.text_in_chunk(line + framed, line)) == (size, size)
+
+
+def test_nothing_is_known_before_it_was_learned() -> None:
+    """Nor are bytes that stand for none: whatever an event ends with."""
+    for end in (b"\0", b"", b"\r\n", b"\0\r\n", b'"\0\r\n'):
+        event = b'data: {"text":"bc"}\n\n' + end
+        assert Alike().text(event) == -1
+        assert Alike().text_in_chunk(b"15\r\n" + event, b"15\r\n") == -1
 
 
 def test_blanks_within_a_string_are_no_padding() -> None:
