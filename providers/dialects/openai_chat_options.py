@@ -43,6 +43,8 @@ _NOT_WITH_REASONING = (
 _COMMON = ("low", "medium", "high")
 # DeepSeek's (guide to thinking mode), beside its switch; "medium" is one that it knows as "high".
 _SWITCHED = ("low", "medium", "high", "max")
+# OpenRouter's, of which it tells each model what that knows (its own library).
+_OF_OBJECT = ("minimal", "low", "medium", "high", "xhigh", "max")
 # OpenAI takes no longer one.
 _LONGEST_USER = 64
 _MOST_STOPS = 4
@@ -265,10 +267,12 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
     quirks = facts.quirks
     off = asked.mode == "off"
     own = quirk.ALL_OF_OPENAI in quirks and said.by.startswith("openai")
-    effort = _effort(asked, _SWITCHED if quirk.THINKING_SWITCH in quirks else _COMMON, own=own)
+    known = _SWITCHED if quirk.THINKING_SWITCH in quirks else _COMMON
+    known = _OF_OBJECT if quirk.REASONING_OBJECT in quirks else known
+    effort = _effort(asked, known, own=own)
     if asked.effort not in ("", effort) and not off:
         dropped.append("reasoning.effort")
-    if asked.summary:
+    if asked.summary and quirk.REASONING_OBJECT not in quirks:
         dropped.append("reasoning.summary")
     if not _may_think(facts):
         if not off:
@@ -336,9 +340,12 @@ def _effort(asked: Reasoning, known: tuple[str, ...], *, own: bool) -> str:
 def _object(asked: Reasoning, effort: str) -> dict[str, object]:
     if asked.mode == "off":
         return {"enabled": False}
+    shown: dict[str, object] = {"summary": asked.summary} if asked.summary else {}
+    if asked.summary == "none":
+        shown = {"exclude": True}
     if asked.budget is not None:
-        return {"max_tokens": asked.budget}
-    return {"effort": effort} if effort else {"enabled": True}
+        return {"max_tokens": asked.budget, **shown}
+    return {"effort": effort, **shown} if effort else {"enabled": True, **shown}
 
 
 def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _Fields:

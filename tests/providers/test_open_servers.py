@@ -151,3 +151,35 @@ def test_not_to_think_is_said_to_those_that_can_be_told(
     body, dropped = asked(claude(thinking={"type": "disabled"}), kind, model)
     assert body.get("reasoning_effort") == word
     assert ("reasoning.off" in dropped) is (word is None)
+
+
+@pytest.mark.parametrize(
+    ("asks", "reasoning"),
+    [
+        ({"effort": "xhigh"}, {"effort": "xhigh"}),
+        (
+            {"effort": "minimal", "summary": "detailed"},
+            {"effort": "minimal", "summary": "detailed"},
+        ),
+        ({"summary": "auto"}, {"enabled": True, "summary": "auto"}),
+        ({"effort": "none"}, {"enabled": False}),
+    ],
+)
+def test_openrouter_knows_every_word_of_how_to_think(
+    asks: dict[str, str], reasoning: dict[str, object]
+) -> None:
+    """It tells each model what that knows; to it nothing need be said in other words."""
+    body, dropped = asked(read(RESPONSES, input="Hi", reasoning=asks), "openrouter")
+    assert (body["reasoning"], dropped) == (reasoning, set())
+
+
+def test_likelihoods_are_not_asked_of_together() -> None:
+    """It takes a number there, and answers in lists of its own, which nobody here reads."""
+    body, dropped = asked(read(RESPONSES, input="Hi", top_logprobs=3), "together")
+    assert "logprobs" not in body
+    said = read(openai_chat_codec.CODEC, messages=[HELLO], logprobs=True, top_logprobs=3)
+    body, dropped = asked(said, "together")
+    assert (body.keys() & {"logprobs", "top_logprobs"}, dropped) == (
+        set(),
+        {"logprobs", "top_logprobs"},
+    )
