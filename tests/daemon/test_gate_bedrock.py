@@ -173,6 +173,25 @@ async def test_throttling_in_a_stream_is_no_matter_of_the_prompt_s_length(
         assert provider.targets == ()
 
 
+@pytest.mark.parametrize(("original", "status", "fails"), [(500, 502, 2), (400, 424, 0)])
+async def test_a_model_that_failed_is_no_fault_of_its_caller(
+    aws: Cloud, monkeypatch: pytest.MonkeyPatch, original: int, status: int, fails: int
+) -> None:
+    """AWS answers 424, which clients take for a mistake of theirs; the model counts as failing."""
+    monkeypatch.setenv("BEDROCK", "bedrock-api-key-abc")
+    said = {"message": "The system encountered an error", "originalStatusCode": original}
+    aws.answer = (424, "application/json", msgspec.json.encode(said))
+    route = f'[routes.r]\nto = ["bedrock/{NOVA}"]\nretries = 1\n'
+    async with running(config(aws.port, 'api_key = "env:BEDROCK"') + route, server="") as daemon:
+        daemon.server.daemon.health.chance = lambda: 0.0
+        gate = Gateway(daemon, [])
+        body = {"model": "r", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+        reply = await gate.ask(msgspec.json.encode(body))
+        assert (reply.status, b"encountered an error" in reply.body) == (status, True)
+        (provider,) = daemon.server.daemon.health.states()
+        assert sum(one.failures for one in provider.targets) == fails
+
+
 async def test_a_spoilt_stream_breaks_the_call(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte that is not the one that was sent is noticed by its message's sum."""
     monkeypatch.setenv("BEDROCK", "bedrock-api-key-abc")
