@@ -32,6 +32,7 @@ from tollway.providers.dialects.wire import (
     fitting,
     has_format,
     is_work_done,
+    object_text,
     wrapped,
 )
 from tollway.providers.effort import SHARE_OF_THOUGHT, budget_of
@@ -138,7 +139,8 @@ class _Messages:
         return written
 
     def _call(self, call: ToolCall) -> dict[str, object]:
-        arguments = wrapped(call.arguments) if call.kind == "custom" else call.arguments or "{}"
+        text = wrapped(call.arguments) if call.kind == "custom" else call.arguments
+        arguments = object_text(text).decode()  # also where they were cut short
         called = {"name": tool_name(call.name), "arguments": arguments}
         return {"id": call.id, "type": "function", "function": called}
 

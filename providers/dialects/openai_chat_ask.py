@@ -198,7 +198,8 @@ class _Messages:
         if role == "developer" and quirk.ALL_OF_OPENAI not in self._quirks:
             role = "system"
         named: dict[str, object] = {"name": message.name} if message.name else {}
-        parts = message.parts
+        # Whoever is behind OpenRouter may refuse an empty text beside others.
+        parts = tuple(part for part in message.parts if part != Text("")) or message.parts[:1]
         marked = self._marks and any(getattr(part, "cache", None) for part in parts)
         if len(parts) == 1 and isinstance(parts[0], Text) and not marked:
             self._cache(parts[0])
@@ -460,9 +461,10 @@ def _joined(contents: list[object]) -> object:
     first = "\n\n".join(map(str, texts))
     if len(texts) == len(contents):
         return first
-    parts: list[object] = [{"type": "text", "text": first}] if texts else []
+    parts: list[object] = [{"type": "text", "text": first}] if first else []
     for content in contents[len(texts) :]:
-        parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
+        if content:
+            parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
     return parts
 
 

@@ -6,7 +6,15 @@ from translated import COHERE, events, fold_of
 from wire.recordings import recordings
 
 from tollway.providers.canon import Call, Usage
-from tollway.providers.conversation import Conversation, Reasoning, Text, Tool, ToolCall
+from tollway.providers.conversation import (
+    Conversation,
+    Message,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from tollway.providers.dialects import cohere
 from tollway.providers.dialects.cohere_embed import read
 from tollway.providers.dialects.cohere_read import usage_of
@@ -167,3 +175,16 @@ def test_what_a_plan_rests_on_is_named(kind: str, place: int) -> None:
     for event in Splitter().feed(body):
         streamed.event(event)
     assert whole.dropped == streamed.dropped == {"citations"}
+
+
+def test_arguments_that_were_cut_short_are_an_object_all_the_same() -> None:
+    """They are JSON to it; a client gives back what a limit cut off."""
+    turns = (
+        Message("user", (Text("Hi"),)),
+        Message("assistant", (ToolCall("c", "f", '{"a": "b'),)),
+        Message("tool", (ToolResult("c", (Text("no JSON"),)),)),
+    )
+    said = Conversation("openai_chat", "m", turns, tools=(Tool("f"),))
+    body = msgspec.json.decode(COHERE.write_request(said, Facts("command-a-03-2025")).body)
+    (called,) = body["messages"][1]["tool_calls"]
+    assert msgspec.json.decode(called["function"]["arguments"]) == {"input": '{"a": "b'}

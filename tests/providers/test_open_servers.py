@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, RESPONSES
+from translated import ANTHROPIC, GEMINI, RESPONSES
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
@@ -183,3 +183,20 @@ def test_likelihoods_are_not_asked_of_together() -> None:
         set(),
         {"logprobs", "top_logprobs"},
     )
+
+
+def test_an_empty_text_beside_others_is_left_out() -> None:
+    """Google's clients send them, and Claude behind OpenRouter refuses the call."""
+    picture = {"inlineData": {"mimeType": "image/png", "data": "iVBOR"}}
+    for parts, kinds in (
+        ([{"text": ""}, picture], ["image_url"]),
+        ([picture, {"text": "See"}, {"text": ""}], ["image_url", "text"]),
+    ):
+        body, _ = asked(read(GEMINI, contents=[{"role": "user", "parts": parts}]), "openrouter")
+        assert [one["type"] for one in body["messages"][0]["content"]] == kinds
+    turns = [{"role": "user", "parts": parts} for parts in ([{"text": ""}], [picture, picture])]
+    results = {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {}}}]}
+    body, _ = asked(read(GEMINI, contents=[turns[0], results, *turns]), "openrouter")
+    assert all(one.get("text") != "" for one in body["messages"][-1]["content"])
+    body, _ = asked(read(GEMINI, contents=[{"role": "user", "parts": [{"text": ""}]}]), "vllm")
+    assert body["messages"] == [{"role": "user", "content": ""}]
