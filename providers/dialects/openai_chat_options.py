@@ -267,7 +267,7 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
     quirks = facts.quirks
     off = asked.mode == "off"
     own = quirk.ALL_OF_OPENAI in quirks and said.by.startswith("openai")
-    known = _SWITCHED if quirk.THINKING_SWITCH in quirks else _COMMON
+    known: tuple[str, ...] = _SWITCHED if quirk.THINKING_SWITCH in quirks else _COMMON
     known = _OF_OBJECT if quirk.REASONING_OBJECT in quirks else known
     effort = _effort(asked, known, own=own)
     if asked.effort not in ("", effort) and not off:
