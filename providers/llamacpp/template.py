@@ -67,6 +67,7 @@ class ChatTemplate:
         self._names = {"bos_token": bos, "eos_token": eos}
         self.manner = Manner(source)
         self._knows_tools = "tools" in source
+        self._knows_calls = "tool_calls" in source
         # Mistral's templates refuse the ids of calls that others made.
         self._short_ids = "length 9" in source or "exactly 9" in source
         self._fault = ""
@@ -91,6 +92,8 @@ class ChatTemplate:
             raise TemplateRefused(f"The model's chat template is broken: {self._fault}")
         if not self._knows_tools:
             messages = told_plainly(messages, tools)
+        elif not self._knows_calls:
+            messages = [self._in_words(message) for message in messages]
         told = list(tools) if tools and self._knows_tools else None
         if self.manner.style.channels:
             messages = one_by_one(messages)
@@ -175,6 +178,22 @@ class ChatTemplate:
                 for call in message.calls
             ]
         return said
+
+    def _in_words(self, message: Message) -> Message:
+        """Return a message with its calls in its text, as the model wrote them."""
+        if not message.calls:
+            return message
+        style = self.manner.style
+        head, key = style.head, f', "{style.arguments}": '
+        calls = [
+            f"{head}{json.dumps(call.name)}{key}{_to_json(_object(call.arguments))}}}"
+            for call in message.calls
+        ]
+        if style.listed:
+            said = f"{style.begin}[{style.apart.join(calls)}]{style.end}"
+        else:
+            said = style.apart.join(f"{style.begin}{call}{style.end}" for call in calls)
+        return msgspec.structs.replace(message, content=f"{message.content}{said}", calls=[])
 
     def _id(self, call_id: str) -> str:
         if not self._short_ids or (len(call_id) == 9 and call_id.isalnum()):

@@ -15,6 +15,7 @@ from tollway.providers.llamacpp.frames import (
     Submit,
     Token,
     Tool,
+    ToolCall,
     Up,
     Used,
     frame_length,
@@ -206,6 +207,22 @@ def test_what_a_template_refuses_all_the_same_is_told_as_it_said_first() -> None
     """The answer that begins a conversation is nobody's to invent a question for."""
     with pytest.raises(TemplateRefused, match="must alternate"):
         ChatTemplate(ALTERNATES, bos="", eos="").render([HELLO, HI])
+
+
+@pytest.mark.parametrize(
+    ("signs", "said"),
+    [
+        ("<|tool_call|> <|start_of_role|>",
+         'I look.<|tool_call|>[{"name": "look", "arguments": {"at": "é"}}]'),
+        ("", 'I look.{"name": "look", "arguments": {"at": "é"}}'),
+    ],
+)  # fmt: skip
+def test_calls_reach_a_template_that_knows_tools_and_no_calls(signs: str, said: str) -> None:
+    """Granite 3.3's and LFM2's: a result stood there of what nobody had asked for."""
+    source = f"{{# {signs} tools #}}{{% for m in messages %}}[{{{{ m.content }}}}]{{% endfor %}}"
+    call = ToolCall("a", "look", '{"at": "\\u00e9"}')
+    asked = [HI, Message("assistant", "I look.", calls=[call]), Message("tool", "2", call_id="a")]
+    assert ChatTemplate(source, bos="", eos="").render(asked) == f"[hi][{said}][2]"
 
 
 def test_tools_reach_a_template_that_takes_no_instructions() -> None:
