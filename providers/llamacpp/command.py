@@ -49,6 +49,7 @@ class Server:
         self.heard_at = clock()
         self.base_url = base_url
         self.calls = 0  # under way
+        self._unanswered = 0  # calls in a row
         self.gone = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -130,6 +131,21 @@ class Server:
     def heard(self) -> None:
         """Take note of a sign of life."""
         self.heard_at = self._clock()
+
+    def answers(self) -> None:
+        """Take note of a piece of an answer."""
+        self.heard()
+        self._unanswered = 0
+
+    def given_up(self, most: int) -> None:
+        """Take note of a call that ended without a byte, after long; the `most`-th kills it.
+
+        One such call says nothing of a server that answers how it is: a whole answer may take
+        that long. Of several in a row nobody had anything.
+        """
+        self._unanswered += 1
+        if self._unanswered >= most and not self.expected:
+            self.kill(f"answered none of {most} calls in a row and was killed")
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -81,22 +81,22 @@ class GgufResident(Resident[Worker]):
             except BaseException:  # a cancel too: nobody else would get a turn
                 turns.release()
                 raise
-            answer = LocalAnswer(self.model.name, worker, call, writer(asked), share)
-            if terms.begun:
-                terms.begun(answer)
-            if not self._marks and _is_strict(asked.job):
-                answer.dropped = (_STRICT,)
-            try:
-                async with asyncio.timeout_at(limit):
-                    await answer.begin()
-            except TimeoutError as fault:
-                answer.cancel()
-                raise UpstreamTimeout(
-                    f"`{self.model.name}` did not begin to answer in time", phase="first"
-                ) from fault
-            except BaseException:  # a cancel too: the worker must not go on for nobody
-                await answer.close()  # its place is free when it has ended, not before
-                raise
+        answer = LocalAnswer(self.model.name, worker, call, writer(asked), share)
+        if terms.begun:
+            terms.begun(answer)
+        if not self._marks and _is_strict(asked.job):
+            answer.dropped = (_STRICT,)
+        try:
+            async with asyncio.timeout_at(limit):
+                await answer.begin()
+        except TimeoutError as fault:
+            answer.cancel()
+            raise UpstreamTimeout(
+                f"`{self.model.name}` did not begin to answer in time", phase="first"
+            ) from fault
+        except BaseException:  # a cancel too: the worker must not go on for nobody
+            await answer.close()  # its place is free when it has ended, not before
+            raise
         return answer
 
     async def count(self, job: Submit) -> int | None:

@@ -63,31 +63,39 @@ class CommandResident(Resident[Server]):
         loop = asyncio.get_running_loop()
         with self._present():
             server = await self.ready()
-            until = None if terms.deadline_s is None else loop.time() + terms.deadline_s
             server.enter()
             self.running += 1
-            share = self.shares.enter()
-            call = _Call(self, server, share, until)
-            if terms.begun:
-                terms.begun(call)
-            named = _named(request.body, self._command.model)
-            there = msgspec.structs.replace(request, url=server.base_url + request.url, body=named)
-            with contextlib.ExitStack() as undo:
-                undo.callback(call.end)  # of a cancel too: it runs no more
-                try:
-                    async with asyncio.timeout_at(until):
-                        answer = await self._transport.send(there)
-                except TimeoutError as fault:
-                    raise _too_long(self.model.name) from fault
-                except UpstreamError as fault:
-                    await _explain(fault, call)
-                    raise
-                undo.pop_all()
-            server.heard()
+        until = None if terms.deadline_s is None else loop.time() + terms.deadline_s
+        share = self.shares.enter()
+        call = _Call(self, server, share, until)
+        if terms.begun:
+            terms.begun(call)
+        named = _named(request.body, self._command.model)
+        there = msgspec.structs.replace(request, url=server.base_url + request.url, body=named)
+        with contextlib.ExitStack() as undo:
+            undo.callback(call.end)  # of a cancel too: it runs no more
+            try:
+                async with asyncio.timeout_at(until):
+                    answer = await self._transport.send(there)
+            except TimeoutError as fault:
+                raise _too_long(self.model.name) from fault
+            except UpstreamError as fault:
+                await _explain(fault, call)
+                raise
+            undo.pop_all()
+        server.heard()
         return ServedAnswer(answer, call)
 
-    def left(self, server: Server) -> None:
-        """Take note that a call has ended."""
+    @property
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._around.clock()
+
+    def left(self, server: Server, silent_since: float | None) -> None:
+        """Take note that a call has ended, perhaps without a byte."""
+        limits = self._around.limits
+        if silent_since is not None and self.now - silent_since >= limits.hang_s:
+            server.given_up(limits.unanswered)
         server.leave()
         self.running -= 1
         self._maybe_quiet()
@@ -200,17 +208,24 @@ class _Call:
         self.until = until
         self.name = resident.model.name
         self._resident: CommandResident | None = resident
+        self._began = resident.now
+        self._answered = False
 
     @property
     def gpu_ms(self) -> int:
         """Its part of the model's time until now, in milliseconds."""
         return self.share.ms
 
+    def heard(self) -> None:
+        """Take note of a piece of the answer."""
+        self._answered = True
+        self.server.answers()
+
     def end(self) -> None:
         if resident := self._resident:
             self._resident = None
             self.share.end()
-            resident.left(self.server)
+            resident.left(self.server, None if self._answered else self._began)
 
 
 class ServedAnswer:
@@ -245,7 +260,7 @@ class ServedAnswer:
             except UpstreamError as fault:
                 await _explain(fault, self._call)
                 raise
-            self._call.server.heard()
+            self._call.heard()
             yield piece
 
     async def close(self) -> None:

@@ -103,6 +103,7 @@ class Limits(msgspec.Struct, frozen=True):
     back_off_s: tuple[float, ...] = (0.0, 0.5)  # before the restart after the 1st, 2nd ... death
     # Without a frame while loading or at work: it is killed. A command without a byte: doubted.
     hang_s: float = 300.0
+    unanswered: int = 3  # so many calls in a row without a byte in `hang_s`: a command is killed
     deaf_s: float = 60.0  # at work, or in doubt, it does not answer that it runs: it is killed
     stopped_s: float = 15.0  # the same where the system says that it was stopped
     stop_within_s: float = 5.0

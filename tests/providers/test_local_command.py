@@ -239,7 +239,7 @@ async def test_a_server_that_is_slow_is_left_at_work(tmp_path: Path, health: str
     """The whole answer of a large model takes its time: it answers meanwhile that it is well."""
     async with silent(tmp_path, "hang", health=health) as local:
         await until(lambda: heard(local))
-        assert local.states()[0].running == 1
+        assert (local.states()[0].running, local.states()[0].waiting) == (1, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
@@ -248,6 +248,31 @@ async def test_a_server_that_does_one_thing_at_a_time_is_left_at_work(tmp_path: 
     async with silent(tmp_path, "work", "alone", deaf_s=1) as local:
         await until(lambda: heard(local))
         assert local.states()[0].running == 1
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_server_that_answers_nobody_and_says_that_it_is_well_is_killed(
+    tmp_path: Path, answered: bool
+) -> None:
+    """One call that takes long says nothing; of several in a row nobody had a byte."""
+    clock = Clock()
+    async with serving(tmp_path, clock=clock) as local:
+        for at in range(PATIENT.unanswered):
+            if answered and at:
+                await ask(local)
+            asking = asyncio.create_task(ask(local, text="hang"))
+            await until(lambda: local.states()[0].running == 1)
+            clock.now += 301
+            await local.sweep()
+            await until(lambda: heard(local))  # its health answers
+            asking.cancel()  # its client, or a deadline, has had enough
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+        if answered:
+            assert local.states()[0].state == "ready"
+        else:
+            await until(lambda: "answered none of 3 calls" in local.states()[0].problem)
+        assert await ask(local)
 
 
 def heard(local: LocalModels) -> bool:
