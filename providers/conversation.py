@@ -349,8 +349,16 @@ def carry(by: str, kind: str, text: str) -> str:
     return f"{_CARRIED}{by}.{kind}.{text}"
 
 
+# In the place of a proof, where nobody signed what was thought: clients leave a thought without any
+# out of what they give back (the Vercel AI SDK), or end (Microsoft's Agent Framework).
+UNPROVEN: Final = carry("", "sig", "")
+
+
 def carried(text: str) -> tuple[str, str, str] | None:
-    """Return dialect, kind and text of what `carry` made; None for anything else."""
+    """Return dialect, kind and text of what `carry` made; None for anything else.
+
+    The dialect is "" for `UNPROVEN`.
+    """
     if not text.startswith(_CARRIED):
         return None
     by, _, rest = text.removeprefix(_CARRIED).partition(".")

@@ -9,7 +9,7 @@ from wire.recordings import Recording, recordings
 
 from tollway.providers import eventstream, sse
 from tollway.providers.canon import Call, Usage
-from tollway.providers.conversation import Conversation, Refusal, Text, Thinking, ToolCall, carried
+from tollway.providers.conversation import Conversation, Refusal, Text, Thinking, ToolCall
 from tollway.providers.dialects import (
     anthropic_codec,
     bedrock_codec,
@@ -20,6 +20,7 @@ from tollway.providers.dialects import (
 )
 from tollway.providers.dialects.dialect import Asks, Codec
 from tollway.providers.dialects.gemini_said import unpacked
+from tollway.providers.dialects.responses_proofs import proof_in
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import Answer, Choice, Event, Start
 from tollway.providers.fold import Fold
@@ -189,8 +190,8 @@ def _choice(choice: Choice, codec: Codec) -> dict[str, Any]:
     thoughts = [part for part in choice.parts if isinstance(part, Thinking)]
     calls = [part for part in choice.parts if isinstance(part, ToolCall)]
     urls = [c.url for p in choice.parts if isinstance(p, Text) for c in p.citations if c.url]
-    signed = [_own(part.signature) for part in thoughts if part.signature]
-    encrypted = [_own(part.encrypted) for part in thoughts if part.encrypted]
+    signed = [own for part in thoughts if (own := _own(part.signature))]
+    encrypted = [own for part in thoughts if (own := _own(part.encrypted))]
     stop = _STOPS[codec.name](choice.stop or "end", bool(calls), bool(refusals))
     if codec in (ANTHROPIC, GEMINI):
         texts, refusals = texts + refusals, []
@@ -269,7 +270,7 @@ _STOPS = {
 
 def _own(text: str) -> str:
     """Return what a provider encrypted, out of what carries it through another's dialect."""
-    while other := carried(text) or unpacked(text):
+    while other := proof_in(text) or unpacked(text):
         text = other[2]
     return text
 

@@ -13,6 +13,7 @@ import msgspec
 from tollway.providers import events as ev
 from tollway.providers.canon import Call, Usage
 from tollway.providers.conversation import (
+    UNPROVEN,
     Citation,
     Opaque,
     Part,
@@ -56,6 +57,7 @@ class Writer:
         self._usage = _NOTHING
         self._index = -1
         self._open = ""  # "text", "thinking", "tool": the kind of the open block
+        self._is_signed = False
         self._custom: list[str] | None = None  # the text of an open plain-text call
         self._refused = False
         self._stop = ev.Stopped("end")
@@ -180,7 +182,9 @@ class Writer:
         if self._custom is not None:
             text, self._custom = "".join(self._custom), None
             out = self._delta(b'"input_json_delta","partial_json":' + _json(wrapped(text)))
-        self._open = ""
+        if self._open == "thinking" and not self._is_signed:
+            out = self._delta(b'"signature_delta","signature":' + _json(UNPROVEN))
+        self._open, self._is_signed = "", False
         return (
             b'%bevent: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
             % (out, self._index)
@@ -213,6 +217,7 @@ class Writer:
             self.dropped.add("signature")
             return b""
         out = self._open_thinking()
+        self._is_signed = True
         signature = _signature(event.by, event.signature, event.encrypted, event.id)
         return out + self._delta(b'"signature_delta","signature":' + _json(signature))
 
@@ -322,7 +327,7 @@ def _thinking(part: Thinking) -> dict[str, object]:
             part.encrypted if part.by == NAME else carry(part.by, f"enc:{part.id}", part.encrypted)
         )
         return {"type": "redacted_thinking", "data": data}
-    signature = ""
+    signature = UNPROVEN
     if part.by:
         signature = _signature(part.by, part.signature, part.encrypted, part.id)
     return {"type": "thinking", "thinking": part.text, "signature": signature}

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tollway.providers.canon import Call
-from tollway.providers.conversation import carried
+from tollway.providers.conversation import UNPROVEN, carried
 from tollway.providers.dialects import openai_echoes
 from tollway.providers.dialects.gemini_ask import UNSIGNED, is_third
 from tollway.providers.dialects.gemini_request import camel
@@ -186,6 +186,8 @@ def _is_foreign(raw: bytes, lost: list[str], *, checks: bool) -> bool:
     if not isinstance(block, dict) or text_of(block, "type") not in _THOUGHTS:
         return False
     proof = text_of(block, "signature") or text_of(block, "data")
+    if proof == UNPROVEN:
+        proof = ""
     foreign = carried(proof) is not None or (not proof and checks)
     if foreign and block.get("thinking"):
         lost.append("thinking")
@@ -232,10 +234,18 @@ def _of_responses(call: Call, to: To) -> Cleaned:
     def clean(raw: bytes) -> bytes:
         item = _OBJECT.decode(raw)
         proof = text_of(item, "encrypted_content")
-        unheld = not proof and (plain or (told and bool(item.get("content"))))
+        made = carried(proof)
+        if unproven := made is not None and not made[0]:
+            # Servers of open models refuse what they did not encrypt, and take a thought alone.
+            proof = ""
+            del item["encrypted_content"]
+        shown = bool(item.get("summary") or item.get("content"))
+        unheld = not proof and (
+            plain or (unproven and (own or not shown)) or (told and bool(item.get("content")))
+        )
         if item.get("type") != "reasoning" or not (carried(proof) is not None or unheld):
-            return raw
-        if item.get("summary") or item.get("content"):
+            return msgspec.json.encode(item) if unproven else raw
+        if shown or unproven:
             lost.append("thinking")
         return b""
 

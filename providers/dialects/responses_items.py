@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tollway.providers.conversation import Citation, Opaque, Thinking, carry
+from tollway.providers.dialects.responses_proofs import with_text
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.responses_tools import SEARCH
 from tollway.providers.dialects.wire import object_in
@@ -192,6 +193,9 @@ class Items:
             item["arguments"] = object_in(text) or {}
         elif self._kind in _CALLS:
             shown.append(self._end_call(item))
+        elif item["type"] == "reasoning":
+            told = "".join(part["text"] for part in item.get("content", ()))
+            item["encrypted_content"] = with_text(item.get("encrypted_content", ""), told)
         if item["type"] in _WITH_STATUS and item.get("status") == "in_progress":
             item["status"] = "completed"
         shown.append(("response.output_item.done", {"output_index": self._place, "item": item}))

@@ -31,9 +31,9 @@ from tollway.providers.conversation import (
     Thinking,
     ToolCall,
     ToolResult,
-    carried,
 )
 from tollway.providers.dialects.responses_known import KNOWN
+from tollway.providers.dialects.responses_proofs import proof_in
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.responses_tools import (
     ADDS_TOOLS,
@@ -344,14 +344,15 @@ def _thinking(item: _Item) -> Iterator[Thinking]:
     summary = "\n\n".join(_texts(item.summary))
     text = "".join(_texts(item.content))
     encrypted = item.encrypted_content or ""
-    if (found := carried(encrypted)) is not None:
-        by, kind, value = found
-        plain = text or summary
-        if kind in ("signature", "call"):
-            yield Thinking(plain, value, by=by, id=_OF_CALL if kind == "call" else "")
-        else:
-            yield Thinking(plain, encrypted=value, by=by)
-        return
+    if (proof := proof_in(encrypted)) is not None:
+        encrypted, text = "", proof.text or text
+        plain, by = text or summary, proof.by
+        if by and proof.kind in ("signature", "call"):
+            yield Thinking(plain, proof.value, by=by, id=_OF_CALL if proof.kind == "call" else "")
+            return
+        if by:
+            yield Thinking(plain, encrypted=proof.value, by=by)
+            return
     if summary or text or encrypted:
         yield Thinking(
             text or summary,

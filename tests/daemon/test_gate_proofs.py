@@ -13,6 +13,7 @@ from shell import Reply, Running, running
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
+from tollway.providers.conversation import UNPROVEN
 from tollway.providers.dialects.anthropic_codec import CODEC as ANTHROPIC
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.echoes import To, without_echoes
@@ -332,6 +333,25 @@ def test_thoughts_that_nobody_signed_stay_with_who_signs_nothing() -> None:
         {"role": "assistant", "content": [{"type": "text", "text": "B"}]},
         {"role": "user", "content": "D"},
     ]
+    assert lost == ("thinking",)
+
+
+def test_what_stands_for_a_proof_goes_to_no_server() -> None:
+    """OpenAI never kept such a thought; servers of open models take it, and refuse a proof."""
+    marked = {"type": "reasoning", "summary": [], "encrypted_content": UNPROVEN}
+    shown = {**marked, "content": [{"type": "reasoning_text", "text": "Hm"}]}
+    asked = call("openai_responses", json.dumps({"input": [marked, shown, {"role": "user"}]}))
+    found, lost = without_echoes(asked, To("m", quirks=KINDS["vllm"].quirks))
+    del shown["encrypted_content"]
+    assert msgspec.json.decode(found.body)["input"] == [shown, {"role": "user"}]
+    found, lost = without_echoes(asked, To("gpt-5.2", quirks=KINDS["openai"].quirks))
+    assert msgspec.json.decode(found.body)["input"] == [{"role": "user"}] and lost == ("thinking",)
+    block = {"type": "thinking", "thinking": "Hm", "signature": UNPROVEN}
+    turns = [{"role": "assistant", "content": [block, USE]}]
+    asked = call("anthropic_messages", json.dumps({"messages": turns}))
+    assert without_echoes(asked, To("m", checks=False)) == (asked, ())
+    found, lost = without_echoes(asked, To("m"))
+    assert msgspec.json.decode(found.body)["messages"][0]["content"] == [USE]
     assert lost == ("thinking",)
 
 

@@ -15,12 +15,12 @@ from tollway.providers.conversation import (
     Tool,
     ToolCall,
     ToolResult,
-    carry,
 )
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_codec import CODEC as CHAT
 from tollway.providers.dialects.openai_responses import DIALECT
 from tollway.providers.dialects.responses_codec import CODEC
+from tollway.providers.dialects.responses_proofs import proof_in
 from tollway.providers.errors import RequestInvalid, Untranslatable
 from tollway.providers.events import (
     Event,
@@ -177,7 +177,8 @@ def test_a_signature_of_another_provider_comes_back_to_it() -> None:
     )
     stream = b"".join(map(writer.event, events)) + writer.end()
     output = json.loads(stream.rpartition(b"data: ")[2])["response"]["output"]
-    assert output[0]["encrypted_content"] == carry("anthropic_messages", "signature", "c2ln")
+    proof = proof_in(output[0]["encrypted_content"])
+    assert proof == ("anthropic_messages", "signature", "c2ln", "Hm")
     (turn,) = read(input=output).messages
     assert turn == Message(
         "assistant",

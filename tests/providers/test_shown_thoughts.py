@@ -1,16 +1,17 @@
-"""What a model of another provider thought, as clients of the Responses API are shown it."""
+"""What a model of another provider thought, as clients are shown it, and what they give back."""
 
 import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, RESPONSES
+from translated import ANTHROPIC, RESPONSES, streamed
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import Text, Thinking
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.events import Answer, Choice
 from tollway.providers.fold import unfold
+from tollway.providers.sse import Splitter
 
 THOUGHT = Thinking("Let me see.\n\nYes.", signature="c2lnbmVk", by=ANTHROPIC.name)
 ANSWER = Answer((Choice((THOUGHT, Text("Done")), "end"),), id="msg_1", model="claude")
@@ -22,9 +23,9 @@ def call(reasoning: dict[str, Any] | None) -> Call:
     return Call("chat", RESPONSES.name, "m", json.dumps(said).encode(), stream=True)
 
 
-def item(reasoning: dict[str, Any] | None) -> dict[str, Any]:
+def item(reasoning: dict[str, Any] | None, answer: Answer = ANSWER) -> dict[str, Any]:
     """Return the item of what was thought, of a whole answer."""
-    body = json.loads(RESPONSES.writer(call(reasoning)).whole(ANSWER))
+    body = json.loads(RESPONSES.writer(call(reasoning)).whole(answer))
     found: dict[str, Any] = body["output"][0]
     assert found["type"] == "reasoning"
     return found
@@ -63,3 +64,42 @@ def test_a_summary_goes_back_as_the_thought_that_was_signed() -> None:
     written = ANTHROPIC.write_request(RESPONSES.read_request(again), Facts("claude"))
     block = json.loads(written.body)["messages"][1]["content"][0]
     assert block == {"type": "thinking", "thinking": THOUGHT.text, "signature": THOUGHT.signature}
+
+
+UNSIGNED = Thinking("An open model's.")
+OPEN = Answer((Choice((UNSIGNED, Text("Done")), "end"),), id="c1", model="qwen3")
+
+
+@pytest.mark.parametrize("summary", [None, {"summary": "auto"}])
+@pytest.mark.parametrize(("thought", "answer"), [(THOUGHT, ANSWER), (UNSIGNED, OPEN)])
+def test_a_thought_survives_a_client_that_gives_back_its_proof_alone(
+    thought: Thinking, answer: Answer, summary: dict[str, Any] | None
+) -> None:
+    """The Vercel AI SDK gives back no `content`, and no thought without a proof.
+
+    Microsoft's Agent Framework ends where a thought before a call has none.
+    """
+    shown = item(summary, answer)
+    assert shown["encrypted_content"]
+    back = {"type": "reasoning", "id": shown["id"], "summary": shown["summary"]}
+    back["encrypted_content"] = shown["encrypted_content"]
+    said = {"model": "m", "input": [back, {"role": "user", "content": "And?"}]}
+    read = RESPONSES.read_request(Call("chat", RESPONSES.name, "m", json.dumps(said).encode()))
+    (found,) = read.messages[0].parts
+    assert isinstance(found, Thinking)
+    assert (found.text, found.signature, found.by) == (thought.text, thought.signature, thought.by)
+
+
+def test_an_unsigned_thought_has_what_stands_for_a_signature_in_a_stream_of_messages() -> None:
+    """The Vercel AI SDK leaves a thought without any out of what it gives back."""
+    signatures = []
+    for event in Splitter().feed(streamed(ANTHROPIC, list(unfold(OPEN)))):
+        delta = json.loads(event.data or b"{}").get("delta", {})
+        if delta.get("type") == "signature_delta":
+            signatures.append(delta["signature"])
+    assert len(signatures) == 1 and signatures[0]
+    block = {"type": "thinking", "thinking": UNSIGNED.text, "signature": signatures[0]}
+    turns = [{"role": "assistant", "content": [block]}, {"role": "user", "content": "And?"}]
+    said = json.dumps({"model": "m", "max_tokens": 9, "messages": turns}).encode()
+    read = ANTHROPIC.read_request(Call("chat", ANTHROPIC.name, "m", said))
+    assert read.messages[0].parts == (UNSIGNED,)
