@@ -31,6 +31,7 @@ from tollway.providers.conversation import (
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.gemini_promises import promised
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_schema import refs_alone
 from tollway.providers.dialects.json_by_tool import beside_tools
@@ -85,6 +86,11 @@ _SHAPES_OR_TOOLS = re.compile(r"gemini-[12]\.")
 # "Requests ending with a model turn are not supported" is what later ones answer
 # (pipecat-ai/pipecat#5821, LibreChat-AI/agents#323).
 _GOES_ON = re.compile(r"gemini-(?:[12]\.|3-|3\.1-|pro-latest)")
+# "temperature, top_p, and top_k are ignored by the API for these models and will return an HTTP 400
+# error in future model generations" (documentation, "Using the latest Gemini models").
+_UNSAMPLED = re.compile(
+    r"gemini-(?:3\.5-flash-lite|3\.[6-9]|3\.\d\d|[4-9]|\d\d|flash-latest|flash-lite-latest)"
+)
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _SAID_TIERS = frozenset({"", "auto", "default", "standard_only"})
@@ -351,7 +357,8 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
         text = {"type": "object", "properties": {"input": {"type": "string"}}}
         written["parametersJsonSchema"] = {**text, "required": ["input"]}
     elif tool.schema:
-        schema, says_less = refs_alone(tool.schema)
+        schema, _ = promised(tool.schema, tells=False)
+        schema, says_less = refs_alone(schema)
         dropped += ["tools.parameters.$ref"] if says_less else []
         written["parametersJsonSchema"] = msgspec.Raw(schema)
     return written
@@ -378,13 +385,15 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
         yield "stopSequences", list(said.stop[:_MOST_STOPS])
         if len(said.stop) > _MOST_STOPS:
             dropped.append("stop")
-    yield from _sampling(said, dropped)
+    yield from _sampling(said, facts.model, dropped)
     if said.modalities:
         raise Untranslatable("The target answers in text alone", param="modalities")
     if said.format is not None and said.format.kind != "text":
         yield "responseMimeType", "application/json"
         if said.format.schema:
-            schema, says_less = refs_alone(said.format.schema)
+            schema, told = promised(said.format.schema, tells=True)
+            schema, says_less = refs_alone(schema)
+            dropped += [f"response_format.{word}" for word in told]
             dropped += ["response_format.$ref"] if says_less else []
             schema = described(schema, said.format.description)
             yield "responseJsonSchema", msgspec.Raw(schema)
@@ -392,8 +401,12 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
         yield "thinkingConfig", config
 
 
-def _sampling(said: Conversation, dropped: list[str]) -> _Fields:
+def _sampling(said: Conversation, model: str, dropped: list[str]) -> _Fields:
     asked = said.sampling
+    if _UNSAMPLED.match(model):
+        dropped += [name for name in asked.asks("temperature", "top_p", "top_k")
+                    if getattr(asked, name) != 1]  # fmt: skip
+        asked = msgspec.structs.replace(asked, temperature=None, top_p=None, top_k=None)
     for name, value in (
         ("temperature", asked.temperature),
         ("topP", asked.top_p),
