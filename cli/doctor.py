@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import typer
 
 from tollway.cli import doctor_fix, show
 from tollway.cli.boundary import ANSWER_IS_NO, closed_to_us
+from tollway.cli.budget_prices import doubts
 from tollway.cli.control import Control, SocketClosed, convert, load_config
 from tollway.cli.discover import gpus
 from tollway.cli.doctor_fix import Check, State
@@ -28,6 +30,7 @@ from tollway.daemon import secrets, tls
 from tollway.daemon.config.paths import state_paths
 from tollway.daemon.config.schema import Config, Layers
 from tollway.daemon.errors import (
+    CannotStart,
     ConfigError,
     DaemonUnreachable,
     LedgerInvalid,
@@ -38,7 +41,7 @@ from tollway.daemon.ledger import release
 from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.retention import Policy, size, size_warning
-from tollway.daemon.process import listener
+from tollway.daemon.process import bind, close_all, raise_file_limit
 from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp import gpus as nvidia
 from tollway.providers.llamacpp import install, probe
@@ -52,6 +55,7 @@ _FEW_TOKENS = 512  # of context, for a model that is only tried
 _MUCH_FREE = 256 * 2**20  # within the ledger, before it is worth a word
 _LEAST_BYTES = 100 * 2**20  # below it the ledger's write-ahead file alone may not fit
 _FEW_BYTES = 2**30
+_FEW_CONNECTIONS = 100  # for which there is room: streams and idle clients soon take as many
 _OLDEST = 1_767_225_600  # 2026-01-01: a clock before it has never been set
 
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no provider.")]
@@ -63,10 +67,11 @@ def doctor(
 ) -> None:
     """Check everything that a call needs, each with a fix.
 
-    Configuration, permissions, secrets and where they are kept, the certificate, the ledger, its
-    SQLite and its disk, the port, the daemon, each provider and its key, llama-cpp-python and a
-    model of yours in it, the GPU, the clock. --fix closes files and keys that others may read,
-    makes the ledger's folder, and removes what a killed daemon left; all else is yours to decide.
+    Configuration, prices that budgets need, permissions, secrets and where they are kept, the
+    certificate, the ledger, its SQLite and its disk, the port, the daemon, the limit on files,
+    each provider and its key, llama-cpp-python and a model of yours in it, the GPU, the clock.
+    --fix closes files and keys that others may read, makes the ledger's folder, and removes what
+    a killed daemon left; all else is yours to decide.
     Exits with 1 if anything fails. Secrets are never shown.
 
     Examples:
@@ -108,6 +113,7 @@ def _all(explicit: Path | None, *, offline: bool, repair: bool) -> Iterator[Chec
         yield from _graphics()
         return
     yield _configuration(config)
+    yield from _prices(config)
     try:
         yield from _state(config, repair=repair)
     except OSError as fault:  # of a folder that is closed to this user, nothing more can be said
@@ -163,6 +169,13 @@ def _configuration(config: Config) -> Check:
             "Mend these lines, or live with them",
         )
     return Check("configuration", "ok", str(config.path))
+
+
+def _prices(config: Config) -> Iterator[Check]:
+    with suppress(GatewayError):  # a ledger that cannot be read has a line of its own
+        if lines := doubts(config):
+            fix = "`tollway prices set TARGET --input USD --output USD`, or `--free`"
+            yield Check("prices", "warn", "\n".join(lines), fix)
 
 
 def _backend(config: Config | None = None) -> Check:
@@ -256,16 +269,11 @@ def _daemon(config: Config) -> Iterator[Check]:
             yield Check("daemon", "fail", f"It runs, but: {error.message}", again or error.hint)
             return
         yield Check("daemon", "warn", "It does not run", "`tollway up` starts it")
-        who = listener(server.port)
-        if who:
-            yield Check(
-                "port",
-                "fail",
-                f"{server.port} is in use by {who}",
-                "Stop that, or set another `server.listen`",
-            )
-        else:
-            yield Check("port", "ok", f"{server.port} is free")
+        yield _port(server.host, server.port)
+        most = server.max_connections
+        if (room := raise_file_limit(most)) < min(most, _FEW_CONNECTIONS):
+            told = f"Started from here, it would have room for {room} connections"
+            yield Check("files", "warn", told, "Raise the limit on open files (`ulimit -n 4096`)")
         return
     except GatewayError as error:
         yield Check("daemon", "fail", error.message, error.hint)
@@ -284,6 +292,14 @@ def _daemon(config: Config) -> Iterator[Check]:
         yield Check("daemon", "fail", problem, fix)
     if not found.problems:
         yield Check("daemon", "ok", f"pid {said['pid']}, listens at {said['listen']}")
+
+
+def _port(host: str, port: int) -> Check:
+    try:
+        close_all(bind(host, port))
+    except CannotStart as error:
+        return Check("port", "fail", error.message, error.hint)
+    return Check("port", "ok", f"{port} is free")
 
 
 class _Problems(msgspec.Struct):

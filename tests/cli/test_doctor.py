@@ -5,6 +5,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,41 @@ def test_a_taken_port_is_named_with_who_has_it(home: Home) -> None:
         home.write(SINGLE.format(port=taken.getsockname()[1]))
         found = checks(home, code=1)
     assert "is in use by" in found["port"]["detail"]
+
+
+def test_an_address_of_another_machine_is_named(home: Home) -> None:
+    """Its port was called free, and `up` failed."""
+    beyond = f'listen = "192.0.2.1:{free_port()}"\nbehind_proxy = true\n'
+    home.write(f'[server]\n{beyond}[keys.k]\nhash = "sha256:{"0" * 64}"\n')
+    found = checks(home, code=1)
+    assert "cannot be listened on" in found["port"]["detail"]
+    assert "an address of this machine" in found["port"]["fix"]
+
+
+def test_a_budget_that_refuses_models_for_want_of_a_price_is_named(home: Home) -> None:
+    """Each of its calls is a 402, and nothing else here would have told why."""
+    up = '[providers.up]\nkind = "vllm"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    route = '[routes.fast]\nto = ["up/m"]\nbudget = ["5/day"]\n'
+    home.write(SINGLE.format(port=0) + up + route)
+    found = checks(home, "--offline", code=0)
+    assert "routes.fast.budget: refuses `up/m`" in found["prices"]["detail"]
+    home.write(SINGLE.format(port=0) + up + route + '[prices]\n"up/m" = "free"\n')
+    assert "prices" not in checks(home, "--offline", code=0)
+
+
+def test_a_low_limit_on_files_is_told(home: Home) -> None:
+    """A few clients take all connections, and the rest are refused."""
+    home.write(SINGLE.format(port=0))
+    few = ["sh", "-c", 'ulimit -n 128; exec "$@"', "-", sys.executable, "-m", "tollway.cli"]
+    ended = subprocess.run(
+        [*few, "doctor", "--offline", "--json"],
+        env=home.env,
+        cwd=home.path,
+        capture_output=True,
+        check=False,
+    )
+    (found,) = [one for one in json.loads(ended.stdout)["checks"] if one["name"] == "files"]
+    assert found["detail"].endswith("room for 16 connections")
 
 
 @pytest.mark.parametrize(
