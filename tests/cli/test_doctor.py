@@ -162,7 +162,9 @@ def test_a_taken_port_is_named_with_who_has_it(home: Home) -> None:
 def test_an_address_of_another_machine_is_named(home: Home) -> None:
     """Its port was called free, and `up` failed."""
     beyond = f'listen = "192.0.2.1:{free_port()}"\nbehind_proxy = true\n'
-    home.write(f'[server]\n{beyond}[keys.k]\nhash = "sha256:{"0" * 64}"\n')
+    home.write(
+        f'[server]\n{beyond}[users.ann]\n[keys.k]\nuser = "ann"\nhash = "sha256:{"0" * 64}"\n'
+    )
     found = checks(home, code=1)
     assert "cannot be listened on" in found["port"]["detail"]
     assert "an address of this machine" in found["port"]["fix"]
