@@ -24,6 +24,16 @@ from tollway.providers.llamacpp import install
 CANARY = "gsk_CANARYcanaryCANARYcanary42"
 SINGLE = '[server]\nlisten = "127.0.0.1:{port}"\nsingle_user = true\n'
 
+ONE_KEY = f"""
+[groups.all]
+models = ["*"]
+[users.ann]
+groups = ["all"]
+[keys.laptop]
+hash = "sha256:{"0" * 64}"
+user = "ann"
+"""
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
@@ -161,10 +171,8 @@ def test_a_taken_port_is_named_with_who_has_it(home: Home) -> None:
 
 def test_an_address_of_another_machine_is_named(home: Home) -> None:
     """Its port was called free, and `up` failed."""
-    beyond = f'listen = "192.0.2.1:{free_port()}"\nbehind_proxy = true\n'
-    home.write(
-        f'[server]\n{beyond}[users.ann]\n[keys.k]\nuser = "ann"\nhash = "sha256:{"0" * 64}"\n'
-    )
+    beyond = 'listen = "192.0.2.1:0"\nbehind_proxy = true\n'
+    home.write(f"[server]\n{beyond}{ONE_KEY}")
     found = checks(home, code=1)
     assert "cannot be listened on" in found["port"]["detail"]
     assert "an address of this machine" in found["port"]["fix"]
