@@ -180,6 +180,14 @@ def _alive(source: str, stream: bool) -> Fault:
     return _silent(says(head(source, stream)), lives)(source, stream)
 
 
+def _endless(source: str, stream: bool) -> Fault:
+    """Return drops that never make an event or a body; AWS's frames say how long they are."""
+    begun, drops = (b"data: {", trickles(b"x")) if stream else (b'{"x":"', trickles(b"x"))
+    if stream and source in FRAMED:
+        begun, drops = b"", stalls()
+    return _silent(says(head(source, stream) + begun), drops)(source, stream)
+
+
 def _midway(
     *steps: Step, ending: str = BROKE, whole: str = "", status: int = 502, at: str = "faulty"
 ) -> Callable[[str, bool], Fault]:
@@ -267,6 +275,7 @@ FAULTS: dict[str, Callable[[str, bool], Fault]] = {
     "half of a gzip": _half_gzip,
     "hang before the first event": _silent_body,
     "signs of life alone": _alive,
+    "drops without end": _endless,
     "slow drip": _drip,
     "cut midway": _cut,
     "hang midway": _midway(stalls(), ending=TIMEOUT, status=504, at="silent"),

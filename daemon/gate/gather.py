@@ -12,6 +12,7 @@ from tollway.providers.transport import Answer
 
 # A whole answer is kept until it is settled; embeddings of a large batch are tens of MB.
 _MOST_WHOLE = 512 * 1024 * 1024
+_STEADY = 64 * 1024  # bytes that are worth as much time as a silence may last
 
 
 async def gather(answer: Answer, target: Target, *, streamed: bool) -> tuple[bytes, bool]:
@@ -21,15 +22,19 @@ async def gather(answer: Answer, target: Target, *, streamed: bool) -> tuple[byt
     looks at. The answer's headers then say what it is.
 
     Raises:
-        UpstreamError: It broke off, has grown too large, or nothing but blanks came for too long.
+        UpstreamError: It broke off, has grown too large, came drop by drop, or nothing but blanks
+            came for too long.
     """
     pieces: list[bytes] = []
-    size, heard_s = 0, time.monotonic()
+    begun_s = heard_s = time.monotonic()
+    size = 0
     async for chunk in answer.chunks():
         pieces.append(chunk)
         size += len(chunk)
         if not chunk.isspace():
             heard_s = time.monotonic()
+            if is_drip(target, heard_s - begun_s, size):
+                raise nothing_but_life(target)
             if streamed:
                 begun = b"".join(pieces)
                 if is_events(begun):
@@ -59,6 +64,14 @@ def read_whole(reader: AnswerReader, body: bytes) -> bytes:
 def _call_it_events(answer: Answer) -> None:
     others = [(name, value) for name, value in answer.headers if name.lower() != "content-type"]
     answer.headers[:] = [*others, ("content-type", "text/event-stream")]
+
+
+def is_drip(target: Target, passed_s: float, size: int) -> bool:
+    """Whether so many bytes of an answer or event that is not whole are too few for the time.
+
+    A provider that sends a byte now and then is never silent, and would never end.
+    """
+    return passed_s > target.timeouts.idle_s * (2 + size / _STEADY)
 
 
 def nothing_but_life(target: Target) -> UpstreamTimeout:

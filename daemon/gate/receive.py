@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
-from tollway.daemon.gate.gather import gather, nothing_but_life, read_whole
+from tollway.daemon.gate.gather import gather, is_drip, nothing_but_life, read_whole
 from tollway.daemon.gate.refused import refused
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
@@ -285,6 +285,7 @@ class _Relay:
         self._waiting: list[bytes] = []  # what came before the first valid event
         self._clock = asyncio.get_running_loop().time
         self._heard_s = self._clock()  # when some of the answer last came
+        self._part = (0.0, 0)  # of an event that is not whole: behind which moment, and its bytes
         self._watched = attempt.is_watched
         self._reader = attempt.reader
         self._alike = attempt.reader.alike
@@ -310,7 +311,7 @@ class _Relay:
         if len(events) == 1 and events[0].data is not None and events[0].name not in _FILLERS:
             self._heard_s = self._clock()
         else:
-            self._listen(events)
+            self._listen(events, len(chunk))
         out = self._waiting if not self.shown else []
         for event in events:
             if self._took(event, out, passes=reader.event(event)):
@@ -409,22 +410,24 @@ class _Relay:
         except UpstreamGaveUp as error:
             self.failed = error
 
-    def _listen(self, events: list[Event]) -> None:
+    def _listen(self, events: list[Event], size: int) -> None:
         """Take note of what came: comments and pings are no part of an answer.
 
         Raises:
-            UpstreamTimeout: Nothing else has come for as long as bytes may stay away.
+            UpstreamTimeout: Nothing else has come for as long as bytes may stay away, or an event
+                comes drop by drop.
         """
-        now_s = self._clock()
-        silent = bool(events) or self._splitter.in_comment
+        now_s, target = self._clock(), self._attempt.target
+        if not events and not self._splitter.in_comment:
+            since, before = self._part
+            self._part = self._heard_s, size + (before if since == self._heard_s else 0)
+            if is_drip(target, now_s - self._heard_s, self._part[1]):
+                raise nothing_but_life(target)
+            return
         for event in events:
             if event.cut or (event.data is not None and event.name not in _FILLERS):
-                silent = False
-                break
-        if not silent:
-            self._heard_s = now_s
-            return
-        target = self._attempt.target
+                self._heard_s = now_s
+                return
         if now_s - self._heard_s > target.timeouts.idle_s:
             raise nothing_but_life(target)
 
