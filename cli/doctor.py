@@ -270,8 +270,7 @@ def _daemon(config: Config) -> Iterator[Check]:
             return
         yield Check("daemon", "warn", "It does not run", "`tollway up` starts it")
         yield _port(server.host, server.port)
-        most = server.max_connections
-        if (room := raise_file_limit(most)) < min(most, _FEW_CONNECTIONS):
+        if (room := raise_file_limit()) < min(server.max_connections, _FEW_CONNECTIONS):
             told = f"Started from here, it would have room for {room} connections"
             yield Check("files", "warn", told, "Raise the limit on open files (`ulimit -n 4096`)")
         return

@@ -29,6 +29,7 @@ from tollway.daemon.heads import Behind
 from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
 from tollway.daemon.parting import Parting, too_many
+from tollway.daemon.process import UNLIMITED
 from tollway.daemon.state import CALLS, DAEMON, OWNER
 from tollway.daemon.tasks import Tasks
 from tollway.daemon.turns import Turns, line_of
@@ -64,7 +65,7 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     body_idle_s: float = 60.0
     unread_s: float = 120.0
     linger_s: float = 2.0
-    connections: int = 10_000
+    connections: int = UNLIMITED
     spare_s: float = 5.0
     sweep_s: float = 1.0
     still_s: float = 0.25

@@ -18,6 +18,7 @@ from tollway.daemon.runs import Carried
 from tollway.providers.errors import GatewayError
 
 BACKLOG = 1024
+UNLIMITED = 2**31  # connections, where the system bounds no files
 _PRIVATE = 0o077
 _LISTEN = "0A"  # the state's number in /proc/net/tcp
 
@@ -77,7 +78,7 @@ def make_private() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def raise_file_limit(most_connections: int) -> int:
+def raise_file_limit() -> int:
     """Allow as many open files as the system lets us; return how many connections that is for.
 
     Half of them: a call has a connection on either side.
@@ -87,7 +88,7 @@ def raise_file_limit(most_connections: int) -> int:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    return most_connections if soft < 0 else min(most_connections, max(16, soft // 2 - 64))
+    return UNLIMITED if soft < 0 else max(16, soft // 2 - 64)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -108,8 +108,7 @@ def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: boo
     if start.ready_fd is not None:
         os.set_inheritable(start.ready_fd, False)  # a model's worker must not hold it open
     config = load(config_path)
-    limits = EdgeLimits()
-    connections = raise_file_limit(limits.connections)
+    limits = EdgeLimits(connections=raise_file_limit())
     handed = handover.inherited(config)
     if take_over:
         handed = handover.take_over(config, hurry=hurry)
@@ -118,7 +117,7 @@ def main(config_path: Path, start: Start, *, take_over: bool = False, hurry: boo
     output.install(config.server.log_level, config.server.log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            again = runner.run(serve(config, output, EdgeLimits(connections=connections), start))
+            again = runner.run(serve(config, output, limits, start))
     except early.StoppedEarly as stopped:
         return stopped.code
     finally:

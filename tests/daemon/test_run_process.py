@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,8 @@ from shell import (
     until,
     write_config,
 )
+
+from tollway.daemon.connection import EdgeLimits
 
 CHAT = {"model": "box/m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -354,3 +358,16 @@ def test_a_daemon_whose_starter_is_gone_serves_all_the_same(folder: Path) -> Non
         assert control(folder / "tollway.sock", "GET", "/control/status")[0] == 200
     finally:
         daemon.kill()
+
+
+@pytest.mark.parametrize(("files", "room"), [(64, 16), (1000, 436)])
+def test_the_system_s_limit_on_files_bounds_connections(files: int, room: int) -> None:
+    """Half of them, and some for the rest; nothing else does: 10,000 was a second, silent bound."""
+    code = (
+        "import resource; from tollway.daemon.process import raise_file_limit;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
+        "print(raise_file_limit())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert int(done.stdout) == room
+    assert EdgeLimits().connections >= 2**31, "the most that server.max_connections takes"
