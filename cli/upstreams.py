@@ -1,10 +1,12 @@
 """Asks providers for their models, with the configured credential: the cheapest proof of both."""
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,7 +14,7 @@ from tollway.daemon import secrets
 from tollway.daemon.config.load import places
 from tollway.daemon.config.schema import Config, Provider, SecretRef
 from tollway.providers.catalog import KINDS, Kind, request_headers
-from tollway.providers.errors import GatewayError
+from tollway.providers.errors import GatewayError, UpstreamTimeout, UpstreamUnreachable
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.signing import signer_of
 from tollway.providers.transport import Request, Timeouts
@@ -120,7 +122,10 @@ async def _asked(
                 request = await signer.sign(request)
             status, body = await _fetch(transport, request)
     except GatewayError as error:
-        return Reached(name, "fail", error.message, fix=error.hint or _look_at(name, base_url))
+        fix = error.hint or _look_at(name, base_url)
+        if isinstance(error, UpstreamUnreachable | UpstreamTimeout):
+            fix += _past_a_proxy(name, provider, base_url)
+        return Reached(name, "fail", error.message, fix=fix)
     except TimeoutError:
         return Reached(name, "fail", f"`{base_url}` answers too slowly", _look_at(name, base_url))
     judged = _judged(name, base_url, status, body, time.monotonic() - began)
@@ -135,6 +140,21 @@ async def _asked(
             fix = f'{where}: write "{better}"'
             judged = msgspec.structs.replace(judged, state="fail", detail=told, fix=fix)
     return msgspec.structs.replace(judged, status=status)
+
+
+def _past_a_proxy(name: str, provider: Provider, base_url: str) -> str:
+    """Return what to say where other programs of this user go by way of a proxy, else ""."""
+    host = urlsplit(base_url).hostname or ""
+    if provider.proxy is not None or host == "localhost" or host.startswith("127."):
+        return ""
+    for said in (f"{urlsplit(base_url).scheme}_proxy", "all_proxy"):
+        for variable in (said.upper(), said):
+            if os.environ.get(variable):
+                return (
+                    f"\n`{variable}` is set, and the gateway does not go by it:"
+                    f' `proxy = "http://HOST:PORT"` in [providers.{name}] does'
+                )
+    return ""
 
 
 async def _better(

@@ -242,6 +242,19 @@ def test_a_provider_that_nobody_serves_is_unreachable_and_offline_asks_none(home
         assert "provider p" not in checks(home, "--offline", code=0)
 
 
+def test_a_proxy_of_the_environment_is_told_where_a_provider_is_not_reached(home: Home) -> None:
+    """Other programs get out by it, and the gateway, which hears no such thing, does not."""
+    up = '[providers.up]\nkind = "vllm"\nbase_url = "https://up.invalid/v1"\n'
+    home.write(SINGLE.format(port=0) + up)
+    fix = checks(home, code=1, HTTPS_PROXY="http://proxy.invalid:1")["provider up"]["fix"]
+    assert "`HTTPS_PROXY` is set, and the gateway does not go by it" in fix
+    assert "in [providers.up]" in fix
+    assert "PROXY" not in checks(home, code=1)["provider up"]["fix"]
+    home.write(SINGLE.format(port=0) + f'{up}proxy = "http://proxy.invalid:1"\n')
+    told = checks(home, code=1, HTTPS_PROXY="http://proxy.invalid:1")["provider up"]["fix"]
+    assert "PROXY" not in told
+
+
 def test_models_without_their_file_or_engine_are_found(home: Home) -> None:
     """Without llama-cpp-python the fix is what to install, word for word."""
     home.write(SINGLE.format(port=0) + '[models.m]\ngguf = "/nowhere/m.gguf"\n')
