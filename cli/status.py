@@ -1,14 +1,17 @@
 """`status` and `reload`: what runs, and under which configuration."""
 
+from contextlib import suppress
+
 import msgspec
 
 from tollway.cli import edits, health, limits, queues, show
 from tollway.cli.broken import find
-from tollway.cli.control import convert, load_config, reach, version_note
+from tollway.cli.control import convert, load_config, reach, require_same_file, version_note
 from tollway.cli.health import Provider
 from tollway.cli.limits import Limit
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.queues import Queue
+from tollway.daemon.config.paths import find_config
 from tollway.daemon.errors import ConfigError
 
 _STATES: dict[str, show.Colour] = {"ok": "green", "broken": "red", "pending": "yellow"}
@@ -267,8 +270,12 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
     Example:
         tollway reload
     """
+    control = reach(config)
+    with suppress(ConfigError):  # of a file that is gone the reload itself says more
+        served = convert(control.get("/control/status"), Status).config.path
+        require_same_file(served, find_config(config))
     try:
-        answer = reach(config).post("/control/reload", timeout_s=60)
+        answer = control.post("/control/reload", timeout_s=60)
     except ConfigError:
         find(config)  # of a file that is gone it says more than the daemon does
         raise

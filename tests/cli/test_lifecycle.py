@@ -105,6 +105,16 @@ def test_reload_says_what_changed(home: Home) -> None:
     assert waits in again.stderr
 
 
+def test_a_reload_of_a_file_that_no_daemon_serves_says_so(home: Home) -> None:
+    """A copy with the same ledger was "reloaded; nothing changed", whatever stood in it."""
+    home.tollway("up")
+    other = home.path / "other.toml"
+    other.write_text(home.config.read_text().replace("5s", "6s"))
+    ended = home.tollway("reload", "--config", str(other))
+    assert ended.returncode == 1
+    assert f"The running daemon serves `{home.config}`" in ended.stderr
+
+
 def test_a_log_that_was_moved_away_is_begun_anew(home: Home) -> None:
     """As logrotate moves it: the daemon of `up` knows its own file, and follows its path."""
     home.tollway("up")
