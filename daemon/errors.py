@@ -43,7 +43,7 @@ class RunNotKnown(GatewayError):
 
 
 class Forbidden(GatewayError):
-    """The request itself is refused: a foreign Host or Origin."""
+    """The request itself is refused, whoever asks: a foreign Host or Origin, from elsewhere."""
 
     status = 403
     code = "forbidden"

@@ -18,6 +18,7 @@ from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 
 from tollway.daemon.errors import Forbidden
+from tollway.daemon.gate.forwarded import is_forwarded
 from tollway.daemon.meter import CLASSES, Histogram, WhoTally, named_targets
 from tollway.daemon.metric_names import SPECS, Spec
 from tollway.daemon.state import CONTROL, DAEMON, OWNER, Daemon
@@ -79,12 +80,14 @@ def admit_monitor(request: web.Request, path: str = "/metrics") -> None:
     """Return if whoever asks may see the figures of the whole box.
 
     Raises:
-        Forbidden: It came from elsewhere than loopback, and without the key for it.
+        Forbidden: It came from elsewhere than loopback, or by way of a proxy, and without the
+            key for it.
         Unauthorized: It came with a key that does not work.
     """
     daemon = request.app[DAEMON]
     server = daemon.config.server
-    if request.app[OWNER] or (not server.behind_proxy and _is_loopback(request)):
+    here = not server.behind_proxy and not is_forwarded(request.headers)
+    if request.app[OWNER] or (here and _is_loopback(request)):
         return
     if server.metrics_key is None:
         raise Forbidden(

@@ -11,8 +11,9 @@ from multidict import MultiMapping
 
 from tollway.daemon.config.schema import Config, Key
 from tollway.daemon.config.validity import hashes_of
-from tollway.daemon.errors import RunNotKnown, Unauthorized
+from tollway.daemon.errors import Forbidden, RunNotKnown, Unauthorized
 from tollway.daemon.gate.authorise import Level, levels_of, owner_of, who_of
+from tollway.daemon.gate.forwarded import is_forwarded
 from tollway.daemon.gate.tags import NO_TAGS, Tags
 from tollway.daemon.gate.tags import of as tags_of
 from tollway.daemon.ledger.rows import Who
@@ -59,6 +60,7 @@ class Keyring:
         self._entries: dict[bytes, _Entry] = {}
         self._owner = Caller(owner_of(config), (), everything=True)
         self._open = config.server.single_user
+        self._proxied = config.server.behind_proxy
         self.callers: dict[str, Caller] = {}
         self._until_s: dict[str, float] = {}  # of each key that works
         for name, key in config.keys.items():
@@ -93,13 +95,23 @@ class Keyring:
 
         Raises:
             Unauthorized: No such credential, two different ones, or one that does not work.
+            Forbidden: A single user's gateway is asked from another machine.
             RunNotKnown: It is a run's that has not told this daemon of itself yet.
         """
         secrets = _credentials(headers, query)
         if self._open and secrets:
             secrets = set(filter(_MADE_HERE.fullmatch, secrets))
         if not secrets:
-            if owner or self._open:
+            if owner:
+                return self._owner
+            if self._open:
+                if not self._proxied and is_forwarded(headers):
+                    raise Forbidden(
+                        "A proxy passed this on from another machine, and this gateway asks nobody"
+                        " for a key",
+                        hint="Make keys (`tollway keys create`) in place of `server.single_user`;"
+                        " or, where the proxy itself asks who comes, set `server.behind_proxy`",
+                    )
                 return self._owner
             raise Unauthorized(
                 "No Tollway key was sent",

@@ -182,6 +182,18 @@ async def test_from_elsewhere_only_the_named_key_reads_it() -> None:
         assert "server.metrics_key" in answer.body.decode()
 
 
+async def test_a_proxy_that_nobody_told_of_opens_nothing_to_those_behind_it() -> None:
+    """With it everybody is on loopback; most say for whom they ask."""
+    async with gateway([], server='metrics_key = "laptop"') as gate:
+        ask = gate.daemon.ask
+        for path in ("/metrics", "/ui", "/ui/events"):
+            assert (await ask("GET", path, x_forwarded_for="203.0.113.5")).status == 401
+        assert (await ask("GET", "/metrics", x_forwarded_for="127.0.0.1")).status == 200
+        key = f"Bearer {KEY}"
+        allowed = await ask("GET", "/metrics", x_forwarded_for="203.0.113.5", authorization=key)
+        assert allowed.status == 200
+
+
 async def test_it_answers_while_no_call_is_taken() -> None:
     """Monitoring matters most while something is broken."""
     async with running() as daemon:
