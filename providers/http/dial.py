@@ -22,6 +22,17 @@ _TUNNEL_HEAD_LIMIT = 16 * 1024
 _HANDSHAKE_S = 3600  # never reached: `connect_s` ends a handshake, asyncio's 60 s must not
 
 
+_UNKNOWN = "If this is your own server, name its authority in the provider's `ca_file`"
+_OTHER_NAME = "`base_url` must name the server as its certificate does"
+# By OpenSSL's number for what is wrong with a certificate.
+_MENDED = {
+    9: "Is this machine's clock right?",
+    10: "Whoever runs the server must renew it; or is this machine's clock wrong?",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+
+
 async def dial(
     to: Route, names: Names, tls: ssl.SSLContext | None, make: Callable[[], Connection]
 ) -> Connection:
@@ -46,7 +57,7 @@ async def dial(
         raise UpstreamUnreachable(
             f"{to.place.name} could not be trusted: certificate verify failed: "
             f"{fault.verify_message}",
-            hint="If this is your own server, name its authority in the provider's `ca_file`",
+            hint=_MENDED.get(fault.verify_code, _UNKNOWN),
         ) from fault
     except ssl.SSLError as fault:
         why = (fault.reason or "unknown reason").lower().replace("_", " ")

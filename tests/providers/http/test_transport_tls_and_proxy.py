@@ -86,15 +86,21 @@ async def test_a_server_that_nobody_vouches_for_is_refused(
     assert "`ca_file`" in fault.hint
 
 
-async def test_a_certificate_for_another_name_is_refused(
+async def test_a_certificate_for_another_name_or_time_is_refused(
     transport: HttpTransport, tmp_path: Path
 ) -> None:
-    """Trusting an authority is not trusting every host that it knows."""
+    """Trusting an authority is not trusting every host that it knows, nor for ever."""
     context, trusted = self_signed(tmp_path, "elsewhere.example")
     async with upstream(OK, tls=context) as server:
         fault = await unreachable(transport, secure(server.url, trusted))
         assert not server.requests
     assert "certificate verify failed: IP address mismatch" in fault.message
+    assert "`base_url`" in fault.hint
+    context, trusted = self_signed(tmp_path, days=-1)
+    async with upstream(OK, tls=context) as server:
+        fault = await unreachable(transport, secure(server.url, trusted))
+    assert "certificate has expired" in fault.message
+    assert "must renew it" in fault.hint
 
 
 async def test_connections_are_not_shared_across_ca_files(
