@@ -1,17 +1,21 @@
 """The body of an answer that is not called a stream: read whole, unless it turns out to be one."""
 
+import asyncio
 import time
 from codecs import BOM_UTF8
+from collections.abc import AsyncIterator
 
 from tollway.daemon.gate.route import Target
 from tollway.providers.dialects.dialect import AnswerReader
-from tollway.providers.errors import UpstreamBroke, UpstreamTimeout
+from tollway.providers.errors import UpstreamBroke, UpstreamError, UpstreamTimeout
 from tollway.providers.halves import without_halves
 from tollway.providers.streams import is_events
 from tollway.providers.transport import Answer
 
 # A whole answer is kept until it is settled; embeddings of a large batch are tens of MB.
 _MOST_WHOLE = 512 * 1024 * 1024
+# How long a finished stream may take to close, so that its connection can serve again.
+_TAIL_S = 0.5
 _STEADY = 64 * 1024  # bytes that are worth as much time as a silence may last
 
 
@@ -59,6 +63,18 @@ def read_whole(reader: AnswerReader, body: bytes) -> bytes:
     if mended != body:
         reader.whole(mended)
     return mended
+
+
+async def tail(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return what comes behind the end of a stream, if it comes at once."""
+    found = bytearray()
+    try:
+        async with asyncio.timeout(_TAIL_S):
+            async for chunk in chunks:
+                found += chunk
+    except (UpstreamError, TimeoutError):
+        pass
+    return bytes(found)
 
 
 def _call_it_events(answer: Answer) -> None:

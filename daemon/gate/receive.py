@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
-from tollway.daemon.gate.gather import gather, is_drip, nothing_but_life, read_whole
+from tollway.daemon.gate.gather import gather, is_drip, nothing_but_life, read_whole, tail
 from tollway.daemon.gate.refused import refused
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 # An error answer longer than this is cut: nobody reads on, and it must not fill the memory.
 _MOST_ERROR = 1024 * 1024
 _WORDS_WITHIN_S = 300.0  # of a refusal, whose status says the most
-# How long a finished stream may take to close, so that its connection can serve again.
-_TAIL_S = 0.5
 # A refusal by one target that another may not share.
 _TRY_NEXT = frozenset({401, 402, 403, 404, 408, 409, 413, 421, 424, 425, 429})
 # Those that a client is told to wait for.
@@ -227,7 +225,7 @@ async def _stream(
         else:
             relay.end_of_body()
         if relay.last and not relay.done:
-            relay.last += await _tail(chunks)
+            relay.last += await tail(chunks)
     except UpstreamError as error:
         if not relay.shown:
             return Failure(error, again=True)
@@ -241,7 +239,7 @@ async def _stream(
     await relay.finish()
     if not relay.failed and not relay.capped:
         # Read the few bytes behind the end, so that the connection can be used again.
-        await _tail(chunks)
+        await tail(chunks)
     return None
 
 
@@ -253,18 +251,6 @@ async def _each(chunks: AsyncIterator[bytes], relay: "_Relay") -> bool:
         if not relay.feed(chunk):
             return False
     return True
-
-
-async def _tail(chunks: AsyncIterator[bytes]) -> bytes:
-    """Return what comes behind the end of a stream, if it comes at once."""
-    found = bytearray()
-    try:
-        async with asyncio.timeout(_TAIL_S):
-            async for chunk in chunks:
-                found += chunk
-    except (UpstreamError, TimeoutError):
-        pass
-    return bytes(found)
 
 
 class _Relay:
