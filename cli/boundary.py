@@ -86,11 +86,14 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
         print(file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     except BrokenPipeError as error:
-        # The reader (`| head`) has gone. Python would complain when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_stdout_up()  # the reader (`| head`) has gone
         raise SystemExit(ANSWER_IS_NO) from error
     except OSError as error:
         _trace(debug)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was what could not be written: on a full disk, say
+            _give_stdout_up()
         where = f": `{error.filename}`" if error.filename else ""
         hint = closed_to_us() if isinstance(error, PermissionError) else ""
         show_error(f"{error.strerror or error}{where}", hint)
@@ -111,6 +114,11 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
             "" if debug else "`--debug` shows where; please report it with that output",
         )
         raise SystemExit(ANSWER_IS_NO) from error
+
+
+def _give_stdout_up() -> None:
+    """Let what is left for stdout go nowhere: Python would complain when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def closed_to_us() -> str:

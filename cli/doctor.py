@@ -47,6 +47,7 @@ from tollway.providers.llamacpp import gpus as nvidia
 from tollway.providers.llamacpp import install, probe
 from tollway.providers.llamacpp.fit import Layout
 from tollway.providers.llamacpp.gguf import describe
+from tollway.providers.words import counted
 
 _COLOURS: dict[State, show.Colour] = {
     "ok": "green", "warn": "yellow", "fail": "red", "fixed": "cyan",
@@ -271,7 +272,7 @@ def _daemon(config: Config) -> Iterator[Check]:
         yield Check("daemon", "warn", "It does not run", "`tollway up` starts it")
         yield _port(server.host, server.port)
         if (room := raise_file_limit()) < min(server.max_connections, _FEW_CONNECTIONS):
-            told = f"Started from here, it would have room for {room} connections"
+            told = f"Started from here, it would have room for {counted(room, 'connection')}"
             yield Check("files", "warn", told, "Raise the limit on open files (`ulimit -n 4096`)")
         return
     except GatewayError as error:

@@ -55,3 +55,18 @@ def test_data_for_a_closed_stdout_is_for_nobody() -> None:
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_data_for_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """Python added its own two lines to ours, and ended with 120."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*TOLLWAY, "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
