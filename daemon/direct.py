@@ -92,13 +92,14 @@ class Direct:
         return not self._message.should_close and not self._message.upgrade
 
     def _take(self, size: int) -> None:
-        self.daemon.room.take(size)
+        self.daemon.room.take(size, self.trace.key)
         self._held += size
 
     def release(self) -> None:
         """Give back what the body took; the call is over."""
-        self.daemon.room.give_back(self._held)
-        self._held = 0
+        if self._held:
+            self.daemon.room.give_back(self._held, self.trace.key)
+            self._held = 0
 
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write an answer in one piece."""

@@ -11,30 +11,40 @@ class Room:
     """The memory that the bodies of all calls under way may take together.
 
     One caller with a key could else fill the machine: a thousand connections, each with as much
-    as `server.max_body` lets it send.
+    as `server.max_body` lets it send. Nor may one key keep the others out: a quarter is theirs.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.held = 0
+        self._by: dict[str, int] = {}  # by the key's name; none of a key that holds nothing
 
-    def take(self, size: int) -> None:
-        """Set so many bytes aside.
+    def take(self, size: int, key: str) -> None:
+        """Set so many bytes aside for a key's call, "" for the owner's.
 
         Raises:
-            Overloaded: There is not so much left; nothing was taken.
+            Overloaded: There is not so much left for it; nothing was taken.
         """
+        own = self._by.get(key, 0) + size
         if self.held + size > self.most:
-            raise Overloaded(
-                f"The bodies of the calls under way take {self.held >> 20} MiB already,"
-                " all that there is for them",
-                hint="Send fewer long prompts at once",
-            )
+            raise _full("the calls", self.held, "all that there is for them")
+        if key and own * 4 > self.most * 3:
+            raise _full("this key's calls", own - size, "all that one key may take")
         self.held += size
+        self._by[key] = own
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, key: str) -> None:
         """Set them free."""
         self.held -= size
+        if left := self._by.pop(key, 0) - size:
+            self._by[key] = left
+
+
+def _full(whose: str, held: int, limit: str) -> Overloaded:
+    return Overloaded(
+        f"The bodies of {whose} under way take {held >> 20} MiB already, {limit}",
+        hint="Send fewer long prompts at once",
+    )
 
 
 def room_for_bodies() -> Room:

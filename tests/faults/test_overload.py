@@ -165,6 +165,32 @@ async def test_bodies_that_memory_has_no_room_for_are_refused_and_leave_no_trace
         assert room.held == 0
 
 
+async def test_bodies_of_one_key_leave_room_for_another_s() -> None:
+    """Bodies that trickle in held all of it for as long as their sender liked."""
+    other = "tw-" + "o" * 40
+    more = f"""
+[keys.other]
+hash = "sha256:{hashlib.sha256(other.encode()).hexdigest()}"
+user = "ann"
+"""
+    busy = Busy()
+    async with gateway([[busy]], more=more) as gate:
+        room = gate.daemon.server.daemon.room
+        room.most = 100_000
+        long = body(messages=[{"role": "user", "content": "x" * 40_000}])
+        first = asyncio.create_task(gate.ask(long))
+        await until(lambda: busy.running == 1)
+        refused = await gate.ask(long)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert "this key's calls" in refused.json()["error"]["message"]
+        second = asyncio.create_task(gate.ask(long, authorization=f"Bearer {other}"))
+        await until(lambda: busy.running == 2)
+        busy.go_on.set()
+        assert {one.status for one in await asyncio.gather(first, second)} == {200}
+        assert (await gate.ask(long)).status == 200
+        assert room.held == 0
+
+
 async def test_a_burst_of_new_connections_finds_room_to_wait() -> None:
     """Those that the system turns away try again after a second, then three: none of ours to lose.
 
