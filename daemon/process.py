@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from tollway.providers.errors import GatewayError
 BACKLOG = 1024
 UNLIMITED = 2**31  # connections, where the system bounds no files
 _PRIVATE = 0o077
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # no such address here, or not its family
 _LISTEN = "0A"  # the state's number in /proc/net/tcp
 
 
@@ -94,25 +95,45 @@ def raise_file_limit() -> int:
 def bind(host: str, port: int) -> list[socket.socket]:
     """Return sockets bound to every address that a host name stands for, not yet listening.
 
+    Of several, those that this machine does not have are left out: `localhost` is ::1 too where
+    IPv6 is turned off, as in containers.
+
     Raises:
         CannotStart: Taken, not ours to take, or no address of this machine.
     """
     bound: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            one = socket.socket(family, kind, protocol)
-            bound.append(one)
-            # Connections of a daemon that has just ended do not hold its port; a listener does.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind(address)
-            one.listen(BACKLOG)
+        for info in dict.fromkeys(found):
+            try:
+                _bind(info, bound)
+            except OSError as fault:
+                if fault.errno not in _ABSENT:
+                    raise
+                absent = fault
+        if absent is not None and not bound:
+            raise absent
     except OSError as fault:
         close_all(bound)
         raise _cannot_listen(host, port, fault) from fault
     return bound
+
+
+def _bind(info: tuple[Any, ...], bound: list[socket.socket]) -> None:
+    family, kind, protocol, _, address = info
+    one = socket.socket(family, kind, protocol)
+    try:
+        # Connections of a daemon that has just ended do not hold its port; a listener does.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(BACKLOG)
+    except OSError:
+        one.close()
+        raise
+    bound.append(one)
 
 
 def close_all(sockets: Iterable[socket.socket]) -> None:

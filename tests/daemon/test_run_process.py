@@ -28,6 +28,8 @@ from shell import (
 )
 
 from tollway.daemon.connection import EdgeLimits
+from tollway.daemon.errors import CannotStart
+from tollway.daemon.process import bind, close_all
 
 CHAT = {"model": "box/m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -371,3 +373,27 @@ def test_the_system_s_limit_on_files_bounds_connections(files: int, room: int) -
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert int(done.stdout) == room
     assert EdgeLimits().connections >= 2**31, "the most that server.max_connections takes"
+
+
+def test_a_name_is_listened_on_where_this_machine_has_one_of_its_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`localhost` is ::1 too where IPv6 is turned off, as in a container: nothing began there."""
+    here, beyond = ("127.0.0.1", 0), ("192.0.2.1", 0)
+    for addresses in ([here, beyond], [beyond, here]):
+        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, infos=infos, **_more: infos)
+        bound = bind("both.invalid", 0)
+        assert [one.getsockname()[0] for one in bound] == ["127.0.0.1"]
+        close_all(bound)
+    none = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", beyond)] * 2
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **_more: none)
+    with pytest.raises(CannotStart, match="cannot be listened on"):
+        bind("both.invalid", 0)
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ours = [("127.0.0.1", 0), taken.getsockname()]
+        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in ours]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **_more: infos)
+        with pytest.raises(CannotStart, match="is in use"):
+            bind("both.invalid", taken.getsockname()[1])
