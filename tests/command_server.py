@@ -1,8 +1,9 @@
 """A small OpenAI-speaking server, run as a command: `python command_server.py PORT [WORD...]`.
 
-Words: `never` (never healthy), `dies` (ends at once), `stubborn` (ignores SIGTERM), `child`
-(starts a process of its own and says its id), `alone` (does one thing at a time). What it was
-asked is echoed in the answer, unless that is to `die`, to `hang`, or to `work` without end.
+Words: `never` (never healthy), `dies` (ends at once), `leaves` (the same, as if all were well),
+`stubborn` (ignores SIGTERM), `child` (starts a process of its own and says its id), `alone` (does
+one thing at a time). What it was asked is echoed in the answer, unless that is to `die`, to
+`hang`, or to `work` without end.
 """
 
 import json
@@ -74,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     if "dies" in WORDS:
         sys.exit("cudaMalloc failed: out of memory")
+    if "leaves" in WORDS:
+        sys.exit()
     if "stubborn" in WORDS:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "child" in WORDS:

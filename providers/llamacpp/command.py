@@ -21,6 +21,7 @@ _ANSWER_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.01
 _MOST_WORDS = 65_536  # bytes of an answer's head
 _AT_WORK = 0.01  # of one CPU: a program that only waits takes less
+ENDED_WELL = "ended with exit code 0"
 _PORT = re.compile(r"\$\{(?:PORT|port)\}")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 # Not all of our environment: it may hold providers' keys. What servers of models look at, and

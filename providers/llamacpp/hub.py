@@ -185,7 +185,8 @@ def _require_room(folder: Path, choice: Choice, targets: list[Path]) -> None:
     free, need = shutil.disk_usage(folder).free, choice.size - held
     if need + _SPARE_BYTES > free:
         raise HubProblem(
-            f"`{folder}` has {free / 2**30:.1f} GiB free, and {need / 2**30:.1f} GiB are to come",
+            f"`{folder}` has {free >> 20} MiB free, and {need >> 20} MiB are to come,"
+            f" with {_SPARE_BYTES >> 20} MiB to be left",
             hint="Make room, or name another folder",
         )
 

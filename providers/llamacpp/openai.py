@@ -322,9 +322,10 @@ def _shape(fields: dict[str, object], tools: list[Tool]) -> tuple[Shape | None, 
     if grammar := _typed(fields, "grammar", str, ""):
         shapes.append(Shape(grammar=grammar))
     if len(shapes) > 1:
+        form_name = "json_schema" if "json_schema" in fields else "response_format"
         raise RequestInvalid(
-            "An answer can be held to one of `tool_choice`, `response_format` and `grammar`",
-            param="response_format",
+            f"An answer can be held to one of `tool_choice`, `{form_name}` and `grammar`",
+            param=form_name if form else "grammar",
         )
     if tools and not shapes:
         shapes.append(Shape(calls="", auto=True))

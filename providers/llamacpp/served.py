@@ -17,7 +17,7 @@ from tollway.providers.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from tollway.providers.llamacpp.command import Server
+from tollway.providers.llamacpp.command import ENDED_WELL, Server
 from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.shares import Share
@@ -133,6 +133,8 @@ class CommandResident(Resident[Server]):
         return old.command != self.model.command
 
     def _died_hint(self, fault: WorkerEnded) -> str:
+        if fault.message == ENDED_WELL:
+            return "A command must stay: leave out what puts it in the background (`&`, `-d`)"
         return "`tollway models ps` shows its last words"
 
     async def _bring_up(self) -> None:

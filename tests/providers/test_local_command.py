@@ -175,6 +175,15 @@ async def test_one_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path)
         assert not stuck.value.again
 
 
+async def test_one_that_goes_to_the_background_is_told_to_stay(tmp_path: Path) -> None:
+    """`docker run -d` ends at once, and all seems well."""
+    async with serving(tmp_path, served("qwen", "leaves")) as local:
+        with pytest.raises(LocalModelFailed, match="ended with exit code 0") as fault:
+            await ask(local)
+        assert fault.value.hint is not None
+        assert "background" in fault.value.hint
+
+
 async def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     """The word of the shell is missing, so ours must do."""
     command = Command(("/no/such/program",), "http://127.0.0.1:${PORT}/v1", "", 30)

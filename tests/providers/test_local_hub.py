@@ -272,7 +272,7 @@ def test_a_full_disk_is_found_before_anything_is_sent(
     """What has come already does not count again."""
     choice = usual()
     monkeypatch.setattr(hub, "_SPARE_BYTES", 2**62)
-    with pytest.raises(HubProblem, match="are to come"):
+    with pytest.raises(HubProblem, match=r"MiB are to come, with \d+ MiB to be left"):
         hub.fetch(REPO, choice, tmp_path, quiet)
     assert server.ranges == []
 

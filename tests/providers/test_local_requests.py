@@ -35,6 +35,9 @@ ANSWER: list[Up] = [
 ]
 
 
+LOOK = [{"type": "function", "function": {"name": "look"}}]
+
+
 def body(**fields: Any) -> bytes:
     """Return a chat request with changed fields."""
     return json.dumps({**CHAT, **fields}).encode()
@@ -177,6 +180,8 @@ def test_prompts_come_in_four_forms(
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "response_format"),
+        ({"json_schema": {}, "grammar": "root ::= x"}, "json_schema"),
+        ({"tools": LOOK, "tool_choice": "required", "grammar": "root ::= x"}, "grammar"),
         ({"logprobs": 1}, "logprobs"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"add_generation_prompt": False}}, "chat_template_kwargs"),
