@@ -39,6 +39,8 @@ def in_force(config: Config) -> InForce:
         kind = KINDS[said.kind].of(model)
         at = datetime.fromtimestamp(at_ms / 1000, UTC)
         price = table.price(provider, kind.prices, model, at)
+        if kind.deploys and not table.override_of(f"{provider}/{model}"):
+            price = None  # a deployment's name does not say which model answered
         if said.auth == "caller":
             price = CALLERS
         return Terms(price, kind.dialect, kind.also, kind.quirks)

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from tollway.daemon.gate.affinity import Affinity
 from tollway.daemon.gate.conversations import Conversations
+from tollway.daemon.gate.deployed import Deployed
 from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.learned import Learned
 from tollway.daemon.gate.queue import Queue
@@ -58,6 +59,7 @@ class Daemon:
         self.ledger = ledger
         self.books = books
         self.learned = Learned()
+        self.deployed = Deployed()
         self.health = Health()
         self.rates = Rates(books.now_ms)
         self.transport = transport

@@ -58,6 +58,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: str | None = None
     quirks: frozenset[str] = frozenset()
     shows: tuple[str, ...] = ()
+    deploys: bool = False  # names are its owner's own: the answer says which model made it
     runs_on: bool = False  # to the end of an answer whose reader has left, and bills all of it
     unbounded: tuple[str, ...] = ()
     efforts: dict[str, tuple[str, ...]] = {}  # globs, and the words of `reasoning_effort` there

@@ -5,7 +5,7 @@ ending and its booking.
 """
 
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +25,9 @@ from tollway.providers.money import NANO, saving, time_cost
 from tollway.providers.price_report import MOST_USD, billed, is_believed, reported
 from tollway.providers.transport import Answer, Progress
 from tollway.providers.units import UNITS
+
+if TYPE_CHECKING:
+    from tollway.daemon.gate.gate import Gate
 
 # Tokens that frame a visible answer without being visible: role, end of turn, tool markers.
 _FRAME_TOKENS = 64
@@ -163,7 +166,7 @@ class Attempt:
         self.failed(Failure(error, again=False))
         return ending_of(error), error.code
 
-    def end(self, ending: Ending, *, mask: Callable[[str], str], error: str = "") -> AttemptEnded:
+    def end(self, ending: Ending, *, gate: "Gate", error: str = "") -> AttemptEnded:
         """Settle the hold by the ending's rule and return the row. Once only.
 
         Where a fault of the gateway's own comes in between, all that was taken is given back and
@@ -171,7 +174,7 @@ class Attempt:
 
         Args:
             ending: How it ended; "answered" becomes "no_usage" where no usage was reported.
-            mask: Takes secrets out of what the provider said.
+            gate: Knows what another model costs that may have answered, and what is secret.
             error: The error's code, if there was one.
         """
         usage: Usage | None = None
@@ -180,7 +183,9 @@ class Attempt:
             # What was held pays for no more; what it takes to end the call there is not its own.
             gpu_ms = min(gpu_ms, self.worst.deadline_ms)
         cost, price, told = self.opened.hold_nanousd, None, None
+        mask = gate.mask
         try:
+            gate.answered(self)
             usage = self._reported(ending)
             bill = None if usage is None else self._billed(usage)
             if self._is_free(ending):

@@ -1,6 +1,7 @@
 """All that a call needs, built from one `Config` and replaced whole by a reload."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,12 +33,17 @@ from tollway.providers.headers import Headers
 from tollway.providers.prices import CALLERS
 from tollway.providers.signing import signer_of, within
 from tollway.providers.transport import Timeouts
+from tollway.providers.units import UNITS
 
 if TYPE_CHECKING:
+    from tollway.daemon.gate.attempt import Attempt
     from tollway.daemon.state import Daemon
+
+log = logging.getLogger("tollway.gate")
 
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
+_LONGEST_MODEL = 200  # characters of a name that an answer says
 _MOST_NAMED = 5  # names of models in a hint
 _MOST_LOOKED_AT = 500  # of the names that there are, for it: a millisecond or two
 # Of a model that is charged by its time and says no other: what is held for a call is bounded.
@@ -195,16 +201,44 @@ class Gate:
             return self._local_prices[target.model]
         if target.callers:
             return CALLERS
-        key = (target.provider, target.model)
+        price = None
+        if target.kind.deploys and not self._prices.override_of(target.name):
+            price = self._price(target, self.daemon.deployed.model(target), at_ms)
+        return price or self._price(target, target.model, at_ms)
+
+    def _price(self, target: Target, model: str, at_ms: int) -> Price | None:
+        key = (target.provider, model)
         known = self._in_force.get(key)
         if known is None or not known[0] <= at_ms < known[1]:
             at = datetime.fromtimestamp(at_ms / 1000, UTC)
-            found = self._prices.in_force(target.provider, target.kind.prices, target.model, at)
+            found = self._prices.in_force(target.provider, target.kind.prices, model, at)
             until_ms = (found.until - _EPOCH) // timedelta(milliseconds=1)
             if len(self._in_force) >= _MOST_KNOWN:
                 self._in_force.clear()
             known = self._in_force[key] = (at_ms, until_ms, found.price)
         return known[2]
+
+    def answered(self, attempt: "Attempt") -> None:
+        """Price an attempt as the model that its answer names, where its target's name is none.
+
+        Not where gateway.toml has a price for the target.
+        """
+        target, model = attempt.target, attempt.reader.model
+        if not target.kind.deploys or not 0 < len(model) <= _LONGEST_MODEL or target.callers:
+            return
+        endpoint = attempt.version.call.endpoint
+        if endpoint in UNITS or endpoint == "count_tokens":
+            return
+        price = self._price(target, model, attempt.hold.at_ms)
+        if price is None or self._prices.override_of(target.name):
+            return
+        self.daemon.deployed.heard(target, model)
+        if attempt.price is None or price.id != attempt.price.id:
+            attempt.price = price
+            log.warning(
+                "%s is answered by `%s`: billed, and held from now on, at that model's price",
+                *(target.name, self.mask(model)),
+            )
 
     def list_price(self, target: Target, at: datetime) -> Price | None:
         """Return what a provider's model costs at a moment, whoever pays; None for no price."""

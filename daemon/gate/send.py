@@ -390,7 +390,7 @@ class Exchange:
     def _end(self, attempt: Attempt, ending: Ending, error: str = "") -> AttemptEnded:
         self._attempt = None
         try:
-            ended = attempt.end(ending, mask=self.gate.mask, error=error)
+            ended = attempt.end(ending, gate=self.gate, error=error)
         finally:
             self.daemon.traffic.ended(attempt.target.name, *attempt.pace)
         self.cost_nanousd += ended.cost_nanousd
