@@ -183,7 +183,6 @@ class Attempt:
             # What was held pays for no more; what it takes to end the call there is not its own.
             gpu_ms = min(gpu_ms, self.worst.deadline_ms)
         cost, price, told = self.opened.hold_nanousd, None, None
-        mask = gate.mask
         try:
             gate.answered(self)
             usage = self._reported(ending)
@@ -219,8 +218,8 @@ class Attempt:
             status=self.answer.status if self.answer else None,
             first_ms=self.first_ms,
             error=error,
-            upstream_id=mask(self.reader.upstream_id)[:100],
-            raw_usage=mask(self.reader.raw_usage)[:4000],
+            upstream_id=gate.mask(self.reader.upstream_id)[:100],
+            raw_usage=gate.mask(self.reader.raw_usage)[:4000],
             price=price,
             reported_nanousd=told,
             gpu_ms=gpu_ms if self.target.local else None,
