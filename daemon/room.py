@@ -1,10 +1,12 @@
 """How much memory the bodies of all calls may take together."""
 
 import os
+import resource
 
 from tollway.daemon.errors import Overloaded
+from tollway.providers.llamacpp.fit import total_memory
 
-_LEAST = 256 * 2**20
+_ENOUGH = 256 * 2**20
 
 
 class Room:
@@ -48,6 +50,14 @@ def _full(whose: str, held: int, limit: str) -> Overloaded:
 
 
 def room_for_bodies() -> Room:
-    """Return an eighth of this machine's memory: each body is held, parsed and sent again."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Room(max(_LEAST, memory // 8))
+    """Return an eighth of the memory that this process may have: each body is held, parsed, sent.
+
+    That is the machine's, or what a container, a unit of systemd or `ulimit -v` leaves of it. Of
+    little memory it is more, up to a quarter: some long prompts must find room at once.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = min(total_memory() or machine, machine)
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space >= 0:
+        memory = min(memory, address_space)
+    return Room(max(min(_ENOUGH, memory // 4), memory // 8))

@@ -6,6 +6,7 @@ import hashlib
 import socket
 import statistics
 import struct
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
@@ -163,6 +164,21 @@ async def test_bodies_that_memory_has_no_room_for_are_refused_and_leave_no_trace
         assert (await first).status == 200
         assert (await gate.ask(long)).status == 200
         assert room.held == 0
+
+
+@pytest.mark.parametrize("mib", [400, 1024, 8192])
+def test_the_room_for_bodies_is_of_the_memory_that_there_is_for_us(mib: int) -> None:
+    """A container of 512 MiB on a large machine was given gigabytes of bodies, and was killed."""
+    code = (
+        "import resource, sys; from tollway.daemon.room import room_for_bodies;"
+        "limit = resource.RLIMIT_AS;"
+        f"resource.setrlimit(limit, ({mib} << 20, resource.getrlimit(limit)[1]));"
+        "print(room_for_bodies().most)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    most = int(done.stdout)
+    assert 0 < most <= mib * 2**20 // 4
+    assert most <= max(256 * 2**20, mib * 2**20 // 8)
 
 
 async def test_bodies_of_one_key_leave_room_for_another_s() -> None:
