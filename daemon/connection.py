@@ -82,7 +82,7 @@ class Connections:
         self._owners = 0
         self._none_spare_until: dict[str | None, float] = {}  # emptied by each sweep
         self._clients: dict[str, int] = {}
-        self.parting = Parting()
+        self.parting = Parting(limits.connections)
         self.turns = Turns(asyncio.get_running_loop())
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 

@@ -11,14 +11,17 @@ from tollway.daemon.ids import new_id
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError
 
-# Half of the files that `raise_file_limit` leaves for all else: the rest are closed at once.
-_MOST = 64
+# Half of the files that `raise_file_limit` leaves for all else, where there are many: the rest are
+# closed at once.
+_MOST, _LEAST = 64, 4
 
 
 class Parting:
     """Those that were refused and have not gone yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: int) -> None:
+        """Let some stay, a quarter of the `connections` that there are files for at most."""
+        self._most = min(_MOST, max(_LEAST, connections // 4))
         self._until: dict[object, tuple[float, asyncio.Transport]] = {}  # bounded by `refuse`
 
     @property
@@ -31,7 +34,7 @@ class Parting:
     ) -> None:
         """Send the refusal, and read on for a while; `forget` and `end` are to be called."""
         transport.write(answer)
-        if len(self._until) >= _MOST:
+        if len(self._until) >= self._most:
             transport.close()
             return
         if transport.can_write_eof():  # not over TLS

@@ -240,6 +240,17 @@ async def test_who_is_refused_and_stays_is_hung_up_on() -> None:
         await _healthy(held)
 
 
+async def test_those_who_are_refused_and_stay_take_few_of_few_files() -> None:
+    """With 64 files all were theirs: the ledger and `status` had none for as long as they came."""
+    limits = EdgeLimits(connections=16, spare_s=3600, linger_s=3600)
+    async with running(limits=limits) as daemon:
+        clients = [await daemon.connect() for _ in range(40)]
+        await until(lambda: daemon.server.connections.refused == 40 - 16)
+        assert daemon.server.connections.parting.staying == 4
+        for client in clients:
+            client.close()
+
+
 async def test_connections_that_idle_make_room_for_those_that_ask() -> None:
     """Who holds connections and says nothing keeps nobody out: the oldest is closed first."""
     async with running(
