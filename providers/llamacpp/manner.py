@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tollway.providers.llamacpp import harmony
+from tollway.providers.llamacpp import harmony, pythonic
 from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.curly import CurlyGrammar, CurlyScanner
 from tollway.providers.llamacpp.frames import Tool
+from tollway.providers.llamacpp.pythonic import PythonScanner
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.speech import Hearer, Scanner, Speech
@@ -44,6 +45,8 @@ class Manner:
                 scanner = TaggedScanner(style.tags, tools)
             elif style.curly:
                 scanner = CurlyScanner(style.curly)
+            elif style.python:
+                scanner = PythonScanner()
         return Speech(style, scanner, self.thoughts, thinks, forced)
 
     def calls_grammar(self, tools: Sequence[Tool], *, parallel: bool) -> str:
@@ -134,6 +137,8 @@ class Manner:
         grammar = Grammar(schema)
         if style.tags:
             return grammar, call_rule(style.tags, tool, whole, grammar)
+        if style.python:
+            return grammar, pythonic.call_rule(tool.name, grammar, schema)
         arguments = grammar.value(schema)
         if style.channels:
             return grammar, f"{quoted(tool.name)} {harmony.HEAD_RULE} {arguments}"

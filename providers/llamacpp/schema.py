@@ -274,7 +274,7 @@ class Grammar:
             name: self.rule(f'{self.key(name)} ":" space {self.value(part, depth + 1)} space')
             for name, part in known.items()
         }
-        return self.rule(f'"{{" space {self._members(pairs, set(required))} "}}"')
+        return self.rule(f'"{{" space {self.members(pairs, set(required))} "}}"')
 
     def _open_object(self, more: Schema, least: int, most: float, depth: int) -> str:
         """Return an object of names that nobody knows before; two of them may be the same."""
@@ -287,7 +287,25 @@ class Grammar:
         sign = "" if least else "?"
         return self.rule(f'"{{" space ({pair} ("," space {pair}){many}){sign} "}}"')
 
-    def _members(self, pairs: dict[str, str], required: set[str]) -> str:
+    def arguments(self, schema: Schema) -> tuple[dict[str, Any] | None, set[str]]:
+        """Return a tool's parameters, None where any will do, and which of them must be there.
+
+        Raises:
+            SchemaRefused: They are more than a list of parameters.
+        """
+        schema = checked(schema)
+        if any(word in schema for word in ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")):
+            raise SchemaRefused("Parameters of several alternatives cannot be promised")
+        self.check(schema)
+        required = set(schema.get("required", []))
+        properties = schema.get("properties", {})
+        known = {name: part for name, part in properties.items() if part is not False}
+        if schema.get("minProperties", 0) > len(required) or not required <= known.keys():
+            raise SchemaRefused("The properties cannot be promised by a grammar")
+        free = not known and schema.get("additionalProperties", True) is not False
+        return (None if free else known), required
+
+    def members(self, pairs: dict[str, str], required: set[str]) -> str:
         """Return the members in the schema's order, the optional ones with their commas."""
         # From the end: `rest` is what may follow, each with a comma before it.
         rest, first = "", ""

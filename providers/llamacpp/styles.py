@@ -33,10 +33,11 @@ class Style(msgspec.Struct, frozen=True):
     tool that is there.
     `arguments` is the key that they are trained on, `apart` what stands between two calls.
     `head` is what stands before a call's name, `listed` calls stand in one list, `named` ones are a
-    name and `[ARGS]` before the arguments. `tags` are those of arguments between tags; of these
-    `listed` ones stand behind one another. `curly` is what stands around texts in calls
-    that are nearly JSON (`curly.py`), `marks` are tokens within all these. With `channels` all of
-    an answer is messages with headers (`harmony.py`).
+    name and `[ARGS]` before the arguments. `tags` are those of arguments between tags
+    (`tagged.py`); of these `listed` ones stand behind one another. `curly` is what stands around
+    texts in calls that are nearly JSON (`curly.py`); `python` ones are Python's (`pythonic.py`).
+    `marks` are tokens within all these. With `channels` all of an answer is messages with headers
+    (`harmony.py`).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Style(msgspec.Struct, frozen=True):
     channels: bool = False
     tags: Tags | None = None
     curly: str = ""
+    python: bool = False
     marks: tuple[str, ...] = ()
 
 
@@ -88,6 +90,12 @@ STYLES = (
           curly='<|"|>', marks=('<|"|>',)),
     Style("gemma", ("<start_function_call>",), "<start_function_call>", "<end_function_call>",
           apart="", curly="<escape>", marks=("<escape>",)),
+    Style("lfm", ("<|tool_list_start|>",), "<|tool_call_start|>", "<|tool_call_end|>",
+          apart=", ", listed=True, python=True),
+    Style("lfm", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>",
+          apart=", ", listed=True, python=True),
+    Style("lfm", ("List of tools: [",), "<|tool_call_start|>", "<|tool_call_end|>",
+          apart=", ", listed=True, python=True),
     Style("mistral", ("[ARGS]",), "[TOOL_CALLS]", named=True, apart=""),
     Style("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", listed=True, apart=", "),
     Style("granite", ("<|tool_call|>", "<|start_of_role|>"), "<|tool_call|>", listed=True,

@@ -248,16 +248,8 @@ class _Written:
 
     def call(self, tool: Tool) -> str:
         tags = self._tags
-        schema = checked({"type": "object", **tool.parameters})
-        if any(word in schema for word in ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")):
-            raise SchemaRefused("Parameters of several alternatives cannot be promised")
-        self._grammar.check(schema)
-        required = set(schema.get("required", []))
-        known = {name: part for name, part in schema.get("properties", {}).items()
-                 if part is not False}  # fmt: skip
-        if schema.get("minProperties", 0) > len(required) or not required <= known.keys():
-            raise SchemaRefused("The properties cannot be promised by a grammar")
-        if not known and schema.get("additionalProperties", True) is not False:
+        known, required = self._grammar.arguments({"type": "object", **tool.parameters})
+        if known is None:
             name = self._grammar.rule("[a-zA-Z0-9_.-]{1,64}")
             rules = [f"({self._argument(name, self._until, text=True)})*"]
         else:

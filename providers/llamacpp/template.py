@@ -14,6 +14,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tollway.providers.llamacpp import pythonic
 from tollway.providers.llamacpp.frames import Message, Tool
 from tollway.providers.llamacpp.manner import Manner
 
@@ -186,7 +187,9 @@ class ChatTemplate:
         style = self.manner.style
         head, key = style.head, f', "{style.arguments}": '
         calls = [
-            f"{head}{json.dumps(call.name)}{key}{_to_json(_object(call.arguments))}}}"
+            pythonic.written(call.name, _object(call.arguments))
+            if style.python
+            else f"{head}{json.dumps(call.name)}{key}{_to_json(_object(call.arguments))}}}"
             for call in message.calls
         ]
         if style.listed:

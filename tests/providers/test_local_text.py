@@ -214,6 +214,7 @@ def test_what_a_template_refuses_all_the_same_is_told_as_it_said_first() -> None
     [
         ("<|tool_call|> <|start_of_role|>",
          'I look.<|tool_call|>[{"name": "look", "arguments": {"at": "é"}}]'),
+        ("<|tool_list_start|>", "I look.<|tool_call_start|>[look(at='é')]<|tool_call_end|>"),
         ("", 'I look.{"name": "look", "arguments": {"at": "é"}}'),
     ],
 )  # fmt: skip
