@@ -284,7 +284,8 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
         if effort and not off:
             yield "reasoning_effort", effort
     elif quirk.TEMPLATE_SWITCH in quirks:
-        yield "chat_template_kwargs", {"enable_thinking": not off}
+        # Qwen's and GLM's templates have the one name, DeepSeek's, Kimi's and Granite's the other.
+        yield "chat_template_kwargs", {"enable_thinking": not off, "thinking": not off}
         if effort and not off:
             yield "reasoning_effort", effort
     elif off:

@@ -59,7 +59,7 @@ JSON_BY_SCHEMA = "json_by_schema"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek: `thinking: {type: enabled | disabled}` beside it
-TEMPLATE_SWITCH = "template_switch"  # llama.cpp, vLLM: `chat_template_kwargs.enable_thinking`
+TEMPLATE_SWITCH = "template_switch"  # llama.cpp, vLLM: a variable of the model's template
 NO_REASONING = "no_reasoning"  # not at all
 # Where an earlier turn's thoughts may go back to.
 TAKES_REASONING = "takes_reasoning_content"

@@ -66,7 +66,7 @@ def test_who_must_be_asked_to_go_on_is(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["llama-server", "vllm", "sglang"])
 def test_what_has_begun_is_not_thought_about_first(kind: str) -> None:
     """llama.cpp's server refuses the two together, as Anthropic does."""
-    off = {"enable_thinking": False}
+    off = {"enable_thinking": False, "thinking": False}
     assert asked(claude(), kind)[0]["chat_template_kwargs"] == off
     thinking = {"type": "enabled", "budget_tokens": 50}
     body, dropped = asked(claude(thinking=thinking), kind)

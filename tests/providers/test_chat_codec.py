@@ -346,7 +346,11 @@ def test_thoughts_go_back_to_who_takes_them() -> None:
                 (Reasoning("on", budget=60_000), "max"),
             )
         ),
-        ("vllm", Reasoning("off"), {"chat_template_kwargs": {"enable_thinking": False}}),
+        (
+            "vllm",
+            Reasoning("off"),
+            {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}},
+        ),
         ("local", Reasoning("on", "high"), {}),
     ],
 )
