@@ -29,6 +29,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.json_by_tool import beside_tools
 from tollway.providers.dialects.openai_chat_options import options
 from tollway.providers.dialects.openai_chat_reasoning import details
 from tollway.providers.dialects.openai_chat_said import NAME
@@ -69,6 +70,8 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     Raises:
         Untranslatable: The target cannot say it; `param` names the field.
     """
+    if quirk.JSON_OR_TOOLS in facts.quirks:
+        said = beside_tools(said)
     asked, said = said, _unthinking(said, facts.quirks)
     writer = _Messages(said, facts)
     if said is not asked and asked.reasoning is not None and asked.reasoning.mode != "off":

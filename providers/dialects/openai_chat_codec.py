@@ -1,5 +1,6 @@
 """How chat completions are translated: the codec of OpenAI's dialect."""
 
+from functools import partial
 from typing import Final
 
 from tollway.providers.canon import Call
@@ -7,6 +8,7 @@ from tollway.providers.conversation import Conversation
 from tollway.providers.dialects import openai_completion_said
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import EventReader, Facts, Writer, Written
+from tollway.providers.dialects.json_by_tool import beside_tools, reader_by_tool
 from tollway.providers.dialects.openai_chat_ask import write_request
 from tollway.providers.dialects.openai_chat_echo import unechoed
 from tollway.providers.dialects.openai_chat_events import Reader
@@ -43,6 +45,8 @@ class OpenAIChatCodec:
 
     def events(self, said: Conversation, quirks: frozenset[str]) -> EventReader:
         """Return a fresh reader for one attempt's answer."""
+        if quirk.JSON_OR_TOOLS in quirks:
+            return reader_by_tool(said, partial(Reader, quirks=quirks), beside_tools)
         reader = Reader(said, quirks)
         return unechoed(reader, said) if quirk.PREFIX in quirks else reader
 

@@ -228,6 +228,12 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
 
 
 def _format(asked: Format, quirks: frozenset[str]) -> dict[str, object]:
+    if asked.kind == "json_schema" and quirk.NO_SCHEMAS in quirks:
+        raise Untranslatable(
+            "The target holds no answer to a schema",
+            hint="Ask for any JSON, or give the schema to a tool that must be called",
+            param="response_format",
+        )
     if asked.kind == "json_object" and quirk.JSON_BY_SCHEMA in quirks:
         asked = Format("json_schema", b'{"type":"object"}')
     if asked.kind == "json_object":

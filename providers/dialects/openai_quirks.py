@@ -56,6 +56,10 @@ CHOICE_IN_WORDS = "tool_choice_in_words"
 IGNORES_CHOICE = "ignores_tool_choice"
 # Any JSON is asked for by a schema that any object fits.
 JSON_BY_SCHEMA = "json_by_schema"
+# JSON and tools exclude each other: beside tools, JSON is what one more tool is given.
+JSON_OR_TOOLS = "json_or_tools"
+# No answer is held to a schema.
+NO_SCHEMAS = "no_schemas"
 # How thinking is asked for, where not by `reasoning_effort`.
 REASONING_OBJECT = "reasoning_object"  # OpenRouter: `reasoning: {effort, max_tokens}`
 THINKING_SWITCH = "thinking_switch"  # DeepSeek: `thinking: {type: enabled | disabled}` beside it
@@ -96,6 +100,8 @@ QUIRKS = frozenset(
         CHOICE_IN_WORDS,
         IGNORES_CHOICE,
         JSON_BY_SCHEMA,
+        JSON_OR_TOOLS,
+        NO_SCHEMAS,
         REASONING_OBJECT,
         THINKING_SWITCH,
         TEMPLATE_SWITCH,

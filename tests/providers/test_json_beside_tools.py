@@ -4,9 +4,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from translated import GEMINI
+from translated import GEMINI, OPENAI
 
 from tollway.providers import events as ev
+from tollway.providers.catalog import KINDS
 from tollway.providers.conversation import (
     Conversation,
     Format,
@@ -17,6 +18,7 @@ from tollway.providers.conversation import (
     ToolChoice,
 )
 from tollway.providers.dialects.dialect import Facts
+from tollway.providers.errors import Untranslatable
 from tollway.providers.fold import fold
 from tollway.providers.sse import Splitter
 
@@ -117,3 +119,46 @@ def test_a_text_of_the_third_generation_is_a_text() -> None:
         msgspec.json.encode({"candidates": [text]})
     )
     assert whole.parts == (Text('{"a":1}'),) and whole.stop == "end"
+
+
+def test_groq_takes_one_of_both_too() -> None:
+    """It answered 400; the call of the tool that stands for the answer comes back as its text."""
+    quirks = KINDS["groq"].quirks
+    sent = msgspec.json.decode(OPENAI.write_request(said(), Facts("m", quirks=quirks)).body)
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["look", "json_answer"]
+    assert (sent["tool_choice"], "response_format" in sent) == ("required", False)
+    call = {"index": 0, "id": "c", "type": "function"}
+    pieces = [
+        {"tool_calls": [{**call, "function": {"name": "json_answer", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
+    ]
+    choices: list[dict[str, Any]] = [{"index": 0, "delta": piece} for piece in pieces]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
+    reader = OPENAI.events(said(), quirks)
+    found = [
+        one
+        for choice in choices
+        for event in Splitter().feed(
+            b"data: "
+            + msgspec.json.encode({"id": "i", "model": "m", "choices": [choice]})
+            + b"\n\n"
+        )
+        for one in reader.event(event)
+    ]
+    (answer,) = fold([*found, *reader.end()]).choices
+    assert (answer.parts, answer.stop) == ((Text('{"a":1}'),), "end")
+    alone = msgspec.json.decode(
+        OPENAI.write_request(said(tools=()), Facts("m", quirks=quirks)).body
+    )
+    assert "response_format" in alone
+
+
+def test_deepseek_promises_no_schema_so_that_another_target_may() -> None:
+    """Its 400 ended the call as its caller's mistake; any JSON it takes."""
+    facts = Facts("deepseek-chat", quirks=KINDS["deepseek"].quirks)
+    with pytest.raises(Untranslatable) as refused:
+        OPENAI.write_request(said(), facts)
+    assert refused.value.param == "response_format"
+    free = OPENAI.write_request(said(format=Format("json_object")), facts)
+    assert msgspec.json.decode(free.body)["response_format"] == {"type": "json_object"}

@@ -29,6 +29,7 @@ from tollway.providers.dialects import openai_chat, openai_embed
 from tollway.providers.dialects.dialect import Edits, Facts
 from tollway.providers.dialects.openai_quirks import QUIRKS
 from tollway.providers.embedding import Embedding
+from tollway.providers.errors import Untranslatable
 from tollway.providers.price_report import reported
 from tollway.providers.prices import FREE
 from tollway.providers.sse import Event as Sse
@@ -104,6 +105,17 @@ def shaped(quirks: Quirks) -> dict[str, Any]:
     body = json.loads(OPENAI.write_request(said, Facts("m", quirks=quirks)).body)
     found: dict[str, Any] = body["response_format"]
     return found
+
+
+def held(quirks: Quirks) -> object:
+    """Return how JSON of a schema is asked for beside tools; why it is refused."""
+    asked = Format("json_schema", b'{"type":"object","properties":{}}', "a")
+    said = replace(SAID, format=asked)
+    try:
+        body = json.loads(OPENAI.write_request(said, Facts("m", quirks=quirks)).body)
+    except Untranslatable as refused:
+        return refused.param
+    return len(body["tools"]), "response_format" in body
 
 
 def filed(quirks: Quirks) -> dict[str, Any]:
@@ -264,6 +276,8 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         "json_object",
         "json_schema",
     ),
+    "json_or_tools": (held, (1, True), (2, False)),
+    "no_schemas": (held, (1, True), "response_format"),
     "reasoning_object": (thoughts, {"reasoning_effort"}, {"reasoning"}),
     "thinking_switch": (thoughts, {"reasoning_effort"}, {"thinking", "reasoning_effort"}),
     "template_switch": (
