@@ -63,6 +63,7 @@ class Notice(msgspec.Struct, frozen=True):
         "provider_back",
         "disk",
         "disk_back",
+        "certificate",
     ]
     at: float
     text: str

@@ -242,6 +242,15 @@ class Alerts:
         facts: dict[str, str | None] = {"free_bytes": str(free)}
         self._publish(Notice(id=f"{kind} {_now()}", kind=kind, at=_now(), text=text, facts=facts))
 
+    # --- the certificate ------------------------------------------------------------------------
+
+    def certificate(self, problem: str) -> None:
+        """Tell once of a certificate that ends or has ended, or of newer files that do not fit."""
+        name = f"certificate {problem}"
+        if name not in self._told:
+            notice = Notice(id=name, kind="certificate", at=_now(), text=problem)
+            self._once(notice, [name], int(_now() * 1000))
+
     # --- once -----------------------------------------------------------------------------------
 
     def _once(self, notice: Notice, names: Sequence[str], at_ms: int) -> None:
@@ -303,6 +312,8 @@ async def look_at_disk(daemon: "Daemon") -> None:
 async def _look(daemon: "Daemon") -> None:
     daemon.alerts.ledger(daemon.ledger.problem)
     daemon.alerts.failing(daemon.health.failing())
+    for problem in daemon.front.problems(time.time()) if daemon.front else ():
+        daemon.alerts.certificate(problem)
     if not daemon.refusing:
         daemon.alerts.look(daemon.gate.purse.filling(daemon.alerts.least_per_mille))
 

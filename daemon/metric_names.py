@@ -21,6 +21,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("tollway_draining", "gauge", "1 while the daemon stops and takes no new call"),
     Spec("tollway_config_ok", "gauge", "1 where gateway.toml as it stands is the one in force"),
     Spec("tollway_config_loaded_time_seconds", "gauge", "When it came into force, unix seconds"),
+    Spec("tollway_certificate_end_time_seconds", "gauge", "When server.tls's ends, unix seconds"),
     Spec("tollway_event_loop_stalls", "counter", "Times that the event loop stood still"),
     Spec("tollway_event_loop_stalled_seconds", "counter", "How long it stood still, together"),
     Spec("tollway_client_connections", "gauge", "Connections of clients"),

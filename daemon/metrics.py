@@ -139,6 +139,8 @@ def _config(sheet: Sheet, request: web.Request) -> None:
     state = request.app[CONTROL].reloader.state
     sheet.put("tollway_config_ok", state.state == "ok")
     sheet.put("tollway_config_loaded_time_seconds", state.loaded_at)
+    front = request.app[DAEMON].front
+    sheet.put("tollway_certificate_end_time_seconds", front.now.ends if front else None)
 
 
 def _calls(sheet: Sheet, daemon: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -264,3 +265,31 @@ async def test_a_reset_within_the_handshake_is_nothing_to_the_others() -> None:
         await last.send(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         async with asyncio.timeout(PATIENCE_S):
             assert parse(await last.all()).status == 200
+
+
+async def told_of_a_certificate(daemon: Running) -> str:
+    """Return the words of the alert, once it is told."""
+    alerts = daemon.server.daemon.alerts
+    await until(lambda: any(one.kind == "certificate" for one in alerts.recent))
+    await alerts.settled()
+    (told,) = [one for one in alerts.recent if one.kind == "certificate"]
+    return told.text
+
+
+async def test_a_certificate_that_ends_is_an_alert_once_and_a_metric(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody looks at `status` each day; and a daemon that begins anew tells it no second time."""
+    with short_folder() as folder:
+        self_signed(folder, "localhost", days=1)
+        (folder / "private.pem").chmod(0o600)
+        for _ in range(2):
+            async with running(server=f"single_user = true\n{SETTING}", folder=folder) as daemon:
+                text = await told_of_a_certificate(daemon)
+                assert "the certificate ends on" in text
+                said = (await daemon.ask("GET", "/metrics", admin=True)).body.decode()
+                front = daemon.server.daemon.front
+                assert front is not None
+                (line,) = re.findall("^tollway_certificate_end_time_seconds (.*)$", said, re.M)
+                assert float(line) == front.now.ends
+    assert [record.message for record in caplog.records].count(text) == 1
