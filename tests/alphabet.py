@@ -114,9 +114,7 @@ class Alphabet:
         """Bear no grammar that has a hash in it."""
         return "#" not in grammar
 
-    def chain(
-        self, sampling: Sampling, seed: int | None, grammar: str = "", *, apart: bool = False
-    ) -> Chain:
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
         """Return a sampler."""
         self.chains += 1
         return Chain(self)

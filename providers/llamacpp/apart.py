@@ -1,10 +1,10 @@
-"""Chains of samplers in processes of their own, for grammars that callers wrote.
+"""Grammars in processes of their own, each of which judges one choice's tokens.
 
-llama.cpp can be killed or frozen by a grammar, and nothing ends a call of it but the end of its
-process. So the worker starts a second process that knows the vocabulary alone, and that makes a
-copy of itself for each such chain. A copy is given a step's output in memory that both see, says
-which token it chose, and is ended by the system where one token takes it too long. The other
-answers go on meanwhile: see `native.Late`.
+llama.cpp can be killed or frozen by a grammar, be it written by a caller or made of its schema, and
+nothing ends a call of it but the end of its process. So the worker starts a second process, which
+knows the vocabulary alone and makes a copy of itself for each grammar: see `grammars.py`. A copy
+that takes too long for one token is ended by the system; the other answers go on meanwhile: see
+`native.Late`.
 """
 
 import contextlib
@@ -23,136 +23,124 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tollway.providers.llamacpp.frames import Sampling
 from tollway.providers.llamacpp.native import GrammarFailed, GrammarTooSlow, NativeFailed
 
-Floats = npt.NDArray[np.float32]
-
-# What goes to a chain: whether its grammar binds already, and how many tokens of the prompt follow
-# that its penalties should know. What comes back: a token, or one of these.
-ASKED = struct.Struct("=?I")
-ANSWERED = struct.Struct("=i")
-BEGUN, NO_TOKEN, FAILED = -1, -2, -3
+# What goes to a grammar: of the tokens that follow, the last one is to be judged, the others it
+# must accept. What comes back: one of the words below.
+ASKED = struct.Struct("=I")
+ANSWERED = struct.Struct("=B")
+BEGUN, ALLOWED, MASKED, NO_TOKEN, FAILED = range(5)
+TOKEN_BYTES = 4
 LENGTH = struct.Struct("=I")
-_START_S = 60.0  # for the process that knows the vocabulary
+_TRIAL_S = 60.0  # on a loaded box: of CPU a trial has much less
 # It needs no GPU; one that is only looked at takes hundreds of megabytes of its memory.
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A chain to make, which ends with its process where a token takes `token_s` of CPU.
+    """A grammar to judge by, which ends with its process where a token takes `token_s` of CPU.
 
-    For a `trial`, its grammar is only tried out, in as much.
+    For a `trial` it is only tried out, in as much.
     """
 
     grammar: str
-    sampling: Sampling = Sampling()
-    seed: int | None = None
     trial: bool = False
     token_s: float = 2.0
 
 
-class ApartChain:
-    """A chain in a process of its own. See `native.Chain`."""
+class ApartGrammar:
+    """A grammar in a process of its own, and where it stands in one answer."""
 
     def __init__(self, link: socket.socket, room: mmap.mmap) -> None:
-        self.held = True
-        self.logits: Floats = np.frombuffer(room, np.float32)
+        self.mask: npt.NDArray[np.bool_] = np.frombuffer(room, np.bool_)  # what it allows, by token
         self._link = link
         self._begun = False
-        self._seen = array("i")  # tokens of the prompt that it has not been told of
+        self._untold = array("i")
 
-    def accept(self, token: int) -> None:
-        """See `native.Chain`."""
-        self._seen.append(token)
-
-    def free(self) -> None:
-        """See `native.Chain`. Its process ends by itself, soon."""
-        self._link.close()
-
-    def ask(self, logits: Floats) -> None:
-        """Have it choose a token; `answer` tells which."""
-        self.logits[:] = logits
+    def ask(self, token: int) -> None:
+        """Have it judge a token, and accept it if it may be; `answer` tells."""
+        tokens = array("i", [*self._untold, token])
         with contextlib.suppress(OSError):  # it is gone, which `answer` will find
-            self._link.sendall(ASKED.pack(self.held, len(self._seen)) + self._seen.tobytes())
-        self._seen = array("i")
+            self._link.sendall(ASKED.pack(len(tokens)) + tokens.tobytes())
+        self._untold = array("i")
 
-    def answer(self, wait_s: float) -> int | None:
-        """Return the token, None where it has not been chosen within so many seconds.
+    def answer(self, wait_s: float) -> bool | None:
+        """Return whether it accepted the token; if not, `mask` tells which it allows.
+
+        None where that is not known within so many seconds.
 
         Raises:
-            GrammarTooSlow: The grammar took too long, or ended the process.
-            GrammarFailed: The grammar allows no token.
-            NativeFailed: No token is possible, or there is no process.
+            GrammarTooSlow: It took too long, or ended its process.
+            GrammarFailed: It allows no token.
+            NativeFailed: There is no process, or no grammar in it.
         """
         self._link.settimeout(wait_s)
         try:
-            data = self._link.recv(ANSWERED.size, socket.MSG_WAITALL)
+            data = self._link.recv(ANSWERED.size)
         except (TimeoutError, BlockingIOError):
             return None
         except OSError:
             data = b""
-        if len(data) < ANSWERED.size:
-            if self._begun:
-                raise GrammarTooSlow("the grammar takes too long, or more memory than there is")
-            raise NativeFailed("there is no process for the grammar")
-        (found,) = ANSWERED.unpack(data)
+        if not data and self._begun:
+            raise GrammarTooSlow("the grammar takes too long, or more memory than there is")
+        found = ANSWERED.unpack(data)[0] if data else FAILED
         if found == BEGUN:
             self._begun = True
             return self.answer(wait_s)
         if found == NO_TOKEN:
             raise GrammarFailed("the grammar allows no token here")
         if found == FAILED:
-            raise NativeFailed("no token was chosen")
-        return int(found)
+            raise NativeFailed("there is no process for the grammar")
+        return bool(found == ALLOWED)
+
+    def accept(self, token: int) -> None:
+        """Have it accept a token that it allows, before the next one is judged."""
+        self._untold.append(token)
+
+    def free(self) -> None:
+        """Let it go; its process ends by itself, soon."""
+        self._link.close()
 
 
 class Apart:
-    """Starts chains in processes of their own, for a model's vocabulary."""
+    """Starts grammars in processes of their own, for a model's vocabulary."""
 
     def __init__(self, path: str, version: str, vocabulary: int) -> None:
-        self._command = [
-            sys.executable, "-P", "-m", "tollway.providers.llamacpp.child",
-        ]  # fmt: skip
         self._model = [path, version]
-        self._room = vocabulary * np.dtype(np.float32).itemsize
+        self._vocabulary = vocabulary
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._turn = threading.Lock()
 
-    def chain(self, wanted: Wanted) -> ApartChain:
-        """Return a chain; that its process cannot be had, its first `answer` tells.
+    def grammar(self, wanted: Wanted) -> ApartGrammar:
+        """Return a grammar; that its process cannot be had, its first `answer` tells.
 
         Raises:
             NativeFailed: The process that makes them cannot be started.
         """
         with _shared() as file:
-            file.truncate(self._room)
-            room = mmap.mmap(file.fileno(), self._room)
+            file.truncate(self._vocabulary)
+            room = mmap.mmap(file.fileno(), self._vocabulary)
             ours, its = socket.socketpair()
             with its, contextlib.ExitStack() as in_vain:
                 in_vain.callback(ours.close)
                 self._hand_over(wanted, [its.fileno(), file.fileno()])
                 in_vain.pop_all()
-        return ApartChain(ours, room)
+        return ApartGrammar(ours, room)
 
     def bears(self, grammar: str) -> bool:
-        """See `native.Native`.
-
-        Raises:
-            NativeFailed: There is no process to try it in.
-        """
-        chain = self.chain(Wanted(grammar, trial=True))
+        """See `native.Native`."""
+        tried = self.grammar(Wanted(grammar, trial=True))
         try:
-            chain.answer(_START_S)
+            tried.answer(_TRIAL_S)
         except GrammarFailed:
             return False
         finally:
-            chain.free()
+            tried.free()
         return True
 
     def close(self) -> None:
-        """End the process that makes chains; those that it made end with their calls."""
+        """End the process that makes grammars; those that it made end with their answers."""
         with self._turn:
             self._end()
 
@@ -172,25 +160,22 @@ class Apart:
                     return
 
     def _start(self) -> socket.socket:
+        """Start the process that makes grammars; what is sent to it waits until it can."""
         ours, its = socket.socketpair()
+        module = "tollway.providers.llamacpp.child"
+        words = [sys.executable, "-P", "-m", module, str(its.fileno()), str(os.getpid())]
         with its:
-            words = [*self._command, str(its.fileno()), str(os.getpid()), *self._model]
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves, without a shell
-                words,
-                pass_fds=(its.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **_NO_GPU},
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - ourselves, without a shell
+                    [*words, *self._model],
+                    pass_fds=(its.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **_NO_GPU},
+                )
+            except OSError as fault:
+                ours.close()
+                raise NativeFailed("the process for grammars cannot be started") from fault
         self._link = ours
-        ours.settimeout(_START_S)
-        try:
-            ready = ours.recv(1)
-        except OSError:
-            ready = b""
-        if not ready:
-            self._end()
-            raise NativeFailed("the process for grammars cannot be started")
-        ours.settimeout(None)
         return ours
 
     def _end(self) -> None:
@@ -206,5 +191,5 @@ class Apart:
 def _shared() -> IO[bytes]:
     """Return a file without a name: in memory, where there are such."""
     if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("logits"), "r+b", buffering=0)
+        return os.fdopen(os.memfd_create("mask"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)

@@ -25,6 +25,7 @@ from tollway.providers.llamacpp.fit import (
     layers_that_fit,
 )
 from tollway.providers.llamacpp.frames import Load, LoadFailed, Sampling
+from tollway.providers.llamacpp.grammars import Vocabulary
 from tollway.providers.llamacpp.native import Chain, Late, NativeFailed, Pick, Picked, Piece
 from tollway.providers.llamacpp.policy import Rules
 from tollway.providers.llamacpp.samplers import Samplers
@@ -256,14 +257,11 @@ class LlamaCpp:
 
     def bears(self, grammar: str) -> bool:
         """See `native.Native`."""
-        return self._samplers.bears(grammar)
+        return self._apart.bears(grammar)
 
-    def chain(
-        self, sampling: Sampling, seed: int | None, grammar: str = "", *, apart: bool = False
-    ) -> Chain:
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
         """See `native.Native`."""
-        make = self._samplers.apart if apart else self._samplers.chain
-        return make(sampling, seed, grammar)
+        return self._samplers.chain(sampling, seed, grammar)
 
     def hold(self, chain: Chain, grammar: str) -> None:
         """See `native.Native`."""
@@ -348,8 +346,8 @@ class LlamaCpp:
         return b""
 
 
-def samplers_alone(llama: Any, path: str) -> Samplers:
-    """Return what makes chains for a model's vocabulary, of which nothing else is loaded.
+def vocabulary_of(llama: Any, path: str) -> Vocabulary:
+    """Return a model's vocabulary, without the rest of it.
 
     Raises:
         CannotLoad: The file cannot be read, though it could a while ago.
@@ -360,8 +358,7 @@ def samplers_alone(llama: Any, path: str) -> Samplers:
     model = llama.llama_model_load_from_file(path.encode(), params)
     if not model:
         raise CannotLoad(LoadFailed("file", "llama.cpp cannot load the vocabulary"))
-    vocab = llama.llama_model_get_vocab(model)
-    return Samplers(llama, vocab, int(llama.llama_vocab_n_tokens(vocab)), threads=1)
+    return Vocabulary(llama, llama.llama_model_get_vocab(model))
 
 
 def _load_model(llama: Any, load: Load, gpu_layers: int, tell: Callable[[int], None]) -> Any:

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tollway.providers.llamacpp import chains
-from tollway.providers.llamacpp.binding import CannotLoad, LlamaCpp, samplers_alone
+from tollway.providers.llamacpp import grammars
+from tollway.providers.llamacpp.binding import CannotLoad, LlamaCpp, vocabulary_of
 from tollway.providers.llamacpp.engine import Engine
 from tollway.providers.llamacpp.frames import (
     Cancel,
@@ -263,16 +263,16 @@ def _serve(link: Link, engine: Engine) -> None:
         link.send(engine.step())
 
 
-def _serve_chains(link: socket.socket, path: str, version: str) -> int:
+def _serve_grammars(link: socket.socket, path: str, version: str) -> int:
     try:
         _import_llama(version)
         _kept = _log_to_stderr(quiet=True)
         llama.llama_backend_init()
-        samplers = samplers_alone(llama, path)
+        words = vocabulary_of(llama, path)
     except CannotLoad as fault:
         print(f"the process for grammars: {fault}", file=sys.stderr, flush=True)
         return 3
-    chains.serve(link, samplers)
+    grammars.serve(link, words)
     return 0
 
 
@@ -281,7 +281,7 @@ def main() -> int:
     _live_with(int(sys.argv[2]))
     ours = socket.socket(fileno=int(sys.argv[1]))
     if path := sys.argv[3:4]:
-        return _serve_chains(ours, path[0], sys.argv[4])
+        return _serve_grammars(ours, path[0], sys.argv[4])
     link = Link(ours)
     load = link.inbox.get()
     if not isinstance(load, Load):

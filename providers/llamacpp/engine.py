@@ -257,8 +257,7 @@ class Engine:
         choice.limit = room if limit is None else min(room, limit)
         sampling = run.job.sampling.within(self._native.context)
         seed = None if sampling.seed is None else sampling.seed + choice.index % run.job.n
-        own = run.job.grammar is not None
-        choice.chain = self._native.chain(sampling, seed, run.read.grammar, apart=own)
+        choice.chain = self._native.chain(sampling, seed, run.read.grammar)
         choice.chain.held = not run.read.thinks
         back = sampling.looks_back
         for token in choice.prompt[-back:] if back else ():
@@ -358,7 +357,7 @@ class Engine:
         if isinstance(one, Picked):
             return self._take(choice, one, said)
         if isinstance(one, GrammarTooSlow):
-            self._jobs.refuse(choice.run.job)
+            self._jobs.refuse(choice.run.read)
         return self._break(choice.run, str(one), said, _param_of(choice.run, one))
 
     def _reading(self, choice: _Choice) -> Reading:
@@ -483,5 +482,11 @@ class Engine:
 
 def _param_of(run: Run, fault: NativeFailed) -> str:
     """Return the field of the call that it failed at, "" for a fault that is ours."""
-    own = run.job.grammar is not None
-    return "grammar" if own and isinstance(fault, GrammarFailed) else ""
+    shape = run.job.shape
+    if shape is None or not isinstance(fault, GrammarFailed):
+        return ""
+    if shape.grammar is not None:
+        return "grammar"
+    if not isinstance(fault, GrammarTooSlow):  # what we make of a schema always allows something
+        return ""
+    return "response_format" if shape.calls is None else "tools"

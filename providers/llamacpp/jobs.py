@@ -58,7 +58,7 @@ class Jobs:
         self._longest = 0  # bytes of a token; 0: not looked for yet
         # Of the last tools: an agent's turns all have the same.
         self._calls: tuple[bytes, str] = (b"", "")
-        self._tried: dict[str, bool] = {}  # callers' own grammars, and whether they may be used
+        self._tried: dict[str, bool] = {}  # grammars that were tried, and whether they may be used
 
     def read(self, job: Submit) -> Read:
         """Return a call, ready to run.
@@ -186,6 +186,8 @@ class Jobs:
             grammar = self.manner.later_calls(tools, parallel=job.parallel)
             if grammar and not self._native.compiles(grammar):
                 raise SchemaRefused("llama.cpp does not understand the grammar of the tools")
+            if self._tried.get(grammar) is False:
+                raise SchemaRefused("The grammar of the tools is too much for llama.cpp")
         except (SchemaRefused, NativeFailed) as no:
             if any(tool.strict for tool in tools):
                 raise Refusal(str(no), "tools") from no
@@ -207,10 +209,10 @@ class Jobs:
             with contextlib.suppress(NativeFailed):  # whoever reads it is told
                 self._try(job.grammar)
 
-    def refuse(self, job: Submit) -> None:
-        """Take note that a job's grammar was too much, later than where it is tried."""
-        if job.grammar is not None:
-            self._remember(job.grammar, borne=False)
+    def refuse(self, read: Read) -> None:
+        """Take note that a call's grammar was too much: it would be again."""
+        self._remember(read.grammar or read.calls, borne=False)
+        self._calls = b"", ""
 
     def _try(self, grammar: str) -> bool:
         borne = self._native.bears(grammar)
@@ -260,6 +262,8 @@ class Jobs:
             raise Refusal(str(no), param) from no
         if not compiles:
             raise Refusal("llama.cpp does not understand the grammar", param)
+        if self._tried.get(grammar) is False:
+            raise Refusal("Its grammar is too much for llama.cpp: it needs too long", param)
         return grammar
 
 

@@ -121,17 +121,15 @@ class Native(Protocol):
     def bears(self, grammar: str) -> bool:
         """Return whether llama.cpp lives to tell how an answer by a grammar begins, and soon.
 
-        It takes a process's time to find out: for grammars that callers wrote.
+        That takes seconds where it does not: for grammars that callers wrote.
 
         Raises:
             NativeFailed: There is no such process.
         """
         ...
 
-    def chain(
-        self, sampling: Sampling, seed: int | None, grammar: str = "", *, apart: bool = False
-    ) -> Chain:
-        """Return a fresh chain of samplers; `apart`, one that may take for ever and harms nobody.
+    def chain(self, sampling: Sampling, seed: int | None, grammar: str = "") -> Chain:
+        """Return a fresh chain of samplers.
 
         Raises:
             NativeFailed: There is none.
@@ -142,7 +140,7 @@ class Native(Protocol):
         """Hold a chain that has none to a grammar, from its next token on.
 
         Raises:
-            NativeFailed: llama.cpp does not understand it.
+            NativeFailed: There is no process for it.
         """
         ...
 
@@ -157,7 +155,7 @@ class Native(Protocol):
     def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
         """Return a token for each, chosen from the last step's output; why not, where none can be.
 
-        Those of chains that live apart may come later.
+        Those that a grammar is asked about may come later.
 
         The others have had theirs then: a chain that is asked twice has taken the first one.
 

@@ -10,128 +10,138 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tollway.providers.llamacpp.apart import Apart, ApartChain, Wanted
+from tollway.providers.llamacpp.apart import Apart, ApartGrammar, Wanted
 from tollway.providers.llamacpp.frames import Likely, Logprob, Sampling
 from tollway.providers.llamacpp.native import Chain as NativeChain
-from tollway.providers.llamacpp.native import (
-    GrammarFailed,
-    GrammarTooSlow,
-    Late,
-    NativeFailed,
-    Pick,
-    Picked,
-)
+from tollway.providers.llamacpp.native import Late, NativeFailed, Pick, Picked
 
 Floats = npt.NDArray[np.float32]
 
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 # From so many on, chains are worth a hand-over to other threads: llama.cpp lets Python go on.
 _THREADED_FROM = 3
 # Where the likeliest is chosen, only what changes which one that is; Mirostat cuts by itself.
 _BEFORE_GREEDY = frozenset({"penalties", "dry"})
 _BEFORE_MIROSTAT = frozenset({"penalties", "dry", "temperature"})
-# Of the first tokens by a grammar of a caller's own, so many are tried in any case, and more while
-# they cost little, for what makes it slow may stand behind what does not.
-_TRIAL_TOKENS = 4
-_MORE_S = 0.3
-_MORE_TOKENS = 256
-# Chains of other processes are waited for so long, as most need less; then the step goes on.
+# A grammar in its own process is waited for so long, as most need less; then the step goes on.
 _APART_WAIT_S = 0.005
 # Of how many tokens Mirostat 1 estimates its exponent: llama.cpp's own number.
 _MIROSTAT_M = 100
 
 
 class Chain:
-    """The samplers of one choice. See `native.Chain`."""
+    """The samplers of one choice, and the grammar that it is held to. See `native.Chain`."""
 
-    # Of CPU time for one token: all other answers stand still meanwhile. Some grammars grow with
-    # each token that could be read in several ways.
-    grammar_s = 2.0
-
-    def __init__(self, llama: Any, samplers: Any, grammar: Any, *, greedy: bool) -> None:
+    def __init__(
+        self, llama: Any, samplers: Any, grammar: ApartGrammar | None, *, greedy: bool
+    ) -> None:
         self.held = True
         self._llama = llama
         self._samplers = samplers  # None where the likeliest token is all that is asked for
         self._grammar = grammar
-        self.plain = greedy and samplers is None and grammar is None
         self._greedy = greedy
+        self._proposed = -1  # to the grammar
+        self._logits: Floats | None = None  # it was chosen of
+
+    @property
+    def plain(self) -> bool:
+        """Whether choosing costs next to nothing."""
+        return self._greedy and self._samplers is None and (self._grammar is None or not self.held)
+
+    @property
+    def bound(self) -> bool:
+        """Whether a grammar must be asked about each token."""
+        return self._grammar is not None and self.held
 
     def choose(self, logits: Floats) -> int:
-        """Return the next token.
+        """Return the next token, where no grammar binds.
+
+        Raises:
+            NativeFailed: No token is possible.
+        """
+        return self._accepted(self._sampled(logits, None))
+
+    def propose(self, logits: Floats) -> None:
+        """Ask the grammar about the token that would come next; `chosen` tells what comes of it.
+
+        Raises:
+            NativeFailed: No token is possible.
+        """
+        if self._grammar is None:
+            raise NativeFailed("there is no grammar to ask")
+        self._logits = logits
+        self._proposed = self._sampled(logits, None)
+        self._grammar.ask(self._proposed)
+
+    def chosen(self, wait_s: float) -> tuple[int, Floats] | None:
+        """Return the next token and the output that it is of; None if that is not known so soon.
 
         Raises:
             GrammarFailed: Its grammar lets it choose none.
             NativeFailed: No token is possible.
         """
-        token = self._sampled(logits, ruled=False)
-        began = time.thread_time()
-        if self._grammar is not None and self.held:
-            # What was chosen is nearly always allowed; asking for one token is cheap, for all
-            # of the vocabulary dear.
-            if not self._allows(token):
-                token = self._sampled(logits, ruled=True)
-            self._llama.llama_sampler_accept(self._grammar, token)
-            if time.thread_time() - began > self.grammar_s:
-                raise GrammarTooSlow("the grammar takes too long, and others' answers wait for it")
-        if self._samplers is not None:
-            self._llama.llama_sampler_accept(self._samplers, token)
-        return token
+        logits, grammar = self._logits, self._grammar
+        if grammar is None or logits is None:
+            raise NativeFailed("there is no grammar to ask")
+        allowed = grammar.answer(wait_s)
+        if allowed is None:
+            if not logits.flags.owndata:
+                self._logits = logits.copy()  # llama.cpp's next step writes over it
+            return None
+        token = self._proposed
+        if not allowed:
+            token = self._sampled(logits, grammar.mask)
+            grammar.accept(token)
+        return self._accepted(token), logits
 
     def accept(self, token: int) -> None:
         """See `native.Chain`. The grammar is none of the prompt's."""
         if self._samplers is not None:
             self._llama.llama_sampler_accept(self._samplers, token)
 
-    def hold(self, grammar: Any) -> None:
+    def hold(self, grammar: ApartGrammar) -> None:
         """Be bound by a grammar from the next token on; it is the chain's to free."""
-        self._grammar, self.held, self.plain = grammar, True, False
+        self._grammar, self.held = grammar, True
 
     def free(self) -> None:
         """See `native.Chain`."""
-        for sampler in (self._samplers, self._grammar):
-            if sampler is not None:
-                self._llama.llama_sampler_free(sampler)
+        if self._samplers is not None:
+            self._llama.llama_sampler_free(self._samplers)
+        if self._grammar is not None:
+            self._grammar.free()
         self._samplers = self._grammar = None
-        self.plain = False
 
-    def _sampled(self, logits: Floats, *, ruled: bool) -> int:
-        if self._samplers is None and not ruled:
+    def _accepted(self, token: int) -> int:
+        self.accept(token)
+        return token
+
+    def _sampled(self, logits: Floats, mask: npt.NDArray[np.bool_] | None) -> int:
+        if mask is not None:
+            logits = np.where(mask, logits, np.float32(-np.inf))
+        if self._samplers is None:
             return int(logits.argmax())
-        data = np.empty(len(logits), _CANDIDATE)
+        data = np.empty(len(logits), CANDIDATE)
         data["id"] = np.arange(len(logits), dtype=np.int32)
         data["logit"], data["p"] = logits, 0
-        if ruled:
-            self._apply(self._grammar, data)
-            if not np.isfinite(data["logit"].max()):
-                raise GrammarFailed("the grammar allows no token here")
-        if self._samplers is None:
-            return int(data["id"][data["logit"].argmax()])
-        chosen = self._apply(self._samplers, data)
+        chosen = apply(self._llama, self._samplers, data)
         if chosen < 0:
             raise NativeFailed("no token was chosen")
         return chosen
 
-    def _allows(self, token: int) -> bool:
-        one = np.array([(token, 1.0, 0.0)], _CANDIDATE)
-        self._apply(self._grammar, one)
-        return bool(np.isfinite(one["logit"][0]))
 
-    def _apply(self, sampler: Any, data: npt.NDArray[Any]) -> int:
-        """Let a sampler judge candidates; return the token that it chose, -1 for none."""
-        kind = self._llama.llama_token_data
-        found = self._llama.llama_token_data_array(
-            data.ctypes.data_as(ctypes.POINTER(kind)), len(data), -1, False
-        )
-        self._llama.llama_sampler_apply(sampler, ctypes.byref(found))
-        return int(found.data[found.selected].id) if 0 <= found.selected < found.size else -1
+def apply(llama: Any, sampler: Any, data: npt.NDArray[Any]) -> int:
+    """Let a sampler judge candidates; return the token that it chose, -1 for none."""
+    found = llama.llama_token_data_array(
+        data.ctypes.data_as(ctypes.POINTER(llama.llama_token_data)), len(data), -1, False
+    )
+    llama.llama_sampler_apply(sampler, ctypes.byref(found))
+    return int(found.data[found.selected].id) if 0 <= found.selected < found.size else -1
 
 
 class Samplers:
     """Makes chains for one vocabulary, and runs them on a step's outputs."""
 
-    def __init__(
-        self, llama: Any, vocab: Any, vocabulary: int, threads: int, apart: Apart | None = None
-    ) -> None:
+    def __init__(self, llama: Any, vocab: Any, vocabulary: int, threads: int, apart: Apart) -> None:
         self._llama = llama
         self._vocab = vocab
         self._vocabulary = vocabulary
@@ -150,46 +160,15 @@ class Samplers:
 
     def compiles(self, grammar: str) -> bool:
         """See `native.Native`."""
-        sampler = self._grammar(grammar)
+        sampler = self._llama.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
         if not sampler:
             return False
         self._llama.llama_sampler_free(sampler)
         return True
 
-    def bears(self, grammar: str) -> bool:
-        """See `native.Native`.
-
-        Brackets within brackets overflow llama.cpp's stack, and thousands of optional parts take
-        it hours.
-        """
-        return self._others().bears(grammar)
-
-    def begin_by(self, grammar: str) -> None:
-        """Choose the first tokens by a grammar; what cannot be, the call itself will be told."""
-        if sampler := self._grammar(grammar):
-            logits = np.zeros(self._vocabulary, np.float32)
-            logits[self._all_ends()] = -1
-            chain = Chain(self._llama, None, sampler, greedy=True)
-            for at in range(_MORE_TOKENS):
-                if at >= _TRIAL_TOKENS and time.process_time() > _MORE_S:
-                    break
-                if chain.choose(logits) in self._all_ends():
-                    break
-
-    def _others(self) -> Apart:
-        if self._apart is None:
-            raise NativeFailed("chains cannot be made apart here")
-        return self._apart
-
-    def apart(self, sampling: Sampling, seed: int | None, grammar: str) -> ApartChain:
-        """Return a chain as `chain` does, in a process of its own."""
-        return self._others().chain(Wanted(grammar, sampling, seed))
-
     def chain(self, sampling: Sampling, seed: int | None, grammar: str) -> Chain:
         """See `native.Native`."""
-        ruled = None
-        if grammar and not (ruled := self._grammar(grammar)):
-            raise NativeFailed("llama.cpp does not understand the grammar")
+        ruled = self._apart.grammar(Wanted(grammar)) if grammar else None
         made = self._parts(sampling, seed)
         if not made:
             return Chain(self._llama, None, ruled, greedy=True)
@@ -203,38 +182,23 @@ class Samplers:
 
     def hold(self, chain: NativeChain, grammar: str) -> None:
         """See `native.Native`."""
-        ruled = self._grammar(grammar)
-        if not ruled:
-            raise NativeFailed("llama.cpp does not understand the grammar")
-        _own(chain).hold(ruled)
+        _own(chain).hold(self._apart.grammar(Wanted(grammar)))
 
     def sample(
         self, picks: Sequence[Pick], piece: Callable[[int], bytes]
     ) -> Sequence[Picked | NativeFailed | Late]:
         """See `native.Native`."""
-        asked = [(pick, self._output(pick.row)) for pick in picks]
-        late: dict[int, Late] = {}
-        for pick, output in asked:
-            if isinstance(pick.chain, ApartChain):  # it chooses while those of this process do
-                pick.chain.ask(output)
-                late[pick.row] = _Late(pick, pick.chain, piece)
-        mine = [one for one in asked if one[0].row not in late]
-        hard = sum(not _chain(pick).plain for pick, _ in mine)
+        asked = [(pick, self._output(pick.row), piece) for pick in picks]
+        hard = sum(not _own(pick.chain).plain for pick in picks)
         if self._pool and hard >= _THREADED_FROM:
-            tokens = list(self._pool.map(_choose, mine))
+            found = list(self._pool.map(_choose, asked))
         else:
-            tokens = [_choose(one) for one in mine]
-        found: dict[int, Picked | NativeFailed | Late] = {
-            pick.row: token
-            if isinstance(token, NativeFailed)
-            else _picked(pick, token, output, piece)
-            for (pick, output), token in zip(mine, tokens, strict=True)
-        }
-        if late:
-            until = time.monotonic() + _APART_WAIT_S
-            for row, one in late.items():
-                found[row] = one.get(max(0.0, until - time.monotonic())) or one
-        return [found[pick.row] for pick in picks]
+            found = [_choose(one) for one in asked]
+        until = time.monotonic() + _APART_WAIT_S
+        return [
+            one.get(max(0.0, until - time.monotonic())) or one if isinstance(one, _Late) else one
+            for one in found
+        ]
 
     def _output(self, row: int) -> Floats:
         found = self._llama.llama_get_logits_ith(self._context, self._rows[row])
@@ -246,9 +210,6 @@ class Samplers:
             output = np.ctypeslib.as_array(found, shape=(self._vocabulary,))
             self._outputs[address] = output
         return output
-
-    def _grammar(self, grammar: str) -> Any:
-        return self._llama.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
 
     def _parts(self, sampling: Sampling, seed: int | None) -> list[Any]:
         """Return the samplers in the order that is asked for, and what chooses behind them."""
@@ -342,31 +303,24 @@ class Samplers:
 
 
 class _Late:
-    """A token that a chain of another process chooses. See `native.Late`."""
+    """A token that a grammar is asked about. See `native.Late`."""
 
-    def __init__(self, pick: Pick, chain: ApartChain, piece: Callable[[int], bytes]) -> None:
+    def __init__(self, pick: Pick, piece: Callable[[int], bytes]) -> None:
         self._pick = pick
-        self._chain = chain
         self._piece = piece
 
     def get(self, wait_s: float) -> Picked | NativeFailed | None:
         """See `native.Late`."""
         try:
-            token = self._chain.answer(wait_s)
+            found = _own(self._pick.chain).chosen(wait_s)
         except NativeFailed as fault:
             return fault
-        if token is None:
-            return None
-        return _picked(self._pick, token, self._chain.logits, self._piece)
+        return found and _picked(self._pick, *found, self._piece)
 
 
 def _picked(pick: Pick, token: int, output: Floats, piece: Callable[[int], bytes]) -> Picked:
     told = None if pick.top is None else _logprob(output, token, pick.top, piece)
     return Picked(token, told)
-
-
-def _chain(pick: Pick) -> Chain:
-    return _own(pick.chain)
 
 
 def _own(chain: NativeChain) -> Chain:
@@ -375,10 +329,16 @@ def _own(chain: NativeChain) -> Chain:
     return chain
 
 
-def _choose(asked: tuple[Pick, Floats]) -> int | NativeFailed:
-    pick, logits = asked
+def _choose(
+    asked: tuple[Pick, Floats, Callable[[int], bytes]],
+) -> Picked | NativeFailed | _Late:
+    pick, logits, piece = asked
+    chain = _own(pick.chain)
     try:
-        return _chain(pick).choose(logits)
+        if chain.bound:
+            chain.propose(logits)
+            return _Late(pick, piece)
+        return _picked(pick, chain.choose(logits), logits, piece)
     except NativeFailed as fault:  # this one's alone: the others have their tokens
         return fault
 

@@ -1,4 +1,4 @@
-"""Chains in processes of their own, with the real small model's vocabulary."""
+"""Grammars in processes of their own, with the real small model's vocabulary."""
 
 import asyncio
 import subprocess
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from gguf_files import real_model, with_layers
@@ -17,25 +16,25 @@ from tollway.providers.errors import AnswerHeldUp
 
 np = pytest.importorskip("numpy", reason="numpy comes with the `local` extra")
 
-from tollway.providers.llamacpp.apart import Apart, ApartChain, Wanted  # noqa: E402
-from tollway.providers.llamacpp.frames import Sampling  # noqa: E402
+from tollway.providers.llamacpp.apart import Apart, ApartGrammar, Wanted  # noqa: E402
 from tollway.providers.llamacpp.native import (  # noqa: E402
     GrammarFailed,
     GrammarTooSlow,
     NativeFailed,
 )
+from tollway.providers.llamacpp.samplers import Chain  # noqa: E402
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
 VOCABULARY = 49152
-GREEDY = Sampling(temperature=0)
 # Each optional letter may be left out: llama.cpp follows all of them at once.
 SLOW = 'root ::= x{50} "b"\nx ::= y{60}\ny ::= "b"?'
+NONE = "[^\\x00-\\U0010FFFF]"
 
 
 @contextmanager
 def others() -> Iterator[Apart]:
-    """Yield what tries grammars and starts chains."""
+    """Yield what tries grammars and starts them."""
     apart = Apart(str(real_model()), version("llama_cpp_python"), VOCABULARY)
     try:
         yield apart
@@ -44,75 +43,81 @@ def others() -> Iterator[Apart]:
 
 
 @contextmanager
-def chains(*wanted: Wanted) -> Iterator[list[ApartChain]]:
-    """Yield chains, each in a process of its own."""
+def grammars(*wanted: Wanted) -> Iterator[list[ApartGrammar]]:
+    """Yield grammars, each in a process of its own."""
     with others() as apart, ExitStack() as ends:
-        made = [apart.chain(one) for one in wanted]
+        made = [apart.grammar(one) for one in wanted]
         for one in made:
             ends.callback(one.free)
         yield made
 
 
-def likeliest(token: int) -> Any:
-    """Return a step's output that has one token before all others."""
-    logits = np.zeros(VOCABULARY, np.float32)
-    logits[token] = 1
-    return logits
-
-
-def chosen(chain: ApartChain, token: int) -> int:
-    """Have a chain choose, and return its token."""
-    chain.ask(likeliest(token))
-    found = chain.answer(60)
+def judged(grammar: ApartGrammar, token: int) -> bool:
+    """Have a grammar judge a token."""
+    grammar.ask(token)
+    found = grammar.answer(60)
     assert found is not None
     return found
 
 
-def test_a_chain_apart_chooses_as_one_of_this_process_does() -> None:
-    """What the grammar allows, from where it binds; what the prompt said counts for penalties."""
-    none = "[^\\x00-\\U0010FFFF]"
-    penal = Sampling(temperature=0, repeat=9.0)
-    with chains(Wanted(f'root ::= "z" {none}', GREEDY), Wanted("root ::= [a-z]+", penal)) as made:
-        chain, other = made
-        chain.held = False
-        assert chosen(chain, 7) == 7
-        chain.held = True
-        letter = chosen(chain, 7)
-        assert letter != 7
-        chain.ask(likeliest(7))
+def letter_of(grammar: ApartGrammar) -> int:
+    """Return the only token that a grammar allows."""
+    assert not judged(grammar, 7)
+    return int(np.flatnonzero(grammar.mask).item())
+
+
+def test_a_grammar_apart_judges_tokens_and_goes_on_with_those_that_it_is_told() -> None:
+    """What it refuses it has not taken; where it allows none, whoever asks is told."""
+    with grammars(Wanted(f'root ::= "z" "b"* "c" {NONE}')) as (grammar,):
+        grammar.accept(letter_of(grammar))
+        assert not judged(grammar, 7)
+        some = np.flatnonzero(grammar.mask)
+        assert len(some) > 1
+        assert all(judged(grammar, token) for token in (int(some[0]), int(some[0])))
+    with grammars(Wanted(f'root ::= "z" {NONE}')) as (grammar,):
+        grammar.accept(letter_of(grammar))
         with pytest.raises(GrammarFailed, match="allows no token"):
-            chain.answer(60)
-        other.accept(letter)
-        logits = likeliest(letter)
-        logits[letter - 1] = 0.5
-        other.ask(logits)
-        assert other.answer(60) == letter - 1
+            judged(grammar, 7)
 
 
-def test_a_chain_that_takes_too_long_is_ended_and_no_other() -> None:
-    """Whoever waits hears of it; until then it has no answer yet."""
+def test_a_chain_chooses_of_what_its_grammar_allows() -> None:
+    """The likeliest, if it may be; else of the same output, even if llama.cpp wrote over it."""
+    output = np.arange(VOCABULARY, dtype=np.float32)
+    with grammars(Wanted('root ::= "z"'), Wanted('root ::= "z" | "b"')) as (one, two):
+        letter = letter_of(one)
+        chain = Chain(None, None, two, greedy=True)
+        chain.held = False
+        assert (chain.bound, chain.plain, chain.choose(output)) == (False, True, VOCABULARY - 1)
+        chain.held = True
+        assert (chain.bound, chain.plain) == (True, False)
+        chain.propose(output[:])
+        while (found := chain.chosen(0)) is None:
+            output[:] = 0
+        token, of = found
+        assert token == max(np.flatnonzero(two.mask)) >= letter
+        assert (of == np.arange(VOCABULARY)).all()
+
+
+def test_a_grammar_that_takes_too_long_is_ended_and_no_other() -> None:
+    """Whoever waits hears of it; until then there is no answer yet."""
     deep = "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000
-    with chains(
-        Wanted('root ::= "b"+ "c"', GREEDY),
-        Wanted(SLOW, GREEDY, token_s=0.2),
-        Wanted(deep, GREEDY),
-    ) as (good, slow, killing):
-        letter = chosen(good, 7)
-        slow.ask(likeliest(letter))
+    wanted = (Wanted('root ::= "b"+ "c"'), Wanted(SLOW, token_s=0.2), Wanted(deep))
+    with grammars(Wanted('root ::= "b"'), *wanted) as (first, good, slow, killing):
+        letter = letter_of(first)
+        slow.ask(letter)
         with pytest.raises(GrammarTooSlow, match="too long"):
             while slow.answer(0) is None:
                 pass
-        assert chosen(good, letter) == letter
-        slow.ask(likeliest(letter))  # nobody is there to read it
+        assert judged(good, letter)
+        slow.ask(letter)  # nobody is there to read it
         with pytest.raises(GrammarTooSlow):
             slow.answer(60)
-        killing.ask(likeliest(letter))
         with pytest.raises(GrammarTooSlow):
-            killing.answer(60)
-        assert chosen(good, letter) == letter
+            judged(killing, letter)
+        assert judged(good, letter)
 
 
-def test_where_the_process_that_makes_chains_has_ended_another_is_started() -> None:
+def test_where_the_process_that_makes_grammars_has_ended_another_is_started() -> None:
     """Out of memory, it is the first that the system ends; where none starts, that is told."""
     with others() as apart:
         assert apart.bears('root ::= "a"')
@@ -121,16 +126,19 @@ def test_where_the_process_that_makes_chains_has_ended_another_is_started() -> N
         apart._process.wait()
         assert apart.bears('root ::= "a"')
     lost = Apart("/nowhere.gguf", version("llama_cpp_python"), VOCABULARY)
-    with pytest.raises(NativeFailed, match="cannot be started"):
-        lost.bears('root ::= "a"')
+    try:
+        with pytest.raises(NativeFailed, match="no process for the grammar"):
+            lost.bears('root ::= "a"')
+    finally:
+        lost.close()
 
 
-# Its chain would take a minute.
+# Its grammar would take a minute.
 TRIES = """
 import sys
 from tollway.providers.llamacpp.apart import Apart, Wanted
 apart = Apart(sys.argv[1], sys.argv[2], 49152)
-chain = apart.chain(Wanted(sys.argv[3], trial=True, token_s=600))
+grammar = apart.grammar(Wanted(sys.argv[3], trial=True, token_s=600))
 print(apart._process.pid, flush=True)
 sys.stdin.read()
 """
@@ -138,7 +146,7 @@ sys.stdin.read()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children")
 def test_no_process_outlives_the_worker() -> None:
-    """Neither that which makes chains nor one that is within llama.cpp for hours."""
+    """Neither that which makes grammars nor one that is within llama.cpp for hours."""
     words = [sys.executable, "-c", TRIES, str(real_model()), version("llama_cpp_python"), SLOW]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
@@ -175,3 +183,19 @@ async def test_a_grammar_that_freezes_in_the_middle_holds_nobody_up(tmp_path: Pa
         assert again.status == 400
         assert "too much for llama.cpp" in (await body_of(again)).decode()
         assert await text_of(local, chat("hi", max_tokens=60, ignore_eos=True)) == said
+
+
+async def test_a_schema_that_freezes_is_its_caller_s_fault(tmp_path: Path) -> None:
+    """Made into a grammar, a pattern can be as much for llama.cpp as any that a caller writes."""
+    small = tmp_path / "small.gguf"
+    with_layers(real_model(), small, 1)
+    schema = {"type": "string", "pattern": "^(a?){200}b$"}
+    held = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    bad = chat("hi", response_format=held)
+    async with serving(tmp_path, model(small)) as local:
+        with pytest.raises(AnswerHeldUp, match="takes too long") as fault:
+            await body_of(await local.send(NAME, "chat", bad))
+        assert fault.value.param == "response_format"
+        again = await local.send(NAME, "chat", bad)
+        assert again.status == 400
+        assert "too much for llama.cpp" in (await body_of(again)).decode()

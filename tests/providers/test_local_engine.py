@@ -27,6 +27,7 @@ from tollway.providers.llamacpp.frames import (
     Up,
     Used,
 )
+from tollway.providers.llamacpp.jobs import Jobs, Refusal
 from tollway.providers.llamacpp.native import GrammarTooSlow, Late, NativeFailed, Pick, Picked
 from tollway.providers.llamacpp.policy import Rules
 from tollway.providers.llamacpp.template import ChatTemplate
@@ -157,6 +158,29 @@ def test_a_token_that_another_process_cannot_choose_ends_its_call() -> None:
     assert not engine.doubts(job("abc", 3, shape=shape))
     engine.submit(job("abc", 3, shape=shape))
     assert [up.param for up in run(engine) if isinstance(up, Refused)] == ["grammar"]
+
+
+def test_tools_whose_grammar_is_too_much_are_free_unless_a_call_was_promised() -> None:
+    """A call that nobody forced goes on without it; a strict tool, or a forced call, is refused."""
+    native = Alphabet("z")
+    jobs = Jobs(native, ChatTemplate("a{# <tool_call> tools #}", bos="", eos=""))
+
+    def asked(shape: Shape, *, strict: bool = False) -> Submit:
+        prompt = Prompt(messages=[Message("user", "a")], tools=[Tool("look", strict=strict)])
+        return Submit(1, "chat", [prompt], shape=shape)
+
+    free, forced = Shape(calls="", auto=True), Shape(calls="")
+    for shape in (free, forced):
+        read = jobs.read(asked(shape))
+        assert read.calls or read.grammar
+        jobs.refuse(read)
+    assert not jobs.read(asked(free)).calls
+    with pytest.raises(Refusal, match="is too much") as no:
+        jobs.read(asked(forced))
+    assert no.value.param == "tool_choice"
+    with pytest.raises(Refusal, match="is too much") as no:
+        jobs.read(asked(free, strict=True))
+    assert no.value.param == "tools"
 
 
 def test_a_call_that_waits_for_another_process_can_be_cancelled() -> None:

@@ -8,7 +8,6 @@ import pytest
 from local_models import NAME, body_of, chat, serving, text_of, whole
 
 from tollway.providers.errors import AnswerHeldUp
-from tollway.providers.llamacpp.native import NativeFailed
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
@@ -83,25 +82,6 @@ async def test_a_grammar_that_comes_to_its_end_in_a_token_is_its_caller_s_fault(
             await body_of(answer)
         assert answer.usage_so_far.output == 1
         assert [fault.value.param for fault in (first, later)] == ["grammar", "grammar"]
-
-
-def test_a_grammar_that_takes_too_long_for_a_token_ends_its_call() -> None:
-    """Before the next token takes twice as long: the answers beside it wait for each."""
-    samplers = pytest.importorskip("tollway.providers.llamacpp.samplers", exc_type=ImportError)
-
-    class Impatient(samplers.Chain):  # type: ignore[misc,name-defined]
-        grammar_s = -1.0
-
-        def _allows(self, token: int) -> bool:
-            return True
-
-    class Library:
-        def llama_sampler_accept(self, sampler: object, token: int) -> None:
-            """Take it."""
-
-    chain = Impatient(Library(), None, object(), greedy=True)
-    with pytest.raises(NativeFailed, match="takes too long"):
-        chain.choose(samplers.np.zeros(4, samplers.np.float32))
 
 
 def _but(asked: dict[str, Any]) -> dict[str, Any]:
