@@ -36,6 +36,7 @@ NEVER_ONE = {
     ("daemon/gate/limits.py", "tokens"),
     ("providers/llamacpp/binding.py", "tokens"),  # for the log
     ("providers/llamacpp/binding.py", "outputs"),
+    ("providers/llamacpp/command.py", "calls"),  # several in a row
     ("providers/llamacpp/fit.py", "slots"),
     ("providers/llamacpp/fit.py", "tokens"),
     ("providers/llamacpp/gguf.py", "files"),
