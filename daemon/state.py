@@ -12,6 +12,7 @@ from tollway.daemon.gate.conversations import Conversations
 from tollway.daemon.gate.deployed import Deployed
 from tollway.daemon.gate.health import Health
 from tollway.daemon.gate.learned import Learned
+from tollway.daemon.gate.longest import Longest
 from tollway.daemon.gate.queue import Queue
 from tollway.daemon.gate.rates import Rates
 from tollway.daemon.gate.traffic import Traffic
@@ -60,6 +61,7 @@ class Daemon:
         self.books = books
         self.learned = Learned()
         self.deployed = Deployed()
+        self.longest = Longest()
         self.health = Health()
         self.rates = Rates(books.now_ms)
         self.transport = transport

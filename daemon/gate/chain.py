@@ -23,6 +23,8 @@ _PATIENCE_S, _LAST_PATIENCE_S = 5.0, 60.0
 # Refusals that the same request to the same target may not meet a second time.
 _PASSING = frozenset({408, 409, 424, 425, 429})  # 424: Bedrock's model failed at it
 _NEVER = frozenset({501, 505})
+# Of an output limit that is too much a provider may tell only that it is; then it is guessed.
+_LOWERED = 3
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -37,6 +39,7 @@ class Failure(msgspec.Struct, frozen=True):
     hint_s: float | None = None  # how long the provider asks to wait
     overflow: bool = False  # the prompt does not fit into the model's context window
     refused_retry: bool = False  # the provider says that a further try cannot help
+    lower: int | None = None  # an output limit that the same target takes, it says
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -45,6 +48,7 @@ class Step(msgspec.Struct, frozen=True):
     target: Target
     wait_s: float = 0.0
     repeats: int = 0
+    output: int | None = None  # tokens, more than which the target does not take as a limit
 
 
 class Chain:
@@ -82,6 +86,7 @@ class Chain:
         self._at: Step | None = None
         self._tried: dict[str, set[str]] = {}  # by target: the keys that it failed with
         self._asked: set[str] = set()  # providers
+        self._lowered: dict[str, int] = {}  # by target: how often its output limit was
         self._deaths: dict[str, int] = {}  # by target: how often its process died with the call
         self.sent = False  # some attempt was begun
         self.error: UpstreamError | None = None  # what the client hears, if nothing answers
@@ -102,7 +107,7 @@ class Chain:
                 prefer=self._prefer(step.target),
                 tried=self._tried.get(step.target.name, ()),
             )
-            step = Step(chosen, step.wait_s, step.repeats)
+            step = msgspec.structs.replace(step, target=chosen)
         self._at = step
         return step
 
@@ -172,6 +177,11 @@ class Chain:
         assert self._at is not None  # noqa: S101 - what failed was a step
         step, error = self._at, failure.error
         target = step.target
+        if failure.lower is not None and self._lowered.get(target.name, 0) < _LOWERED:
+            self._lowered[target.name] = self._lowered.get(target.name, 0) + 1
+            self._again = Step(target, 0.0, step.repeats, failure.lower)
+            self.error = error
+            return
         tried = self._tried.setdefault(target.name, set())
         tried.add(target.key)
         # What a provider said itself tells more than that another could not be reached.
@@ -189,7 +199,7 @@ class Chain:
         status = error.upstream_status if isinstance(error, Refused) else 0
         of_key = verdict_of(error) if isinstance(error, Refused) else ""
         if (of_key or status == 429) and self._health.another_key(target, tried):
-            self._again = Step(target, 0.0, step.repeats)
+            self._again = Step(target, 0.0, step.repeats, step.output)
             return
         if step.repeats < self._retries and self._may_repeat(failure, status):
             self._again = self._repeat(step, failure.hint_s)
@@ -224,7 +234,7 @@ class Chain:
             return None
         if self._health.clock() >= self.until_s:
             return None
-        return Step(target, 0.0, step.repeats + 1)
+        return Step(target, 0.0, step.repeats + 1, step.output)
 
     def _repeat(self, step: Step, hint_s: float | None) -> Step | None:
         """Return the same step once more, None where it would come too late or is not granted."""
@@ -239,7 +249,7 @@ class Chain:
             return None
         if health.standing(step.target).rank == 2 or not health.may_retry(step.target.provider):
             return None
-        return Step(step.target, wait_s, step.repeats + 1)
+        return Step(step.target, wait_s, step.repeats + 1, step.output)
 
     def _keep_larger(self, target: Target) -> None:
         """Leave only targets where a prompt may fit that did not fit into this one's window."""

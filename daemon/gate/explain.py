@@ -45,6 +45,7 @@ class _Way(msgspec.Struct, frozen=True):
     refusal: GatewayError | None = None
     counted: bool = False  # its input is said in tokens, and not bounded by bytes
     changed: tuple[str, ...] = ()
+    most_output: int | None = None
 
 
 class _Try(msgspec.Struct, frozen=True):
@@ -383,6 +384,7 @@ def _way(target: Target, question: Question, translator: Translator | None) -> _
         bound=version.bound,
         dropped=version.dropped,
         changed=version.changed,
+        most_output=version.most_output,
     )
 
 
@@ -415,7 +417,7 @@ def _try(
     refusal = way.refusal
     if refusal is None:
         try:
-            terms = fitted(gate.terms(charge, plan, target), bound, price, limits)
+            terms = fitted(gate.terms(charge, plan, target, way.most_output), bound, price, limits)
             answer, terms = _held_by(answer, terms)
             most = gate.purse.check(charge, worst(bound, price, target, terms), price)
             Passage().check(limits, needed(most, price))

@@ -244,8 +244,8 @@ class Gate:
         """Return what a provider's model costs at a moment, whoever pays; None for no price."""
         return self._prices.price(target.provider, target.kind.prices, target.model, at)
 
-    def terms(self, charge: Charge, plan: Plan, target: Target) -> Terms:
-        """Return what decides the worst case of an attempt at a target."""
+    def terms(self, charge: Charge, plan: Plan, target: Target, longest: int | None) -> Terms:
+        """Return what decides an attempt's worst case, at a target whose answers are no longer."""
         key = (plan.found.route, target.provider, target.model, bool(charge.caps))
         known = self._terms.get(key)
         if known is None:
@@ -254,6 +254,8 @@ class Gate:
                 self._terms.clear()
             self._terms[key] = known
         terms, learns = known
+        if longest is not None and longest < terms.default_output:
+            terms = msgspec.structs.replace(terms, default_output=longest)
         share = self.daemon.learned.share(target.name) if learns else None
         return terms if share is None else msgspec.structs.replace(terms, share=share)
 
@@ -335,7 +337,8 @@ class Gate:
         route = self.config.routes.get(plan.found.route)
         limit = self.default_output(plan.found.route)
         strict = bool(route and route.on_loss == "refuse")
-        return Translator(call, strict=strict, default_output=limit)
+        longest = self.daemon.longest.of
+        return Translator(call, strict=strict, default_output=limit, longest=longest)
 
 
 def _deadline_ms(model: Model) -> int | None:

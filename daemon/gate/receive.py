@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from tollway.daemon.gate.attempt import Attempt
 from tollway.daemon.gate.chain import Failure
 from tollway.daemon.gate.gather import gather, is_drip, nothing_but_life, read_whole, tail
-from tollway.daemon.gate.refused import refused
+from tollway.daemon.gate.refused import lowered, refused
 from tollway.daemon.gate.translate import Embedded, Interpreter
 from tollway.providers.conversation import Conversation
 from tollway.providers.dialects.error_words import json_in
@@ -130,6 +130,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         hint_s=_hinted(error, answer.headers, said),
         overflow=overflow,
         refused_retry=may_retry(answer.headers) is False,
+        lower=lowered(exchange, attempt, status, said),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a client is told of a provider that refused its call: in whose words, and what to mend."""
+"""What a provider's refusal of a call means: what its client is told, and what to mend."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from tollway.daemon.gate.attempt import Attempt
 from tollway.providers.dialects.error_words import words_in
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.headers import to_client
+from tollway.providers.output_limits import lower_limit
 from tollway.providers.refusals import Verdict, is_no_such_model, is_no_such_path
 from tollway.providers.transport import Answer
 
@@ -80,3 +81,21 @@ def _elsewhere(exchange: "Exchange", attempt: Attempt) -> str:
         f"It has no `{path}` there: `base_url` of `[providers.{target.provider}]` in gateway.toml"
         f" may be wrong, which `tollway providers test {target.provider}` looks into"
     )
+
+
+def lowered(exchange: "Exchange", attempt: Attempt, status: int, said: bytes) -> int | None:
+    """Return the output limit that a provider says it takes, where it was not the client's choice.
+
+    Who speaks a model's own API chose the limit for that model; of another one a client knows
+    nothing.
+    """
+    version = attempt.version
+    asked = attempt.worst.write_output
+    if asked is None and version.said is not None:
+        asked = version.call.output_limit
+    found = None if asked is None else lower_limit(status, said, asked)
+    if found is None:
+        return None
+    if found.lasting:
+        exchange.daemon.longest.note(attempt.target, found.tokens)
+    return found.tokens

@@ -205,7 +205,7 @@ class Exchange:
         while step := chain.next():
             target = step.target
             try:
-                version = translator.version(target)
+                version = translator.version(target, step.output)
                 if chain.has_others and chain.too_small(self._least(target, version)):
                     continue
                 entry.demand_own(self.origin.own, version, target)
@@ -261,7 +261,8 @@ class Exchange:
             limits = limits.without_tokens()
         purse = self.gate.purse
         charge = purse.charge(self.caller.who, plan.found.route, target.provider, self._tags)
-        terms = fitted(self.gate.terms(charge, plan, target), bound, price, limits)
+        terms = self.gate.terms(charge, plan, target, version.most_output)
+        terms = fitted(terms, bound, price, limits)
         if target.local and price and not price.free and terms.budgets:
             self.write_ended()
             exact = await self.daemon.local.count(

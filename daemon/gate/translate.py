@@ -6,7 +6,7 @@ bounded, priced and metered as if the client had spoken that dialect itself; an 
 turns the answer back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -58,6 +58,7 @@ class Version(msgspec.Struct, frozen=True):
     default_output: int = 0
     dropped: tuple[str, ...] = ()  # of the request, what the target's dialect cannot say
     changed: tuple[str, ...] = ()  # of the request, what its route changed
+    most_output: int | None = None  # tokens, more than which the target takes as no limit
 
     def path(self, target: Target) -> str:
         """Return the path and query behind a target's base URL."""
@@ -89,23 +90,32 @@ class Version(msgspec.Struct, frozen=True):
 class Translator:
     """One client's call, in whatever dialect a target wants it. Each is written once."""
 
-    def __init__(self, call: Call, *, strict: bool, default_output: int) -> None:
+    def __init__(
+        self,
+        call: Call,
+        *,
+        strict: bool,
+        default_output: int,
+        longest: Callable[[Target], int | None] = lambda _: None,
+    ) -> None:
         """Take a call.
 
         Args:
             call: The client's.
             strict: Refuse, rather than drop, what a target cannot say (`on_loss = "refuse"`).
             default_output: The output limit for dialects that demand one, in tokens.
+            longest: Returns how long a target's answers may be, None where nobody has said.
         """
         self._call = call
         self._own: Version | None = None
         self._strict = strict
         self._default_output = default_output
+        self._longest = longest
         self._said: Conversation | None = None
         self._unsaid: tuple[str, ...] = ()  # to whatever target
 
-    def version(self, target: Target) -> Version:
-        """Return the call as a target is to be sent it.
+    def version(self, target: Target, output: int | None = None) -> Version:
+        """Return the call as a target is to be sent it, which takes `output` as its limit at most.
 
         Raises:
             Untranslatable: Its dialect cannot say it.
@@ -121,7 +131,7 @@ class Translator:
         if passes or (sells and call.endpoint in target.kind.paths):
             if sells and target.worker:
                 raise _not_there(target, call.endpoint)
-            return self._passed(target)
+            return self._bounded(self._passed(target), self._most(target, output))
         if embeds:
             return self._embedding(target)
         if sells:
@@ -136,14 +146,25 @@ class Translator:
             self._said, offers = without_offers(said)
             _check_choice(self._said)
             self._unsaid = offers + said.unread
-        wanted, changes, dialect, written = self._changed(target, self._said)
-        dropped = self._lost(target, self._unsaid + written.dropped)
+        most = self._most(target, output)
+        said, over = _within(self._said, most)
+        default = self._default_output if most is None else min(self._default_output, most)
+        wanted, changes, dialect, written = self._changed(target, said, default)
+        dropped = self._lost(target, self._unsaid + over + written.dropped)
         # A completion is asked as a conversation.
         endpoint: Endpoint = "chat" if call.endpoint == "completions" else call.endpoint
         there = dialect.peek(endpoint, written.body, InUrl(target.model, call.stream))
-        return Version(
-            dialect, there, dialect.bound(there), wanted, self._default_output, dropped, changes
-        )
+        found = Version(dialect, there, dialect.bound(there), wanted, default, dropped, changes)
+        return self._bounded(found, most)
+
+    def _most(self, target: Target, output: int | None) -> int | None:
+        known = self._longest(target)
+        return output if known is None else known if output is None else min(known, output)
+
+    @staticmethod
+    def _bounded(version: Version, most: int | None) -> Version:
+        """Return a version for a target that takes no more than `most` tokens as a limit."""
+        return version if most is None else msgspec.structs.replace(version, most_output=most)
 
     def _passed(self, target: Target) -> Version:
         """Return a call whose dialect a target speaks: the client's own, but for what fails there.
@@ -182,7 +203,7 @@ class Translator:
         return call, changes, names
 
     def _changed(
-        self, target: Target, said: Conversation
+        self, target: Target, said: Conversation, default: int
     ) -> tuple[Conversation, tuple[str, ...], Upstream, Written]:
         """Return a conversation with its route's changes, what these are, and how it is written.
 
@@ -190,14 +211,14 @@ class Translator:
         """
         overrides = target.overrides
         if overrides is None:
-            return said, (), *self._in_words_of(target, said)
+            return said, (), *self._in_words_of(target, said, default)
         wanted, changes = changed(said, overrides)
-        dialect, written = self._in_words_of(target, wanted)
+        dialect, written = self._in_words_of(target, wanted, default)
         lost = {key for key, name in _LOST_OF_ROUTE.items() if name in written.dropped}
         untaken = {key: getattr(NOTHING, key) for key in lost}
         if untaken:
             wanted, changes = changed(said, msgspec.structs.replace(overrides, **untaken))
-            dialect, written = self._in_words_of(target, wanted)
+            dialect, written = self._in_words_of(target, wanted, default)
         return wanted, changes, dialect, written
 
     def _embedding(self, target: Target) -> Version:
@@ -232,7 +253,9 @@ class Translator:
             )
         return dropped
 
-    def _in_words_of(self, target: Target, said: Conversation) -> tuple[Upstream, Written]:
+    def _in_words_of(
+        self, target: Target, said: Conversation, default: int
+    ) -> tuple[Upstream, Written]:
         """Return the dialect that a target is asked in, and the request.
 
         OpenAI's reasoning models refuse tools in chat completions, and show no thoughts there.
@@ -241,10 +264,10 @@ class Translator:
         better = UPSTREAMS[asked_in(target)].dialect
         if better is not spoken:
             try:
-                return better, _written(said, better, target, self._default_output, None)
+                return better, _written(said, better, target, default, None)
             except Untranslatable:
                 pass  # what it cannot say, the other one may
-        return spoken, _written(said, spoken, target, self._default_output, None)
+        return spoken, _written(said, spoken, target, default, None)
 
 
 def out_of_reach(target: Target, endpoint: Endpoint) -> Untranslatable | None:
@@ -305,6 +328,16 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     kept = tuple(tool for tool in said.tools if tool not in offers)
     names = tuple(dict.fromkeys(f"tools.{tool.type}" for tool in offers))
     return msgspec.structs.replace(said, tools=kept), names
+
+
+def _within(said: Conversation, most: int | None) -> tuple[Conversation, tuple[str, ...]]:
+    """Return a conversation whose answer has no more than `most` tokens, and what is lost by that.
+
+    Nothing is where the client asked for no more, or named no limit.
+    """
+    if most is None or said.output_limit is None or said.output_limit <= most:
+        return said, ()
+    return msgspec.structs.replace(said, output_limit=most), (f"max_tokens above {most}",)
 
 
 def _check_choice(said: Conversation) -> None:
