@@ -308,6 +308,25 @@ def in_order(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return tuple(message for group in groups for message in group)
 
 
+def without_thoughts(said: Conversation) -> Conversation:
+    """Return a conversation without thoughts, and without the proofs of any that calls bear."""
+    kept = [
+        msgspec.structs.replace(
+            message,
+            parts=tuple(
+                _unproven(part) for part in message.parts if not isinstance(part, Thinking)
+            ),
+        )
+        for message in said.messages
+    ]
+    return msgspec.structs.replace(said, messages=tuple(one for one in kept if one.parts))
+
+
+def _unproven(part: Part) -> Part:
+    proven = isinstance(part, Text | ToolCall) and part.signature
+    return msgspec.structs.replace(part, signature="", by="") if proven else part
+
+
 _SEEN = Image | File | Audio
 _SHOWN = Text("<system-reminder>\nPart of the instructions:\n</system-reminder>")
 

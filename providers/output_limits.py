@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from tollway.providers.conversation import Conversation
+
 _STATUSES: Final = frozenset({400, 422})
 _MOST_BODY: Final = 64 * 1024
 # With less room than this there is no answer: the prompt is too long.
@@ -83,3 +85,13 @@ def _room(text: str, asked: int) -> int | None:
             return int(found[1]) - int(found[2])
     found = _SUM.search(text)
     return None if found is None else int(found[2]) - int(found[1])
+
+
+def within(said: Conversation, most: int | None) -> tuple[Conversation, tuple[str, ...]]:
+    """Return a conversation whose answer has no more than `most` tokens, and what is lost by that.
+
+    Nothing is where the client asked for no more, or named no limit.
+    """
+    if most is None or said.output_limit is None or said.output_limit <= most:
+        return said, ()
+    return msgspec.structs.replace(said, output_limit=most), (f"max_tokens above {most}",)

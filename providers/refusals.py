@@ -53,6 +53,14 @@ _NO_PATH: Final = re.compile(
     r"|cannot post .*|no route .*",
     re.IGNORECASE | re.DOTALL,
 )
+# Of thoughts that another provider, or another account of it, has sealed: OpenAI and Azure
+# (openai/codex#3573), xAI (NousResearch/hermes-agent#32617), Anthropic (can1357/oh-my-pi#6379).
+_SEALED: Final = re.compile(
+    r"encrypted.content\b.{0,200}(?:could not be (?:verified|decrypted)|not issued to)"
+    r"|could not decrypt the provided encrypted|invalid_encrypted_content"
+    r"|invalid \W?(?:signature|data)\W{1,3}in \W?(?:redacted_)?thinking\W{1,3}block",
+    re.IGNORECASE,
+)
 _QUOTA: Final = frozenset(
     {
         *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached"),
@@ -136,6 +144,12 @@ def is_too_long(error: GatewayError) -> bool:
         return False
     status = error.upstream_status or error.status
     return is_overflow(400 if status == 502 else status, error.body)
+
+
+def is_sealed(status: int, body: bytes) -> bool:
+    """Whether a refusal says that a provider cannot read thoughts that it was given back."""
+    said = body[:_MOST_BODY].decode("utf-8", "replace")
+    return status in (400, 422) and _SEALED.search(said) is not None
 
 
 def is_over_rate(status: int, body: bytes) -> bool:

@@ -107,7 +107,7 @@ class Attempt:
             return  # who has no such endpoint may answer all else
         if self.hurried and isinstance(failure.error, UpstreamTimeout):
             return  # a target that was given what others had left of the time
-        if failure.overflow or failure.lower is not None:
+        if failure.overflow or failure.sealed or failure.lower is not None:
             self.outing.answered()
         else:
             self.outing.failed(failure.error, failure.hint_s)

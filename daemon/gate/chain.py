@@ -40,6 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
     overflow: bool = False  # the prompt does not fit into the model's context window
     refused_retry: bool = False  # the provider says that a further try cannot help
     lower: int | None = None  # an output limit that the same target takes, it says
+    sealed: bool = False  # it cannot read thoughts that were given back
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ class Step(msgspec.Struct, frozen=True):
     wait_s: float = 0.0
     repeats: int = 0
     output: int | None = None  # tokens, more than which the target does not take as a limit
+    bare: bool = False  # without any thoughts, which the target cannot read
 
 
 class Chain:
@@ -179,7 +181,11 @@ class Chain:
         target = step.target
         if failure.lower is not None and self._lowered.get(target.name, 0) < _LOWERED:
             self._lowered[target.name] = self._lowered.get(target.name, 0) + 1
-            self._again = Step(target, 0.0, step.repeats, failure.lower)
+            self._again = msgspec.structs.replace(step, wait_s=0.0, output=failure.lower)
+            self.error = error
+            return
+        if failure.sealed and not step.bare:
+            self._again = msgspec.structs.replace(step, wait_s=0.0, bare=True)
             self.error = error
             return
         tried = self._tried.setdefault(target.name, set())
@@ -199,7 +205,7 @@ class Chain:
         status = error.upstream_status if isinstance(error, Refused) else 0
         of_key = verdict_of(error) if isinstance(error, Refused) else ""
         if (of_key or status == 429) and self._health.another_key(target, tried):
-            self._again = Step(target, 0.0, step.repeats, step.output)
+            self._again = msgspec.structs.replace(step, wait_s=0.0)
             return
         if step.repeats < self._retries and self._may_repeat(failure, status):
             self._again = self._repeat(step, failure.hint_s)
@@ -234,7 +240,7 @@ class Chain:
             return None
         if self._health.clock() >= self.until_s:
             return None
-        return Step(target, 0.0, step.repeats + 1, step.output)
+        return msgspec.structs.replace(step, wait_s=0.0, repeats=step.repeats + 1)
 
     def _repeat(self, step: Step, hint_s: float | None) -> Step | None:
         """Return the same step once more, None where it would come too late or is not granted."""
@@ -249,7 +255,7 @@ class Chain:
             return None
         if health.standing(step.target).rank == 2 or not health.may_retry(step.target.provider):
             return None
-        return Step(step.target, wait_s, step.repeats + 1, step.output)
+        return msgspec.structs.replace(step, wait_s=wait_s, repeats=step.repeats + 1)
 
     def _keep_larger(self, target: Target) -> None:
         """Leave only targets where a prompt may fit that did not fit into this one's window."""

@@ -31,6 +31,7 @@ from tollway.providers.refusals import (
     is_no_such_model,
     is_over_rate,
     is_overflow,
+    is_sealed,
     is_too_long,
     verdict,
     verdict_of,
@@ -131,6 +132,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         overflow=overflow,
         refused_retry=may_retry(answer.headers) is False,
         lower=lowered(exchange, attempt, status, said),
+        sealed=is_sealed(status, said),
     )
 
 

@@ -205,7 +205,7 @@ class Exchange:
         while step := chain.next():
             target = step.target
             try:
-                version = translator.version(target, step.output)
+                version = translator.version(target, step.output, bare=step.bare)
                 if chain.has_others and chain.too_small(self._least(target, version)):
                     continue
                 entry.demand_own(self.origin.own, version, target)

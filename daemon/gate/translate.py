@@ -13,7 +13,7 @@ import msgspec
 from tollway.daemon.gate.route import Target
 from tollway.providers.canon import Bound, Call, Endpoint, Overrides
 from tollway.providers.catalog import Name
-from tollway.providers.conversation import Conversation, HostedTool
+from tollway.providers.conversation import Conversation, HostedTool, without_thoughts
 from tollway.providers.dialects.dialect import AnswerReader, Edits, Facts, InUrl, Upstream, Written
 from tollway.providers.dialects.echoes import ECHOED, To, without_echoes
 from tollway.providers.dialects.gemini_embed import asks_otherwise
@@ -30,6 +30,7 @@ from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
 from tollway.providers.halves import Halves, with_signs
 from tollway.providers.headers import Headers
+from tollway.providers.output_limits import within
 from tollway.providers.repeated_calls import with_own_ids
 from tollway.providers.sse import Event
 from tollway.providers.units import UNITS, NotThere
@@ -114,8 +115,13 @@ class Translator:
         self._said: Conversation | None = None
         self._unsaid: tuple[str, ...] = ()  # to whatever target
 
-    def version(self, target: Target, output: int | None = None) -> Version:
-        """Return the call as a target is to be sent it, which takes `output` as its limit at most.
+    def version(self, target: Target, output: int | None = None, *, bare: bool = False) -> Version:
+        """Return the call as a target is to be sent it.
+
+        Args:
+            target: Whoever is to answer.
+            output: More than which it takes as no limit, in tokens, where it has said so.
+            bare: Without the thoughts of earlier turns, which it has said it cannot read.
 
         Raises:
             Untranslatable: Its dialect cannot say it.
@@ -131,7 +137,8 @@ class Translator:
         if passes or (sells and call.endpoint in target.kind.paths):
             if sells and target.worker:
                 raise _not_there(target, call.endpoint)
-            return self._bounded(self._passed(target), self._most(target, output))
+            passed = self._passed(target, bare=bare)
+            return self._bounded(passed, self._most(target, output))
         if embeds:
             return self._embedding(target)
         if sells:
@@ -147,7 +154,9 @@ class Translator:
             _check_choice(self._said)
             self._unsaid = offers + said.unread
         most = self._most(target, output)
-        said, over = _within(self._said, most)
+        said, over = within(self._said, most)
+        if bare:
+            said, over = without_thoughts(said), (*over, "thinking")
         default = self._default_output if most is None else min(self._default_output, most)
         wanted, changes, dialect, written = self._changed(target, said, default)
         dropped = self._lost(target, self._unsaid + over + written.dropped)
@@ -166,18 +175,18 @@ class Translator:
         """Return a version for a target that takes no more than `most` tokens as a limit."""
         return version if most is None else msgspec.structs.replace(version, most_output=most)
 
-    def _passed(self, target: Target) -> Version:
+    def _passed(self, target: Target, *, bare: bool) -> Version:
         """Return a call whose dialect a target speaks: the client's own, but for what fails there.
 
         Raises:
             Untranslatable: Something does, and the route allows no loss.
         """
         overrides = target.overrides
-        call, changes, names = self._edited(target, overrides)
+        call, changes, names = self._edited(target, overrides, bare=bare)
         if overrides is not None and overrides.reasoning_effort and "reasoning" in names:
             # Where no thoughts can be asked for, the route asks for none: that loses nothing.
             untaken = msgspec.structs.replace(overrides, reasoning_effort=NOTHING.reasoning_effort)
-            call, changes, names = self._edited(target, untaken)
+            call, changes, names = self._edited(target, untaken, bare=bare)
         lost = self._lost(target, names)
         own = DIALECTS[call.dialect].dialect
         if call is not self._call:
@@ -187,7 +196,7 @@ class Translator:
         return self._own
 
     def _edited(
-        self, target: Target, overrides: Overrides | None
+        self, target: Target, overrides: Overrides | None, *, bare: bool
     ) -> tuple[Call, tuple[str, ...], tuple[str, ...]]:
         """Return a call with a route's changes, these, and what is lost of it at a target."""
         after = Changed(self._call)
@@ -198,7 +207,7 @@ class Translator:
             return call, changes, ()
         # Who only speaks as Anthropic does may sign nothing, and want its thoughts back.
         checks = target.base_url == target.kind.base_url or bool(target.kind.part_of)
-        to = To(target.model, target.kind.refuses_back, checks, target.kind.quirks)
+        to = To(target.model, target.kind.refuses_back, checks, target.kind.quirks, bare)
         call, names = without_echoes(call, to)
         return call, changes, names
 
@@ -328,16 +337,6 @@ def without_offers(said: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     kept = tuple(tool for tool in said.tools if tool not in offers)
     names = tuple(dict.fromkeys(f"tools.{tool.type}" for tool in offers))
     return msgspec.structs.replace(said, tools=kept), names
-
-
-def _within(said: Conversation, most: int | None) -> tuple[Conversation, tuple[str, ...]]:
-    """Return a conversation whose answer has no more than `most` tokens, and what is lost by that.
-
-    Nothing is where the client asked for no more, or named no limit.
-    """
-    if most is None or said.output_limit is None or said.output_limit <= most:
-        return said, ()
-    return msgspec.structs.replace(said, output_limit=most), (f"max_tokens above {most}",)
 
 
 def _check_choice(said: Conversation) -> None:

@@ -38,6 +38,8 @@ _IN_WORDS = b'"reasoning_text"'
 _NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
 _CALLED = (b'"functionCall"', b'"function_call"')
 _BUDGET, _FORGETS = b'"budget_tokens"', b'"clear_thinking'
+# Fields in which a chat tells thoughts.
+_TOLD = ("reasoning_content", "reasoning", "reasoning_details")
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _QUOTED_THOUGHTS = (b'"thinking"', b'"redacted_thinking"')
 _SIGNATURES = ("thoughtSignature", "thought_signature")
@@ -60,13 +62,15 @@ class To(NamedTuple):
     """Where a call goes: the model, and what is known of its provider.
 
     `refused` are the fields of turns that fail a call there, `quirks` the words of its row;
-    `checks` is whether it takes no thought that nobody signed.
+    `checks` is whether it takes no thought that nobody signed, `bare` whether it has said that it
+    cannot read some that it was given: then it is given none.
     """
 
     model: str
     refused: tuple[str, ...] = ()
     checks: bool = True
     quirks: frozenset[str] = frozenset()
+    bare: bool = False
 
 
 Cleaned = tuple[Call, tuple[str, ...]]
@@ -86,7 +90,8 @@ def without_echoes(call: Call, to: To) -> Cleaned:
 
 
 def _of_chat(call: Call, to: To) -> Cleaned:
-    return openai_echoes.without_echoes(call, to.refused, to.quirks)
+    refused = (*to.refused, *_TOLD) if to.bare else to.refused
+    return openai_echoes.without_echoes(call, refused, to.quirks)
 
 
 def _edited(
@@ -122,7 +127,7 @@ def _of_messages(call: Call, to: To) -> Cleaned:
     it is then, there is no thinking before it is over: Anthropic refuses to be asked for it.
     """
     unsigned = to.checks and b'"signature"' in call.body and _NO_PROOF.search(call.body)
-    marked = _OURS in call.body or bool(unsigned)
+    marked = _OURS in call.body or bool(unsigned) or to.bare
     if not marked and not (to.checks and (_BUDGET in call.body or _FORGETS in call.body)):
         return call, ()
     known = openai_echoes.known_fields(call)
@@ -134,7 +139,7 @@ def _of_messages(call: Call, to: To) -> Cleaned:
         if not content.startswith(b"["):
             return raw
         blocks = [bytes(one) for one in _LIST.decode(content)]
-        kept = [one for one in blocks if not _is_foreign(one, lost, checks=to.checks)]
+        kept = [one for one in blocks if not _is_foreign(one, lost, to)]
         if len(kept) == len(blocks):
             return raw
         return msgspec.json.encode({**turn, "content": msgspec.Raw(_array(kept))}) if kept else b""
@@ -181,15 +186,15 @@ def _remembered(raw: bytes) -> bytes:
     return msgspec.json.encode({**said, "edits": kept}) if kept else b""
 
 
-def _is_foreign(raw: bytes, lost: list[str], *, checks: bool) -> bool:
+def _is_foreign(raw: bytes, lost: list[str], to: To) -> bool:
     block = _ANY.decode(raw) if any(word in raw for word in _QUOTED_THOUGHTS) else None
     if not isinstance(block, dict) or text_of(block, "type") not in _THOUGHTS:
         return False
     proof = text_of(block, "signature") or text_of(block, "data")
     if proof == UNPROVEN:
         proof = ""
-    foreign = carried(proof) is not None or (not proof and checks)
-    if foreign and block.get("thinking"):
+    foreign = to.bare or carried(proof) is not None or (not proof and to.checks)
+    if foreign and (to.bare or block.get("thinking")):
         lost.append("thinking")
     return foreign
 
@@ -227,12 +232,15 @@ def _of_responses(call: Call, to: To) -> Cleaned:
     own = ALL_OF_OPENAI in to.quirks
     plain = own and _THOUGHT in call.body and _keeps_nothing(call)
     told = own and _IN_WORDS in call.body
-    if _OURS not in call.body and not plain and not told:
+    if _OURS not in call.body and not (plain or told or to.bare):
         return call, ()
     lost: list[str] = []
 
     def clean(raw: bytes) -> bytes:
         item = _OBJECT.decode(raw)
+        if to.bare and item.get("type") == "reasoning":
+            lost.append("thinking")
+            return b""
         proof = text_of(item, "encrypted_content")
         made = carried(proof)
         if unproven := made is not None and not made[0]:
