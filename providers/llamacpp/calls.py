@@ -4,6 +4,7 @@ import json
 import secrets
 import string
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from tollway.providers.llamacpp.frames import CallPiece
 
@@ -220,6 +221,22 @@ class CallScanner:
         self.ended += 1
         self._raw = ""
         return pieces
+
+
+def strict_json(text: str) -> Any:
+    """Return the value of a JSON text, which Python's `NaN` is none.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as fault:
+        raise ValueError("nested too deeply") from fault
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _unquoted(text: str) -> str:

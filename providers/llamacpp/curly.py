@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tollway.providers.llamacpp.calls import strict_json
 from tollway.providers.llamacpp.frames import CallPiece
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
@@ -96,7 +97,7 @@ class CurlyScanner:
         word = _WORDS.get(word, word)
         with_quotes = json.dumps(word, ensure_ascii=False)
         try:
-            return with_quotes if self._key else json.dumps(json.loads(word))
+            return with_quotes if self._key else json.dumps(strict_json(word))
         except ValueError:
             return with_quotes
 

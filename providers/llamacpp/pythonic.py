@@ -6,6 +6,7 @@
 import json
 import secrets
 
+from tollway.providers.llamacpp.calls import strict_json
 from tollway.providers.llamacpp.frames import CallPiece
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
@@ -115,7 +116,7 @@ def _inside(char: str) -> str:
 
 def _value(word: str) -> str:
     try:
-        return json.dumps(json.loads(_WORDS.get(word, word)))
+        return json.dumps(strict_json(_WORDS.get(word, word)))
     except ValueError:
         return json.dumps(word, ensure_ascii=False)
 

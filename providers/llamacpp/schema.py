@@ -106,9 +106,8 @@ class Grammar:
             return self._ref(schema, depth)
         if "allOf" in schema:
             return self.value(self._all(schema), depth + 1)
-        word = next((word for word in ("anyOf", "oneOf") if word in schema), "")
-        if word:
-            return self._alternatives(schema, word, depth)
+        if parts := self.alternatives(schema):
+            return self._either(self.value(part, depth + 1) for part in parts)
         if "const" in schema or "enum" in schema:
             return self.rule(self.one_of(valid_literals(schema)))
         return self._either(self._typed(kind, schema, depth) for kind in kinds_of(schema))
@@ -223,7 +222,17 @@ class Grammar:
             part, seen = self.target(part["$ref"]), seen + 1
         return {} if part is True else checked(part)
 
-    def _alternatives(self, schema: dict[str, Any], word: str, depth: int) -> str:
+    def alternatives(self, schema: Mapping[str, Any]) -> list[Any]:
+        """Return the schemas of which one must hold, each with what stands beside them.
+
+        Empty where there are no alternatives.
+
+        Raises:
+            SchemaRefused: Not one of them can hold, or more than one where that is forbidden.
+        """
+        word = next((word for word in ("anyOf", "oneOf") if word in schema), "")
+        if not word:
+            return []
         rest = {key: value for key, value in schema.items() if key != word}
         # What is never valid is no alternative.
         parts = [part for part in schema[word] if part is not False]
@@ -235,8 +244,25 @@ class Grammar:
                 " property; use `anyOf`"
             )
         asserts = any(key in ASSERTS for key in rest)
-        each = [self._merged(rest, self._resolved(part)) if asserts else part for part in parts]
-        return self._either(self.value(part, depth + 1) for part in each)
+        return [self._merged(rest, self._resolved(part)) if asserts else part for part in parts]
+
+    def flat(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a schema without references and `allOf`, of its own level.
+
+        Raises:
+            SchemaRefused: They have no end, or nothing is valid by all.
+        """
+        found = checked(schema)
+        for _ in range(MAX_DEPTH):
+            if "$ref" in found:
+                target = self.target(found.pop("$ref"))
+                rest = {key: found[key] for key in found if key not in {"$defs", "definitions"}}
+                found = checked(self._merged(rest, target))
+            elif "allOf" in found:
+                found = checked(self._all(found))
+            else:
+                return found
+        raise SchemaRefused("The schema is nested too deeply")
 
     def _either(self, expressions: Iterable[str]) -> str:
         found = list(dict.fromkeys(expressions))
@@ -293,8 +319,8 @@ class Grammar:
         Raises:
             SchemaRefused: They are more than a list of parameters.
         """
-        schema = checked(schema)
-        if any(word in schema for word in ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")):
+        schema = self.flat({} if isinstance(schema, bool) else schema)
+        if any(word in schema for word in ("anyOf", "oneOf", "enum", "const")):
             raise SchemaRefused("Parameters of several alternatives cannot be promised")
         self.check(schema)
         required = set(schema.get("required", []))

@@ -10,20 +10,23 @@ A text is written as it is, all else as JSON; which of both an argument is, its 
 """
 
 import json
+import math
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from tollway.providers.llamacpp.calls import strict_json
 from tollway.providers.llamacpp.formats import FORMATS
 from tollway.providers.llamacpp.frames import CallPiece, Tool
 from tollway.providers.llamacpp.schema import MAX_REPEAT, Grammar, one_of, quoted
 from tollway.providers.llamacpp.schema_parts import (
+    ASSERTS,
     MAX_DEPTH,
     TYPES,
     SchemaRefused,
-    checked,
     kinds_of,
     kinds_of_value,
     valid_literals,
@@ -187,8 +190,8 @@ def _as_json(text: str, kinds: frozenset[str]) -> str:
     """Return an argument as JSON: what it can be by its schema, or else a text."""
     plain = text.strip()
     try:
-        value = json.loads(_PYTHON.get(plain, plain))
-    except (ValueError, RecursionError):
+        value = strict_json(_PYTHON.get(plain, plain))
+    except ValueError:
         return json.dumps(text, ensure_ascii=False)
     if isinstance(value, str) and "string" in kinds:
         return json.dumps(text, ensure_ascii=False)  # its quotes are a part of it
@@ -206,26 +209,31 @@ def _property(schema: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def _kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
-    """Return the types that a value may have by its schema, as far as that is easily told."""
+def _kinds(schema: Any, root: Any) -> frozenset[str]:
+    """Return the types that a value may have by its schema, all where that is not known."""
     try:
-        if depth > MAX_DEPTH or schema is True:
-            return frozenset(TYPES)
-        schema = checked(schema)
-        if parts := _alternatives(schema, root):
-            return frozenset[str]().union(*(_kinds(part, root, depth + 1) for part in parts))
-        if "enum" in schema or "const" in schema:
-            values = schema.get("enum", [schema.get("const")])
-            return frozenset[str]().union(*map(kinds_of_value, values))
-        return frozenset(kinds_of(schema))
+        return frozenset[str]().union(*map(_types, _leaves(schema, Grammar(root))))
     except SchemaRefused:
         return frozenset(TYPES)
 
 
-def _alternatives(schema: Mapping[str, Any], root: Any) -> list[Any]:
-    if "$ref" in schema:
-        return [Grammar(root).target(schema["$ref"])]
-    return list(schema.get("anyOf") or schema.get("oneOf") or [])
+def _leaves(schema: Any, grammar: Grammar, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Yield the schemas of which one must hold, none of which has alternatives itself."""
+    if depth > MAX_DEPTH:
+        raise SchemaRefused("The schema is nested too deeply")
+    flat = grammar.flat({} if schema is True else schema)
+    parts = grammar.alternatives(flat)
+    for part in parts:
+        yield from _leaves(part, grammar, depth + 1)
+    if not parts:
+        grammar.check(flat)
+        yield flat
+
+
+def _types(leaf: Mapping[str, Any]) -> frozenset[str]:
+    if "enum" in leaf or "const" in leaf:
+        return frozenset[str]().union(*map(kinds_of_value, valid_literals(leaf)))
+    return frozenset(kinds_of(leaf))
 
 
 # The grammar.
@@ -272,37 +280,35 @@ class _Written:
 
     def _value(self, schema: Any) -> tuple[str, bool]:
         """Return what an argument may be, and whether it is a text."""
-        kinds = _kinds(schema, self._grammar.root)
-        if "string" in kinds:
-            return self._perhaps_text(schema, 0), True
-        return self._grammar.value(schema), False
-
-    def _perhaps_text(self, schema: Any, depth: int) -> str:
-        if schema is True or schema == {}:
-            return self._until
-        schema = checked(schema)
-        if depth > MAX_DEPTH or "allOf" in schema or ("$ref" in schema and len(schema) > 1):
-            raise SchemaRefused("A text of several parts that all must hold cannot be promised")
-        kinds = _kinds(schema, self._grammar.root)
+        grammar = self._grammar
+        leaves = list(_leaves(schema, grammar))
+        kinds = frozenset[str]().union(*map(_types, leaves))
         if "string" not in kinds:
-            return self._grammar.value(schema)
-        if parts := _alternatives(schema, self._grammar.root):
-            parts = [part for part in parts if part is not False and self._is_told(part)]
-            each = [self._perhaps_text(part, depth + 1) for part in parts]
-            return self._until if self._until in each else f"({' | '.join(each)})"
-        if "enum" in schema or "const" in schema:
-            return f"({self._literals(schema, kinds)})"
-        others = [kind for kind in kinds_of(schema) if kind != "string"]
-        text = self._text(schema)
-        if text == self._until or not others or self._tags.sorts:
-            return text
-        return f"({text} | {self._grammar.value({**schema, 'type': others})})"
+            return grammar.value(schema), False
+        bar = self._bar(leaves)
+        found: list[str] = []
+        for leaf in leaves:
+            types = _types(leaf)
+            others = sorted(types - {"string"}) if not self._tags.sorts else []
+            if "enum" in leaf or "const" in leaf:
+                found += self._literals(leaf, kinds)
+                continue
+            if "string" in types:
+                found.append(self._text(leaf, bar))
+            if others:
+                found.append(grammar.value({**leaf, "type": others}))
+        return (self._until if self._until in found else f"({' | '.join(found)})"), True
 
-    def _is_told(self, schema: Any) -> bool:
-        """Whether it may be told as what is a text: not where a text is marked as such."""
-        return not self._tags.sorts or "string" in _kinds(schema, self._grammar.root)
+    def _bar(self, leaves: list[Mapping[str, Any]]) -> str:
+        """Return what a text may not begin with, as it would be read as what is not valid then."""
+        if self._tags.sorts or all(leaf.keys() & ASSERTS <= {"type"} for leaf in leaves
+                                   if _types(leaf) != {"string"}):  # fmt: skip
+            return ""
+        kinds = frozenset[str]().union(*map(_types, leaves))
+        begins = dict.fromkeys(signs for kind, signs in _BEGINS.items() if kind in kinds)
+        return " \\n\\t\\r" + "".join(begins)
 
-    def _literals(self, schema: Mapping[str, Any], kinds: frozenset[str]) -> str:
+    def _literals(self, schema: Mapping[str, Any], kinds: frozenset[str]) -> list[str]:
         said: list[str] = []
         values = valid_literals(schema)
         if self._tags.sorts:
@@ -313,21 +319,55 @@ class _Written:
             if self._tags.value_end in told or msgspec.json.decode(again) != value:
                 raise SchemaRefused(f"`{told}` cannot be told from another value in this form")
             said.append(told)
-        return one_of(sorted(set(said)))
+        return [one_of(sorted(set(said)))] if said else []
 
-    def _text(self, schema: Mapping[str, Any]) -> str:
+    def _text(self, schema: Mapping[str, Any], bar: str) -> str:
         least, most = schema.get("minLength", 0), schema.get("maxLength")
         if "pattern" in schema:
-            raise SchemaRefused("A `pattern` cannot be promised for an argument between tags")
+            if bar:
+                raise SchemaRefused("A `pattern` beside other types cannot be promised")
+            return _plain(self._grammar.pattern(schema["pattern"], least,
+                                                math.inf if most is None else most))  # fmt: skip
         if form := FORMATS.get(schema.get("format", "")):
             if least > form.least or (most is not None and most < form.most):
                 raise SchemaRefused("A `format` with a length cannot be promised by a grammar")
             return f"({form.rule})"
         if not least and most is None:
-            return self._until
-        if least > MAX_REPEAT or (most is not None and most < least):
+            return f"([^<\\x00{bar}] {self._until})?" if bar else self._until
+        if least > MAX_REPEAT or (most is not None and most < max(least, 1)):
             raise SchemaRefused("The length of a text cannot be promised by a grammar")
-        return f"[^<\\x00]{{{least},{'' if most is None else min(most, MAX_REPEAT)}}}"
+        left = "" if most is None else str(min(most, MAX_REPEAT) - 1)
+        many = f"[^<\\x00{bar}] [^<\\x00]{{{max(0, least - 1)},{left}}}"
+        return many if least else f"({many})?"
+
+
+# What values of other types begin with, as a class of a grammar has it: a `-` stands last there.
+_BEGINS = {"array": "\\[", "object": "{", "integer": "0-9-", "number": "0-9-"}
+_PART = re.compile(r'"((?:[^"\\]|\\.)*)"|\[((?:[^\]\\]|\\.)*)\]')
+
+
+def _plain(rule: str) -> str:
+    """Return a rule of what stands in a JSON string, of texts that are written as they are.
+
+    Raises:
+        SchemaRefused: What it lets through may hold a tag.
+    """
+
+    def one(found: re.Match[str]) -> str:
+        if found[2] is None:
+            text = found[1].replace('\\"', '"').replace("\\\\", "\\")
+            plain = str(json.loads(f'"{text}"'))
+            if "<" in plain:
+                raise SchemaRefused("A `pattern` with `<` cannot be promised between tags")
+            return quoted(plain)
+        if found[2].startswith("^"):
+            return f"[^<{found[2][1:]}]"
+        if "<" in found[2] or any(low <= "<" <= high for low, high in
+                                  re.findall(r"([^\\])-([^\\])", found[2])):  # fmt: skip
+            raise SchemaRefused("A `pattern` with `<` cannot be promised between tags")
+        return found[0]
+
+    return _PART.sub(one, rule)
 
 
 def _until(whole: Grammar, tag: str) -> str:

@@ -82,6 +82,7 @@ def test_calls_and_thoughts_are_read_wherever_they_are_cut(
         ('{"a": "b\\"}", "c": [1]}', {"a": 'b"}', "c": [1]}),
         ('{<|"|>a<|"|>:1}', {"a": 1}),
         ("{a:soon,b:12:30}", {"a": "soon", "b": "12:30"}),
+        ("{a:NaN}", {"a": "NaN"}),
     ],
 )
 def test_what_is_not_quite_its_form_is_read_all_the_same(told: str, meant: Any) -> None:
