@@ -89,10 +89,16 @@ class Beside(msgspec.Struct):
 
 
 class Control:
-    """The daemon behind a socket. Each question is one connection."""
+    """The daemon behind a socket. Each question is one connection.
 
-    def __init__(self, socket_path: Path, *, timeout_s: float = 10.0) -> None:
+    `ledger` is that of its file: where nobody answers, it tells whether a daemon runs all the same.
+    """
+
+    def __init__(
+        self, socket_path: Path, *, timeout_s: float = 10.0, ledger: Path | None = None
+    ) -> None:
         self.socket_path = socket_path
+        self.ledger = ledger
         self._timeout_s = timeout_s
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, object]:
@@ -213,6 +219,13 @@ class Control:
                 hint="Only the user who started the daemon may ask it",
             )
         if isinstance(fault, FileNotFoundError | ConnectionRefusedError):
+            if self.ledger is not None and (held := holder(self.ledger)) and held.pid:
+                # Its socket was deleted, or is another in the file since it began.
+                return DaemonUnreachable(
+                    f"No daemon answers at `{self.socket_path}`, and process {held.pid} has its"
+                    " ledger",
+                    hint="`tollway restart` starts the daemon afresh, with the socket of the file",
+                )
             return DaemonUnreachable(
                 f"No daemon answers at `{self.socket_path}`", hint="`tollway up` starts it"
             )
@@ -353,7 +366,8 @@ def reach(explicit: Path | None) -> Control:
     Raises:
         ConfigError: As `place`.
     """
-    return Control(place(explicit).socket)
+    where = place(explicit)
+    return Control(where.socket, ledger=where.ledger)
 
 
 def require_same_file(served: str, path: Path) -> None:

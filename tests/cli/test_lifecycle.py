@@ -115,6 +115,20 @@ def test_a_reload_of_a_file_that_no_daemon_serves_says_so(home: Home) -> None:
     assert f"The running daemon serves `{home.config}`" in ended.stderr
 
 
+def test_a_daemon_whose_socket_was_moved_in_the_file_is_told_from_none(home: Home) -> None:
+    """`up` was said to start it, and then that the ledger was in use."""
+    pid = json.loads(home.tollway("up", "--json").stdout)["pid"]
+    before = home.config.read_text()
+    home.write(before.replace("[server]", '[server]\nadmin_socket = "other.sock"'))
+    for words in ("status", "reload"):
+        ended = home.tollway(words)
+        assert ended.returncode == 3
+        assert f"process {pid} has its ledger" in ended.stderr
+        assert "`tollway restart`" in ended.stderr
+    assert home.tollway("restart").returncode == 0
+    assert home.tollway("status").returncode == 0
+
+
 def test_a_log_that_was_moved_away_is_begun_anew(home: Home) -> None:
     """As logrotate moves it: the daemon of `up` knows its own file, and follows its path."""
     home.tollway("up")
