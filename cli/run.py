@@ -25,7 +25,7 @@ from tollway.cli.run_agents import AGENTS, CLAUDE, CODEX, agent_of
 from tollway.cli.run_child import child, signals_held
 from tollway.cli.run_env import KEY, Gateway, launch
 from tollway.cli.run_gemini import agent_settings
-from tollway.cli.run_models import Models
+from tollway.cli.run_models import Models, past
 from tollway.cli.run_place import place
 from tollway.cli.start import ensure_up
 from tollway.daemon.config import shown, units
@@ -42,6 +42,10 @@ _OWN_TAG = "run"
 # For a restart that the run's end falls into: no daemon answers for a moment.
 _END_WITHIN_S = 3.0
 _AGAIN_S = 0.1
+_ELSEWHERE = (
+    "Any model that it called was asked elsewhere: by Codex or Gemini CLI, which are led here under"
+    " their own names alone (`tollway run -- codex`), or by what has an address in its own settings"
+)
 _DIALECTS = {CLAUDE: "anthropic_messages", CODEX: "openai_responses"}
 
 Command = Annotated[
@@ -182,7 +186,7 @@ def run(  # noqa: PLR0913 - an argument is an option
         window = None if model is None else models.window(model, agent_of(command))
         gateway = Gateway(url, session.secret, model, own, cap is not None, window)
         made = launch(command, os.environ, gateway)
-        lacking = "" if model else models.lacking(command, os.environ)
+        lacking = past(command) or ("" if model else models.lacking(command, os.environ))
     with agent_settings(command, os.environ, gateway) as more, signals_held():
         session.keep()
         try:
@@ -192,7 +196,7 @@ def run(  # noqa: PLR0913 - an argument is an option
                 warn(lacking)
             code = child(program, made.words, made.env | more, session.beat, _BEAT_S)
         finally:
-            _report(session, lacking)
+            _report(session, lacking, known=bool(agent_of(command)))
     raise typer.Exit(code)
 
 
@@ -299,10 +303,11 @@ def _not_used(secret: str, key: str | None, *, single_user: bool) -> None:
         show.note(show.Painted(f"tollway: {what}", "dim"))
 
 
-def _report(session: Session, lacking: str) -> None:
+def _report(session: Session, lacking: str, *, known: bool) -> None:
     """End the run and say what it came to; the program's exit code stands whatever happens.
 
     `lacking` is what was said before it began: an interactive agent has had the screen since.
+    Where the program is no agent that is `known`, one that it started may have gone elsewhere.
     """
     try:
         ended = session.end()
@@ -312,8 +317,11 @@ def _report(session: Session, lacking: str) -> None:
         return
     for line in summary(ended):
         show.note(line)
-    if ended.refused and (lacking or ended.hint):
-        hint(lacking or ended.hint)
+    said = lacking or ended.hint
+    if ended.refused and said:
+        hint(said)
+    elif not ended.targets and (lacking or not known):
+        hint(lacking or _ELSEWHERE)
 
 
 def summary(ended: Ended) -> Iterator[show.Cell]:

@@ -41,11 +41,23 @@ _SAID_BY = {
     **{COPILOT: "COPILOT_MODEL", QWEN: "OPENAI_MODEL"},
 }
 _OPTIONS = frozenset({"-m", "--model", "--profile", "--oss"})
+_OSS = frozenset({"--oss", "--local-provider"})
 _NO_TALKERS = ("embed", "rerank")
 _MOST_NAMED = 5
 _NONE = "`tollway routes explain` says what a name leads to, and for whom"
 # By which Claude Code is told of a wide window; the name that it sends is without.
 _WIDE = "[1m]"
+
+
+def past(command: Sequence[str]) -> str:
+    """Return what to say of an agent that is told not to ask here, "" of any other."""
+    if agent_of(command) != CODEX or not _OSS.intersection(command):
+        return ""
+    return (
+        "with `--oss` Codex asks an Ollama or LM Studio of this box itself, and not Tollway: make"
+        " that a provider (`tollway providers add`), and name its model:"
+        " `tollway run --model PROVIDER/MODEL -- codex`"
+    )
 
 
 class Models:

@@ -26,6 +26,15 @@ _ADMINISTRATION: Final = {
     *("global", "running", "unload", "upstream", "logs", "admin"),
 }
 
+# Paths that client libraries make whatever their base URL is: no address would mend the next call.
+_OF_OTHERS: Final = (
+    (re.compile(r"/deployments/[^/]+/"), "Azure's client puts the deployment in the path"),
+    (re.compile(r"/model/[^/]+/(invoke|converse)"), "Bedrock's own API is not spoken here"),
+    (re.compile(r"/(projects|publishers)/.+:"), "Vertex AI's clients put the project in the path"),
+    (re.compile(r"/v2/(chat|embed|rerank)\Z"), "Cohere's own API is not spoken here"),
+    (re.compile(r"/openai/v1/"), "Groq's client puts `/openai/v1` behind each base URL"),
+)
+
 _PLAIN: Final = sorted((path for path in PATHS if "{" not in path), key=len, reverse=True)
 _OF_A_MODEL: Final = re.compile(rf"/models/[^/]+:(?:{'|'.join(METHODS)})\Z")
 _SLASHES: Final = re.compile("/{2,}")
@@ -51,8 +60,21 @@ def no_path(request: web.Request) -> NotFound:
     path = request.raw_path.partition("?")[0]
     return NotFound(
         f"There is no `{request.method} {path[:200]}` here",
-        hint=_elsewhere(path) or _right(path, _address(request)),
+        hint=_of_others(path, _address(request))
+        or _elsewhere(path)
+        or _right(path, _address(request)),
     )
+
+
+def _of_others(path: str, address: str) -> str:
+    """Return which clients to use in place of one that asks for paths of its own, else ""."""
+    for pattern, why in _OF_OTHERS:
+        if pattern.search(path):
+            return (
+                f"{why}: use OpenAI's client, with `{address}/v1` as its base URL, or Anthropic's"
+                f" or Google's, with `{address}`"
+            )
+    return ""
 
 
 def _elsewhere(path: str) -> str:

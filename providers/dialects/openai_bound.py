@@ -2,7 +2,7 @@
 
 import unicodedata
 from json.encoder import encode_basestring, encode_basestring_ascii
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -69,6 +69,9 @@ UNBOUNDED = (
     "web_search",
     "web_search_options",
 )
+# xAI's way to say that nothing is to be searched for.
+SEARCHES_NOT: Final = {"mode": "off"}
+_ASKS_NOTHING: Final[tuple[object, ...]] = (None, False, [], SEARCHES_NOT)
 # What `_raises_the_bill` looks at.
 _THOUGHTS = ("enable_thinking", "thinking_budget")
 _DEAR = frozenset({*UNBOUNDED, *_THOUGHTS, "extra_body", "service_tier", "modalities", "tools"})
@@ -465,7 +468,7 @@ def raising(body: dict[str, Any]) -> list[str]:
 
     Those of Responses requests too: servers and routers that speak both read the same ones.
     """
-    named = [name for name in UNBOUNDED if name in body and body[name] not in (None, False, [])]
+    named = [name for name in UNBOUNDED if name in body and body[name] not in _ASKS_NOTHING]
     tier = body.get("service_tier")
     if tier is not None and type(tier) is not str:
         named.append("service_tier")

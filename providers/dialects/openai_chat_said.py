@@ -28,6 +28,7 @@ from tollway.providers.conversation import (
     ToolChoice,
     ToolResult,
 )
+from tollway.providers.dialects.openai_bound import SEARCHES_NOT
 from tollway.providers.dialects.openai_chat_known import KNOWN
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
 from tollway.providers.dialects.openai_chat_shape import shape_of
@@ -436,7 +437,8 @@ def _function(function: _FunctionOf, cache: Lifetime | None) -> Tool:
 
 def _hosted(body: Body) -> Iterator[HostedTool]:
     for name in HOSTED:
-        if raw := body.raw(name):
+        # Grok's clients say so of each call that is to search for nothing.
+        if (raw := body.raw(name)) and msgspec.json.decode(raw) != SEARCHES_NOT:
             yield HostedTool(NAME, name, raw)
 
 

@@ -128,6 +128,9 @@ class _Walk:
     def _close(self, said: dict[str, Any], written: dict[str, Any]) -> None:
         more = said.get("additionalProperties")
         named = isinstance(said.get("properties"), dict)
+        if more is True and said.get("properties"):
+            # As where it says nothing; Genkit says so of each object. A closed answer fits, too.
+            self.told["additionalProperties"] = more = None
         if more is False or (
             more is None and not named and {"anyOf", "oneOf", "allOf"} & set(said)
         ):

@@ -35,6 +35,7 @@ OF_AN_AGENT = {
     },
     "copilot": {"reasoning", "reasoning.summary", "top_p"},
     "pi": {"reasoning", "reasoning.summary"},
+    "gptme": {"reasoning"},
 }
 
 
@@ -50,7 +51,7 @@ def dialect(path: str) -> str:
 def requests() -> list[Path]:
     """Return the recorded requests."""
     found = sorted(ROOT.glob("*.json"))
-    assert len(found) == 17
+    assert len(found) == 23
     return found
 
 

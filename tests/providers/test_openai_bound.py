@@ -240,6 +240,11 @@ def test_a_field_that_can_raise_the_bill_is_named(said: dict[str, Any], field: s
     assert bound(**said).unbounded == (field,)
 
 
+def test_a_search_that_is_off_raises_no_bill() -> None:
+    """Grok's CLI says so with each call."""
+    assert bound(search_parameters={"mode": "off"}).unbounded == ()
+
+
 @given(st.sampled_from(("user", "assistant", "system", "developer")), TEXT | MARKS)
 def test_a_message_of_a_role_and_a_text_is_bounded_as_any_other(role: str, text: str) -> None:
     """Nearly all are such, and are counted by a shorter way."""

@@ -116,6 +116,19 @@ def test_a_schema_that_a_model_can_be_held_to_is_not_touched() -> None:
     assert held_to(text) == (text, ())
 
 
+def test_an_object_that_says_it_is_open_is_closed_around_its_members() -> None:
+    """Genkit says so of each: such an answer fits the client's schema, and the word is named."""
+    schema = {
+        **{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        **{"additionalProperties": True, "$schema": "http://json-schema.org/draft-07/schema#"},
+    }
+    for target in CLAUDE:
+        body, dropped = asked(target, response_format=shaped(schema))
+        assert dropped == ("response_format.additionalProperties",)
+        text = json.dumps(body)
+        assert '"additionalProperties": false' in text or '\\"additionalProperties\\":false' in text
+
+
 @pytest.mark.parametrize(
     "schema",
     [
