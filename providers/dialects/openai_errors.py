@@ -10,6 +10,9 @@ from tollway.providers.refusals import is_too_long
 
 __all__ = ["error_event", "error_of", "error_within", "read_error", "write_error"]
 
+# OpenAI's words for a prompt that does not fit: LiteLLM, with it OpenHands and DSPy, reads these
+# alone, whatever the code.
+_TOO_LONG = "This model's maximum context length is"
 _TYPES = {402: "insufficient_quota", 429: "rate_limit_error"}
 
 
@@ -26,6 +29,8 @@ def error_of(error: GatewayError, call_id: str) -> dict[str, object]:
     go by them.
     """
     message = f"{error.message}. {error.hint}" if error.hint else error.message
+    if is_too_long(error) and _TOO_LONG.lower() not in message.lower():
+        message = f"{_TOO_LONG} exceeded: {message}"
     said: dict[str, object] = {
         "message": message,
         "type": _TYPES.get(

@@ -197,28 +197,6 @@ async def test_the_exit_code_is_the_program_s(tmp_path: Path, program: str, want
         assert "tollway: no calls" in err
 
 
-async def test_a_run_without_a_call_is_told_where_one_may_have_gone(tmp_path: Path) -> None:
-    """Codex behind a script asks its own provider, and nobody saw it; with `--oss` it always does.
-
-    An agent that is led here and was asked nothing is not spoken of.
-    """
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("codex", "agent.sh"):
-        (folder / name).write_text("#!/bin/sh\n")
-        (folder / name).chmod(0o755)
-    said = []
-    async with gateway(ANSWERS) as gate:
-        for words in (("agent.sh",), ("codex", "--oss"), ("codex", "-m", "up/m")):
-            program = str(folder / words[0])
-            run = await start(gate.daemon, tmp_path / "work", "--", program, *words[1:])
-            said.append((await run.end())[2])
-    script, oss, led = said
-    assert "led here under their own names alone (`tollway run -- codex`)" in script
-    assert oss.count("with `--oss` Codex asks an Ollama or LM Studio of this box itself") == 2
-    assert "hint" not in led and "warning" not in led
-
-
 async def test_no_program_no_run(tmp_path: Path) -> None:
     """A word typed wrong is told in our own voice."""
     async with gateway(ANSWERS) as gate:

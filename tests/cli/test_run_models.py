@@ -132,3 +132,20 @@ async def test_a_call_of_no_model_is_told_which_there_are_and_so_is_the_run(
     assert listed in as_key.json()["error"]["message"]
     assert KEY not in out
     assert bobs[1].endswith("It may call `smart`\n")
+
+
+async def test_a_run_without_a_call_is_told_where_one_may_have_gone(tmp_path: Path) -> None:
+    """Codex behind a script asks its own provider, and nobody saw it; with `--oss` it always does.
+
+    An agent that is led here and was asked nothing is not spoken of.
+    """
+    said = []
+    async with gateway(ANSWERS) as gate:
+        for words in (("agent.sh",), ("codex", "--oss"), ("codex", "-m", "up/m")):
+            program = agent(tmp_path / "bin", words[0])
+            run = await start(gate.daemon, tmp_path / "work", "--", program, *words[1:])
+            said.append((await run.end())[2])
+    script, oss, led = said
+    assert "led here under their own names alone (`tollway run -- codex`)" in script
+    assert oss.count("with `--oss` Codex asks an Ollama or LM Studio of this box itself") == 2
+    assert "hint" not in led and "warning" not in led

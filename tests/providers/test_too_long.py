@@ -25,11 +25,15 @@ def told(error: GatewayError) -> tuple[str, object]:
 def test_each_client_is_told_in_its_own_provider_s_words(recording: Recording) -> None:
     """Claude Code shortens its conversation when it reads Anthropic's; others go by OpenAI's code.
 
-    From a server of another kind neither heard more than its words, and an agent was stuck.
+    LiteLLM, by which OpenHands knows when to, goes by OpenAI's words alone. From a server
+    of another kind none of them heard more than its words, and an agent was stuck.
     """
     message, code = told(read_error(recording.status, recording.body))
     assert message.lower().count("prompt is too long") == 1
     assert code == "context_length_exceeded"
+    as_openai = openai_errors.write_error(read_error(recording.status, recording.body), "call")
+    message = json.loads(as_openai)["error"]["message"]
+    assert message.lower().count("this model's maximum context length is") == 1
     told_google = gemini_errors.write_error(read_error(recording.status, recording.body), "call")
     message = json.loads(told_google)["error"]["message"]
     assert message.count("exceeds the maximum number of tokens allowed") == 1
