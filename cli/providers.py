@@ -1,6 +1,7 @@
 """`providers`: who answers, and with which credential."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from tollway.providers.catalog import KINDS
 from tollway.providers.errors import GatewayError
 
 _ASK = "-"
+_FEW = 8  # models that are named beside their number
 
 Name = Annotated[
     str, typer.Argument(help="The provider's name.", autocompletion=complete.entries("providers"))
@@ -278,14 +280,23 @@ def _shown(config: Config, name: str, one: Provider) -> Shown:
     )
 
 
-def test(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def test(
+    name: Name,
+    *,
+    list_models: Annotated[
+        bool, typer.Option("--models", help="Print the models alone, a line each.")
+    ] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Ask a provider for its models, which costs nothing.
 
-    Shows the status, how many models it lists and how long that took. One with several keys is
+    Shows the status, which models it lists and how long that took. One with several keys is
     asked with each. Exits with 1 where it does not answer or refuses a key.
 
-    Example:
+    Examples:
         tollway providers test openai
+        tollway providers test openai --models
     """
     loaded = load_config(config)
     edits.require_known(loaded, "providers", name)
@@ -293,6 +304,10 @@ def test(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None
         every = reach_some(loaded, {name: loaded.providers[name]})
     if as_json:
         show.emit(every if len(every) > 1 else every[0])
+    elif list_models:
+        for one in dict.fromkeys(model for found in every for model in found.names):
+            show.say(f"{name}/{one}")
+        _faults(every)
     else:
         for number, found in enumerate(every):
             if number:
@@ -303,6 +318,22 @@ def test(name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None
         raise typer.Exit(ANSWER_IS_NO)
 
 
+def _faults(every: Sequence[Reached]) -> None:
+    for found in every:
+        if found.state != "ok":
+            edits.warn(found.detail)
+            edits.hint(found.fix)
+
+
+def _models(found: Reached) -> str:
+    """Return how many models it lists, and the first few by name."""
+    if found.models is None:
+        return ""
+    few = ", ".join(found.names[:_FEW])
+    more = f" ...; `tollway providers test {found.provider} --models` lists them"
+    return f"{found.models}{f': {few}' if few else ''}{more if found.models > _FEW else ''}"
+
+
 def _told(found: Reached) -> None:
     colours: dict[str, show.Colour] = {"ok": "green", "warn": "yellow", "fail": "red"}
     show.pairs(
@@ -311,7 +342,7 @@ def _told(found: Reached) -> None:
             *((("key", found.key),) if found.key else ()),
             ("state", show.Painted(found.state, colours[found.state])),
             ("status", str(found.status or "")),
-            ("models", "" if found.models is None else str(found.models)),
+            ("models", _models(found)),
             ("latency", show.duration(found.seconds)),
             ("detail", found.detail),
         ]

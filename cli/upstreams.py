@@ -28,8 +28,9 @@ _VERSIONS = re.compile(r"(?:/v\d+(?:alpha|beta)?\d*)+\Z")
 class Reached(msgspec.Struct, frozen=True):
     """How asking one provider went: `state` "warn" is an answer that proves too little.
 
-    `models` counts what it lists, None where it lists nothing that can be read; `status` is
-    HTTP's, None where no answer came; `key` the one of its keys that it was asked with, of several.
+    `models` counts what it lists, None where it lists nothing that can be read, and `names` are
+    theirs, as calls have them behind the provider's; `status` is HTTP's, None where no answer
+    came; `key` the one of its keys that it was asked with, of several.
     """
 
     provider: str
@@ -40,6 +41,7 @@ class Reached(msgspec.Struct, frozen=True):
     seconds: float | None = None
     status: int | None = None
     key: str = ""
+    names: tuple[str, ...] = ()
 
 
 class _Listing(msgspec.Struct):
@@ -228,13 +230,31 @@ def _judged(name: str, base_url: str, status: int, body: bytes, seconds: float) 
     except (msgspec.DecodeError, ValueError):  # ValueError: it is no UTF-8
         detail = f"`{base_url}/models` answers something that is no list of models"
         return Reached(name, "warn", detail, _look_at(name, base_url), seconds=seconds)
-    return Reached(
-        name, "ok", f"`{base_url}`, {counted(models, 'model')}", models=models, seconds=seconds
-    )
+    detail = f"`{base_url}`, {counted(len(models), 'model')}"
+    names = tuple(filter(None, map(_name_of, models)))
+    return Reached(name, "ok", detail, models=len(models), seconds=seconds, names=names)
 
 
-def _listed(body: bytes) -> int:
-    """Return how many models a list has.
+# How lists call a model: OpenAI's and most, Bedrock's, Gemini's and Cohere's.
+_NAMES = ("id", "modelId", "name")
+_PLACE = re.compile(r"(?:publishers/(?:google|anthropic)/|publishers/)?(.*?)(?:models/)(.+)")
+
+
+def _name_of(model: bytes) -> str:
+    """Return a model's name as calls have it; "" where there is none that can be read."""
+    try:
+        said = msgspec.json.decode(model, type=dict[str, msgspec.Raw])
+        name = next((msgspec.json.decode(said[key]) for key in _NAMES if key in said), "")
+    except msgspec.DecodeError:
+        return ""
+    if not isinstance(name, str):
+        return ""
+    placed = _PLACE.fullmatch(name)  # Google's: models/NAME, publishers/MAKER/models/NAME
+    return placed[1] + placed[2] if placed else name
+
+
+def _listed(body: bytes) -> list[msgspec.Raw]:
+    """Return the models that a list has.
 
     Raises:
         msgspec.DecodeError: It is none.
@@ -243,7 +263,7 @@ def _listed(body: bytes) -> int:
     if not said.keys() & set(_Listing.__struct_fields__):
         raise msgspec.DecodeError("neither `data` nor `models` is there")
     found = msgspec.json.decode(body, type=_Listing)
-    return max(map(len, msgspec.structs.astuple(found)))
+    return max(msgspec.structs.astuple(found), key=len)
 
 
 def _look_at(name: str, base_url: str) -> str:

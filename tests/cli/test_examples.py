@@ -215,6 +215,7 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway providers list")
     told.run("tollway providers kinds")
     told.run("tollway providers test openai", code=1)  # no network reaches it here
+    told.run("tollway providers test openai --models", code=1)
     told.run("tollway prices set box2/qwen3-32b --input 0.1 --output 0.4")
     told.run("tollway prices set 'box2/*' --free")
     told.run("tollway prices unset box2/qwen3-32b")

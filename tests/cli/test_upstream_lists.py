@@ -66,6 +66,27 @@ def test_a_kind_s_models_are_counted(  # noqa: PLR0917 - a row has so many
         assert with_key == {name for name, value in headers.items() if "sk-own" in value}
 
 
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        (DATA, ("a", "b")),
+        (GEMINI, ("a", "b", "c")),
+        ({"data": [{"id": "org/m:free", "name": "M"}, {"id": 3}, 7, {}]}, ("org/m:free",)),
+        ({"models": [{"name": "command-r"}]}, ("command-r",)),
+        ({"modelSummaries": [{"modelId": "amazon.nova", "modelName": "Nova"}]}, ("amazon.nova",)),
+        (
+            {"publisherModels": [{"name": "publishers/google/models/gemini-2.5-flash"},
+                                 {"name": "publishers/meta/models/llama-4"}]},
+            ("gemini-2.5-flash", "meta/llama-4"),
+        ),
+    ],
+)  # fmt: skip
+def test_models_are_named_as_calls_have_them(said: object, names: tuple[str, ...]) -> None:
+    """Behind `x/`: whoever adds a route to a server has to know what it calls its models."""
+    with answering(200, said) as server:
+        assert reached(server, "openai-compatible", "/v1", "").names == names
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_provider_that_its_callers_pay_is_up_when_it_asks_who_is_there(status: int) -> None:
     """The gateway has no credential for it, and needs none."""
