@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tollway.cli import doctor_fix, show
+from tollway.cli import doctor_fix, key_ends, show
 from tollway.cli.boundary import ANSWER_IS_NO, closed_to_us
 from tollway.cli.budget_prices import doubts
 from tollway.cli.control import Control, SocketClosed, convert, load_config
@@ -69,10 +69,10 @@ def doctor(
     """Check everything that a call needs, each with a fix.
 
     Configuration, prices that budgets need, permissions, secrets and where they are kept, the
-    certificate, the ledger, its SQLite and its disk, the port, the daemon, the limit on files,
-    each provider and its key, llama-cpp-python and a model of yours in it, the GPU, the clock.
-    --fix closes files and keys that others may read, makes the ledger's folder, and removes what
-    a killed daemon left; all else is yours to decide.
+    certificate, keys that end within two weeks, the ledger, its SQLite and its disk, the port,
+    the daemon, the limit on files, each provider and its key, llama-cpp-python and a model of
+    yours in it, the GPU, the clock. --fix closes files and keys that others may read, makes the
+    ledger's folder, and removes what a killed daemon left; all else is yours to decide.
     Exits with 1 if anything fails. Secrets are never shown.
 
     Examples:
@@ -139,6 +139,8 @@ def _state(config: Config, *, repair: bool) -> Iterator[Check]:
     yield from _secrets(config)
     yield from doctor_fix.environment(config, os.environ)
     yield from _certificate(config)
+    for name, last in key_ends.ending_soon(config):
+        yield Check(f"key {name}", "warn", f"works until {last}", key_ends.prolongs(name))
     yield _ledger(config)
     yield _disk(config)
     yield from _daemon(config)

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import typer
 
-from tollway.cli import complete, edits, limits, show
+from tollway.cli import complete, edits, key_ends, limits, show
 from tollway.cli.boundary import UsageProblem
 from tollway.cli.control import load_config
 from tollway.cli.limits import Concurrent, Limit, Rpd, Rpm, Tpm
@@ -244,6 +244,8 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
             for one in rows
         ],
     )
+    for name, last in key_ends.ending_soon(loaded):
+        show.note(f"`{name}` ends after {last}: {key_ends.prolongs(name)}")
 
 
 def _shown(config: Config, name: str, books: Books) -> Shown:

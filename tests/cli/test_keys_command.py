@@ -274,6 +274,22 @@ def test_a_last_day_may_be_so_many_days_away(home: Home, said: str, days: int) -
     assert load(home.config).keys["ci"].expires in days_later
 
 
+def test_keys_that_end_soon_are_named_with_what_prolongs_them(home: Home) -> None:
+    """By the list and by `doctor`; not those that have longer, or are ended already."""
+    for name, days in (("soon", "5d"), ("late", "90d"), ("gone", "5d")):
+        home.tollway("keys", "create", name, "--user", "ada", "--expires", days)
+    home.tollway("keys", "revoke", "gone")
+    notes = [line for line in home.tollway("keys", "list").stderr.splitlines() if "ends" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("`soon` ends after 20")
+    assert "`tollway keys set soon --expires 90d`" in notes[0]
+    said = json.loads(home.tollway("doctor", "--offline", "--json").stdout)["checks"]
+    found = {one["name"]: one["state"] for one in said if one["name"].startswith("key ")}
+    assert found == {"key soon": "warn"}
+    assert home.tollway("keys", "set", "soon", "--expires", "90d").returncode == 0
+    assert "ends after" not in home.tollway("keys", "list").stderr
+
+
 def test_list_tells_states_apart(home: Home) -> None:
     """Active, expired and revoked, with whom each is for."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
