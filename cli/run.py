@@ -27,6 +27,7 @@ from tollway.cli.run_env import KEY, Gateway, launch
 from tollway.cli.run_gemini import agent_settings
 from tollway.cli.run_models import Models, past
 from tollway.cli.run_place import place
+from tollway.cli.run_reach import unreachable
 from tollway.cli.start import ensure_up
 from tollway.daemon.config import shown, units
 from tollway.daemon.config.check import tag_value_wrong, tag_wrong
@@ -194,6 +195,7 @@ def run(  # noqa: PLR0913 - an argument is an option
             _not_used(os.environ.get(KEY, ""), key, single_user=loaded.server.single_user)
             if lacking:
                 warn(lacking)
+            _doubt(url)
             code = child(program, made.words, made.env | more, session.beat, _BEAT_S)
         finally:
             _report(session, lacking, known=bool(agent_of(command)))
@@ -278,6 +280,15 @@ def _reached_at(url: str) -> str:
     host = anywhere.get(parts.hostname or "", "")
     place = f"{host}:{parts.port}" if host else parts.netloc
     return f"{parts.scheme}://{place}"
+
+
+def _doubt(url: str) -> None:
+    """Say before the program starts that it cannot reach the gateway, and what helps."""
+    why, helps = unreachable(url)
+    if why:
+        warn(why)
+    if helps:
+        hint(helps)
 
 
 # --- what is said of it -------------------------------------------------------------------------
