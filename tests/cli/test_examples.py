@@ -35,6 +35,7 @@ ELSEWHERE = {
     "tollway top": "tests/cli/test_top.py",
     "tollway serve --config ./gateway.toml": "tests/cli/test_lifecycle.py",
     "tollway logs -f --team ml": "tests/cli/test_logs.py",
+    "tollway models logs smollm2 -f": "tests/cli/test_models_logs.py",
     "tollway bench --seconds 1 --connections 8": "tests/cli/test_bench.py",
     "tollway models bench smollm2": "tests/cli/test_models_bench.py",
     "tollway models bench smollm2 --callers 1,8,16 --tokens 128 --json": (
@@ -195,6 +196,7 @@ def url(told: Story) -> str:
 
 
 def _several_models(told: Story, file: str) -> None:
+    told.run("tollway models logs smollm2")
     told.run("tollway models unload smollm2")
     for name in ("chat", "embed"):
         told.quietly(f"tollway models add {file} --name {name} --free")
