@@ -13,6 +13,19 @@ _MOST_LEVELS = 8  # tomllib's work grows with the square of a key's parts
 _WHERE = re.compile(r" \(at line (\d+), column \d+\)$")
 _DOTTED = re.compile(rf"(?<![\w-])[\w-]+(?:[ \t]*\.[ \t]*[\w-]+){{{_MOST_LEVELS}}}")
 _QUOTED_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|' + r"'[^']*'|#.*")
+_TWICE = re.compile(r"Cannot declare \((.*)\) twice")
+_NAMES = re.compile(r"'([^']*)'")
+# What is mostly meant by what TOML's reader says: a quotation mark that is missing, or YAML.
+_QUOTED = 'text stands in quotation marks: "5/day"'
+_HELPS = {
+    "Illegal character '\\n'": "a text ends with its quotation mark, on the same line",
+    "Unterminated string": "a text ends with its quotation mark, on the same line",
+    "Expected newline or end of document after": _QUOTED,
+    "Invalid value": f"{_QUOTED}; yes is true, no is false",
+    "Cannot overwrite a value": "the key stands twice",
+    "Expected '=' after a key": 'write key = "value"',
+    "Unescaped '\\' in a string": "write \\\\, or single quotation marks around the text",
+}
 
 
 def read_text(path: Path, *, shown: Path | None = None) -> str:
@@ -85,9 +98,11 @@ def _told(fault: str, text: str, name: Path) -> str:
     found = _WHERE.search(fault)
     line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
     what = _WHERE.sub("", fault).removesuffix(" (at end of document)")
+    helps = next((f"; {ours}" for theirs, ours in _HELPS.items() if what.startswith(theirs)), "")
+    what = _TWICE.sub(lambda said: f"[{'.'.join(_NAMES.findall(said[1]))}] stands twice", what)
     what = what[:1].lower() + what[1:]
     end = "" if found else ", at the end of the file"
-    return f"{name}:{line}: not valid TOML: {what[:200]}{end}"
+    return f"{name}:{line}: not valid TOML: {what[:200]}{end}{helps}"
 
 
 def _deepest(text: str) -> int:
