@@ -112,7 +112,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
                 str(row.context or ""),
                 row.price,
                 row.state,
-                str(row.gguf or row.command),
+                show.place(row.gguf or row.command),
                 row.problem,
             )
             for row in rows
