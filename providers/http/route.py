@@ -64,7 +64,7 @@ def route(method: str, url: str, proxy: str | None, ca_file: str | None) -> Rout
     if found["user"]:
         raise UpstreamUnreachable(
             "The provider's URL holds a user name or password",
-            hint="Take them out of the URL; set the provider's `auth` or `headers` instead",
+            hint="Take them out of the URL; name the key in the provider's `api_key` instead",
         )
     place = _place(found)
     authority = found["host"] + (f":{found['port']}" if found["port"] else "")
