@@ -42,6 +42,7 @@ _CALLED = {
     "end-date": ("--until",),
     "group-by": ("--by",),
     "duration": ("--expires",),
+    **dict.fromkeys(("team", "user", "project", "key", "route", "provider", "model"), ("--only",)),
     "output": ("--json",),
     "format": ("--json",),
     "o": ("--json",),

@@ -149,6 +149,18 @@ def scope(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
     return [one for one in _BUDGET_PERIODS if one.startswith(incomplete)]
 
 
+def only(*names: str) -> Complete:
+    """Return a completion of `team=ml`: a name, then what gateway.toml has of it."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        name, equals, begun = incomplete.partition("=")
+        if not equals:
+            return [f"{one}=" for one in names if one.startswith(name)]
+        return [f"{name}={one}" for one in entries(_SCOPES.get(name, ""))(ctx, begun)]
+
+    return complete
+
+
 def by(choices: Iterable[str]) -> Complete:
     """Return a completion of names with commas between them: `team,mo` becomes `team,model`."""
 

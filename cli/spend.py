@@ -1,6 +1,7 @@
 """`spend`: what was used and what it cost, from the ledger alone; no daemon is needed."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +20,7 @@ from tollway.cli.spend_report import as_csv, as_json_data, compared
 from tollway.cli.spend_table import as_markdown, as_table
 from tollway.daemon.config import shown
 from tollway.daemon.config.check import tag_wrong
-from tollway.daemon.ledger.spend import TAG, By
+from tollway.daemon.ledger.spend import TAG, By, Only
 from tollway.providers.canon import Price
 
 
@@ -46,9 +47,20 @@ _ByOption = Annotated[
 ]
 
 
+_OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help=f"Of one alone: {', '.join(Only.__struct_fields__)}; may be repeated.",
+        autocompletion=complete.only(*Only.__struct_fields__),
+    ),
+]
+
+
 def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     by: _ByOption = None,
+    only: _OnlyOption = None,
     since: Since = "month",
     until: Until = None,
     tz: Zone = None,
@@ -79,6 +91,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     Examples:
         tollway spend --by team,model --since 7d
         tollway spend --by tag:branch,model --since week
+        tollway spend --only team=ml --by user,model
         tollway spend --by day --format csv > days.csv
         tollway spend --by team --since month --format html > spend.html
         tollway spend --by provider --as openai/gpt-4o-mini
@@ -88,7 +101,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     loaded = load_to_read(config)
     groups = _groups(",".join(by or [By.MODEL]))
     asked = period(since, until, zone(tz or loaded.server.timezone), time.time_ns() // 1_000_000)
-    found = read(loaded, groups, asked, top)
+    found = read(loaded, groups, asked, top, _only(only or ()))
     if reference is not None:
         found = compared(found, reference, _price_of(reference, config))
     match Format.JSON if as_json else form or Format.TABLE:
@@ -109,6 +122,29 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
 
 def _groups(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_group(word.strip()) for word in text.split(",")))
+
+
+def _only(said: Sequence[str]) -> Only:
+    """Return whose spending is asked for.
+
+    Raises:
+        UsageProblem: It is no NAME=VALUE, of no such name, or of one twice.
+    """
+    found: dict[str, str] = {}
+    for part in (part.strip() for text in said for part in text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or name not in Only.__struct_fields__:
+            known = name in Only.__struct_fields__
+            near = "" if known else shown.meant(name, Only.__struct_fields__)
+            raise UsageProblem(
+                f"`--only {part}` {'says no value' if known else 'names nothing to go by'}{near}",
+                hint=f"Such as `--only team=ml`; there are {', '.join(Only.__struct_fields__)}",
+            )
+        if found.setdefault(name, value) != value:
+            raise UsageProblem(
+                f"`--only {name}` says two things", hint=f"`--by {name}` shows them beside another"
+            )
+    return Only(**found)
 
 
 def _group(word: str) -> str:

@@ -83,7 +83,7 @@ def page(report: Report, days: Days, made_at: str) -> str:
         _days_table(days),
         _notes(report),
     ]
-    title = f"Spending by {', '.join(report.by)}"
+    title = report.title
     return PAGE.format(
         title=_text(title),
         period=_text(report.period.text),
@@ -155,7 +155,7 @@ def _table(report: Report) -> str:
     )
     return (
         '<section><h2>All of it</h2><div class="scroll" tabindex="0"><table id="spend">'
-        f"<caption>Spending by {_text(', '.join(report.by))}</caption>"
+        f"<caption>{_text(report.title)}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}{idle}</tbody>"
         f"<tfoot>{_row(report, report.total)}</tfoot></table></div></section>"
     )

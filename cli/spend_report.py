@@ -16,7 +16,7 @@ from tollway.cli.spend_trend import Forecast
 from tollway.daemon.commitments import Standing
 from tollway.daemon.ledger.rows import LocalTime
 from tollway.daemon.ledger.schema import TOKENS
-from tollway.daemon.ledger.spend import By, SpendRow
+from tollway.daemon.ledger.spend import ALL, By, Only, SpendRow
 from tollway.providers.canon import Price, Rate, Usage
 from tollway.providers.money import cost, plain_usd
 from tollway.providers.words import counted
@@ -71,6 +71,13 @@ class Report(msgspec.Struct, frozen=True):
     reference: str = ""  # the target that the same tokens are priced at
     price: Price | None = None
     beside: Beside = Beside()
+    only: Only = ALL
+
+    @property
+    def title(self) -> str:
+        """What it adds up, and of whom: "Spending of team ml by model"."""
+        of = ", ".join(f"{name} {value or '-'}" for name, value in self.only.said.items())
+        return f"Spending{f' of {of}' if of else ''} by {', '.join(self.by)}"
 
     @property
     def all_rows(self) -> tuple[SpendRow, ...]:
@@ -238,6 +245,7 @@ def as_json_data(report: Report) -> dict[str, object]:
     others = report.others and {"groups": report.other_groups, **_told(report, report.others)}
     return {
         "by": list(by),
+        "only": report.only.said,
         "since": period.since,
         "until": period.until,
         "since_ms": period.since_ms,

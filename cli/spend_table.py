@@ -32,7 +32,7 @@ def as_table(report: Report) -> None:
 
     In a pipe the table is all there is on stdout, so that lines can be counted and added up.
     """
-    show.note(f"Spending by {', '.join(report.by)}, {report.period.text}")
+    show.note(f"{report.title}, {report.period.text}")
     if not report.rows:
         _beside(report)
         return
@@ -178,7 +178,7 @@ def sparkline(report: Report) -> str:
 
 def as_markdown(report: Report) -> None:
     """Print the report as a Markdown document: the period, a table, and what stands beside it."""
-    show.say(f"Spending by {', '.join(report.by)}, {report.period.text}\n")
+    show.say(f"{report.title}, {report.period.text}\n")
     columns = [show.Column(name) for name in report.by]
     shown = fields(report)
     columns += [show.Column(one.title, number=True) for one in shown] + [show.Column("notes")]

@@ -67,7 +67,33 @@ class SpendRow(Tokens, frozen=True):
     notional_nanousd: int = 0
 
 
-_NAMES = ("team", "user", "project", "key", "route", "provider", "model")
+class Only(msgspec.Struct, frozen=True):
+    """Whose spending is meant, by the names that it stands under; None takes anybody's."""
+
+    team: str | None = None
+    user: str | None = None
+    project: str | None = None
+    key: str | None = None
+    route: str | None = None
+    provider: str | None = None
+    model: str | None = None
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The names that bound it."""
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
+        }
+
+    @property
+    def which(self) -> str:
+        """The SQL that keeps its accounts, from an AND on; its values are those of `said`."""
+        tests = " AND ".join(f'"{name}" = ?' for name in self.said)
+        return f" AND account IN (SELECT id FROM accounts WHERE {tests})" if tests else ""  # noqa: S608
+
+
+ALL = Only()
+_NAMES = Only.__struct_fields__
 _SUMS = (
     *("calls", "refused", "attempts", "cost_nanousd", "overrun_nanousd", "estimated_nanousd"),
     *("unpriced", *TOKENS, "saved_nanousd"),
@@ -84,27 +110,34 @@ _SOURCES = ("gateway", "claude-code", "codex")  # by their number in the ledger
 # Grouped by account and not by name: seven texts a row would be most of the work.
 _SPENT = f"""
 SELECT {{account}}, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_quarter
-WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY 1
+WHERE quarter_ms >= ? AND quarter_ms < ?{{which}} GROUP BY 1
 """  # noqa: S608 - our own names
 _LABELLED = f"""
 SELECT {{account}}, {{labels}}, {", ".join(f"sum({name})" for name in _SUMS)} FROM spend_label
-WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY 1, 2, 3
+WHERE quarter_ms >= ? AND quarter_ms < ?{{which}} GROUP BY 1, 2, 3
 """  # noqa: S608
 _IN = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
 _IMPORTS = f"""
 SELECT {{account}}, {{labels}}, source, count(*), sum(price IS NULL), sum({" + ".join(_IN)}),
     sum(output_tokens + reasoning_tokens), sum(notional_nanousd)
-FROM imports WHERE at_ms >= ? AND at_ms < ? GROUP BY 1, 2, 3, 4
+FROM imports WHERE at_ms >= ? AND at_ms < ?{{which}} GROUP BY 1, 2, 3, 4
 """  # noqa: S608
 _COST_OF_QUARTERS = """
 SELECT quarter_ms, sum(cost_nanousd) FROM spend_quarter
-WHERE quarter_ms >= ? AND quarter_ms < ? GROUP BY quarter_ms
+WHERE quarter_ms >= ? AND quarter_ms < ?{which} GROUP BY quarter_ms
 """
 _Groups = dict[tuple[str, ...], tuple[int, ...]]
 
 
 def report(
-    path: Path, *, by: Sequence[str], since_ms: int, until_ms: int, tz: ZoneInfo
+    path: Path,
+    only: Only = ALL,
+    /,
+    *,
+    by: Sequence[str],
+    since_ms: int,
+    until_ms: int,
+    tz: ZoneInfo,
 ) -> list[SpendRow]:
     """Return what was spent by calls admitted from `since_ms` to before `until_ms`.
 
@@ -115,25 +148,38 @@ def report(
     Raises:
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
-    return _report(path, by, (since_ms, until_ms), tz, imported=False)
+    return _report(path, by, (since_ms, until_ms), tz, only, imported=False)
 
 
 def report_with_imports(
-    path: Path, *, by: Sequence[str], since_ms: int, until_ms: int, tz: ZoneInfo
+    path: Path,
+    only: Only = ALL,
+    /,
+    *,
+    by: Sequence[str],
+    since_ms: int,
+    until_ms: int,
+    tz: ZoneInfo,
 ) -> list[SpendRow]:
     """Return what `report` does, and apart from it what did not pass the gateway.
 
     Raises:
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
-    return _report(path, by, (since_ms, until_ms), tz, imported=True)
+    return _report(path, by, (since_ms, until_ms), tz, only, imported=True)
 
 
 def _report(
-    path: Path, by: Sequence[str], between: tuple[int, int], tz: ZoneInfo, *, imported: bool
+    path: Path,
+    by: Sequence[str],
+    between: tuple[int, int],
+    tz: ZoneInfo,
+    only: Only,
+    *,
+    imported: bool,
 ) -> list[SpendRow]:
     with reading(path) as db:
-        sums = _Sums(db, by, imported=imported)
+        sums = _Sums(db, by, only, imported=imported)
         if sums.timed:
             bounds = _bounds(db, *between)
             for names, begin_ms, end_ms in spans(sums.timed, *bounds, tz) if bounds else ():
@@ -157,7 +203,9 @@ def totals(path: Path, *, since_ms: int, until_ms: int) -> SpendRow:
     return found[0] if found else _row((), _NOTHING)
 
 
-def by_day(path: Path, *, since_ms: int, until_ms: int, tz: ZoneInfo) -> dict[date, int]:
+def by_day(
+    path: Path, only: Only = ALL, /, *, since_ms: int, until_ms: int, tz: ZoneInfo
+) -> dict[date, int]:
     """Return what each local day cost, in nano-dollars; days without calls are not there.
 
     One pass for the cost alone: a report by days adds up all the rest as well.
@@ -168,7 +216,8 @@ def by_day(path: Path, *, since_ms: int, until_ms: int, tz: ZoneInfo) -> dict[da
     first = since_ms // QUARTER_MS * QUARTER_MS
     found: dict[date, int] = {}
     with reading(path) as db:
-        for quarter_ms, cost in db.execute(_COST_OF_QUARTERS, (first, until_ms)):
+        sql, values = _COST_OF_QUARTERS.format(which=only.which), only.said.values()
+        for quarter_ms, cost in db.execute(sql, (first, until_ms, *values)):
             day = datetime.fromtimestamp(quarter_ms // 1000, tz).date()
             found[day] = found.get(day, 0) + cost
     return found
@@ -196,7 +245,9 @@ class _Sums:
     calls, and each word would be looked up for itself.
     """
 
-    def __init__(self, db: sqlite3.Connection, by: Sequence[str], *, imported: bool) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, by: Sequence[str], only: Only, *, imported: bool
+    ) -> None:
         self.timed = tuple(part for part in by if part in _TIMES)
         self._groups: dict[tuple[str | int, ...], tuple[int, ...]] = {}
         self._db = db
@@ -210,8 +261,10 @@ class _Sums:
         labels = (("tags", self._tags), ("session", self._session is not None))
         self._columns = {
             "account": "account" if self._of_account else "0",
+            "which": only.which,
             "labels": ", ".join(name if wanted else "0" for name, wanted in labels),
         }
+        self._kept = tuple(only.said.values())
         self._read: dict[int, dict[str, str]] = {0: {}}
 
     def named(self) -> _Groups:
@@ -236,7 +289,7 @@ class _Sums:
     def add(self, between: tuple[int, int], names: dict[str, str]) -> None:
         """Add a stretch of time; `names` are of the times that are asked for."""
         first = between[0] // QUARTER_MS * QUARTER_MS
-        span = (first, between[1])
+        span = (first, between[1], *self._kept)
         labelled: dict[int, tuple[int, ...]] = {}
         has = {**names, By.SOURCE: _SOURCES[0]}
         if self._session is not None or self._tags:

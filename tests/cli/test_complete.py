@@ -54,6 +54,8 @@ OFFERED = [
     ("spend --by te", {"team"}),
     ("spend --by team,mo", {"team,model", "team,month"}),
     ("spend --since y", {"yesterday"}),
+    ("spend --only te", {"team="}),
+    ("spend --only team=", {"team=ml"}),
     ("spend --tz Europe/Berl", {"Europe/Berlin"}),
     ("spend --format ma", {"markdown"}),
     ("secrets remove ", {"first"}),

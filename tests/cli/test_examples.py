@@ -293,6 +293,7 @@ def _money(told: Story) -> None:
     assert told.run("tollway run -- python script.py").startswith("http")
     told.run("tollway spend --by team,model --since 7d")
     told.run("tollway spend --by tag:branch,model --since week")
+    told.run("tollway spend --only team=ml --by user,model")
     told.run("tollway spend --by day --format csv > days.csv")
     told.run("tollway spend --by team --since month --format html > spend.html")
     told.run("tollway spend --by provider --as openai/gpt-4o-mini")

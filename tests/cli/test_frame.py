@@ -173,6 +173,7 @@ def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
     [
         ("spend --days 7", "--since"),
         ("spend --group-by team", "--by"),
+        ("spend --team ml", "--only"),
         ("logs --tail 5", "-n"),
         ("keys list -o json", "--json"),
         ("keys create bot --duration 30d", "--expires"),
@@ -185,7 +186,7 @@ def test_an_option_that_other_programs_have_is_told_its_name_here(line: str, mea
 
 def test_no_option_is_offered_that_is_not_near() -> None:
     """All begin with two dashes, which make no two of them alike."""
-    for line in ("spend --user ada", "spend --team ml", "keys set ci --group x"):
+    for line in ("status --user ada", "prices list --team ml", "keys set ci --group x"):
         assert "Did you mean" not in tollway(*line.split()).stderr
 
 

@@ -112,6 +112,40 @@ def test_all_forms_add_up_to_the_same_total(spent: Spent, by: str) -> None:
     assert groups == [tuple(row[name] for name in by.split(",")) for row in rows]
 
 
+@pytest.mark.parametrize("name", ["team", "key", "provider", "model"])
+def test_of_one_alone_is_what_the_whole_report_has_of_it(spent: Spent, name: str) -> None:
+    """Rows, total, days and sums: a filter leaves out, and changes nothing else."""
+    whole = spent.json("--by", f"{name},route")
+    for value in {row["group"][name] for row in whole["rows"]}:
+        found = spent.json("--only", f"{name}={value}", "--by", "route")
+        assert found["only"] == {name: value}
+        theirs = [row for row in whole["rows"] if row["group"][name] == value]
+        assert {row["group"]["route"]: row["cost_nanousd"] for row in found["rows"]} == {
+            row["group"]["route"]: row["cost_nanousd"] for row in theirs
+        }
+        total = found["total"]
+        for sum_ in ("cost_nanousd", "calls", "refused", "input_total", "output_total"):
+            assert total[sum_] == sum(row[sum_] for row in theirs)
+        assert sum(day["cost_nanousd"] for day in found["days"]) == total["cost_nanousd"]
+
+
+def test_several_narrow_and_what_is_nobody_s_is_left_out(spent: Spent) -> None:
+    """Idle time and commitments are the box's; a word that names nothing is refused."""
+    both = spent.json("--only", "team=ml,provider=openai", "--only", "key=k1", "--by", "model")
+    rows = spent.json("--by", "team,provider,key")["rows"]
+    wanted = {"team": "ml", "provider": "openai", "key": "k1"}
+    assert both["total"]["calls"] == sum(r["calls"] for r in rows if r["group"] == wanted) > 0
+    assert (both["local_time"], both["commitments"]) == ([], [])
+    assert "Spending of team ml by model" in spent.say("--only", "team=ml", "--format=markdown")
+    for words, said in (
+        ("teem=ml", "names nothing to go by; did you mean team?"),
+        ("team", "says no value"),
+        ("team=a,team=b", "says two things"),
+    ):
+        wrong = spent.home.tollway("spend", "--only", words)
+        assert (wrong.returncode, said in wrong.stderr) == (2, True), wrong.stderr
+
+
 def test_by_may_be_said_twice(spent: Spent) -> None:
     """As `--by a,b`: the first of two was passed over without a word."""
     both, twice = (spent.json(*by) for by in (["--by=team,model"], ["--by=team", "--by=model"]))

@@ -14,7 +14,7 @@ from ledger_rows import AT_MS, PRICE, attempt, closed, ended, opened, refused
 from spend_year import BEGIN_MS, DAY_MS, Made, write
 
 from tollway.daemon.ledger.schema import migrate
-from tollway.daemon.ledger.spend import By, report
+from tollway.daemon.ledger.spend import By, Only, by_day, report
 from tollway.daemon.ledger.verify import repair, verify
 from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.prices import discounted
@@ -71,6 +71,10 @@ async def test_calls_add_up_by_any_tag_and_session(tmp_path: Path) -> None:
         ("42", "", ""): (1, 0, 1, 1000, 0),
         ("", "", ""): (1, 0, 1, 50, 0),
     }
+    only = Only(model="llama")
+    (llama,) = report(path, only, by=LABELS, tz=UTC_ZONE, **ALWAYS)
+    assert (llama.group, llama.cost_nanousd, llama.saved_nanousd) == (("42", "ci", "s1"), 200, 20)
+    assert sum(by_day(path, only, tz=UTC_ZONE, **ALWAYS).values()) == 200
     rows = report(path, by=["tag:run", By.MODEL], tz=UTC_ZONE, **ALWAYS)
     assert {row.group: row.cost_nanousd for row in rows if row.cost_nanousd} == {
         ("42", "gpt-4o-mini"): 1100,
