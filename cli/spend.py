@@ -57,6 +57,11 @@ _OnlyOption = Annotated[
 ]
 
 
+_FormOption = Annotated[
+    Format | None, typer.Option("--format", help="How to print it.", show_choices=True)
+]
+
+
 def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     config: ConfigFile = None,
     by: _ByOption = None,
@@ -65,9 +70,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
     until: Until = None,
     tz: Zone = None,
     top: Top = None,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="How to print it.", show_choices=True)
-    ] = None,
+    form: _FormOption = None,
     reference: Annotated[
         str | None,
         typer.Option("--as", metavar="TARGET", help="What these tokens would cost at that price."),
