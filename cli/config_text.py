@@ -198,7 +198,9 @@ def export(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="A new file, instead of stdout."),
+        typer.Option(
+            "--output", "--out", "-o", metavar="FILE", help="A new file, instead of stdout."
+        ),
     ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,

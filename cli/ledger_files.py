@@ -53,7 +53,8 @@ def export(  # noqa: PLR0913, PLR0917 - each is an option that people type
     tz: Zone = None,
     form: Annotated[Format, typer.Option("--format", help="CSV or JSON Lines.")] = Format.CSV,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Else standard output.")
+        Path | None,
+        typer.Option("--out", "--output", "-o", metavar="FILE", help="Else standard output."),
     ] = None,
     bodies: Annotated[
         bool, typer.Option("--bodies", help="With prompts and replies, where they are kept.")
