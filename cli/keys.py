@@ -273,7 +273,8 @@ def _instead(config: Config, name: str) -> str:
     state = _state(config, key) if key else "active"
     if state == "revoked":
         return (
-            f"`tollway keys revoke {name} --delete` frees the name; `tollway keys create` takes any"
+            f"`tollway keys set {name} --no-revoked` lets it work again; `tollway keys revoke"
+            f" {name} --delete` frees the name"
         )
     if state == "expired":
         return f"`tollway keys set {name} --expires DATE` makes it work again"

@@ -28,6 +28,9 @@ def set_(  # noqa: PLR0913 - an argument is an option
     no_limits: NoLimits = False,
     expires: Expires = None,
     no_expires: Annotated[bool, typer.Option("--no-expires", help="It has no last day.")] = False,
+    no_revoked: Annotated[
+        bool, typer.Option("--no-revoked", help="Revoked, it works again, by its old secret.")
+    ] = False,
     models: Globs = None,
     no_models: Annotated[
         bool, typer.Option("--no-models", help="What the levels above it allow, it may.")
@@ -50,6 +53,7 @@ def set_(  # noqa: PLR0913 - an argument is an option
         **chosen(budget, no_budget, "budget"),
         **limits.chosen(limits.said(rpm, tpm, rpd, concurrent), no_limits),
         **chosen(last_day(expires, loaded), no_expires, "expires"),
+        **({"revoked": None} if no_revoked else {}),
         **chosen(models, no_models, "models"),
     }
     if not values:

@@ -290,6 +290,19 @@ def test_keys_that_end_soon_are_named_with_what_prolongs_them(home: Home) -> Non
     assert "ends after" not in home.tollway("keys", "list").stderr
 
 
+def test_a_key_that_was_only_to_be_blocked_works_again(home: Home) -> None:
+    """By the secret that it has: the hash never left the file."""
+    home.tollway("keys", "create", "ci", "--user", "ada")
+    before = load(home.config).keys["ci"].hash
+    assert home.tollway("keys", "revoke", "ci").returncode == 0
+    assert "`tollway keys set ci --no-revoked`" in home.tollway("keys", "rotate", "ci").stderr
+    assert home.tollway("keys", "set", "ci", "--no-revoked").returncode == 0
+    key = load(home.config).keys["ci"]
+    assert (key.hash, key.revoked) == (before, None)
+    (row,) = json.loads(home.tollway("keys", "list", "--json").stdout)
+    assert row["state"] == "active"
+
+
 def test_list_tells_states_apart(home: Home) -> None:
     """Active, expired and revoked, with whom each is for."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
