@@ -79,13 +79,16 @@ _UNPAID: Final = re.compile(
     re.IGNORECASE,
 )
 _OF_MONEY: Final = frozenset({400, 403, 412, 429})
-# What is no 401: xAI's of a bad key (continuedev/continue#10778), and Gemini's of where the account
-# or its machine is.
+# What is no 401: xAI's of a bad key (continuedev/continue#10778), Gemini's of where the account or
+# its machine is, Anthropic's and Groq's of an account that is shut.
 _OF_KEY: Final = re.compile(
     r"^incorrect api key provided|^user location is not supported"
-    r"|^gemini api free tier is not available in your country",
+    r"|^gemini api free tier is not available in your country|^this organization has been disabled",
     re.IGNORECASE,
 )
+_KEY_CODES: Final = frozenset({"api_key_invalid", "organization_restricted"})
+# Groq's, of a call of a tool or of JSON that the model spoilt; asked again, it may not.
+_SPOILT: Final = frozenset({"tool_use_failed", "json_validate_failed"})
 # A model that there is not, where it is no 404: Mistral and Perplexity name the `type`; DeepSeek,
 # OpenRouter and Bedrock do not.
 _NO_MODEL_CODES: Final = frozenset({"invalid_model", "model_not_found"})
@@ -163,6 +166,11 @@ def is_over_rate(status: int, body: bytes) -> bool:
     return status == 429 or (status == 413 and "rate_limit_exceeded" in _codes(body))
 
 
+def is_spoilt(status: int, body: bytes) -> bool:
+    """Whether a 400 says that what the model made is no answer: nobody's mistake who asked."""
+    return status == 400 and not _SPOILT.isdisjoint(_codes(body))
+
+
 def is_no_such_model(status: int, body: bytes) -> bool:
     """Whether a 400 is what others say with 404: that there is no such model."""
     if status != 400:
@@ -183,9 +191,9 @@ def is_no_such_path(status: int, body: bytes) -> bool:
 
 
 def is_key_refused(status: int, body: bytes) -> bool:
-    """Whether a refusal is of the credential itself: 401, 403, or a 400 of Gemini's or xAI's."""
+    """Whether a refusal is of the credential itself: 401, 403, or a 400 that some say it with."""
     if status == 400:
-        return "api_key_invalid" in _codes(body) or bool(_OF_KEY.search(_message(body)))
+        return not _KEY_CODES.isdisjoint(_codes(body)) or bool(_OF_KEY.search(_message(body)))
     return status in (401, 403)
 
 

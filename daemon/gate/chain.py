@@ -14,7 +14,7 @@ from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import Ending
 from tollway.providers.errors import AnswerHeldUp, LocalModelBusy, LocalModelFailed, UpstreamError
 from tollway.providers.errors import UpstreamRefused as Refused
-from tollway.providers.refusals import verdict_of
+from tollway.providers.refusals import is_spoilt, verdict_of
 
 # Waits before further tries: up to so much, doubled with each, and full jitter (any part of it).
 _FIRST_S, _MOST_S = 0.5, 8.0
@@ -221,6 +221,8 @@ class Chain:
             return True
         if verdict_of(error) == "unpaid":
             return False
+        if is_spoilt(status, error.body):
+            return True
         return status in _PASSING or (status >= 500 and status not in _NEVER)
 
     def _after_death(self, step: Step, error: UpstreamError) -> Step | None:

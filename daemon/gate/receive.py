@@ -32,6 +32,7 @@ from tollway.providers.refusals import (
     is_over_rate,
     is_overflow,
     is_sealed,
+    is_spoilt,
     is_too_long,
     verdict,
     verdict_of,
@@ -118,7 +119,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
     of_rate = is_over_rate(status, said)
     overflow = (status == 413 and not of_rate) or is_overflow(status, said)
     again = status in _TRY_NEXT or status >= 500 or status < 400 or overflow or of_rate
-    again = again or is_no_such_model(status, said)
+    again = again or is_no_such_model(status, said) or is_spoilt(status, said)
     if attempt.target.callers:
         # Its caller has to mend it, and another's account would pay unasked.
         again = again and status not in (401, 403)

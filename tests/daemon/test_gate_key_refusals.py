@@ -48,6 +48,14 @@ SUSPENDED = (
     b' limit or failure to pay past invoices.","code":"PRECONDITION_FAILED","type":"error"}}'
 )
 KEY_LIMIT = b'{"error":{"message":"Key limit exceeded (total limit). Manage it","code":403}}'
+SHUT = (
+    b'{"type":"error","error":{"type":"invalid_request_error","message":"This organization has been'
+    b' disabled."}}'
+)
+RESTRICTED = (
+    b'{"error":{"message":"Organization has been restricted. Please reach out to support","type":'
+    b'"invalid_request_error","code":"organization_restricted"}}'
+)
 NO_BILLING = (
     b'{"error":{"code":403,"message":"This API method requires billing to be enabled.","status":'
     b'"PERMISSION_DENIED","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo",'
@@ -105,6 +113,8 @@ async def keys_of(gate: Gateway) -> list[dict[str, Any]]:
         pytest.param("400 No", ELSEWHERE, id="Gemini, from where it does not serve"),
         pytest.param("412 No", SUSPENDED, id="Fireworks's suspended account"),
         pytest.param("403 No", KEY_LIMIT, id="OpenRouter's limit of a key"),
+        pytest.param("400 No", SHUT, id="Anthropic's account that is shut"),
+        pytest.param("400 No", RESTRICTED, id="Groq's account that is shut"),
         pytest.param("403 No", NO_BILLING, id="Google Cloud without billing"),
     ],
 )

@@ -3,6 +3,7 @@
 import pytest
 from gateway import body, error, gateway, whole
 from upstreams import Step, reads, says
+from wire.recordings import recordings
 
 from tollway.providers.refusals import is_no_such_path
 
@@ -134,3 +135,21 @@ async def test_a_model_that_there_is_not_is_tried_elsewhere_whatever_its_status(
         assert (await gate.ask(ASK)).headers["x-tollway-target"] == "up1/x"
         reply = await gate.ask()
         assert (reply.status, error(reply)["source"]) == (404, "provider")
+
+
+# Groq's, recorded.
+SPOILT = next(one.body for one in recordings() if one.id == "groq/chat_err400_gpt-oss-120b")
+
+
+async def test_a_call_that_the_model_spoilt_is_no_mistake_of_its_caller() -> None:
+    """Groq refuses what its own model made with 400: asked again, or elsewhere, it is made anew."""
+    async with gateway([refuses("400 Bad", SPOILT), SERVES], [SERVES], more=ROUTE) as gate:
+        gate.daemon.server.daemon.health.chance = lambda: 0.0
+        reply = await gate.ask(ASK)
+        assert (reply.status, reply.headers["x-tollway-target"]) == (200, "up/m")
+        assert reply.headers["x-tollway-attempts"] == "2"
+    async with gateway([refuses("400 Bad", SPOILT)]) as gate:
+        replies = [await gate.ask() for _ in range(6)]
+        assert {one.status for one in replies} == {502}
+        assert "did not match schema" in error(replies[0])["message"]
+        assert gate.daemon.server.daemon.health.failing() == {}
