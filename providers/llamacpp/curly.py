@@ -11,6 +11,7 @@ import msgspec
 
 from tollway.providers.llamacpp.calls import strict_json
 from tollway.providers.llamacpp.frames import CallPiece
+from tollway.providers.llamacpp.plain import plain_rule
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 
@@ -186,5 +187,5 @@ class CurlyGrammar(Grammar):
         return quoted(msgspec.json.encode(value).decode())
 
     def pattern(self, pattern: str, least: int, most: float) -> str:
-        """Refuse it: what a pattern lets through is escaped as in JSON."""
-        raise SchemaRefused(f"Texts of `{pattern}` cannot be promised in this form")
+        """See `Grammar`."""
+        return plain_rule(super().pattern(pattern, least, most))

@@ -11,7 +11,6 @@ A text is written as it is, all else as JSON; which of both an argument is, its 
 
 import json
 import math
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ import msgspec
 from tollway.providers.llamacpp.calls import strict_json
 from tollway.providers.llamacpp.formats import FORMATS
 from tollway.providers.llamacpp.frames import CallPiece, Tool
+from tollway.providers.llamacpp.plain import plain_rule
 from tollway.providers.llamacpp.schema import MAX_REPEAT, Grammar, one_of, quoted
 from tollway.providers.llamacpp.schema_parts import (
     ASSERTS,
@@ -326,7 +326,7 @@ class _Written:
         if "pattern" in schema:
             if bar:
                 raise SchemaRefused("A `pattern` beside other types cannot be promised")
-            return _plain(self._grammar.pattern(schema["pattern"], least,
+            return plain_rule(self._grammar.pattern(schema["pattern"], least,
                                                 math.inf if most is None else most))  # fmt: skip
         if form := FORMATS.get(schema.get("format", "")):
             if least > form.least or (most is not None and most < form.most):
@@ -343,31 +343,6 @@ class _Written:
 
 # What values of other types begin with, as a class of a grammar has it: a `-` stands last there.
 _BEGINS = {"array": "\\[", "object": "{", "integer": "0-9-", "number": "0-9-"}
-_PART = re.compile(r'"((?:[^"\\]|\\.)*)"|\[((?:[^\]\\]|\\.)*)\]')
-
-
-def _plain(rule: str) -> str:
-    """Return a rule of what stands in a JSON string, of texts that are written as they are.
-
-    Raises:
-        SchemaRefused: What it lets through may hold a tag.
-    """
-
-    def one(found: re.Match[str]) -> str:
-        if found[2] is None:
-            text = found[1].replace('\\"', '"').replace("\\\\", "\\")
-            plain = str(json.loads(f'"{text}"'))
-            if "<" in plain:
-                raise SchemaRefused("A `pattern` with `<` cannot be promised between tags")
-            return quoted(plain)
-        if found[2].startswith("^"):
-            return f"[^<{found[2][1:]}]"
-        if "<" in found[2] or any(low <= "<" <= high for low, high in
-                                  re.findall(r"([^\\])-([^\\])", found[2])):  # fmt: skip
-            raise SchemaRefused("A `pattern` with `<` cannot be promised between tags")
-        return found[0]
-
-    return _PART.sub(one, rule)
 
 
 def _until(whole: Grammar, tag: str) -> str:
