@@ -54,10 +54,12 @@ _NO_PATH: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # Of thoughts that another provider, or another account of it, has sealed: OpenAI and Azure
-# (openai/codex#3573), xAI (NousResearch/hermes-agent#32617), Anthropic (can1357/oh-my-pi#6379).
+# (openai/codex#3573), xAI (NousResearch/hermes-agent#32617), Anthropic (can1357/oh-my-pi#6379),
+# Google (google-gemini/gemini-cli#13467, RooCodeInc/Roo-Code#11716).
 _SEALED: Final = re.compile(
     r"encrypted.content\b.{0,200}(?:could not be (?:verified|decrypted)|not issued to)"
     r"|could not decrypt the provided encrypted|invalid_encrypted_content"
+    r"|(?:corrupted|invalid) thought.?signature|thought.?signature is not valid"
     r"|invalid \W?(?:signature|data)\W{1,3}in \W?(?:redacted_)?thinking\W{1,3}block",
     re.IGNORECASE,
 )

@@ -155,6 +155,7 @@ def read_request(call: Call) -> Conversation:
     asked = body.take(_FORMAT, "output_format") or output.format
     metadata = body.take(_METADATA, "metadata")
     thinking = body.take(_THINKING, "thinking")
+    limit = body.take(_INT, "max_tokens")
     serial = choice.disable_parallel_tool_use if choice else None
     return Conversation(
         by=NAME,
@@ -171,7 +172,8 @@ def read_request(call: Call) -> Conversation:
             top_k=body.take(_INT, "top_k"),
         ),
         reasoning=_reasoning(thinking, output.effort or ""),
-        output_limit=body.take(_INT, "max_tokens"),
+        # Of 0 the prompt is cached and nothing answered; others answer something at least.
+        output_limit=None if limit is None else max(limit, 1),
         user=(metadata.user_id if metadata else None) or "",
         service_tier=body.take(_STR, "service_tier") or "",
         stream=bool(body.take(_BOOL, "stream")),

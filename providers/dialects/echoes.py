@@ -36,13 +36,17 @@ _THOUGHT = b'"reasoning"'
 _OURS_AT_GOOGLE = b'"' + _MARK.encode()
 _IN_WORDS = b'"reasoning_text"'
 _NO_PROOF = re.compile(rb'"signature"\s*:\s*""')
+# What other models say before they call a tool, or instead of an answer, and Claude never does.
+_BLANK = re.compile(rb'"(?:text|content)"\s*:\s*(?:"(?:\\[nrt]|\s)*"|\[\s*\])')
 _CALLED = (b'"functionCall"', b'"function_call"')
 _BUDGET, _FORGETS = b'"budget_tokens"', b'"clear_thinking'
 # Fields in which a chat tells thoughts.
 _TOLD = ("reasoning_content", "reasoning", "reasoning_details")
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_OF_MODEL = b'"assistant"'
 _QUOTED_THOUGHTS = (b'"thinking"', b'"redacted_thinking"')
 _SIGNATURES = ("thoughtSignature", "thought_signature")
+_PROOFS = tuple(b'"' + name.encode() + b'"' for name in _SIGNATURES)
 
 
 class _Turn(msgspec.Struct):
@@ -123,11 +127,15 @@ def _array(turns: list[bytes]) -> bytes:
 def _of_messages(call: Call, to: To) -> Cleaned:
     """Take out Anthropic's blocks of thoughts that it did not sign.
 
+    And texts of white space alone, as other models write them before they call a tool, and turns
+    of nothing: "text content blocks must contain non-whitespace text"
+    (anthropics/claude-code#23369).
     Where the turn to go on with has called tools without a thought, as another model does or as
     it is then, there is no thinking before it is over: Anthropic refuses to be asked for it.
     """
     unsigned = to.checks and b'"signature"' in call.body and _NO_PROOF.search(call.body)
-    marked = _OURS in call.body or bool(unsigned) or to.bare
+    blank = to.checks and _BLANK.search(call.body) is not None
+    marked = _OURS in call.body or bool(unsigned) or to.bare or blank
     if not marked and not (to.checks and (_BUDGET in call.body or _FORGETS in call.body)):
         return call, ()
     known = openai_echoes.known_fields(call)
@@ -136,15 +144,19 @@ def _of_messages(call: Call, to: To) -> Cleaned:
     def clean(raw: bytes) -> bytes:
         turn = _FIELDS.decode(raw)
         content = bytes(turn.get("content", b""))
+        answer = blank and bytes(turn.get("role", b"")) == _OF_MODEL
         if not content.startswith(b"["):
-            return raw
+            return b"" if answer and _says_nothing(content) else raw
         blocks = [bytes(one) for one in _LIST.decode(content)]
         kept = [one for one in blocks if not _is_foreign(one, lost, to)]
-        if len(kept) == len(blocks):
+        if answer:
+            kept = [one for one in kept if not _says_nothing(one)]
+        if len(kept) == len(blocks) and (blocks or not answer):
             return raw
         return msgspec.json.encode({**turn, "content": msgspec.Raw(_array(kept))}) if kept else b""
 
-    turns = _turns(call, "messages", _QUOTED_THOUGHTS, clean) if marked else None
+    words = (*_QUOTED_THOUGHTS, _OF_MODEL) if blank else _QUOTED_THOUGHTS
+    turns = _turns(call, "messages", words, clean) if marked else None
     values = {} if turns is None else {"messages": _array(turns)}
     way = _thinks(known)
     if way == "enabled" and (values or to.checks):
@@ -160,6 +172,14 @@ def _of_messages(call: Call, to: To) -> Cleaned:
         values |= {"context_management": kept} if kept and kept != raw else {}
         without = None if kept else "context_management"
     return _edited(call, values, lost, without) if values or without else (call, ())
+
+
+def _says_nothing(raw: bytes) -> bool:
+    """Whether a text, or a block of one, has white space at most."""
+    said = _ANY.decode(raw)
+    if isinstance(said, dict) and text_of(said, "type") == "text":
+        said = said.get("text")
+    return isinstance(said, str) and not said.strip()
 
 
 def _thinks(known: dict[str, Field]) -> str:
@@ -269,7 +289,7 @@ def _keeps_nothing(call: Call) -> bool:
 def _of_gemini(call: Call, to: To) -> Cleaned:
     """Take proofs of others off the parts; its third generation wants one of each first call."""
     third = is_third(to.model)
-    words = (_OURS_AT_GOOGLE, *(_CALLED if third else ()))
+    words = (_OURS_AT_GOOGLE, *(_CALLED if third else ()), *(_PROOFS if to.bare else ()))
     if not any(word in call.body for word in words):
         return call, ()
     known = openai_echoes.known_fields(call)
@@ -277,19 +297,20 @@ def _of_gemini(call: Call, to: To) -> Cleaned:
         return call, ()
     turns = [bytes(one) for one in _LIST.decode(known["contents"].raw)]
     left = [
-        _proven(raw, before, signs=third) if any(word in raw for word in words) else raw
+        _proven(raw, before, to) if any(word in raw for word in words) else raw
         for raw, before in zip(turns, [b"", *turns], strict=False)
     ]
     if left == turns:
         return call, ()
-    return _edited(call, {"contents": _array([raw for raw in left if raw])}, [])
+    lost = ["thinking"] if to.bare else []
+    return _edited(call, {"contents": _array([raw for raw in left if raw])}, lost)
 
 
 def _role(turn: bytes) -> object:
     return _TURN.decode(turn).role if turn else ""
 
 
-def _proven(raw: bytes, before: bytes, *, signs: bool) -> bytes:
+def _proven(raw: bytes, before: bytes, to: To) -> bytes:
     """Return a turn without foreign proofs, and with one of its first call if it needs one.
 
     What follows on another turn of the model's has no first call.
@@ -301,8 +322,8 @@ def _proven(raw: bytes, before: bytes, *, signs: bool) -> bytes:
     if not given.startswith(b"["):
         return raw
     parts = [bytes(one) for one in _LIST.decode(given)]
-    left = [part for one in parts if (part := _unmarked(one))]
-    signed = _signed(left) if signs else left
+    left = [part for one in parts if (part := _unmarked(one, bare=to.bare))]
+    signed = _signed(left) if is_third(to.model) else left
     if signed is not left and _role(raw) == "model" and _role(before) != "model":
         left = signed
     if left == parts:
@@ -310,12 +331,12 @@ def _proven(raw: bytes, before: bytes, *, signs: bool) -> bytes:
     return msgspec.json.encode({**said, "parts": msgspec.Raw(_array(left))}) if left else b""
 
 
-def _unmarked(raw: bytes) -> bytes:
+def _unmarked(raw: bytes, *, bare: bool) -> bytes:
     """Return a part without a foreign proof, b"" where it stood for one alone."""
-    if _OURS_AT_GOOGLE not in raw:
+    if _OURS_AT_GOOGLE not in raw and not bare:
         return raw
     part = _FIELDS.decode(raw)
-    marked = [name for name in _SIGNATURES if name in part and _is_ours(part[name])]
+    marked = [name for name in _SIGNATURES if name in part and (bare or _is_ours(part[name]))]
     if not marked:
         return raw
     for name in marked:

@@ -19,6 +19,7 @@ _WITHIN: Final = "__"
 # Items that hold tools: given by the developer, or found by a search among those of the client.
 # A search among tools that the client runs; it is a function to models of others.
 SEARCH: Final = "tool_search"
+_OWN: Final = ("function", "custom")  # kinds of tools that the client runs
 ADDS_TOOLS: Final = frozenset({"additional_tools", "tool_search_output"})
 
 
@@ -198,7 +199,11 @@ def tool_choice(body: Body) -> ToolChoice | None:
             raise RequestInvalid("`tool_choice` is none that we know", param="tool_choice")
         return ToolChoice({"auto": "auto", "none": "none"}.get(choice, "any"))  # type: ignore[arg-type]
     if choice.type == "allowed_tools":
-        names = tuple(joined_name(tool.namespace, tool.name or "") for tool in choice.tools)
+        own = [tool for tool in choice.tools if tool.type in _OWN]
+        if choice.tools and not own:  # but tools of the provider's
+            must = choice.mode == "required"
+            return ToolChoice("tool", hosted=b"{}") if must else ToolChoice("none")
+        names = tuple(joined_name(tool.namespace, tool.name or "") for tool in own)
         return ToolChoice("any" if choice.mode == "required" else "auto", names)
     if choice.type in ("function", "custom") and choice.name:
         name = joined_name(choice.namespace, choice.name)

@@ -85,3 +85,30 @@ def test_claude_is_not_asked_to_think_on_behind_a_result_and_words() -> None:
     assert sent() == ({"type": "disabled"}, ("reasoning",))
     turns[-1:-1] = [{"role": "assistant", "content": "Done"}]
     assert sent() == (asked, ())
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_what_says_nothing_is_not_given_back_to_anthropic(checks: bool) -> None:
+    """Other models write white space before a call, or nothing; what the user says stays."""
+    call = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
+    blank = {"type": "text", "text": " \n"}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": ""}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [blank, call]},
+        {"role": "user", "content": [result, {"type": "text", "text": "Go on"}]},
+        {"role": "assistant", "content": []},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "\n"},
+        {"role": "user", "content": [blank]},
+    ]
+    said = {"model": "m", "max_tokens": 9, "messages": turns}
+    asked = DIALECTS["anthropic_messages"].dialect.peek("chat", json.dumps(said).encode())
+    found, lost = without_echoes(asked, To("claude-sonnet-4-5", checks=checks))
+    left = json.loads(found.body)["messages"]
+    if checks:
+        turns[1]["content"] = [call]
+        assert left == [*turns[:3], turns[4], turns[6]]
+    else:
+        assert found is asked
+    assert lost == ()

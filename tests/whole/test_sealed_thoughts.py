@@ -92,6 +92,25 @@ async def test_a_message_s_thoughts_of_another_provider_are_left_out() -> None:
         assert one.heads["x-tollway-dropped"] == "thinking, reasoning"
 
 
+async def test_proofs_of_another_account_of_google_s_are_left_out() -> None:
+    """Calls bear what Google takes in their place; one that proves nothing else goes."""
+    call = {"functionCall": {"name": "ls", "args": {}}, "thoughtSignature": "b2YgYW5vdGhlcg=="}
+    result = {"functionResponse": {"name": "ls", "response": {"result": "ok"}}}
+    asked = [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": [call, {"text": "", "thoughtSignature": "b2YgYW5vdGhlcg=="}]},
+        {"role": "user", "parts": [result]},
+    ]
+    words = {"error": {"code": 400, "message": "Corrupted thought signature."}}
+    async with reading("b2YgYW5vdGhlcg==", words) as (one, sent):
+        path = "/v1beta/models/gemini/gemini-3-pro-preview:generateContent"
+        reply = await one.post(path, {"contents": asked})
+        assert reply.status_code == 200
+        said = json.loads(sent[1])["contents"][1]["parts"]
+        assert said == [{**call, "thoughtSignature": "skip_thought_signature_validator"}]
+        assert one.heads["x-tollway-dropped"] == "thinking"
+
+
 async def test_what_was_carried_for_another_account_is_left_out_of_translated_calls() -> None:
     """It was signed by the same provider, elsewhere."""
     async with reading("of another", CLAUDE) as (one, sent):
@@ -138,6 +157,9 @@ async def test_a_route_that_allows_no_loss_leaves_the_refusal() -> None:
         "The encrypted content for item rs_0dbe could not be verified.",
         "Could not decrypt the provided encrypted_content. Ensure the value is unmodified",
         "encrypted_content was not issued to this caller",
+        # RooCodeInc/Roo-Code#11716, lbjlaq/Antigravity-Manager#3342
+        "Unable to submit request because Thought signature is not valid.",
+        "Invalid thought signature.",
         "messages.3.content.0: Invalid `data` in `redacted_thinking` block",
     ],
 )
