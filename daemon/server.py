@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 
 from aiohttp import web
 
-from tollway.daemon import alerts, local_times, probes, secrets, supervisor, tls
+from tollway.daemon import alerts, local_times, orphans, probes, secrets, supervisor, tls
 from tollway.daemon import app as application
 from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config, SecretRef
@@ -145,6 +146,8 @@ class Server:
         self._tasks.start(self.reloader.begin(), name="history")
         self._tasks.start(local_times.keep(daemon), name="local times")
         self._tasks.start(daemon.upstream_loads.watch(), name="upstream loads")
+        if os.getpid() == 1:  # of a container: what our children leave behind is ours
+            self._tasks.start(orphans.bury(), name="orphans")
         pidfile = PidFile(paths.pidfile)
         pidfile.write()
         self._stack.callback(pidfile.remove)

@@ -11,7 +11,10 @@ from multidict import MultiMapping
 
 _NAMES = tuple(
     type(hdrs.FORWARDED)(name)
-    for name in ("x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip", "true-client-ip")
+    for name in (
+        *("x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip", "true-client-ip"),
+        *("x-client-ip", "x-cluster-client-ip"),
+    )
 )
 _LOOPBACK = r"(?:127(?:\.\d{1,3}){3}(?::\d+)?|(?:::ffff:127(?:\.\d{1,3}){3}|::1)|\[::1\](?::\d+)?)"
 _HERE = re.compile(rf'{_LOOPBACK}|(?:[a-z]+=[^;]*;)*for="?{_LOOPBACK}"?(?:;.*)?', re.IGNORECASE)
