@@ -37,6 +37,7 @@ from tollway.providers.llamacpp.samplers import CANDIDATE, apply
 
 PR_SET_PDEATHSIG = 1
 _BYTES = 2 * 2**30  # of memory: a grammar that takes more ends its process
+_AT_ONCE = 4096  # tokens: llama.cpp takes up to 300 bytes for each that it looks at
 # Of the first tokens by a grammar that is tried, so many in any case, and more while they cost
 # little, for what makes it slow may stand behind what does not.
 _TRIAL_TOKENS = 4
@@ -100,11 +101,13 @@ class Grammar:
 
     def allowed(self) -> Mask:
         """Return which tokens may come next."""
-        data = np.zeros(self._words.size, CANDIDATE)
-        data["id"] = np.arange(self._words.size, dtype=np.int32)
-        apply(self._words.llama, self._sampler, data)
         found = np.zeros(self._words.size, np.bool_)
-        found[data["id"]] = np.isfinite(data["logit"])
+        for start in range(0, self._words.size, _AT_ONCE):
+            tokens = np.arange(start, min(start + _AT_ONCE, self._words.size), dtype=np.int32)
+            data = np.zeros(len(tokens), CANDIDATE)
+            data["id"] = tokens
+            apply(self._words.llama, self._sampler, data)
+            found[data["id"]] = np.isfinite(data["logit"])
         return found
 
     def accept(self, token: int) -> None:
