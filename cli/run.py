@@ -44,8 +44,8 @@ _OWN_TAG = "run"
 _END_WITHIN_S = 3.0
 _AGAIN_S = 0.1
 _ELSEWHERE = (
-    "Any model that it called was asked elsewhere: by Codex or Gemini CLI, which are led here under"
-    " their own names alone (`tollway run -- codex`), or by what has an address in its own settings"
+    "A program is not led here that has another address or key in its own settings, nor are Codex"
+    " and Gemini CLI behind a script: they are under their own names alone (`tollway run -- codex`)"
 )
 _DIALECTS = {CLAUDE: "anthropic_messages", CODEX: "openai_responses"}
 

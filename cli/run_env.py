@@ -16,7 +16,7 @@ HEADER = "x-tollway-key"
 _ELSEWHERE = (
     *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"),
     *("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"),
-    *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_API_BASE"),
+    *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_API_BASE", "ANTHROPIC_API_BASE"),
     *("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
     *("COPILOT_PROVIDER_BEARER_TOKEN", "COPILOT_PROVIDER_API_KEY_COMMAND"),
     *("COPILOT_PROVIDER_TRANSPORT", "COPILOT_PROVIDER_WIRE_MODEL"),
@@ -98,6 +98,8 @@ def _libraries(gateway: Gateway) -> dict[str, str]:
         **{"OPENAI_BASE_URL": v1, "OPENAI_API_KEY": gateway.key},
         **{"ANTHROPIC_BASE_URL": gateway.url, "ANTHROPIC_API_KEY": gateway.key},
         **{"GOOGLE_GEMINI_BASE_URL": gateway.url, "GEMINI_API_KEY": gateway.key},
+        # LiteLLM, which asks Google itself without it; OpenAI's and Anthropic's it reads above.
+        "GEMINI_API_BASE": f"{gateway.url}/v1beta",
         # GitHub's Copilot CLI; by this API it names the key under which a prompt is cached.
         **{"COPILOT_PROVIDER_BASE_URL": v1, "COPILOT_PROVIDER_API_KEY": gateway.key},
         **{"COPILOT_PROVIDER_TYPE": "openai", "COPILOT_PROVIDER_WIRE_API": "responses"},

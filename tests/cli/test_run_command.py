@@ -279,10 +279,11 @@ def test_a_script_gets_the_variables_of_every_library() -> None:
     """And none of the person's own keys, which would be charged elsewhere."""
     made = launch(("python", "s.py"), ENV, GOAL)
     assert made.words == ("python", "s.py")
-    assert {name: made.env[name] for name in made.env if name.endswith("_URL")} == {
+    assert {name: made.env[name] for name in made.env if name.endswith(("_URL", "_BASE"))} == {
         "OPENAI_BASE_URL": "http://127.0.0.1:4141/v1",
         "ANTHROPIC_BASE_URL": "http://127.0.0.1:4141",
         "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:4141",
+        "GEMINI_API_BASE": "http://127.0.0.1:4141/v1beta",
         "COPILOT_PROVIDER_BASE_URL": "http://127.0.0.1:4141/v1",
         "TOLLWAY_URL": "http://127.0.0.1:4141",
     }

@@ -146,6 +146,6 @@ async def test_a_run_without_a_call_is_told_where_one_may_have_gone(tmp_path: Pa
             run = await start(gate.daemon, tmp_path / "work", "--", program, *words[1:])
             said.append((await run.end())[2])
     script, oss, led = said
-    assert "led here under their own names alone (`tollway run -- codex`)" in script
+    assert "under their own names alone (`tollway run -- codex`)" in script
     assert oss.count("with `--oss` Codex asks an Ollama or LM Studio of this box itself") == 2
     assert "hint" not in led and "warning" not in led
