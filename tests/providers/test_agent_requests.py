@@ -51,7 +51,7 @@ def dialect(path: str) -> str:
 def requests() -> list[Path]:
     """Return the recorded requests."""
     found = sorted(ROOT.glob("*.json"))
-    assert len(found) == 23
+    assert len(found) == 26
     return found
 
 
