@@ -150,11 +150,18 @@ class HttpTransport:
         if self._closed:
             raise UpstreamUnreachable("The gateway is stopping and opens no connections")
         loop = asyncio.get_running_loop()
+        made: list[Connection] = []
+        connection: Connection | None = None
+
+        def make() -> Connection:
+            made.append(Connection(loop, to, self))
+            return made[-1]
+
         limit = asyncio.timeout(within_s)
         self._dialling.add(limit)
         try:
             async with limit:
-                connection = await dial(to, self._names, tls, lambda: Connection(loop, to, self))
+                connection = await dial(to, self._names, tls, make)
         except TimeoutError as fault:
             if self._closed:
                 raise UpstreamUnreachable(
@@ -166,5 +173,10 @@ class HttpTransport:
             raise UpstreamTimeout(text, phase="connect", hint=hint) from fault
         finally:
             self._dialling.discard(limit)
+            for one in made:
+                if one is not connection:
+                    # Its socket is closed; where that came just as it was connected, uvloop does
+                    # not say so.
+                    one.connection_lost(None)
             self._emptied.set()
         return connection

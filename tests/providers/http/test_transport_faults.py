@@ -33,6 +33,7 @@ from tollway.providers.errors import (
     UpstreamUnreachable,
 )
 from tollway.providers.http.client import HttpTransport
+from tollway.providers.http.connection import Connection
 from tollway.providers.http.dial import first_connected
 from tollway.providers.http.names import Address
 from tollway.providers.transport import Progress, Request, Timeouts
@@ -429,6 +430,27 @@ async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert transport.open_connections == 0
+
+
+async def test_a_caller_that_is_cancelled_just_as_it_is_connected_leaves_nothing() -> None:
+    """The loop of the daemon tells nobody of such an end: closing waited for it for ever."""
+    made: list[Connection] = []
+
+    class Telling(HttpTransport):
+        def opened(self, connection: Connection) -> None:
+            super().opened(connection)
+            made.append(connection)
+            task.cancel()
+
+    async with upstream([stalls()]) as server:
+        transport = Telling()
+        task = asyncio.create_task(transport.send(ask(server.url)))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(made) == 1
+        assert transport.open_connections == 0
+        async with asyncio.timeout(30):
+            await transport.close()
 
 
 async def test_closing_an_unfinished_answer_closes_its_connection(
