@@ -133,7 +133,8 @@ NOT_READING = {
     "projects set", "projects remove", "budgets set", "budgets remove", "budgets raise",
     "groups create", "groups set", "groups remove", "providers add", "providers remove",
     "models add", "models pull", "models load", "models bench", "models import-llama-swap",
-    "models unload", "models remove", "routes add", "routes remove", "run", "chat",
+    "models unload", "models remove", "models logs", "routes add", "routes set", "routes remove",
+    "run", "chat",
     "prices update", "prices set", "prices unset", "bench", "ledger settle",
     "ledger export", "ledger backup", "ledger vacuum",
 }  # fmt: skip
