@@ -152,16 +152,28 @@ def _ollama(store: Path) -> Iterator[Source]:
     Tags of the same weights are one model; it has the plainest of their names.
     """
     tags: dict[Path, list[tuple[str, ...]]] = {}
-    for folder, _, files in sorted(os.walk(store / "manifests")):
-        for tag in sorted(files):
-            parts = (*Path(folder).relative_to(store / "manifests").parts, tag)
-            blob = _blob(store, Path(folder) / tag)
-            if blob is not None and len(parts) >= 3:
-                tags.setdefault(blob, []).append(parts)
+    for parts in _tags(store):
+        blob = _blob(store, store.joinpath("manifests", *parts))
+        if blob is not None:
+            tags.setdefault(blob, []).append(parts)
     for blob, same in tags.items():
         same.sort(key=lambda parts: ("/" in _ollama_tag(parts), len(_ollama_name(parts))))
         called = [_ollama_tag(parts) for parts in same]
         yield Source(blob, _ollama_name(same[0]), ", ".join(called), (_slug(called[0]),))
+
+
+def has_tag(store: Path, said: str) -> bool:
+    """Return whether Ollama lists a model by this name, whatever it is kept as."""
+    return any(said in {tag, tag.removesuffix(":latest")} for tag in map(_ollama_tag, _tags(store)))
+
+
+def _tags(store: Path) -> Iterator[tuple[str, ...]]:
+    """Yield where each manifest is in its store: host, names and tag."""
+    for folder, _, files in sorted(os.walk(store / "manifests")):
+        for tag in sorted(files):
+            parts = (*Path(folder).relative_to(store / "manifests").parts, tag)
+            if len(parts) >= 3:
+                yield parts
 
 
 def _blob(store: Path, manifest: Path) -> Path | None:

@@ -12,7 +12,16 @@ import typer
 from tollway.cli import edits, show
 from tollway.cli.boundary import ANSWER_IS_NO, UsageProblem
 from tollway.cli.control import load_config
-from tollway.cli.model_sources import NoModels, Source, Store, known_as, named, sources, stores
+from tollway.cli.model_sources import (
+    NoModels,
+    Source,
+    Store,
+    has_tag,
+    known_as,
+    named,
+    sources,
+    stores,
+)
 from tollway.cli.models_info import (
     CacheKind,
     Context,
@@ -160,7 +169,13 @@ def _everything(path: Path | None, store: Store | None) -> list[Source]:
         return found
     if called := [one for one in found if one.is_called(str(path))]:
         return called
-    raise NoModels(f"{_STORES[store]} has no model `{path}`", hint=f"It has {_listed(found)}")
+    listed = store == "ollama" and any(has_tag(place, str(path)) for place in places)
+    raise NoModels(
+        f"Ollama's `{path}` is no GGUF file: it is in the cloud, kept in another form, or not whole"
+        if listed
+        else f"{_STORES[store]} has no model `{path}`",
+        hint=f"It has {_listed(found)}",
+    )
 
 
 def _listed(found: list[Source]) -> str:

@@ -184,7 +184,8 @@ def test_a_model_of_embeddings_is_not_said_to_chat(home: Home) -> None:
 def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
     """Nothing is copied: the table names Ollama's own file."""
     made = shaped(home.path / "x.gguf")
-    store = ollama_store(home.path / "store", library__tiny__1b=made.read_bytes())
+    tags = {"library__tiny__1b": made.read_bytes(), "library__far__latest": None}
+    store = ollama_store(home.path / "store", **tags)
     ended = home.tollway("models", "add", "--from", "ollama", "--all", OLLAMA_MODELS=str(store))
     assert ended.returncode == 0, ended.stderr
     gguf = load(home.config).models["tiny-1b"].gguf
@@ -195,6 +196,9 @@ def test_ollamas_models_are_registered_where_they_are(home: Home) -> None:
     unknown = home.tollway("models", "add", "tiny", "--from", "ollama", OLLAMA_MODELS=str(store))
     assert unknown.returncode == 1
     assert "error: Ollama has no model `tiny`\nhint: It has `tiny:1b`" in unknown.stderr
+    far = home.tollway("models", "add", "far", "--from", "ollama", OLLAMA_MODELS=str(store))
+    assert far.returncode == 1
+    assert "error: Ollama's `far` is no GGUF file: it is in the cloud" in far.stderr
     one = ("tiny:1b", "--from", "ollama", "--free", "--slots", "2", "--json")
     ended = home.tollway("models", "add", *one, OLLAMA_MODELS=str(store))
     assert json.loads(ended.stdout)["name"] == "tiny-1b"
