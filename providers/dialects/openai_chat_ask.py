@@ -148,7 +148,7 @@ class _Messages:
                 said = self._assistant(message)
                 if any(said.get(name) for name in _SAID):
                     written.append(said)
-                elif said.get("reasoning_content") or said.get("reasoning"):
+                elif any(said.get(name) for name in _THOUGHT):
                     self.dropped.append("thinking")
             elif message.parts:
                 self._say(message, written)
@@ -305,7 +305,8 @@ class _Messages:
                 text = f"Error: {text}"
             if others:
                 text = "\n".join([*([text] if text else []), f"[{len(others)} attached below]"])
-                shown.append({"type": "text", "text": f"Attached to the result of {result.id}:"})
+                id_ = tool_id(result.id, self._quirks)
+                shown.append({"type": "text", "text": f"Attached to the result of {id_}:"})
                 shown += [one for part in others for one in self._pieces(part)]
             yield {
                 "role": "tool",
@@ -425,8 +426,10 @@ class _Messages:
 
 
 # Without any of them nothing is left of an assistant's turn: its provider's own work, or thoughts
-# alone. Mistral and DeepSeek refuse a turn of no words.
-_SAID = ("content", "tool_calls", "refusal", "audio", "reasoning_details")
+# alone. Mistral and DeepSeek refuse a turn of no words, and so does Claude behind OpenRouter
+# (tailcallhq/forgecode#3073).
+_SAID = ("content", "tool_calls", "refusal", "audio")
+_THOUGHT = ("reasoning_content", "reasoning", "reasoning_details")
 
 
 def _thought_first(content: object, thoughts: list[Thinking]) -> object:

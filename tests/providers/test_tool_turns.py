@@ -6,11 +6,14 @@ import pytest
 from translated import ANTHROPIC, ASKS, BEDROCK, GEMINI, OPENAI, RESPONSES
 
 from tollway.providers.canon import Call
+from tollway.providers.catalog import KINDS
 from tollway.providers.conversation import (
     Conversation,
+    Image,
     Message,
     Opaque,
     Reasoning,
+    Source,
     Text,
     Thinking,
     Tool,
@@ -111,3 +114,36 @@ def test_a_schema_without_a_type_is_an_object_s(codec: Asks, schema: bytes) -> N
     )
     written = codec.write_request(said, ALL).body
     assert b'"type":"object","properties":{}' in written
+
+
+@pytest.mark.parametrize("kind", ["openrouter", "vllm"])
+def test_a_turn_of_thoughts_alone_is_none_in_a_chat(kind: str) -> None:
+    """Behind OpenRouter Claude refuses it, as at Anthropic; with a word it is a turn."""
+    thought = Thinking("Hm", "sig", by="anthropic_messages")
+    hi = Message("user", (Text("Hi"),))
+    facts = Facts("m", quirks=KINDS[kind].quirks)
+
+    def turns(*parts: Text) -> list[str]:
+        said = Conversation("", "m", (hi, Message("assistant", (thought, *parts)), hi))
+        written = OPENAI.write_request(said, facts)
+        if not parts:
+            assert written.dropped == ("thinking",)
+        return [one["role"] for one in json.loads(written.body)["messages"]]
+
+    assert turns() == ["user"]
+    assert turns(Text("So")) == ["user", "assistant", "user"]
+
+
+def test_what_is_attached_names_a_result_by_its_id_there() -> None:
+    """Mistral's ids are others, and the model reads them."""
+    picture = Image(Source("base64", "aGk=", "image/png"))
+    turns = (
+        Message("user", (Text("Hi"),)),
+        Message("assistant", (ToolCall("toolu_1", "ls", "{}"),)),
+        Message("tool", (ToolResult("toolu_1", (picture,)),)),
+    )
+    facts = Facts("m", quirks=KINDS["mistral"].quirks)
+    written = OPENAI.write_request(Conversation("", "m", turns), facts)
+    *_, result, _, shown = json.loads(written.body)["messages"]
+    about = f"Attached to the result of {result['tool_call_id']}:"
+    assert shown["content"][0]["text"] == about
