@@ -263,7 +263,9 @@ class Jobs:
         if not compiles:
             raise Refusal("llama.cpp does not understand the grammar", param)
         if self._tried.get(grammar) is False:
-            raise Refusal("Its grammar is too much for llama.cpp: it needs too long", param)
+            raise Refusal(
+                "Made into a grammar, it is too much for llama.cpp: it needs too long", param
+            )
         return grammar
 
 
