@@ -182,7 +182,7 @@ class CallScanner:
             self._name = text
             self._doubt(text)
             return [*self._head(), *self._flush()]
-        if self._key in {"id", "tool_call_id"} and not self._sent:
+        if self._key == "id" and not self._sent:
             self._id = text
         return []
 

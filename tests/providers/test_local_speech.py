@@ -131,6 +131,18 @@ def test_a_forced_call_that_is_cut_before_its_name_is_no_text(template: str, bef
     assert [piece.name for piece in said.calls if piece.name] == ["add"]
 
 
+def test_places_in_a_list_are_no_ids() -> None:
+    """Command R numbers the calls of each answer from 0: clients tell calls apart by their ids."""
+    written = (
+        '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {}},'
+        ' {"tool_call_id": "0", "tool_name": "add", "parameters": {"a": 1, "b": 2}}]<|END_ACTION|>'
+    )
+    said = heard("<|START_ACTION|>", [written])
+    assert calls(said) == [("get_weather", {}), ("add", ADD)]
+    ids = [piece.call_id for piece in said.calls if piece.name]
+    assert len({*ids, "0"}) == 3
+
+
 @given(st.data())
 def test_pieces_change_nothing(data: st.DataObject) -> None:
     """A token may end anywhere, also inside a tag or an escape."""
