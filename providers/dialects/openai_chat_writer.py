@@ -103,6 +103,8 @@ class Writer:
             "created": answer.created or int(time.time()),
             "model": answer.model or self._call.model,
             "choices": choices,
+            # As OpenAI's often is; OpenRouter's library reads no whole answer without it.
+            "system_fingerprint": None,
         }
         if tier := for_openai(self.service):
             body["service_tier"] = tier

@@ -39,10 +39,11 @@ from translated import (
 from wire.recordings import Recording
 
 from tollway.providers.canon import Call
+from tollway.providers.conversation import Text
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.json_by_tool import by_tool
 from tollway.providers.errors import Untranslatable
-from tollway.providers.events import Answer, Event
+from tollway.providers.events import Answer, Choice, Event
 from tollway.providers.fold import unfold
 from tollway.providers.sse import Splitter
 
@@ -393,3 +394,11 @@ def test_a_recorded_request_is_said_in_every_dialect_or_refused(recording: Recor
         ]
         once = codec.write_request(again, Facts("claude-sonnet-4-5"))
         assert json.loads(once.body) == json.loads(written.body), codec.name
+
+
+def test_a_whole_chat_answer_has_all_that_openai_s_have() -> None:
+    """OpenRouter's library reads none without a fingerprint, and takes null for one."""
+    answer = Answer((Choice((Text("Hi"),), "end"),), id="a", model="m")
+    body = json.loads(OPENAI.writer(client_call(OPENAI)).whole(answer))
+    said = {"id", "object", "created", "model", "choices", "system_fingerprint"}
+    assert said <= set(body) and body["system_fingerprint"] is None
