@@ -14,14 +14,15 @@ from tollway.providers.conversation import Conversation
 
 _STATUSES: Final = frozenset({400, 422})
 _MOST_BODY: Final = 64 * 1024
-# With less room than this there is no answer: the prompt is too long.
-_LEAST_ROOM: Final = 1024
+# With less room than this there is no answer: the prompt is too long. No model's answers are so
+# short: a refusal that says so is of something else, or quotes what a caller wrote.
+_LEAST: Final = 1024
 _FIELD: Final = r"max_(?:completion_|output_|new_)?tokens"
 _N: Final = r"(\d{1,9})"
 # The most that any answer of the model may have.
 _OF_MODEL: Final = re.compile(
     rf"supports at most {_N} (?:completion|output) tokens"  # OpenAI, Azure
-    rf"|expected a value <= {_N}, but got"
+    rf"|{_FIELD}\W.{{0,60}}?expected a value <= {_N}, but got"
     rf"|range of {_FIELD} (?:is|should be) \[\d+, ?{_N}\]"  # DeepSeek, Alibaba
     rf"|{_FIELD}\W.{{0,60}}?must be less than or equal to `?{_N}"  # Groq
     rf"|max_tokens: \d+ > {_N}, which is the maximum allowed"  # Anthropic
@@ -29,7 +30,9 @@ _OF_MODEL: Final = re.compile(
     re.IGNORECASE,
 )
 # Vertex names the first number that is too much.
-_BELOW: Final = re.compile(rf"supported range is from 1 \(inclusive\) to {_N} \(exclusive\)")
+_BELOW: Final = re.compile(
+    rf"maxOutputTokens value of.{{0,60}}?range is from 1 \(inclusive\) to {_N} \(exclusive\)"
+)
 # How much the window holds, and what of it the prompt takes.
 _OF_WINDOW: Final = tuple(
     re.compile(rf"context length (?:is|of) {_N} tokens{words}", re.IGNORECASE)
@@ -63,11 +66,11 @@ def lower_limit(status: int, body: bytes, asked: int) -> Lower | None:
     if status not in _STATUSES:
         return None
     text = body[:_MOST_BODY].decode("utf-8", "replace")
-    most, least = _most(text), 1
+    most = _most(text)
     lasting = most is not None
     if most is None:
-        most, least = _room(text, asked), _LEAST_ROOM
-    return Lower(most, lasting) if most is not None and least <= most < asked else None
+        most = _room(text, asked)
+    return Lower(most, lasting) if most is not None and _LEAST <= most < asked else None
 
 
 def _most(text: str) -> int | None:

@@ -93,6 +93,11 @@ OTHERS = [
     "This model's maximum context length is 16384 tokens. However, you requested 79384 tokens"
     " (15384 in the messages, 64000 in the completion).",
     "max_tokens must be at least 1",
+    # Of other fields (thisisartium/continuous-alignment-testing#25).
+    "Invalid 'n': integer above maximum value. Expected a value <= 128, but got 130 instead.",
+    "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead.",
+    "Unable to submit request because it has a topK value of 100 but the supported range is from 1"
+    " (inclusive) to 41 (exclusive). Update the value and try again.",
     # More than was asked for: something else is wrong.
     "This model supports at most 128000 completion tokens",
     "",

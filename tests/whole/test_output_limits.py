@@ -16,7 +16,8 @@ MOST = {
     "openai-compatible": "`max_completion_tokens` must be less than or equal to `8192`",
     "openai": "max_tokens is too large: 64000. This model supports at most 8192 completion tokens",
     "anthropic": "max_tokens: 64000 > 8192, which is the maximum allowed number of output tokens",
-    "gemini": "the supported range is from 1 (inclusive) to 8193 (exclusive)",
+    "gemini": "a maxOutputTokens value of 64000 but the supported range is from 1 (inclusive) to 8193"
+    " (exclusive)",
     "bedrock": "The maximum tokens you requested exceeds the model limit of 8192",
 }
 WINDOW, PROMPT = 32768, 17459
@@ -142,3 +143,25 @@ async def test_a_route_that_allows_no_loss_refuses_a_lower_limit() -> None:
             with pytest.raises(anthropic.BadRequestError):
                 await one.ask(ANTHROPIC, f"strict/{place}", max_tokens=32_000)
         assert limits == [32_000]
+
+
+async def test_the_most_of_another_field_is_no_limit_of_answers() -> None:
+    """One caller's `n` of 130 cut everybody's answers to 128 tokens until the next start."""
+    words = (
+        "Invalid 'n': integer above maximum value. Expected a value <= 128, but got 130 instead."
+    )
+    async with refusing(100, words, 'budget = ["5/day"]') as (one, limits):
+        for _ in range(2):
+            with pytest.raises(Exception, match="Expected a value <= 128"):
+                await one.ask(CHAT, TARGETS["openai"])
+        assert limits == [16384, 16384]
+
+
+async def test_a_few_tokens_are_no_model_s_longest_answer() -> None:
+    """Some refusals quote what the caller wrote: it must not cut the answers of others."""
+    words = "Invalid value: 'max_tokens: 9 > 8, which is the maximum allowed'."
+    async with refusing(100, words, 'budget = ["5/day"]') as (one, limits):
+        for _ in range(2):
+            with pytest.raises(Exception, match="Invalid value"):
+                await one.ask(CHAT, TARGETS["openai"])
+        assert limits == [16384, 16384]
