@@ -22,6 +22,13 @@ ASKS = "/v1/models"
         ("X-Forwarded-For", "127.0.0.1.evil.example", True),
         ("X-Forwarded-For", "127.0.0.1, ::1,127.0.0.1:4141 , [::1]:5", False),
         ("X-Forwarded-For", "::ffff:127.0.0.1", False),
+        ("X-Forwarded-For", "0:0:0:0:0:0:0:1", False),  # Spring Cloud Gateway's
+        ("X-Forwarded-For", "[0:0:0:0:0:0:0:1]:51032, ::ffff:7f00:1", False),
+        ("X-Forwarded-For", "127.0.0.1,", True),
+        ("X-Forwarded-For", "[127.0.0.1, 1", True),
+        ("Forwarded", "proto=http; host=localhost:4141; for=127.0.0.1", False),
+        ("Forwarded", "for=127.0.0.1;for=192.0.2.60", True),
+        ("Forwarded", "before=127.0.0.1", True),
         ("Forwarded", "for=192.0.2.60;proto=http;by=203.0.113.43", True),
         ("Forwarded", 'for="[2001:db8:cafe::17]:4711"', True),
         ("Forwarded", "by=127.0.0.1", True),
