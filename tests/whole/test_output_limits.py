@@ -16,8 +16,8 @@ MOST = {
     "openai-compatible": "`max_completion_tokens` must be less than or equal to `8192`",
     "openai": "max_tokens is too large: 64000. This model supports at most 8192 completion tokens",
     "anthropic": "max_tokens: 64000 > 8192, which is the maximum allowed number of output tokens",
-    "gemini": "a maxOutputTokens value of 64000 but the supported range is from 1 (inclusive) to 8193"
-    " (exclusive)",
+    "gemini": "a maxOutputTokens value of 64000 but the supported range is from 1 (inclusive)"
+    " to 8193 (exclusive)",
     "bedrock": "The maximum tokens you requested exceeds the model limit of 8192",
 }
 WINDOW, PROMPT = 32768, 17459
