@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tollway.providers.llamacpp.gguf import read_header
+from tollway.providers.llamacpp.gguf import Tensor, read_header
 
 Value = str | int | float | bool | Sequence[str] | Sequence[int]
 
@@ -76,25 +76,28 @@ def with_metadata(source: Path, target: Path, key: str, number: int) -> None:
 
 def with_layers(source: Path, target: Path, count: int) -> None:
     """Write a copy of a model that has its first layers alone: it talks nonsense, and quickly."""
-    from gguf import GGUFReader  # noqa: PLC0415 - imports numpy
-
-    reader, data = GGUFReader(source), source.read_bytes()
-    kept = [
-        one
-        for one in reader.tensors
-        if one.name[:4] != "blk." or int(one.name.split(".")[1]) < count
-    ]
-    head = bytearray(data[: reader.tensors[0].field.offset])
-    struct.pack_into("<Q", head, 8, len(kept))
-    layers = reader.fields["llama.block_count"]
-    struct.pack_into("<I", head, layers.offset + 8 + len(layers.name) + 4, count)
-    body = b""
-    for one in kept:
-        head += _text(one.name) + struct.pack(f"<I{len(one.shape)}Q", len(one.shape), *one.shape)
-        head += struct.pack("<IQ", one.tensor_type, len(body))
-        raw = data[one.data_offset : one.data_offset + one.n_bytes]
-        body += raw + bytes(-len(raw) % 32)
+    data = source.read_bytes()
+    with source.open("rb") as file:
+        header = read_header(file, len(data))
+        at = file.tell() - sum(_entry_size(one) for one in header.tensors)
+    head, body, kept = bytearray(data[:at]), b"", 0
+    layers = _text("llama.block_count")
+    struct.pack_into("<I", head, data.index(layers) + len(layers) + 4, count)
+    for one in header.tensors:
+        entry = data[at : at + _entry_size(one)]
+        at += len(entry)
+        if not one.name.startswith("blk.") or int(one.name.split(".")[1]) < count:
+            head += entry[:-8] + struct.pack("<Q", len(body))
+            begin = header.data_at + one.offset
+            body += data[begin : begin + one.size] + bytes(-one.size % 32)
+            kept += 1
+    struct.pack_into("<Q", head, 8, kept)
     target.write_bytes(bytes(head) + bytes(-len(head) % 32) + body)
+
+
+def _entry_size(tensor: Tensor) -> int:
+    """Return how long what a header says of a tensor is; its offset stands last."""
+    return 24 + len(tensor.name) + 8 * len(tensor.shape)
 
 
 def with_template(source: Path, target: Path, template: str) -> None:
