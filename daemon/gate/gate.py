@@ -30,6 +30,7 @@ from tollway.providers.canon import Call, Price
 from tollway.providers.catalog import KINDS, request_headers
 from tollway.providers.errors import LocalModelFailed
 from tollway.providers.headers import Headers
+from tollway.providers.money import worst_case
 from tollway.providers.prices import CALLERS
 from tollway.providers.signing import signer_of, within
 from tollway.providers.transport import Timeouts
@@ -203,7 +204,9 @@ class Gate:
             return CALLERS
         price = None
         if target.kind.deploys and not self._prices.override_of(target.name):
-            price = self._price(target, self.daemon.deployed.model(target), at_ms)
+            models = self.daemon.deployed.models(target)
+            known = (found for one in models if (found := self._price(target, one, at_ms)))
+            price = max(known, key=_dearness, default=None)
         return price or self._price(target, target.model, at_ms)
 
     def _price(self, target: Target, model: str, at_ms: int) -> Price | None:
@@ -232,11 +235,14 @@ class Gate:
         price = self._price(target, model, attempt.hold.at_ms)
         if price is None or self._prices.override_of(target.name):
             return
-        self.daemon.deployed.heard(target, model)
-        if attempt.price is None or price.id != attempt.price.id:
+        is_new = self.daemon.deployed.heard(target, model)
+        other = attempt.price is None or price.id != attempt.price.id
+        if other:
             attempt.price = price
+        if is_new and other:
             log.warning(
-                "%s is answered by `%s`: billed, and held from now on, at that model's price",
+                "%s is answered by `%s`: billed at that model's price, and held at that of the"
+                " dearest that answers",
                 *(target.name, self.mask(model)),
             )
 
@@ -339,6 +345,11 @@ class Gate:
         strict = bool(route and route.on_loss == "refuse")
         longest = self.daemon.longest.of
         return Translator(call, strict=strict, default_output=limit, longest=longest)
+
+
+def _dearness(price: Price) -> int:
+    """Return what orders prices, by what a usual call comes to."""
+    return worst_case(10_000, 1_000, price)
 
 
 def _deadline_ms(model: Model) -> int | None:

@@ -13,10 +13,13 @@ from shell import running
 from upstreams import answer, reads, says, upstream
 
 from tollway.daemon.config.load import load
+from tollway.daemon.gate.deployed import Deployed
+from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.calls import AttemptRow
 from tollway.daemon.ledger.reprice import reprice
 from tollway.daemon.pricing import in_force
 from tollway.providers.canon import Usage
+from tollway.providers.catalog import KINDS
 from tollway.providers.money import cost
 from tollway.providers.prices import PriceSource
 
@@ -102,16 +105,39 @@ async def test_a_deployment_costs_what_the_model_costs_that_answers(
         # The first was held at the name's price, what came after at that of what had answered.
         assert second.hold_nanousd > 10 * first.hold_nanousd
         assert second.overrun_nanousd == 0
-        assert [third.cost_nanousd, fourth.cost_nanousd] == [price_of(MINI)] * 2
-        assert (third.hold_nanousd, fourth.hold_nanousd) == (
-            second.hold_nanousd,
-            first.hold_nanousd,
-        )
+        # The fourth names none that has a price: it is at most the dearest that has answered.
+        assert [third.cost_nanousd, fourth.cost_nanousd] == [price_of(MINI), price_of(FULL)]
+        assert third.hold_nanousd == fourth.hold_nanousd == second.hold_nanousd
         told = [one.message for one in caplog.records if "is answered by" in one.message]
         assert [one.partition(":")[0] for one in told] == [
             f"azure/{MINI} is answered by `{FULL}`",
             f"azure/{MINI} is answered by `{MINI}`",
         ]
+
+
+async def test_a_deployment_of_several_models_is_held_at_the_dearest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A model router takes its pick for each call: a hold at the last one's price was too small."""
+    async with azure([whole(one) for one in (FULL, MINI, FULL, MINI, FULL)]) as gate:
+        _, *later = [await tried(gate) for _ in range(5)]
+        assert [one.cost_nanousd for one in later] == [price_of(MINI), price_of(FULL)] * 2
+        assert [one.overrun_nanousd for one in later] == [0] * 4
+        told = [one for one in caplog.records if "is answered by" in one.message]
+        assert len(told) == 2
+
+
+def test_a_model_that_answers_no_more_is_forgotten() -> None:
+    """An owner who puts a cheaper one there for good gets the smaller holds."""
+    deployed = Deployed()
+    target = Target("azure", MINI, kind=KINDS["azure"], base_url="http://127.0.0.1")
+    assert deployed.models(target) == (MINI,)
+    assert [deployed.heard(target, one) for one in (FULL, "other", FULL)] == [True, True, False]
+    for _ in range(99):
+        deployed.heard(target, MINI)
+    assert deployed.models(target) == (FULL, MINI)
+    deployed.heard(target, MINI)
+    assert deployed.models(target) == (MINI,)
 
 
 async def test_a_price_in_gateway_toml_is_above_what_an_answer_names() -> None:
