@@ -59,6 +59,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quirks: frozenset[str] = frozenset()
     shows: tuple[str, ...] = ()
     deploys: bool = False  # names are its owner's own: the answer says which model made it
+    counts_first: bool = False  # it tells all of a prompt's tokens before it streams an answer
     runs_on: bool = False  # to the end of an answer whose reader has left, and bills all of it
     unbounded: tuple[str, ...] = ()
     efforts: dict[str, tuple[str, ...]] = {}  # globs, and the words of `reasoning_effort` there

@@ -281,7 +281,7 @@ class Attempt:
         The visible output bounds it only where the model has no hidden one and the answer came
         as a stream, to its end or from a provider that stops with its reader; else only the hold
         does. A token is at least one byte of text. An answer that was ended at the cap has passed
-        its hold: what came bounds it, reported or visible.
+        its hold: what came bounds it, reported or visible. Input that was told is not guessed.
         """
         tokens = self.worst.output_tokens
         if ending == "at_cap" and self.price:
@@ -297,14 +297,30 @@ class Attempt:
         stopped = by_itself or not kind.runs_on
         if stopped and reader.begun and not self.unseen and kind.shows_all(self.target.model):
             tokens = min(tokens, self.reader.produced + _FRAME_TOKENS * self.worst.choices)
-        usage = Usage(input=self.worst.input_tokens, output=tokens, estimated=True)
+        told = self._told_first()
+        usage = told or Usage(input=self.worst.input_tokens)
+        usage = msgspec.structs.replace(usage, output=tokens, reasoning=0, estimated=True)
         if self.price is None:
             return usage, 0
-        cost = min(self.worst.cost(tokens, self.price), self.opened.hold_nanousd)
+        bill = self._billed(usage) if told else None
+        cost = bill[0] if bill else self.worst.cost(tokens, self.price)
+        cost = min(cost, self.opened.hold_nanousd)
         if self.reader.usage and (bill := self._billed(self.reader.usage)):
             # Reported before the end, as some do on every piece: no less than that was used.
             cost = max(cost, bill[0])
         return usage, cost
+
+    def _told_first(self) -> Usage | None:
+        """Return what a provider reported that tells all of the input before it answers.
+
+        None where it works on further prompts meanwhile, of tools that it runs itself.
+        """
+        kind, bound, usage = self.target.kind, self.worst.bound, self.reader.usage
+        itself = self.target.base_url == kind.base_url or kind.part_of
+        further = bound.prompts > 1 or bound.searches or bound.unbounded
+        if not kind.counts_first or not itself or further:
+            return None
+        return usage if usage and usage.input_total else None
 
 
 def ending_of(error: UpstreamError) -> Ending:

@@ -77,6 +77,46 @@ async def test_what_vertex_said_arrives_and_is_billed(
         assert (row.call.ending, row.call.estimated) == ("answered", False)
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
+async def test_a_stream_that_is_cut_costs_the_input_that_was_told(
+    google: Cloud, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Claude's begins with it: nearly all was cached, where bytes say only how much it could be."""
+    monkeypatch.setenv("TOKEN", "ya29.token")
+    used = {"input_tokens": 5, "cache_read_input_tokens": 900, "output_tokens": 1}
+    start = {"type": "message_start", "message": {"id": "msg_1", "model": HAIKU, "usage": used}}
+    text = {"type": "text", "text": ""}
+    said = [start, {"type": "content_block_start", "index": 0, "content_block": text}]
+    body = b"".join(b"data: " + msgspec.json.encode(one) + b"\n\n" for one in said)
+    google.answer = (200, "text/event-stream", body)
+    asked = {
+        "model": f"vertex/{HAIKU}", "stream": True, "max_tokens": 50,
+        "messages": [{"role": "user", "content": "word " * 2000}],
+    }  # fmt: skip
+    priced = f"""
+[prices."vertex/{HAIKU}"]
+input = 1
+output = 5
+cached_input = 0.1
+search = 0.01
+context_window = 200000
+"""
+    searching = {
+        **asked,
+        "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 2}],
+    }
+    async with running(config(google.port, 'api_key = "env:TOKEN"') + priced, server="") as daemon:
+        gate = Gateway(daemon, [])
+        (one,) = (await gate.row(await gate.ask(msgspec.json.encode(asked), path))).attempts
+        assert (one.ending, one.estimated) == ("upstream_broke", True)
+        assert (one.input_tokens, one.cache_read_tokens, one.output_tokens) == (5, 900, 50)
+        assert one.cost_nanousd == 5 * 1000 + 900 * 100 + 50 * 5000
+        if path == "/v1/messages":  # each search is a prompt of its own, which nobody has told yet
+            reply = await gate.ask(msgspec.json.encode(searching), path)
+            (one,) = (await gate.row(reply)).attempts
+            assert one.input_tokens > 10_000
+
+
 async def chat(gate: Gateway, model: str, **more: object) -> Reply:
     """Ask as a client of OpenAI's does."""
     said = {"model": f"vertex/{model}", "messages": [{"role": "user", "content": "Hi"}], **more}
