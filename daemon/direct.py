@@ -92,7 +92,7 @@ class Direct:
         return not self._message.should_close and not self._message.upgrade
 
     def _take(self, size: int) -> None:
-        self.daemon.room.take(size, self.trace.key)
+        self.daemon.room.take(size, self.trace.key, self._held)
         self._held += size
 
     def release(self) -> None:

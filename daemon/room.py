@@ -4,6 +4,7 @@ import os
 import resource
 
 from tollway.daemon.errors import Overloaded
+from tollway.providers.errors import RequestTooLarge
 from tollway.providers.llamacpp.fit import total_memory
 
 _ENOUGH = 256 * 2**20
@@ -21,16 +22,23 @@ class Room:
         self.held = 0
         self._by: dict[str, int] = {}  # by the key's name; none of a key that holds nothing
 
-    def take(self, size: int, key: str) -> None:
-        """Set so many bytes aside for a key's call, "" for the owner's.
+    def take(self, size: int, key: str, before: int) -> None:
+        """Set so many bytes aside for a key's call, "" for the owner's, beside those `before`.
 
         Raises:
-            Overloaded: There is not so much left for it; nothing was taken.
+            RequestTooLarge: The call is alone more than there is for it at any time.
+            Overloaded: There is not so much left for it. Nothing was taken in either case.
         """
         own = self._by.get(key, 0) + size
+        most = self.most * 3 // 4 if key else self.most
+        if before + size > most:
+            raise RequestTooLarge(
+                f"The request's body is over the {most:,} bytes of memory that there are for it",
+                hint="They are a part of what the machine, container or unit gives the daemon",
+            )
         if self.held + size > self.most:
             raise _full("the calls", self.held, "all that there is for them")
-        if key and own * 4 > self.most * 3:
+        if own > most:
             raise _full("this key's calls", own - size, "all that one key may take")
         self.held += size
         self._by[key] = own

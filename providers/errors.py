@@ -65,7 +65,7 @@ class Untranslatable(RequestInvalid):
 
 
 class RequestTooLarge(GatewayError):
-    """The body is over `server.max_body`."""
+    """The body is over `server.max_body`, or more than the memory for bodies."""
 
     status = 413
     code = "request_too_large"

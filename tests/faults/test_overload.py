@@ -166,6 +166,18 @@ async def test_bodies_that_memory_has_no_room_for_are_refused_and_leave_no_trace
         assert room.held == 0
 
 
+async def test_a_body_that_never_fits_is_too_large() -> None:
+    """To wait and to send fewer at once, as a 503 asks for, would help nobody: clients tried on."""
+    async with gateway([[]]) as gate:
+        room = gate.daemon.server.daemon.room
+        room.most = 100_000
+        refused = await gate.ask(body(messages=[{"role": "user", "content": "x" * 90_000}]))
+        assert (refused.status, refused.json()["error"]["code"]) == (413, "request_too_large")
+        assert "memory" in refused.json()["error"]["message"]
+        assert "retry-after" not in refused.headers
+        assert room.held == 0
+
+
 @pytest.mark.parametrize("mib", [400, 1024, 8192])
 def test_the_room_for_bodies_is_of_the_memory_that_there_is_for_us(mib: int) -> None:
     """A container of 512 MiB on a large machine was given gigabytes of bodies, and was killed."""
