@@ -1,7 +1,7 @@
 """Tool calls of Gemma, nearly JSON: what is read, and what a grammar lets through."""
 
-import json
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,17 +9,20 @@ from grammars import sample
 from hypothesis import given
 from hypothesis import strategies as st
 from json_validity import valid
+from local_speech import calls
+from local_speech import heard as heard_of
 
 from tollway.providers.llamacpp.frames import Tool
 from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
-from tollway.providers.llamacpp.speech import Said
 
 GEMMA = "<|tool_call>call: <channel|>"
 FUNCTION = "<start_function_call>"
 TOOLS = [Tool("look"), Tool("add")]
 TEXT = 'a "b", {c}: <|d\n\\é☃'
 MADE = {"city": TEXT, "days": -3.5, "ok": True, "none": None, "at": {"x": [1, "two", []]}, "e": ""}
+
+heard = partial(heard_of, tools=TOOLS)
 
 
 def written(quote: str) -> str:
@@ -42,26 +45,6 @@ ANSWERS = [
         "",
     ),
 ]  # fmt: skip
-
-
-def heard(family: str, pieces: list[str]) -> Said:
-    """Return all that an answer turned out to be."""
-    speech = Manner(family).speech(TOOLS, thinks=False)
-    said = Said()
-    for piece in pieces:
-        said = said.then(speech.feed(piece))
-    return said.then(speech.finish())
-
-
-def calls(said: Said) -> list[tuple[str, Any]]:
-    """Return the calls, their arguments read."""
-    found: list[list[str]] = []
-    for piece in said.calls:
-        if piece.name:
-            assert piece.call_id
-            found.append([piece.name, ""])
-        found[piece.index][1] += piece.arguments
-    return [(name, json.loads(text)) for name, text in found]
 
 
 @given(st.sampled_from(ANSWERS), st.sets(st.integers(1, 300)))

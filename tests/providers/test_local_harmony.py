@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 from gguf_files import real_model, with_template
 from local_models import chat, model, serving, whole
+from local_speech import heard as heard_of
+from local_speech import spelled as calls
 
 from tollway.providers.llamacpp.adapter import LocalModels
 from tollway.providers.llamacpp.frames import Message, Tool, ToolCall
 from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.onset import Onset
-from tollway.providers.llamacpp.speech import Said
 from tollway.providers.llamacpp.template import ChatTemplate
 
 TEMPLATE = "<|start|>assistant<|channel|>analysis<|message|> tools"
@@ -46,26 +48,7 @@ WRITTEN: list[tuple[str, str, str, list[tuple[str, str]]]] = [
     ("<|channel|>" + "x" * 400, "<|channel|>" + "x" * 400, "", []),
 ]  # fmt: skip
 
-
-def heard(pieces: list[str], *, tools: bool = True) -> Said:
-    """Return all that an answer turned out to be."""
-    speech = Manner(TEMPLATE).speech(TOOLS if tools else [], thinks=True)
-    said = Said()
-    for piece in pieces:
-        said = said.then(speech.feed(piece))
-    return said.then(speech.finish())
-
-
-def calls(said: Said) -> list[tuple[str, str]]:
-    """Return the calls."""
-    found: list[tuple[str, str]] = []
-    for piece in said.calls:
-        if piece.name:
-            assert piece.call_id
-            assert piece.index == len(found)
-            found.append((piece.name, ""))
-        found[piece.index] = (found[piece.index][0], found[piece.index][1] + piece.arguments)
-    return found
+heard = partial(heard_of, TEMPLATE, tools=TOOLS, thinks=True)
 
 
 @given(st.data())
@@ -80,7 +63,7 @@ def test_an_answer_is_told_apart_wherever_it_is_cut(data: st.DataObject) -> None
 
 def test_without_tools_nothing_is_a_call() -> None:
     """A client that offered none is told what the model said."""
-    said = heard(['<|channel|>commentary to=functions.add json<|message|>{"a": 1}'], tools=False)
+    said = heard(['<|channel|>commentary to=functions.add json<|message|>{"a": 1}'], tools=())
     assert (said.text, said.calls) == ('{"a": 1}', [])
 
 

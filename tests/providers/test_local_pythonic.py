@@ -1,7 +1,7 @@
 """Tool calls of LFM2, written as Python's: what is read, and what a grammar lets through."""
 
-import json
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,11 +9,12 @@ from grammars import sample
 from hypothesis import given
 from hypothesis import strategies as st
 from json_validity import valid
+from local_speech import calls
+from local_speech import heard as heard_of
 
 from tollway.providers.llamacpp.frames import Tool
 from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
-from tollway.providers.llamacpp.speech import Said
 
 LFM = "<|tool_list_start|> </think>"
 TOOLS = [Tool("look.up"), Tool("add")]
@@ -27,25 +28,7 @@ WRITTEN = (
     " at={'x': [1, \"two\", []]}, e='', soon=now, pair=(1, 2)), add()]"
 )
 
-
-def heard(pieces: list[str]) -> Said:
-    """Return all that an answer turned out to be."""
-    speech = Manner(LFM).speech(TOOLS, thinks=False)
-    said = Said()
-    for piece in pieces:
-        said = said.then(speech.feed(piece))
-    return said.then(speech.finish())
-
-
-def calls(said: Said) -> list[tuple[str, Any]]:
-    """Return the calls, their arguments read."""
-    found: list[list[str]] = []
-    for piece in said.calls:
-        if piece.name:
-            assert piece.call_id
-            found.append([piece.name, ""])
-        found[piece.index][1] += piece.arguments
-    return [(name, json.loads(text)) for name, text in found]
+heard = partial(heard_of, LFM, tools=TOOLS)
 
 
 @given(st.sets(st.integers(1, 250)))

@@ -2,16 +2,18 @@
 
 import json
 import random
+from functools import partial
 from typing import Any
 
 import pytest
 from grammars import sample
 from hypothesis import given
 from hypothesis import strategies as st
+from local_speech import calls
+from local_speech import heard as heard_of
 
 from tollway.providers.llamacpp.frames import Tool
 from tollway.providers.llamacpp.manner import Manner
-from tollway.providers.llamacpp.speech import Said
 
 TOOLS = [Tool("get_weather"), Tool("add")]
 HERMES, LLAMA, MISTRAL, NAMED, PLAIN = (
@@ -23,28 +25,7 @@ LEAF: dict[str, object] = {
     "properties": {"n": {"type": "null"}}, "required": ["n"], "additionalProperties": False,
 }  # fmt: skip
 
-
-def heard(template: str, pieces: list[str], *, tools: bool = True, thinks: bool = False) -> Said:
-    """Return all that an answer turned out to be."""
-    speech = Manner(template).speech(TOOLS if tools else [], thinks=thinks)
-    said = Said()
-    for piece in pieces:
-        said = said.then(speech.feed(piece))
-    return said.then(speech.finish())
-
-
-def calls(said: Said) -> list[tuple[str, Any]]:
-    """Return the calls, their arguments read."""
-    names: list[str] = []
-    texts: list[str] = []
-    for piece in said.calls:
-        if piece.name:
-            assert piece.index == len(names)
-            assert piece.call_id
-            names.append(piece.name)
-            texts.append("")
-        texts[piece.index] += piece.arguments
-    return [(name, json.loads(text)) for name, text in zip(names, texts, strict=True)]
+heard = partial(heard_of, tools=TOOLS)
 
 
 def call(name: str, arguments: Any, key: str = "arguments") -> str:
@@ -157,7 +138,7 @@ def test_pieces_change_nothing(data: st.DataObject) -> None:
 def test_anything_is_heard_without_a_fault(text: str, template: str) -> None:
     """A model may write any nonsense; and without tools and thoughts all of it is text."""
     heard(template, list(text))
-    said = heard("", list(text), tools=False)
+    said = heard("", list(text), tools=())
     assert (said.text, said.thought, said.calls) == (text, "", [])
 
 

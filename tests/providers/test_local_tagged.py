@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from json_validity import valid
 from local_models import chat, model, serving, whole
+from local_speech import calls
+from local_speech import heard as heard_of
 
 from tollway.providers.llamacpp.adapter import LocalModels
 from tollway.providers.llamacpp.frames import Tool
 from tollway.providers.llamacpp.manner import Manner
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
-from tollway.providers.llamacpp.speech import Said
 
 BAR = "\uff5cDSML\uff5c"
 QWEN = "<tool_call> <function= <parameter= </think>"
@@ -51,6 +53,8 @@ MADE = {
 }  # fmt: skip
 RAW = {key: value if isinstance(value, str) else json.dumps(value) for key, value in MADE.items()}
 
+heard = partial(heard_of, tools=TOOLS)
+
 
 def written(family: str) -> str:
     """Return two calls as a family's template writes them."""
@@ -80,27 +84,6 @@ def written(family: str) -> str:
     )
     return (f'<{BAR}{block}>\n<{BAR}invoke name="look">\n{each}</{BAR}invoke>\n'
             f'<{BAR}invoke name="add">\n</{BAR}invoke>\n</{BAR}{block}>')  # fmt: skip
-
-
-def heard(family: str, pieces: list[str], tools: list[Tool] | None = None) -> Said:
-    """Return all that an answer turned out to be."""
-    speech = Manner(family).speech(TOOLS if tools is None else tools, thinks=False)
-    said = Said()
-    for piece in pieces:
-        said = said.then(speech.feed(piece))
-    return said.then(speech.finish())
-
-
-def calls(said: Said) -> list[tuple[str, Any]]:
-    """Return the calls, their arguments read."""
-    found: list[list[str]] = []
-    for piece in said.calls:
-        if piece.name:
-            assert piece.call_id
-            assert piece.index == len(found)
-            found.append([piece.name, ""])
-        found[piece.index][1] += piece.arguments
-    return [(name, json.loads(text)) for name, text in found]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -161,7 +144,7 @@ def test_an_argument_is_what_its_schema_says(schema: Any, told: str, meant: Any)
     """The text alone does not say whether `12` is a number."""
     tools = [Tool("look", parameters={"properties": {"a": schema}})]
     text = f"<tool_call>\n<function=look>\n<parameter=a>\n{told}\n</parameter>\n</function>"
-    assert calls(heard(QWEN, [text], tools)) == [("look", {"a": meant})]
+    assert calls(heard(QWEN, [text], tools=tools)) == [("look", {"a": meant})]
 
 
 PROMISED: list[dict[str, Any]] = [
@@ -201,7 +184,7 @@ def test_what_the_grammar_lets_through_is_valid(
     chance = random.Random(7)  # noqa: S311 - not a secret
     counts = set()
     for _ in range(40):
-        made = calls(heard(family, [before + sample(grammar, chance)], tools))
+        made = calls(heard(family, [before + sample(grammar, chance)], tools=tools))
         counts.add(len(made))
         for name, arguments in made:
             assert name == "look"
