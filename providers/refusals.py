@@ -69,15 +69,19 @@ _QUOTA: Final = frozenset(
         *("credit_balance_too_low", "billing_disabled"),  # the second is Google Cloud's, with 403
     }
 )
-# What has no code: an empty account, and the limit that its owner has set for a month.
+# What has no code: an empty account, and the limit that its owner has set for a month. These are
+# the refusal's first words: some quote what the caller wrote (volcengine/volcengine-java-sdk#105),
+# and must not take the key from everybody.
 _UNPAID: Final = re.compile(
     # Anthropic, of the whole or of a workspace.
-    r"credit balance is too low|reached your specified (?:workspace )?api usage limits"
+    r"your credit balance is too low"
+    r"|you have reached your specified (?:workspace )?api usage limits"
     # xAI, with 429 or 403 (continuedev/continue#10373, #12670).
-    r"|used all available credits or reached its monthly|doesn.t have any credits"
-    r"|prepayment credits are depleted"  # Gemini, with 429 (JeffOtano/roni#125)
+    r"|your team .{1,100} has either used all available credits or reached its monthly"
+    r"|your newly created team doesn.t have any credits"
+    r"|your prepayment credits are depleted"  # Gemini, with 429 (JeffOtano/roni#125)
     r"|account .{1,100} is suspended, possibly due to reaching the monthly"  # Fireworks, with 412
-    r"|^key limit exceeded \(",  # OpenRouter, with 403, of what its owner lets a key spend
+    r"|key limit exceeded \(",  # OpenRouter, with 403, of what its owner lets a key spend
     re.IGNORECASE,
 )
 _OF_MONEY: Final = frozenset({400, 403, 412, 429})
@@ -205,7 +209,7 @@ def is_unpaid(status: int, body: bytes) -> bool:
         return True
     if status not in _OF_MONEY:
         return False
-    return any(code in _QUOTA for code in _codes(body)) or bool(_UNPAID.search(_message(body)))
+    return any(code in _QUOTA for code in _codes(body)) or bool(_UNPAID.match(_message(body)))
 
 
 def _decoded(body: bytes) -> dict[str, object]:

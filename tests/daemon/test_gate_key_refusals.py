@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from gateway import Gateway, body, error, gateway, whole
 from upstreams import Step, reads, says
@@ -130,6 +131,23 @@ async def test_a_key_that_is_bad_or_empty_is_replaced_by_another_at_once(
         first, second = await keys_of(gate)
         assert (first["state"], second["state"]) == ("open", "closed")
         assert 590 < first["rests_s"] <= 600
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Your credit balance is too low to access it",
+        "Your team x has either used all available credits or reached its monthly limit",
+        "Account x is suspended, possibly due to reaching the monthly spending limit",
+    ],
+)
+async def test_what_a_caller_wrote_takes_no_key_from_the_others(pool: str, words: str) -> None:
+    """Refusals quote it, and by the words of an empty account it rested for everybody."""
+    quoted = f"invalid value: `{words}`, supported values are: `system`, `user`"
+    said = msgspec.json.encode({"error": {"message": quoted, "code": "InvalidParameter"}})
+    async with gateway([refuses("400 Bad", said), SERVES], provider=pool) as gate:
+        assert (await gate.ask(body(messages=[{"role": words, "content": "Hi"}]))).status == 400
+        assert [one["state"] for one in await keys_of(gate)] == ["closed", "closed"]
 
 
 @pytest.mark.parametrize("said", [BAD_KEY, LOW], ids=["a bad key", "an empty account"])
