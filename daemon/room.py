@@ -8,6 +8,7 @@ from tollway.providers.errors import RequestTooLarge
 from tollway.providers.llamacpp.fit import total_memory
 
 _ENOUGH = 256 * 2**20
+_OWN = 96 * 2**20  # that the daemon takes with no body at all, and some more
 
 
 class Room:
@@ -58,14 +59,23 @@ def _full(whose: str, held: int, limit: str) -> Overloaded:
 
 
 def room_for_bodies() -> Room:
-    """Return an eighth of the memory that this process may have: each body is held, parsed, sent.
+    """Return the room in the memory that this process may have.
 
-    That is the machine's, or what a container, a unit of systemd or `ulimit -v` leaves of it. Of
-    little memory it is more, up to a quarter: some long prompts must find room at once.
+    That is the machine's, or what a container, a unit of systemd or `ulimit -v` leaves of it.
     """
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     memory = min(total_memory() or machine, machine)
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space >= 0:
-        memory = min(memory, address_space)
-    return Room(max(min(_ENOUGH, memory // 4), memory // 8))
+        memory = min(memory, address_space // 2)  # of which stacks and libraries take the other
+    return Room(part_of(memory))
+
+
+def part_of(memory: int) -> int:
+    """Return how many bytes of so much memory bodies may take: an eighth, of little up to a fifth.
+
+    Each is held, read, said anew in another dialect and sent: nearly four times its length,
+    measured with images of 20 MB. But some long prompts must find room at once.
+    """
+    left = max(memory - _OWN, memory // 4)
+    return max(min(_ENOUGH, left // 5), left // 8)

@@ -19,6 +19,7 @@ from upstreams import Peer, Upstream, upstream
 
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.process import BACKLOG
+from tollway.daemon.room import part_of
 
 FITS = 10
 CROWD = 400
@@ -191,6 +192,16 @@ def test_the_room_for_bodies_is_of_the_memory_that_there_is_for_us(mib: int) -> 
     most = int(done.stdout)
     assert 0 < most <= mib * 2**20 // 4
     assert most <= max(256 * 2**20, mib * 2**20 // 8)
+
+
+@pytest.mark.parametrize("mib", [128, 256, 512, 1024, 2048, 65_536])
+def test_bodies_fit_with_all_that_is_made_of_them(mib: int) -> None:
+    """Six images of 20 MB for another dialect made 530 MiB, and a container of 512 let them in."""
+    memory = mib * 2**20
+    room = part_of(memory)
+    assert room * 4 + 80 * 2**20 <= memory
+    # One body as long as the default allows has room in a container of 256 MiB.
+    assert mib < 256 or room >= 32 * 2**20
 
 
 async def test_bodies_of_one_key_leave_room_for_another_s() -> None:
