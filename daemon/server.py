@@ -226,6 +226,7 @@ class Server:
         self.daemon.upstream_loads.configure(config)
         self.daemon.meter.configure(config)
         self.daemon.health.configure(config)
+        self.daemon.longest.forget()
         self.daemon.alerts.trust(self.daemon.health.failing())
         self.output.install(config.server.log_level, config.server.log_format)
 

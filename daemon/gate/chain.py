@@ -14,6 +14,7 @@ from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import Ending
 from tollway.providers.errors import AnswerHeldUp, LocalModelBusy, LocalModelFailed, UpstreamError
 from tollway.providers.errors import UpstreamRefused as Refused
+from tollway.providers.output_limits import Lower
 from tollway.providers.refusals import is_spoilt, verdict_of
 
 # Waits before further tries: up to so much, doubled with each, and full jitter (any part of it).
@@ -39,7 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
     hint_s: float | None = None  # how long the provider asks to wait
     overflow: bool = False  # the prompt does not fit into the model's context window
     refused_retry: bool = False  # the provider says that a further try cannot help
-    lower: int | None = None  # an output limit that the same target takes, it says
+    lower: Lower | None = None  # an output limit that the same target takes, it says
     sealed: bool = False  # it cannot read thoughts that were given back
 
 
@@ -49,7 +50,7 @@ class Step(msgspec.Struct, frozen=True):
     target: Target
     wait_s: float = 0.0
     repeats: int = 0
-    output: int | None = None  # tokens, more than which the target does not take as a limit
+    output: Lower | None = None  # more than which the target does not take as a limit
     bare: bool = False  # without any thoughts, which the target cannot read
 
 

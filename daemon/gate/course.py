@@ -42,8 +42,14 @@ class Course:
         return kept.key if kept and kept.target == target.name else ""
 
     def served(self, exchange: "Exchange", attempt: Attempt) -> None:
-        """Take note of where the call was answered, for those of its conversation that follow."""
+        """Take note of where the call was answered, for those of its conversation that follow.
+
+        And of its model's longest answer, if that was told before. A refusal alone proves none: it
+        may quote what its caller wrote, and is then met a second time.
+        """
         target, plan = attempt.target, self._plan
+        if attempt.version.longest is not None:
+            exchange.daemon.longest.note(target, attempt.version.longest)
         if plan.plain and target.name != plan.targets[0].name:
             # Each time: as long as any conversation goes on elsewhere, it has to be looked for.
             exchange.daemon.affinity.stray(plan.found.name)

@@ -1,7 +1,7 @@
 """The longest answers of models, as their providers told in refusals.
 
 No list of models has them for all, and what one has is old soon. To be told costs one refusal,
-which is free; what was told is known as long as the daemon lives.
+which is free; what was told, and then answered to, is known until the next reload.
 """
 
 from tollway.daemon.gate.route import Target
@@ -19,6 +19,10 @@ class Longest:
         """Note what a target's provider says of all answers of its model."""
         if len(self._known) < _MOST_TARGETS:
             self._known[target.base_url, target.model] = tokens
+
+    def forget(self) -> None:
+        """Forget all: what a server takes may be more by now."""
+        self._known.clear()
 
     def of(self, target: Target) -> int | None:
         """Return the tokens that an answer of a target may have; None where nobody has said."""

@@ -132,7 +132,7 @@ async def _refusal(exchange: "Exchange", attempt: Attempt, answer: Answer) -> Fa
         hint_s=_hinted(error, answer.headers, said),
         overflow=overflow,
         refused_retry=may_retry(answer.headers) is False,
-        lower=lowered(exchange, attempt, status, said),
+        lower=lowered(attempt, status, said),
         sealed=is_sealed(status, said),
     )
 

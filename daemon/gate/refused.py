@@ -6,7 +6,7 @@ from tollway.daemon.gate.attempt import Attempt
 from tollway.providers.dialects.error_words import words_in
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.headers import to_client
-from tollway.providers.output_limits import lower_limit
+from tollway.providers.output_limits import Lower, lower_limit
 from tollway.providers.refusals import Verdict, is_no_such_model, is_no_such_path, is_spoilt
 from tollway.providers.transport import Answer
 
@@ -85,7 +85,7 @@ def _elsewhere(exchange: "Exchange", attempt: Attempt) -> str:
     )
 
 
-def lowered(exchange: "Exchange", attempt: Attempt, status: int, said: bytes) -> int | None:
+def lowered(attempt: Attempt, status: int, said: bytes) -> Lower | None:
     """Return the output limit that a provider says it takes, where it was not the client's choice.
 
     Who speaks a model's own API chose the limit for that model; of another one a client knows
@@ -95,9 +95,4 @@ def lowered(exchange: "Exchange", attempt: Attempt, status: int, said: bytes) ->
     asked = attempt.worst.write_output
     if asked is None and version.said is not None:
         asked = version.call.output_limit
-    found = None if asked is None else lower_limit(status, said, asked)
-    if found is None:
-        return None
-    if found.lasting:
-        exchange.daemon.longest.note(attempt.target, found.tokens)
-    return found.tokens
+    return None if asked is None else lower_limit(status, said, asked)

@@ -30,7 +30,7 @@ from tollway.providers.events import Stopped
 from tollway.providers.fold import unfold
 from tollway.providers.halves import Halves, with_signs
 from tollway.providers.headers import Headers
-from tollway.providers.output_limits import within
+from tollway.providers.output_limits import Lower, within
 from tollway.providers.repeated_calls import with_own_ids
 from tollway.providers.sse import Event
 from tollway.providers.units import UNITS, NotThere
@@ -60,6 +60,7 @@ class Version(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()  # of the request, what the target's dialect cannot say
     changed: tuple[str, ...] = ()  # of the request, what its route changed
     most_output: int | None = None  # tokens, more than which the target takes as no limit
+    longest: int | None = None  # tokens of all the model's answers, if it answers to that limit
 
     def path(self, target: Target) -> str:
         """Return the path and query behind a target's base URL."""
@@ -115,12 +116,14 @@ class Translator:
         self._said: Conversation | None = None
         self._unsaid: tuple[str, ...] = ()  # to whatever target
 
-    def version(self, target: Target, output: int | None = None, *, bare: bool = False) -> Version:
+    def version(
+        self, target: Target, output: Lower | None = None, *, bare: bool = False
+    ) -> Version:
         """Return the call as a target is to be sent it.
 
         Args:
             target: Whoever is to answer.
-            output: More than which it takes as no limit, in tokens, where it has said so.
+            output: The most that it takes as a limit, where it has just said so.
             bare: Without the thoughts of earlier turns, which it has said it cannot read.
 
         Raises:
@@ -138,7 +141,7 @@ class Translator:
             if sells and target.worker:
                 raise _not_there(target, call.endpoint)
             passed = self._passed(target, bare=bare)
-            return self._bounded(passed, self._most(target, output))
+            return self._bounded(passed, self._most(target, output), output)
         if embeds:
             return self._embedding(target)
         if sells:
@@ -164,16 +167,20 @@ class Translator:
         endpoint: Endpoint = "chat" if call.endpoint == "completions" else call.endpoint
         there = dialect.peek(endpoint, written.body, InUrl(target.model, call.stream))
         found = Version(dialect, there, dialect.bound(there), wanted, default, dropped, changes)
-        return self._bounded(found, most)
+        return self._bounded(found, most, output)
 
-    def _most(self, target: Target, output: int | None) -> int | None:
+    def _most(self, target: Target, output: Lower | None) -> int | None:
         known = self._longest(target)
-        return output if known is None else known if output is None else min(known, output)
+        told = known if output is None else output.tokens
+        return told if known is None or told is None else min(known, told)
 
     @staticmethod
-    def _bounded(version: Version, most: int | None) -> Version:
+    def _bounded(version: Version, most: int | None, told: Lower | None) -> Version:
         """Return a version for a target that takes no more than `most` tokens as a limit."""
-        return version if most is None else msgspec.structs.replace(version, most_output=most)
+        if most is None:
+            return version
+        longest = told.tokens if told and told.lasting else None
+        return msgspec.structs.replace(version, most_output=most, longest=longest)
 
     def _passed(self, target: Target, *, bare: bool) -> Version:
         """Return a call whose dialect a target speaks: the client's own, but for what fails there.

@@ -142,7 +142,7 @@ async def test_a_route_that_allows_no_loss_refuses_a_lower_limit() -> None:
         for _ in range(2):
             with pytest.raises(anthropic.BadRequestError):
                 await one.ask(ANTHROPIC, f"strict/{place}", max_tokens=32_000)
-        assert limits == [32_000]
+        assert limits == [32_000] * 2
 
 
 async def test_the_most_of_another_field_is_no_limit_of_answers() -> None:
@@ -165,3 +165,32 @@ async def test_a_few_tokens_are_no_model_s_longest_answer() -> None:
             with pytest.raises(Exception, match="Invalid value"):
                 await one.ask(CHAT, TARGETS["openai"])
         assert limits == [16384, 16384]
+
+
+async def test_what_a_caller_has_a_refusal_quote_cuts_no_answers_of_others() -> None:
+    """OpenAI quotes values that it does not know; only a limit that is then taken is kept."""
+    quoted = "This model supports at most 2000 completion tokens"
+    async with world(budget='budget = ["5/day"]') as one:
+
+        async def script(request: web.Request) -> web.StreamResponse:
+            if quoted in await request.text():
+                words = f"Invalid value: '{quoted}'. Supported values are: 'system' and 'user'."
+                return web.json_response({"error": {"message": words}}, status=400)
+            one.upstream.script = None
+            return await one.upstream.handle(request)
+
+        one.upstream.script = script
+        asked = {"model": TARGETS["openai"], "messages": [{"role": quoted, "content": "Hi"}]}
+        assert (await one.post("/v1/chat/completions", asked)).status_code == 400
+        await one.ask(CHAT, TARGETS["openai"])
+        assert one.heads["x-tollway-output-limit"] == "16384"
+
+
+async def test_a_reload_asks_anew_how_much_a_model_takes() -> None:
+    """A server of one's own may take more by then."""
+    async with refusing(8192, MOST["openai-compatible"]) as (one, limits):
+        for _ in range(2):
+            await one.ask(ANTHROPIC, TARGETS["openai-compatible"], max_tokens=64_000)
+        assert (await one.daemon.ask("POST", "/control/reload", admin=True)).status == 200
+        await one.ask(ANTHROPIC, TARGETS["openai-compatible"], max_tokens=64_000)
+        assert limits == [64_000, 8192, 8192, 64_000, 8192]
