@@ -133,7 +133,9 @@ def verdict(status: int, body: bytes) -> Verdict:
 
 
 def _is_flagged(body: bytes) -> bool:
-    """Whether a refusal is of OpenRouter's moderation, which comes with 403."""
+    """Whether a 403 is of a moderation: OpenRouter's, xAI's (UKGovernmentBEIS/inspect_ai#2267)."""
+    if _message(body).lower().startswith("content violates usage guidelines"):
+        return True
     metadata = _error(body).get("metadata")
     return isinstance(metadata, dict) and "flagged_input" in metadata
 

@@ -75,6 +75,12 @@ FLAGGED = (
     b'"metadata":{"reasons":["violence"],"flagged_input":"...","provider_name":"OpenAI",'
     b'"model_slug":"openai/gpt-4o"}}}'
 )
+# UKGovernmentBEIS/inspect_ai#2267
+XAI_FLAGGED = (
+    b'{"code":"The caller does not have permission to execute the specified operation","error":'
+    b'"Content violates usage guidelines. Team: t, API key ID: k, Model: grok-4-0709, Failed check:'
+    b' SAFETY_CHECK_TYPE_BIO"}'
+)
 
 
 def refuses(status: str, said: bytes) -> list[Step]:
@@ -231,12 +237,19 @@ async def test_names_that_a_caller_makes_up_do_not_flood_the_log(
         assert "for after-a-minute" in caplog.text
 
 
-async def test_a_flagged_prompt_is_its_caller_s_refusal_and_no_key_s() -> None:
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [(FLAGGED, "your input was flagged"), (XAI_FLAGGED, "Content violates usage guidelines")],
+    ids=["OpenRouter", "xAI"],
+)
+async def test_a_flagged_prompt_is_its_caller_s_refusal_and_no_key_s(
+    said: bytes, words: str
+) -> None:
     """No other key or target is asked to take what a filter refused, and nothing rests."""
     route = '[routes.r]\nto = ["up/m", "up1/m"]\nretries = 2\n'
-    scripts = [refuses("403 No", FLAGGED), SERVES]
+    scripts = [refuses("403 No", said), SERVES]
     async with gateway(scripts, [SERVES], more=route) as gate:
         refused = await gate.ask(body(model="r"))
         assert (refused.status, refused.headers["x-tollway-attempts"]) == (403, "1")
-        assert "your input was flagged" in error(refused)["message"]
+        assert words in error(refused)["message"]
         assert (await gate.ask(body(model="r"))).headers["x-tollway-target"] == "up/m"
