@@ -10,6 +10,7 @@ that takes too long for one token is ended by the system; the other answers go o
 import contextlib
 import mmap
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -23,18 +24,26 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tollway.providers.llamacpp.native import GrammarFailed, GrammarTooSlow, NativeFailed
+from tollway.providers.llamacpp.native import (
+    GrammarFailed,
+    GrammarLost,
+    GrammarTooSlow,
+    NativeFailed,
+)
 
 # What goes to a grammar: of the tokens that follow, the last one is to be judged, the others it
 # must accept. What comes back: one of the words below.
 ASKED = struct.Struct("=I")
 ANSWERED = struct.Struct("=B")
-BEGUN, ALLOWED, MASKED, NO_TOKEN, FAILED = range(5)
+ALLOWED, MASKED, NO_TOKEN, FAILED, TOO_MUCH = range(5)
 TOKEN_BYTES = 4
-LENGTH = struct.Struct("=I")
+LENGTH = struct.Struct("=I")  # of what is wanted, which stands behind the mask in its file
 _TRIAL_S = 60.0  # on a loaded box: of CPU a trial has much less
 # It needs no GPU; one that is only looked at takes hundreds of megabytes of its memory.
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
+
+
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")  # llama.cpp makes the others' names of its own
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -54,7 +63,6 @@ class ApartGrammar:
     def __init__(self, link: socket.socket, room: mmap.mmap) -> None:
         self.mask: npt.NDArray[np.bool_] = np.frombuffer(room, np.bool_)  # what it allows, by token
         self._link = link
-        self._begun = False
         self._untold = array("i")
 
     def ask(self, token: int) -> None:
@@ -72,7 +80,8 @@ class ApartGrammar:
         Raises:
             GrammarTooSlow: It took too long, or ended its process.
             GrammarFailed: It allows no token.
-            NativeFailed: There is no process, or no grammar in it.
+            GrammarLost: There is no process, or somebody else ended it.
+            NativeFailed: llama.cpp does not understand it.
         """
         self._link.settimeout(wait_s)
         try:
@@ -81,16 +90,15 @@ class ApartGrammar:
             return None
         except OSError:
             data = b""
-        if not data and self._begun:
+        if not data:
+            raise GrammarLost("there is no process for the grammar, or it was killed")
+        found = ANSWERED.unpack(data)[0]
+        if found == TOO_MUCH:
             raise GrammarTooSlow("the grammar takes too long, or more memory than there is")
-        found = ANSWERED.unpack(data)[0] if data else FAILED
-        if found == BEGUN:
-            self._begun = True
-            return self.answer(wait_s)
         if found == NO_TOKEN:
             raise GrammarFailed("the grammar allows no token here")
         if found == FAILED:
-            raise NativeFailed("there is no process for the grammar")
+            raise NativeFailed("llama.cpp does not understand the grammar")
         return bool(found == ALLOWED)
 
     def accept(self, token: int) -> None:
@@ -106,7 +114,10 @@ class Apart:
     """Starts grammars in processes of their own, for a model's vocabulary."""
 
     def __init__(self, path: str, version: str, vocabulary: int) -> None:
-        self._model = [path, version]
+        self._path = path
+        self._version = version
+        # It may be gone, or another's, when it is needed: this process serves on what it loaded.
+        self._file = _opened(path)
         self._vocabulary = vocabulary
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
@@ -116,15 +127,19 @@ class Apart:
         """Return a grammar; that its process cannot be had, its first `answer` tells.
 
         Raises:
-            NativeFailed: The process that makes them cannot be started.
+            GrammarLost: The process that makes them cannot be started.
         """
+        body = msgspec.msgpack.encode(wanted)
         with _shared() as file:
             file.truncate(self._vocabulary)
+            # Not through the link: one that starts still, or was stopped, would be waited for.
+            file.seek(self._vocabulary)
+            file.write(body)
             room = mmap.mmap(file.fileno(), self._vocabulary)
             ours, its = socket.socketpair()
             with its, contextlib.ExitStack() as in_vain:
                 in_vain.callback(ours.close)
-                self._hand_over(wanted, [its.fileno(), file.fileno()])
+                self._hand_over(len(body), [its.fileno(), file.fileno()])
                 in_vain.pop_all()
         return ApartGrammar(ours, room)
 
@@ -143,19 +158,20 @@ class Apart:
         """End the process that makes grammars; those that it made end with their answers."""
         with self._turn:
             self._end()
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
-    def _hand_over(self, wanted: Wanted, files: list[int]) -> None:
-        body = msgspec.msgpack.encode(wanted)
+    def _hand_over(self, length: int, files: list[int]) -> None:
         with self._turn:
             for again in (True, False):
                 link = self._link or self._start()
                 try:
-                    socket.send_fds(link, [LENGTH.pack(len(body))], files)
-                    link.sendall(body)
+                    socket.send_fds(link, [LENGTH.pack(length)], files)
                 except OSError as fault:
                     self._end()
                     if not again:
-                        raise NativeFailed("the process for grammars has ended") from fault
+                        raise GrammarLost("the process for grammars has ended") from fault
                 else:
                     return
 
@@ -164,17 +180,21 @@ class Apart:
         ours, its = socket.socketpair()
         module = "tollway.providers.llamacpp.child"
         words = [sys.executable, "-P", "-m", module, str(its.fileno()), str(os.getpid())]
+        path, files = self._path, [its.fileno()]
+        if self._file is not None:
+            path = f"/proc/self/fd/{self._file}"
+            files.append(self._file)
         with its:
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - ourselves, without a shell
-                    [*words, *self._model],
-                    pass_fds=(its.fileno(),),
+                    [*words, path, self._version],
+                    pass_fds=files,
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, **_NO_GPU},
                 )
             except OSError as fault:
                 ours.close()
-                raise NativeFailed("the process for grammars cannot be started") from fault
+                raise GrammarLost("the process for grammars cannot be started") from fault
         self._link = ours
         return ours
 
@@ -186,6 +206,16 @@ class Apart:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _opened(path: str) -> int | None:
+    """Return an open model, None where it must be opened by its name to be read."""
+    if sys.platform != "linux" or _PART.search(path):
+        return None
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
 
 
 def _shared() -> IO[bytes]:

@@ -26,10 +26,10 @@ from tollway.providers.llamacpp.frames import (
     Up,
     Used,
 )
-from tollway.providers.llamacpp.jobs import Arrived, Jobs, Refusal, param_of
+from tollway.providers.llamacpp.jobs import Arrived, Jobs, Read, Refusal, bound_param, param_of
 from tollway.providers.llamacpp.native import (
     Chain,
-    GrammarFailed,
+    GrammarLost,
     GrammarTooSlow,
     Late,
     Native,
@@ -74,6 +74,12 @@ class _Choice:
     def reads(self) -> bool:
         """Whether its prompt is being read."""
         return self.last is None and self.late is None
+
+    @property
+    def grammar(self) -> str:
+        """What it is held to, if anything: a call has its own grammar, once it has begun."""
+        read = self.run.read
+        return read.calls if read.calls and self.onset is None else read.grammar
 
 
 class _Seq:
@@ -127,6 +133,8 @@ class Engine:
             return Arrived(job, self._jobs.read(job))
         except Refusal as no:
             return Arrived(job, Refused(job.id, no.message, no.param, no.code))
+        except GrammarLost as fault:
+            return Arrived(job, Broken(job.id, str(fault)))
         except NativeFailed as fault:
             return Arrived(job, Refused(job.id, str(fault), param_of(job.kind)))
 
@@ -196,7 +204,7 @@ class Engine:
 
     def _begin(self, arrived: Arrived, said: list[Up]) -> None:
         job, read = arrived.job, arrived.read
-        if isinstance(read, Refused):
+        if not isinstance(read, Read):
             said.append(read)
             return
         run = Run(job, read, self._count)
@@ -357,8 +365,9 @@ class Engine:
         if isinstance(one, Picked):
             return self._take(choice, one, said)
         if isinstance(one, GrammarTooSlow):
-            self._jobs.refuse(choice.run.read)
-        return self._break(choice.run, str(one), said, _param_of(choice.run, one))
+            self._jobs.refuse(choice.grammar)
+        param = bound_param(choice.run.job, one, called=choice.onset is None)
+        return self._break(choice.run, str(one), said, param)
 
     def _reading(self, choice: _Choice) -> Reading:
         used = choice.run.used
@@ -478,15 +487,3 @@ class Engine:
                 seq.cells = seq.cells[: self._native.keep(at, 0)]
         self._drop(run)
         said.append(Broken(run.job.id, message, param))
-
-
-def _param_of(run: Run, fault: NativeFailed) -> str:
-    """Return the field of the call that it failed at, "" for a fault that is ours."""
-    shape = run.job.shape
-    if shape is None or not isinstance(fault, GrammarFailed):
-        return ""
-    if shape.grammar is not None:
-        return "grammar"
-    if not isinstance(fault, GrammarTooSlow):  # what we make of a schema always allows something
-        return ""
-    return "response_format" if shape.calls is None else "tools"

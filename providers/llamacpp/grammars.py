@@ -8,6 +8,7 @@ import ctypes
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -24,12 +25,12 @@ from tollway.providers.llamacpp.apart import (
     ALLOWED,
     ANSWERED,
     ASKED,
-    BEGUN,
     FAILED,
     LENGTH,
     MASKED,
     NO_TOKEN,
     TOKEN_BYTES,
+    TOO_MUCH,
     Wanted,
 )
 from tollway.providers.llamacpp.native import GrammarFailed, NativeFailed
@@ -37,6 +38,11 @@ from tollway.providers.llamacpp.samplers import CANDIDATE, apply
 
 PR_SET_PDEATHSIG = 1
 _BYTES = 2 * 2**30  # of memory: a grammar that takes more ends its process
+# Of stack, for a trial: as little as a thread has anywhere, for the worker's compile the same.
+_TRIAL_STACK = 2**20
+# How a process ends that takes too long, too much stack or too much memory. Any other end of it,
+# as by the system when there is no memory left for anybody, says nothing of its grammar.
+_ITS_OWN_ENDS = {signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT}
 _AT_ONCE = 4096  # tokens: llama.cpp takes up to 300 bytes for each that it looks at
 # Of the first tokens by a grammar that is tried, so many in any case, and more while they cost
 # little, for what makes it slow may stand behind what does not.
@@ -117,41 +123,84 @@ class Grammar:
 
 def serve(link: socket.socket, words: Vocabulary) -> None:
     """Make a copy of this process for each grammar that is wanted, until the link ends."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    copies = _Copies()
     while True:
+        ready, *_ = select.select([link, copies.ends], [], [])
+        copies.bury()
+        if link not in ready:
+            continue
         head, files, *_ = socket.recv_fds(link, LENGTH.size, 2)
         if not head:
             return
-        wanted = msgspec.msgpack.decode(_exactly(link, *LENGTH.unpack(head)), type=Wanted)
-        _in_a_copy(lambda: _live(link, files, wanted, words))  # noqa: B023 - run at once
-        for file in files:
-            os.close(file)
+        its = socket.socket(fileno=files[0])
+        length = LENGTH.unpack(head)[0]
+        copies.make(its, lambda: _live(link, its, files[1], length, words))  # noqa: B023 - at once
+        os.close(files[1])
 
 
-def _in_a_copy(work: Callable[[], None]) -> None:
-    parent = os.getpid()
-    try:
-        if os.fork():
+class _Copies:
+    """The copies of this process, and their links, by which it tells how they ended."""
+
+    def __init__(self) -> None:
+        self.ends, wakes = socket.socketpair()  # can be read from when a copy has ended
+        for one in (self.ends, wakes):
+            one.setblocking(False)
+        self._wakes = wakes
+        self._links: dict[int, socket.socket] = {}
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+
+    def make(self, link: socket.socket, work: Callable[[], None]) -> None:
+        """Have a copy do some work; where there is none, its link is closed."""
+        parent = os.getpid()
+        try:
+            if child := os.fork():
+                self._links[child] = link
+                return
+        except OSError:
+            link.close()
             return
-    except OSError:
-        return  # whoever wants the grammar finds its link closed
-    try:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == parent:  # else it died before prctl: no signal will come any more
-            work()
-    finally:
-        os._exit(0)
+        try:
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == parent:  # else it died before prctl: no signal will come any more
+                self._forget()
+                work()
+        except MemoryError:
+            os.abort()
+        finally:
+            os._exit(0)
+
+    def bury(self) -> None:
+        """Tell of those that ended themselves; close the links of all that have ended."""
+        with contextlib.suppress(BlockingIOError):
+            self.ends.recv(4096)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                with self._links.pop(ended[0]) as link, contextlib.suppress(OSError):
+                    if os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) in _ITS_OWN_ENDS:
+                        link.sendall(ANSWERED.pack(TOO_MUCH))
+
+    def _forget(self) -> None:
+        """Close, in a copy, what is its parent's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for one in (self.ends, self._wakes, *self._links.values()):
+            one.close()
 
 
-def _live(parent: socket.socket, files: list[int], wanted: Wanted, words: Vocabulary) -> None:
+def _live(
+    parent: socket.socket, link: socket.socket, file: int, length: int, words: Vocabulary
+) -> None:
     """Judge tokens until nobody asks for more."""
     parent.close()
+    wanted = msgspec.msgpack.decode(os.pread(file, length, words.size), type=Wanted)
     with contextlib.suppress(ValueError, OSError):  # not everywhere can it be set
         resource.setrlimit(resource.RLIMIT_DATA, (_BYTES, _BYTES))
-    link = socket.socket(fileno=files[0])
-    mask = np.frombuffer(mmap.mmap(files[1], words.size), np.bool_)
-    link.sendall(ANSWERED.pack(BEGUN))
+    if wanted.trial:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_STACK, (_TRIAL_STACK, _TRIAL_STACK))
+    mask = np.frombuffer(mmap.mmap(file, words.size), np.bool_)
     try:
         with _Limited(wanted.token_s):
             grammar = Grammar(words, wanted.grammar)

@@ -7,9 +7,9 @@ import contextlib
 
 import msgspec
 
-from tollway.providers.llamacpp.frames import Prompt, Refused, Shape, Submit
+from tollway.providers.llamacpp.frames import Broken, Prompt, Refused, Shape, Submit
 from tollway.providers.llamacpp.manner import Manner
-from tollway.providers.llamacpp.native import Native, NativeFailed
+from tollway.providers.llamacpp.native import GrammarFailed, GrammarTooSlow, Native, NativeFailed
 from tollway.providers.llamacpp.schema import grammar_of
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
@@ -45,7 +45,7 @@ class Arrived(msgspec.Struct, frozen=True):
     """A submitted call and what it comes to."""
 
     job: Submit
-    read: Read | Refused
+    read: Read | Refused | Broken
 
 
 class Jobs:
@@ -209,9 +209,9 @@ class Jobs:
             with contextlib.suppress(NativeFailed):  # whoever reads it is told
                 self._try(job.grammar)
 
-    def refuse(self, read: Read) -> None:
-        """Take note that a call's grammar was too much: it would be again."""
-        self._remember(read.grammar or read.calls, borne=False)
+    def refuse(self, grammar: str) -> None:
+        """Take note that a grammar was too much: it would be again."""
+        self._remember(grammar, borne=False)
         self._calls = b"", ""
 
     def _try(self, grammar: str) -> bool:
@@ -276,3 +276,18 @@ def _is_large(grammar: str) -> bool:
 def param_of(kind: str) -> str:
     """Return the field that holds the prompts of a call."""
     return {"chat": "messages", "completions": "prompt"}.get(kind, "input")
+
+
+def bound_param(job: Submit, fault: NativeFailed, *, called: bool) -> str:
+    """Return the field of a call that a token failed at, "" for a fault that is ours.
+
+    `called`: not before a call that has a grammar of its own.
+    """
+    shape = job.shape
+    if shape is None or not isinstance(fault, GrammarFailed):
+        return ""
+    if shape.grammar is not None:
+        return "grammar"
+    if not isinstance(fault, GrammarTooSlow):  # what we make of a schema always allows something
+        return ""
+    return "response_format" if shape.calls is None or not called else "tools"

@@ -21,6 +21,10 @@ class GrammarTooSlow(GrammarFailed):
     """A grammar took too long for a token: it would again."""
 
 
+class GrammarLost(NativeFailed):
+    """The process of a grammar is gone, or there was none: nobody's fault."""
+
+
 class Piece(msgspec.Struct, frozen=True):
     """Tokens to read into a sequence from a cell on; `wanted` if the last one's output is."""
 

@@ -1,6 +1,8 @@
 """Grammars in processes of their own, with the real small model's vocabulary."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +21,8 @@ np = pytest.importorskip("numpy", reason="numpy comes with the `local` extra")
 from tollway.providers.llamacpp.apart import Apart, ApartGrammar, Wanted  # noqa: E402
 from tollway.providers.llamacpp.native import (  # noqa: E402
     GrammarFailed,
+    GrammarLost,
     GrammarTooSlow,
-    NativeFailed,
 )
 from tollway.providers.llamacpp.samplers import Chain  # noqa: E402
 
@@ -110,7 +112,7 @@ def test_a_grammar_that_takes_too_long_is_ended_and_no_other() -> None:
                 pass
         assert judged(good, letter)
         slow.ask(letter)  # nobody is there to read it
-        with pytest.raises(GrammarTooSlow):
+        with pytest.raises(GrammarLost):
             slow.answer(60)
         with pytest.raises(GrammarTooSlow):
             judged(killing, letter)
@@ -127,10 +129,51 @@ def test_where_the_process_that_makes_grammars_has_ended_another_is_started() ->
         assert apart.bears('root ::= "a"')
     lost = Apart("/nowhere.gguf", version("llama_cpp_python"), VOCABULARY)
     try:
-        with pytest.raises(NativeFailed, match="no process for the grammar"):
+        with pytest.raises(GrammarLost, match="no process for the grammar"):
             lost.bears('root ::= "a"')
     finally:
         lost.close()
+
+
+def test_what_the_system_ended_says_nothing_of_its_grammar() -> None:
+    """Out of memory it ends whom it likes; whoever waited is told that, and of no fault."""
+    with others() as apart:
+        one, two = (apart.grammar(Wanted('root ::= "z"')) for _ in range(2))
+        letter_of(one)
+        letter_of(two)
+        assert apart._process
+        maker = apart._process.pid
+        first, second = Path(f"/proc/{maker}/task/{maker}/children").read_text().split()
+        os.kill(int(first), signal.SIGKILL)
+        with pytest.raises(GrammarLost):
+            one.answer(60)
+        assert not judged(two, 7)
+        assert int(second)
+        apart._process.kill()
+        with pytest.raises(GrammarLost):
+            two.answer(60)
+        one.free()
+        two.free()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file is read by its name")
+def test_grammars_have_the_vocabulary_of_the_file_that_was_loaded(tmp_path: Path) -> None:
+    """It may be gone since, or another's: the worker serves on."""
+    path = tmp_path / "m.gguf"
+    with_layers(real_model(), path, 1)
+    apart = Apart(str(path), version("llama_cpp_python"), VOCABULARY)
+    path.unlink()
+    try:
+        assert apart.bears('root ::= "a"')
+    finally:
+        apart.close()
+
+
+def test_a_trial_has_no_more_stack_than_any_thread() -> None:
+    """The worker compiles what passed in a thread, and not everywhere has one eight megabytes."""
+    with others() as apart:
+        assert apart.bears("root ::= " + "(" * 1_000 + '"a"' + ")" * 1_000)
+        assert not apart.bears("root ::= " + "(" * 10_000 + '"a"' + ")" * 10_000)
 
 
 # Its grammar would take a minute.

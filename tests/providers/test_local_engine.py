@@ -27,8 +27,15 @@ from tollway.providers.llamacpp.frames import (
     Up,
     Used,
 )
-from tollway.providers.llamacpp.jobs import Jobs, Refusal
-from tollway.providers.llamacpp.native import GrammarTooSlow, Late, NativeFailed, Pick, Picked
+from tollway.providers.llamacpp.jobs import Jobs, Read, Refusal
+from tollway.providers.llamacpp.native import (
+    GrammarLost,
+    GrammarTooSlow,
+    Late,
+    NativeFailed,
+    Pick,
+    Picked,
+)
 from tollway.providers.llamacpp.policy import Rules
 from tollway.providers.llamacpp.template import ChatTemplate
 
@@ -160,6 +167,37 @@ def test_a_token_that_another_process_cannot_choose_ends_its_call() -> None:
     assert [up.param for up in run(engine) if isinstance(up, Refused)] == ["grammar"]
 
 
+def test_where_answers_and_calls_have_grammars_of_their_own_the_one_that_bound_is_told() -> None:
+    """And only that is refused from then on."""
+    native = Elsewhere("z", slots=2)
+    native.fault = GrammarTooSlow("the grammar takes too long")
+    source = "abc{# <|start|>assistant<|channel|>analysis<|message|> tools #}"
+    engine = Engine(native, ChatTemplate(source, bos="", eos=""))
+    prompt = Prompt(messages=[Message("user", "a")], tools=[Tool("look")])
+    engine.submit(Submit(1, "chat", [prompt], shape=Shape(schema={"type": "null"}, calls="")))
+    assert Broken(1, "the grammar takes too long", "response_format") in run(engine)
+    read = engine.read(Submit(2, "chat", [prompt], shape=Shape(calls="", auto=True))).read
+    assert isinstance(read, Read)
+    assert read.calls
+
+
+class Killed(Alphabet):
+    """A "model" that has no process to try grammars in."""
+
+    def bears(self, grammar: str) -> bool:
+        """Tell so."""
+        raise GrammarLost("it was killed")
+
+
+def test_a_trial_that_was_killed_is_nobody_s_fault() -> None:
+    """Its call fails, and the grammar may be tried again."""
+    engine, asked = Engine(Killed("z"), None), job("abc", 1, shape=Shape(grammar="root"))
+    engine.try_out(asked)
+    engine.submit(asked)
+    assert run(engine) == [Broken(1, "it was killed")]
+    assert engine.doubts(asked)
+
+
 def test_tools_whose_grammar_is_too_much_are_free_unless_a_call_was_promised() -> None:
     """A call that nobody forced goes on without it; a strict tool, or a forced call, is refused."""
     native = Alphabet("z")
@@ -173,7 +211,7 @@ def test_tools_whose_grammar_is_too_much_are_free_unless_a_call_was_promised() -
     for shape in (free, forced):
         read = jobs.read(asked(shape))
         assert read.calls or read.grammar
-        jobs.refuse(read)
+        jobs.refuse(read.grammar or read.calls)
     assert not jobs.read(asked(free)).calls
     with pytest.raises(Refusal, match="is too much") as no:
         jobs.read(asked(forced))
