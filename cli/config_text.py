@@ -25,7 +25,7 @@ from tollway.daemon.config import history, shown
 from tollway.daemon.config.load import load, parse
 from tollway.daemon.config.paths import find_config, state_paths
 from tollway.daemon.config.toml import decoded, read_text, tables_of
-from tollway.daemon.errors import ConfigError
+from tollway.daemon.errors import ConfigError, NotFound
 from tollway.providers.errors import GatewayError
 
 _COLOURS: Final[dict[str, show.Colour]] = {"+": "green", "-": "red", "@": "cyan"}
@@ -84,7 +84,7 @@ def _version(path: Path, number: int | None) -> tuple[history.Version, str]:
     """Return a kept version of the file and its text; None is the newest.
 
     Raises:
-        ConfigError: There is none, or not this one.
+        NotFound: There is none, or not this one.
     """
     try:
         ledger = load(path).ledger.path
@@ -95,11 +95,11 @@ def _version(path: Path, number: int | None) -> tuple[history.Version, str]:
         if number in {None, version.number}:
             return version, history.text_of(folder, version)
     if number is None:
-        raise ConfigError(
+        raise NotFound(
             f"No version of `{path}` is kept yet",
             hint="The first change by a command keeps one, and so does a daemon that starts",
         )
-    raise ConfigError(
+    raise NotFound(
         f"There is no version {number} of `{path}`", hint="`tollway config history` lists them"
     )
 

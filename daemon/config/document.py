@@ -5,26 +5,31 @@ between the comment and its table, and removing that table would remove the comm
 comments move to the tables that they stand above, where nothing comes between.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import tomlkit
 from tomlkit import TOMLDocument
 from tomlkit.container import OutOfOrderTableProxy
-from tomlkit.items import AoT, Comment, InlineTable, Item, Key, Null, Table, Whitespace
+from tomlkit.items import AoT, Array, Comment, InlineTable, Item, Key, Null, Table, Whitespace
 
+AnyTable = Table | InlineTable | OutOfOrderTableProxy
 Body = list[tuple[Key | None, Item]]
 # By the table's id: the table itself, kept so that no other gets its id, and what stood above;
 # None where it had no head of its own.
 Above = dict[int, tuple[Table, str | None]]
 
+_LONG = 90  # of a list, that it takes a line for each of its values
 
-def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
+
+def table(document: TOMLDocument, *names: str) -> AnyTable:
     """Return a table of the document, made where it is missing: `table(document, "keys", "ci")`.
+
+    One that stands in several places, as `a.b = 1` and `a.c = 2` do, is written to as any other.
 
     Raises:
         KeyError: One of the names is there and is no table.
     """
-    found: TOMLDocument | Table | InlineTable | OutOfOrderTableProxy = document
+    found: TOMLDocument | AnyTable = document
     for number, name in enumerate(names, start=1):
         if name not in found:
             if isinstance(found, InlineTable):
@@ -32,10 +37,10 @@ def table(document: TOMLDocument, *names: str) -> Table | InlineTable:
             else:
                 found[name] = tomlkit.table(is_super_table=number < len(names))
         inner = found[name]
-        if not isinstance(inner, Table | InlineTable | OutOfOrderTableProxy):
+        if not isinstance(inner, AnyTable):
             raise KeyError(name)
         found = inner
-    assert not isinstance(found, TOMLDocument | OutOfOrderTableProxy)  # noqa: S101
+    assert not isinstance(found, TOMLDocument)  # noqa: S101
     return found
 
 
@@ -44,6 +49,17 @@ def in_line(values: Mapping[str, object]) -> InlineTable:
     made = tomlkit.inline_table()
     made.update(values)
     return made
+
+
+def in_lines(values: Sequence[object]) -> Array:
+    """Return a list whose tables stand within it, a line each where one line would be long.
+
+    As `[[a.b]]` it would lose its place and comment, and under `a.b = ` could not be written.
+    """
+    made = tomlkit.array()
+    for one in values:
+        made.append(in_line(one) if isinstance(one, Mapping) else one)
+    return made.multiline(len(made.as_string()) > _LONG)
 
 
 def attach_comments(document: TOMLDocument) -> Above:

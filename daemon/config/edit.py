@@ -20,7 +20,7 @@ from tollway.daemon.config.paths import data_folder, private_folder, state_paths
 from tollway.daemon.config.schema import Config
 from tollway.daemon.config.toml import read_text, tables_of
 from tollway.daemon.config.validity import revived
-from tollway.daemon.errors import ConfigError
+from tollway.daemon.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -79,7 +79,8 @@ def rollback(path: Path, number: int, *, who: str, expect: str | None = None) ->
     This is an edit: it is checked, and the version before it is kept.
 
     Raises:
-        ConfigError: As `edit`; or there is no such version of this file.
+        ConfigError: As `edit`.
+        NotFound: There is no such version of this file.
     """
     return _swap(
         path,
@@ -96,7 +97,7 @@ def revived_by_rollback(path: Path, number: int) -> tuple[list[str], str]:
     What is compared with is the file; where that is broken, the version that was in force last.
 
     Raises:
-        ConfigError: As `rollback`.
+        ConfigError, NotFound: As `rollback`.
     """
     text = read_text(path)
     said = _version(text, path, number)
@@ -225,7 +226,7 @@ def _version(text: str, path: Path, number: int) -> str:
     for version in history.versions(folder, _key(path)):
         if version.number == number:
             return history.text_of(folder, version)
-    raise ConfigError(
+    raise NotFound(
         f"There is no version {number} of `{path}`", hint="`tollway config history` lists them"
     )
 

@@ -69,11 +69,11 @@ def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.write(FILE.replace('ca_file = "ca.pem"\n', ""))
     none = home.tollway("config", "diff")
-    assert none.returncode == 2
+    assert none.returncode == 1
     assert "No version of" in none.stderr
     assert home.tollway("routes", "add", "slow", "--to", "box/big").returncode == 0
     unknown = home.tollway("config", "diff", "9")
-    assert unknown.returncode == 2
+    assert unknown.returncode == 1
     assert "There is no version 9" in unknown.stderr
 
 

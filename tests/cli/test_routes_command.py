@@ -130,7 +130,8 @@ def test_routes_are_explained_and_tested(home: Home) -> None:
 def test_a_route_is_changed_in_what_is_named_alone(home: Home) -> None:
     """As a key or a team is: comments and what has no option stay."""
     more = (
-        '[routes.two]  # mine\nto = ["up/m", "gone/m"]\nretries = 2  # twice\naliases = ["other"]\n'
+        '[routes.two]  # mine\nto = ["up/m", "gone/m"]  # both\n'
+        'retries = 2  # twice\naliases = ["other"]\n'
     )
     home.config.write_text(home.config.read_text() + more)
     words = ("--to", "up/n=3", "--to", "up/m", "--strategy", "weighted", "--no-aliases")
@@ -139,7 +140,8 @@ def test_a_route_is_changed_in_what_is_named_alone(home: Home) -> None:
     route = load(home.config).routes["two"]
     assert [(aim.target, aim.weight) for aim in route.aims] == [("up/n", 3), ("up/m", None)]
     assert (route.strategy, route.aliases, route.fallback) == ("weighted", (), ("good",))
-    assert "[routes.two]  # mine" in home.config.read_text()
+    to = 'to = [{target = "up/n", weight = 3}, "up/m"]  # both\n'
+    assert f"[routes.two]  # mine\n{to}" in home.config.read_text()
     assert "retries = 2  # twice" in home.config.read_text()
     listed = home.tollway("routes", "list").stdout
     assert "up/n=3, up/m" in listed

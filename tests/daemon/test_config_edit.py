@@ -29,7 +29,7 @@ from tollway.daemon.config.edit import (
 )
 from tollway.daemon.config.history import digest
 from tollway.daemon.config.load import load
-from tollway.daemon.errors import ConfigError
+from tollway.daemon.errors import ConfigError, NotFound
 
 EXAMPLE = (Path(__file__).parents[2] / "gateway.toml.example").read_text()
 CANARY = "sk-c4n4ry0c4n4ry0c4n4ry0c4n4ry0"
@@ -102,6 +102,28 @@ def test_a_table_is_added_where_its_kind_stands(gateway: Path, before: str, afte
     gateway.write_bytes(before.encode())
     add_team(gateway, "t")
     assert gateway.read_bytes().decode() == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '[teams]\na.budget = ["5/day"]  # mine\na.limits = { rpm = 1 }\n',
+            '[teams]\na.budget = ["9/day"]  # mine\na.limits = { rpm = 1 }\n',
+        ),
+        (
+            '[teams.a]\nbudget = ["5/day"]\n\n[users.u]\n\n[teams.a.limits]\nrpm = 1\n',
+            '[teams.a]\nbudget = ["9/day"]\n\n[users.u]\n\n[teams.a.limits]\nrpm = 1\n',
+        ),
+    ],
+)
+def test_a_table_that_stands_in_several_places_is_edited(
+    gateway: Path, before: str, after: str
+) -> None:
+    """TOML has it whole, with dotted keys or with a part further down."""
+    gateway.write_text(before)
+    add_team(gateway, "a", budget="9/day")
+    assert gateway.read_text() == after
 
 
 def test_a_removed_table_takes_its_own_comment_and_no_other(gateway: Path) -> None:
@@ -341,7 +363,7 @@ def test_rollback_to_no_version_is_refused(gateway: Path) -> None:
     add_team(other, "p")
     gateway.write_text("[teams.a]\n")
     for number in (1, 2, 99):
-        with pytest.raises(ConfigError, match=f"no version {number} of"):
+        with pytest.raises(NotFound, match=f"no version {number} of"):
             rollback(gateway, number, who="ann")
 
 
