@@ -23,7 +23,7 @@ from tollway.providers.dialects.openai_quirks import ALL_OF_OPENAI
 from tollway.providers.dialects.wire import text_of
 
 # The endpoints whose calls hold answers.
-ECHOED: Final = frozenset({"chat", "count_tokens"})
+ECHOED: Final = frozenset({"chat", "compact", "count_tokens"})
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -69,6 +69,18 @@ async def test_a_response_s_thoughts_of_another_provider_are_left_out(stream: bo
         assert [attempt.ending for attempt in row.attempts] == ["upstream_refused", "answered"]
 
 
+async def test_a_summary_is_made_without_thoughts_of_others() -> None:
+    """Codex sums a long session up at `/responses/compact`, and is stuck where that is refused."""
+    carried = {**SEALED, "encrypted_content": "tollway.anthropic_messages.signature.of Claude"}
+    async with reading("of another", OPENAI) as (one, sent):
+        asked = {"model": TARGETS["openai"], "input": [HI, carried, SAID, SEALED, HI]}
+        await one.post("/v1/responses/compact", asked)
+        assert [json.loads(body)["input"] for body in sent] == [
+            [HI, SAID, SEALED, HI],
+            [HI, SAID, HI],
+        ]
+
+
 async def test_a_message_s_thoughts_of_another_provider_are_left_out() -> None:
     """Servers that speak Anthropic's API sign as they like; in the middle of a turn none is on."""
     call = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
