@@ -92,14 +92,15 @@ class Chain:
         self._lowered: dict[str, int] = {}  # by target: how often its output limit was
         self._deaths: dict[str, int] = {}  # by target: how often its process died with the call
         self.sent = False  # some attempt was begun
+        self.mends = False  # what was refused last is to be asked for as it is taken
         self.error: UpstreamError | None = None  # what the client hears, if nothing answers
 
     def next(self) -> Step | None:
         """Return what to try now, None where nothing is left."""
         step, self._again = self._again, None
+        if self._at is not None and self._health.clock() >= self.until_s:
+            return None
         if step is None:
-            if self._at is not None and self._health.clock() >= self.until_s:
-                return None
             target = self._pick()
             if target is None:
                 return None
@@ -182,13 +183,12 @@ class Chain:
         target = step.target
         if failure.lower is not None and self._lowered.get(target.name, 0) < _LOWERED:
             self._lowered[target.name] = self._lowered.get(target.name, 0) + 1
-            self._again = msgspec.structs.replace(step, wait_s=0.0, output=failure.lower)
-            self.error = error
+            self._mend(error, msgspec.structs.replace(step, wait_s=0.0, output=failure.lower))
             return
         if failure.sealed and not step.bare:
-            self._again = msgspec.structs.replace(step, wait_s=0.0, bare=True)
-            self.error = error
+            self._mend(error, msgspec.structs.replace(step, wait_s=0.0, bare=True))
             return
+        self.mends = False
         tried = self._tried.setdefault(target.name, set())
         tried.add(target.key)
         # What a provider said itself tells more than that another could not be reached.
@@ -210,6 +210,9 @@ class Chain:
             return
         if step.repeats < self._retries and self._may_repeat(failure, status):
             self._again = self._repeat(step, failure.hint_s)
+
+    def _mend(self, error: UpstreamError, step: Step) -> None:
+        self._again, self.error, self.mends = step, error, True
 
     def _may_repeat(self, failure: Failure, status: int) -> bool:
         """Whether the same request to the same target may do better a second time."""

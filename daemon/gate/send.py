@@ -232,7 +232,7 @@ class Exchange:
             chain.failed(failure)
             if self._left:
                 break
-        for reason in (chain.error, full, unfit):
+        for reason in (full if chain.mends else None, chain.error, full, unfit):
             if reason:
                 raise reason
 

@@ -22,6 +22,7 @@ from tollway.providers.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from tollway.providers.output_limits import Lower
 
 
 class World:
@@ -431,3 +432,24 @@ def test_a_fault_of_the_gateways_own_is_no_failure_of_the_target() -> None:
         outing.failed(refused(500).error)
     assert world.health.standing(A).rank == 0
     assert world.health.states() == []
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure(refused(400).error, again=False, lower=Lower(4096, lasting=True)),
+        Failure(refused(400).error, again=False, sealed=True),
+        refused(401),
+    ],
+    ids=["a lower limit", "without thoughts", "another key"],
+)
+def test_nothing_is_asked_for_anew_past_the_deadline(failure: Failure) -> None:
+    """The words of a refusal may come in slowly: what is sent then has no time left, and costs."""
+    world = World()
+    for late_s, more in ((0.0, True), (5.0, False)):
+        chain = Chain([target("a/m", keys=2)], world.health, until_s=world.now + 5)
+        assert chain.next() is not None
+        world.now += late_s
+        chain.failed(failure)
+        assert (chain.next() is not None) == more
+        assert chain.error is failure.error

@@ -38,10 +38,12 @@ THOUGHT = {"type": "thinking", "thinking": "Hm", "signature": "of another"}
 
 
 @contextlib.asynccontextmanager
-async def reading(mark: str, refusal: dict[str, Any]) -> AsyncIterator[tuple[World, list[str]]]:
+async def reading(
+    mark: str, refusal: dict[str, Any], more: str = ""
+) -> AsyncIterator[tuple[World, list[str]]]:
     """Yield a world whose upstream refuses what holds a mark, and all that it was sent."""
     sent: list[str] = []
-    async with world() as one:
+    async with world(more) as one:
 
         async def script(request: web.Request) -> web.StreamResponse:
             sent.append(await request.text())
@@ -150,6 +152,15 @@ async def test_who_refuses_still_is_not_asked_a_third_time() -> None:
         with pytest.raises(openai.BadRequestError, match="could not be verified"):
             await one.ask(RESPONSES, TARGETS["openai"], input=[HI, SEALED, SAID, HI])
         assert len(sent) == 2
+
+
+async def test_who_has_no_room_to_be_asked_again_is_one_to_wait_for() -> None:
+    """A 400 ends an agent's session, for a limit that is full for a minute."""
+    async with reading("of another", OPENAI, more="limits = { rpm = 1 }") as (one, sent):
+        with pytest.raises(openai.RateLimitError):
+            await one.ask(RESPONSES, TARGETS["openai"], input=[HI, SEALED, SAID, HI])
+        assert len(sent) == 1
+        assert int(one.heads["retry-after"]) > 0
 
 
 async def test_a_route_that_allows_no_loss_leaves_the_refusal() -> None:
