@@ -14,7 +14,7 @@ from tollway.cli.boundary import UsageProblem
 from tollway.cli.broken import load_to_read
 from tollway.cli.call_story import ENDINGS, cost, plain, tell, tell_bodies
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.cli.periods import moment
+from tollway.cli.periods import moment, require_some
 from tollway.cli.wrap import room
 from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config
@@ -160,6 +160,8 @@ def logs(  # noqa: PLR0913, PLR0917 - each is an option that people type
         until_ms=_moment(until, "--until", whole_day=True),
     )
     _check(where)
+    if where.since_ms is not None and where.until_ms is not None:
+        require_some(where.since_ms, where.until_ms, None)
     many = number if number is not None else _USUAL if since is None else _MOST
     if call is not None:
         if follow or where != calls.ANY:

@@ -75,12 +75,7 @@ def period(since: str, until: str | None, tz: ZoneInfo, now_ms: int) -> Period:
     end_ms = now_ms if until is None else moment(until, tz, now_ms, "--until", whole_day=True)
     first = begin_ms // QUARTER_MS * QUARTER_MS
     last = -(-end_ms // QUARTER_MS) * QUARTER_MS
-    if begin_ms >= end_ms:
-        raise UsageProblem(
-            f"The period is empty: it would begin at {_local(begin_ms, tz):%Y-%m-%d %H:%M}"
-            f" and end at {_local(end_ms, tz):%Y-%m-%d %H:%M}",
-            hint="`--since` must be before `--until`, and before now",
-        )
+    require_some(begin_ms, end_ms, tz)
     unit = _UNITS.get(since.strip().lower(), "")
     return Period(first, last, tz, unit or _unit(first, last, tz), until is None)
 
@@ -139,6 +134,20 @@ def end_of(asked: Period) -> int | None:
         return midnight_ms((today.replace(day=1) + 32 * _DAY).replace(day=1), asked.tz)
     left = 7 - today.weekday() if asked.unit == "week" else 1
     return midnight_ms(today + left * _DAY, asked.tz)
+
+
+def require_some(begin_ms: int, end_ms: int, tz: ZoneInfo | None) -> None:
+    """Return where there is time between two moments.
+
+    Raises:
+        UsageProblem: There is none.
+    """
+    if begin_ms >= end_ms:
+        raise UsageProblem(
+            f"The period is empty: it would begin at {_local(begin_ms, tz):%Y-%m-%d %H:%M}"
+            f" and end at {_local(end_ms, tz):%Y-%m-%d %H:%M}",
+            hint="`--since` must be before `--until`, and before now",
+        )
 
 
 def moment(

@@ -55,7 +55,7 @@ def read(config: Config, by: tuple[str, ...], asked: Period, top: int | None, on
     path = config.ledger.path
     if not path.exists():
         show.note(f"No calls yet: there is no ledger at `{path}`")
-        return made((), by, asked, top)
+        return msgspec.structs.replace(made((), by, asked, top), only=only)
     rows = _rows(path, by, asked, only)
     if not rows:
         show.note(f"No calls from {asked.text}")

@@ -247,6 +247,8 @@ async def test_a_stretch_of_time_has_the_calls_that_were_admitted_in_it(home: Ho
     assert ids(home, "--since", at[1], "-n", "1") == called(4)
     assert ids(home, "--since", at[5]) == []
     assert home.tollway("logs", "--since", "tomorow").returncode == 2
+    empty = home.tollway("logs", "--since", at[4], "--until", at[2])
+    assert (empty.returncode, "The period is empty" in empty.stderr) == (2, True)
     assert home.tollway("logs", "-f", "--until", "today").returncode == 2
 
 

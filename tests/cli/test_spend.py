@@ -239,8 +239,8 @@ def test_no_ledger_and_no_calls_are_said_and_not_errors(tmp_path: Path) -> None:
     ended = home.tollway("spend")
     assert (ended.returncode, ended.stdout) == (0, "")
     assert "No calls yet" in ended.stderr
-    data = json.loads(home.tollway("spend", "--json").stdout)
-    assert data["rows"] == []
+    data = json.loads(home.tollway("spend", "--only", "team=ml", "--json").stdout)
+    assert (data["rows"], data["only"]) == ([], {"team": "ml"})
     assert data["total"]["cost_usd"] == "0"
     assert len(home.tollway("spend", "--format", "csv").stdout.splitlines()) == 1
 
