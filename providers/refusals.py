@@ -95,16 +95,16 @@ _OF_KEY: Final = re.compile(
 _KEY_CODES: Final = frozenset({"api_key_invalid", "organization_restricted"})
 # Groq's, of a call of a tool or of JSON that the model spoilt; asked again, it may not.
 _SPOILT: Final = frozenset({"tool_use_failed", "json_validate_failed"})
-# A model that there is not, where it is no 404: Mistral and Perplexity name the `type`; DeepSeek,
-# OpenRouter and Bedrock do not.
-_NO_MODEL_CODES: Final = frozenset({"invalid_model", "model_not_found"})
+# A model that there is not, where it is no 404: Mistral and Perplexity name the `type`, Groq has a
+# code for one that is no more; DeepSeek, OpenRouter and Bedrock have words alone.
+_NO_MODEL_CODES: Final = frozenset({"invalid_model", "model_decommissioned", "model_not_found"})
 _NO_MODEL: Final = re.compile(
     r"^model not exist$|is not a valid model id$|^the provided model identifier is invalid"
     r"|^invocation of model id .{1,200} with on-demand throughput isn",
     re.IGNORECASE,
 )
 # "Flex Tier Capacity Exceeded" (console.groq.com/docs/errors); Cohere's 498 is of the prompt.
-_NO_ROOM: Final = 498
+NO_ROOM: Final = 498
 
 
 # What a refusal says of the key it was sent with: that it is bad, that it may not use the model, or
@@ -169,7 +169,7 @@ def is_over_rate(status: int, body: bytes) -> bool:
     Groq refuses a prompt that is longer than what a key has for a minute with 413, and with 498
     what its spare machines have no room for.
     """
-    if status == _NO_ROOM:
+    if status == NO_ROOM:
         return isinstance(_decoded(body).get("error"), dict)
     return status == 429 or (status == 413 and "rate_limit_exceeded" in _codes(body))
 

@@ -7,7 +7,14 @@ from tollway.providers.dialects.error_words import words_in
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.headers import to_client
 from tollway.providers.output_limits import Lower, lower_limit
-from tollway.providers.refusals import Verdict, is_no_such_model, is_no_such_path, is_spoilt
+from tollway.providers.refusals import (
+    NO_ROOM,
+    Verdict,
+    is_no_such_model,
+    is_no_such_path,
+    is_over_rate,
+    is_spoilt,
+)
 from tollway.providers.transport import Answer
 
 if TYPE_CHECKING:
@@ -67,6 +74,8 @@ def refused(
         error.status = 404
     elif is_spoilt(status, said):
         error.status = 502  # upon which clients ask again
+    elif status == NO_ROOM and is_over_rate(status, said):
+        error.status = 503  # the same
     elif of_key == "unpaid" and not target.callers:
         error.status = _UNPAID.get(status, status)
     return error

@@ -95,6 +95,8 @@ async def test_no_room_on_spare_machines_is_tried_elsewhere_and_rests() -> None:
     async with gateway([refuses("498 No", NO_SPARE), SERVES], [SERVES], more=ROUTE) as gate:
         replies = [await gate.ask(ASK) for _ in range(2)]
         assert [one.headers["x-tollway-target"] for one in replies] == ["up1/x"] * 2
+    async with gateway([refuses("498 No", NO_SPARE)]) as gate:
+        assert (await gate.ask(body())).status == 503  # upon which clients ask again
     unsafe = refuses("498 No", b'{"message":"blocked by our usage guidelines"}')
     async with gateway([unsafe, SERVES], [SERVES], more=ROUTE) as gate:
         assert (await gate.ask(ASK)).status == 498
@@ -118,6 +120,11 @@ async def test_no_room_on_spare_machines_is_tried_elsewhere_and_rests() -> None:
         ),
         pytest.param(
             b'{"error":{"message":"a/m is not a valid model ID","code":400}}', id="OpenRouter"
+        ),
+        pytest.param(
+            b'{"error":{"message":"The model `m` has been decommissioned and is no longer'
+            b' supported.","type":"invalid_request_error","code":"model_decommissioned"}}',
+            id="Groq",  # ItzCrazyKns/Vane#771
         ),
         pytest.param(b'{"message":"The provided model identifier is invalid."}', id="Bedrock"),
         pytest.param(
