@@ -43,9 +43,9 @@ _CALLED = {
     "group-by": ("--by",),
     "duration": ("--expires",),
     **dict.fromkeys(("team", "user", "project", "key", "route", "provider", "model"), ("--only",)),
-    "output": ("--json",),
+    "output": ("--format", "--json"),
     "format": ("--json",),
-    "o": ("--json",),
+    "o": ("--format", "--json"),
 }
 
 # By code and not by class, so that the classes need not be imported to show an error. An error

@@ -153,10 +153,12 @@ def only(*names: str) -> Complete:
     """Return a completion of `team=ml`: a name, then what gateway.toml has of it."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
-        name, equals, begun = incomplete.partition("=")
+        before, comma, last = incomplete.rpartition(",")
+        name, equals, begun = last.partition("=")
         if not equals:
-            return [f"{one}=" for one in names if one.startswith(name)]
-        return [f"{name}={one}" for one in entries(_SCOPES.get(name, ""))(ctx, begun)]
+            return [f"{before}{comma}{one}=" for one in names if one.startswith(name)]
+        found = entries(_SCOPES.get(name, ""))(ctx, begun)
+        return [f"{before}{comma}{name}={one}" for one in found]
 
     return complete
 

@@ -70,6 +70,9 @@ _CALLED = {
     "validate": ["check"],
     "lint": ["check"],
     "download": ["pull"],
+    "generate": ["create"],
+    "regenerate": ["rotate"],
+    "health": ["status"],
 }
 _FEW = 2
 

@@ -16,6 +16,23 @@ _HOW = {
     "powershell": "tollway completion powershell | Out-String | Invoke-Expression",
     "pwsh": "tollway completion pwsh | Out-String | Invoke-Expression",
 }
+# Typer's own passes on the words as bash has them, which parts `team=ml` at the "=".
+_BASH = """\
+_tollway_completion() {
+    local IFS=$'\\n'
+    local words="${COMP_WORDS[*]:0:COMP_CWORD+1}" last="${COMP_WORDS[COMP_CWORD]#=}"
+    words="${words//$'\\n'=/=}"
+    words="${words//=$'\\n'/=}"
+    local ends="${words//[!$'\\n']/}" whole="${words##*$'\\n'}"
+    COMPREPLY=( $( env COMP_WORDS="$words" \\
+                   COMP_CWORD=${#ends} \\
+                   _TOLLWAY_COMPLETE=complete_bash $1 ) )
+    COMPREPLY=( "${COMPREPLY[@]#"${whole%"$last"}"}" )
+    if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
+    return 0
+}
+
+complete -o default -F _tollway_completion tollway"""
 
 
 class Shell(StrEnum):
@@ -50,7 +67,9 @@ def completion(
     (_write if install else _print)(shell.value if shell else _this())
 
 
-def _print(shell: str) -> None:
+def _script(shell: str) -> str:
+    if shell == Shell.BASH:
+        return _BASH
     from typer._completion_shared import get_completion_script  # noqa: PLC0415 - only here
 
     script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)
@@ -59,7 +78,11 @@ def _print(shell: str) -> None:
         script = script.replace(
             "\n\n", "\n\n(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n\n", 1
         )
-    print(script)
+    return script
+
+
+def _print(shell: str) -> None:
+    print(_script(shell))
     if sys.stdout.isatty():
         from tollway.cli import show  # noqa: PLC0415 - msgspec, for terminals alone
 
@@ -75,6 +98,8 @@ def _write(shell: str) -> None:
     from typer._completion_shared import install  # noqa: PLC0415 - only here
 
     _, path = install(shell=shell, prog_name=_PROGRAM, complete_var=_VARIABLE)
+    if shell == Shell.BASH:
+        path.write_text(f"{_BASH}\n")
     print(f"Wrote {path}; {shell} completes `tollway` from its next start on", file=sys.stderr)
 
 

@@ -56,6 +56,7 @@ OFFERED = [
     ("spend --since y", {"yesterday"}),
     ("spend --only te", {"team="}),
     ("spend --only team=", {"team=ml"}),
+    ("spend --only key=ci,team=", {"key=ci,team=ml"}),
     ("spend --tz Europe/Berl", {"Europe/Berlin"}),
     ("spend --format ma", {"markdown"}),
     ("secrets remove ", {"first"}),
@@ -172,6 +173,24 @@ def in_shell(home: Home, shell: str, script: str, *, rc: bool = False) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_bash_is_offered_what_follows_its_last_word(home: Home) -> None:
+    """It parts `--only team=m` at the "=", and replaces what stands behind that alone."""
+    lines = (
+        ("spend --only team = ''", "ml"),
+        ("spend --only team =", "ml"),
+        ("spend --only key = ci,team = m", "ml"),
+        ("spend --only key = ci,te", "ci,team="),
+        ("spend --format = js", "json"),
+        ("spend --only te", "team="),
+    )
+    script = LOADS["bash"] + "".join(
+        f"\nCOMP_WORDS=(tollway {line}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))"
+        "\n_tollway_completion tollway; echo ${COMPREPLY[*]}"
+        for line, _ in lines
+    )
+    assert in_shell(home, "bash", script).splitlines() == [wanted for _, wanted in lines]
 
 
 @pytest.mark.parametrize("shell", SHELLS)

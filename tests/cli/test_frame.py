@@ -151,6 +151,8 @@ def test_an_unknown_command_names_the_nearest() -> None:
         ("login", "tollway providers add"),
         ("config set", "tollway config edit"),
         ("models stop", "tollway models unload"),
+        ("keys regenerate ci", "tollway keys rotate"),
+        ("health", "tollway status"),
     ],
 )
 def test_what_other_programs_call_it_is_understood(line: str, meant: str) -> None:
@@ -176,6 +178,7 @@ def test_an_unknown_option_is_a_usage_error_in_two_lines() -> None:
         ("spend --team ml", "--only"),
         ("logs --tail 5", "-n"),
         ("keys list -o json", "--json"),
+        ("spend --output csv", "--format"),
         ("keys create bot --duration 30d", "--expires"),
     ],
 )
