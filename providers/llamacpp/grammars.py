@@ -125,9 +125,7 @@ def serve(link: socket.socket, words: Vocabulary) -> None:
     """Make a copy of this process for each grammar that is wanted, until the link ends."""
     copies = _Copies()
     while True:
-        ready, *_ = select.select([link, copies.ends], [], [])
-        copies.bury()
-        if link not in ready:
+        if not copies.wait(link):
             continue
         head, files, *_ = socket.recv_fds(link, LENGTH.size, 2)
         if not head:
@@ -142,8 +140,8 @@ class _Copies:
     """The copies of this process, and their links, by which it tells how they ended."""
 
     def __init__(self) -> None:
-        self.ends, wakes = socket.socketpair()  # can be read from when a copy has ended
-        for one in (self.ends, wakes):
+        self._ends, wakes = socket.socketpair()  # can be read from when a copy has ended
+        for one in (self._ends, wakes):
             one.setblocking(False)
         self._wakes = wakes
         self._links: dict[int, socket.socket] = {}
@@ -171,21 +169,40 @@ class _Copies:
         finally:
             os._exit(0)
 
-    def bury(self) -> None:
+    def wait(self, link: socket.socket) -> bool:
+        """Wait for whatever happens first; return whether there is something to read in a link.
+
+        A copy that nobody waits for any more is ended: it may be busy for seconds to come.
+        """
+        looked = select.poll()
+        for one in (link, self._ends):
+            looked.register(one, select.POLLIN)
+        nobodys = {one.fileno(): child for child, one in self._links.items()}
+        for file in nobodys:
+            looked.register(file, 0)  # told of is only that its other side is closed
+        found = {file for file, _ in looked.poll()}
+        for file in found & nobodys.keys():
+            os.kill(nobodys[file], signal.SIGKILL)  # not buried yet, so it is nobody else
+            self._links.pop(nobodys[file]).close()
+        self._bury()
+        return link.fileno() in found
+
+    def _bury(self) -> None:
         """Tell of those that ended themselves; close the links of all that have ended."""
         with contextlib.suppress(BlockingIOError):
-            self.ends.recv(4096)
+            self._ends.recv(4096)
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                with self._links.pop(ended[0]) as link, contextlib.suppress(OSError):
-                    if os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) in _ITS_OWN_ENDS:
-                        link.sendall(ANSWERED.pack(TOO_MUCH))
+                if link := self._links.pop(ended[0], None):
+                    with link, contextlib.suppress(OSError):
+                        if os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) in _ITS_OWN_ENDS:
+                            link.sendall(ANSWERED.pack(TOO_MUCH))
 
     def _forget(self) -> None:
         """Close, in a copy, what is its parent's."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for one in (self.ends, self._wakes, *self._links.values()):
+        for one in (self._ends, self._wakes, *self._links.values()):
             one.close()
 
 

@@ -135,6 +135,23 @@ def test_where_the_process_that_makes_grammars_has_ended_another_is_started() ->
         lost.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children")
+def test_a_grammar_that_nobody_waits_for_any_more_is_ended() -> None:
+    """Who cancels such calls as quickly as they come would have any number of them run on."""
+    with others() as apart:
+        grammar = apart.grammar(Wanted(SLOW, token_s=600))
+        grammar.ask(7)
+        assert apart._process
+        maker = apart._process.pid
+        children = Path(f"/proc/{maker}/task/{maker}/children")
+        while not children.read_text():
+            pass
+        grammar.free()
+        while children.read_text():
+            pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children")
 def test_what_the_system_ended_says_nothing_of_its_grammar() -> None:
     """Out of memory it ends whom it likes; whoever waited is told that, and of no fault."""
     with others() as apart:
