@@ -6,7 +6,7 @@ under one index; client libraries die on anything else.
 
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -61,18 +61,6 @@ class Writer:
         self._custom: list[str] | None = None  # the text of an open plain-text call
         self._refused = False
         self._stop = ev.Stopped("end")
-        self._write: dict[type[ev.Event], Callable[[Any], bytes]] = {
-            ev.TextDelta: self._text,
-            ev.ThinkingDelta: self._thought,
-            ev.ToolDelta: self._arguments,
-            ev.Signed: self._signed,
-            ev.RefusalDelta: self._refusal,
-            ev.ToolStart: self._tool,
-            ev.CitationAdded: self._citation,
-            ev.LogprobsDelta: self._logprobs,
-            ev.PartWhole: self._part,
-            ev.PartEnd: self._part_end,
-        }
 
     def event(self, event: ev.Event) -> bytes:
         """Return the bytes that stand for an event; often none.
@@ -91,7 +79,7 @@ class Writer:
         elif isinstance(event, ev.Stopped):
             self._stop = event
         else:
-            written = self._write[type(event)](event)
+            written = self._WRITES[type(event)](self, event)
             return written if self._head_sent else self._head() + written
         return b""
 
@@ -304,6 +292,21 @@ class Writer:
         if kept := [one for one in entries if one is not None]:
             block["citations"] = kept
         return [block]
+
+    # Functions, and not its own methods: those would hold it, and with it the call and its body,
+    # until the collector came by.
+    _WRITES: ClassVar[dict[type[ev.Event], Callable[["Writer", Any], bytes]]] = {
+        ev.TextDelta: _text,
+        ev.ThinkingDelta: _thought,
+        ev.ToolDelta: _arguments,
+        ev.Signed: _signed,
+        ev.RefusalDelta: _refusal,
+        ev.ToolStart: _tool,
+        ev.CitationAdded: _citation,
+        ev.LogprobsDelta: _logprobs,
+        ev.PartWhole: _part,
+        ev.PartEnd: _part_end,
+    }
 
 
 def _stop(stop: ev.Stopped, *, refused: bool) -> dict[str, object]:

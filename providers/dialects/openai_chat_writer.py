@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -51,26 +51,10 @@ class Writer:
         self._choices: dict[int, _Choice] = {}
         self._usage: Usage | None = None
         self._functions = _offers_functions(call)
-        self._write: dict[type[ev.Event], Callable[[Any], bytes]] = {
-            ev.TextDelta: self._text,
-            ev.ThinkingDelta: self._thought,
-            ev.ToolDelta: self._arguments,
-            ev.Start: self._start,
-            ev.Signed: self._signed,
-            ev.RefusalDelta: self._refusal,
-            ev.ToolStart: self._tool,
-            ev.CitationAdded: self._citation,
-            ev.LogprobsDelta: self._logprobs,
-            ev.PartWhole: self._part,
-            ev.PartEnd: self._part_end,
-            ev.Stopped: self._stopped,
-            ev.UsageReport: self._used,
-            ev.Failed: _nothing,
-        }
 
     def event(self, event: ev.Event) -> bytes:
         """Return the bytes that stand for an event; often none."""
-        return self._write[type(event)](event)
+        return self._WRITES[type(event)](self, event)
 
     def end(self) -> bytes:
         """Return how each choice ended, the usage if it was asked for, and the end mark."""
@@ -358,6 +342,25 @@ class Writer:
             self.dropped.add("tool_calls")
         return "function_call", calls[0]["function"]
 
+    # Functions, and not its own methods: those would hold it, and with it the call and its body,
+    # until the collector came by.
+    _WRITES: ClassVar[dict[type[ev.Event], Callable[["Writer", Any], bytes]]] = {
+        ev.TextDelta: _text,
+        ev.ThinkingDelta: _thought,
+        ev.ToolDelta: _arguments,
+        ev.Start: _start,
+        ev.Signed: _signed,
+        ev.RefusalDelta: _refusal,
+        ev.ToolStart: _tool,
+        ev.CitationAdded: _citation,
+        ev.LogprobsDelta: _logprobs,
+        ev.PartWhole: _part,
+        ev.PartEnd: _part_end,
+        ev.Stopped: _stopped,
+        ev.UsageReport: _used,
+        ev.Failed: lambda *_: b"",
+    }
+
 
 class _Choice:
     """How far one choice has come."""
@@ -387,10 +390,6 @@ def _offers_functions(call: Call) -> bool:
 def _new_id() -> str:
     """Return an id for an answer whose provider gave it none; clients key their logs by it."""
     return f"chatcmpl-{secrets.token_hex(12)}"
-
-
-def _nothing(_: object) -> bytes:
-    return b""
 
 
 def _pictured(part: Image) -> dict[str, object]:
