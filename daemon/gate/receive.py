@@ -157,7 +157,7 @@ def _hinted(
     return hint
 
 
-def _within(error: UpstreamRefused) -> Failure:
+def _within(attempt: Attempt, error: UpstreamRefused) -> Failure:
     """Return a failure that stands in an answer of 200: refused, and nothing came of it."""
     return Failure(
         error,
@@ -165,6 +165,8 @@ def _within(error: UpstreamRefused) -> Failure:
         "upstream_refused",
         hint_s=_hinted(error, (), error.body),
         overflow=is_too_long(error),
+        lower=lowered(attempt, error.upstream_status, error.body),
+        sealed=is_sealed(error.upstream_status, error.body),
     )
 
 
@@ -177,7 +179,7 @@ async def _whole(
         if reader.produced or reader.usage:
             # It worked before it failed, and may bill for that.
             return Failure(reader.failed, again=False, ending="upstream_broke")
-        return _within(reader.failed)
+        return _within(attempt, reader.failed)
     if not reader.begun:
         garbage = UpstreamGarbage(
             f"`{attempt.target.provider}` answered 200 with something that is not an answer"
@@ -239,7 +241,7 @@ async def _stream(
     if relay.failed and not relay.shown:
         if isinstance(relay.failed, UpstreamGaveUp):
             return Failure(relay.failed, again=False)
-        return _within(relay.failed)
+        return _within(attempt, relay.failed)
     await relay.finish()
     if not relay.failed and not relay.capped:
         # Read the few bytes behind the end, so that the connection can be used again.

@@ -146,6 +146,31 @@ async def test_a_chat_s_thoughts_of_another_provider_are_left_out() -> None:
         assert one.heads["x-tollway-dropped"] == "messages.reasoning_details"
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_refusal_within_an_answer_of_200_is_one_too(stream: bool) -> None:
+    """OpenRouter has begun to answer ("PROCESSING") before its own provider has refused."""
+    said = {"code": 400, "message": "Provider returned error"}
+    raw = json.dumps({"error": {**said, "metadata": {"raw": json.dumps(CLAUDE)}}})
+    details = [{"type": "reasoning.text", "text": "Hm", "signature": "of another"}]
+    turn = {"role": "assistant", "content": "Yes?", "reasoning_details": details}
+    async with reading("of another", {}) as (one, sent):
+        usual = one.upstream.script
+        assert usual is not None
+
+        async def script(request: web.Request) -> web.StreamResponse:
+            found = await usual(request)
+            if found.status == 200:
+                return found
+            text = f": OPENROUTER PROCESSING\n\ndata: {raw}\n\n" if stream else raw
+            kind = "text/event-stream" if stream else "application/json"
+            return web.Response(text=text, content_type=kind)
+
+        one.upstream.script = script
+        await one.ask(CHAT, TARGETS["openai-compatible"], stream, messages=[HI, turn, HI])
+        assert len(sent) == 2
+        assert one.heads["x-tollway-dropped"] == "messages.reasoning_details"
+
+
 async def test_who_refuses_still_is_not_asked_a_third_time() -> None:
     """What is sealed may be no thought: a summary of OpenAI's stands for the conversation."""
     async with reading("Hi", OPENAI) as (one, sent):
