@@ -15,6 +15,7 @@ from tollway.cli.models import Name
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon.config.paths import state_paths
 from tollway.providers.llamacpp.lifecycle import log_name
+from tollway.providers.llamacpp.worker import LOG_BYTES
 
 _POLL_S = 0.2
 _USUAL = 50  # lines
@@ -47,14 +48,21 @@ def logs(
     file = _opened(path)
     text = file.read() if file else b""
     *lines, rest = text.decode("utf-8", "replace").split("\n")
+    if rest and not follow:  # which goes on with it once it has ended
+        lines.append(rest)
     shown = lines[-number:] if number else []
     if as_json:
-        show.emit({"path": str(path), "lines": shown + [rest] * bool(rest)})
+        show.emit({"path": str(path), "lines": shown})
         return
     if file is None:
         show.note(f"`{name}` has not been loaded yet: its first call or `tollway models load` does")
-    for line in shown if follow or not rest else [*shown, rest]:
+    for line in shown:
         show.say(printable(line))
+    if len(text) >= LOG_BYTES:
+        show.note(
+            f"These are the last of its first {LOG_BYTES // 2**20} MiB since it was loaded:"
+            " what it wrote later was not kept"
+        )
     if follow:
         try:
             for line in _new(path, file, rest.encode()):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from program import Home
 
+from tollway.providers.llamacpp.worker import LOG_BYTES
+
 FILE = """[server]
 listen = "127.0.0.1:0"
 [models.qwen]
@@ -35,6 +37,23 @@ def test_the_last_lines_are_shown_and_nothing_in_them_acts_on_a_terminal(home: H
     said = json.loads(home.tollway("models", "logs", "qwen", "--json").stdout)
     assert said["lines"] == ["one", "two \x1b[31mred", "three"]
     assert said["path"].endswith("model-qwen.log")
+
+
+def test_a_last_line_without_an_end_counts_as_one(home: Home) -> None:
+    """A process that died in the middle of a line has often said most there."""
+    with (home.data / "model-qwen.log").open("a") as file:
+        file.write("four")
+    for number, wanted in (("0", ""), ("1", "four\n"), ("2", "three\nfour\n")):
+        assert home.tollway("models", "logs", "qwen", "-n", number).stdout == wanted
+    said = json.loads(home.tollway("models", "logs", "qwen", "-n", "1", "--json").stdout)
+    assert said["lines"] == ["four"]
+
+
+def test_a_file_that_takes_no_more_says_so(home: Home) -> None:
+    """Else its last line is taken for the last that the process wrote."""
+    assert "not kept" not in home.tollway("models", "logs", "qwen").stderr
+    (home.data / "model-qwen.log").write_bytes(b"a line\n".ljust(LOG_BYTES, b"."))
+    assert "what it wrote later was not kept" in home.tollway("models", "logs", "qwen").stderr
 
 
 def test_what_was_never_loaded_and_what_there_is_not_say_so(home: Home) -> None:
