@@ -47,6 +47,8 @@ from tollway.providers.llamacpp.texts import Texts
 
 # Where all wait for tokens of other processes: so long, before calls that came are looked at.
 LATE_S = 0.05
+# And for one of several so long, in turn: one may take seconds while another is there at once.
+LATE_TURN_S = 0.005
 # Each further choice of a call stands so many places behind the one before it.
 CHOICE_APART = 8
 
@@ -355,7 +357,9 @@ class Engine:
     def _take_late(self, said: list[Up]) -> None:
         """Take the tokens that have come; where nothing else is to do, wait a little for one."""
         under_way = [seq.choice for seq in self._seqs if seq.choice]
-        wait_s = LATE_S if under_way and all(one.late for one in under_way) else 0.0
+        wait_s = LATE_S if len(under_way) == 1 else LATE_TURN_S
+        if not all(one.late for one in under_way):
+            wait_s = 0.0
         for choice in under_way:
             if choice.late and choice.seq >= 0 and (found := choice.late.get(wait_s)):
                 choice.late, wait_s = None, 0.0
