@@ -20,6 +20,7 @@ from tollway.cli.spend_report import (
 )
 from tollway.cli.spend_trend import LOOK_BACK_DAYS, Forecast, forecast
 from tollway.daemon.commitments import standings
+from tollway.daemon.config import shown
 from tollway.daemon.config.schema import Config
 from tollway.daemon.ledger.local_time import local_times
 from tollway.daemon.ledger.spend import (
@@ -59,12 +60,21 @@ def read(config: Config, by: tuple[str, ...], asked: Period, top: int | None, on
     rows = _rows(path, by, asked, only)
     if not rows:
         show.note(f"No calls from {asked.text}")
+        _doubt(config, only)
     found = msgspec.structs.replace(made(rows, by, asked, top), only=only)
     between = {"since_ms": asked.since_ms, "until_ms": asked.until_ms}
     times = () if only.said else local_times(path, **between)
     idle = tuple(one for one in times if one.idle_ms)
     sides = report(path, only, by=(By.PROVIDER,), tz=asked.tz, **between)
     return msgspec.structs.replace(with_sides(found, sides, idle), beside=_beside(config, found))
+
+
+def _doubt(config: Config, only: Only) -> None:
+    """Say of a name that gateway.toml does not have that it may be a slip, and no quiet month."""
+    for name, value in only.said.items():
+        known = getattr(config, f"{name}s", ()) if name != "model" else ()
+        if known and value not in {*known, "local", ""}:
+            show.note(f"There is no {name} {shown.value(value)} now{shown.meant(value, known)}")
 
 
 def _rows(path: Path, by: tuple[str, ...], asked: Period, only: Only) -> list[SpendRow]:

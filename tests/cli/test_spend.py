@@ -146,6 +146,18 @@ def test_several_narrow_and_what_is_nobody_s_is_left_out(spent: Spent) -> None:
         assert (wrong.returncode, said in wrong.stderr) == (2, True), wrong.stderr
 
 
+def test_a_name_that_is_not_there_is_doubted(spent: Spent) -> None:
+    """A report of $0 of a slip is taken for a quiet month; what is gone may still have spent."""
+    other = spent.home.path / "other.toml"
+    other.write_text(f"{spent.home.config.read_text()}\n[teams.ml]\n")
+    said = {
+        name: spent.home.tollway("spend", "--only", f"team={name}", "--config", str(other)).stderr
+        for name in ("mll", "ml", "")
+    }
+    assert "There is no team `mll` now; did you mean ml?" in said["mll"]
+    assert "There is no" not in said["ml"] + said[""]
+
+
 def test_by_may_be_said_twice(spent: Spent) -> None:
     """As `--by a,b`: the first of two was passed over without a word."""
     both, twice = (spent.json(*by) for by in (["--by=team,model"], ["--by=team", "--by=model"]))
