@@ -36,8 +36,9 @@ def read_text(path: Path, *, shown: Path | None = None) -> str:
     """
     name = shown or path
     try:
-        # Whoever opens a pipe that nobody writes waits for ever; one in /dev was made to be read.
-        if path.is_fifo() and not str(path).startswith(("/dev/", "/proc/")):
+        # Whoever opens a pipe that nobody writes waits for ever; one that is open here already
+        # was made to be read.
+        if path.is_fifo() and not str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
             raise ConfigError(f"{name}:1: is a pipe, not a file")
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
