@@ -157,8 +157,7 @@ async def test_what_a_model_of_this_box_cannot_do_is_said_as_its_own() -> None:
         reply = await ask(daemon, said(messages=[{"role": "user", "content": "word " * 99}]))
         told = error(reply)
         assert (reply.status, told["code"]) == (400, "context_length_exceeded")
-        begin = "The model `local/smol` cannot do that: The prompt has"
-        assert told["message"].startswith(begin), told
+        assert "The model `local/smol` cannot do that: The prompt has" in told["message"], told
         refused = await ask(daemon, said(max_tokens=4, logit_bias={"9999999": 1}))
         told = error(refused)
         assert (refused.status, told["param"]) == (400, "logit_bias")
