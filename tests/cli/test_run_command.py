@@ -155,7 +155,7 @@ async def test_a_run_that_ends_while_no_daemon_answers_asks_again(tmp_path: Path
     """A restart takes a moment, and what the run cost is known after it."""
     async with gateway(ANSWERS) as gate:
         admin, aside = gate.daemon.socket, gate.daemon.folder / "aside"
-        program = CALLS + "\nprint(os.getpid(), flush=True)\nsys.stdin.readline()"
+        program = CALLS + "\nimport signal\nprint(os.getpid(), flush=True)\nsignal.pause()"
         run = await start(gate.daemon, tmp_path, *python(program, "1"))
         for _ in range(2):
             await run.line()
