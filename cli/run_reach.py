@@ -32,6 +32,6 @@ def unreachable(url: str) -> tuple[str, str]:
             f"`{url}` is not trusted here ({why}), so that the program's calls may fail",
             "$SSL_CERT_FILE names who has signed its certificate, for Node $NODE_EXTRA_CA_CERTS",
         )
-    except OSError as fault:
-        return f"`{url}` cannot be reached from here: {fault.strerror or fault}", ""
+    except (OSError, UnicodeError) as fault:  # the latter of a name with an empty or long part
+        return f"`{url}` cannot be reached from here: {getattr(fault, 'strerror', '') or fault}", ""
     return "", ""

@@ -203,7 +203,10 @@ class Channels:
             "TOLLWAY_ALERT_KIND": notice.kind,
             "TOLLWAY_ALERT_TEXT": notice.text,
         }
-        words = _LastWords()
+        try:
+            words = _LastWords()
+        except OSError as fault:
+            return f"the command `{command[0]}` cannot be run: {fault.strerror}"
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -299,6 +299,7 @@ class Attempt:
             tokens = min(tokens, self.reader.produced + _FRAME_TOKENS * self.worst.choices)
         told = self._told_first()
         usage = told or Usage(input=self.worst.input_tokens)
+        tokens = max(tokens, told.output_total) if told else tokens
         usage = msgspec.structs.replace(usage, output=tokens, reasoning=0, estimated=True)
         if self.price is None:
             return usage, 0

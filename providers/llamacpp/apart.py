@@ -41,8 +41,6 @@ LENGTH = struct.Struct("=I")  # of what is wanted, which stands behind the mask 
 _TRIAL_S = 60.0  # on a loaded box: of CPU a trial has much less
 # It needs no GPU; one that is only looked at takes hundreds of megabytes of its memory.
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
-
-
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")  # llama.cpp makes the others' names of its own
 
 
@@ -127,9 +125,15 @@ class Apart:
         """Return a grammar; that its process cannot be had, its first `answer` tells.
 
         Raises:
-            GrammarLost: The process that makes them cannot be started.
+            GrammarLost: The process that makes them cannot be started, or there is no file for it.
         """
         body = msgspec.msgpack.encode(wanted)
+        try:
+            return self._made(body)
+        except OSError as fault:  # out of files or memory: this answer's end, and no other's
+            raise GrammarLost(f"there is no room for a grammar: {fault.strerror}") from fault
+
+    def _made(self, body: bytes) -> ApartGrammar:
         with _shared() as file:
             file.truncate(self._vocabulary)
             # Not through the link: one that starts still, or was stopped, would be waited for.

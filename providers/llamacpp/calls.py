@@ -223,6 +223,20 @@ class CallScanner:
         return pieces
 
 
+# Values as Python writes them: some models do so within calls that are nearly JSON.
+PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
+
+
+def new_call_id() -> str:
+    """Return an id for a call whose model gives it none."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def escaped(text: str) -> str:
+    """Return what stands between the quotation marks of a text in JSON."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
 def strict_json(text: str) -> Any:
     """Return the value of a JSON text, which Python's `NaN` is none.
 

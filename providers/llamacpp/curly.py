@@ -4,12 +4,11 @@ call:look{city:<|"|>Paris<|"|>,days:3}
 """
 
 import json
-import secrets
 from typing import Any
 
 import msgspec
 
-from tollway.providers.llamacpp.calls import strict_json
+from tollway.providers.llamacpp.calls import PYTHON_WORDS, escaped, new_call_id, strict_json
 from tollway.providers.llamacpp.frames import CallPiece
 from tollway.providers.llamacpp.plain import plain_rule
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
@@ -17,7 +16,6 @@ from tollway.providers.llamacpp.schema_parts import SchemaRefused
 
 _CALL = "call:"
 _NAME_MOST = 128
-_WORDS = {"None": "null", "True": "true", "False": "false"}
 
 
 class CurlyScanner:
@@ -71,8 +69,7 @@ class CurlyScanner:
             return []
         self._held, self._state, self._open, self._key = "", "plain", ["{"], True
         self.begun += 1
-        call_id = f"call_{secrets.token_hex(12)}"
-        return [CallPiece(self.begun - 1, call_id, name.strip(), "{")]
+        return [CallPiece(self.begun - 1, new_call_id(), name.strip(), "{")]
 
     def _in_plain(self) -> str:
         """Read what is no text: brackets, words, and where a text begins."""
@@ -95,7 +92,7 @@ class CurlyScanner:
     def _word(self, word: str) -> str:
         if not word:
             return ""
-        word = _WORDS.get(word, word)
+        word = PYTHON_WORDS.get(word, word)
         with_quotes = json.dumps(word, ensure_ascii=False)
         try:
             return with_quotes if self._key else json.dumps(strict_json(word))
@@ -116,12 +113,12 @@ class CurlyScanner:
         text, found, _ = self._held.partition(self._quote)
         if found:
             self._held, self._state = "", "plain"
-            return f'{_escaped(text)}"'
+            return f'{escaped(text)}"'
         most = min(len(text), len(self._quote) - 1)
         doubt = next((n for n in range(most, 0, -1) if self._quote.startswith(text[-n:])), 0)
         cut = len(text) - doubt
         self._held = text[cut:]
-        return _escaped(text[:cut])
+        return escaped(text[:cut])
 
     def _in_json(self) -> str:
         if self._held == "\\":
@@ -130,10 +127,6 @@ class CurlyScanner:
         if said == '"':
             self._state = "plain"
         return said
-
-
-def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 class CurlyGrammar(Grammar):

@@ -7,8 +7,8 @@ The prompt ends behind `<|start|>assistant`, so that the first header has no beg
 """
 
 import re
-import secrets
 
+from tollway.providers.llamacpp.calls import new_call_id
 from tollway.providers.llamacpp.frames import CallPiece
 from tollway.providers.llamacpp.speech import Said
 
@@ -87,7 +87,7 @@ class Channels:
         if self._calls and (called := _CALLED.search(head)):
             self._state = "call"
             self.calls_made += 1
-            return Said(calls=[CallPiece(self.calls_made - 1, _new_id(), called[1])])
+            return Said(calls=[CallPiece(self.calls_made - 1, new_call_id(), called[1])])
         channel = _CHANNEL.search(head)
         self._state = "thought" if channel and channel[1] == "analysis" else "text"
         return Said()
@@ -140,7 +140,3 @@ def _doubtful(text: str) -> int:
         ),
         0,
     )
-
-
-def _new_id() -> str:
-    return f"call_{secrets.token_hex(12)}"

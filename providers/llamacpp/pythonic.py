@@ -4,15 +4,13 @@
 """
 
 import json
-import secrets
 
-from tollway.providers.llamacpp.calls import strict_json
+from tollway.providers.llamacpp.calls import PYTHON_WORDS, escaped, new_call_id, strict_json
 from tollway.providers.llamacpp.frames import CallPiece
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 
 _NAME_MOST = 128
-_WORDS = {"None": "null", "True": "true", "False": "false"}
 _CLOSED = {"(": "]", "[": "]", "{": "}"}
 _ESCAPES = {"n": "\\n", "t": "\\t", "r": "\\r", "b": "\\b", "f": "\\f", "\\": "\\\\", '"': '\\"'}
 
@@ -59,7 +57,7 @@ class PythonScanner:
             name, self._word = self._word, ""
             self._state, self._some, self._open = "key", False, []
             self.begun += 1
-            return [CallPiece(self.begun - 1, f"call_{secrets.token_hex(12)}", name)]
+            return [CallPiece(self.begun - 1, new_call_id(), name)]
         named = char.isalnum() or char in "_-."
         self._word = self._word + char if named and len(self._word) < _NAME_MOST else ""
         return []
@@ -100,23 +98,19 @@ class PythonScanner:
     def _in_text(self, char: str) -> str:
         if self._escaped:
             self._escaped = False
-            return _ESCAPES.get(char, _inside(char))
+            return _ESCAPES.get(char, escaped(char))
         if char == "\\":
             self._escaped = True
             return ""
         if char == self._quote:
             self._state = "value"
             return '"'
-        return _inside(char)
-
-
-def _inside(char: str) -> str:
-    return json.dumps(char, ensure_ascii=False)[1:-1]
+        return escaped(char)
 
 
 def _value(word: str) -> str:
     try:
-        return json.dumps(strict_json(_WORDS.get(word, word)))
+        return json.dumps(strict_json(PYTHON_WORDS.get(word, word)))
     except ValueError:
         return json.dumps(word, ensure_ascii=False)
 

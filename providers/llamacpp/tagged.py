@@ -11,13 +11,12 @@ A text is written as it is, all else as JSON; which of both an argument is, its 
 
 import json
 import math
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from tollway.providers.llamacpp.calls import strict_json
+from tollway.providers.llamacpp.calls import PYTHON_WORDS, escaped, new_call_id, strict_json
 from tollway.providers.llamacpp.formats import FORMATS
 from tollway.providers.llamacpp.frames import CallPiece, Tool
 from tollway.providers.llamacpp.plain import plain_rule
@@ -33,7 +32,6 @@ from tollway.providers.llamacpp.schema_parts import (
 )
 from tollway.providers.llamacpp.styles import Tags
 
-_PYTHON = {"True": "true", "False": "false", "None": "null"}  # as some write them all the same
 _NAME_MOST = 128
 
 
@@ -113,7 +111,7 @@ class TaggedScanner:
             return []
         self._known = self._tools.get(name, {})
         self.begun += 1
-        return [CallPiece(self.begun - 1, f"call_{secrets.token_hex(12)}", name)]
+        return [CallPiece(self.begun - 1, new_call_id(), name)]
 
     def _end(self, rest: str) -> list[CallPiece]:
         if self._state != "call":
@@ -167,7 +165,7 @@ class TaggedScanner:
         if found:
             text = text.removesuffix(tags.pad)
             self._held, self._state = rest, "call"
-            return [CallPiece(self.begun - 1, arguments=f'{_escaped(text)}"')]
+            return [CallPiece(self.begun - 1, arguments=f'{escaped(text)}"')]
         ends = (tags.pad + tags.value_end, tags.value_end)
         most = min(len(text), len(ends[0]) - 1)
         doubt = next(
@@ -175,11 +173,7 @@ class TaggedScanner:
         )
         cut = len(text) - doubt
         given, self._held = text[:cut], text[cut:]
-        return [CallPiece(self.begun - 1, arguments=_escaped(given))] if given else []
-
-
-def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+        return [CallPiece(self.begun - 1, arguments=escaped(given))] if given else []
 
 
 def _stripped(text: str, pad: str) -> str:
@@ -190,7 +184,7 @@ def _as_json(text: str, kinds: frozenset[str]) -> str:
     """Return an argument as JSON: what it can be by its schema, or else a text."""
     plain = text.strip()
     try:
-        value = strict_json(_PYTHON.get(plain, plain))
+        value = strict_json(PYTHON_WORDS.get(plain, plain))
     except ValueError:
         return json.dumps(text, ensure_ascii=False)
     if isinstance(value, str) and "string" in kinds:
@@ -198,7 +192,7 @@ def _as_json(text: str, kinds: frozenset[str]) -> str:
     fits = kinds_of_value(value) & kinds or not kinds
     if not fits and "string" in kinds:
         return json.dumps(text, ensure_ascii=False)
-    return _PYTHON.get(plain, plain)
+    return PYTHON_WORDS.get(plain, plain)
 
 
 def _property(schema: Mapping[str, Any], name: str) -> Any:

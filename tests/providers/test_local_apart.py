@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -191,6 +192,20 @@ def test_a_trial_has_no_more_stack_than_any_thread() -> None:
     with others() as apart:
         assert apart.bears("root ::= " + "(" * 1_000 + '"a"' + ")" * 1_000)
         assert not apart.bears("root ::= " + "(" * 10_000 + '"a"' + ")" * 10_000)
+
+
+def test_where_no_more_files_may_be_opened_a_grammar_is_lost_and_nothing_else() -> None:
+    """It ends one answer: any other error would end the engine, and all answers with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with others() as apart:
+        assert apart.bears('root ::= "a"')
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(GrammarLost, match="no room for a grammar"):
+                apart.grammar(Wanted('root ::= "a"'))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert apart.bears('root ::= "a"')
 
 
 # Its grammar would take a minute.
