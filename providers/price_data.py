@@ -14,7 +14,8 @@ import msgspec
 
 from tollway.providers.canon import Price, Rate
 
-FORMAT = 4  # to be raised with every change of these shapes or of what `distil` puts in them
+FORMAT = 5  # to be raised with every change of these shapes or of what `distil` puts in them
+_SATURDAY = 5
 
 
 class StartsWith(msgspec.Struct, frozen=True, tag="starts_with", array_like=True):
@@ -97,10 +98,14 @@ class FromDay(msgspec.Struct, frozen=True, tag="from", array_like=True):
 
 
 class Daily(msgspec.Struct, frozen=True, tag="daily", array_like=True):
-    """Holds each day from one time to another, in UTC; past midnight where `end` is earlier."""
+    """Holds each day from one time to another, in UTC; past midnight where `end` is earlier.
+
+    With `workdays` from Monday to Friday alone, which are UTC's too.
+    """
 
     start: time
     end: time
+    workdays: bool = False
 
 
 class Conditional(msgspec.Struct, frozen=True, array_like=True):
@@ -158,6 +163,8 @@ def holds(when: FromDay | Daily | None, at: datetime) -> bool:
             return True
         case FromDay(day):
             return at.date() >= day
+        case Daily(workdays=True) if at.weekday() >= _SATURDAY:
+            return False
         case Daily(start, end) if end < start:
             return at.time() >= start or at.time() < end
         case Daily(start, end):

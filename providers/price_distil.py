@@ -41,6 +41,7 @@ from tollway.providers.price_data import (
 )
 
 Rates = Mapping[str, Decimal | genai.TieredPrices]
+Hours = frozenset[tuple[time, time]]
 
 # Rates that `Usage` can meter, by the name that genai-prices gives them.
 _METERED = {
@@ -71,6 +72,9 @@ _SEARCHES = "web_searches_kcount"
 # Who is listed as reselling others' models at their prices, and does so of these alone. Azure's own
 # prices of DeepSeek's, xAI's and Moonshot's models are higher, up to ten times (its price list).
 _RESELLS = {"azure": frozenset({"openai", "anthropic"})}
+# DeepSeek's dear hours are those of Beijing's offices, "Monday through Friday" since 23 August 2026
+# (api-docs.deepseek.com, "Models & Pricing"). Its older ones were every day's.
+_WORKDAYS = {"deepseek": frozenset({(time(1), time(4)), (time(6), time(10))})}
 # Nothing that a plain call reaches: tools run by the provider are bounded or refused by the
 # gate, and cached audio is counted as what it mostly is, cached text.
 _BESIDE = re.compile(r"(social|storage)_searches_kcount|code_executions_kcount|cache_audio_.*")
@@ -94,7 +98,8 @@ def distil(file: Path | None = None) -> PriceData:
         providers = genai._providers_from_raw(listed)
     packed = {}
     for each in providers:
-        models = tuple(_model(model, source) for model in each.models)
+        offices = _WORKDAYS.get(each.id, frozenset())
+        models = tuple(_model(model, source, offices) for model in each.models)
         provider = Provider(models, tuple(_resells(each)))
         packed[each.id] = msgspec.Raw(msgspec.msgpack.encode(provider))
     names = tuple(
@@ -110,13 +115,13 @@ def _resells(provider: genai.Provider) -> Iterator[str]:
             yield other
 
 
-def _model(model: genai.ModelInfo, source: str) -> Model:
+def _model(model: genai.ModelInfo, source: str, offices: Hours) -> Model:
     listed = model.prices
     if isinstance(listed, genai.ModelPrice):
         listed = [genai.ConditionalPrice(prices=listed)]
     prices = tuple(
         Conditional(
-            _when(each.constraint),
+            _when(each.constraint, offices),
             price(_listed(model, each.prices), source, model.context_window),
         )
         for each in listed
@@ -237,14 +242,17 @@ def _rate(rate: Decimal | genai.TieredPrices) -> Rate:
 
 def _when(
     constraint: genai.StartDateConstraint | genai.TimeOfDateConstraint | None,
+    offices: Hours = frozenset(),
 ) -> FromDay | Daily | None:
+    """Return when a price holds; `offices` are the hours that count from Monday to Friday."""
     match constraint:
         case None:
             return None
         case genai.StartDateConstraint(start_date=day):
             return FromDay(day)
         case genai.TimeOfDateConstraint(start_time=start, end_time=end):
-            return Daily(_utc(start), _utc(end))
+            hours = (_utc(start), _utc(end))
+            return Daily(*hours, workdays=hours in offices)
 
 
 def _utc(moment: time) -> time:

@@ -251,6 +251,23 @@ def test_an_off_peak_price_ends_on_the_minute(source: PriceSource) -> None:
     assert source.find("deepseek", "deepseek-chat", shifted) == night.price
 
 
+def test_deepseek_s_weekends_are_off_peak(source: PriceSource) -> None:
+    """Its dear hours are Monday's to Friday's; genai-prices can say hours, and no days."""
+    friday = datetime(2026, 11, 27, 9, 59, tzinfo=UTC)
+    dear = source.find("deepseek", "deepseek-v4-pro", friday)
+    cheap = source.in_force("deepseek", "deepseek-v4-pro", datetime(2026, 11, 28, 6, tzinfo=UTC))
+    assert dear is not None
+    assert cheap.price is not None
+    assert dear.input.usd == 2 * cheap.price.input.usd
+    assert source.find("deepseek", "deepseek-v4-pro", friday + timedelta(days=2)) == cheap.price
+    monday = datetime(2026, 11, 30, 1, tzinfo=UTC)
+    assert source.find("deepseek", "deepseek-v4-pro", monday) == dear
+    night = monday - timedelta(microseconds=1)
+    assert source.in_force("deepseek", "deepseek-v4-pro", night).until == monday
+    old = datetime(2025, 3, 1, 12, tzinfo=UTC)  # a Saturday, of hours that knew no days
+    assert source.in_force("deepseek", "deepseek-chat", old).until.hour == 16
+
+
 def test_a_reseller_has_the_prices_of_those_it_resells(source: PriceSource) -> None:
     """Azure sells Anthropic's models at Anthropic's prices, one step away and no further."""
     at = DAYS[-1]
