@@ -13,6 +13,7 @@ from tollway.providers.llamacpp.native import GrammarFailed, GrammarTooSlow, Nat
 from tollway.providers.llamacpp.schema import grammar_of
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.template import ChatTemplate, TemplateRefused
+from tollway.providers.llamacpp.tokens import Tokenizer
 from tollway.providers.words import counted
 
 MAX_GRAMMAR_BYTES = 256 * 1024  # of a caller's own
@@ -54,6 +55,7 @@ class Jobs:
     def __init__(self, native: Native, template: ChatTemplate | None) -> None:
         self._native = native
         self._template = template
+        self._tokenizer = Tokenizer(native)
         self.manner = template.manner if template else Manner()
         self._longest = 0  # bytes of a token; 0: not looked for yet
         # Of the last tools: an agent's turns all have the same.
@@ -171,7 +173,7 @@ class Jobs:
         self._check_size(kind, text)
         if kind == "embeddings":
             return self._native.tokenize(text, ends=True)
-        tokens = self._native.tokenize(text, ends=False)
+        tokens = self._tokenizer.tokenize(text)
         first = self._native.begin()
         # Many templates write the begin mark themselves; twice, it makes answers worse.
         return tokens if first is None or tokens[:1] == [first] else [first, *tokens]
