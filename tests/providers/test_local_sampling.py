@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from local_models import NAME, body_of, chat, serving, text_of, whole
 
 from tollway.providers.errors import AnswerHeldUp
+from tollway.providers.llamacpp.samplers import likeliest
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
@@ -36,6 +40,18 @@ async def test_each_sampler_changes_the_answer_and_keeps_to_the_seed(tmp_path: P
             first, second = [await text_of(local, chat(SAID, **plain, **_but(asked))) for _ in "ab"]
             assert first == second, asked
             assert first != usual[heat], asked
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=30), st.integers(1, 40))
+def test_the_likeliest_tokens_are_all_that_top_k_could_leave(
+    numbers: list[float], count: int
+) -> None:
+    """In their order, with all that are as likely as the last one; llama.cpp's chain sees these."""
+    found = likeliest(np.array(numbers, np.float32), count)
+    assert list(found) == sorted(set(found))
+    assert len(found) >= min(count, len(numbers))
+    least = min(numbers[at] for at in found)
+    assert all(at in found for at, number in enumerate(numbers) if number >= least)
 
 
 async def test_samplers_judge_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
