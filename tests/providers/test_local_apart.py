@@ -88,7 +88,7 @@ def test_a_chain_chooses_of_what_its_grammar_allows() -> None:
     output = np.arange(VOCABULARY, dtype=np.float32)
     with grammars(Wanted('root ::= "z"'), Wanted('root ::= "z" | "b"')) as (one, two):
         letter = letter_of(one)
-        chain = Chain(None, None, two, greedy=True)
+        chain = Chain(None, None, two)
         chain.held = False
         assert (chain.bound, chain.plain, chain.choose(output)) == (False, True, VOCABULARY - 1)
         chain.held = True
