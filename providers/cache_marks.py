@@ -20,6 +20,13 @@ from tollway.providers.conversation import (
 _INSTRUCTIONS = ("system", "developer")
 
 
+def is_marked(part: Part) -> bool:
+    """Whether the prompt is to be cached up to a part, or up to one within it."""
+    if isinstance(part, ToolResult) and any(map(is_marked, part.parts)):
+        return True
+    return getattr(part, "cache", None) is not None
+
+
 def marked(said: Conversation) -> Conversation:
     """Return a conversation whose key stands as marks: behind its instructions, and at its end.
 
@@ -43,7 +50,7 @@ def marked(said: Conversation) -> Conversation:
 def _has_marks(said: Conversation) -> bool:
     if any(getattr(tool, "cache", None) for tool in said.tools):
         return True
-    return any(getattr(part, "cache", None) for one in said.messages for part in one.parts)
+    return any(is_marked(part) for one in said.messages for part in one.parts)
 
 
 def _marked(message: Message) -> Message:

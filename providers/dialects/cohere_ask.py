@@ -6,6 +6,7 @@ from functools import partial
 
 import msgspec
 
+from tollway.providers.cache_marks import is_marked
 from tollway.providers.conversation import (
     Conversation,
     File,
@@ -85,9 +86,8 @@ class _Messages:
         for message in in_order(self._said.messages):
             if message.name:
                 self.dropped.append("messages.name")
-            for part in message.parts:
-                if getattr(part, "cache", None) is not None:
-                    self.dropped.append("cache_control")
+            if any(map(is_marked, message.parts)):
+                self.dropped.append("cache_control")
             if message.role == "tool":
                 written += self._results(message)
             elif message.role == "assistant":

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tollway.providers.cache_marks import is_marked
 from tollway.providers.conversation import (
     CONTINUE,
     Audio,
@@ -183,7 +184,7 @@ class _Contents:
         first = True
         shown: list[dict[str, object]] = []
         for part in message.parts if self._has_ids else self._as_called(message):
-            if getattr(part, "cache", None) is not None:
+            if is_marked(part):
                 self.dropped.append("cache_control")
             if isinstance(part, ToolResult):
                 yield self._result(part, shown)

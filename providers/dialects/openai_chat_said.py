@@ -278,27 +278,36 @@ def _messages(said: list[_MessageOf]) -> Iterator[Message]:
                 f"`messages[{place}].role` is none that we know", param=f"messages[{place}].role"
             )
         parts = tuple(_content(message, f"messages[{place}].content"))
+        cache = _lifetime(message.cache_control)
         if role == "tool":
             name = message.name or ""
             answered = message.tool_call_id or (called if message.role == "function" else "")
-            cache = _lifetime(message.cache_control)
             results.append(ToolResult(answered, parts, name=name, cache=cache))
             continue
         if results:
             yield Message("tool", tuple(results))
             results = []
+        parts = _marked(parts, cache)
         if role == "assistant":
             called = f"call_{place}"
-            parts = tuple(_assistant(message, parts, called))
+            said_by_it = tuple(_assistant(message, parts, called))
+            parts = said_by_it if parts else _marked(said_by_it, cache)
         yield Message(role, parts, message.name or "")
     if results:
         yield Message("tool", tuple(results))
 
 
+def _marked(parts: tuple[Part, ...], cache: Lifetime | None) -> tuple[Part, ...]:
+    """Return a turn's parts with the mark of the whole turn on the last, if it has none."""
+    if cache is None or not parts or getattr(parts[-1], "cache", cache) is not None:
+        return parts
+    return (*parts[:-1], msgspec.structs.replace(parts[-1], cache=cache))
+
+
 def _content(message: _MessageOf, where: str) -> Iterator[Part]:
     if isinstance(message.content, str):
         if message.content or message.role in ("tool", "function"):
-            yield Text(message.content, cache=_lifetime(message.cache_control))
+            yield Text(message.content)
         return
     for place, raw in enumerate(message.content or ()):
         yield from _part(raw, f"{where}[{place}]")

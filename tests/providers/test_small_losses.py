@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, BEDROCK, OPENAI, RESPONSES, client_call
+from translated import ANTHROPIC, BEDROCK, COHERE, GEMINI, OPENAI, RESPONSES, client_call
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
@@ -62,8 +62,23 @@ def test_where_an_agent_s_prompt_is_cached_reaches_openrouter(result: dict[str, 
         "content": [{"type": "text", "text": "x", **MARK}],
     }
     assert dropped == ()
-    for target in (OPENAI, RESPONSES):
+    for target in (OPENAI, RESPONSES, GEMINI, COHERE):
         assert written(turns(CALL, result), target)[1] == ("cache_control",), target.name
+
+
+def test_a_mark_of_a_whole_turn_of_a_chat_is_one() -> None:
+    """Of a result it was two, of which Claude takes four in all; of parts it was none."""
+    call = {"id": "a", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "x"},
+    ]
+    for place, message in enumerate(messages):
+        said = [*messages[:place], message | MARK, *messages[place + 1 :]]
+        body = json.dumps(written(read(OPENAI, messages=said), ANTHROPIC)[0]["messages"])
+        assert body.count("cache_control") == 1, message
+        assert json.loads(body)[place]["content"][-1]["cache_control"] == MARK["cache_control"]
 
 
 def test_a_mark_of_what_the_assistant_said_reaches_openrouter_too() -> None:
