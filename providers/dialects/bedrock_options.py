@@ -37,6 +37,10 @@ _CLAUDE = re.compile(r"(?:.*[./])?anthropic\.(claude-.*?)(?:-v\d+)?(?::\d+)*$")
 _NOVA = re.compile(r"(?:.*[./])?amazon\.nova-")
 _NOVA_THINKS = re.compile(r"(?:.*[./])?amazon\.nova-2-")
 _GPT = re.compile(r"(?:.*[./])?openai\.gpt-")
+# What nobody can tell not to: gpt-oss has no such effort, the others have no word for it.
+_ALWAYS_THINKS = re.compile(
+    r"(?:.*[./])?(?:openai\.gpt-oss|deepseek\.r1|moonshot\.kimi-k2-thinking|minimax\.minimax-m2)"
+)
 _EFFORTS = ("low", "medium", "high")
 _TIERS = frozenset({"priority", "default", "flex", "reserved"})
 # Fields of Converse's own that any client may send: no dialect of theirs has such a thing.
@@ -130,7 +134,10 @@ def _others(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.logprobs:
         dropped.append("logprobs")
     reasoning = said.reasoning
-    if reasoning is None or reasoning.mode == "off":
+    if reasoning is None:
+        return
+    if reasoning.mode == "off":
+        dropped += ["reasoning.off"] if _ALWAYS_THINKS.match(facts.model) else []
         return
     effort = reasoning.effort or (effort_of(reasoning.budget) if reasoning.budget else "medium")
     word = nearest(effort, _EFFORTS)

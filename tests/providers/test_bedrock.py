@@ -141,6 +141,15 @@ def test_thinking_is_asked_for_in_the_words_of_a_model_s_maker() -> None:
     assert dropped(hard, "meta.llama3-1-8b-instruct-v1:0") == ("reasoning",)
 
 
+@pytest.mark.parametrize("model", ["openai.gpt-oss-20b-1:0", "us.deepseek.r1-v1:0"])
+def test_that_a_model_cannot_be_told_not_to_think_is_named(model: str) -> None:
+    """It thinks, and bills for that; of the others nothing is lost."""
+    still = said(reasoning=Reasoning("off"))
+    assert dropped(still, model) == ("reasoning.off",)
+    for other in (SONNET, NOVA, "meta.llama3-1-8b-instruct-v1:0"):
+        assert dropped(still, other) == ()
+
+
 def test_cache_points_stand_behind_what_is_to_be_cached() -> None:
     """In the system prompt, in turns, behind tools; else they are named."""
     asked = said(
