@@ -21,7 +21,7 @@ from tollway.providers.dialects.openai_chat_ask import tool_name
 from tollway.providers.dialects.openai_chat_loose import annotated, beside, shown
 from tollway.providers.dialects.openai_chat_reasoning import thinking
 from tollway.providers.dialects.openai_chat_said import NAME, google_signature, thought
-from tollway.providers.dialects.openai_errors import error_within
+from tollway.providers.dialects.openai_errors import error_within, stopped_early
 from tollway.providers.dialects.wire import (
     UNREADABLE,
     CallIds,
@@ -84,6 +84,8 @@ class Reader:
         chunk = chunks.decode(data)
         if chunk.error or event.name == b"error" or chunk.object == "error":
             return [_failed(data)]
+        if why := stopped_early(chunk.x_groq):
+            return [_failed(why)]
         self._chunk(chunk, out, whole=False)
         return out
 

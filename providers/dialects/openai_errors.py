@@ -8,7 +8,7 @@ from tollway.providers.dialects.error_words import error_in, error_within, json_
 from tollway.providers.errors import GatewayError, UpstreamRefused
 from tollway.providers.refusals import is_too_long
 
-__all__ = ["error_event", "error_of", "error_within", "read_error", "write_error"]
+__all__ = ["error_event", "error_of", "error_within", "read_error", "stopped_early", "write_error"]
 
 # OpenAI's words for a prompt that does not fit: LiteLLM, with it OpenHands and DSPy, reads these
 # alone, whatever the code.
@@ -49,6 +49,15 @@ def error_of(error: GatewayError, call_id: str) -> dict[str, object]:
 def error_event(error: GatewayError, call_id: str) -> bytes:
     """Return the event that ends a broken stream; no [DONE] follows, the answer is not whole."""
     return b"data: " + write_error(error, call_id) + b"\n\n"
+
+
+def stopped_early(x_groq: object) -> bytes:
+    """Return the error with which Groq stopped a stream, b"" for none.
+
+    It stands in a field of Groq's own beside choices that go no further (its own library).
+    """
+    why = x_groq.get("error") if isinstance(x_groq, dict) else None
+    return msgspec.json.encode({"error": why}) if why else b""
 
 
 def _own_words(body: bytes) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from tollway.providers.canon import Call, Usage
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
 from tollway.providers.dialects.alike import Alike
-from tollway.providers.dialects.openai_errors import error_within
+from tollway.providers.dialects.openai_errors import error_within, stopped_early
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.sse import Event
 
@@ -110,6 +110,8 @@ class Reader:
             return True
         if event.name == b"error" or answer.error or answer.object == "error":
             self.failed = error_within(data)
+        elif why := stopped_early(answer.x_groq):
+            self.failed = error_within(why)
         lone = not answer.choices
         for place, choice in enumerate(answer.choices or ()):
             # Perplexity sends both, and its `message` holds all that came before.

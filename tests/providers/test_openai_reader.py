@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from translated import OPENAI
 
 from tollway.providers.canon import Call, Endpoint, Usage
 from tollway.providers.dialects import openai_quirks
 from tollway.providers.dialects.dialect import AnswerReader
 from tollway.providers.dialects.openai_chat import DIALECT
 from tollway.providers.dialects.openai_usage import counts, disjoint
+from tollway.providers.events import Failed
 from tollway.providers.sse import Event, Splitter
 
 SOME = st.recursive(
@@ -181,6 +183,20 @@ def test_groq_reports_under_its_own_name_where_it_was_not_asked() -> None:
     to = reader()
     assert feed(to, {**says(finish="stop"), "x_groq": {"usage": uses(5, 3)}}) == [True]
     assert to.usage == Usage(input=5, output=3)
+
+
+def test_a_stream_that_groq_stopped_early_failed() -> None:
+    """It says so beside choices that say nothing; the cut answer was taken for a whole one."""
+    to = reader()
+    stopped = {"choices": [], "x_groq": {"id": "req_1", "error": "over capacity"}}
+    feed(to, says("Hel"), stopped)
+    assert to.failed is not None
+    assert "over capacity" in to.failed.message
+    said = OPENAI.read_request(Call("chat", "openai_chat", "m", b'{"model":"m","messages":[]}'))
+    event = Event(b"", json.dumps(stopped).encode())
+    (failed,) = OPENAI.events(said, frozenset()).event(event)
+    assert isinstance(failed, Failed)
+    assert (failed.status, failed.message) == (502, to.failed.message)
 
 
 def test_each_choice_of_a_llama_server_has_its_own_report() -> None:
