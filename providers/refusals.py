@@ -122,9 +122,12 @@ def verdict(status: int, body: bytes) -> Verdict:
 
     A 403 is as often the model's as the key's: OpenAI's and Groq's of a model that a project may
     not use, Bedrock's of one that was not asked for. Who has a bad key is told so for each model.
+    A page of HTML is a firewall's, which looks at what the prompt says, not at the key.
     """
     if status == 403 and _is_flagged(body):
         return "filtered"
+    if status == 403 and is_page(body):
+        return ""
     if is_unpaid(status, body):
         return "unpaid"
     if is_key_refused(status, body):
@@ -191,11 +194,16 @@ def is_no_such_path(status: int, body: bytes) -> bool:
     if status not in (404, 405):
         return False
     said = body[:_MOST_BODY].decode("utf-8", "replace").strip()
-    if not said or said.startswith("<"):  # a page: APIs say in JSON what they do not have
+    if not said or is_page(body):
         return True
     error = _error(body)
     words = error.get("message", error.get("detail", error.get("error", said)))
     return isinstance(words, str) and bool(_NO_PATH.fullmatch(words.strip()))
+
+
+def is_page(body: bytes) -> bool:
+    """Whether a refusal is a page: APIs speak JSON, and what stands before them HTML."""
+    return body[:_MOST_BODY].lstrip().startswith(b"<")
 
 
 def is_key_refused(status: int, body: bytes) -> bool:

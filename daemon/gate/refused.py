@@ -13,6 +13,7 @@ from tollway.providers.refusals import (
     is_no_such_model,
     is_no_such_path,
     is_over_rate,
+    is_page,
     is_spoilt,
 )
 from tollway.providers.transport import Answer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tollway.daemon.gate.send import Exchange
 
 
+_FORBIDDEN = 403
 # Of an account without money: to clients they say that they themselves may not, or that they erred.
 _UNPAID = {403: 402, 412: 402}
 
@@ -78,6 +80,10 @@ def refused(
         error.status = 503  # the same
     elif of_key == "unpaid" and not target.callers:
         error.status = _UNPAID.get(status, status)
+    elif status == _FORBIDDEN and is_page(said) and not target.callers:
+        error.status = 502  # upon 403 clients ask for a login
+        error.hint = "A firewall before the provider says so, of what is in the prompt or of the"
+        error.hint += " gateway's address"
     return error
 
 

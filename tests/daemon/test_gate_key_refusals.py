@@ -156,6 +156,21 @@ async def test_what_a_caller_wrote_takes_no_key_from_the_others(pool: str, words
         assert [one["state"] for one in await keys_of(gate)] == ["closed", "closed"]
 
 
+async def test_a_firewall_s_page_says_nothing_of_the_key(pool: str) -> None:
+    """It takes one caller's prompt for an attack, and the key rested for everybody's calls."""
+    page = b"<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>"
+    route = '[routes.r]\nto = ["up/m", "up1/m"]\n'
+    scripts = [refuses("403 No", page), refuses("403 No", page), SERVES]
+    async with gateway(scripts, [SERVES], provider=pool, more=route) as gate:
+        refused = await gate.ask(body(model="up/m"))
+        assert (refused.status, refused.headers["x-tollway-attempts"]) == (502, "1")
+        assert "Attention Required" in error(refused)["message"]
+        assert "firewall" in error(refused)["message"]
+        assert (await gate.ask(body(model="r"))).headers["x-tollway-target"] == "up1/m"
+        assert (await gate.ask(body(model="r"))).headers["x-tollway-target"] == "up/m"
+        assert [one["state"] for one in await keys_of(gate)] == ["closed", "closed"]
+
+
 @pytest.mark.parametrize("said", [BAD_KEY, LOW], ids=["a bad key", "an empty account"])
 async def test_a_key_that_is_bad_or_empty_leads_to_the_next_target(said: bytes) -> None:
     """Another provider knows another key; the first one is asked no more."""
