@@ -14,8 +14,8 @@ import msgspec
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import UNPROVEN, carried
-from tollway.providers.dialects import openai_echoes
-from tollway.providers.dialects.gemini_ask import UNSIGNED, is_third
+from tollway.providers.dialects import gemini_echoes, openai_echoes
+from tollway.providers.dialects.gemini_ask import CALL_IDS_FROM_3, UNSIGNED, is_third
 from tollway.providers.dialects.gemini_request import camel
 from tollway.providers.dialects.gemini_said import unpacked
 from tollway.providers.dialects.json_edit import Field, edit
@@ -42,6 +42,7 @@ _CALLED = (b'"functionCall"', b'"function_call"')
 _BUDGET, _FORGETS = b'"budget_tokens"', b'"clear_thinking'
 # Fields in which a chat tells thoughts.
 _TOLD = ("reasoning_content", "reasoning", "reasoning_details")
+_PROOFS_OF_CALLS = ("extra_content",)  # Google's, as of a thought
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _OF_MODEL = b'"assistant"'
 _QUOTED_THOUGHTS = (b'"thinking"', b'"redacted_thinking"')
@@ -94,7 +95,7 @@ def without_echoes(call: Call, to: To) -> Cleaned:
 
 
 def _of_chat(call: Call, to: To) -> Cleaned:
-    refused = (*to.refused, *_TOLD) if to.bare else to.refused
+    refused = (*to.refused, *_TOLD, *_PROOFS_OF_CALLS) if to.bare else to.refused
     return openai_echoes.without_echoes(call, refused, to.quirks)
 
 
@@ -287,9 +288,14 @@ def _keeps_nothing(call: Call) -> bool:
 
 
 def _of_gemini(call: Call, to: To) -> Cleaned:
-    """Take proofs of others off the parts; its third generation wants one of each first call."""
+    """Take proofs of others off the parts; its third generation wants one of each first call.
+
+    And ids of calls, where none are taken.
+    """
     third = is_third(to.model)
+    nameless = CALL_IDS_FROM_3 in to.quirks and not third
     words = (_OURS_AT_GOOGLE, *(_CALLED if third else ()), *(_PROOFS if to.bare else ()))
+    words += gemini_echoes.QUOTED if nameless else ()
     if not any(word in call.body for word in words):
         return call, ()
     known = openai_echoes.known_fields(call)
@@ -300,6 +306,7 @@ def _of_gemini(call: Call, to: To) -> Cleaned:
         _proven(raw, before, to) if any(word in raw for word in words) else raw
         for raw, before in zip(turns, [b"", *turns], strict=False)
     ]
+    left = gemini_echoes.without_ids(left) if nameless else left
     if left == turns:
         return call, ()
     lost = ["thinking"] if to.bare else []

@@ -17,6 +17,7 @@ _KEYS = st.sampled_from(
     [
         *("role", "content", "parts", "type", "signature", "data", "thinking", "text", "id"),
         *("thoughtSignature", "functionCall", "tool_calls", "tool_call_id", "extra_content"),
+        "function_response",
         *("reasoning_content", "refusal", "encrypted_content"),
     ]
 )
@@ -43,7 +44,7 @@ _TURNS = st.lists(st.dictionaries(_KEYS, _VALUES, max_size=5) | _VALUES, max_siz
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("kind", ["mistral", "openai"])
+@pytest.mark.parametrize("kind", ["mistral", "openai", "vertex"])
 @given(turns=_TURNS, thinking=_VALUES, store=_VALUES)
 @example(turns=[{"content": [{"type": {}}]}], thinking={"type": "enabled"}, store=False)
 def test_no_call_fails_for_what_is_looked_for_in_it(
@@ -57,7 +58,8 @@ def test_no_call_fails_for_what_is_looked_for_in_it(
     except GatewayError:
         return
     row = KINDS[kind]
-    to = To("gemini-3-pro-preview", row.refuses_back, quirks=row.quirks)
+    model = "gemini-2.5-flash" if kind == "vertex" else "gemini-3-pro-preview"
+    to = To(model, row.refuses_back, quirks=row.quirks)
     found, lost = without_echoes(call, to)
     assert json.loads(found.body)["model"] == "m"
     assert found is call or found.body != call.body
@@ -112,3 +114,44 @@ def test_what_says_nothing_is_not_given_back_to_anthropic(checks: bool) -> None:
     else:
         assert found is asked
     assert lost == ()
+
+
+def test_ids_of_calls_do_not_reach_vertex_s_second_generation() -> None:
+    """It refuses them as an unknown name; results are then known by the order of their calls."""
+    calls = [{"functionCall": {"id": one, "name": "ls", "args": {}}} for one in "ab"]
+    words = {"text": "There:"}
+    results = [
+        {"function_response": {"id": one, "name": "ls", "response": {"result": one}}}
+        for one in "ba"
+    ]
+    turns = [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": calls},
+        {"role": "user", "parts": [results[0], words, results[1]]},
+    ]
+    body = json.dumps({"contents": turns}).encode()
+    asked = DIALECTS["gemini"].dialect.peek("chat", body, InUrl("m"))
+    for kind, model in (("gemini", "gemini-2.5-pro"), ("vertex", "gemini-3-flash-preview")):
+        found, _ = without_echoes(asked, To(model, quirks=KINDS[kind].quirks))
+        assert b'"id":"a"' in found.body.replace(b" ", b"")
+    found, lost = without_echoes(asked, To("gemini-2.5-pro", quirks=KINDS["vertex"].quirks))
+    said = [turn["parts"] for turn in json.loads(found.body)["contents"][1:]]
+    assert b'"id"' not in found.body
+    assert said[0] == [{"functionCall": {"name": "ls", "args": {}}}] * 2
+    told = [part.get("function_response", {}).get("response") for part in said[1]]
+    assert told == [{"result": "a"}, None, {"result": "b"}]
+    assert lost == ()
+
+
+def test_proofs_of_google_s_go_with_the_thoughts_that_a_provider_cannot_read() -> None:
+    """OpenRouter refuses one of another account's in a call, too, and was given it again."""
+    call = {"id": "a", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    proof = {"extra_content": {"google": {"thought_signature": "QUJD"}}}
+    turn = {"role": "assistant", "reasoning": "Hm", "tool_calls": [call | proof]}
+    body = json.dumps({"model": "m", "messages": [turn]}).encode()
+    asked = DIALECTS["openai_chat"].dialect.peek("chat", body)
+    quirks = KINDS["openrouter"].quirks
+    assert without_echoes(asked, To("m", quirks=quirks)) == (asked, ())
+    found, lost = without_echoes(asked, To("m", quirks=quirks, bare=True))
+    assert json.loads(found.body)["messages"] == [{"role": "assistant", "tool_calls": [call]}]
+    assert lost == ("messages.reasoning",)
