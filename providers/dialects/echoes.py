@@ -14,7 +14,7 @@ import msgspec
 
 from tollway.providers.canon import Call
 from tollway.providers.conversation import UNPROVEN, carried
-from tollway.providers.dialects import gemini_echoes, openai_echoes
+from tollway.providers.dialects import gemini_echoes, openai_chat_choice, openai_echoes
 from tollway.providers.dialects.gemini_ask import CALL_IDS_FROM_3, UNSIGNED, is_third
 from tollway.providers.dialects.gemini_request import camel
 from tollway.providers.dialects.gemini_said import unpacked
@@ -95,8 +95,10 @@ def without_echoes(call: Call, to: To) -> Cleaned:
 
 
 def _of_chat(call: Call, to: To) -> Cleaned:
+    """Take out fields of turns, and the names of tools of a choice that knows words alone."""
     refused = (*to.refused, *_TOLD, *_PROOFS_OF_CALLS) if to.bare else to.refused
-    return openai_echoes.without_echoes(call, refused, to.quirks)
+    call, lost = openai_echoes.without_echoes(call, refused, to.quirks)
+    return openai_chat_choice.in_words(call, to.quirks), lost
 
 
 def _edited(

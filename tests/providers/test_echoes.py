@@ -17,7 +17,7 @@ _KEYS = st.sampled_from(
     [
         *("role", "content", "parts", "type", "signature", "data", "thinking", "text", "id"),
         *("thoughtSignature", "functionCall", "tool_calls", "tool_call_id", "extra_content"),
-        "function_response",
+        *("function_response", "name", "function", "allowed_tools"),
         *("reasoning_content", "refusal", "encrypted_content"),
     ]
 )
@@ -44,7 +44,7 @@ _TURNS = st.lists(st.dictionaries(_KEYS, _VALUES, max_size=5) | _VALUES, max_siz
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("kind", ["mistral", "openai", "vertex"])
+@pytest.mark.parametrize("kind", ["mistral", "openai", "vertex", "lmstudio"])
 @given(turns=_TURNS, thinking=_VALUES, store=_VALUES)
 @example(turns=[{"content": [{"type": {}}]}], thinking={"type": "enabled"}, store=False)
 def test_no_call_fails_for_what_is_looked_for_in_it(
@@ -52,6 +52,7 @@ def test_no_call_fails_for_what_is_looked_for_in_it(
 ) -> None:
     """A turn of any shape is the provider's to refuse; what is sent is JSON in any case."""
     named = dict.fromkeys(("messages", "contents", "input"), turns)
+    named |= {"tools": turns, "tool_choice": thinking}
     said = {"model": "m", **named, "thinking": thinking, "store": store, "a": '"tollway.'}
     try:
         call = DIALECTS[dialect].dialect.peek("chat", json.dumps(said).encode(), InUrl("m"))
@@ -155,3 +156,23 @@ def test_proofs_of_google_s_go_with_the_thoughts_that_a_provider_cannot_read() -
     found, lost = without_echoes(asked, To("m", quirks=quirks, bare=True))
     assert json.loads(found.body)["messages"] == [{"role": "assistant", "tool_calls": [call]}]
     assert lost == ("messages.reasoning",)
+
+
+@pytest.mark.parametrize("kind", ["lmstudio", "llama-server", "ollama", "vllm"])
+def test_a_tool_that_must_be_called_is_the_only_one_where_no_choice_names_it(kind: str) -> None:
+    """LM Studio refused the call, and the others passed over the choice in silence."""
+    tools = [{"type": "function", "function": {"name": name}} for name in "abc"]
+    allowed = {"mode": "auto", "tools": tools[1:]}
+    cases: list[tuple[Any, Any, list[Any]]] = [
+        (tools[1], "required", tools[1:2]),
+        ({"type": "allowed_tools", "allowed_tools": allowed}, "auto", tools[1:]),
+        ("required", "required", tools),
+        ({"type": "function", "function": {"name": "z"}}, None, tools),
+    ]
+    for choice, word, offered in cases:
+        said = {"model": "m", "messages": [], "tools": tools, "tool_choice": choice}
+        call = DIALECTS["openai_chat"].dialect.peek("chat", json.dumps(said).encode())
+        found, lost = without_echoes(call, To("m", quirks=KINDS[kind].quirks))
+        wanted = {"tools": offered, "tool_choice": word} if word and kind != "vllm" else {}
+        assert json.loads(found.body) == said | wanted
+        assert lost == ()
