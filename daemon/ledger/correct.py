@@ -58,6 +58,16 @@ class Booked(msgspec.Struct, frozen=True):
         """Return what the audit calls it."""
         return f"{self.call_id} attempt {self.number}"
 
+    def overrun(self, cost_nanousd: int) -> int:
+        """Return what of another cost is beyond the hold, in nano-dollars.
+
+        Nothing where it was booked beyond its hold without an overrun: that was an estimate, and
+        no limit. Nor where it had no price, so that nothing was held.
+        """
+        old = self.bill
+        estimate = old.cost_nanousd > self.hold_nanousd and not old.overrun_nanousd
+        return 0 if estimate or old.price is None else max(0, cost_nanousd - self.hold_nanousd)
+
 
 _ATTEMPTS = f"""
 SELECT t.call, c.id, t.number, t.account, a.provider, a.model, dialect.word, endpoint.word,

@@ -176,7 +176,7 @@ def _bill(attempt: Booked, terms: Terms) -> Bill | None:
     return Bill(
         usage=usage,
         cost_nanousd=nanousd,
-        overrun_nanousd=max(0, nanousd - attempt.hold_nanousd) if old.price else 0,
+        overrun_nanousd=attempt.overrun(nanousd),
         # The same money under another name (a newer release of the data) is no change.
         price=old.price if old.price and _same(old.price, price) else price,
         reported_nanousd=told,

@@ -106,7 +106,7 @@ def _bill(attempt: Booked, cost_nanousd: int | None, usage: Usage | None) -> Bil
     return Bill(
         usage=kept if usage is None else usage,
         cost_nanousd=cost_nanousd,
-        overrun_nanousd=max(0, cost_nanousd - attempt.hold_nanousd) if old.price else 0,
+        overrun_nanousd=attempt.overrun(cost_nanousd),
         price=old.price,
         reported_nanousd=old.reported_nanousd if old.price else cost_nanousd,
         saved_nanousd=saved,

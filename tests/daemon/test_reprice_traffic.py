@@ -61,6 +61,17 @@ async def test_real_traffic_priced_anew_changes_nothing() -> None:
         assert 2 <= found.left <= 4
 
 
+async def test_a_hold_that_was_an_estimate_is_no_limit_when_its_call_is_priced_anew() -> None:
+    """Where nothing bounds a call it may cost more than was held: nobody broke a limit."""
+    more = '[routes.open]\nto = ["up/m"]\nallow_unbounded = true\n'
+    async with gateway([[reads(), says(answered(USAGES[1]))]], more=more) as gate:
+        row = await gate.row(await gate.ask(body(model="open", max_tokens=1)))
+        assert row.call.cost_nanousd > row.call.hold_nanousd
+        assert row.call.overrun_nanousd == 0
+        found = await priced(gate)
+        assert (found.attempts, found.changed) == (1, 0), found.changes
+
+
 async def test_a_price_that_changes_in_the_file_is_found() -> None:
     """The same calls under another price: the sum follows, to the nano-dollar."""
     async with gateway([[reads(), says(answered(USAGES[0]))]]) as gate:
