@@ -24,7 +24,7 @@ ENDINGS = {
     "drained": "the gateway stopped and ended it",
     "at_cap": "it passed its hold, and the gateway ended it",
     "failed": "it failed at the gateway",
-    "recovered": "the gateway was killed meanwhile; billed at its hold",
+    "recovered": "the gateway was killed meanwhile",
 }
 STATES = {
     "settled": "ended and billed",
@@ -143,7 +143,11 @@ def _attempt(attempt: AttemptRow) -> Iterator[tuple[str, str]]:
 
 
 def _ending(row: CallRow | AttemptRow) -> str:
-    return f"{row.ending}: {ENDINGS.get(row.ending, '')}" if row.ending else ""
+    if not row.ending:
+        return ""
+    # Until `ledger settle` has said what it cost.
+    held = "; billed at its hold" if row.ending == "recovered" and row.estimated else ""
+    return f"{row.ending}: {ENDINGS.get(row.ending, '')}{held}"
 
 
 def _times(row: CallRow | AttemptRow) -> str:

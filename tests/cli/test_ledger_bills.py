@@ -66,11 +66,13 @@ def test_healthy_traffic_changes_nothing_and_a_new_price_is_shown_first(home: Ho
 
 def test_a_call_is_settled_by_what_it_used(home: Home) -> None:
     """The estimate is named by itself; the daemon's budgets then start from the truth."""
+    assert "killed meanwhile; billed at its hold" in home.tollway("logs", KILLED.id).stdout
     done = home.tollway("ledger", "settle", KILLED.id, "--usage", "input=100,output=10")
     assert done.returncode == 0
     assert "cost $0.000021; it was booked at $0.000001" in done.stderr
     row = one(home.data / "ledger.db", KILLED.id).call
     assert (row.cost_nanousd, row.input_tokens, row.estimated) == (21_000, 100, False)
+    assert "its hold" not in home.tollway("logs", KILLED.id).stdout
     data = json.loads(
         home.tollway(
             "ledger", "settle", KILLED.id, "--attempt", "1", "--cost", "0.5", "--json"
