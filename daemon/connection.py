@@ -10,7 +10,6 @@ import heapq
 import logging
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv6Address, IPv6Network
 from typing import Any, cast
 
 import msgspec
@@ -29,10 +28,11 @@ from tollway.daemon.heads import Behind
 from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
 from tollway.daemon.parting import Parting, too_many
+from tollway.daemon.portions import PORTION, InPortions, Portions
 from tollway.daemon.process import UNLIMITED
 from tollway.daemon.state import CALLS, DAEMON, OWNER
 from tollway.daemon.tasks import Tasks
-from tollway.daemon.turns import Turns, line_of
+from tollway.daemon.turns import Turns, client_of, line_of
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
 from tollway.providers.words import counted
@@ -84,6 +84,7 @@ class Connections:
         self._clients: dict[str, int] = {}
         self.parting = Parting(limits.connections)
         self.turns = Turns(asyncio.get_running_loop())
+        self.portions = Portions(asyncio.get_running_loop())
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 
     @property
@@ -176,7 +177,7 @@ class Connections:
             self.parting.end(now)
 
 
-class Connection(web.RequestHandler):
+class Connection(InPortions):
     """aiohttp's protocol for one connection, watched for slowness, with a way past it for calls."""
 
     __slots__ = (
@@ -199,11 +200,12 @@ class Connection(web.RequestHandler):
     def __init__(self, every: Connections, app: web.Application, server: Server) -> None:
         limits = every.limits
         super().__init__(
+            every.portions,
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=limits.idle_s,
             lingering_time=limits.linger_s,
-            access_log=None,  # type: ignore[arg-type] # None turns it off: middleware.py logs
+            access_log=None,  # None turns it off: middleware.py logs
             tcp_keepalive=True,
             # `body.read` undoes it, which only known callers reach: a megabyte can be a gigabyte.
             auto_decompress=False,
@@ -227,7 +229,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many connections already."""
         transport = cast(asyncio.Transport, transport)  # uvloop's has no common base
-        self.client = "" if self.owner else _client(transport.get_extra_info("peername"))
+        self.client = "" if self.owner else client_of(transport.get_extra_info("peername"))
         refusal = self._all.admit(self, self.daemon.config.server)
         if refusal is not None:
             self._refused = True
@@ -238,8 +240,16 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        """Take what came; what may be small chunks, a portion at a time."""
+        behind = self._behind
+        if not data or not (behind.chunked or (len(data) > PORTION and not behind.counted)):
+            self.take(data)
+        else:
+            self.take_later(data)
+
+    def take(self, data: bytes) -> None:
         """Take what came; a head that is still not whole starts the clock."""
-        if self._refused:
+        if self._refused or self._close:
             return
         before = self._request_count
         super().data_received(data)
@@ -254,6 +264,8 @@ class Connection(web.RequestHandler):
             # Its time begins once all before it are answered: nobody is cut off meanwhile.
             if data or newest is not None:  # aiohttp feeds nothing where it reads on
                 self._half = self._behind.feed(data, newest)
+                if self._behind.broken:
+                    self.close()
             return
         self._idle_since = 0.0  # a part of a head has come
         if not self._head_since:
@@ -418,6 +430,9 @@ class Connection(web.RequestHandler):
         """Read and drop what is left of a refused body, for a while; else hang up behind it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._lingering_time):
+                if self._behind.broken:  # nothing more is read, but its sender may read why
+                    self.resume_reading(resume_parser=False)
+                    await self._loop.create_future()
                 while not payload.is_eof():
                     await payload.readany()
         if not payload.is_eof():
@@ -461,19 +476,6 @@ class Connection(web.RequestHandler):
         )
         answer.force_close()
         return answer
-
-
-def _client(peer: object) -> str:
-    """Return what one client is told apart by: its address, or its network's where it has many."""
-    if not isinstance(peer, tuple) or not peer:
-        return ""
-    address = str(peer[0]).partition("%")[0]
-    if ":" in address:
-        with suppress(ValueError):
-            # A host of IPv6 has all the addresses of its /64.
-            whole = IPv6Address(address)
-            return str(whole.ipv4_mapped or IPv6Network((int(whole) >> 64 << 64, 64)))
-    return address
 
 
 def _request(

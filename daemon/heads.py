@@ -8,27 +8,47 @@ says. Where these do not tell, there is none: a client between two requests must
 
 from aiohttp import StreamReader, hdrs
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestPayloadError
 
 _BLANK = b"\r\n\r\n"
 
 
 class Behind:
-    """What has come on one connection behind its newest request."""
+    """What has come on one connection behind its newest request.
 
-    __slots__ = ("_body", "_left", "_length")
+    `broken` says that the newest request's body has ended as no chunks do, of which whoever reads
+    it was told. Nothing behind that may be read.
+    """
+
+    __slots__ = ("_body", "_left", "_length", "broken")
 
     def __init__(self) -> None:
+        self.broken = False
         self._body: StreamReader | None = None  # the newest request's, while it is not whole
         self._length: int | None = None  # of that body, where its head says so
         self._left = 0  # of that length
 
+    @property
+    def chunked(self) -> bool:
+        """Whether a body in chunks is coming."""
+        return self._body is not None and self._length is None
+
+    @property
+    def counted(self) -> bool:
+        """Whether a body is coming whose length was said."""
+        return self._body is not None and self._length is not None
+
     def feed(self, data: bytes, newest: tuple[object, StreamReader] | None) -> bool:
-        """Return whether `data`, which the parser has read, ends within a head.
+        """Return whether `data`, which the parser has taken, ends within a head.
 
         `newest` is the last of the requests whose heads have ended in `data`.
         """
         body = self._body
         if newest is not None:
+            if body is not None and not body.is_eof():
+                # The parser tells of broken chunks as of a request, and their reader nothing.
+                body.set_exception(RequestPayloadError())
+                self.broken = True
             message, body = newest
             # What is no request ends its connection. A body that the head says nothing of is none.
             length = _length(message) if isinstance(message, RawRequestMessage) else None

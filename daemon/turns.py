@@ -12,6 +12,8 @@ to begin so few in each turn takes a fifth more CPU a call.
 
 import asyncio
 from collections import OrderedDict, deque
+from contextlib import suppress
+from ipaddress import IPv6Address, IPv6Network
 from typing import Final
 
 from aiohttp import hdrs
@@ -24,6 +26,19 @@ _CREDENTIALS: Final = tuple(
     type(hdrs.AUTHORIZATION)(name)
     for name in ("Authorization", "x-tollway-key", "x-api-key", "api-key", "x-goog-api-key")
 )
+
+
+def client_of(peer: object) -> str:
+    """Return what one client is told apart by: its address, or its network's where it has many."""
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    address = str(peer[0]).partition("%")[0]
+    if ":" in address:
+        with suppress(ValueError):
+            # A host of IPv6 has all the addresses of its /64.
+            whole = IPv6Address(address)
+            return str(whole.ipv4_mapped or IPv6Network((int(whole) >> 64 << 64, 64)))
+    return address
 
 
 def line_of(client: str, headers: MultiMapping[str]) -> int:

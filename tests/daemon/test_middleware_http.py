@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import Running, running
 
+from tollway.daemon.connection import EdgeLimits
+
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 )
@@ -112,6 +114,33 @@ async def test_broken_chunks_are_refused_and_the_connection_closed(
     assert answer[9:12] == b"400"
     assert answer.count(b"x-tollway-request-id") == 1
     assert b"smuggled" not in answer
+
+
+async def test_chunks_that_break_later_are_refused_and_the_connection_closed() -> None:
+    """Whoever reads the body hears of it at once, not when a silent client would be given up."""
+    async with running(limits=EdgeLimits(linger_s=0.05)) as daemon:
+        for broken in (b"zz\r\n", b"2\r\n{}0\r\n\r\n", b"0\r\nno trailer\r\n\r\n"):
+            client = await daemon.connect()
+            head = HEAD + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+            await client.send(head)
+            assert (await client.answer()).status == 100
+            await client.send(broken + SMUGGLED)
+            answer = await client.answer()
+            assert answer.status == 400
+            assert b"its chunks or its end" in answer.body
+            assert await client.all() == b""
+
+
+async def test_a_body_in_small_chunks_is_read_to_its_end_and_no_further(daemon: Running) -> None:
+    """It is read a portion at a time; what stands behind it is another request."""
+    client = await daemon.connect()
+    body = b"1\r\n{\r\n" + b"1\r\n \r\n" * 30_000 + b"1\r\n}\r\n0\r\n\r\n"
+    await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + SMUGGLED)
+    answer = await client.answer()
+    assert answer.status == 400
+    assert b"model" in answer.body  # `{}` is no chat request
+    assert (await client.answer()).status == 404
+    client.close()
 
 
 async def test_a_refusal_quotes_nothing_of_what_was_sent(daemon: Running) -> None:

@@ -15,7 +15,8 @@ from shell import PATIENCE_S, Client, Running, parse, running, until
 
 from tollway.daemon import app as application
 from tollway.daemon.app import Route
-from tollway.daemon.connection import EdgeLimits, _client
+from tollway.daemon.connection import EdgeLimits
+from tollway.daemon.turns import client_of
 
 CHAT = "/v1/chat/completions"
 HEAD = (
@@ -343,7 +344,7 @@ async def test_the_owner_gets_through_however_many_clients_there_are() -> None:
 )
 def test_a_client_is_told_by_its_address_or_its_network(peer: object, client: str) -> None:
     """A host has one address of IPv4, and all of a /64 of IPv6."""
-    assert _client(peer) == client
+    assert client_of(peer) == client
 
 
 async def test_slow_clients_do_not_slow_the_others() -> None:
