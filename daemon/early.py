@@ -23,7 +23,7 @@ class StoppedEarly(Exception):
 
 def hold() -> None:
     """Keep the signals back until the program that this process becomes takes them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
 
 
 def take(*, looks: bool = False) -> None:
@@ -38,7 +38,14 @@ def take(*, looks: bool = False) -> None:
             looks and number is signal.SIGTERM
         ):
             signal.signal(number, _end)
+    if not looks:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def take_reloads() -> None:
+    """Let SIGHUP come, or come now where it was held: somebody listens to it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -57,6 +57,7 @@ async def serve(config: Config, output: Log, limits: EdgeLimits, start: Start) -
     for number in early.SIGNALS:
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
+    early.take_reloads()
     # What lives now lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -71,6 +72,8 @@ async def serve(config: Config, output: Log, limits: EdgeLimits, start: Start) -
             await server.stopped()
     finally:
         handed = await server.close()
+    if handed is not None:
+        early.hold()  # the loop's end takes its handlers away
     return handed
 
 

@@ -101,6 +101,20 @@ def test_a_daemon_that_is_stopped_at_its_start_ends_without_a_word(
     assert not list(home.data.glob("*.pid"))
 
 
+@pytest.mark.parametrize("moment", ["daemon start", "daemon tollway.daemon.telemetry"])
+def test_a_daemon_that_is_to_reload_at_its_start_does_once_it_serves(
+    home: Home, moment: str
+) -> None:
+    """SIGHUP ends a program that does not listen; a renewed certificate's hook just sends it."""
+    with waiting_at(home, moment, "serve") as popen:
+        popen.send_signal(signal.SIGHUP)
+    assert popen.stderr is not None
+    assert any("reloaded" in line for line in popen.stderr)
+    popen.send_signal(signal.SIGTERM)
+    popen.communicate(timeout=PATIENCE_S)
+    assert popen.returncode == 0
+
+
 @pytest.mark.parametrize("moment", ["cli tollway.cli.app", "cli typer", "cli tollway.cli.status"])
 def test_any_command_is_interrupted_at_its_start_without_a_word(home: Home, moment: str) -> None:
     """By Ctrl-C; SIGTERM ends it as it ends any program."""
