@@ -22,6 +22,7 @@ from tollway.daemon.config.schema import Alerts as Wanted
 from tollway.daemon.config.schema import SecretRef
 from tollway.daemon.config.values import is_secret_ref
 from tollway.daemon.errors import SecretError
+from tollway.daemon.log import printable
 from tollway.daemon.tasks import Tasks
 from tollway.providers.errors import GatewayError, UpstreamError
 from tollway.providers.transport import Request, Timeouts, Transport
@@ -201,7 +202,8 @@ class Channels:
         environment |= {
             "TOLLWAY_ALERT": body.decode(),
             "TOLLWAY_ALERT_KIND": notice.kind,
-            "TOLLWAY_ALERT_TEXT": notice.text,
+            # A model's name is its caller's to choose; no variable goes on behind a NUL.
+            "TOLLWAY_ALERT_TEXT": printable(notice.text),
         }
         try:
             words = _LastWords()

@@ -120,7 +120,7 @@ class Log:
             self.put("info", "call", head | facts(trace))
             return
         # The rest of the line is known to be printable: to look at each character takes 1 us.
-        asked = _safe(f"{method} {path}")
+        asked = printable(f"{method} {path}")
         text = f"{asked} {status} {ms}ms{_told(trace)} {trace.call_id}"
         self._queue(f"{self._now()} info    {text}")
 
@@ -130,7 +130,7 @@ class Log:
             said = {"at": self._now(), "level": level, "text": text, **fields}
             self._queue(msgspec.json.encode(said).decode())
         else:
-            self._queue(f"{self._now()} {level:7} {_safe(text)}")
+            self._queue(f"{self._now()} {level:7} {printable(text)}")
 
     def _now(self) -> str:
         second, millis = divmod(time.time_ns() // 1_000_000, 1000)
@@ -233,7 +233,7 @@ def _names(said: tuple[str, ...]) -> str:
 def _pair(name: str, value: str) -> str:
     if not value:
         return ""
-    word = value if _WORD.fullmatch(value) else _safe(msgspec.json.encode(value).decode())
+    word = value if _WORD.fullmatch(value) else printable(msgspec.json.encode(value).decode())
     return f" {name}={word}"
 
 
@@ -250,7 +250,7 @@ class _Handler(logging.Handler):
         self._log.put(record.levelname.lower(), text, {"logger": record.name})
 
 
-def _safe(text: str) -> str:
+def printable(text: str) -> str:
     """Return text in which no character but a traceback's line ends can move the cursor."""
     if text.isprintable():
         return text

@@ -11,11 +11,15 @@ import time
 
 
 def notify(*said: str) -> bool:
-    """Tell the supervisor lines such as "READY=1"; return whether there is one that took them."""
+    """Tell the supervisor lines such as "READY=1"; return whether there is one that took them.
+
+    One that does not read is not waited for: it would stop everything else.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.setblocking(False)
         # "@" stands for the NUL that begins an abstract socket's name.
         one.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
         one.sendall("\n".join(said).encode())

@@ -38,6 +38,17 @@ async def test_the_command_gets_it_on_stdin_and_in_its_environment(
     assert (tmp_path / "words").read_text() == "$HOME; *|-v|"
 
 
+async def test_no_name_that_a_caller_chose_cuts_the_text_short(tmp_path: Path) -> None:
+    """A variable ends at a NUL, and a terminal does what is behind an escape."""
+    program = script(tmp_path, 'cat > stdin; echo "$TOLLWAY_ALERT_TEXT" > text')
+    async with telling(tmp_path, f"command = {json.dumps([str(program)])}") as alerts:
+        alerts.failing({"up/a": "up/a\0b\x1b[2J is failing: upstream_timeout"})
+        await alerts.channels.emptied()
+        assert alerts.channels.problems == ()
+    said = (tmp_path / "text").read_text()
+    assert said == "up/a\\x00b\\x1b[2J is failing: upstream_timeout\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

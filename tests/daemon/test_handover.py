@@ -31,6 +31,7 @@ from shell import (
 
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.ledger.lock import LedgerLock, holder
+from tollway.daemon.supervisor import notify
 
 
 @pytest.fixture
@@ -253,6 +254,16 @@ def test_systemds_socket_is_served_and_systemd_is_told_what_happens(folder: Path
             daemon.popen.send_signal(signal.SIGTERM)
             assert heard(supervisor, "STOPPING=1") == "STOPPING=1"
             assert daemon.popen.wait(PATIENCE_S) == 0
+
+
+def test_a_supervisor_that_reads_nothing_is_not_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop would stand still for as long as the supervisor does."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "notify"))
+    with notified(folder):
+        while notify("WATCHDOG=1"):
+            pass
 
 
 def test_a_socket_of_another_address_than_the_files_is_refused(folder: Path) -> None:
