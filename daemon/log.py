@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -28,6 +29,8 @@ _EVERY_S = 0.05
 _MOST_LINES = 20_000
 _LAST_WORDS_S = 2.0
 _KEY = re.compile(r"tw-[A-Za-z0-9_-]{6,}")
+# Google's, made for an hour from a credential, and known to nobody but who makes it.
+_TOKEN = re.compile(r"ya29\.[A-Za-z0-9_.-]{6,}")
 _SHORTEST_SECRET = 8  # a shorter value would blank out ordinary words
 _FEW_SECRETS = 16  # that are looked for one by one: a pattern of any is tried at each character
 _OUR_LOGGER = "tollway"
@@ -45,7 +48,9 @@ class Mask:
 
     def hide(self, values: Iterable[str]) -> None:
         """Hide these values too from now on: calls under way may still use older ones."""
-        self._known |= {value for value in values if len(value) >= _SHORTEST_SECRET}
+        for value in values:
+            if len(value) >= _SHORTEST_SECRET:
+                self._known |= _spellings(value)
         found = sorted(self._known, key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, found))) if found else None
         self._few = tuple(found) if len(found) <= _FEW_SECRETS else None
@@ -54,6 +59,8 @@ class Mask:
         """Return the text with every Tollway key and known secret blanked out."""
         if "tw-" in text:
             text = _KEY.sub("tw-***", text)
+        if "ya29." in text:
+            text = _TOKEN.sub("ya29.***", text)
         if self._secrets is None:
             return text
         if self._few is not None:
@@ -248,6 +255,13 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self._formatter.format(record)
         self._log.put(record.levelname.lower(), text, {"logger": record.name})
+
+
+def _spellings(secret: str) -> set[str]:
+    """Return a secret as it stands in URLs, and in JSON of PHP and .NET; mostly they are one."""
+    quoted = quote(secret, safe="")
+    lower = re.sub("%..", lambda found: found[0].lower(), quoted)
+    return {secret, quoted, lower, secret.replace("/", r"\/"), secret.replace("+", r"\u002B")}
 
 
 def printable(text: str) -> str:

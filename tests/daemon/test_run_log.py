@@ -12,7 +12,7 @@ from gateway import CHAT, DONE, HEAD, KEY, USED, Gateway, body, chunk, gateway, 
 from shell import until
 from upstreams import reads, says, stalls
 
-from tollway.daemon.log import Log
+from tollway.daemon.log import Log, Mask
 from tollway.daemon.log_file import LogFile
 from tollway.daemon.state import Trace
 from tollway.daemon.tasks import Tasks
@@ -94,6 +94,21 @@ def test_everything_python_logs_passes_the_mask() -> None:
     assert "ValueError: with tw-*** and ***" in said
     assert "CANARY" not in said
     assert all(line.startswith(("20", "    ")) for line in said.splitlines())
+
+
+def test_a_secret_is_hidden_however_an_upstream_spells_it() -> None:
+    """In a URL that it quotes, and as PHP's and .NET's JSON escape what others leave alone."""
+    mask = Mask()
+    mask.hide(["canary/of+tollway=="])
+    for said in (
+        "canary/of+tollway==",
+        "https://up/?key=canary%2Fof%2Btollway%3D%3D&a=b",
+        "https://up/?key=canary%2fof%2btollway%3d%3d",
+        r'{"message": "canary\/of+tollway=="}',
+        r'{"message": "canary/of\u002Btollway=="}',
+    ):
+        assert "tollway" not in mask(said)
+    assert mask("Bearer ya29.c.c0ASRK0Ga-token_x, a") == "Bearer ya29.***, a"
 
 
 def test_nothing_that_a_caller_chose_moves_the_cursor_from_a_calls_line() -> None:
