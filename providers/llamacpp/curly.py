@@ -132,7 +132,7 @@ class CurlyScanner:
 class CurlyGrammar(Grammar):
     """The grammar of such arguments; `base` are the rules that it has in place of JSON's."""
 
-    any, text_rule, letter = "cvalue", "ctext", "cletter"
+    any, any_key, text_rule, letter = "cvalue", "ckey", "ctext", "cletter"
 
     def __init__(self, root: Schema, quote: str) -> None:
         super().__init__(root)
@@ -159,8 +159,6 @@ class CurlyGrammar(Grammar):
 
     def key(self, name: str) -> str:
         """See `Grammar`."""
-        if not name:
-            return "ckey"
         if not name.replace("_", "a").replace("-", "a").replace(".", "a").isalnum():
             raise SchemaRefused(f"The property `{name}` cannot be told in this form")
         return quoted(name)

@@ -71,7 +71,7 @@ class Grammar:
     What JSON has of its own is told by names and small functions, for forms that are nearly JSON.
     """
 
-    any, text_rule, letter = "value", "string", "char"
+    any, any_key, text_rule, letter = "value", "string", "string", "char"
     quote = '"\\""'
 
     def __init__(self, root: Schema) -> None:
@@ -117,8 +117,8 @@ class Grammar:
         return one_of(sorted({msgspec.json.encode(value).decode() for value in values}))
 
     def key(self, name: str) -> str:
-        """Return the expression for a property's name; "" for that of any."""
-        return quoted(msgspec.json.encode(name).decode()) if name else self.text_rule
+        """Return the expression for a property's name."""
+        return quoted(msgspec.json.encode(name).decode())
 
     def pattern(self, pattern: str, least: int, most: float) -> str:
         """Return the expression for what a text holds that a pattern matches.
@@ -308,7 +308,7 @@ class Grammar:
             raise SchemaRefused("The number of properties cannot be promised by a grammar")
         if most == 0:
             return self.rule('"{" space "}"')
-        pair = self.rule(f'{self.key("")} ":" space {self.value(more, depth + 1)} space')
+        pair = self.rule(f'{self.any_key} ":" space {self.value(more, depth + 1)} space')
         many = "*" if most == math.inf else f"{{0,{min(int(most), MAX_REPEAT) - 1}}}"
         sign = "" if least else "?"
         return self.rule(f'"{{" space ({pair} ("," space {pair}){many}){sign} "}}"')

@@ -19,7 +19,7 @@ REFUSED = {
 ASSERTS = {
     "type", "enum", "const", "anyOf", "oneOf", "allOf", "multipleOf", "minimum", "maximum",
     "exclusiveMinimum", "exclusiveMaximum", "minProperties", "maxProperties", "format",
-    "additionalItems", *MEANS,
+    "additionalItems", "unevaluatedProperties", "unevaluatedItems", *MEANS,
 }  # fmt: skip
 MAX_DEPTH = 60
 
@@ -37,6 +37,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "items": (Mapping, bool, list),
 }
 _ITEMS = {"items", "prefixItems", "additionalItems"}
+_UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
+# What stands beside these is told of the same value elsewhere.
+_ELSEWHERE = {"$ref", "allOf", "anyOf", "oneOf"}
 
 
 class SchemaRefused(Exception):
@@ -63,6 +66,18 @@ def checked(schema: Any) -> dict[str, Any]:
             raise SchemaRefused(f"`{word}` of a schema does not hold what it should")
         if word in _LISTS - _MAY_BE_EMPTY and not said:
             raise SchemaRefused(f"`{word}` of a schema must be a list with something in it")
+    return found if _ELSEWHERE & found.keys() else _closed(found)
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that says all of its value itself, closed by the older words for it."""
+    found = {word: said for word, said in schema.items()
+             if word not in _UNEVALUATED or said is not False}  # fmt: skip
+    if schema.get("unevaluatedProperties") is False:
+        found.setdefault("additionalProperties", False)
+    if schema.get("unevaluatedItems") is False:
+        old = isinstance(found.get("items"), list)
+        found.setdefault("additionalItems" if old else "items", False)
     return found
 
 
@@ -172,6 +187,10 @@ def merged(one: Mapping[str, Any], other: Any, depth: int = 0) -> Any:
     if other is True:
         return dict(one)
     other = checked(other)
+    for word in _UNEVALUATED:
+        if other.get(word) is False:
+            # It closes its own part alone, whose members stand in yet other parts.
+            raise SchemaRefused(f"`{word}` in a part of a schema cannot be promised by a grammar")
     # Of a list, one part speaks of the items that the other part's own words leave.
     if _ITEMS & one.keys() and _ITEMS & other.keys() and any(
         not same(one.get(word), other.get(word)) for word in _ITEMS
@@ -240,7 +259,8 @@ def _part(one: Any, other: Any, depth: int) -> Any:
         return False
     if one is True or same(one, other):
         return other
-    return merged(checked(one), other, depth + 1)
+    # Neither is a part of the other one: what one leaves open, the other one may not close.
+    return merged(merged({}, one, depth + 1), other, depth + 1)
 
 
 def disjoint(parts: list[dict[str, Any]]) -> bool:

@@ -22,7 +22,7 @@ from tollway.providers.llamacpp.pattern import PatternRefused, pattern_rule
 from tollway.providers.llamacpp.schema import grammar_of, one_of
 from tollway.providers.llamacpp.schema_parts import ASSERTS, REFUSED, SchemaRefused
 
-names = st.sampled_from(["a", "b", 'q"', "é", "long name"])
+names = st.sampled_from(["a", "b", 'q"', "é", "", "long name"])
 numbers = st.integers(-120, 1200)
 
 
@@ -123,6 +123,8 @@ def test_what_a_grammar_lets_through_is_valid(schema: Any, seed: int) -> None:
         ({"$defs": {"x": {"$anchor": "x"}}, "properties": {"a": {"$ref": "#x"}}}, "their place"),
         ({"allOf": [{"properties": {"a": {}}, "additionalProperties": False},
                     {"properties": {"b": {}}, "required": ["b"]}]}, "required"),
+        ({"allOf": [{"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False},
+                    {"properties": {"b": {}}, "required": ["b"]}]}, "in a part"),
         ({"allOf": [{"prefixItems": [{"type": "string"}]}, {"items": {"type": "null"}}]}, "items"),
         ({"allOf": [{"enum": [1]}, {"enum": [True]}]}, "in common"),
         ({"$ref": "#"}, "nothing but itself"),
@@ -178,6 +180,31 @@ def test_references_and_parts_are_followed(schema: Any) -> None:
     grammar = grammar_of(schema)
     for _ in range(20):
         assert valid(json.loads(sample(grammar, chance)), schema)
+
+
+A: dict[str, Any] = {"properties": {"a": {"type": "null"}}}
+B: dict[str, Any] = {"properties": {"b": {"type": "null"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "closed"),
+    [
+        ({"type": "object", "unevaluatedProperties": False},
+         {"type": "object", "additionalProperties": False}),
+        ({**A, "anyOf": [B, {}], "unevaluatedProperties": False},
+         {"anyOf": [{**A, **B, "properties": {**A["properties"], **B["properties"]}},
+                    {**A, "additionalProperties": False}]}),
+        ({"$defs": {"a": A}, "$ref": "#/$defs/a", "unevaluatedProperties": False}, A),
+        ({"properties": {"x": {**A, "unevaluatedProperties": False}}}, {"properties": {"x": A}}),
+        ({"prefixItems": [{"type": "null"}], "unevaluatedItems": False},
+         {"prefixItems": [{"type": "null"}], "items": False}),
+        ({"items": [{"type": "null"}], "unevaluatedItems": False},
+         {"items": [{"type": "null"}], "additionalItems": False}),
+    ],
+)  # fmt: skip
+def test_what_closes_a_schema_closes_it(schema: Any, closed: Any) -> None:
+    """Unevaluated members that are forbidden are none: `$ref` and its kin are looked through."""
+    assert grammar_of(schema) == grammar_of(closed)
 
 
 WHOLE: dict[str, Callable[[str], object]] = {
