@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tollway.providers.llamacpp import harmony, pythonic
+from tollway.providers.llamacpp import framed, harmony, pythonic
 from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.curly import CurlyGrammar, CurlyScanner
 from tollway.providers.llamacpp.frames import Tool
@@ -12,7 +12,7 @@ from tollway.providers.llamacpp.pythonic import PythonScanner
 from tollway.providers.llamacpp.schema import Grammar, Schema, quoted
 from tollway.providers.llamacpp.schema_parts import SchemaRefused
 from tollway.providers.llamacpp.speech import Hearer, Scanner, Speech
-from tollway.providers.llamacpp.styles import STYLES, THOUGHTS
+from tollway.providers.llamacpp.styles import STYLES, THOUGHTS, Style
 from tollway.providers.llamacpp.tagged import TaggedScanner, call_rule
 
 # What may stand between the mark that a model began a call with and the call.
@@ -24,7 +24,9 @@ class Manner:
 
     def __init__(self, template: str = "") -> None:
         self.style = next(one for one in STYLES if all(sign in template for sign in one.signs))
-        self.thoughts = next((tags for tags in THOUGHTS if tags[1] in template), None)
+        self.thoughts = self.style.thoughts or next(
+            (tags for tags in THOUGHTS if tags[1] in template), None
+        )
 
     def opens(self, prompt: str) -> bool:
         """Return whether a prompt ends where the model's thoughts begin, or may begin."""
@@ -41,7 +43,9 @@ class Manner:
         if style:
             names = [tool.name for tool in tools] if style.bare else None
             scanner = CallScanner(names)
-            if style.tags:
+            if style.frame:
+                scanner = framed.FramedScanner(style.frame)
+            elif style.tags:
                 scanner = TaggedScanner(style.tags, tools)
             elif style.curly:
                 scanner = CurlyScanner(style.curly)
@@ -123,7 +127,8 @@ class Manner:
             return f'{first} {call} {more} "\\n"? {end}'
         if style.listed:
             more = f"({apart} {call})*" if parallel else ""
-            return f'{first} "[" {call} {more} "]" {end}'
+            opens, closes = map(_literal, style.brackets)
+            return f"{first} {opens} {call} {more} {closes} {end}"
         more = f" ({apart} {begin} {call} {end})*" if parallel else ""
         return f"{first} {call} {end}{more}"
 
@@ -139,14 +144,19 @@ class Manner:
             return grammar, call_rule(style.tags, tool, whole, grammar)
         if style.python:
             return grammar, pythonic.call_rule(tool.name, grammar, schema)
-        arguments = grammar.value(schema)
-        if style.channels:
-            return grammar, f"{quoted(tool.name)} {harmony.HEAD_RULE} {arguments}"
-        if style.named:
-            return grammar, f"{quoted(f'{tool.name}[ARGS]')} {arguments}"
-        name = msgspec.json.encode(tool.name).decode()
-        head = quoted(f'{style.head}{name}, "{style.arguments}": ')
-        return grammar, f'{head} {arguments} space "}}"'
+        return grammar, _with_json(style, tool.name, grammar.value(schema))
+
+
+def _with_json(style: Style, name: str, arguments: str) -> str:
+    """Return the expression of a call whose arguments are JSON."""
+    if style.frame:
+        return framed.call_rule(style.frame, name, arguments)
+    if style.channels:
+        return f"{quoted(name)} {harmony.HEAD_RULE} {arguments}"
+    if style.named:
+        return f"{quoted(f'{name}[ARGS]')} {arguments}"
+    head = f'{style.head}{msgspec.json.encode(name).decode()}, "{style.arguments}": '
+    return f'{quoted(head)} {arguments} space "}}"'
 
 
 def _literal(text: str) -> str:

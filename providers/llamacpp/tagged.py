@@ -33,6 +33,13 @@ from tollway.providers.llamacpp.schema_parts import (
 from tollway.providers.llamacpp.styles import Tags
 
 _NAME_MOST = 128
+_CDATA, _CDATA_END = "<![CDATA[", "]]>"
+# Each rule is how much of what ends it has come by now.
+_WITHIN_CDATA = {
+    "cdata0": '([^\\]\\x00] cdata0 | "]" cdata1)?',
+    "cdata1": '([^\\]\\x00] cdata0 | "]" cdata2)?',
+    "cdata2": '([^\\]>\\x00] cdata0 | "]" cdata2)?',
+}
 
 
 class TaggedScanner:
@@ -50,6 +57,7 @@ class TaggedScanner:
         self._known: Mapping[str, Any] = {}  # the parameters of the tool that is called
         self._some = False  # arguments came before
         self._raw = False  # the value is a text, and streams
+        self._bound = ""  # of a text that has some of its own
         self._kinds = frozenset[str]()
 
     @property
@@ -96,7 +104,7 @@ class TaggedScanner:
             # What is no call is nothing here, up to where one may begin.
             self._held = ahead if tags.call.startswith(ahead) else ""
             return []
-        name, found, rest = ahead[len(tags.call) :].partition(tags.head_end)
+        name, found, rest = ahead[len(tags.call) :].partition(tags.behind_name)
         if found:
             return self._begin(name, rest)
         if len(ahead) > _NAME_MOST:
@@ -136,7 +144,7 @@ class TaggedScanner:
         if not found:
             return []
         self._held, self._state = rest, "open" if self._tags.value else "value"
-        name = head.split('"')[0].strip()
+        name, self._bound = head.split('"')[0].strip(), ""
         self._kinds = _kinds(_property(self._known, name), self._known)
         self._raw = 'string="true"' in head or self._kinds == {"string"}
         first, self._some = not self._some, True
@@ -151,7 +159,10 @@ class TaggedScanner:
 
     def _value(self) -> list[CallPiece]:
         tags = self._tags
-        text, found, rest = self._held.partition(tags.value_end)
+        if self._state == "value" and tags.cdata and self._begins_cdata():
+            return []
+        end = self._bound + tags.value_end
+        text, found, rest = self._held.partition(end)
         if not self._raw:
             if not found:
                 return []
@@ -166,7 +177,7 @@ class TaggedScanner:
             text = text.removesuffix(tags.pad)
             self._held, self._state = rest, "call"
             return [CallPiece(self.begun - 1, arguments=f'{escaped(text)}"')]
-        ends = (tags.pad + tags.value_end, tags.value_end)
+        ends = (tags.pad + end, end)
         most = min(len(text), len(ends[0]) - 1)
         doubt = next(
             (n for n in range(most, 0, -1) if any(e.startswith(text[-n:]) for e in ends)), 0
@@ -174,6 +185,14 @@ class TaggedScanner:
         cut = len(text) - doubt
         given, self._held = text[:cut], text[cut:]
         return [CallPiece(self.begun - 1, arguments=escaped(given))] if given else []
+
+    def _begins_cdata(self) -> bool:
+        """Whether a value's own bound has just begun, or may have."""
+        if self._bound:
+            return False
+        if self._held == _CDATA:
+            self._held, self._bound = "", _CDATA_END
+        return _CDATA.startswith(self._held)
 
 
 def _stripped(text: str, pad: str) -> str:
@@ -246,7 +265,11 @@ class _Written:
     def __init__(self, tags: Tags, whole: Grammar, grammar: Grammar) -> None:
         self._tags = tags
         self._grammar = grammar
-        self._until = _until(whole, tags.value_end)
+        self._until = self._rest = _until(whole, tags.value_end)
+        if tags.cdata:
+            whole.rules.update(_WITHIN_CDATA)
+            bound = f"{quoted(_CDATA)} cdata0 {quoted(_CDATA_END)}"
+            self._until = f"(([^<\\x00] {self._rest})? | {bound})"
 
     def call(self, tool: Tool) -> str:
         tags = self._tags
@@ -260,7 +283,7 @@ class _Written:
                 raw, text = self._value(part)
                 rule = self._grammar.rule(self._argument(quoted(name), raw, text=text))
                 rules.append(rule if name in required else f"({rule})?")
-        head = quoted(f"{tags.call}{tool.name}{tags.quote}{tags.head_end if tags.call else ''}")
+        head = quoted(f"{tags.call}{tool.name}{tags.behind_name}")
         end = quoted(tags.end) if tags.end else ""
         return " ".join([head, '"\\n"?', *rules, end])
 
@@ -327,7 +350,7 @@ class _Written:
                 raise SchemaRefused("A `format` with a length cannot be promised by a grammar")
             return f"({form.rule})"
         if not least and most is None:
-            return f"([^<\\x00{bar}] {self._until})?" if bar else self._until
+            return f"([^<\\x00{bar}] {self._rest})?" if bar else self._until
         if least > MAX_REPEAT or (most is not None and most < max(least, 1)):
             raise SchemaRefused("The length of a text cannot be promised by a grammar")
         left = "" if most is None else str(min(most, MAX_REPEAT) - 1)

@@ -14,7 +14,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tollway.providers.llamacpp import pythonic
+from tollway.providers.llamacpp import framed, pythonic
 from tollway.providers.llamacpp.frames import Message, Tool
 from tollway.providers.llamacpp.manner import Manner
 
@@ -93,9 +93,12 @@ class ChatTemplate:
             raise TemplateRefused(f"The model's chat template is broken: {self._fault}")
         if not self._knows_tools:
             messages = told_plainly(messages, tools)
-        elif not self._knows_calls:
-            messages = [self._in_words(message) for message in messages]
         told = list(tools) if tools and self._knows_tools else None
+        frame = self.manner.style.frame
+        if self._knows_tools and frame and frame.counted:
+            messages = framed.with_places(frame, messages)
+        if self._knows_tools and not self._knows_calls:
+            messages = [self._in_words(message) for message in messages]
         if self.manner.style.channels:
             messages = one_by_one(messages)
         try:
@@ -186,14 +189,17 @@ class ChatTemplate:
             return message
         style = self.manner.style
         head, key = style.head, f', "{style.arguments}": '
-        calls = [
-            pythonic.written(call.name, _object(call.arguments))
-            if style.python
-            else f"{head}{json.dumps(call.name)}{key}{_to_json(_object(call.arguments))}}}"
-            for call in message.calls
-        ]
+        calls = []
+        for call in message.calls:
+            given = _object(call.arguments)
+            if style.python:
+                calls.append(pythonic.written(call.name, given))
+            elif style.frame:
+                calls.append(framed.written(style.frame, call.id, call.name, _to_json(given)))
+            else:
+                calls.append(f"{head}{json.dumps(call.name)}{key}{_to_json(given)}}}")
         if style.listed:
-            said = f"{style.begin}[{style.apart.join(calls)}]{style.end}"
+            said = style.apart.join(calls).join(style.brackets).join((style.begin, style.end))
         else:
             said = style.apart.join(f"{style.begin}{call}{style.end}" for call in calls)
         return msgspec.structs.replace(message, content=f"{message.content}{said}", calls=[])

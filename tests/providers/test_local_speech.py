@@ -68,6 +68,12 @@ WRITTEN: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
     (NAMED,
      f"[TOOL_CALLS]get_weather[ARGS]{json.dumps(PARIS)}[TOOL_CALLS]add[ARGS]{json.dumps(ADD)}",
      "", "", TWO),
+    ("<beginning_of_sentence> <tool_calls> </think>",
+     f"<think>\nHm\n</think>\n\n<tool_calls>\n{call(*TWO[0])}\n{call(*TWO[1])}\n</tool_calls>",
+     "", "Hm", TWO),
+    ("<tool_calls>[ </think>", f"<tool_calls>[{call(*TWO[0])}, {call(*TWO[1])}]</tool_calls>", "",
+     "", TWO),
+    ("<minimax:tool_call> </mm:think>", "<mm:think>\nHm\n</mm:think>\n\nSo.", "So.", "Hm", []),
     (PLAIN, f"[{call(*TWO[0])}, {call(*TWO[1])}]", "", "", TWO),
     (PLAIN, f"{call(*TWO[0])}\n{call(*TWO[1])}", "", "", TWO),
     (PLAIN, "[1, 2]", "[1, 2]", "", []),
@@ -201,7 +207,9 @@ def test_a_schema_beside_tools_leaves_the_model_both(template: str) -> None:
     assert 0 < len(answers) < len(said)
 
 
-@pytest.mark.parametrize("template", [HERMES, MISTRAL, NAMED, "<|tool_call|>"])
+@pytest.mark.parametrize(
+    "template", [HERMES, MISTRAL, NAMED, "<|tool_call|>", "<beginning_of_sentence> <tool_calls>"]
+)
 @pytest.mark.parametrize("parallel", [True, False])
 def test_what_follows_a_mark_is_calls_to_the_end(template: str, parallel: bool) -> None:
     """Whatever its grammar lets through is read as calls of tools that are there."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -28,7 +29,9 @@ SEED = "<seed:tool_call> <function= </seed:think>"
 GLM = "<tool_call> <arg_key> </think>"
 MINIMAX = "<minimax:tool_call> </think>"
 DEEPSEEK = f"{BAR} function_calls </think>"
-FAMILIES = (QWEN, SEED, GLM, MINIMAX, DEEPSEEK, f"{BAR} tool_calls")
+HUNYUAN = "'<tool_sep{}>' ':opensource'"
+MINICPM = '<function name=" <param name=" </think>'
+FAMILIES = (QWEN, SEED, GLM, MINIMAX, DEEPSEEK, f"{BAR} tool_calls", HUNYUAN, MINICPM)
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -56,7 +59,7 @@ RAW = {key: value if isinstance(value, str) else json.dumps(value) for key, valu
 heard = partial(heard_of, tools=TOOLS)
 
 
-def written(family: str) -> str:
+def written(family: str) -> str:  # noqa: PLR0911 - a return for each family
     """Return two calls as a family's template writes them."""
     sort = {key: str(key in {"city", "unit"}).lower() for key in RAW}
     match family:
@@ -77,6 +80,20 @@ def written(family: str) -> str:
             each = "".join(f'<parameter name="{k}">{v}</parameter>\n' for k, v in RAW.items())
             return (f'<minimax:tool_call>\n<invoke name="look">\n{each}</invoke>\n'
                     '<invoke name="add">\n</invoke>\n</minimax:tool_call>')  # fmt: skip
+        case _ if family == HUNYUAN:
+            each = "".join(
+                f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in RAW.items()
+            )
+            plain = (f"<tool_calls>\n<tool_call>look<tool_sep>\n{each}</tool_call>\n"
+                     "<tool_call>add<tool_sep>\n</tool_call>\n</tool_calls>")  # fmt: skip
+            marks = "</?(tool_calls?|tool_sep|arg_key|arg_value)(?=>)"
+            return re.sub(marks, lambda found: f"{found[0]}:opensource", plain)
+        case _ if family == MINICPM:
+            each = "".join(
+                f'<param name="{k}">{f"<![CDATA[{v}]]>" if v == TEXT else v}</param>'
+                for k, v in RAW.items()
+            )
+            return f'<function name="look">{each}</function>\n<function name="add"></function>'
     block = "function_calls" if "function" in family else "tool_calls"
     each = "".join(
         f'<{BAR}parameter name="{k}" string="{sort[k]}">{v}</{BAR}parameter>\n'
@@ -145,6 +162,17 @@ def test_an_argument_is_what_its_schema_says(schema: Any, told: str, meant: Any)
     tools = [Tool("look", parameters={"properties": {"a": schema}})]
     text = f"<tool_call>\n<function=look>\n<parameter=a>\n{told}\n</parameter>\n</function>"
     assert calls(heard(QWEN, [text], tools=tools)) == [("look", {"a": meant})]
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [("a]]>b</param>\n&", "a]]>b</param>\n&"), ("]", "]"), ("]]", "]]"), ("", ""), ("<", "<")],
+)
+def test_a_text_within_bounds_of_its_own_is_all_that_they_hold(told: str, meant: str) -> None:
+    """MiniCPM writes what looks like a tag so."""
+    text = f'<function name="look"><param name="city"><![CDATA[{told}]]></param></function>'
+    for pieces in ([text], list(text)):
+        assert calls(heard(MINICPM, pieces)) == [("look", {"city": meant})]
 
 
 PROMISED: list[dict[str, Any]] = [
