@@ -21,6 +21,7 @@ _ANSWER_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.01
 _MOST_WORDS = 65_536  # bytes of an answer's head
 _AT_WORK = 0.01  # of one CPU: a program that only waits takes less
+_HASTY = 10  # a call that was given up in so small a part of `hang_s` says nothing
 ENDED_WELL = "ended with exit code 0"
 _PORT = re.compile(r"\$\{(?:PORT|port)\}")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -50,7 +51,9 @@ class Server:
         self.heard_at = clock()
         self.base_url = base_url
         self.calls = 0  # under way
-        self._unanswered = 0  # calls in a row
+        self._unanswered: list[float] = []  # calls in a row: how long each was without a byte
+        self._silent_s = 0.0  # while any of them ran
+        self._silent_until = 0.0
         self.gone = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -136,17 +139,29 @@ class Server:
     def answers(self) -> None:
         """Take note of a piece of an answer."""
         self.heard()
-        self._unanswered = 0
+        self._unanswered.clear()
+        self._silent_s = 0.0
 
-    def given_up(self, most: int) -> None:
-        """Take note of a call that ended without a byte, after long; the `most`-th kills it.
+    def given_up(self, since: float, hang_s: float, most: int) -> None:
+        """Take note of a call that ended without a byte; several in a row kill the server.
 
-        One such call says nothing of a server that answers how it is: a whole answer may take
-        that long. Of several in a row nobody had anything.
+        They do if `most` took `hang_s` each, or if it was silent for as long as these would
+        have been in a row: who calls may have less patience. One such call says nothing of
+        a server that answers how it is: a whole answer may take that long. Of several nobody
+        had anything. A call that was taken back at once is none.
         """
-        self._unanswered += 1
-        if self._unanswered >= most and not self.expected:
-            self.kill(f"answered none of {most} calls in a row and was killed")
+        now = self._clock()
+        if now - since < hang_s / _HASTY:
+            return
+        self._unanswered.append(now - since)
+        self._silent_s += now - max(since, self._silent_until)
+        self._silent_until = now
+        long = sum(silent_s >= hang_s for silent_s in self._unanswered)
+        calls = len(self._unanswered)
+        if (long >= most or (calls >= most and self._silent_s >= most * hang_s)) and (
+            not self.expected
+        ):
+            self.kill(f"answered none of {calls} calls in a row and was killed")
 
     @property
     def pids(self) -> tuple[int, ...]:

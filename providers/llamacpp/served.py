@@ -94,8 +94,8 @@ class CommandResident(Resident[Server]):
     def left(self, server: Server, silent_since: float | None) -> None:
         """Take note that a call has ended, perhaps without a byte."""
         limits = self._around.limits
-        if silent_since is not None and self.now - silent_since >= limits.hang_s:
-            server.given_up(limits.unanswered)
+        if silent_since is not None:
+            server.given_up(silent_since, limits.hang_s, limits.unanswered)
         server.leave()
         self.running -= 1
         self._maybe_quiet()

@@ -259,28 +259,38 @@ async def test_a_server_that_does_one_thing_at_a_time_is_left_at_work(tmp_path: 
         assert local.states()[0].running == 1
 
 
-@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize(
+    ("silent_s", "calls", "answered", "killed"),
+    [
+        (301, 3, False, True),
+        (301, 3, True, False),
+        (250, 4, False, True),  # as a model's `deadline` or impatient clients end them
+        (29, 4, False, False),
+    ],
+)
 async def test_a_server_that_answers_nobody_and_says_that_it_is_well_is_killed(
-    tmp_path: Path, answered: bool
+    tmp_path: Path, silent_s: float, calls: int, answered: bool, killed: bool
 ) -> None:
     """One call that takes long says nothing; of several in a row nobody had a byte."""
     clock = Clock()
     async with serving(tmp_path, clock=clock) as local:
-        for at in range(PATIENT.unanswered):
+        for at in range(calls):
+            assert local.states()[0].state == ("ready" if at else "registered")
             if answered and at:
                 await ask(local)
             asking = asyncio.create_task(ask(local, text="hang"))
             await until(lambda: local.states()[0].running == 1)
-            clock.now += 301
+            clock.now += silent_s
             await local.sweep()
-            await until(lambda: heard(local))  # its health answers
+            if silent_s > PATIENT.hang_s:
+                await until(lambda: heard(local))  # its health answers
             asking.cancel()  # its client, or a deadline, has had enough
             with contextlib.suppress(asyncio.CancelledError):
                 await asking
-        if answered:
-            assert local.states()[0].state == "ready"
+        if killed:
+            await until(lambda: f"answered none of {calls} calls" in local.states()[0].problem)
         else:
-            await until(lambda: "answered none of 3 calls" in local.states()[0].problem)
+            assert local.states()[0].state == "ready"
         assert await ask(local)
 
 
