@@ -7,6 +7,7 @@ The prompt ends behind `<|start|>assistant`, so that the first header has no beg
 """
 
 import re
+from collections.abc import Sequence
 
 from tollway.providers.llamacpp.calls import new_call_id
 from tollway.providers.llamacpp.frames import CallPiece
@@ -33,7 +34,8 @@ _CALLED = re.compile(r"to=functions\.([\w.-]+)")
 class Channels:
     """Tells thoughts, text and tool calls of one answer apart. See `speech.Hearer`."""
 
-    marks = _MARKS
+    marks: tuple[str, ...] = _MARKS
+    ends: tuple[str, ...] = _ENDS
 
     def __init__(self, *, calls: bool, forced: bool = False) -> None:
         """Begin at the first header; without `calls` there are no tools, and calls are text."""
@@ -84,6 +86,10 @@ class Channels:
                 self._state, self._gave = "text", False
             return Said()
         self._held, self._gave = rest, False
+        return self._opened(head)
+
+    def _opened(self, head: str) -> Said:
+        """Take note of a header that is whole."""
         if self._calls and (called := _CALLED.search(head)):
             self._state = "call"
             self.calls_made += 1
@@ -93,9 +99,9 @@ class Channels:
         return Said()
 
     def _in_body(self) -> Said:
-        ends = [(at, mark) for mark in _ENDS if (at := self._held.find(mark)) >= 0]
+        ends = [(at, mark) for mark in self.ends if (at := self._held.find(mark)) >= 0]
         if not ends:
-            cut = len(self._held) - _doubtful(self._held)
+            cut = len(self._held) - _doubtful(self._held, self.ends)
             text, self._held = self._held[:cut], self._held[cut:]
             return self._give(text)
         at, mark = min(ends)
@@ -130,13 +136,13 @@ def _is_head(text: str) -> bool:
     return any(text.startswith(head) or head.startswith(text) for head in _HEADS)
 
 
-def _doubtful(text: str) -> int:
+def _doubtful(text: str, marks: Sequence[str]) -> int:
     """Return how many characters at the end may be the beginning of a mark."""
     return next(
         (
             count
-            for count in range(min(len(text), max(map(len, _ENDS)) - 1), 0, -1)
-            if any(mark.startswith(text[-count:]) for mark in _ENDS)
+            for count in range(min(len(text), max(map(len, marks)) - 1), 0, -1)
+            if any(mark.startswith(text[-count:]) for mark in marks)
         ),
         0,
     )

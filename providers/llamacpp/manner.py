@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tollway.providers.llamacpp import framed, harmony, pythonic
+from tollway.providers.llamacpp import framed, harmony, pythonic, recipients
 from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.curly import CurlyGrammar, CurlyScanner
 from tollway.providers.llamacpp.frames import Tool
@@ -36,6 +36,8 @@ class Manner:
 
     def speech(self, tools: Sequence[Tool], *, thinks: bool, forced: bool = False) -> Hearer:
         """Return the reader of one answer; `forced`: a grammar holds it to calls."""
+        if self.style.channels and self.style.tags:
+            return recipients.Recipients(self.style, tools, forced=forced)
         if self.style.channels:
             return harmony.Channels(calls=bool(tools), forced=forced)
         style = self.style if tools else None
@@ -120,6 +122,8 @@ class Manner:
         call = whole.rule(" | ".join(each))
         apart, begin, end = map(_literal, (style.apart, style.begin, style.end))
         first = _GAP if begun else begin
+        if style.channels and style.tags:
+            return recipients.calls_rule(style, call, tools, begun=begun)
         if style.channels:  # its mark is in the middle of a header, and a call ends the answer
             return call if begun else f"{begin} {call}"
         if style.listed and style.tags:

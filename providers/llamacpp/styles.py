@@ -63,7 +63,7 @@ class Style(msgspec.Struct, frozen=True):
     texts in calls that are nearly JSON (`curly.py`); `python` ones are Python's (`pythonic.py`).
     `marks` are tokens within all these, `thoughts` stand around what the family thinks, where its
     template writes that otherwise than in `THOUGHTS`. With `channels` all of an answer is messages
-    with headers (`harmony.py`).
+    with headers (`harmony.py`), which say to whom it is where these have `tags` (`recipients.py`).
     """
 
     name: str
@@ -88,6 +88,13 @@ class Style(msgspec.Struct, frozen=True):
 
 _FUNCTION = Tags("<function=", "<parameter=", "</parameter>", "</function>")
 _INVOKE = Tags('<invoke name="', '<parameter name="', "</parameter>", "</invoke>", quote='"')
+_ATEM = Tags(
+    '<atem:invoke name="',
+    '<atem:parameter name="',
+    "</atem:parameter>",
+    "</atem:invoke>",
+    quote='"',
+)
 _OURS = "\uff5cDSML\uff5c"  # a token of DeepSeek's, with wide bars
 _DSML = Tags(
     f'<{_OURS}invoke name="',
@@ -126,6 +133,8 @@ _NONE = ("", "")
 
 # The first whose sign is in the template; JSON alone for templates that know no tools.
 STYLES = (
+    Style("muse", ("<atem:function_calls>", "to=self"), "<atem:function_calls>\n",
+          "</atem:function_calls>", channels=True, tags=_ATEM),
     Style("harmony", ("<|channel|>",), " to=functions.", channels=True),
     Style("deepseek", (_OURS, "function_calls"), f"<{_OURS}function_calls>\n",
           f"</{_OURS}function_calls>", listed=True, tags=_DSML, marks=(_OURS,)),

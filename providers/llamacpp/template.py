@@ -14,7 +14,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tollway.providers.llamacpp import framed, pythonic
+from tollway.providers.llamacpp import framed, pythonic, recipients
 from tollway.providers.llamacpp.frames import Message, Tool
 from tollway.providers.llamacpp.manner import Manner
 
@@ -101,6 +101,8 @@ class ChatTemplate:
             messages = [self._in_words(message) for message in messages]
         if self.manner.style.channels:
             messages = one_by_one(messages)
+        if self.manner.style.channels and self.manner.style.tags:
+            messages = recipients.apart(messages)
         try:
             text = self._either(self._template, messages, told, variables or {})
             if not _lost(messages, text):

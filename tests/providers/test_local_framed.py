@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+
+pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 from grammars import sample
 from hypothesis import given
 from hypothesis import strategies as st
