@@ -27,7 +27,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon import early
 from tollway.daemon.config.paths import StatePaths, private_folder, state_paths
 from tollway.daemon.config.schema import Config
-from tollway.daemon.errors import ConfigError, DaemonUnreachable, SecretError
+from tollway.daemon.errors import ConfigError, DaemonUnreachable, LedgerHeld, SecretError
 from tollway.daemon.ledger.lock import holder
 from tollway.providers.errors import GatewayError
 
@@ -120,7 +120,27 @@ def ensure_up(config: Config, wait_s: float = 60.0) -> Started:
         GatewayError: It does not start, or serves another file.
     """
     paths = state_paths(config.ledger.path)
-    return _running(config, paths) or _start(config, paths, wait_s)
+    if found := _running(config, paths):
+        return found
+    try:
+        return _start(config, paths, wait_s)
+    except LedgerHeld:
+        # Somebody else's start was sooner: of two `run`s at once, one makes the daemon of both.
+        if found := _begun_meanwhile(config, paths, wait_s):
+            return found
+        raise
+
+
+def _begun_meanwhile(config: Config, paths: StatePaths, wait_s: float) -> Started | None:
+    """Return the daemon that has taken the ledger just now, None where whoever has it is older."""
+    with show.waiting("Starting"):
+        while held := holder(config.ledger.path):
+            if found := _running(config, paths):
+                return found
+            if time.time() - held.since_ms / 1000 > wait_s:
+                return None
+            time.sleep(_PAUSE_S)
+    return None
 
 
 def _running(config: Config, paths: StatePaths) -> Started | None:
@@ -214,7 +234,7 @@ def _first_line(fd: int, wait_s: float) -> bytes | None:
 
 def _not_started(word: _Ready | None, log: Path, from_here: int) -> GatewayError:
     if word and word.error:
-        kinds = {ConfigError.code: ConfigError, SecretError.code: SecretError}
+        kinds = {one.code: one for one in (ConfigError, LedgerHeld, SecretError)}
         kind = kinds.get(word.error.get("code", ""), GatewayError)
         message = word.error.get("message") or "The daemon does not start"
         return kind(message, hint=word.error.get("hint", ""))
