@@ -7,6 +7,7 @@ from tollway.daemon.direct import Direct
 from tollway.daemon.gate.one_array import OneArray
 from tollway.daemon.gate.send import Exchange
 from tollway.providers.dialects.table import DIALECTS
+from tollway.providers.sse import Splitter
 
 
 async def relay(client: Direct | OneArray, exchange: Exchange, keepalive_s: float) -> None:
@@ -32,5 +33,7 @@ async def relay(client: Direct | OneArray, exchange: Exchange, keepalive_s: floa
     if exchange.origin.report_cost:
         client.write(exchange.cost_comment())
     event = exchange.dialect.error_event(error, exchange.call_id, pipe.last)
-    client.write(exchange.gate.mask(event.decode()).encode())
+    # Google's library for JavaScript knows an error by its being all that one chunk holds.
+    for block in Splitter().feed(exchange.gate.mask(event.decode()).encode()):
+        client.write(block.raw)
     client.end()

@@ -5,8 +5,9 @@ import msgspec
 from tollway.providers.dialects.error_words import error_within, read_error
 from tollway.providers.errors import GatewayError
 from tollway.providers.refusals import is_too_long
+from tollway.providers.sse import Event
 
-__all__ = ["error_event", "error_within", "read_error", "write_error"]
+__all__ = ["error_event", "error_within", "read_error", "said_in", "write_error"]
 
 # Google's words for a prompt that does not fit; programs know it by them.
 _TOO_LONG = "The input token count exceeds the maximum number of tokens allowed"
@@ -54,5 +55,16 @@ def write_error(error: GatewayError, call_id: str) -> bytes:
 
 
 def error_event(error: GatewayError, call_id: str) -> bytes:
-    """Return the event that ends a broken stream so that client libraries raise."""
-    return b"data: " + write_error(error, call_id) + b"\r\n\r\n"
+    """Return what ends a broken stream so that client libraries raise.
+
+    It is told twice: as an event, which AI SDK and other gateways read, and bare, as Google's own
+    libraries do; to those for JavaScript and Go an event is a piece of the answer like any other.
+    """
+    said = write_error(error, call_id) + b"\r\n\r\n"
+    return b"data: " + said + said
+
+
+def said_in(event: Event) -> bytes | None:
+    """Return the JSON of an event, or of an error that stands bare between events; None of else."""
+    bare = event.data is None and not event.cut and event.raw.lstrip().startswith(b"{")
+    return event.raw if bare else event.data

@@ -10,7 +10,7 @@ import msgspec
 from tollway.providers import events as ev
 from tollway.providers.conversation import Conversation, Opaque, Source, Tool
 from tollway.providers.dialects.gemini_ask import tool_name
-from tollway.providers.dialects.gemini_errors import error_within
+from tollway.providers.dialects.gemini_errors import error_within, said_in
 from tollway.providers.dialects.gemini_read import usage_of
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_said import media
@@ -81,7 +81,8 @@ class Reader:
         Raises:
             UpstreamBroke: It is no event of this dialect, or says that there is no answer.
         """
-        return [] if event.data is None else self._read(event.data)
+        said = said_in(event)
+        return [] if said is None else self._read(said)
 
     def end(self) -> list[ev.Event]:
         """Return the sources that wait, and how each choice stopped.

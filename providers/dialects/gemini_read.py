@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tollway.providers.canon import Call, Usage
-from tollway.providers.dialects.gemini_errors import error_within
+from tollway.providers.dialects.gemini_errors import error_within, said_in
 from tollway.providers.errors import UpstreamRefused
 from tollway.providers.sse import Event
 
@@ -75,10 +75,10 @@ class Reader:
 
     def event(self, event: Event) -> bool:
         """Read one event of a stream; the client sees all of them."""
-        if event.data is None:
+        if (said := said_in(event)) is None:
             self.produced += len(event.raw) if event.cut else 0
         else:
-            self._read(event.data)
+            self._read(said)
         return True
 
     def whole(self, body: bytes) -> None:

@@ -163,3 +163,41 @@ async def test_when_to_come_again_is_told_as_each_client_reads_it(google: Cloud)
         body = {"model": "gemini/gemini-2.5-pro", "messages": [{"role": "user", "content": "Hi"}]}
         reply = await gate.ask(msgspec.json.encode({**body, "max_tokens": 9}))
         assert (reply.status, reply.headers["retry-after"]) == (429, "35")
+
+
+STREAM = ASK.replace("generateContent", "streamGenerateContent?alt=sse")
+FULL = b'{\n  "error": {\n    "code": 503,\n    "message": "Full"\n  }\n}\n'
+HALF = b'data: {"candidates":[{"content":{"parts":[{"text":"Ha"}]},"index":0}]}\r\n\r\n'
+
+
+async def streamed(google: Cloud, body: bytes, path: str, **asked: object) -> Reply:
+    """Return what a client is told of a stream."""
+    google.answer = (200, "text/event-stream", body)
+    async with running(config(google.port, PRICED), server="") as daemon:
+        return await Gateway(daemon, []).ask(msgspec.json.encode(asked), path)
+
+
+async def test_a_broken_stream_ends_in_a_chunk_that_is_nothing_but_the_error(google: Cloud) -> None:
+    """By which Google's library for JavaScript knows it; an event is a part of the answer to it."""
+    said = [{"role": "user", "parts": [{"text": "Hi"}]}]
+    reply = await streamed(google, HALF, STREAM, contents=said)
+    *_, event, bare, end = reply.body.split(b"\r\n\r\n")[:-1]
+    size, _, error = bare.removeprefix(b"\r\n").partition(b"\r\n")
+    assert end == b"\r\n0"
+    assert event.endswith(b"data: " + error)
+    assert int(size, 16) == len(error) + 4
+    assert msgspec.json.decode(error)["error"]["details"][0]["reason"] == "UPSTREAM_BROKE"
+
+
+@pytest.mark.parametrize(
+    ("before", "status"), [(b"", 503), (HALF, 200)], ids=["at once", "in the middle"]
+)
+async def test_an_error_that_stands_bare_in_a_stream_is_read(
+    google: Cloud, before: bytes, status: int
+) -> None:
+    """As Google's servers tell one, and its own libraries expect it: over several lines."""
+    said = [{"role": "user", "content": "Hi"}]
+    asked = {"model": "gemini/gemini-2.5-flash", "messages": said, "stream": True}
+    reply = await streamed(google, before + FULL, "/v1/chat/completions", **asked)
+    assert reply.status == status
+    assert b"The provider failed within its answer: Full" in reply.body
