@@ -20,6 +20,8 @@ _OWN_TOOL = 2048
 _OWN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "browser_", "str_replace_")
 _TEXTS = frozenset({"text", "thinking", "redacted_thinking"})
 _AWAY = frozenset({"url", "file"})
+# Of the tools that may be called, from there on.
+_CHANGES = frozenset({"tool_addition", "tool_removal"})
 # Not part of what a model reads.
 _UNPRINTED = frozenset({"model", "stream", "metadata", "max_tokens", "service_tier", "speed"})
 # Fields that make a provider do more than answer; the later ones are of routers that speak this
@@ -56,9 +58,9 @@ def bound(call: Call) -> Bound:
             tally.text(value)
         else:
             tokens += tally.printed(value)
-            if key == "tools" and type(value) is list and value:
-                more, uses, searches = _tools(tally, value)
-                tokens += more
+    if tools := [*_listed(body.get("tools")), *_added(body.get("messages"))]:
+        more, uses, searches = _tools(tally, tools)
+        tokens += more
     if tally.strings != strings(call.body):
         raise RequestInvalid("A key stands twice in an object within the request")
     named = tally.unbounded + _raises_the_bill(body)
@@ -124,6 +126,8 @@ def _block(tally: Tally, block: object, *, result: bool) -> int:
         # Of thinking the signature holds all of it, where the text is but a summary.
         text = tally.text(block)
         total = max(text, tally.aside(block)) if result else text
+    elif kind in _CHANGES:
+        total = tally.printed(block)
     elif kind == "tool_use":
         total = tally.printed(block) + _name(tally, block)
     elif kind == "tool_result":
@@ -155,6 +159,22 @@ def _result(tally: Tally, block: dict[str, Any]) -> int:
         inner = key == "content" and value is not None
         total += _content(tally, value, result=True) if inner else tally.printed(value)
     return total
+
+
+def _listed(value: object) -> list[Any]:
+    return value if type(value) is list else []
+
+
+def _added(messages: object) -> list[object]:
+    """Return the tools that blocks of messages define, which no `tools` hold.
+
+    A summary of what was before has them in its `tool_changes`.
+    """
+    contents = (one.get("content") for one in _listed(messages) if type(one) is dict)
+    blocks = [block for content in contents for block in _listed(content) if type(block) is dict]
+    blocks += [inner for block in blocks for inner in _listed(block.get("tool_changes"))]
+    changes = (block.get("tool") for block in blocks if type(block) is dict)
+    return [one["definition"] for one in changes if type(one) is dict and "definition" in one]
 
 
 def _tools(tally: Tally, tools: list[Any]) -> tuple[int, int, int]:

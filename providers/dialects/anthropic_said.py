@@ -10,7 +10,6 @@ from tollway.providers.conversation import (
     Conversation,
     File,
     Format,
-    HostedTool,
     Image,
     Lifetime,
     Message,
@@ -22,30 +21,22 @@ from tollway.providers.conversation import (
     Source,
     Text,
     Thinking,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
     carried,
 )
 from tollway.providers.dialects.anthropic_citations import citation
-from tollway.providers.dialects.anthropic_client_tools import CLIENT_TOOLS
 from tollway.providers.dialects.anthropic_known import KNOWN
+from tollway.providers.dialects.anthropic_tools import NAME, Mark, lifetime, offered, tool_choice
 from tollway.providers.dialects.wire import Body, decoded
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
-NAME = "anthropic_messages"
+__all__ = ["NAME", "read_request"]
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 # How Claude Code signs its requests, in a block of the system prompt that changes from one to the
 # next: to Anthropic it is no part of the prompt, to anyone else it would spoil the prompt's cache.
 _BILLING = "x-anthropic-billing-header"
-# Fields of a tool that other dialects do not have.
-_OF_TOOL = frozenset({"name", "description", "input_schema", "strict", "cache_control", "type"})
-
-
-class _Cache(msgspec.Struct):
-    ttl: str | None = None
 
 
 class _Origin(msgspec.Struct):
@@ -74,27 +65,13 @@ class _Block(msgspec.Struct):
     thinking: str | None = None
     signature: str | None = None
     data: str | None = None
-    cache_control: _Cache | None = None
+    cache_control: Mark | None = None
 
 
 class _MessageOf(msgspec.Struct):
     role: str
-    content: str | list[msgspec.Raw]
-
-
-class _ToolOf(msgspec.Struct):
-    name: str = ""
-    type: str | None = None
-    description: str | None = None
-    input_schema: msgspec.Raw = msgspec.Raw()
-    strict: bool | None = None
-    cache_control: _Cache | None = None
-
-
-class _Choice(msgspec.Struct):
-    type: str
-    name: str | None = None
-    disable_parallel_tool_use: bool | None = None
+    content: str | list[msgspec.Raw] | None = None
+    clear_at: str | None = None
 
 
 class _ThinkingOf(msgspec.Struct):
@@ -123,10 +100,6 @@ _MESSAGES = msgspec.json.Decoder(list[_MessageOf])
 _CONTENT = msgspec.json.Decoder(str | list[msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(_Block)
 _TEXTS = msgspec.json.Decoder(list[_Block])
-_TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
-_TOOL = msgspec.json.Decoder(_ToolOf)
-_RAWS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_CHOICE = msgspec.json.Decoder(_Choice)
 _THINKING = msgspec.json.Decoder(_ThinkingOf)
 _FORMAT = msgspec.json.Decoder(_FormatOf)
 _OUTPUT = msgspec.json.Decoder(_OutputConfig)
@@ -150,20 +123,20 @@ def read_request(call: Call) -> Conversation:
     _refuse_state(body)
     messages = tuple(_messages(body))
     signed, messages = _unsigned(messages)
-    choice = body.take(_CHOICE, "tool_choice")
+    tools, messages = offered(body, messages)
+    choice, parallel = tool_choice(body)
     output = body.take(_OUTPUT, "output_config") or _OutputConfig()
     asked = body.take(_FORMAT, "output_format") or output.format
     metadata = body.take(_METADATA, "metadata")
     thinking = body.take(_THINKING, "thinking")
     limit = body.take(_INT, "max_tokens")
-    serial = choice.disable_parallel_tool_use if choice else None
     return Conversation(
         by=NAME,
         model=call.model,
         messages=messages,
-        tools=tuple(_tools(body)),
-        tool_choice=_tool_choice(choice),
-        parallel=None if serial is None else not serial,
+        tools=tools,
+        tool_choice=choice,
+        parallel=parallel,
         format=Format("json_schema", bytes(asked.schema)) if asked else None,
         stop=tuple(body.take(_STRS, "stop_sequences") or ()),
         sampling=Sampling(
@@ -206,12 +179,21 @@ def _messages(body: Body) -> Iterator[Message]:
     system = body.take(_CONTENT, "system")
     if system:
         yield Message("system", tuple(_content(system, "system")))
-    for place, message in enumerate(body.take(_MESSAGES, "messages") or ()):
+    said = body.take(_MESSAGES, "messages") or []
+    last = max((place for place, one in enumerate(said) if one.role == "user"), default=0)
+    for place, message in enumerate(said):
         where = f"messages[{place}]"
         role = _ROLES.get(message.role)
         if role is None:
             raise RequestInvalid(f"`{where}.role` is none that we know", param=f"{where}.role")
+        if message.content is None:
+            if role == "system":
+                continue  # it is of options alone, which are named
+            raise RequestInvalid(f"`{where}.content` is missing", param=f"{where}.content")
         parts = _content(message.content, f"{where}.content")
+        if message.clear_at == "next_user_message" and place < last:
+            # The user has spoken since: the model is shown no such text any more.
+            parts = (part for part in parts if not isinstance(part, Text))
         if role == "assistant":
             yield Message(role, tuple(_with_signatures(list(parts))))
         else:
@@ -239,6 +221,8 @@ _Extras = tuple[tuple[str, bytes], ...]
 def _of_its_own(thinking: _ThinkingOf | None, output: _OutputConfig) -> _Extras:
     """Return what stands beside effort and budget, and no other dialect has."""
     found = [("output_config.task_budget", bytes(output.task_budget))]
+    if thinking is not None and thinking.display == "updates":
+        found.append(("thinking.display", b'"updates"'))  # others tell of their thoughts, or not
     if thinking is not None:
         found.append(("thinking.block_binding", bytes(thinking.block_binding)))
         if thinking.type == "between_tools":
@@ -300,7 +284,7 @@ def _content(content: str | list[msgspec.Raw], where: str) -> Iterator[Part]:
 
 def _part(raw: msgspec.Raw, where: str) -> Part:
     block = decoded(_BLOCK, raw, where)
-    cache = _lifetime(block.cache_control)
+    cache = lifetime(block.cache_control)
     part: Part = Opaque(NAME, bytes(raw), block.type, cache)
     match block.type:
         case "text":
@@ -330,7 +314,7 @@ def _part(raw: msgspec.Raw, where: str) -> Part:
             part = _found(block, part)
         case "tool_reference" if block.tool_name:
             # Of a search among the client's own tools: the model may call this one from now on.
-            part = Text(f"The tool `{block.tool_name}` is available")
+            part = Text(f"The tool `{block.tool_name}` is available", cache=cache)
     return part
 
 
@@ -342,7 +326,7 @@ def _found(block: _Block, part: Part) -> Part:
     source = Source("text", "\n".join(text.text or "" for text in texts), "text/plain")
     cites = block.citations.get("enabled") if isinstance(block.citations, dict) else None
     known = cites if isinstance(cites, bool) else None
-    marks = [_lifetime(one.cache_control) for one in (block, *texts)]
+    marks = [lifetime(one.cache_control) for one in (block, *texts)]
     cache = next((mark for mark in marks if mark is not None), None)
     return File(source, block.title or "", known, block.source, cache)
 
@@ -358,7 +342,7 @@ def _pieces(block: _Block, content: object, part: Part) -> Part:
         return part
     marked = any(isinstance(one, dict) and one.get("cache_control") for one in pieces)
     if marked and block.cache_control is None:
-        block.cache_control = _Cache()
+        block.cache_control = Mark()
     plain = "\n".join(text for text in texts if isinstance(text, str))
     origin = _Origin("text", "text/plain", plain)
     return _document(block, origin, "source")
@@ -371,10 +355,6 @@ def _result(block: _Block, where: str, cache: Lifetime | None) -> ToolResult:
         where = f"{where}.content"
         parts = tuple(_content(decoded(_CONTENT, said, where), where))
     return ToolResult(block.tool_use_id or "", parts, bool(block.is_error), cache=cache)
-
-
-def _lifetime(cache: _Cache | None) -> Lifetime | None:
-    return None if cache is None else "1h" if cache.ttl == "1h" else "5m"
 
 
 def _source(origin: _Origin, media_type: str, where: str) -> Source:
@@ -397,7 +377,7 @@ def _document(block: _Block, origin: _Origin, where: str) -> File:
         block.title or "",
         cites if isinstance(cites, bool) else None,
         block.context or "",
-        _lifetime(block.cache_control),
+        lifetime(block.cache_control),
     )
 
 
@@ -420,43 +400,6 @@ def _redacted(data: str) -> Thinking:
     if kind.startswith("call:"):
         return Thinking(encrypted=said, by=by, id=kind)
     return Thinking(encrypted=said, by=by, id=kind[4:])
-
-
-def _tools(body: Body) -> Iterator[Tool | HostedTool]:
-    for place, raw in enumerate(body.take(_TOOLS, "tools") or ()):
-        where = f"tools[{place}]"
-        tool = decoded(_TOOL, raw, where)
-        own = CLIENT_TOOLS.get(tool.type or "")
-        if own is None and tool.type not in (None, "custom"):
-            yield HostedTool(NAME, tool.type or "", bytes(raw))
-            continue
-        extras = tuple(
-            (name, bytes(value))
-            for name, value in decoded(_RAWS, raw, where).items()
-            if name not in _OF_TOOL or (own and name == "strict")
-        )
-        about, schema = own or (tool.description or "", bytes(tool.input_schema))
-        strict, cache = None if own else tool.strict, _lifetime(tool.cache_control)
-        yield Tool(tool.name, about, schema, strict, cache=cache, extras=extras)
-    for name in ("mcp_servers", "container"):
-        # What the provider reaches for the model: tools, whatever the field is called.
-        if (said := body.raw(name)) and said != b"[]":
-            yield HostedTool(NAME, name, said)
-
-
-def _tool_choice(choice: _Choice | None) -> ToolChoice | None:
-    match choice.type if choice else None:
-        case None:
-            return None
-        case "auto":
-            return ToolChoice("auto")
-        case "any":
-            return ToolChoice("any")
-        case "none":
-            return ToolChoice("none")
-        case "tool" if choice is not None and choice.name:
-            return ToolChoice("tool", (choice.name,))
-    raise RequestInvalid("`tool_choice` is none that we know", param="tool_choice")
 
 
 def _reasoning(thinking: _ThinkingOf | None, effort: str) -> Reasoning | None:

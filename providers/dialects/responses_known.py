@@ -32,6 +32,8 @@ _ITEMS = kinds(
     function_call_output=_RESULT,
     custom_tool_call_output=_RESULT,
     reasoning=shape(_ITEM + "summary content encrypted_content"),
+    additional_tools=shape(_ITEM + "role tools"),
+    tool_search_output=shape(_ITEM + "call_id execution tools"),
 )
 KNOWN: Final[dict[str, Shape]] = {
     "input": _ITEMS,

@@ -147,6 +147,11 @@ def test_what_bytes_do_not_bound_is_named() -> None:
     assert not plain.by_window and not plain.unbounded
 
 
+_SEARCH = {"type": "web_search_20250305", "name": "x"}
+_ADDED = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": _SEARCH}}
+_SUMMARY = {"type": "compaction", "content": "They met."}
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
@@ -164,6 +169,11 @@ def test_what_bytes_do_not_bound_is_named() -> None:
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
         ({"tools": [{"type": "code_execution_20250825", "name": "x"}]}, "tools[].code_execution"),
         ({"tools": [{"type": "web_search_20250305", "name": "x"}]}, "tools[].web_search"),
+        ({"messages": [{"role": "system", "content": [_ADDED]}]}, "tools[].web_search"),
+        (
+            {"messages": [{"role": "user", "content": [_SUMMARY | {"tool_changes": [_ADDED]}]}]},
+            "tools[].web_search",
+        ),
     ],
 )
 def test_what_raises_the_bill_past_any_number_of_tokens_is_named(

@@ -21,6 +21,7 @@ HI: dict[str, dict[str, Any]] = {
 MODELS = {ANTHROPIC.name: "claude-sonnet-4-5", BEDROCK.name: "us.anthropic.claude-sonnet-4-5"}
 OBJECT = {"type": "object", "properties": {}}
 VIDEO = {"inlineData": {"mimeType": "video/mp4", "data": "aGk="}, "videoMetadata": {"fps": 1}}
+CITING = {"type": "text", "text": "Hi", "citations": [{"type": "char_location"}]}
 TOOL = {"type": "function", "name": "ls", "parameters": OBJECT}
 
 
@@ -153,10 +154,30 @@ WITHIN: list[tuple[Codec, dict[str, Any], str]] = [
         {
             "messages": [
                 {"role": "user", "content": "Hi"},
-                {"role": "system", "content": "Be brief", "clear_at": "next_turn"},
+                {"role": "system", "output_config": {"effort": "high"}},
             ]
         },
-        "messages.clear_at",
+        "messages.output_config",
+    ),
+    *(
+        (ANTHROPIC, {"messages": [{"role": "user", "content": [block]}]}, f"messages.{name}")
+        for block, name in (
+            (
+                {"type": "document", "source": {"type": "content", "content": [CITING]}},
+                "content.source.content.citations",
+            ),
+            (
+                {"type": "search_result", "source": "a", "title": "b", "content": [CITING]},
+                "content.content.citations",
+            ),
+        )
+    ),
+    *(
+        (RESPONSES, {"input": [item | {"tools": [], "agent": {"agent_name": "a"}}]}, "input.agent")
+        for item in (
+            {"type": "additional_tools", "role": "developer"},
+            {"type": "tool_search_output", "call_id": "a"},
+        )
     ),
     (
         OPENAI,
@@ -424,39 +445,6 @@ def test_code_that_google_ran_is_history_to_others() -> None:
     said = read(GEMINI, contents=[*turns, {"role": "user", "parts": [{"text": "Sure?"}]}])
     for target in others(GEMINI):
         assert {"executableCode", "codeExecutionResult"} <= set(written(said, target)[1])
-
-
-@pytest.mark.parametrize(
-    ("codec", "tool", "beside"),
-    [
-        (RESPONSES, {"type": "tool_search"}, TOOL),
-        (
-            ANTHROPIC,
-            {"type": "tool_search_tool_bm25_20251119", "name": "tool_search"},
-            {"name": "ls", "input_schema": OBJECT},
-        ),
-    ],
-)
-def test_a_search_among_tools_that_are_all_shown_is_left_out(
-    codec: Codec, tool: dict[str, Any], beside: dict[str, Any]
-) -> None:
-    """Agents offer it beside the tools themselves; its own provider alone could run it."""
-    assert [getattr(one, "name", "") for one in read(codec, tools=[tool, beside]).tools] == ["ls"]
-
-
-@pytest.mark.parametrize(
-    ("codec", "tool"),
-    [
-        (RESPONSES, {"type": "web_search"}),
-        (ANTHROPIC, {"type": "web_search_20250305", "name": "web_search"}),
-    ],
-)
-def test_a_search_that_is_all_there_is_to_do_is_refused(codec: Codec, tool: dict[str, Any]) -> None:
-    """What a model remembers would be shown as what was found."""
-    said = read(codec, tools=[tool])
-    for target in others(codec):
-        with pytest.raises(Untranslatable, match=tool["type"]):
-            written(said, target)
 
 
 def test_googles_shapes_are_held_to_or_refused() -> None:
