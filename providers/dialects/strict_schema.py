@@ -39,19 +39,25 @@ _NO_ARGUMENTS = b'{"type":"object","properties":{},"additionalProperties":false}
 
 # By the names of tools: the schema that a model is held to, and the words that it is only told.
 Schemas: TypeAlias = dict[str, tuple[bytes, tuple[str, ...]]]
+# By what refers to them: a schema, and those that are defined within it.
+_Defined: TypeAlias = dict[object, object]
 
 
 def held_to(schema: bytes) -> tuple[bytes, tuple[str, ...]]:
     """Return a schema that a model can be held to, and the words of it that it is only told.
 
     Raises:
-        Untranslatable: It has objects whose members have any name, which no model is held to.
+        Untranslatable: It has objects whose members have any name, or holds itself, which no
+            model is held to.
     """
     said = object_in(schema)
     if said is None:
         return schema, ()
-    walk = _Walk()
     try:
+        known = _known(said)
+        if _comes_back(known):
+            raise _unheld("holds itself")
+        walk = _Walk(known)
         written = walk.schema(said)
         return (schema if written == said else msgspec.json.encode(written)), tuple(walk.told)
     except RecursionError:
@@ -95,8 +101,9 @@ def schema_of(tool: Tool, held: Schemas, dropped: list[str]) -> bytes | None:
 class _Walk:
     """Writes schemas within schemas, and notes in `told` which words have no place."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: _Defined) -> None:
         self.told: dict[str, None] = {}
+        self._known = known
 
     def schema(self, said: object) -> Any:
         if not isinstance(said, dict):
@@ -106,7 +113,9 @@ class _Walk:
         for name, value in said.items():
             if name in _MEMBERS and isinstance(value, dict):
                 written[name] = {key: self.schema(one) for key, one in value.items()}
-            elif name in ("anyOf", "allOf") and isinstance(value, list):
+            elif name == "allOf" and isinstance(value, list):
+                written[name] = [self.schema(self._meant(one)) for one in value]
+            elif name == "anyOf" and isinstance(value, list):
                 written[name] = [self.schema(one) for one in value]
             elif name == "oneOf" and isinstance(value, list) and "anyOf" not in said:
                 written["anyOf"] = [self.schema(one) for one in value]
@@ -125,6 +134,15 @@ class _Walk:
             written["description"] = f"{before}\n\n{about}" if before else about
         return written
 
+    def _meant(self, said: object) -> object:
+        """Return a schema, or the one that it refers to: `allOf` may hold no references."""
+        while isinstance(said, dict) and isinstance(ref := said.get("$ref"), str):
+            there = self._known.get(ref)
+            if not isinstance(there, dict):
+                break
+            said = {**there, **{name: one for name, one in said.items() if name != "$ref"}}
+        return said
+
     def _close(self, said: dict[str, Any], written: dict[str, Any]) -> None:
         more = said.get("additionalProperties")
         named = isinstance(said.get("properties"), dict)
@@ -138,6 +156,40 @@ class _Walk:
         if more is not None or not named or "patternProperties" in said:
             raise _unheld("has an object whose members may have any name")
         written["additionalProperties"] = False
+
+
+def _known(said: dict[str, Any]) -> _Defined:
+    places = {place: said[place] for place in _MEMBERS[1:] if isinstance(said.get(place), dict)}
+    known: _Defined = {"#": {name: one for name, one in said.items() if name not in places}}
+    for place, defined in places.items():
+        known |= {f"#/{place}/{name}": one for name, one in defined.items()}
+    return known
+
+
+def _comes_back(known: _Defined) -> bool:
+    """Whether some schema holds itself, by whatever way round.
+
+    "Circular reference detected in schema definitions" (egonSchiele/agency-lang#487).
+    """
+    to = {name: known.keys() & _references(one) for name, one in known.items()}
+    while ends := [name for name, others in to.items() if not others & to.keys()]:
+        for name in ends:
+            del to[name]
+    return bool(to)
+
+
+def _references(said: object) -> set[object]:
+    found: set[object] = set()
+    stack = [said]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack += one
+        elif isinstance(one, dict):
+            stack += one.values()
+            if isinstance(ref := one.get("$ref"), str):
+                found.add(ref)
+    return found
 
 
 def _is_object(said: dict[str, Any]) -> bool:

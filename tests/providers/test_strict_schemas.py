@@ -248,3 +248,37 @@ def test_a_schema_that_cannot_be_looked_through_is_not_strict() -> None:
     """One level before a body is nested too deeply, the schemas in it failed the gateway."""
     assert is_strict(b'{"type":"object","properties":{},"additionalProperties":false}')
     assert not is_strict(b'{"properties":' * 5000 + b"1" + b"}" * 5000)
+
+
+@pytest.mark.parametrize("target", CLAUDE)
+def test_a_schema_that_holds_itself_is_refused_here_and_a_strict_tool_of_it_is_free(
+    target: str,
+) -> None:
+    """OpenAI holds answers to a tree; Claude refused the call, also for a tool of such a schema."""
+    leaf = {"type": "object", "properties": {"name": {"type": "string"}}}
+    for tree in (
+        {**leaf, "properties": {"below": {"type": "array", "items": {"$ref": "#"}}}},
+        {
+            "$ref": "#/$defs/A",
+            "$defs": {
+                "A": {**leaf, "properties": {"b": {"$ref": "#/$defs/B"}}},
+                "B": {**leaf, "properties": {"a": {"anyOf": [{"$ref": "#/$defs/A"}]}}},
+            },
+        },
+    ):
+        with pytest.raises(Untranslatable, match="holds itself") as refused:
+            asked(target, response_format=shaped(tree))
+        assert refused.value.param == "response_format"
+        _, dropped = asked(target, tools=offered(leaf, tree))
+        assert dropped == ("tools.strict",)
+
+
+def test_a_reference_in_all_of_stands_as_what_it_refers_to() -> None:
+    """Older pydantic writes each member with a description so; Anthropic takes none there."""
+    member = {"allOf": [{"$ref": "#/$defs/Home"}], "description": "Where they live"}
+    home = {"type": "object", "properties": {"zip": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"home": member}, "$defs": {"Home": home}}
+    assert read(schema)["properties"]["home"] == {
+        "allOf": [home | {"additionalProperties": False}],
+        "description": "Where they live",
+    }
