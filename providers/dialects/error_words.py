@@ -18,8 +18,19 @@ _WORDS = (
 _STATUSES = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
-    "context_length_exceeded": 400,
-    "invalid_prompt": 400,
+    "rate_limit_error": 429,
+    # What is wrong with a request, and found only once a response has begun (OpenAI's library).
+    **dict.fromkeys(
+        (
+            *("context_length_exceeded", "invalid_prompt", "bio_policy"),
+            *("misalignment_policy_violation", "image_content_policy_violation"),
+            *("invalid_image", "invalid_image_format", "invalid_base64_image", "invalid_image_url"),
+            *("image_too_large", "image_too_small", "image_parse_error", "invalid_image_mode"),
+            *("image_file_too_large", "unsupported_image_media_type", "empty_image_file"),
+            *("failed_to_download_image", "image_file_not_found"),
+        ),
+        400,
+    ),
 }
 _NO_JSON = object()
 _SECRET = re.compile(r"\b(?:sk|tw|gsk|xai|pplx|csk|fw|key)-[\w*.-]{6,}|\bBearer\s+\S+", re.ASCII)

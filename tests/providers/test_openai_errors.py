@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_args
 
 import openai
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.responses import ResponseErrorEvent
+from openai.types.responses import ResponseError, ResponseErrorEvent
 
 from tollway.providers.dialects.openai_chat import DIALECT
 from tollway.providers.dialects.openai_errors import error_within
@@ -83,13 +83,27 @@ def test_a_response_that_failed_says_why(said: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("rate_limit_exceeded", 429), ("context_length_exceeded", 400), ("server_error", 502)],
+    [
+        ("rate_limit_exceeded", 429),
+        ("context_length_exceeded", 400),
+        ("image_too_large", 400),
+        ("server_error", 502),
+    ],
 )
 def test_a_code_within_an_answer_stands_for_its_status(code: str, status: int) -> None:
     """OpenAI sends some errors with 200: a library decides by the status whether to ask again."""
     failed = {"status": "failed", "error": {"code": code, "message": "No"}}
     error = error_within(json.dumps({"type": "response.failed", "response": failed}).encode())
     assert error.status == status
+
+
+def test_every_code_of_a_response_s_own_is_the_caller_s_mistake_or_the_provider_s() -> None:
+    """Who sent a picture that cannot be read was told of a failure, and asked twice more."""
+    of_the_provider = {"server_error", "vector_store_timeout", "data_residency_mismatch"}
+    for code in get_args(ResponseError.model_fields["code"].annotation):
+        failed = {"response": {"error": {"code": code, "message": "No"}}}
+        status = error_within(json.dumps(failed).encode()).status
+        assert status == (502 if code in of_the_provider else 429 if "rate" in code else 400), code
 
 
 def test_clients_of_responses_are_told_their_own_name_of_a_field() -> None:
