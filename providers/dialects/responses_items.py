@@ -42,6 +42,7 @@ class Items:
         self._kind = ""  # of the open item; or of its open part
         self._part: dict[str, Any] | None = None
         self._pieces: list[str] = []
+        self._halves: list[dict[str, Any]] = []  # how likely tokens were that are no text yet
 
     def text(self, text: str, *, refusal: bool = False) -> Shown:
         """Take more of the answer's text, or of a refusal; nothing begins with no text."""
@@ -144,10 +145,11 @@ class Items:
         return [*shown, ("response.output_text.annotation.added", said)]
 
     def logprobs(self, tokens: tuple[Logprob, ...]) -> Shown:
-        """Take how likely the last text was."""
+        """Take how likely the last text was; of half a letter that begins it, with what follows."""
+        said = [*self._halves, *(_token(one) for one in tokens)]
+        self._halves = said if self._open is None else []
         if self._part is None or self._kind != "output_text":
             return []
-        said = [_token(one) for one in tokens]
         self._part.setdefault("logprobs", []).extend(said)
         delta = {**self._at_part(), "delta": "", "logprobs": said}
         return [("response.output_text.delta", delta)]

@@ -4,14 +4,32 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, BEDROCK, COHERE, GEMINI, OPENAI, RESPONSES, client_call
+from translated import (
+    ANTHROPIC,
+    BEDROCK,
+    COHERE,
+    GEMINI,
+    OPENAI,
+    RESPONSES,
+    client_call,
+    streamed,
+)
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
 from tollway.providers.conversation import Conversation, Refusal
 from tollway.providers.dialects.dialect import Asks, Codec, Facts
 from tollway.providers.errors import Untranslatable
-from tollway.providers.events import Answer, Choice, Logprob
+from tollway.providers.events import (
+    Answer,
+    Choice,
+    Event,
+    Logprob,
+    LogprobsDelta,
+    Start,
+    Stopped,
+    TextDelta,
+)
 from tollway.providers.fold import unfold
 
 MARK = {"cache_control": {"type": "ephemeral"}}
@@ -138,6 +156,21 @@ def test_an_item_by_its_id_alone_is_refused_as_that() -> None:
     """OpenAI's types let its `type` be left out; it was a message of an unknown role."""
     with pytest.raises(Untranslatable, match="referred to by its id"):
         read(RESPONSES, input=[{"id": "msg_1"}])
+
+
+def test_how_likely_half_a_letter_was_is_told_with_the_text_that_follows() -> None:
+    """A text that begins with an emoji has tokens before it has any text."""
+    found: list[Event] = [
+        Start("a", "m"),
+        TextDelta(""),
+        LogprobsDelta((Logprob("half", -0.1),)),
+        TextDelta("Hi"),
+        LogprobsDelta((Logprob("Hi", -0.2),)),
+        Stopped("end"),
+    ]
+    last = json.loads(streamed(RESPONSES, found).rpartition(b"data: ")[2])
+    (part,) = last["response"]["output"][0]["content"]
+    assert [one["token"] for one in part["logprobs"]] == ["half", "Hi"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
