@@ -359,15 +359,17 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
     """Yield what changes no answer: for whom it is, labels, tiers, cache keys."""
     own = quirk.ALL_OF_OPENAI in quirks
     tier = _TIERS.get(said.service_tier, "")
+
+    def takes(name: str) -> bool:
+        return own or name in quirks
+
+    labels = msgspec.Raw(said.metadata) if said.metadata else None
     fields: tuple[tuple[str, object, bool], ...] = (
-        ("user", said.user, own and len(said.user) <= _LONGEST_USER),
-        (
-            "metadata",
-            msgspec.Raw(said.metadata) if said.metadata else None,
-            own and bool(said.store),
-        ),
+        (quirk.USER, said.user, takes(quirk.USER) and len(said.user) <= _LONGEST_USER),
+        # OpenAI's are of what it keeps.
+        (quirk.METADATA, labels, quirk.METADATA in quirks or (own and bool(said.store))),
         ("service_tier", said.service_tier and (tier or said.service_tier), own and bool(tier)),
-        ("prompt_cache_key", said.cache_key, own),
+        (quirk.CACHE_KEY, said.cache_key, takes(quirk.CACHE_KEY)),
         ("store", said.store, own),
     )
     for name, value, fits in fields:

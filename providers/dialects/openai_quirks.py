@@ -31,6 +31,10 @@ TEN_SECONDS = "ten_seconds_at_least"
 # Every field of OpenAI's reference: the developer role, plain-text tools, `user`, `metadata`,
 # service tiers, cache keys, sets of allowed tools.
 ALL_OF_OPENAI = "all_of_openai"
+# Of these only some: whom the call is for, its labels, and what it shares a prompt with.
+USER = "user"
+METADATA = "metadata"
+CACHE_KEY = "prompt_cache_key"
 # `top_k` and `min_p`, which OpenAI does not have.
 MORE_SAMPLING = "top_k"
 # `cache_control` on parts of content, as at Anthropic.
@@ -87,6 +91,9 @@ QUIRKS = frozenset(
         COST_IN_TOTAL,
         TEN_SECONDS,
         ALL_OF_OPENAI,
+        USER,
+        METADATA,
+        CACHE_KEY,
         MORE_SAMPLING,
         CACHE_CONTROL,
         MISTRALS_PARTS,

@@ -50,6 +50,8 @@ SAID = Conversation(
     reasoning=Reasoning("on", "high"),
     output_limit=100,
     user="ann",
+    metadata=b'{"job":"1"}',
+    cache_key="c-1",
     stream=True,
 )
 CHUNK: dict[str, Any] = {
@@ -231,6 +233,9 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
         "",
     ),
     "all_of_openai": (lambda quirks: asked(quirks).get("user"), None, "ann"),
+    "user": (lambda quirks: asked(quirks).get("user"), None, "ann"),
+    "metadata": (lambda quirks: asked(quirks).get("metadata"), None, {"job": "1"}),
+    "prompt_cache_key": (lambda quirks: asked(quirks).get("prompt_cache_key"), None, "c-1"),
     "top_k": (
         lambda quirks: [asked(quirks).get(name) for name in ("top_k", "min_p")],
         [None, None],
