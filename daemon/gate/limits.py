@@ -16,7 +16,7 @@ import msgspec
 from tollway.daemon.config import schema
 from tollway.daemon.config.schema import Config, Key, Member, Model, Provider, Route, Team
 from tollway.daemon.errors import BudgetSpent, NoTurn, OverLimit, RateLimited, Unpriced
-from tollway.daemon.gate.budget import Terms, Worst
+from tollway.daemon.gate.budget import LEAST_OUTPUT, Terms, Worst
 from tollway.daemon.gate.limit import (
     CallRate,
     Concurrent,
@@ -49,7 +49,6 @@ Skipped = BudgetSpent | RateLimited | OverLimit | NoTurn  # what may let another
 # By these a target cannot be asked such a call, or not within a budget; another one may.
 UNFIT: Final = (Untranslatable, Unpriced, Unbounded)
 _OF_CALLS = ("rpm", "rpd")
-_LEAST_OUTPUT = 16  # tokens: an answer that is cut shorter is none
 REPLAYED_MS: Final = 120_000  # the last minute would not say whether the one before was used up
 # Names a stranger makes up must not fill the memory; real ones are far fewer.
 _MOST_KNOWN = 10_000
@@ -270,8 +269,8 @@ def fitted(terms: Terms, bound: Bound, price: Price | None, applying: Applying) 
     """
     if applying.least_tpm is None:
         return terms
-    room = (applying.least_tpm - _input(bound.input, bound, price)) // bound.choices
-    most = min(terms.default_output, max(room, _LEAST_OUTPUT))
+    room = (applying.least_tpm - _input(bound.input, bound, price)) // bound.choices - bound.beside
+    most = min(terms.default_output, max(room, LEAST_OUTPUT))
     return msgspec.structs.replace(terms, default_output=most, writes=True)
 
 

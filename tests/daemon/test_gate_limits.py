@@ -116,13 +116,18 @@ async def test_a_call_larger_than_the_limit_is_never_told_to_wait() -> None:
         assert not gate.ups[0].requests
 
 
-async def test_a_call_without_a_limit_of_its_own_gets_one_that_fits() -> None:
-    """The default of 16,384 tokens would keep every such call out of a small limit for ever."""
+@pytest.mark.parametrize("thoughts", [0, 1500])
+async def test_a_call_without_a_limit_of_its_own_gets_one_that_fits(thoughts: int) -> None:
+    """The default of 16,384 tokens would keep every such call out of a small limit for ever.
+
+    What a model may think beside its answer needs room too.
+    """
+    beside = {"enable_thinking": True, "thinking_budget": thoughts} if thoughts else {}
     async with limited(limits=on("keys.laptop", tpm=5000)) as (gate, _):
-        reply = await gate.ask(body(max_tokens=None))
+        reply = await gate.ask(body(max_tokens=None, **beside))
         assert reply.status == 200
         written = int(reply.headers["x-tollway-output-limit"])
-        assert 3000 < written < 5000
+        assert 3000 < written + thoughts < 5000
         assert b'"max_completion_tokens":%d' % written in gate.ups[0].requests[0]
         assert (await left(gate))["key laptop tpm"] == 5000 - USAGE
 
