@@ -1,6 +1,5 @@
 """`secrets`: provider keys go into the keyring or the vault, and only their names come out."""
 
-import os
 import sys
 from enum import StrEnum
 from getpass import getpass
@@ -15,7 +14,6 @@ from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon import secrets
 from tollway.daemon.errors import ConfigError, SecretError
-from tollway.daemon.vault import VARIABLE
 
 Name = Annotated[
     str,
@@ -177,12 +175,7 @@ def backend(
         ("why", found.why),
     ]
     if found.kind == "vault":
-        rows.append(("key", vault_key()))
+        rows.append(("key", secrets.vault_key()))
     show.pairs(rows)
     if found.kind == "none":
         show.note("hint: `tollway secrets backend vault` keeps secrets in an encrypted file")
-
-
-def vault_key() -> str:
-    """Return where the vault's key comes from; never the key."""
-    return f"${VARIABLE}" if os.environ.get(VARIABLE) else str(secrets.vault_key_path())

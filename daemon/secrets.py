@@ -232,6 +232,15 @@ def vault_key_path() -> Path:
     return data_folder() / "vault.key"
 
 
+def vault_key() -> str:
+    """Return where the vault's key comes from, in words; never the key.
+
+    Raises:
+        SecretError: The vault cannot be read, which alone says it.
+    """
+    return _vault().where_key()
+
+
 def _vault() -> Vault:
     return Vault(vault_path(), vault_key_path())
 

@@ -37,6 +37,9 @@ def test_without_a_keyring_nothing_is_stored_before_the_vault_is_chosen(home: Ho
     chosen = home.tollway("secrets", "backend", "vault")
     assert str(home.data / "vault.json") in chosen.stdout
     assert str(home.data / "vault.key") in chosen.stdout
+    # What it was made with is its key, whatever the environment says since.
+    told = home.tollway("secrets", "backend", TOLLWAY_VAULT_KEY="correct horse battery staple")
+    assert str(home.data / "vault.key") in told.stdout
 
 
 def test_a_secret_goes_in_by_stdin_and_is_never_shown(vaulted: Home) -> None:
