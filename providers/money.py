@@ -169,7 +169,7 @@ def dollars(nanousd: int) -> str:
     Cents, and below a dollar as many places as two digits need: for eyes, not for sums.
     """
     amount = abs(Decimal(nanousd)) / NANO
-    places = 2 if amount >= 1 or not amount else max(2, 1 - amount.adjusted())
+    places = max(2, 1 - amount.adjusted())
     whole, _, cents = f"{amount:,.{places}f}".partition(".")
     return f"{'-' if nanousd < 0 else ''}${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
 

@@ -29,8 +29,6 @@ from tollway.providers.money import cost, time_cost
 if TYPE_CHECKING:
     from tollway.daemon.gate.gate import Gate
 
-_NOTHING_USED = Decimal(0)
-
 
 class Asked:
     """One call, as conditions and strategies see it; what must be worked out is, once, if asked."""
