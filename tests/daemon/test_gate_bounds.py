@@ -1,8 +1,10 @@
 """What an attempt may cost and use at most, as its budgets and token limits leave it."""
 
+import math
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,8 @@ from tollway.daemon.gate.route import Target
 from tollway.daemon.ledger.rows import Who
 from tollway.providers.canon import Bound, Price, Rate
 from tollway.providers.catalog import KINDS
+from tollway.providers.errors import Unbounded
+from tollway.providers.money import worst_case
 
 TARGET = Target("up", "m", KINDS["openai"])
 dollars = st.decimals(0, 100, places=2)
@@ -25,7 +29,9 @@ priced = st.builds(
     source=st.just("test"),
     input=st.builds(Rate, dollars),
     output=st.builds(Rate, dollars),
+    audio_input=st.none() | st.builds(Rate, dollars),
     request_usd=st.sampled_from([Decimal(0), Decimal("0.01")]),
+    search_usd=st.just(Decimal("0.02")),
 )
 bounds = st.builds(
     Bound,
@@ -33,6 +39,8 @@ bounds = st.builds(
     st.none() | st.integers(0, 5000),
     beside=st.sampled_from([0, 0, 700]),
     choices=st.integers(1, 4),
+    media=st.booleans(),
+    searches=st.integers(0, 3),
 )
 
 
@@ -59,7 +67,43 @@ def test_the_limit_that_is_held_is_the_limit_that_is_written(
     assert most.input_tokens == bound.input
     writes = bound.output is None and budgets and price is not None and not price.free
     assert most.write_output == (default if writes else None)
-    assert most.nanousd == (most.cost(most.output_tokens, price) if price else 0)
+    if price is None:
+        assert most.nanousd == 0
+        return
+    held = (most.input_tokens, most.output_tokens, price)
+    assert most.nanousd == worst_case(*held, media=bound.media, searches=bound.searches)
+
+
+@given(
+    st.builds(Bound, st.integers(1, 5000), st.just(10), prompts=st.integers(1, 3)),
+    st.booleans(),
+    st.none() | st.integers(100, 4000),
+    st.booleans(),
+    st.none() | st.integers(1, 1000),
+)
+def test_an_input_is_held_at_the_least_that_bounds_it(
+    bound: Bound, by_window: bool, window: int | None, stated: bool, share: int | None
+) -> None:
+    """Its bytes, a window for each prompt where the owner states it, and what such came to.
+
+    Of an image no byte tells: nothing but a stated window bounds it.
+    """
+    bound = msgspec.structs.replace(bound, by_window=by_window)
+    source = "gateway.toml" if stated else "test"
+    rate = Rate(Decimal(1))
+    price = Price("some", source, input=rate, output=rate, context_window=window)
+    terms = Terms(budgets=True, default_output=16, share=share)
+    known = window * bound.prompts if window and stated else None
+    if by_window and known is None:
+        with pytest.raises(Unbounded, match="context window"):
+            worst(bound, price, TARGET, terms)
+        return
+    held = worst(bound, price, TARGET, terms).input_tokens
+    if by_window:
+        assert held == known
+        return
+    least = bound.input if share is None else math.ceil(Decimal(bound.input * share) / 1000)
+    assert held == (least if known is None else min(least, known))
 
 
 @given(bounds, st.none() | priced, st.integers(100, 20_000))
