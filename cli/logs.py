@@ -277,7 +277,7 @@ def _follow(path: Path, number: int, where: CallFilter, *, as_json: bool) -> Non
         shown = [
             row
             for row in calls.recent(path, limit=number, where=where)[::-1]
-            if row.state != "open"
+            if row.state not in calls.UNDER_WAY
         ]
         if not as_json:
             _say([column.title for column in _COLUMNS])

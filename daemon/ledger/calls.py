@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -137,28 +137,18 @@ _COLUMNS = (
 )
 
 
-def recent(
-    path: Path,
-    *,
-    limit: int,
-    before: str | None = None,
-    after: str | None = None,
-    where: CallFilter = ANY,
-) -> list[CallRow]:
+def recent(path: Path, *, limit: int, where: CallFilter = ANY) -> list[CallRow]:
     """Return up to `limit` calls, the latest admitted first.
 
-    `before` and `after` are ids, or the beginnings of ids, of calls that bound them.
-
     Raises:
-        CallUnknown: There is no call `before` or `after`.
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
     with reading(path) as db:
         if (wanted := _conditions(db, where)) is None:
             return []
-        first = _find(db, after)[0] if after else _before(db, where.since_ms)
+        first = _before(db, where.since_ms)
         (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
-        last = _find(db, before)[0] if before else newest + 1
+        last = newest + 1
         found: list[CallRow] = []
         while last > first + 1 and len(found) < limit:
             begin = max(first, last - _SPAN - 1)
@@ -191,7 +181,7 @@ def one(path: Path, id_prefix: str) -> CallDetail:
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
     with reading(path) as db:
-        seq, _ = _find(db, id_prefix)
+        seq = _find(db, id_prefix)
         (call,) = _rows(db, "seq = ?", (seq,))
         cursor = db.execute(
             "SELECT * FROM attempts_readable WHERE call_seq = ? ORDER BY number", (seq,)
@@ -202,7 +192,7 @@ def one(path: Path, id_prefix: str) -> CallDetail:
 
 
 class Follow:
-    """The calls that end from now on, or of those after one, each returned by `poll` once."""
+    """The calls that end from now on, each returned by `poll` once."""
 
     def __init__(self, path: Path, last: int, running: set[int], where: CallFilter) -> None:
         self._path = path
@@ -222,7 +212,7 @@ class Follow:
             return []  # nothing was written: the file is not even opened
         found: list[CallRow] = []
         with reading(self._path) as db:
-            self._look(db)
+            all_seen = self._look(db)
             ended = self._ended(db)
             self._running -= ended
             # Looked up each time: a key's first call has brought the key's row with it.
@@ -231,19 +221,27 @@ class Follow:
                 condition = f"seq IN (SELECT seq FROM calls WHERE seq = ?{wanted.sql})"  # noqa: S608
                 for seq in sorted(ended):
                     found += _rows(db, condition, (seq, *wanted.values))
-        self._seen = stamps
+        self._seen = stamps if all_seen else None
         return found
 
-    def _look(self, db: sqlite3.Connection) -> None:
-        for (seq,) in db.execute(
+    def _look(self, db: sqlite3.Connection) -> bool:
+        """Take note of new calls; return whether that was all of them."""
+        new = db.execute(
             "SELECT seq FROM calls WHERE seq > ? ORDER BY seq LIMIT ?", (self._last, _MOST_POLLED)
-        ):
+        ).fetchall()
+        for (seq,) in new:
             self._running.add(seq)
             self._last = seq
+        return len(new) < _MOST_POLLED
 
     def _ended(self, db: sqlite3.Connection) -> set[int]:
-        still = {seq for (seq,) in db.execute("SELECT seq FROM calls WHERE state = 1")}
-        return self._running - still
+        return self._running - _under_way(db)
+
+
+def _under_way(db: sqlite3.Connection) -> set[int]:
+    # Each state has an index of its own.
+    states = (f"SELECT seq FROM calls WHERE state = {STATES.index(one)}" for one in UNDER_WAY)  # noqa: S608
+    return {seq for (seq,) in db.execute(" UNION ALL ".join(states))}
 
 
 _Stamps = tuple[tuple[int, int], ...]
@@ -265,19 +263,15 @@ def _stamps(path: Path) -> _Stamps | None:
     return tuple(found)
 
 
-def follow(path: Path, after: str | None = None, where: CallFilter = ANY) -> Follow:
-    """Return who tells of calls that end from now on, or of those admitted after call `after`.
+def follow(path: Path, where: CallFilter = ANY) -> Follow:
+    """Return who tells of calls that end from now on.
 
     Raises:
-        CallUnknown: There is no call `after`.
         LedgerInvalid, LedgerUnavailable: The ledger cannot be read.
     """
     with reading(path) as db:
-        if after:
-            return Follow(path, _find(db, after)[0], set(), where)
         (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM calls").fetchone()
-        running = {seq for (seq,) in db.execute("SELECT seq FROM calls WHERE state = 1")}
-        return Follow(path, last, running, where)
+        return Follow(path, last, _under_way(db), where)
 
 
 def usage_text(shape: str | None, numbers: str | None) -> str:
@@ -352,7 +346,8 @@ _TAGGED = (
     " WHERE w.word LIKE '{%' AND t.key = ?"
 )
 _WHOLE = "SELECT id FROM words WHERE word IN ('answered', 'no_usage')"
-_UNDER_WAY = f"({STATES.index('open')}, {STATES.index('queued')})"
+UNDER_WAY: Final = ("open", "queued")
+_UNDER_WAY = f"({', '.join(str(STATES.index(state)) for state in UNDER_WAY)})"
 
 
 def _of_status(status: str, values: list[object]) -> str:
@@ -367,16 +362,16 @@ def _of_status(status: str, values: list[object]) -> str:
     return f" AND ending = ({_WORD})"
 
 
-def _find(db: sqlite3.Connection, prefix: str) -> tuple[int, str]:
+def _find(db: sqlite3.Connection, prefix: str) -> int:
     head = prefix[:_HEAD]
     found = db.execute(
-        f"SELECT seq, id FROM calls WHERE {ID_HEAD} >= ? AND {ID_HEAD} < ?"  # noqa: S608
+        f"SELECT seq FROM calls WHERE {ID_HEAD} >= ? AND {ID_HEAD} < ?"  # noqa: S608
         " AND substr(id, 1, ?) = ? LIMIT 2",
         (head, head + "\x7f", len(prefix), prefix),
     ).fetchall()
     match found:
-        case [(seq, call_id)] if prefix:
-            return seq, call_id
+        case [(seq,)] if prefix:
+            return int(seq)
         case []:
             raise CallUnknown(f"There is no call `{prefix}`", hint=_where(db, prefix))
         case _:
