@@ -76,6 +76,7 @@ class Choice(msgspec.Struct):
     message: Said | None = None
     finish_reason: str | None = None
     stop_reason: Any = None  # vLLM's, and our own: the stop sequence; a number where it is a token
+    matched_stop: Any = None  # SGLang's, which may also be one of its template's own
     logprobs: Logprobs | None = None
     error: Any = None  # OpenRouter's: why there is no more
 

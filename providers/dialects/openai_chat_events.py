@@ -123,6 +123,8 @@ class Reader:
         if choices:
             for place, choice in enumerate(choices):
                 index = place if choice.index is None else choice.index
+                if choice.matched_stop in self._said.stop:
+                    choice.stop_reason = choice.matched_stop
                 opened = self._choices.get(index)
                 if opened is None:
                     opened = self._choices[index] = _Open(index, self._tools, self.id, self.dropped)
@@ -390,6 +392,8 @@ class _Open:
 
     def _cite(self, annotations: object, out: list[ev.Event]) -> None:
         cited = [ev.CitationAdded(one, self._index) for one in annotated(annotations)]
+        if isinstance(annotations, list) and len(cited) < len(annotations):
+            self._dropped.add("annotations")  # files that were read, documents of the request
         self._cites = self._cites or bool(cited)
         out += cited
 

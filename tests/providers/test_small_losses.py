@@ -17,7 +17,7 @@ from translated import (
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
-from tollway.providers.conversation import Conversation, Refusal
+from tollway.providers.conversation import Conversation, Refusal, Text
 from tollway.providers.dialects.dialect import Asks, Codec, Facts
 from tollway.providers.errors import Untranslatable
 from tollway.providers.events import (
@@ -249,3 +249,33 @@ def test_white_space_alone_is_no_text(target: Asks) -> None:
     turns_ = written(said, target)[0]["messages"]
     assert len(turns_[1]["content"]) == 1
     assert " " not in [block.get("text") for block in turns_[2]["content"]]
+
+
+def answer(asked: Conversation, message: dict[str, Any], **choice: Any) -> tuple[Answer, set[str]]:
+    """Return what a chat's answer says, and what of it no event does."""
+    reader = OPENAI.events(asked, frozenset())
+    one = {"index": 0, "message": message, "finish_reason": "stop", **choice}
+    found = reader.whole(json.dumps({"id": "a", "model": "m", "choices": [one]}).encode())
+    return found, reader.dropped
+
+
+@pytest.mark.parametrize(
+    ("told", "stop", "sequence"),
+    [("Human:", "stop_sequence", "Human:"), ("<|im_end|>", "end", ""), (151645, "end", "")],
+)
+def test_a_stop_sequence_is_told_in_sglang_s_word(told: object, stop: str, sequence: str) -> None:
+    """Anthropic's clients heard that the model had ended; its template has stops of its own."""
+    asked = read(ANTHROPIC, messages=[USER], stop_sequences=["Human:"])
+    (choice,) = answer(asked, {"content": "a"}, matched_stop=told)[0].choices
+    assert (choice.stop, choice.sequence) == (stop, sequence)
+
+
+def test_notes_that_cite_no_page_are_named() -> None:
+    """OpenRouter's of files that it has read, Groq's of documents: no other dialect has them."""
+    page = {"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "A"}}
+    message = {"content": "Hi", "annotations": [page, {"type": "file", "file": {"hash": "x"}}]}
+    found, dropped = answer(read(OPENAI, messages=[USER]), message)
+    (text,) = found.parts
+    assert isinstance(text, Text)
+    assert [one.title for one in text.citations] == ["A"]
+    assert dropped == {"annotations"}
