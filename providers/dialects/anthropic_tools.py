@@ -25,6 +25,8 @@ NAME: Final = "anthropic_messages"
 _ADDITION, _REMOVAL = "tool_addition", "tool_removal"
 # Fields of a tool that other dialects do not have.
 _OF_TOOL = frozenset({"name", "description", "input_schema", "strict", "cache_control", "type"})
+# What those say who ask for nothing: who may call it is the model itself, unless others are named.
+_NOTHING = frozenset({b"null", b"false", b"[]", b'["direct"]'})
 
 
 class Mark(msgspec.Struct):
@@ -130,13 +132,24 @@ def _tool(raw: msgspec.Raw, where: str) -> Tool | HostedTool:
     if own is None and tool.type not in (None, "custom"):
         return HostedTool(NAME, tool.type or "", bytes(raw))
     extras = tuple(
-        (name, bytes(value))
+        (name, text)
         for name, value in decoded(_RAWS, raw, where).items()
-        if name not in _OF_TOOL or (own and name == "strict")
+        if (name not in _OF_TOOL or (own and name == "strict"))
+        and (text := bytes(value)) not in _NOTHING
     )
-    about, schema = own or (tool.description or "", bytes(tool.input_schema))
+    about, schema = own or (tool.description or "", _without_nulls(tool.input_schema, where))
     strict = None if own else tool.strict
     return Tool(tool.name, about, schema, strict, cache=lifetime(tool.cache_control), extras=extras)
+
+
+def _without_nulls(schema: msgspec.Raw, where: str) -> bytes:
+    """Return a schema without members that are null, as Anthropic's types let them be."""
+    text = bytes(schema)
+    if b"null" not in text:
+        return text
+    said = decoded(_RAWS, schema, f"{where}.input_schema")
+    kept = {name: value for name, value in said.items() if bytes(value) != b"null"}
+    return text if len(kept) == len(said) else msgspec.json.encode(kept)
 
 
 def tool_choice(body: Body) -> tuple[ToolChoice | None, bool | None]:

@@ -115,3 +115,21 @@ def test_a_search_that_is_all_there_is_to_do_is_refused(codec: Codec, tool: dict
     for target in others(codec):
         with pytest.raises(Untranslatable, match=tool["type"]):
             written(said, target)
+
+
+def test_what_a_tool_s_null_and_default_say_is_no_loss() -> None:
+    """Anthropic's types have them; named, they were refused where a route allows no loss."""
+    tool = {
+        "name": "ls",
+        "input_schema": OBJECT | {"required": None},
+        "defer_loading": False,
+        "eager_input_streaming": None,
+        "allowed_callers": ["direct"],
+        "input_examples": [],
+    }
+    said = read(ANTHROPIC, tools=[tool])
+    for target in others(ANTHROPIC):
+        body, dropped = written(said, target)
+        assert dropped == () and "null" not in json.dumps(body)
+    named = read(ANTHROPIC, tools=[tool | {"defer_loading": True, "allowed_callers": ["code"]}])
+    assert written(named, OPENAI)[1] == ("tools.defer_loading", "tools.allowed_callers")
