@@ -111,6 +111,7 @@ COMMANDS = (
     Row(
         "providers list", "providers:list_", "List the providers, and whether their keys are there"
     ),
+    Row("providers set", "providers_set:set_", "Change a provider: what is named is replaced"),
     Row("providers test", "providers:test", "Ask a provider for its models, which costs nothing"),
     Row("providers remove", "providers:remove", "Remove a provider that no route needs"),
     Row("providers kinds", "providers:kinds", "List the kinds of providers there are"),

@@ -52,7 +52,7 @@ def chosen(said: object, none: bool, option: str) -> dict[str, object]:
     Raises:
         UsageProblem: Both a value and none were asked for.
     """
-    key = {"group": "groups"}.get(option, option)
+    key = {"group": "groups"}.get(option, option.replace("-", "_"))
     if said and none:
         no = {"group": "groups", "alias": "aliases"}.get(option, option)
         raise UsageProblem(f"`--{option}` and `--no-{no}` exclude each other")

@@ -27,7 +27,7 @@ from tollway.daemon.errors import SecretError
 from tollway.providers.catalog import KINDS
 from tollway.providers.errors import GatewayError
 
-_ASK = "-"
+ASK = "-"
 _FEW = 8  # models that are named beside their number
 
 Name = Annotated[
@@ -81,30 +81,30 @@ class Kind(msgspec.Struct, frozen=True):
     serves: tuple[str, ...]
 
 
-_KindOption = Annotated[
-    str,
-    typer.Option(
-        "--kind", metavar="KIND", help="`providers kinds` lists.", autocompletion=complete.kinds
-    ),
+KindOption = typer.Option(
+    "--kind", metavar="KIND", help="`providers kinds` lists.", autocompletion=complete.kinds
+)
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
+]
+Proxy = Annotated[
+    str | None, typer.Option("--proxy", metavar="URL", help="Through which it is reached.")
+]
+CaFile = Annotated[
+    Path | None, typer.Option("--ca-file", metavar="PATH", help="Whom to trust besides.")
 ]
 
 
 def add(  # noqa: PLR0913 - an argument is an option
     name: New,
     *,
-    kind: _KindOption,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help="Else the kind's own.")
-    ] = None,
+    kind: Annotated[str, KindOption],
+    base_url: BaseUrl = None,
     api_key: References = None,
     auth: Auth = None,
     serves: Serves = None,
-    proxy: Annotated[
-        str | None, typer.Option("--proxy", metavar="URL", help="Through which it is reached.")
-    ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", metavar="PATH", help="Whom to trust besides.")
-    ] = None,
+    proxy: Proxy = None,
+    ca_file: CaFile = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -121,20 +121,19 @@ def add(  # noqa: PLR0913 - an argument is an option
         tollway providers add claude --kind anthropic --auth caller
     """
     loaded = load_config(config)
-    room = f"`tollway providers remove {name}` makes room"
-    edits.require_new(loaded, "providers", name, hint=room)
-    asks = api_key == [_ASK]
+    edits.require_new(loaded, "providers", name, hint=f"`tollway providers set {name}` changes it")
+    asks = api_key == [ASK]
     said: dict[str, object] = {
         "kind": kind,
         "base_url": base_url,
-        **_keys_of([] if asks else api_key or []),
+        **keys_of([] if asks else api_key or []),
         "auth": auth,
         "serves": serves or None,
         "proxy": proxy,
         "ca_file": str(ca_file.absolute()) if ca_file else None,
     }
     values = {key: value for key, value in said.items() if value is not None}
-    _require_valid(loaded, name, values)
+    require_valid(loaded, name, values)
     kept, needed = None, KINDS[kind].auth == "bearer" and auth != "caller"
     if asks or (not api_key and needed):
         kept = take_secret(name) if asks or name not in secrets.list_secrets() else None
@@ -156,14 +155,14 @@ def _facts(values: dict[str, object]) -> dict[str, object]:
     return {"api_key": None} | said
 
 
-def _keys_of(references: list[str]) -> dict[str, object]:
+def keys_of(references: list[str]) -> dict[str, object]:
     """Return the key or the pool of them, as a provider's table has them."""
     if len(references) < 2:
         return {"api_key": references[0]} if references else {}
     return {"api_keys": references}
 
 
-def _require_valid(config: Config, name: str, values: dict[str, object]) -> None:
+def require_valid(config: Config, name: str, values: dict[str, object]) -> None:
     """Return when a provider may be so; before a person is asked for its key.
 
     Raises:
@@ -181,16 +180,17 @@ def _require_valid(config: Config, name: str, values: dict[str, object]) -> None
         check.check(wanted, names, reading.wrong)
     if reading.problems:
         lines = [f"`{_option(at)}`: {what}" for at, what in reading.problems]
-        secret = any("api_key" in at or "api_keys" in at for at, _ in reading.problems)
-        raise UsageProblem(
-            "\n".join(lines),
-            hint="`--api-key -` asks for the key and stores it"
-            if secret
-            else "`tollway providers kinds` lists the kinds",
-        )
+        raise UsageProblem("\n".join(lines), hint=_hint([at for at, _ in reading.problems]))
 
 
 _NAMED = tuple(section for section in SECTIONS if section not in ("server", "ledger", "telemetry"))
+
+
+def _hint(wrong: Sequence[At]) -> str:
+    if any("api_key" in at or "api_keys" in at for at in wrong):
+        return "`--api-key -` asks for the key and stores it"
+    kinds = any("kind" in at or "base_url" in at for at in wrong)
+    return "`tollway providers kinds` lists the kinds, with their addresses" if kinds else ""
 
 
 def _option(at: At) -> str:

@@ -424,6 +424,9 @@ def doubts(config: Config, names: Names) -> Iterator[tuple[At, str]]:
         if 0 < (part := provider.discount) < _RARE_DISCOUNT:
             said = f"pays {part:%} of the list price; for {part:%} off write {1 - part}"
             yield ("providers", name, "discount"), said
+        if provider.ca_file is not None and not os.path.exists(provider.ca_file):
+            said = f"there is no file {shown.value(str(provider.ca_file))}"
+            yield ("providers", name, "ca_file"), said
     yield from hides(config, names)
     yield from check_access.idle_names(config)
     for name, model in config.models.items():

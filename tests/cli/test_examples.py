@@ -214,8 +214,10 @@ def _what_is_called(told: Story) -> None:
     told.run("tollway providers add groq --kind groq < key.txt")
     told.run("tollway providers add claude --kind anthropic --auth caller")
     told.run("tollway providers add pool --kind openai --api-key env:ONE --api-key env:TWO")
-    told.run("tollway providers list")
-    told.run("tollway providers kinds")
+    told.run("tollway providers set openai --api-key -", stdin="sk-three")
+    told.run("tollway providers set box2 --base-url http://10.0.0.7:8000/v1")
+    for line in ("list", "kinds"):
+        told.run(f"tollway providers {line}")
     told.run("tollway providers test openai", code=1)  # no network reaches it here
     told.run("tollway providers test openai --models", code=1)
     told.run("tollway prices set box2/qwen3-32b --input 0.1 --output 0.4")
@@ -257,8 +259,8 @@ def _what_is_called(told: Story) -> None:
     )
     told.quietly("tollway keys set ci --models '*'")
     more = "--header x-tier:batch --tag env=ci"
-    told.run(f"tollway routes explain --model fast --as ci --tokens 2000 {more}")
-    told.run("tollway routes explain --model fast --dialect anthropic --body request.json")
+    told.run(f"tollway routes explain fast --as ci --tokens 2000 {more}")
+    told.run("tollway routes explain fast --dialect anthropic --body request.json")
     told.run("tollway routes test smart", more="--yes")
     told.run("tollway routes test smart --yes --json")
     told.run("tollway routes remove fast")
@@ -294,7 +296,7 @@ def _money(told: Story) -> None:
     told.run("tollway spend --by team,model --since 7d")
     told.run("tollway spend --by tag:branch,model --since week")
     told.run("tollway spend --only team=ml --by user,model")
-    told.run("tollway spend --by day --format csv > days.csv")
+    told.run("tollway spend --by team --since 2026-11 --until 2026-11 --format csv > november.csv")
     told.run("tollway spend --by team --since month --format html > spend.html")
     told.run("tollway spend --by provider --as openai/gpt-4o-mini")
     told.put("~/.claude/projects/p/s.jsonl", "")

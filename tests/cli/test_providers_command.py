@@ -147,6 +147,43 @@ def test_what_cannot_be_is_refused_before_a_key_is_asked_for(
     assert json.loads(home.tollway("secrets", "list", "--json").stdout) == []
 
 
+def test_a_provider_is_changed_in_what_is_named_alone(home: Home) -> None:
+    """Also one that routes need, and with another key; what cannot be is refused before that."""
+    home.tollway("providers", "add", "up", "--kind", "openai", "--api-key", "env:A")
+    home.tollway("routes", "add", "fast", "--to", "up/gpt-5")
+    home.tollway("budgets", "set", "provider", "up", "5/day")
+    there = home.tollway("providers", "add", "up", "--kind", "openai")
+    assert "`tollway providers set up` changes it" in there.stderr
+    done = home.tollway("providers", "set", "up", "--base-url", "http://box/v1", "--api-key", "-",
+                        "--serves", "gpt-*", stdin=CANARY)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "The key is stored in the vault" in done.stderr
+    provider = load(home.config).providers["up"]
+    assert (provider.base_url, provider.keys) == ("http://box/v1", ("keyring:up",))
+    assert (provider.serves, provider.budget[0].text) == (("gpt-*",), "5/day")
+    pool = ("--api-key", "env:ONE", "--api-key", "env:TWO", "--no-serves", "--no-base-url")
+    said = json.loads(home.tollway("providers", "set", "up", *pool, "--json").stdout)
+    assert (said["api_key"], said["api_keys"], said["base_url"], said["changed"]) == (
+        (None, ["env:ONE", "env:TWO"], None, True)
+    )  # fmt: skip
+    again = home.tollway("providers", "set", "up", *pool)
+    assert "The provider `up` is so already" in again.stderr
+    refused: list[tuple[tuple[str, ...], int, str]] = [
+        ((), 2, "Nothing to change was named"),
+        (("--base-url", "nowhere", "--api-key", "-"), 2, "`--base-url`: expected a URL"),
+        (("--kind", "opnai"), 2, "unknown kind; did you mean openai?"),
+        (("--api-key", "-", "--no-api-key"), 2, "`--api-key` and `--no-api-key` exclude"),
+        (("--proxy", "http://[x"), 2, "`--proxy`: no URL that can be read"),
+    ]
+    before = home.config.read_text()
+    for options, code, words in refused:
+        wrong = home.tollway("providers", "set", "up", *options, stdin="sk-from-stdin")
+        assert (wrong.returncode, words in wrong.stderr) == (code, True), wrong.stderr
+    assert home.config.read_text() == before
+    nobody = home.tollway("providers", "set", "upp", "--auth", "key")
+    assert (nobody.returncode, "Did you mean up?" in nobody.stderr) == (1, True)
+
+
 def test_a_provider_that_a_route_needs_stays(home: Home) -> None:
     """The route is named; without it the provider goes, and the file is as before."""
     home.tollway("providers", "add", "box", "--kind", "vllm")

@@ -358,6 +358,7 @@ def test_what_may_not_be_meant_is_a_warning_with_its_line(tmp_path: Path) -> Non
         BASE
         + '[providers.two]\nkind = "openai"\n[routes."openai/gpt-4o"]\nto = ["openai/gpt-4o"]\n'
         + '[models.gone]\ngguf = "gone.gguf"\n[prices."nobody/x"]\ninput = 1\noutput = 1\n'
+        + '[providers.three]\nkind = "vllm"\nca_file = "gone.pem"\n'
     )
     warnings = parse(text, path=tmp_path / "gateway.toml").warnings
     told = [line.removeprefix(f"{tmp_path}/gateway.toml:") for line in warnings]
@@ -366,6 +367,7 @@ def test_what_may_not_be_meant_is_a_warning_with_its_line(tmp_path: Path) -> Non
     assert '22: routes."openai/gpt-4o": hides the target of the same name' in told
     assert any(line.startswith("25: models.gone.gguf: there is no file") for line in told)
     assert '26: prices."nobody/x": prices a target that there is not' in told
+    assert any(line.startswith("31: providers.three.ca_file: there is no file") for line in told)
     assert not any("small" in line for line in told)
 
 
