@@ -37,6 +37,7 @@ _CALLED = {
     "from": ("--since",),
     "start": ("--since",),
     "start-date": ("--since",),
+    **dict.fromkeys(("period", "month", "week", "day"), ("--since",)),
     "to": ("--until",),
     "end": ("--until",),
     "end-date": ("--until",),
@@ -46,6 +47,8 @@ _CALLED = {
     "output": ("--format", "--json"),
     "format": ("--json",),
     "o": ("--format", "--json"),
+    **dict.fromkeys(("csv", "markdown", "html"), ("--format",)),
+    **dict.fromkeys(("models", "allow"), ("--group",)),
 }
 
 # By code and not by class, so that the classes need not be imported to show an error. An error
@@ -153,6 +156,9 @@ def _usage(error: typer.TyperException) -> str:
         message = theirs.sub(ours, message)
     if message.startswith("Missing argument"):
         return re.sub(r"'\w+'", lambda name: name[0].upper(), message)
+    if message.startswith("Missing option"):
+        wants = getattr(getattr(error, "param", None), "metavar", None)
+        return f"{message[:-1]} {wants}'" if wants and message.endswith("'") else message
     if message.startswith("No such option"):
         return message.partition(" (Possible options")[0]
     # The word too many may be a secret, and stderr may be a log.

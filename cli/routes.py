@@ -166,20 +166,24 @@ def _aims(aims: Sequence[Aim]) -> list[str]:
     return [one.target + (f"={one.weight}" if one.weight is not None else "") for one in aims]
 
 
-_ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
+_Asked = Annotated[
+    str | None,
+    typer.Argument(
         metavar="NAME",
         help="What the client would ask for.",
         autocompletion=complete.callables,
     ),
 ]
+_ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="The same.", autocompletion=complete.callables),
+]
 
 
 def explain(  # noqa: PLR0913 - an argument is an option
-    model: _ModelOption,
+    name: _Asked = None,
     *,
+    model: _ModelOption = None,
     key: AsKey = None,
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")] = 1000,
     output: Annotated[
@@ -215,10 +219,20 @@ def explain(  # noqa: PLR0913 - an argument is an option
     Exits with 1 where it would be refused. Needs the running daemon.
 
     Examples:
-        tollway routes explain --model fast --as ci --tokens 2000 --header x-tier:batch --tag env=ci
-        tollway routes explain --model fast --dialect anthropic --body request.json
+        tollway routes explain fast --as ci --tokens 2000 --header x-tier:batch --tag env=ci
+        tollway routes explain fast --dialect anthropic --body request.json
     """
-    question: dict[str, object] = {"model": model, "key": key, "tokens": tokens, "output": output}
+    if (name is None) == (model is None):
+        raise UsageProblem(
+            "Missing argument 'NAME'" if name is None else "NAME and `--model` say two things",
+            hint="`tollway routes explain NAME` says what a call of it would meet",
+        )
+    question: dict[str, object] = {
+        "model": model or name,
+        "key": key,
+        "tokens": tokens,
+        "output": output,
+    }
     question |= {"endpoint": endpoint.value, "dialect": _NAMES[dialect]}
     question |= {"stream": stream, "tags": tag or [], "headers": _headers(header or [])}
     question |= {"body": _request(body)} if body else {}

@@ -103,7 +103,7 @@ READING = (
     "projects list", "projects show chatbot", "budgets list", "groups list",
     "groups show everyone", "providers list", "providers test up", "providers kinds",
     "models list", "models info tiny", "models ps", "routes list",
-    "routes explain --model smart --as ci", "routes test smart --yes",
+    "routes explain smart --as ci", "routes test smart --yes",
     "prices list --provider up", "prices show up/large", "prices check", "usage --url URL",
     "spend --by team,model", "logs", "logs ID", "ledger verify",
     'chat smart "Hi"',

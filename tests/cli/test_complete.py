@@ -46,6 +46,7 @@ OFFERED = [
     ("providers add mine --kind openai-c", {"openai-compatible"}),
     ("models load ", {"tiny", "bare"}),
     ("routes explain --model ", {"smart", "clever", "openai/gpt-5", "local/tiny", "local/bare"}),
+    ("routes explain sm", {"smart"}),
     ("routes explain --as ", {"ci"}),
     ("routes add new --to op", {"openai/gpt-5"}),
     ("chat sm", {"smart"}),

@@ -18,7 +18,7 @@ gguf = "tiny.gguf"
 """
 NEEDS_A_DAEMON = (
     "status", "status --json", "reload", "top --once", "top --json", "models ps",
-    "models load tiny", "models unload tiny", "models bench tiny", "routes explain --model smart",
+    "models load tiny", "models unload tiny", "models bench tiny", "routes explain smart",
     "routes test smart --yes", "chat smart hello", "usage --key tw-x",
     "usage --key tw-x --url http://127.0.0.1:9",
 )  # fmt: skip
@@ -40,6 +40,7 @@ WRONG_FILE = (
 WRONGLY_CALLED = (
     "nothing", "keys nothing", "keys", "status --nothing", "keys show", "spend --by nothing",
     "spend --format nothing", "spend --since nothing", "logs --state nothing", "top --every x",
+    "routes explain", "routes explain a --model b", "users create ada --team=",
     "run", "run -- nothing-of-this-name", "config rollback x", "ledger settle x",
     "budgets set team", "init --at nothing=1", "import nothing",
 )  # fmt: skip

@@ -79,7 +79,7 @@ to = ["up/m"]
 def test_routes_are_explained_and_tested(home: Home) -> None:
     """Nothing is sent before a person has agreed to its cost; then each target gets one token."""
     Handler.asked.clear()
-    told = home.tollway("routes", "explain", "--model", "fast", "--header", "x-tier: batch")
+    told = home.tollway("routes", "explain", "fast", "--header", "x-tier: batch")
     assert told.returncode == 0, told.stderr
     assert "header.x-tier = batch" in told.stdout
     assert "up/o3-x would be asked with output=9" in told.stdout
