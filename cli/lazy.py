@@ -97,8 +97,13 @@ class Leaf(TyperCommand):
     """One command. Its help is its docstring up to `Args:`, examples kept as they stand."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Read the words; whatever is wrong with them knows whose they are."""
+        """Read the words; whatever is wrong with them knows whose they are.
+
+        Raises:
+            UsageProblem: An option has an empty value.
+        """
         try:
+            _require_values(self, ctx, args)
             return super().parse_args(ctx, args)
         except typer.TyperException as error:
             if getattr(error, "ctx", ctx) is None:  # as of an option without its value
@@ -154,6 +159,24 @@ class Leaf(TyperCommand):
             else:
                 with formatter.indentation():
                     formatter.write_text(paragraph)
+
+
+def _require_values(command: Command, ctx: Context, args: list[str]) -> None:
+    """Return when no option is empty: most read that as if it had not been said at all.
+
+    Raises:
+        UsageProblem: One is.
+    """
+    if ctx.resilient_parsing or not ("" in args or any(word[-1] == "=" for word in args)):
+        return
+    said, _, _ = command.make_parser(ctx).parse_args(list(args))
+    options = {one.name: one.opts[0] for one in command.get_params(ctx) if not _is_word(one)}
+    for name, value in said.items():
+        if name in options and (value == "" or (isinstance(value, list) and "" in value)):
+            raise UsageProblem(
+                f"`{options[name]}` has an empty value",
+                hint="A variable that is not set leaves one; else leave the option out",
+            )
 
 
 def _is_word(param: Parameter) -> bool:
@@ -230,10 +253,15 @@ class Table(TyperGroup):
                 )
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Read the group's own options; with nothing to read, show the help and exit 2."""
+        """Read the group's own options; with nothing to read, show the help and exit 2.
+
+        Raises:
+            UsageProblem: An option has an empty value.
+        """
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help(), err=True)
             ctx.exit(2)
+        _require_values(self, ctx, args)
         return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -230,6 +231,28 @@ def test_an_option_without_its_value_names_its_command() -> None:
     """Whose help tells it; an argument that is missing stands there as the help has it."""
     assert "Missing argument 'NUMBER'" in tollway("config", "rollback").stderr
     assert "`tollway logs --help` shows" in tollway("logs", "--tag").stderr
+    lacking = tollway("routes", "add", "fast", "openai/gpt-5").stderr
+    assert "Missing option '--to PROVIDER/MODEL[=WEIGHT]'" in lacking
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("users set ada --budget 5/day --team=", "--team"),
+        ("keys set ci --project '' --budget 5/day", "--project"),
+        ("providers set openai --base-url ''", "--base-url"),
+        ("--config '' down", "--config"),
+        ("keys list --config ''", "--config"),
+    ],
+)
+def test_an_option_that_is_empty_is_refused(tmp_path: Path, line: str, option: str) -> None:
+    """A variable that is not set would leave out what was meant, or change another gateway."""
+    home = Home(tmp_path)
+    home.write(NAMES)
+    done = home.tollway(*shlex.split(line))
+    assert done.returncode == 2
+    assert f"`{option}` has an empty value" in done.stderr
+    assert home.config.read_text() == NAMES
 
 
 @pytest.mark.parametrize(
@@ -238,6 +261,8 @@ def test_an_option_without_its_value_names_its_command() -> None:
         ("stauts", "`tollway status`"),
         ("keys shw", "`tollway keys show`"),
         ("status --jsno", "`--json`"),
+        ("spend --csv", "`--format`"),
+        ("teams create new --models fast", "`--group`"),
         ("spend --format jsno", "`json`"),
         ("ledger export --what cals", "`calls`"),
         ("secrets backend vautl", "`vault`"),
