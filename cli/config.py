@@ -16,6 +16,7 @@ from tollway.cli.broken import find, rough
 from tollway.cli.control import load_config, reload_daemon
 from tollway.cli.edits import agreed, tell_waiting
 from tollway.cli.options import AsJson, ConfigFile, Yes, me
+from tollway.cli.secretless import without_secrets
 from tollway.daemon import secrets
 from tollway.daemon.config import edit
 from tollway.daemon.config.check import NARROWING
@@ -103,14 +104,16 @@ def _problems(error: ConfigError, path: Path) -> list[Problem]:
 def show_(config: ConfigFile = None, effective: Effective = False, as_json: AsJson = False) -> None:
     """Show the file, or what is in force with --effective.
 
-    Secrets are never in either: gateway.toml names where they are kept.
+    Secrets are never in either: gateway.toml names where they are kept. In one that is refused for
+    a secret, `***` stands for it.
 
     Examples:
         tollway config show
         tollway config show --effective --json
     """
     if not effective and not as_json:
-        show.write(read_text(find_config(config)))
+        path = find_config(config)
+        show.write(without_secrets(read_text(path), path))
         return
     settings = in_force(load_config(config))
     if as_json:

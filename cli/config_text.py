@@ -20,6 +20,7 @@ from tollway.cli.config import in_force
 from tollway.cli.control import load_config, reload_daemon
 from tollway.cli.editor import editor
 from tollway.cli.options import AsJson, ConfigFile, me
+from tollway.cli.secretless import without_secrets
 from tollway.daemon.config import edit as files
 from tollway.daemon.config import history, shown
 from tollway.daemon.config.load import load, parse
@@ -62,10 +63,11 @@ def diff(
     version, then = _version(path, number)
     name = f"version {version.number} ({version.at})"
     # A person may have written a secret into the file that no version has.
+    told = without_secrets(now, path)
     lines = [
         shown.masked(line)
         for line in difflib.unified_diff(
-            then.splitlines(), now.splitlines(), name, str(path), lineterm=""
+            then.splitlines(), told.splitlines(), name, str(path), lineterm=""
         )
     ]
     if as_json:
