@@ -55,7 +55,7 @@ _Since = Annotated[
     str | None,
     typer.Option(
         metavar="WHEN",
-        help="2h, 7d, today, yesterday, week, month, a date, 2026-11-01T15:00.",
+        help="2h, 7d, today, yesterday, week, month, 2026-11, 2026-11-01T15:00.",
         autocompletion=complete.periods,
     ),
 ]
@@ -63,7 +63,7 @@ _Until = Annotated[
     str | None,
     typer.Option(
         metavar="WHEN",
-        help="As --since; a day counts whole.",
+        help="As --since; a day or month counts whole.",
         autocompletion=complete.periods,
     ),
 ]

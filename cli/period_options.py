@@ -10,7 +10,7 @@ Since = Annotated[
     str,
     typer.Option(
         metavar="WHEN",
-        help="7d, 12h, today, yesterday, week, month, or a date.",
+        help="7d, 12h, today, yesterday, week, month, a date, or 2026-11.",
         autocompletion=complete.periods,
     ),
 ]
@@ -18,7 +18,7 @@ Until = Annotated[
     str | None,
     typer.Option(
         metavar="WHEN",
-        help="As --since; a day counts whole. Else now.",
+        help="As --since; a day or month counts whole. Else now.",
         autocompletion=complete.periods,
     ),
 ]

@@ -155,7 +155,7 @@ def moment(
 ) -> int:
     """Return a moment in unix milliseconds; of a day its beginning, or its end if `whole_day`.
 
-    Without `tz` days are those of this box.
+    So it is of a month (`2026-11`). Without `tz` days are those of this box.
 
     Raises:
         UsageProblem: It cannot be read.
@@ -168,7 +168,7 @@ def moment(
     if not whole_day:
         words |= {"week": today - today.weekday() * _DAY, "month": today.replace(day=1)}
     try:
-        day = words.get(said) or _date(said)
+        day = words.get(said) or _date(said, last=whole_day)
         if day:
             return midnight_ms(day + _DAY if whole_day else day, tz)
         at = datetime.fromisoformat(text.strip())
@@ -176,11 +176,16 @@ def moment(
     except (ValueError, OverflowError) as fault:
         raise UsageProblem(
             f"`{option} {text}` is no moment{shown.meant(said, words)}",
-            hint=f"Say `7d`, `12h`, `{'`, `'.join(words)}`, `2026-11-01` or `2026-11-01T15:00`",
+            hint=f"Say `7d`, `12h`, `{'`, `'.join(words)}`, `2026-11`, `2026-11-01`"
+            " or `2026-11-01T15:00`",
         ) from fault
 
 
-def _date(text: str) -> date | None:
+def _date(text: str, *, last: bool) -> date | None:
+    """Return a day, or of a month its first or its last; None for what is neither."""
+    if re.fullmatch(r"\d{4}-\d{2}", text):
+        first = date.fromisoformat(f"{text}-01")
+        return (first + 31 * _DAY).replace(day=1) - _DAY if last else first
     return date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else None
 
 

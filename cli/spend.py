@@ -1,5 +1,6 @@
 """`spend`: what was used and what it cost, from the ledger alone; no daemon is needed."""
 
+import re
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -95,7 +96,7 @@ def spend(  # noqa: PLR0913, PLR0917 - each is an option that people type
         tollway spend --by team,model --since 7d
         tollway spend --by tag:branch,model --since week
         tollway spend --only team=ml --by user,model
-        tollway spend --by day --format csv > days.csv
+        tollway spend --by team --since 2026-11 --until 2026-11 --format csv > november.csv
         tollway spend --by team --since month --format html > spend.html
         tollway spend --by provider --as openai/gpt-4o-mini
     """
@@ -127,6 +128,10 @@ def _groups(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_group(word.strip()) for word in text.split(",")))
 
 
+# A model's name may have a comma: one parts where another NAME=VALUE, or its name alone, begins.
+_PARTS = re.compile(rf",(?=\s*(?:\w+=|(?:{'|'.join(Only.__struct_fields__)})\s*(?:,|$)))")
+
+
 def _only(said: Sequence[str]) -> Only:
     """Return whose spending is asked for.
 
@@ -134,7 +139,7 @@ def _only(said: Sequence[str]) -> Only:
         UsageProblem: It is no NAME=VALUE, of no such name, or of one twice.
     """
     found: dict[str, str] = {}
-    for part in (part.strip() for text in said for part in text.split(",")):
+    for part in (part.strip() for text in said for part in _PARTS.split(text)):
         name, equals, value = part.partition("=")
         if not equals or name not in Only.__struct_fields__:
             known = name in Only.__struct_fields__

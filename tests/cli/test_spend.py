@@ -137,7 +137,11 @@ def test_several_narrow_and_what_is_nobody_s_is_left_out(spent: Spent) -> None:
     assert both["total"]["calls"] == sum(r["calls"] for r in rows if r["group"] == wanted) > 0
     assert (both["local_time"], both["commitments"]) == ([], [])
     assert "Spending of team ml by model" in spent.say("--only", "team=ml", "--format=markdown")
+    comma = spent.json("--only", "model=a,b, team=ml,user=ada")
+    assert comma["only"] == {"model": "a,b", "team": "ml", "user": "ada"}
     for words, said in (
+        ("team=ml,user", "says no value"),
+        ("team=ml,usr=ada", "names nothing to go by; did you mean user?"),
         ("teem=ml", "names nothing to go by; did you mean team?"),
         ("team", "says no value"),
         ("team=a,team=b", "says two things"),
@@ -277,6 +281,8 @@ async def test_an_empty_ledger_is_said(tmp_path: Path) -> None:
         (["--since", "soon"], "`--since soon` is no moment"),
         (["--until", "month"], "`--until month` is no moment"),
         (["--since", "today", "--until", "2020-01-01"], "The period is empty"),
+        (["--since", "2026-13"], "`--since 2026-13` is no moment"),
+        (["--since", "2020-11", "--until", "2020-10"], "2020-11-01 00:00 and end at 2020-11-01 00"),
         (["--tz", "Mars/Olympus"], "no time zone `Mars/Olympus`"),
         (["--json", "--format", "csv"], "cannot both be"),
         (["--format", "pdf"], "pdf"),
