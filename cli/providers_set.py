@@ -26,6 +26,13 @@ from tollway.cli.providers import (
 )
 from tollway.cli.secrets import place, take_secret
 from tollway.daemon.config.schema import Config
+from tollway.daemon.secrets import Backend
+
+_NoBaseUrl = Annotated[bool, typer.Option("--no-base-url", help="It is at its kind's own.")]
+_NoApiKey = Annotated[bool, typer.Option("--no-api-key", help="It is asked with none.")]
+_NoServes = Annotated[bool, typer.Option("--no-serves", help="It answers to its kind's names.")]
+_NoProxy = Annotated[bool, typer.Option("--no-proxy", help="It is reached directly.")]
+_NoCaFile = Annotated[bool, typer.Option("--no-ca-file", help="Those whom the system trusts.")]
 
 
 def set_(  # noqa: PLR0913 - an argument is an option
@@ -33,24 +40,16 @@ def set_(  # noqa: PLR0913 - an argument is an option
     *,
     kind: Annotated[str | None, KindOption] = None,
     base_url: BaseUrl = None,
-    no_base_url: Annotated[
-        bool, typer.Option("--no-base-url", help="It is at its kind's own.")
-    ] = False,
+    no_base_url: _NoBaseUrl = False,
     api_key: References = None,
-    no_api_key: Annotated[bool, typer.Option("--no-api-key", help="It is asked with none.")] = (
-        False
-    ),
+    no_api_key: _NoApiKey = False,
     auth: Auth = None,
     serves: Serves = None,
-    no_serves: Annotated[
-        bool, typer.Option("--no-serves", help="It answers to its kind's own names.")
-    ] = False,
+    no_serves: _NoServes = False,
     proxy: Proxy = None,
-    no_proxy: Annotated[bool, typer.Option("--no-proxy", help="It is reached directly.")] = False,
+    no_proxy: _NoProxy = False,
     ca_file: CaFile = None,
-    no_ca_file: Annotated[
-        bool, typer.Option("--no-ca-file", help="Those whom the system trusts.")
-    ] = False,
+    no_ca_file: _NoCaFile = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -64,9 +63,8 @@ def set_(  # noqa: PLR0913 - an argument is an option
         tollway providers set box2 --base-url http://10.0.0.7:8000/v1
     """
     loaded = load_config(config)
-    edits.require_known(
-        loaded, "providers", name, create=f"tollway providers add {name} --kind KIND"
-    )
+    add = f"tollway providers add {name} --kind KIND"
+    edits.require_known(loaded, "providers", name, create=add)
     asks = api_key == [ASK]
     keys = keys_of([f"keyring:{name}"] if asks else api_key or [])
     values: dict[str, object] = {
@@ -86,26 +84,36 @@ def set_(  # noqa: PLR0913 - an argument is an option
     wanted = _table(loaded, name) | values
     require_valid(loaded, name, {key: one for key, one in wanted.items() if one is not None})
     kept = take_secret(name) if asks else None
-    done = edits.apply(
-        loaded.path, edits.put("providers", name, values), what=f"providers set {name}"
-    )
+    change = edits.put("providers", name, values)
+    done = edits.apply(loaded.path, change, what=f"providers set {name}")
     if not as_json:
-        if kept:
-            show.note(f"The key is stored in {place(kept)}")
-        changed = done.changed or kept
-        state = "Changed the provider `{}`" if changed else "The provider `{}` is so already"
-        show.note(state.format(name))
+        _tell(name, done, kept)
     if kind:
         new_without_price(done.config, [f"{name}/*"], as_json=as_json)
-    now = done.config.providers[name]
-    facts: dict[str, object] = {"kind": now.kind, "base_url": now.base_url, "auth": now.auth}
-    facts |= {"api_key": now.api_key, "api_keys": now.api_keys, "serves": now.serves}
-    edits.report(
-        done,
-        {"name": name, **facts, "key_stored": bool(kept)},
-        ("providers", name),
-        as_json=as_json,
+    edits.report(done, _facts(name, done, kept), ("providers", name), as_json=as_json)
+
+
+def _tell(name: str, done: edits.Done, kept: Backend | None) -> None:
+    if kept:
+        show.note(f"The key is stored in {place(kept)}")
+    changed = done.changed or kept
+    show.note(
+        f"Changed the provider `{name}`" if changed else f"The provider `{name}` is so already"
     )
+
+
+def _facts(name: str, done: edits.Done, kept: Backend | None) -> dict[str, object]:
+    now = done.config.providers[name]
+    return {
+        "name": name,
+        "kind": now.kind,
+        "base_url": now.base_url,
+        "auth": now.auth,
+        "api_key": now.api_key,
+        "api_keys": now.api_keys,
+        "serves": now.serves,
+        "key_stored": bool(kept),
+    }
 
 
 def _table(config: Config, name: str) -> dict[str, object]:

@@ -180,12 +180,22 @@ _ModelOption = Annotated[
 ]
 
 
+_TokensOption = Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")]
+_HeaderOption = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="NAME:VALUE", help="One that conditions may look at."),
+]
+_TagOption = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag of the call.")
+]
+
+
 def explain(  # noqa: PLR0913 - an argument is an option
     name: _Asked = None,
     *,
     model: _ModelOption = None,
     key: AsKey = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=0, help="Tokens of input.")] = 1000,
+    tokens: _TokensOption = 1000,
     output: Annotated[
         int | None, typer.Option("--output", min=1, help="The output limit the client sets.")
     ] = None,
@@ -199,13 +209,8 @@ def explain(  # noqa: PLR0913 - an argument is an option
         Path | None,
         typer.Option("--body", metavar="FILE", help="A request as JSON, instead of --tokens."),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", metavar="NAME:VALUE", help="One that conditions may look at."),
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag of the call.")
-    ] = None,
+    header: _HeaderOption = None,
+    tag: _TagOption = None,
     stream: Annotated[bool, typer.Option("--stream", help="It wants a stream.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
