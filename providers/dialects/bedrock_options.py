@@ -37,6 +37,10 @@ _CLAUDE = re.compile(r"(?:.*[./])?anthropic\.(claude-.*?)(?:-v\d+)?(?::\d+)*$")
 _NOVA = re.compile(r"(?:.*[./])?amazon\.nova-")
 _NOVA_THINKS = re.compile(r"(?:.*[./])?amazon\.nova-2-")
 _GPT = re.compile(r"(?:.*[./])?openai\.gpt-")
+# "This model doesn't support the toolConfig.toolChoice.any field" is what Llama answers
+# (strands-agents/harness-sdk#1241), and Mistral's of "toolChoice.tool" (reference of `ToolChoice`).
+_NEVER_MUST = re.compile(r"(?:.*[./])?meta\.llama")
+_MUST_ANY = re.compile(r"(?:.*[./])?mistral\.")
 # What nobody can tell not to: gpt-oss has no such effort, the others have no word for it.
 _ALWAYS_THINKS = re.compile(
     r"(?:.*[./])?(?:openai\.gpt-oss|deepseek\.r1|moonshot\.kimi-k2-thinking|minimax\.minimax-m2)"
@@ -95,6 +99,7 @@ def options(
         body["outputConfig"] = shape
     if more:
         body["additionalModelRequestFields"] = more
+    said = msgspec.structs.replace(said, tool_choice=_taken(said, facts.model, dropped))
     body.update(_tools(said, dropped, tool_name, point, plain=bool(_NOVA.match(facts.model))))
     body.update(_labels(said, dropped))
     return body
@@ -211,6 +216,19 @@ def _tools(
     if said.parallel is False:
         dropped.append("parallel_tool_calls")
     yield "toolConfig", config
+
+
+def _taken(said: Conversation, model: str, dropped: list[str]) -> ToolChoice | None:
+    """Return the choice of a tool as a model takes it: the one that must be called stands alone."""
+    choice = said.tool_choice
+    if choice is None or choice.mode not in ("any", "tool") or not said.tools:
+        return choice
+    if _NEVER_MUST.match(model):
+        dropped.append("tool_choice")
+        return msgspec.structs.replace(choice, mode="auto")
+    if _MUST_ANY.match(model):
+        return msgspec.structs.replace(choice, mode="any")
+    return choice
 
 
 def _choice(choice: ToolChoice, tool_name: Callable[[str], str]) -> dict[str, object]:

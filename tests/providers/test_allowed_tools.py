@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, GEMINI, RESPONSES
+from translated import ANTHROPIC, BEDROCK, GEMINI, RESPONSES
 
 from tollway.daemon.gate.translate import without_offers
 from tollway.providers.canon import Call
@@ -42,3 +42,27 @@ def test_an_answer_of_no_tokens_is_one_of_one(asked: int, limit: int) -> None:
     body = {"model": "m", "max_tokens": asked, "messages": [{"role": "user", "content": "Hi"}]}
     call = Call("chat", ANTHROPIC.name, "m", json.dumps(body).encode())
     assert ANTHROPIC.read_request(call).output_limit == limit
+
+
+@pytest.mark.parametrize("names", [(), ("rm",)])
+@pytest.mark.parametrize(
+    ("model", "told", "lost"),
+    [
+        ("us.meta.llama4-maverick-17b-instruct-v1:0", {"auto": {}}, ("tool_choice",)),
+        ("mistral.mistral-large-2402-v1:0", {"any": {}}, ()),
+        ("us.amazon.nova-2-lite-v1:0", None, ()),
+    ],
+)
+def test_a_tool_must_be_called_as_far_as_a_model_of_bedrock_s_can_be_told(
+    names: tuple[str, ...], model: str, told: object, lost: tuple[str, ...]
+) -> None:
+    """Llama's and Mistral's failed the whole call; the one that is named is offered alone."""
+    choice = {"type": "function", "name": names[0]} if names else "required"
+    body = {"model": "m", "input": "Hi", "tools": FUNCTIONS, "tool_choice": choice}
+    said = RESPONSES.read_request(Call("chat", RESPONSES.name, "m", json.dumps(body).encode()))
+    written = BEDROCK.write_request(said, Facts(model))
+    config = json.loads(written.body)["toolConfig"]
+    offered = [one["toolSpec"]["name"] for one in config["tools"]]
+    assert offered == (["rm"] if names and told else ["ls", "rm"])
+    assert config["toolChoice"] == (told or ({"tool": {"name": "rm"}} if names else {"any": {}}))
+    assert written.dropped == lost
