@@ -6,7 +6,7 @@ import msgspec
 
 from tollway.cli import show
 from tollway.daemon.ledger.bodies import Body
-from tollway.daemon.ledger.calls import AttemptRow, CallDetail, CallRow
+from tollway.daemon.ledger.calls import UNDER_WAY, AttemptRow, CallDetail, CallRow
 from tollway.daemon.ledger.schema import TOKENS
 from tollway.providers.canon import Price
 from tollway.providers.money import plain_usd
@@ -35,6 +35,8 @@ STATES = {
 }
 
 
+# What was not sent, or has not ended.
+_WITHOUT_COST = ("refused", *UNDER_WAY)
 _EXCERPT = 1000  # characters of a body that a story shows
 
 
@@ -46,11 +48,11 @@ def plain(row: CallRow | AttemptRow) -> dict[str, object]:
 
 
 def cost(row: CallRow | AttemptRow) -> str:
-    """Return what it cost: "~" before an estimate, "-" where nothing was ever sent.
+    """Return what it cost: "~" before an estimate, "-" where nothing was sent or has ended.
 
     "unpriced" where nothing was counted, for want of a price.
     """
-    if not row.cost_nanousd and isinstance(row, CallRow) and row.state in ("refused", "open"):
+    if not row.cost_nanousd and isinstance(row, CallRow) and row.state in _WITHOUT_COST:
         return "-"
     if not row.cost_nanousd and _unpriced(row):
         return "unpriced"

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from tollway.cli import call_story, show
 from tollway.cli.control import load_config
-from tollway.daemon.ledger.calls import CallRow, one
+from tollway.daemon.ledger.calls import UNDER_WAY, CallRow, one
 from tollway.providers.errors import GatewayError
 
 # Settled in milliseconds, once the daemon has seen that its client left.
 _WITHIN_S = 1.0
 _AGAIN_S = 0.02
-_UNDER_WAY = ("open", "queued")
 
 
 def told(row: CallRow) -> list[str]:
@@ -30,7 +29,7 @@ def ended(call: str, config: Path | None) -> CallRow | None:
     gives_up_s = time.monotonic() + _WITHIN_S
     try:
         path = load_config(config).ledger.path
-        while (row := one(path, call).call).state in _UNDER_WAY:
+        while (row := one(path, call).call).state in UNDER_WAY:
             if time.monotonic() > gives_up_s:
                 return None
             time.sleep(_AGAIN_S)

@@ -15,9 +15,10 @@ from ledger_rows import AT_MS, PRICE, attempt, call_id, closed, ended, opened, r
 from program import Home
 from terminals import terminal
 
-from tollway.cli.call_story import ENDINGS, STATES
+from tollway.cli.call_story import ENDINGS, STATES, cost
 from tollway.daemon.ledger import schema
 from tollway.daemon.ledger.bodies import Kept, of_call
+from tollway.daemon.ledger.calls import one
 from tollway.daemon.ledger.rows import Ending, Who
 from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.canon import Usage
@@ -275,6 +276,15 @@ async def test_following_shows_each_call_once_when_it_has_ended(home: Home, ledg
         following.send_signal(signal.SIGINT)
         rest, talk = following.stdout.read(), following.stderr.read()
     assert (following.returncode, rest, talk) == (0, "", "")
+
+
+async def test_a_call_that_waits_for_its_turn_has_no_cost(ledger: Ledger) -> None:
+    """Nor has one that is under way: `$0.00` is what an answer cost."""
+    waits, runs = opened(5, AT_MS + 5), opened(6, AT_MS + 6)
+    ledger.queue(waits)
+    await ledger.admit(runs, attempt(runs))
+    rows = [one(ledger.path, call.id).call for call in (waits, runs)]
+    assert [(row.state, cost(row)) for row in rows] == [("queued", "-"), ("open", "-")]
 
 
 async def test_following_ends_when_nobody_reads_any_more(home: Home, ledger: Ledger) -> None:
