@@ -131,7 +131,7 @@ class Telemetry:
             self._measure(operation, attempt, ended)
         if not self._is_traced:
             return
-        start_ns = exchange.admitted_ms * 1_000_000
+        start_ns = exchange.at_ms * 1_000_000
         span = self._tracer.start_span(
             f"{operation} {route}".strip(),  # not what was asked for, which anybody makes up
             self._context(exchange),

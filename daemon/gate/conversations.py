@@ -251,7 +251,7 @@ def remember(exchange: "Exchange", said: bytes) -> Response | None:
         id=answer.id,
         key=exchange.caller.who.key,
         user=exchange.caller.who.user,
-        at_ms=exchange.admitted_ms,
+        at_ms=exchange.at_ms,
         previous=call.previous,
         input=call.adds,
         body=said,

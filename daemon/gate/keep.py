@@ -95,7 +95,7 @@ def keep(exchange: "Exchange") -> None:
     exchange.daemon.ledger.keep(
         Kept(
             call_id=exchange.call_id,
-            at_ms=exchange.admitted_ms,
+            at_ms=exchange.at_ms,
             request=request[:_MOST],
             request_size=len(request),
             answer=b"".join(answer)[:_MOST],

@@ -98,15 +98,10 @@ class Exchange:
         self._cut: Ending = "client_left"
         self.ending: Ending | None = None  # once it is settled
         self.facts = Facts()
-        self._at_ms = daemon.books.now_ms()
+        self.at_ms = daemon.books.now_ms()  # when it came: the moment that decides its periods
         self._tags = gate.purse.declared(origin.tags.pairs)
         self.charge: Charge | None = None  # of the attempt under way, or the last
         self.dropped = ""  # what the last translation left out, for the ledger
-
-    @property
-    def admitted_ms(self) -> int:
-        """When it came, in unix milliseconds: the moment that decides its periods."""
-        return self._at_ms
 
     def first(self) -> Target:
         """Return the target that would be asked first; nothing has begun.
@@ -252,7 +247,7 @@ class Exchange:
         """
         bound = version.bound
         counts = self.call.endpoint == "count_tokens"
-        price = FREE if counts else self.gate.price(target, self._at_ms)
+        price = FREE if counts else self.gate.price(target, self.at_ms)
         if self.call.endpoint in UNITS:
             quirks = target.kind.quirks
             price, bound = sold(self.call.endpoint, price, bound, target.name, quirks)
@@ -290,7 +285,7 @@ class Exchange:
                 number=self.attempts + 1,
                 provider=target.provider,
                 model=target.model,
-                started_ms=max(now_ms(), self._at_ms),
+                started_ms=max(now_ms(), self.at_ms),
                 hold_nanousd=had.most.nanousd,
                 price=price and had.most.unanswered(price),
                 provider_key=target.key,
@@ -471,11 +466,6 @@ class Exchange:
     def attempt(self) -> Attempt | None:
         """The attempt under way, None while it waits or once it has ended."""
         return self._attempt
-
-    @property
-    def at_ms(self) -> int:
-        """When the call came, in unix milliseconds: the period that it belongs to."""
-        return self._at_ms
 
     @property
     def budget_tags(self) -> tuple[str, ...]:
