@@ -7,6 +7,7 @@ from tollway.daemon.config.schema import Period
 
 # The end of a period that never ends, in unix milliseconds: the year 9999.
 FOR_EVER = 253_402_300_799_000
+_HOUR = timedelta(hours=1)
 
 
 def _millis(day: datetime, zone: ZoneInfo) -> int:
@@ -18,14 +19,14 @@ def _millis(day: datetime, zone: ZoneInfo) -> int:
 def window(period: Period, at_ms: int, zone: ZoneInfo) -> tuple[int, int]:
     """Return the period that holds a moment, as [start, end) in unix milliseconds.
 
-    Days begin at local midnight, weeks on Monday. An hour is 60 minutes of real time that
-    begin on the zone's full hour, so the repeated hour of a DST change is one hour of two.
+    Days begin at local midnight, weeks on Monday, hours when the clock first shows them: so the
+    repeated hour of a DST change is one hour of two.
     """
     if period == "total":
         return 0, FOR_EVER
     local = datetime.fromtimestamp(at_ms / 1000, zone)
     if period == "hour":
-        return _hour(local, zone)
+        return _hour(local, at_ms, zone)
     start = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if period == "week":
         start -= timedelta(days=local.weekday())
@@ -37,10 +38,22 @@ def window(period: Period, at_ms: int, zone: ZoneInfo) -> tuple[int, int]:
     return _millis(start, zone), _millis(end, zone)
 
 
-def _hour(local: datetime, zone: ZoneInfo) -> tuple[int, int]:
-    start = local.replace(minute=0, second=0, microsecond=0, fold=0)
-    end = (start.replace(tzinfo=None) + timedelta(hours=1)).replace(tzinfo=zone, fold=0)
-    return int(start.timestamp() * 1000), int(end.timestamp() * 1000)
+def _hour(local: datetime, at_ms: int, zone: ZoneInfo) -> tuple[int, int]:
+    shown = local.replace(tzinfo=None, minute=0, second=0, microsecond=0, fold=0)
+    start, end = _first(shown, zone), _first(shown + _HOUR, zone)
+    # Where the clocks do not change on the hour, or by more than one, it shows one that is over.
+    while end <= at_ms:
+        shown += _HOUR
+        start, end = end, _first(shown + _HOUR, zone)
+    while start > at_ms:
+        shown -= _HOUR
+        start, end = _first(shown, zone), start
+    return start, end
+
+
+def _first(shown: datetime, zone: ZoneInfo) -> int:
+    """Return when the clock first shows a time; where a DST gap swallows it, soon after."""
+    return int(shown.replace(tzinfo=zone).timestamp() * 1000)
 
 
 def text(end_ms: int, zone: ZoneInfo) -> str:

@@ -34,6 +34,30 @@ def test_periods_tile_time(period: Period, at_ms: int, zone: str) -> None:
     assert periods.window(period, end, ZoneInfo(zone))[0] == end
 
 
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Europe/Berlin", "2026-10-25"),
+        ("Pacific/Chatham", "2026-04-05"),  # from 3:45 back to 2:45: the hour begins before that
+        ("Antarctica/Troll", "2026-10-25"),  # two hours back
+        ("Australia/Lord_Howe", "2026-04-05"),  # half an hour
+        ("America/St_Johns", "2011-03-13"),  # on, a minute past midnight
+        ("America/Havana", "2026-11-01"),  # back to midnight
+    ],
+)
+@pytest.mark.parametrize("period", ["hour", "day", "week", "month"])
+def test_periods_tile_the_day_on_which_the_clocks_change(
+    period: Period, zone: str, day: str
+) -> None:
+    """An hour without end would be a budget without end: each call had one of its own."""
+    for at_ms in range(_ms(day) - 24 * 4 * QUARTER_MS, _ms(day) + 48 * 4 * QUARTER_MS, QUARTER_MS):
+        start, end = periods.window(period, at_ms, ZoneInfo(zone))
+        assert start <= at_ms < end
+        assert periods.window(period, start, ZoneInfo(zone)) == (start, end)
+        assert periods.window(period, end - 1, ZoneInfo(zone)) == (start, end)
+        assert periods.window(period, end, ZoneInfo(zone))[0] == end
+
+
 @given(calendar, moments, st.sampled_from(ZONES))
 def test_periods_begin_on_a_quarter_of_an_hour(period: Period, at_ms: int, zone: str) -> None:
     """The ledger's roll-ups are by quarters of an hour, so a period's sum is a sum of them."""
