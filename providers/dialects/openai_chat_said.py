@@ -329,6 +329,8 @@ def _part(raw: msgspec.Raw, where: str) -> Iterator[Part]:
         sound = part.input_audio
         yield Audio(Source("base64", sound.data, f"audio/{sound.format}"), cache=cache)
     elif part.type == "file" and part.file is not None:
+        if not (part.file.file_data or part.file.file_id):
+            raise RequestInvalid(f"`{where}.file` needs `file_data` or `file_id`", param=where)
         yield _file(part.file, cache)
     elif part.type == "refusal" and part.refusal is not None:
         yield Refusal(part.refusal)

@@ -283,12 +283,15 @@ def _content(said: object, where: str) -> Iterator[Part]:
     for place, part in enumerate(said):
         if not isinstance(part, dict):
             raise RequestInvalid(f"`{where}[{place}]` must be an object", param=f"{where}[{place}]")
-        yield _part(part)
+        yield _part(part, f"{where}[{place}]")
 
 
-def _part(part: dict[str, Any]) -> Part:
+def _part(part: dict[str, Any], where: str) -> Part:
     kind = text_of(part, "type")
-    cache: Lifetime | None = "5m" if part.get("prompt_cache_breakpoint") else None
+    cache = _lifetime(part.get("prompt_cache_breakpoint"))
+    if kind in _SOURCES and not any(text_of(part, name) for name in _SOURCES[kind]):
+        fields = " or ".join(f"`{name}`" for name in _SOURCES[kind])
+        raise RequestInvalid(f"`{where}` needs {fields}", param=where)
     if kind in ("input_text", "output_text", "text", "summary_text"):
         return Text(text_of(part, "text"), citations(part.get("annotations")), cache)
     if kind == "refusal":
@@ -300,6 +303,19 @@ def _part(part: dict[str, Any]) -> Part:
     if kind == "input_file":
         return msgspec.structs.replace(_file(part), cache=cache)
     return _sound(part) if kind == "input_audio" else Opaque(NAME, msgspec.json.encode(part), kind)
+
+
+# Of parts that hold something else than words: where that may stand.
+_SOURCES = {
+    "input_image": ("image_url", "file_id"),
+    "input_file": ("file_data", "file_url", "file_id"),
+}
+
+
+def _lifetime(mark: object) -> Lifetime | None:
+    if not mark:
+        return None
+    return "1h" if isinstance(mark, dict) and mark.get("ttl") in ("1h", "12h", "24h") else "5m"
 
 
 def _sound(part: dict[str, Any]) -> Audio:

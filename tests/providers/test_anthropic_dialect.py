@@ -344,6 +344,7 @@ def test_the_meter_never_raises(data: bytes, name: bytes | None) -> None:
     [
         (RequestInvalid("No"), 400, "invalid_request_error", anthropic.BadRequestError),
         (Unbounded("No"), 402, "billing_error", anthropic.APIStatusError),
+        (UpstreamRefused("No", status=409), 409, "conflict_error", anthropic.ConflictError),
         (UpstreamTimeout("No", phase="first"), 504, "timeout_error", anthropic.APIStatusError),
         (GatewayError("No"), 500, "api_error", anthropic.InternalServerError),
         (

@@ -364,11 +364,16 @@ def test_a_plain_text_tool_s_grammar_is_named_by_all() -> None:
 def test_where_to_cache_is_the_same_place_for_all() -> None:
     """OpenAI's breakpoint is Anthropic's marker, as it already was in chat completions."""
     mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
-    turn = {"role": "user", "content": [{"type": "input_text", "text": "A", **mark}]}
+    turn: dict[str, Any] = {"role": "user"}
+    turn["content"] = [{"type": "input_text", "text": "A", **mark}]
     said = read(RESPONSES, input=[turn])
     (asked,) = written(said, ANTHROPIC)[0]["messages"]
     assert asked["content"][0]["cache_control"] == {"type": "ephemeral"}
     assert "cache_control" in written(said, GEMINI)[1]
+    mark["prompt_cache_breakpoint"]["ttl"] = "12h"
+    turn["content"] = [{"type": "input_text", "text": "A", **mark}]
+    (asked,) = written(read(RESPONSES, input=[turn]), ANTHROPIC)[0]["messages"]
+    assert asked["content"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
 
 
 def test_a_summary_of_what_was_before_is_not_left_out() -> None:

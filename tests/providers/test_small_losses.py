@@ -19,7 +19,7 @@ from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
 from tollway.providers.conversation import Conversation, Refusal, Text
 from tollway.providers.dialects.dialect import Asks, Codec, Facts
-from tollway.providers.errors import Untranslatable
+from tollway.providers.errors import RequestInvalid, Untranslatable
 from tollway.providers.events import (
     Answer,
     Choice,
@@ -279,3 +279,21 @@ def test_notes_that_cite_no_page_are_named() -> None:
     assert isinstance(text, Text)
     assert [one.title for one in text.citations] == ["A"]
     assert dropped == {"annotations"}
+
+
+@pytest.mark.parametrize(
+    ("client", "part"),
+    [
+        (RESPONSES, {"type": "input_image", "detail": "auto"}),
+        (RESPONSES, {"type": "input_file", "filename": "a.pdf"}),
+        (OPENAI, {"type": "file", "file": {"filename": "a.pdf"}}),
+    ],
+)
+def test_a_part_that_holds_nothing_is_refused_by_its_place(
+    client: Codec, part: dict[str, Any]
+) -> None:
+    """Types of OpenAI's library let it be; Claude was sent a picture at no address."""
+    turns = {"input" if client is RESPONSES else "messages": [{**USER, "content": [part]}]}
+    with pytest.raises(RequestInvalid, match="needs `") as refused:
+        read(client, **turns)
+    assert refused.value.param in ("input[0].content[0]", "messages[0].content[0]")
