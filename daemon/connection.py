@@ -28,13 +28,14 @@ from tollway.daemon.heads import Behind
 from tollway.daemon.ids import new_id
 from tollway.daemon.middleware import direct
 from tollway.daemon.parting import Parting, too_many
-from tollway.daemon.portions import PORTION, InPortions, Portions
+from tollway.daemon.portions import PORTION, InPortions
 from tollway.daemon.process import UNLIMITED
 from tollway.daemon.state import CALLS, DAEMON, OWNER
 from tollway.daemon.tasks import Tasks
 from tollway.daemon.turns import Turns, client_of, line_of
 from tollway.providers.dialects import openai_chat
 from tollway.providers.errors import GatewayError, RequestInvalid
+from tollway.providers.http.portions import Portions
 from tollway.providers.words import counted
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Connections:
         self._clients: dict[str, int] = {}
         self.parting = Parting(limits.connections)
         self.turns = Turns(asyncio.get_running_loop())
-        self.portions = Portions(asyncio.get_running_loop())
+        self.portions = Portions()
         self._sweeper = tasks.start(self._sweep(), name="connection sweep")
 
     @property

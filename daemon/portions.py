@@ -6,53 +6,14 @@ else for minutes, and with what the system had taken in of them for an hour. So 
 waits its turn here, and those who send it take turns.
 """
 
-import asyncio
-from collections import deque
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.web_server import Server
 
+from tollway.providers.http.portions import Portions
+
 PORTION: Final = 4 * 1024  # bytes that are read at once: 3 ms, of the smallest chunks
-_TURN_S: Final = 0.004  # for all connections together
-
-
-class Reader(Protocol):
-    """Who has something left to take."""
-
-    def take_portion(self) -> bool:
-        """Take a part of it; return whether more is left that may be taken now."""
-        ...
-
-
-class Portions:
-    """Who is to read, in turns."""
-
-    __slots__ = ("_loop", "_running", "_turn_s", "_waiting")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, turn_s: float = _TURN_S) -> None:
-        self._loop = loop
-        self._turn_s = turn_s
-        self._running = False  # whether `_next` is called in the loop's next turn
-        self._waiting: deque[Reader] = deque()  # each connection stands there once
-
-    def add(self, one: Reader) -> None:
-        """Let a connection read: now, if nobody has in this turn of the loop."""
-        self._waiting.append(one)
-        if not self._running:
-            self._next()
-
-    def _next(self) -> None:
-        ends_s = self._loop.time() + self._turn_s
-        self._running = bool(self._waiting)
-        if self._running:
-            self._loop.call_soon(self._next)
-        while self._waiting:
-            one = self._waiting.popleft()
-            if one.take_portion():
-                self._waiting.append(one)
-            if self._loop.time() >= ends_s:
-                break
 
 
 class InPortions(web.RequestHandler):

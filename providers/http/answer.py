@@ -196,9 +196,9 @@ class HttpAnswer(AsyncIterator[bytes]):
         pieces = self.pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        if self.size > BUFFER and self.link is not None:
-            self.link.resume()
-        self.size = 0
+        full, self.size = self.size > BUFFER, 0
+        if full and self.link is not None:
+            self.link.resume()  # which may bring more at once
         return data
 
     async def _wait(self) -> None:

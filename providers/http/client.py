@@ -17,6 +17,7 @@ from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.connection import Connection
 from tollway.providers.http.dial import dial
 from tollway.providers.http.names import Names
+from tollway.providers.http.portions import Portions
 from tollway.providers.http.route import Route, head, route
 from tollway.providers.http.tls import Contexts
 from tollway.providers.transport import Request
@@ -38,6 +39,7 @@ class HttpTransport:
         idle_per_place: int = 256,
         names: Names | None = None,
     ) -> None:
+        self.portions = Portions()
         self._idle_keep_s = idle_keep_s
         self._idle_per_place = idle_per_place
         self._idle: dict[object, dict[Connection, None]] = {}

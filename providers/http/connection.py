@@ -14,8 +14,7 @@ them, and each is polled right before it is used again, which shows a close that
 
 import asyncio
 import select
-import ssl
-from functools import lru_cache, partial
+from functools import partial
 from typing import Literal, NoReturn, Protocol, cast
 
 import httptools
@@ -27,8 +26,11 @@ from tollway.providers.errors import (
     UpstreamUnreachable,
 )
 from tollway.providers.http.answer import BUFFER, HttpAnswer
+from tollway.providers.http.header_names import name_of
 from tollway.providers.http.inflate import Inflater
+from tollway.providers.http.portions import InPortions, Portions
 from tollway.providers.http.route import Route
+from tollway.providers.http.tls import said_goodbye
 from tollway.providers.transport import Request, Timeouts
 
 HEAD_LIMIT = 64 * 1024  # headers and trailers of one answer, 32 bytes added for each line
@@ -37,11 +39,12 @@ _ONE_WRITE = 64 * 1024  # up to here a request is joined and written at once
 _PIECE = 128 * 1024
 _LATE_S = 0.02  # by which a timer may fire too late without anything being made of it
 _NEVER = float("inf")
-_TO_US = frozenset({"content-length", "transfer-encoding", "content-encoding", "keep-alive"})
 
 
 class Owner(Protocol):
     """Who keeps connections; the pool."""
+
+    portions: Portions
 
     def opened(self, connection: "Connection") -> None:
         """Take note of a new connection."""
@@ -60,7 +63,7 @@ class _Stop(Exception):
     """Raised in a parser callback to stop parsing; `_problem` says what the provider did."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(InPortions):
     """A connection to one place. At most one answer is being read at a time."""
 
     __slots__ = (
@@ -93,7 +96,6 @@ class Connection(asyncio.Protocol):
         "_speaks_http",
         "_timeouts",
         "_timer",
-        "_transport",
         "_unsent",
         "_until_close",
         "_whole",
@@ -108,6 +110,7 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, to: Route, owner: Owner) -> None:
+        super().__init__(owner.portions)
         self.key = to.key
         self.place = to.place.name
         self.keep_s = _NEVER  # what the provider's Keep-Alive header allows
@@ -198,8 +201,7 @@ class Connection(asyncio.Protocol):
         """Read on, after the answer's buffer was full."""
         if self._read_paused:
             self._read_paused = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            self.go_on()
 
     def drop(self) -> None:
         """Close at once, telling nobody."""
@@ -219,6 +221,17 @@ class Connection(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what came, much a portion at a time."""
+        if len(data) > self.PORTION or self._later:
+            self.take_later(data)
+        else:
+            self.take(data)
+
+    def wanted(self) -> bool | None:
+        """Whether the answer under way takes more; None where there is none."""
+        return None if self._answer is None else not self._read_paused
+
+    def take(self, data: bytes) -> None:
         """Parse what came, then wake the reader once."""
         answer = self._answer
         if self._between and answer is not None and (passes := answer.passes) is not None:
@@ -258,10 +271,11 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Take note of a proper end; the transport closes itself."""
         tls = self._transport.get_extra_info("ssl_object")
-        self._eof = tls is None or _said_goodbye(tls)
+        self._eof = tls is None or said_goodbye(tls)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way, and let go of everything."""
+        self.take_rest()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -362,7 +376,7 @@ class Connection(asyncio.Protocol):
         self._until_close = True
         headers = answer.headers
         for raw_name, raw_value in self._raw:
-            name, speaks_to_us = _name(raw_name)
+            name, speaks_to_us = name_of(raw_name)
             value = raw_value.decode("latin-1")
             headers.append((name, value))
             if speaks_to_us:
@@ -411,6 +425,7 @@ class Connection(asyncio.Protocol):
         clean = (
             self._again
             and not self._extra
+            and not self._later
             and self._unsent is None
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
@@ -480,21 +495,3 @@ class Connection(asyncio.Protocol):
             silent = f"{self._timeouts.idle_s:g} s"
             text = f"{self.place} fell silent for {silent} in the middle of its answer"
             self._fail(UpstreamTimeout(text, phase="idle"))
-
-
-@lru_cache(maxsize=1024)  # bounded: providers choose the names
-def _name(raw: bytes) -> tuple[str, bool]:
-    """Return a header's name as text, and whether `_read_header` knows it."""
-    name = raw.decode("latin-1")
-    return name, name.lower() in _TO_US
-
-
-def _said_goodbye(tls: ssl.SSLObject) -> bool:
-    """Return whether TLS was ended by a close_notify: a bare FIN anyone on the way can forge.
-
-    asyncio reports both alike. OpenSSL does not: it knows an end, or wants to read on.
-    """
-    try:
-        return not tls.read(1)
-    except ssl.SSLError:
-        return False

@@ -92,3 +92,14 @@ def _add_certifi(context: ssl.SSLContext) -> None:
     except ImportError:
         return
     context.load_verify_locations(cafile=certifi.where())
+
+
+def said_goodbye(tls: ssl.SSLObject) -> bool:
+    """Return whether TLS was ended by a close_notify: a bare FIN anyone on the way can forge.
+
+    asyncio reports both alike. OpenSSL does not: it knows an end, or wants to read on.
+    """
+    try:
+        return not tls.read(1)
+    except ssl.SSLError:
+        return False

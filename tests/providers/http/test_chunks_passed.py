@@ -17,6 +17,7 @@ from upstreams import drips, reads, stalls, upstream
 from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.http.connection import Connection
+from tollway.providers.http.portions import Portions
 from tollway.providers.transport import Request
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -102,7 +103,7 @@ async def fed(pieces: list[bytes], chance: random.Random) -> Taker:
         rested.append(connection)
         return 9.0
 
-    owner = SimpleNamespace(opened=id, lost=id, rests=rests)
+    owner = SimpleNamespace(opened=id, lost=id, rests=rests, portions=Portions())
     route: Any = SimpleNamespace(
         key=("up",), place=SimpleNamespace(name="up", scheme="http"), proxy=None, head_only=False
     )

@@ -23,6 +23,7 @@ from upstreams import (
 
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.http.client import HttpTransport
+from tollway.providers.http.portions import InPortions
 from tollway.providers.transport import Progress, Request
 
 OK = [reads(), says(answer(b"ok"))]
@@ -159,14 +160,18 @@ async def test_bytes_that_nobody_asked_for_close_an_idle_connection(
         assert await call(transport, server) == b"ok"
 
 
+# The second is as long as what is taken at once: what is planted waits when it is whole.
+@pytest.mark.parametrize(
+    "body", [b"ok", b"o" * (InPortions.PORTION - len(answer(b"o" * 8000)) + 8000)]
+)
 @pytest.mark.parametrize("extra", [answer(b"planted"), b"x", b"HTTP/1.1 101 X\r\n\r\n"])
 async def test_bytes_behind_an_answer_close_its_connection(
-    transport: HttpTransport, extra: bytes
+    transport: HttpTransport, extra: bytes, body: bytes
 ) -> None:
     """The answer itself is whole by its own framing, and is delivered."""
-    async with upstream([reads(), says(answer(b"ok") + extra), stalls()]) as server:
-        assert await call(transport, server) == b"ok"
-        assert await call(transport, server) == b"ok"
+    async with upstream([reads(), says(answer(body) + extra), stalls()]) as server:
+        assert await call(transport, server) == body
+        assert await call(transport, server) == body
         assert server.connections == 2
 
 
