@@ -179,6 +179,20 @@ async def test_an_overrun_moves_with_the_bill(path: Path) -> None:
     assert verify(path) == []
 
 
+async def test_what_used_nothing_was_never_without_a_price(tmp_path: Path) -> None:
+    """Who settles an attempt that was refused takes none off the count of unpriced ones."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.start()
+    call = opened(1)
+    await ledger.admit(call, attempt(call, price=None))
+    nothing = ended(attempt(call), 0, ending="upstream_refused", usage=Usage(), raw_usage="")
+    await ledger.settle(closed(call), nothing)
+    await ledger.close()
+    settle(ledger.path, call.id, attempt=1, cost_nanousd=5, usage=None, who="anna")
+    assert calls.one(ledger.path, call.id).call.cost_nanousd == 5
+    assert verify(ledger.path) == []
+
+
 async def test_a_call_that_a_kill_cut_short_is_settled_by_its_owner(tmp_path: Path) -> None:
     """Its hold was booked, the provider's own page says less."""
     ledger = Ledger(tmp_path / "ledger.db")
