@@ -43,6 +43,7 @@ def test_a_key_of_ones_own_at_the_seller_adds_what_the_seller_takes() -> None:
     assert reported(json.dumps({**usage, "is_byok": False}), DOLLARS) == 500_000
     for unknown in ({"upstream_inference_cost": None}, None, {}):
         assert reported(json.dumps({**usage, "cost_details": unknown}), DOLLARS) is None
+    assert reported(json.dumps({**usage, "cost": None}), DOLLARS) is None
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_an_answer_is_billed_at_the_tier_that_it_names() -> None:
         spent, price = billed(USAGE, PRICE, asked=asked, answered="priority")
         assert (spent, price.service) == (2_450_000, "priority")
     assert served(PRICE, "flex") == PRICE.services[0]
+    # One that never costs more needs no price to be told from "priority".
+    assert served(DEAR_BATCH, "flex") == DEAR_BATCH
 
 
 def test_an_answer_that_names_no_tier_is_billed_at_the_one_asked_for() -> None:
