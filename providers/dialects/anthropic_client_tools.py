@@ -101,6 +101,7 @@ CLIENT_TOOLS: Final[dict[str, ClientTool]] = {
     "bash_20250124": _BASH,
     "text_editor_20241022": _EDITOR_THAT_UNDOES,
     "text_editor_20250124": _EDITOR_THAT_UNDOES,
+    "text_editor_20250429": _EDITOR,
     "text_editor_20250728": _EDITOR,
     "memory_20250818": _MEMORY,
 }

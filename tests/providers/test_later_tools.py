@@ -1,9 +1,10 @@
 """Tools that come, go or are searched for within a conversation, as other dialects are told."""
 
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from anthropic.types import ToolUnionParam
 from translated import ANTHROPIC, ASKS, OPENAI, RESPONSES
 
 from tollway.daemon.gate.translate import without_offers
@@ -133,3 +134,18 @@ def test_what_a_tool_s_null_and_default_say_is_no_loss() -> None:
         assert dropped == () and "null" not in json.dumps(body)
     named = read(ANTHROPIC, tools=[tool | {"defer_loading": True, "allowed_callers": ["code"]}])
     assert written(named, OPENAI)[1] == ("tools.defer_loading", "tools.allowed_callers")
+
+
+def test_each_tool_by_type_that_a_client_runs_is_one_elsewhere() -> None:
+    """Of all that Anthropic's library knows; where to click is what Claude alone was taught."""
+    types = {
+        kind
+        for tool in get_args(ToolUnionParam)
+        for kind in get_args(get_type_hints(tool).get("type"))
+        if isinstance(kind, str)
+    }
+    own = [one for one in types if one.startswith(("bash", "text_editor", "memory"))]
+    assert len(own) >= 5
+    for one in own:
+        (tool,) = read(ANTHROPIC, tools=[{"type": one, "name": "t"}]).tools
+        assert isinstance(tool, Tool) and tool.schema, one
