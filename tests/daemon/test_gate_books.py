@@ -153,6 +153,10 @@ def test_a_rolling_budget_frees_what_is_older_than_its_span() -> None:
     books.hold(60, free_ms, charge).settle(60)
     with pytest.raises(Full):
         books.hold(1, free_ms, charge)
+    # What is told of it: since when spending counts, and when the next of it no longer does.
+    span = day.now(free_ms)
+    assert span.start_ms == free_ms - DAY_MS
+    assert span.end_ms == at_ms + HOUR_MS + day.width_ms + DAY_MS
     assert counted(day, free_ms + DAY_MS + HOUR_MS) == (0, 0)
 
 
