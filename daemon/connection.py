@@ -242,11 +242,20 @@ class Connection(InPortions):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; what may be small chunks, a portion at a time."""
-        behind = self._behind
-        if not data or not (behind.chunked or (len(data) > PORTION and not behind.counted)):
-            self.take(data)
-        else:
+        at_once = self.at_once()
+        if data and (self._later or self._behind.chunked):
             self.take_later(data)
+        elif len(data) <= at_once:
+            self.take(data)
+        else:  # a head begins here, which says what is behind it
+            self.take(data[:at_once])
+            rest = data[at_once:]
+            few = len(rest) <= self.at_once() and not self._behind.chunked
+            (self.take if few else self.take_later)(rest)
+
+    def at_once(self) -> int:
+        """Return how many bytes are taken at once: all of a body whose length was said."""
+        return max(PORTION, self._behind.left)
 
     def take(self, data: bytes) -> None:
         """Take what came; a head that is still not whole starts the clock."""

@@ -34,9 +34,9 @@ class Behind:
         return self._body is not None and self._length is None
 
     @property
-    def counted(self) -> bool:
-        """Whether a body is coming whose length was said."""
-        return self._body is not None and self._length is not None
+    def left(self) -> int:
+        """How many bytes of a body are still to come, where its length was said; else 0."""
+        return self._left if self._body is not None and self._length is not None else 0
 
     def feed(self, data: bytes, newest: tuple[object, StreamReader] | None) -> bool:
         """Return whether `data`, which the parser has taken, ends within a head.

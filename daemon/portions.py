@@ -38,12 +38,17 @@ class InPortions(web.RequestHandler):
             self._pause_transport_reading()
             self._portions.add(self)
 
+    def at_once(self) -> int:
+        """Return how many bytes take no longer than so many do at most."""
+        return PORTION
+
     def take_portion(self) -> bool:
         """Take a part of what waits; return whether more waits that may be taken now."""
         if self.transport is None:
             return False
-        portion = bytes(self._later[:PORTION])
-        del self._later[:PORTION]
+        size = self.at_once()
+        portion = bytes(self._later[:size])
+        del self._later[:size]
         self.take(portion)
         if self._reading_paused or self._buffer_paused:
             return False  # until whoever reads the body, or answers, resumes it

@@ -142,7 +142,7 @@ class Connection(InPortions):
         self._raw: list[tuple[bytes, bytes]] = []
         self._head_bytes = self._quiet_bytes = 0
         self._heard = self._interim = self._in_body = self._until_close = False
-        self._whole = self._again = self._extra = self._between = False
+        self._whole = self._again = self._extra = self._between = self.as_whole = False
         self._chunk_ends.clear()
         self._problem: UpstreamError | None = None
 
@@ -392,6 +392,8 @@ class Connection(InPortions):
                 self._until_close = False
             case "content-encoding" if not self._head_only:
                 answer.inflater = self._inflater(value.lower())
+            case "content-type":
+                self.as_whole = value.lower().startswith("application/json")
             case "keep-alive":
                 self._read_keep_alive(value)
 

@@ -2,7 +2,9 @@
 
 from functools import lru_cache
 
-_TO_US = frozenset({"content-length", "transfer-encoding", "content-encoding", "keep-alive"})
+_TO_US = frozenset(
+    {"content-length", "transfer-encoding", "content-encoding", "content-type", "keep-alive"}
+)
 
 
 @lru_cache(maxsize=1024)  # bounded: providers choose the names

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final, Protocol
 
 _TURN_S: Final = 0.004  # for all connections together
+_OWN_S: Final = 0.001  # for one whose portions only lie there until all have come
 
 
 class Reader(Protocol):
@@ -54,13 +55,14 @@ class Portions:
 class InPortions(asyncio.Protocol):
     """A protocol that takes what it is given a portion at a time."""
 
-    __slots__ = ("_later", "_portions", "_transport")
+    __slots__ = ("_later", "_portions", "_transport", "as_whole")
     PORTION: Final = 8 * 1024  # bytes; a stream of an answer brings less at once
 
     def __init__(self, portions: Portions) -> None:
         self._portions = portions
         self._later = bytearray()  # what waits; nothing more is read meanwhile
         self._transport: asyncio.Transport
+        self.as_whole = False  # whether nobody works on a portion before all have come
 
     def wanted(self) -> bool | None:
         """Whether more is to be taken now; None for nothing of what waits, ever."""
@@ -76,12 +78,19 @@ class InPortions(asyncio.Protocol):
 
     def take_portion(self) -> bool:
         """Take a part of what waits; return whether more waits that may be taken now."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + _OWN_S
+        while self._take_portion():
+            if not self.as_whole or loop.time() >= ends_s:
+                return True
+        return False
+
+    def _take_portion(self) -> bool:
         later = self._later
-        if not later:
-            return False
         portion = bytes(later[: self.PORTION])
         del later[: self.PORTION]
-        self.take(portion)
+        if portion:
+            self.take(portion)
         wanted = self.wanted()
         if wanted is None:
             later.clear()

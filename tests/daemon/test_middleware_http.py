@@ -143,6 +143,17 @@ async def test_a_body_in_small_chunks_is_read_to_its_end_and_no_further(daemon: 
     client.close()
 
 
+async def test_a_body_whose_length_was_said_is_taken_as_it_comes(daemon: Running) -> None:
+    """Reading it takes no longer than its bytes do; what is behind it is another request."""
+    body = b"{%s}" % (b" " * 100_000)
+    said = HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    client = await daemon.connect()
+    await client.send(said + said + HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+    await client.send(b"1\r\n \r\n" * 5000 + b"0\r\n\r\n" + SMUGGLED)
+    assert [(await client.answer()).status for _ in range(4)] == [400, 400, 400, 404]
+    client.close()
+
+
 async def test_a_refusal_quotes_nothing_of_what_was_sent(daemon: Running) -> None:
     """What is malformed may be a header with a key in it."""
     sent = HEAD + b"Authorization: Bearer tw-CANARY0123456789\nX: y\r\n\r\n"

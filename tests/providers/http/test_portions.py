@@ -44,7 +44,9 @@ async def test_those_who_send_much_share_a_part_of_each_turn_of_the_loop() -> No
 async def test_an_answer_that_comes_at_once_is_taken_in_portions(transport: HttpTransport) -> None:
     """What is done with each has a turn of its own: the smallest events take long."""
     body = b"x" * 100_000
-    async with upstream([reads(), says(answer(body)), stalls()]) as server:
+    async with upstream(
+        [reads(), says(answer(body, "Content-Type: text/event-stream")), stalls()]
+    ) as server:
         got = await transport.send(ask(server.url))
         before = got.size
         while got.size < len(body):
