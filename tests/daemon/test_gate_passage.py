@@ -19,7 +19,7 @@ TEXT = """
 [providers.up]
 kind = "openai"
 api_key = "env:UP"
-limits = { concurrent = 3, tpm = 300 }
+limits = { concurrent = 3, tpm = 300, rpd = 1000 }
 [models.small]
 gguf = "small.gguf"
 limits = { concurrent = 1 }
@@ -60,6 +60,7 @@ class Passing(RuleBasedStateMachine):
         self.limits = limits_of(TEXT, self.rates)
         self.running: list[tuple[str, Target]] = []
         self.day = 0
+        self.sent = 0  # to the provider, today
 
     @rule(seconds=st.integers(1, 40))
     def wait(self, seconds: int) -> None:
@@ -95,6 +96,7 @@ class Passing(RuleBasedStateMachine):
         place = (who.user, to)
         self.running.append(place)
         self.day += user == "ann"
+        self.sent += to is TARGETS[0]
         return passage, taken, tokens, place
 
     @rule(one=consumes(calls), used=st.integers(0, 160), told=st.booleans())
@@ -124,6 +126,7 @@ class Passing(RuleBasedStateMachine):
         assert left["small", "concurrent"] == 1 - local
         if self.ns - 10**15 < 86_400 * 10**9:
             assert left["ann", "rpd"] == 12 - self.day
+            assert left["up", "rpd"] == 1000 - self.sent
 
     def teardown(self) -> None:
         """Once a minute has passed at rest, all of it is free again."""
