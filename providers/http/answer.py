@@ -166,6 +166,8 @@ class HttpAnswer(AsyncIterator[bytes]):
             if self.pieces or self.inflater is not None:
                 data = self._take()
                 if data:
+                    if self.inflater is not None:
+                        await self._a_turn()
                     return data
             if self.error is not None:
                 raise self.error
@@ -200,6 +202,14 @@ class HttpAnswer(AsyncIterator[bytes]):
         if full and self.link is not None:
             self.link.resume()  # which may bring more at once
         return data
+
+    async def _a_turn(self) -> None:
+        """Let everything else have its turn: a kilobyte can be a megabyte, and that thousands."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._abandon()
+            raise
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

@@ -5,7 +5,7 @@ import zlib
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-STEP = 256 * 1024  # the most that one step yields, however far a few bytes expand
+STEP = 64 * 1024  # the most that one step yields, however far a few bytes expand
 # JSON and SSE text shrink 3 to 30 times. An answer that is bigger than FREE and expands more than
 # RATIO times is built to fill memory (deflate reaches 1,032, Zstandard 30,000).
 FREE = 4 * 1024 * 1024

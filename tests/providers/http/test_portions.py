@@ -1,6 +1,8 @@
 """What comes much at once is read a portion at a time, by turns."""
 
 import asyncio
+import contextlib
+import gzip
 
 from transports import ask, whole
 from upstreams import answer, reads, says, stalls, upstream
@@ -55,3 +57,25 @@ async def test_an_answer_that_comes_at_once_is_taken_in_portions(transport: Http
             assert got.size - before <= 2 * InPortions.PORTION
             before = got.size
         assert await whole(got) == body
+
+
+async def test_a_small_answer_that_swells_is_taken_in_portions(transport: HttpTransport) -> None:
+    """All of it has come at once, and nothing would wait between two pieces of it."""
+    packed = answer(gzip.compress(b": \n" * 500_000), "Content-Encoding: gzip")
+    turns, seen = 0, -1
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    async with upstream([reads(), says(packed), stalls()]) as server:
+        got = await transport.send(ask(server.url))
+        async for _ in got.chunks():
+            assert turns > seen
+            seen = turns
+    counting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await counting
