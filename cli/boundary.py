@@ -51,6 +51,11 @@ _CALLED = {
     **dict.fromkeys(("models", "allow"), ("--group",)),
 }
 
+# What other programs have an option for and gateway.toml a key.
+_IN_THE_FILE = dict.fromkeys(
+    ("port", "host", "bind", "listen"), "`listen` in [server] of gateway.toml says where it listens"
+)
+
 # By code and not by class, so that the classes need not be imported to show an error. An error
 # that the daemon sent over its socket has the same code, and so the same exit code.
 _EXITS = {"config_invalid": USAGE, "usage": USAGE, "daemon_unreachable": UNREACHABLE}
@@ -139,6 +144,8 @@ def _meant(error: typer.TyperException) -> str:
     if not near:
         options = {one.lstrip("-"): one for one in getattr(error, "possibilities", None) or ()}
         near = [options[name] for name in difflib.get_close_matches(wrong, options, n=2)]
+    if wrong in _IN_THE_FILE:
+        return f"{_IN_THE_FILE[wrong]}; "
     if said := _CHOICES.search(error.format_message()):
         near = difflib.get_close_matches(said[1], re.findall(r"'([^']*)'", said[2]), n=2)
     return f"Did you mean {' or '.join(f'`{one}`' for one in near[:2])}? " if near else ""

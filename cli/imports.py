@@ -145,7 +145,8 @@ def _chosen(agents: list[str] | None) -> list[Source]:
         if word not in _AGENTS:
             raise UsageProblem(
                 f"No logs of `{word}` can be read{shown.meant(word, list(_AGENTS))}",
-                hint=f"Choose of {', '.join(_AGENTS)}",
+                hint=f"Choose of {', '.join(_AGENTS)}; configurations are taken over by"
+                " `tollway config import-litellm` and `tollway models import-llama-swap`",
             )
     return [source for source in _AGENTS if not agents or source in agents]
 

@@ -73,6 +73,13 @@ _CALLED = {
     "generate": ["create"],
     "regenerate": ["rotate"],
     "health": ["status"],
+    **{word: ["revoke"] for word in ("disable", "block")},
+    **{word: ["init"] for word in ("setup", "configure", "quickstart")},
+    **{word: ["up"] for word in ("proxy", "gateway", "daemon")},
+    **{word: ["top"] for word in ("ui", "dashboard", "monitor", "metrics")},
+    "tail": ["logs"],
+    "stats": ["spend"],
+    "whoami": ["usage"],
 }
 _FEW = 2
 
@@ -274,11 +281,13 @@ class Table(TyperGroup):
         """
         known = self.list_commands(ctx)
         if not ctx.resilient_parsing and args[0] not in known and not args[0].startswith("-"):
-            near = self._meant(args[0], known)
             path = ctx.command_path
+            near = [f"{path} {name}" for name in self._meant(args[0], known)]
+            if not near and args[0] in {row.name for row in self.rows}:  # not of this group
+                near = [f"{ctx.find_root().command_path} {args[0]}"]
             raise UsageProblem(
                 f"There is no command `{path} {args[0]}`",
-                hint=f"Did you mean {' or '.join(f'`{path} {name}`' for name in near)}?"
+                hint=f"Did you mean {' or '.join(f'`{name}`' for name in near)}?"
                 if near
                 else f"`{path} --help` lists the commands",
             )

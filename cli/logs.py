@@ -47,6 +47,7 @@ _Number = Annotated[
     typer.Option(
         "-n",
         min=0,
+        max=1_000_000,
         metavar="N",
         help=f"How many of the latest; else {_USUAL}, with --since all.",
     ),

@@ -101,7 +101,8 @@ def name_wrong(section: str, name: str) -> str | None:
         return f"the name {LOCAL} is taken by the models of this box"
     if pattern.fullmatch(name):
         return None
-    return f"no name that {section} can have: letters, digits and{also}, a letter or digit first"
+    also += f", a letter or digit first, at most {64 if pattern is _NAME else 128}"
+    return f"no name that {section} can have: letters, digits and{also}"
 
 
 def tag_wrong(name: str) -> str | None:

@@ -154,6 +154,8 @@ def test_an_unknown_command_names_the_nearest() -> None:
         ("models stop", "tollway models unload"),
         ("keys regenerate ci", "tollway keys rotate"),
         ("health", "tollway status"),
+        ("config reload", "tollway reload"),
+        ("keys disable ci", "tollway keys revoke"),
     ],
 )
 def test_what_other_programs_call_it_is_understood(line: str, meant: str) -> None:
@@ -188,6 +190,11 @@ def test_an_option_that_other_programs_have_is_told_its_name_here(line: str, mea
     assert f"hint: Did you mean `{meant}`? `tollway" in tollway(*line.split()).stderr
 
 
+def test_an_option_for_what_the_file_says_is_told_so() -> None:
+    """LiteLLM and llama-swap are told where to listen as they start."""
+    assert "hint: `listen` in [server] of gateway.toml says" in tollway("up", "--port", "1").stderr
+
+
 def test_no_option_is_offered_that_is_not_near() -> None:
     """All begin with two dashes, which make no two of them alike."""
     for line in ("status --user ada", "prices list --team ml", "keys set ci --group x"):
@@ -198,6 +205,7 @@ def test_no_option_is_offered_that_is_not_near() -> None:
     ("line", "said"),
     [
         ("spend --top x", "expected a whole number"),
+        ("logs -n 99999999999999999999", "expected at most 1000000"),
         ("chat --temperature x", "expected a number"),
         ("chat --temperature 9", "expected at most 2"),
         ("bench --connections 0", "expected at least 2"),
@@ -215,6 +223,7 @@ def test_a_number_that_cannot_be_says_what_is_expected(line: str, said: str) -> 
         ("prices set box/m -5", "Got unexpected extra argument"),
         ("spend -7", "Got unexpected extra argument"),
         ("spend -x", "No such option: -x"),
+        (f"users create {65 * 'x'}", "a letter or digit first, at most 64"),
         ("keys create new --user ada --budget -5/day", 'a sum is never negative; write "5/day"'),
     ],
 )
