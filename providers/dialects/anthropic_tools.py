@@ -5,7 +5,7 @@ others elsewhere, or none: what counts is what the model may call now.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeGuard
 
 import msgspec
 
@@ -14,6 +14,7 @@ from tollway.providers.conversation import (
     Lifetime,
     Message,
     Opaque,
+    Part,
     Tool,
     ToolChoice,
 )
@@ -82,39 +83,44 @@ def offered(body: Body, messages: tuple[Message, ...]) -> tuple[_Offered, tuple[
         RequestInvalid: One is no tool.
     """
     tools = tuple(_tools(body))
-    if not any(_changes(message) for message in messages):
+    if not any(_is_change(part, message) for message in messages for part in message.parts):
         return tools, messages
+    known: dict[object, Tool | HostedTool] = {_key(tool): tool for tool in tools}
     withdrawn: set[str] = set()
     kept: list[Message] = []
     for message in messages:
-        stay = list(message.parts)
-        for part in _changes(message):
-            meant = decoded(_CHANGE, part.payload, "messages").tool
-            if meant.type == "tool_definition":
-                added = _tool(meant.definition, "messages")
-                meant.name = added.name if isinstance(added, Tool) else ""
-                tools = (*(one for one in tools if _named(one) != meant.name), added)
-            elif meant.type != "tool_reference":
-                continue
-            stay.remove(part)
-            (withdrawn.discard if part.type == _ADDITION else withdrawn.add)(meant.name)
+        stay = tuple(
+            part
+            for part in message.parts
+            if not (_is_change(part, message) and _changed(part, known, withdrawn))
+        )
         if stay:
-            kept.append(msgspec.structs.replace(message, parts=tuple(stay)))
-    return tuple(one for one in tools if _named(one) not in withdrawn), tuple(kept)
+            kept.append(msgspec.structs.replace(message, parts=stay))
+    return tuple(one for key, one in known.items() if key not in withdrawn), tuple(kept)
 
 
-def _changes(message: Message) -> list[Opaque]:
-    if message.role != "system":
-        return []
-    return [
-        part
-        for part in message.parts
-        if isinstance(part, Opaque) and part.type in (_ADDITION, _REMOVAL)
-    ]
+def _changed(part: Opaque, known: dict[object, Tool | HostedTool], withdrawn: set[str]) -> bool:
+    """Apply a change to what is known and withdrawn; return whether it can be applied here."""
+    meant = decoded(_CHANGE, part.payload, "messages").tool
+    if meant.type == "tool_definition":
+        added = _tool(meant.definition, "messages")
+        meant.name = added.name if isinstance(added, Tool) else ""
+        known.pop(meant.name, None)
+        known[_key(added)] = added
+    elif meant.type != "tool_reference":
+        return False
+    (withdrawn.discard if part.type == _ADDITION else withdrawn.add)(meant.name)
+    return True
 
 
-def _named(tool: Tool | HostedTool) -> str | None:
-    return tool.name if isinstance(tool, Tool) else None
+def _is_change(part: Part, message: Message) -> TypeGuard[Opaque]:
+    kind = part.type if isinstance(part, Opaque) and message.role == "system" else ""
+    return kind in (_ADDITION, _REMOVAL)
+
+
+def _key(tool: Tool | HostedTool) -> object:
+    """Return what a tool is known by: its name, or that it is itself."""
+    return tool.name if isinstance(tool, Tool) else id(tool)
 
 
 def _tools(body: Body) -> Iterator[Tool | HostedTool]:

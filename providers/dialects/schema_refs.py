@@ -8,8 +8,10 @@ from tollway.providers.dialects.wire import object_in
 from tollway.providers.errors import Untranslatable
 
 _PLACES = ("$defs", "definitions")
-# References to references may multiply: what is honest has some hundreds of values.
+# References to references may multiply: what is honest has some hundreds of values, and puts some
+# kilobytes in the places of its references.
 _MOST = 20_000
+_MOST_BYTES = 1024 * 1024
 
 
 def inlined(schema: bytes) -> tuple[bytes, bool]:
@@ -35,6 +37,8 @@ class _Walk:
     def __init__(self, said: dict[str, Any]) -> None:
         self.says_less = False
         self._left = _MOST
+        self._bytes = _MOST_BYTES
+        self._sizes: dict[str, int] = {}
         self._known: dict[str, Any] = {
             f"#/{place}/{name}": value
             for place in _PLACES
@@ -57,9 +61,17 @@ class _Walk:
         if ref in within:
             self.says_less = True
             return self.plain(beside, within)
+        self._put_in(ref)
         found = self.plain(self._known[ref], (*within, ref))
         own = self.plain(beside, within)
         return {**found, **own} if isinstance(found, dict) else found
+
+    def _put_in(self, ref: str) -> None:
+        if ref not in self._sizes:
+            self._sizes[ref] = len(msgspec.json.encode(self._known[ref]))
+        self._bytes -= self._sizes[ref]
+        if self._bytes < 0:
+            raise _too_large()
 
 
 def _too_large() -> Untranslatable:

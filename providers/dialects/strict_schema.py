@@ -7,6 +7,7 @@ supported"). As Anthropic's own libraries do, that is told the model in the desc
 
 import re
 from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -35,6 +36,8 @@ _NO_PATTERN = re.compile(r"\(\?|\\[bBkpP1-9]")
 # What a request may hold in all of its strict tools: tools, members that may be left out, and
 # members of several types ("Too many strict tools": camel-ai/camel#4171, elizaOS/eliza#16499).
 _MOST_TOOLS, _MOST_OPTIONAL, _MOST_UNIONS = 20, 24, 16
+# References within what is referred to may multiply: so many bytes may be put in their places.
+_MOST_PUT_IN = 256 * 1024
 _NO_ARGUMENTS = b'{"type":"object","properties":{},"additionalProperties":false}'
 
 # By the names of tools: the schema that a model is held to, and the words that it is only told.
@@ -104,6 +107,8 @@ class _Walk:
     def __init__(self, known: _Defined) -> None:
         self.told: dict[str, None] = {}
         self._known = known
+        self._sizes: dict[str, int] = {}
+        self._left = _MOST_PUT_IN
 
     def schema(self, said: object) -> Any:
         if not isinstance(said, dict):
@@ -140,8 +145,16 @@ class _Walk:
             there = self._known.get(ref)
             if not isinstance(there, dict):
                 break
+            self._put_in(ref, there)
             said = {**there, **{name: one for name, one in said.items() if name != "$ref"}}
         return said
+
+    def _put_in(self, ref: str, there: dict[str, Any]) -> None:
+        if ref not in self._sizes:
+            self._sizes[ref] = len(msgspec.json.encode(there))
+        self._left -= self._sizes[ref]
+        if self._left < 0:
+            raise _unheld("is too large once `allOf` holds what it refers to")
 
     def _close(self, said: dict[str, Any], written: dict[str, Any]) -> None:
         more = said.get("additionalProperties")
@@ -172,10 +185,11 @@ def _comes_back(known: _Defined) -> bool:
     "Circular reference detected in schema definitions" (egonSchiele/agency-lang#487).
     """
     to = {name: known.keys() & _references(one) for name, one in known.items()}
-    while ends := [name for name, others in to.items() if not others & to.keys()]:
-        for name in ends:
-            del to[name]
-    return bool(to)
+    try:
+        TopologicalSorter(to).prepare()
+    except CycleError:
+        return True
+    return False
 
 
 def _references(said: object) -> set[object]:

@@ -292,7 +292,8 @@ def test_a_schema_that_multiplies_without_references_is_refused() -> None:
     """Ten lines that refer to each other may stand for more than any memory holds."""
     lots = {str(n): {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}] * 10} for n in range(12)}
     deep = {str(n): {"items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(2000)}
-    for defs in (lots, deep):
+    long = {"0": {"anyOf": [{"$ref": "#/$defs/1"}] * 20}, "1": {"description": "a" * 60_000}}
+    for defs in (lots, deep, long):
         schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/0"}}, "$defs": defs}
         asked = said(tools=(Tool("f", schema=msgspec.json.encode(schema)),))
         with pytest.raises(Untranslatable, match="too large"):

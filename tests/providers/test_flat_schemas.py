@@ -93,7 +93,8 @@ def test_a_schema_that_refers_to_one_within_it_is_that_one(target: str) -> None:
     tree = {**BY_ID, "properties": {"id": {"type": "integer"}, "in": {"$ref": "#/$defs/Tree"}}}
     given = {"$ref": "#/$defs/Tree", "description": "Where", "$defs": {"Tree": tree}}
     assert offered(target, given) == ({**tree, "description": "Where", "$defs": {"Tree": tree}}, ())
-    closed = {**tree, "additionalProperties": False}
+    assert offered(target, given, strict=True)[1] == ("tools.strict",)
+    closed = {**BY_ID, "additionalProperties": False}
     schema, dropped = offered(target, {**given, "$defs": {"Tree": closed}}, strict=True)
     assert (schema.pop("$defs"), dropped) == ({"Tree": closed}, ())
     assert schema == {**closed, "description": "Where"}

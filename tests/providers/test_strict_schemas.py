@@ -282,3 +282,18 @@ def test_a_reference_in_all_of_stands_as_what_it_refers_to() -> None:
         "allOf": [home | {"additionalProperties": False}],
         "description": "Where they live",
     }
+
+
+def test_references_that_many_share_are_held_to_and_those_that_multiply_are_refused() -> None:
+    """A request of a kilobyte was one of 88 MB, and nobody else was answered for half a minute."""
+    ends: dict[str, Any] = {"type": "object", "properties": {"zip": {"type": "string"}}}
+    for depth, is_held in ((3, True), (16, False)):
+        known = {
+            f"A{at}": {"allOf": [{"$ref": f"#/$defs/A{at + 1}"}] * 2} for at in range(depth)
+        } | {f"A{depth}": ends}
+        said = json.dumps({"allOf": [{"$ref": "#/$defs/A0"}], "$defs": known}).encode()
+        if is_held:
+            assert held_to(said)[0].count(b"zip") > 2**depth
+        else:
+            with pytest.raises(Untranslatable, match="too large"):
+                held_to(said)
