@@ -1,6 +1,7 @@
 """`prices`: what models cost, where each price comes from, and new price data, read before used."""
 
 from collections.abc import Iterator
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,8 +19,7 @@ from tollway.daemon.ledger.unpriced import unpriced
 from tollway.providers import price_file
 from tollway.providers.canon import Price, Rate
 from tollway.providers.catalog import KINDS
-from tollway.providers.price_data import FromDay, edges, in_force
-from tollway.providers.price_diff import CLASSES, FEES, Change, changes, summary
+from tollway.providers.price_diff import CLASSES, FEES, Change, changes, later, summary
 from tollway.providers.price_report import is_believed, states_cost
 from tollway.providers.prices import PriceSource, is_glob
 from tollway.providers.units import unit_words
@@ -269,19 +269,12 @@ def _since(prices: Prices, found: Target) -> str:
 
 
 def _later(prices: Prices, found: Target) -> Iterator[tuple[str, str]]:
-    """Yield the prices that the data have for later days, and when each begins."""
+    """Yield the prices that the data have for later, and when each begins."""
     model = prices.known(found.target)
     if model is None or found.said_at:
         return
-    daily = any(not isinstance(one.when, FromDay | None) for one in model.prices)
-    at, said = prices.now, summary(found.price)
-    while (nearest := min(edges(model, at), default=None)) is not None:
-        at, price = nearest, summary(in_force(model, nearest))
-        if price != said:
-            yield f"{at:%Y-%m-%d %H:%M} UTC" if daily else f"{at:%Y-%m-%d}", price
-        said = price
-        if daily:  # the next change of the day says it: there is no last one
-            return
+    for at, price in later(model, prices.now):
+        yield f"{at:%Y-%m-%d}" if at.time() == time() else f"{at:%Y-%m-%d %H:%M} UTC", price
 
 
 def _states_cost(prices: Prices, found: Target) -> bool:

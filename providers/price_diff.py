@@ -1,12 +1,12 @@
 """What differs between two sets of price data: what a person reads before the new one is used."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 
 import msgspec
 
 from tollway.providers.canon import Price, Rate
-from tollway.providers.price_data import Model, in_force
+from tollway.providers.price_data import Daily, Model, edges, in_force
 from tollway.providers.prices import PriceSource
 
 # The fields of a price by the words of gateway.toml.
@@ -23,6 +23,7 @@ CLASSES = {
     "image_output": "image_output",
 }
 FEES = {"request_usd": "request", "search_usd": "search"}
+_WEEK = timedelta(days=7)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -81,6 +82,26 @@ def summary(price: Price | None) -> str:
     ]
     parts += [f"{other.service} ({_differing(other, price)})" for other in price.services]
     return ", ".join(parts)
+
+
+def later(model: Model, at: datetime) -> Iterator[tuple[datetime, str]]:
+    """Yield the moments (UTC) at which a model's price becomes another, and its `summary` then.
+
+    Of prices by the hour the next alone, as there is no last one; it may be days away, since some
+    hours count from Monday to Friday.
+    """
+    at = at.astimezone(UTC)
+    said = summary(in_force(model, at))
+    whens = [one.when for one in model.prices] + [one.when for one in model.variants]
+    hourly = any(isinstance(when, Daily) for when in whens)
+    end = at + _WEEK
+    while (moment := min(edges(model, at), default=None)) is not None:
+        at, then = moment, summary(in_force(model, moment))
+        if then != said:
+            yield at, then
+        if hourly and (then != said or at > end):
+            return
+        said = then
 
 
 def _rate(rate: Rate) -> str:

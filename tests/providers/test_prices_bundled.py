@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import genai_prices
@@ -11,6 +12,7 @@ from genai_prices import data, types
 
 from tollway.providers.canon import Usage
 from tollway.providers.money import cost, worst_case
+from tollway.providers.price_diff import later, summary
 from tollway.providers.prices import PriceSource
 
 DAYS = [
@@ -266,6 +268,35 @@ def test_deepseek_s_weekends_are_off_peak(source: PriceSource) -> None:
     assert source.in_force("deepseek", "deepseek-v4-pro", night).until == monday
     old = datetime(2025, 3, 1, 12, tzinfo=UTC)  # a Saturday, of hours that knew no days
     assert source.in_force("deepseek", "deepseek-chat", old).until.hour == 16
+
+
+@pytest.mark.parametrize(
+    ("at", "then"),
+    [
+        (datetime(2026, 11, 26, 5, tzinfo=UTC), datetime(2026, 11, 26, 6, tzinfo=UTC)),
+        (datetime(2026, 11, 26, 20, tzinfo=UTC), datetime(2026, 11, 27, 1, tzinfo=UTC)),
+        (datetime(2026, 11, 27, 20, tzinfo=UTC), datetime(2026, 11, 30, 1, tzinfo=UTC)),
+        (datetime(2026, 11, 29, 2, tzinfo=UTC), datetime(2026, 11, 30, 1, tzinfo=UTC)),
+    ],
+)
+def test_the_next_price_by_the_hour_is_told_also_over_a_weekend(
+    source: PriceSource, at: datetime, then: datetime
+) -> None:
+    """What begins on Monday is what a person must know on Friday: hours between change nothing."""
+    model = source.model("deepseek", "deepseek-v4-pro")
+    assert model is not None
+    ((moment, said),) = later(model, at)
+    assert moment == then
+    assert said == summary(source.find("deepseek", "deepseek-v4-pro", then))
+
+
+def test_prices_of_later_days_are_told_in_their_order(source: PriceSource) -> None:
+    """Each once, and none that says the same."""
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    found = [list(later(model, at)) for name in source.providers() for model in source.models(name)]
+    assert sum(len(each) > 1 for each in found) > 5
+    for each in found:
+        assert each == sorted(each) and all(a[1] != b[1] for a, b in pairwise(each))
 
 
 def test_a_reseller_has_the_prices_of_those_it_resells(source: PriceSource) -> None:
