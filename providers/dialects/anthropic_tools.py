@@ -19,7 +19,7 @@ from tollway.providers.conversation import (
     ToolChoice,
 )
 from tollway.providers.dialects.anthropic_client_tools import CLIENT_TOOLS
-from tollway.providers.dialects.wire import Body, decoded
+from tollway.providers.dialects.wire import Body, decoded, object_in, text_of
 from tollway.providers.errors import RequestInvalid
 
 NAME: Final = "anthropic_messages"
@@ -86,7 +86,7 @@ def offered(body: Body, messages: tuple[Message, ...]) -> tuple[_Offered, tuple[
     if not any(_is_change(part, message) for message in messages for part in message.parts):
         return tools, messages
     known: dict[object, Tool | HostedTool] = {_key(tool): tool for tool in tools}
-    withdrawn: set[str] = set()
+    withdrawn: set[object] = set()
     kept: list[Message] = []
     for message in messages:
         stay = tuple(
@@ -99,17 +99,19 @@ def offered(body: Body, messages: tuple[Message, ...]) -> tuple[_Offered, tuple[
     return tuple(one for key, one in known.items() if key not in withdrawn), tuple(kept)
 
 
-def _changed(part: Opaque, known: dict[object, Tool | HostedTool], withdrawn: set[str]) -> bool:
+def _changed(part: Opaque, known: dict[object, Tool | HostedTool], withdrawn: set[object]) -> bool:
     """Apply a change to what is known and withdrawn; return whether it can be applied here."""
     meant = decoded(_CHANGE, part.payload, "messages").tool
     if meant.type == "tool_definition":
         added = _tool(meant.definition, "messages")
-        meant.name = added.name if isinstance(added, Tool) else ""
-        known.pop(meant.name, None)
-        known[_key(added)] = added
-    elif meant.type != "tool_reference":
+        key = _key(added)
+        known.pop(key, None)
+        known[key] = added
+    elif meant.type == "tool_reference":
+        key = meant.name
+    else:
         return False
-    (withdrawn.discard if part.type == _ADDITION else withdrawn.add)(meant.name)
+    (withdrawn.discard if part.type == _ADDITION else withdrawn.add)(key)
     return True
 
 
@@ -120,7 +122,9 @@ def _is_change(part: Part, message: Message) -> TypeGuard[Opaque]:
 
 def _key(tool: Tool | HostedTool) -> object:
     """Return what a tool is known by: its name, or that it is itself."""
-    return tool.name if isinstance(tool, Tool) else id(tool)
+    if isinstance(tool, Tool):
+        return tool.name
+    return text_of(object_in(tool.payload) or {}, "name") or id(tool)
 
 
 def _tools(body: Body) -> Iterator[Tool | HostedTool]:

@@ -70,6 +70,10 @@ def test_tools_that_come_and_go_within_a_conversation_are_those_of_its_end() -> 
     again = read(ANTHROPIC, tools=tools, messages=[*turns, back])
     names = [one.name for one in again.tools if isinstance(one, Tool)]
     assert names == ["kept", "old", "gone", "new"]
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    none = {"role": "system", "content": [meant("removal", "web_search")]}
+    found_no_more = read(ANTHROPIC, tools=[search], messages=[HI, none])
+    assert (found_no_more.tools, found_no_more.messages[1:]) == ((), ())
     server = change("addition", type="mcp_toolset_reference", server_name="files")
     for target in others(ANTHROPIC):
         with pytest.raises(Untranslatable, match="tool_addition"):
