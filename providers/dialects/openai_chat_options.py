@@ -45,8 +45,9 @@ _COMMON = ("low", "medium", "high")
 _SWITCHED = ("low", "medium", "high", "max")
 # OpenRouter's, of which it tells each model what that knows (its own library).
 _OF_OBJECT = ("minimal", "low", "medium", "high", "xhigh", "max")
-# OpenAI takes no longer one.
-_LONGEST_USER = 64
+# OpenAI takes no longer `user` or `prompt_cache_key`, nor does who passes them on to it
+# (elizaOS/eliza#31720, of OpenRouter).
+_LONGEST_NAME = 64
 _MOST_STOPS = 4
 # To these the tool that must be called is the only one.
 _ONE_ALONE = frozenset({quirk.CHOICE_IN_WORDS, quirk.IGNORES_CHOICE})
@@ -363,13 +364,13 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
     def takes(name: str) -> bool:
         return own or name in quirks
 
-    labels = msgspec.Raw(said.metadata) if said.metadata else None
+    labels, key = msgspec.Raw(said.metadata) if said.metadata else None, said.cache_key
     fields: tuple[tuple[str, object, bool], ...] = (
-        (quirk.USER, said.user, takes(quirk.USER) and len(said.user) <= _LONGEST_USER),
+        (quirk.USER, said.user, takes(quirk.USER) and len(said.user) <= _LONGEST_NAME),
         # OpenAI's are of what it keeps.
         (quirk.METADATA, labels, quirk.METADATA in quirks or (own and bool(said.store))),
         ("service_tier", said.service_tier and (tier or said.service_tier), own and bool(tier)),
-        (quirk.CACHE_KEY, said.cache_key, takes(quirk.CACHE_KEY)),
+        (quirk.CACHE_KEY, key, takes(quirk.CACHE_KEY) and len(key) <= _LONGEST_NAME),
         ("store", said.store, own),
     )
     for name, value, fits in fields:

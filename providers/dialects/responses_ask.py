@@ -47,7 +47,7 @@ tool_id = partial(fitting, allowed=re.compile(r"[!-~]"), most=64)
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
 _TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
           "priority": "priority"}  # fmt: skip
-_LONGEST_USER = 64
+_LONGEST_NAME = 64  # `user` and `prompt_cache_key`: OpenAI takes no longer ones
 _LEAST_LIMIT = 16  # OpenAI refuses to answer in less
 _Fields = Iterator[tuple[str, object]]
 
@@ -386,10 +386,10 @@ def _labels(said: Conversation, dropped: list[str]) -> _Fields:
     """Yield what changes no answer: for whom it is, labels, tiers, cache keys."""
     tier = _TIERS.get(said.service_tier, "")
     fields: tuple[tuple[str, object, bool], ...] = (
-        ("user", said.user, len(said.user) <= _LONGEST_USER),
+        ("user", said.user, len(said.user) <= _LONGEST_NAME),
         ("metadata", msgspec.Raw(said.metadata) if said.metadata else None, False),
         ("service_tier", tier or said.service_tier, bool(tier)),
-        ("prompt_cache_key", said.cache_key, True),
+        ("prompt_cache_key", said.cache_key, len(said.cache_key) <= _LONGEST_NAME),
     )
     for name, value, fits in fields:
         if not value:

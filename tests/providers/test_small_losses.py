@@ -64,6 +64,26 @@ def turns(call: dict[str, Any], *results: dict[str, Any]) -> Conversation:
 
 
 @pytest.mark.parametrize(
+    ("codec", "target", "kind"),
+    [
+        (RESPONSES, OPENAI, "openrouter"),
+        (RESPONSES, OPENAI, "openai"),
+        (OPENAI, RESPONSES, "openai"),
+    ],
+)
+def test_a_name_that_is_too_long_costs_itself_and_not_the_call(
+    codec: Codec, target: Asks, kind: str
+) -> None:
+    """OpenAI refuses more than 64 characters, also behind OpenRouter, which passes them on."""
+    said = {"input": "Hi"} if codec is RESPONSES else {"messages": [USER]}
+    for size, lost in ((64, ()), (65, ("user", "prompt_cache_key"))):
+        names = {"user": "u" * size, "prompt_cache_key": "k" * size}
+        body, dropped = written(read(codec, **said, **names), target, kind)
+        assert dropped == lost
+        assert {name: body[name] for name in names if name in body} == ({} if lost else names)
+
+
+@pytest.mark.parametrize(
     "result",
     [RESULT | MARK, RESULT | {"content": [{"type": "text", "text": "x", **MARK}]}],
     ids=["of the result", "within it"],
