@@ -59,12 +59,12 @@ def held_to(schema: bytes) -> tuple[bytes, tuple[str, ...]]:
     try:
         known = _known(said)
         if _comes_back(known):
-            raise _unheld("holds itself")
+            raise _unheld("holds itself", "Write out as many levels as are needed")
         walk = _Walk(known)
         written = walk.schema(said)
         return (schema if written == said else msgspec.json.encode(written)), tuple(walk.told)
     except RecursionError:
-        raise _unheld("is nested too deeply") from None
+        raise _unheld("is nested too deeply", "Nest it less") from None
 
 
 def strict(tools: Iterable[object]) -> Schemas:
@@ -154,7 +154,9 @@ class _Walk:
             self._sizes[ref] = len(msgspec.json.encode(there))
         self._left -= self._sizes[ref]
         if self._left < 0:
-            raise _unheld("is too large once `allOf` holds what it refers to")
+            raise _unheld(
+                "is too large once `allOf` holds what it refers to", "Refer to less there"
+            )
 
     def _close(self, said: dict[str, Any], written: dict[str, Any]) -> None:
         more = said.get("additionalProperties")
@@ -246,9 +248,9 @@ def _is_union(said: object) -> bool:
     return isinstance(said, dict) and ("anyOf" in said or isinstance(said.get("type"), list))
 
 
-def _unheld(why: str) -> Untranslatable:
+def _unheld(why: str, mend: str = "Name the members of each object") -> Untranslatable:
     return Untranslatable(
         f"The target holds no answer to a schema that {why}",
-        hint="Name the members of each object, or ask for any JSON",
+        hint=f"{mend}, or ask for any JSON",
         param="response_format",
     )

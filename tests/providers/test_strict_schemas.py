@@ -269,6 +269,7 @@ def test_a_schema_that_holds_itself_is_refused_here_and_a_strict_tool_of_it_is_f
         with pytest.raises(Untranslatable, match="holds itself") as refused:
             asked(target, response_format=shaped(tree))
         assert refused.value.param == "response_format"
+        assert "levels" in refused.value.hint
         _, dropped = asked(target, tools=offered(leaf, tree))
         assert dropped == ("tools.strict",)
 
