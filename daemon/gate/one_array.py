@@ -1,21 +1,28 @@
 """Gives a client of Google's its stream as one JSON array, which is that API's way unasked.
 
 Behind it all is as with events: each event's data is an element, and the error that ends a
-broken stream is the last of them. What is no data (a comment) has no place in an array. Silences
-are filled with ends of lines, which JSON allows between elements and no reader of it sees.
+broken stream is the last of them, also one that stands bare between events, as Google tells it;
+one that is told in both ways is one element. What is no data (a comment) has no place in an
+array. Silences are filled with ends of lines, which JSON allows between elements and no reader of
+it sees.
 """
 
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from tollway.daemon.direct import Direct
 from tollway.daemon.gate.pipe import Headers
-from tollway.providers.sse import Splitter
+from tollway.providers.dialects.gemini_errors import said_in
+from tollway.providers.dialects.wire import UNREADABLE
+from tollway.providers.sse import Event, Splitter
 
 _TYPE: Final = ("Content-Type", "application/json; charset=UTF-8")
 # An element is never cut: what is no whole JSON would spoil the array.
 _MOST = 512 * 1024 * 1024
-_NOT_AN_ELEMENT = frozenset({None, b"", b"[DONE]"})
+_NOT_AN_ELEMENT = frozenset({b"", b"[DONE]"})
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class OneArray:
@@ -27,6 +34,7 @@ class OneArray:
         self._client = client
         self._splitter = Splitter(_MOST)
         self._before = b"["
+        self._last = b""
 
     @property
     def status(self) -> int:
@@ -63,9 +71,19 @@ class OneArray:
             self._before = b"" if self._before == b"[" else self._before
             return
         for event in self._splitter.feed(data):
-            if event.data not in _NOT_AN_ELEMENT:
-                self._client.write(self._before + (event.data or b""))
+            element = event.data or self._bare(event)
+            if element not in _NOT_AN_ELEMENT:
+                self._client.write(self._before + element)
                 self._before = b",\r\n"
+                self._last = element
+
+    def _bare(self, event: Event) -> bytes:
+        """Return the error that stands bare in a stream, unless it is no whole one or was told."""
+        said = (said_in(event) or b"").strip()
+        try:
+            return said if said != self._last and _FIELDS.decode(said) else b""
+        except UNREADABLE:
+            return b""
 
     def pass_on(self, chunk: bytes) -> bool:
         """Do nothing: no chunk of events is one of an array."""

@@ -84,14 +84,27 @@ async def test_another_apis_answer_is_an_array_too(query: str) -> None:
         assert chunks[-1]["usageMetadata"]["promptTokenCount"] == 7
 
 
-@pytest.mark.parametrize("kind", ["gemini", "openai-compatible"])
-async def test_the_error_that_breaks_a_stream_is_the_last_element(kind: str) -> None:
-    """What is an event of a stream of events; the array is whole all the same."""
-    google = b'data: {"candidates":[{"content":{"parts":[{"text":"He"}]}}]}\r\n\r\n'
-    async with behind(kind, says(HEAD + (google if kind == "gemini" else chunk("He")))) as gate:
+HALF = b'data: {"candidates":[{"content":{"parts":[{"text":"He"}]}}]}\r\n\r\n'
+BARE = b'{\n  "error": {\n    "code": 503,\n    "status": "UNAVAILABLE"\n  }\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "stream", "status"),
+    [
+        ("gemini", HALF, "INTERNAL"),
+        ("gemini", HALF + BARE, "UNAVAILABLE"),
+        ("gemini", HALF + BARE[:-5], "INTERNAL"),
+        ("openai-compatible", chunk("He"), "INTERNAL"),
+    ],
+)
+async def test_the_error_that_breaks_a_stream_is_the_last_element(
+    kind: str, stream: bytes, status: str
+) -> None:
+    """What is an event of a stream of events, or bare in it; the array is whole all the same."""
+    async with behind(kind, says(HEAD + stream)) as gate:
         *chunks, last = elements(await ask(gate))
         assert text(chunks) == "He"
-        assert last["error"]["status"] == "INTERNAL"
+        assert last["error"]["status"] == status
 
 
 @pytest.mark.parametrize("kind", ["gemini", "openai-compatible"])
