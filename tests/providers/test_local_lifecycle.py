@@ -270,11 +270,11 @@ async def test_a_file_that_llama_cpp_refuses_is_told_in_its_words(tmp_path: Path
 
 async def test_a_model_too_large_for_memory_starts_no_process(tmp_path: Path) -> None:
     """Refused with numbers, and tried again as soon as there is room."""
-    room = [200 * 2**20]
+    room = [100 * 2**20]
     seen: list[str] = []
     options: dict[str, Any] = {"memory": lambda: room[0], "on_change": states_seen(seen)}
     async with serving(tmp_path, **options) as local:
-        with pytest.raises(LocalModelFailed, match=r"needs \d+ MiB .* 200 MiB are free") as fault:
+        with pytest.raises(LocalModelFailed, match=r"needs \d+ MiB .* 100 MiB are free") as fault:
             await local.send(NAME, "chat", chat("hi"))
         assert "weights" in fault.value.message
         assert "smaller quantisation" in fault.value.hint or "context" in fault.value.hint
@@ -291,9 +291,9 @@ async def test_an_idle_model_makes_room_for_another(tmp_path: Path) -> None:
     def changed(state: ModelState) -> None:
         # What runs is used memory, as the system would say it.
         if state.name == "a":
-            used[0] = 350 * 2**20 if state.state == "ready" else 0
+            used[0] = 150 * 2**20 if state.state == "ready" else 0
 
-    options: dict[str, Any] = {"memory": lambda: 600 * 2**20 - used[0], "on_change": changed}
+    options: dict[str, Any] = {"memory": lambda: 260 * 2**20 - used[0], "on_change": changed}
     async with serving(tmp_path, model(name="a"), model(name="b"), clock=clock, **options) as local:
         await local.load("a")
         clock.now += 10

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import real_model
 from hypothesis import given
 from hypothesis import strategies as st
-from local_models import NAME, body_of, chat, serving, text_of, whole
+from local_models import NAME, body_of, chat, model, serving, text_of, whole
 
 from tollway.providers.errors import AnswerHeldUp
 from tollway.providers.llamacpp.samplers import likeliest
@@ -109,7 +110,7 @@ def _but(asked: dict[str, Any]) -> dict[str, Any]:
 
 async def test_an_answer_that_may_not_end_goes_on_to_its_limit(tmp_path: Path) -> None:
     """The model would stop; what holds an answer to a form needs that end, and is a 400."""
-    async with serving(tmp_path) as local:
+    async with serving(tmp_path, model(real_model())) as local:
         usual = await whole(local, chat("Say hello.", max_tokens=60))
         assert usual["choices"][0]["finish_reason"] == "stop"
         endless = await whole(local, chat("Say hello.", max_tokens=60, ignore_eos=True))
