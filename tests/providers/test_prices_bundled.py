@@ -10,7 +10,7 @@ import genai_prices
 import pytest
 from genai_prices import data, types
 
-from tollway.providers.canon import Usage
+from tollway.providers.canon import Price, Usage
 from tollway.providers.money import cost, worst_case
 from tollway.providers.price_diff import later, summary
 from tollway.providers.prices import PriceSource
@@ -88,10 +88,26 @@ def their_costs(price: types.ModelPrice) -> list[int]:
     return known[1]
 
 
+_ours: dict[int, tuple[Price, list[int]]] = {}
+
+
+def our_costs(price: Price) -> list[int]:
+    """Return what a price of ours asks for each of USAGES, in nano-dollars."""
+    known = _ours.get(id(price))
+    if known is None:
+        known = _ours[id(price)] = (price, [cost(usage, price) for usage in USAGES])
+    return known[1]
+
+
+_asked: dict[tuple[str, str], types.ModelInfo | None] = {}
+
+
 def asked(provider: types.Provider, name: str) -> types.ModelInfo | None:
     """Return the model that genai-prices finds by a name, None where it finds none."""
-    resold = [each for each in data.providers if each.id not in NOT_RESOLD or each is provider]
-    return provider.find_model(name, all_providers=resold)
+    if (provider.id, name) not in _asked:
+        resold = [each for each in data.providers if each.id not in NOT_RESOLD or each is provider]
+        _asked[provider.id, name] = provider.find_model(name, all_providers=resold)
+    return _asked[provider.id, name]
 
 
 def with_an_hour(model_id: str, price: types.ModelPrice) -> types.ModelPrice:
@@ -188,7 +204,7 @@ def test_every_model_costs_what_genai_prices_says_to_the_nano_dollar(
             if ours is None:
                 reasons.add(why_unknown(theirs.id, price))
                 continue
-            costs = [cost(usage, ours) for usage in USAGES]
+            costs = our_costs(ours)
             assert costs == their_costs(with_an_hour(theirs.id, price)), (provider.id, model.id, at)
             assert ours.context_window == theirs.context_window
     assert reasons == UNKNOWN.keys()
@@ -215,7 +231,7 @@ def test_every_service_tier_costs_what_genai_prices_says(source: PriceSource, at
                     price = ours
                     if "search_type" in variant.when:  # tells one search from another
                         continue
-                assert [cost(usage, price) for usage in USAGES] == costs, (model.id, service)
+                assert our_costs(price) == costs, (model.id, service)
             assert known.keys() <= {
                 "+".join(variant.when.values()) for variant in model.price_variants or ()
             }
