@@ -14,6 +14,7 @@ from tollway.daemon.ledger.spend import midnight_ms
 _SPANS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _SPAN = re.compile(r"(\d{1,6})([mhdw])")
 _DAY = timedelta(days=1)
+_FIRST = date(1900, 1, 1)  # what is compared with begins then at the earliest: far from year 0
 _UNITS = {"today": "day", "yesterday": "day", "week": "week", "month": "month"}
 
 
@@ -116,11 +117,11 @@ def _back(first: date, final: date, unit: str) -> tuple[int, date]:
     """Return how many units two days and what lies between touch, and the day so many before."""
     if unit == "month":
         count = (final.year - first.year) * 12 + final.month - first.month + 1
-        month = first.year * 12 + first.month - 1 - count
+        month = max(first.year * 12 + first.month - 1 - count, _FIRST.year * 12)
         return count, date(month // 12, month % 12 + 1, 1)
     size = 7 if unit == "week" else 1
     count = (final - first).days // size + 1
-    return count, first - count * size * _DAY
+    return count, first - min(count * size, (first - _FIRST).days) * _DAY
 
 
 def end_of(asked: Period) -> int | None:
@@ -155,7 +156,8 @@ def moment(
 ) -> int:
     """Return a moment in unix milliseconds; of a day its beginning, or its end if `whole_day`.
 
-    So it is of a month (`2026-11`). Without `tz` days are those of this box.
+    So it is of a month (`2026-11`). Without `tz` days are those of this box. Before 1970 there is
+    none: it is 0 then.
 
     Raises:
         UsageProblem: It cannot be read.
@@ -170,9 +172,9 @@ def moment(
     try:
         day = words.get(said) or _date(said, last=whole_day)
         if day:
-            return midnight_ms(day + _DAY if whole_day else day, tz)
+            return max(0, midnight_ms(day + _DAY if whole_day else day, tz))
         at = datetime.fromisoformat(text.strip())
-        return int((at if at.tzinfo else at.replace(tzinfo=tz)).timestamp() * 1000)
+        return max(0, int((at if at.tzinfo else at.replace(tzinfo=tz)).timestamp() * 1000))
     except (ValueError, OverflowError) as fault:
         raise UsageProblem(
             f"`{option} {text}` is no moment{shown.meant(said, words)}",

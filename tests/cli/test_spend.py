@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ledger_rows import PRICE, attempt, closed, ended, opened, refused
 from program import Home
 
-from tollway.cli.periods import Period, period, zone
+from tollway.cli.periods import Period, before, period, zone
 from tollway.cli.spend_report import as_csv, as_json_data, made, worth
 from tollway.daemon.ledger.rows import Who
 from tollway.daemon.ledger.schema import TOKENS
@@ -275,6 +275,16 @@ async def test_an_empty_ledger_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("since", "until"), [("0001-01", "9998-12"), ("2020-01", "9998-12"), ("2020-01-02", "9998-12")]
+)
+def test_years_far_from_all_ledgers_have_a_period_before_them(since: str, until: str) -> None:
+    """It ends where the one that is asked for begins, however long that is."""
+    asked = period(since, until, zone("UTC"), 0)
+    earlier, _ = before(asked)
+    assert earlier.since_ms < earlier.until_ms == asked.since_ms
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--by", "team,color"], "cannot be added up by `color`"),
@@ -282,6 +292,7 @@ async def test_an_empty_ledger_is_said(tmp_path: Path) -> None:
         (["--until", "month"], "`--until month` is no moment"),
         (["--since", "today", "--until", "2020-01-01"], "The period is empty"),
         (["--since", "2026-13"], "`--since 2026-13` is no moment"),
+        (["--since", "0001-01", "--until", "0001-01"], "The period is empty"),
         (["--since", "2020-11", "--until", "2020-10"], "2020-11-01 00:00 and end at 2020-11-01 00"),
         (["--tz", "Mars/Olympus"], "no time zone `Mars/Olympus`"),
         (["--json", "--format", "csv"], "cannot both be"),
