@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_server import Server
 
-from tollway.providers.http.portions import Portions
+from tollway.providers.http.portions import OWN_S, Portions
 
 PORTION: Final = 4 * 1024  # bytes that are read at once: 3 ms, of the smallest chunks
 
@@ -43,7 +43,14 @@ class InPortions(web.RequestHandler):
         return PORTION
 
     def take_portion(self) -> bool:
-        """Take a part of what waits; return whether more waits that may be taken now."""
+        """Take parts of what waits for a while; return whether more waits that may be taken now."""
+        ends_s = self._loop.time() + OWN_S
+        while self._take_portion():
+            if self._loop.time() >= ends_s:
+                return True
+        return False
+
+    def _take_portion(self) -> bool:
         if self.transport is None:
             return False
         size = self.at_once()

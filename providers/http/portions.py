@@ -7,11 +7,10 @@ sent much waits its turn, and what is done with it gets a turn of its own behind
 """
 
 import asyncio
-from collections import deque
 from typing import Final, Protocol
 
 _TURN_S: Final = 0.004  # for all connections together
-_OWN_S: Final = 0.001  # for one whose portions only lie there until all have come
+OWN_S: Final = 0.001  # for one whose portions only lie there until all have come
 
 
 class Reader(Protocol):
@@ -30,11 +29,11 @@ class Portions:
     def __init__(self, turn_s: float = _TURN_S) -> None:
         self._turn_s = turn_s
         self._running = False  # whether `_next` is called in the loop's next turn
-        self._waiting: deque[Reader] = deque()  # each stands there once
+        self._waiting: dict[Reader, None] = {}  # in turn; who resumes within a portion stands once
 
     def add(self, one: Reader) -> None:
         """Let one take a portion in each turn: now, if nobody has in this turn of the loop."""
-        self._waiting.append(one)
+        self._waiting[one] = None
         if not self._running:
             self._next()
 
@@ -44,10 +43,10 @@ class Portions:
         self._running = bool(self._waiting)
         if self._running:
             loop.call_soon(self._next)
-        for _ in range(len(self._waiting)):
-            one = self._waiting.popleft()
+        for one in tuple(self._waiting):
+            del self._waiting[one]
             if one.take_portion():
-                self._waiting.append(one)
+                self._waiting[one] = None
             if loop.time() >= ends_s:
                 break
 
@@ -77,9 +76,9 @@ class InPortions(asyncio.Protocol):
             self._portions.add(self)
 
     def take_portion(self) -> bool:
-        """Take a part of what waits; return whether more waits that may be taken now."""
+        """Take parts of what waits for a while; return whether more waits that may be taken now."""
         loop = asyncio.get_running_loop()
-        ends_s = loop.time() + _OWN_S
+        ends_s = loop.time() + OWN_S
         while self._take_portion():
             if not self.as_whole or loop.time() >= ends_s:
                 return True

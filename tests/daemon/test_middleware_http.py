@@ -1,5 +1,6 @@
 """HTTP is read strictly: what two readers could understand in two ways is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from shell import Running, running
 
 from tollway.daemon.connection import EdgeLimits
+from tollway.daemon.portions import PORTION
 
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -140,6 +142,26 @@ async def test_a_body_in_small_chunks_is_read_to_its_end_and_no_further(daemon: 
     assert answer.status == 400
     assert b"model" in answer.body  # `{}` is no chat request
     assert (await client.answer()).status == 404
+    client.close()
+
+
+async def test_a_body_in_large_chunks_is_read_in_few_turns(daemon: Running) -> None:
+    """It does not wait a turn for each of its portions: they take no longer than their bytes do."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    client = await daemon.connect()
+    body = b"1\r\n{\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 30 + b"1\r\n}\r\n0\r\n\r\n"
+    counting = asyncio.create_task(count())
+    await client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert (await client.answer()).status == 400
+    counting.cancel()
+    assert turns < len(body) // PORTION
     client.close()
 
 

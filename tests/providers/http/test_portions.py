@@ -43,6 +43,22 @@ async def test_those_who_send_much_share_a_part_of_each_turn_of_the_loop() -> No
     assert read[-1] == "d"
 
 
+async def test_who_resumes_within_its_portion_stands_in_line_once() -> None:
+    """Its next portion is not two, nor that of one that has ended."""
+    read: list[str] = []
+    portions = Portions(turn_s=1)
+
+    class Resumes(Sender):
+        def take_portion(self) -> bool:
+            portions.add(self)
+            return super().take_portion()
+
+    portions.add(Resumes("a", 9, read))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert read == ["a"] * 3
+
+
 async def test_an_answer_that_comes_at_once_is_taken_in_portions(transport: HttpTransport) -> None:
     """What is done with each has a turn of its own: the smallest events take long."""
     body = b"x" * 100_000
