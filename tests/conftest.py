@@ -66,6 +66,9 @@ def pytest_collection() -> Generator[None, object, object]:
 # coverage: the others hardly reach another line, and watching takes longer than most of them.
 _EXAMPLES = 10
 _CASES = 8
+# And the processes of so many tests of a file: they are watched whole, and take twice as long.
+_WITH_PROCESSES = 3
+_OF_PROCESSES = "COVERAGE_PROCESS_CONFIG"  # coverage's, for those that are started
 _seen: Counter[str] = Counter()
 _watch: list[Any] = []  # what coverage looks with
 
@@ -87,16 +90,33 @@ def pytest_runtestloop() -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let coverage look at the first of what is tried again and again."""
-    name = item.nodeid.partition("[")[0]
-    _seen[name] += 1
+    name, file = item.nodeid.partition("[")[0], item.nodeid.partition("::")[0]
+    _seen.update((name, file))
     if not _watch or _seen[name] > _CASES:
-        return (yield)
+        with _processes(watched=False):
+            return (yield)
     sys.settrace(_watch[0])
     try:
-        with _first_examples(getattr(getattr(item, "obj", None), "hypothesis", None)):
+        with (
+            _processes(watched=_seen[file] <= _WITH_PROCESSES),
+            _first_examples(getattr(getattr(item, "obj", None), "hypothesis", None)),
+        ):
             return (yield)
     finally:
         sys.settrace(None)
+
+
+@contextmanager
+def _processes(*, watched: bool) -> Iterator[None]:
+    said = os.environ.get(_OF_PROCESSES)
+    if watched or said is None:
+        yield
+        return
+    del os.environ[_OF_PROCESSES]
+    try:
+        yield
+    finally:
+        os.environ[_OF_PROCESSES] = said
 
 
 @contextmanager
