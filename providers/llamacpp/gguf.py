@@ -168,6 +168,21 @@ class _Reader:
             raise GgufError(f"A text of {length:,} bytes stands in the header; at most {limit:,}")
         return self.take(length).decode("utf-8", "replace")
 
+    def pass_texts(self, count: int, limit: int) -> None:
+        """Read on to behind so many texts, as quickly as Python can: vocabularies have 260,000."""
+        read, left = self._file.read, min(MAX_HEADER, self._size) - self.at
+        for _ in range(count):
+            length = int.from_bytes(read(8), "little")
+            left -= 8 + length
+            if length > limit or left < 0:
+                self.at = min(MAX_HEADER, self._size) - left - 8 - length
+                self._file.seek(self.at)
+                self.text(limit)  # which says what is wrong
+            read(length)
+        self.at = min(MAX_HEADER, self._size) - left
+        if self._file.tell() != self.at:
+            raise GgufError("The file changed while its header was read")
+
 
 def read_header(file: BinaryIO, size: int) -> Header:
     """Return the header of a GGUF file of `size` bytes, read from its start.
@@ -296,12 +311,10 @@ def _array(reader: _Reader) -> Array:
     keep = count <= KEPT_ITEMS
     if kind == _TEXT:
         # Each text takes 8 bytes or more, so a false count ends at the end of the file.
-        kept: list[object] = []
-        for _ in range(count):
-            text = reader.text(MAX_TEXT)
-            if keep:
-                kept.append(text)
-        return Array(count, tuple(kept))
+        if keep:
+            return Array(count, tuple(reader.text(MAX_TEXT) for _ in range(count)))
+        reader.pass_texts(count, MAX_TEXT)
+        return Array(count)
     if kind not in _SCALARS:
         raise GgufError(f"The metadata holds an array of the type {kind}, which no model has")
     code = _SCALARS[kind]

@@ -10,9 +10,13 @@ from gguf_files import llama_gguf, real_model, small_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollway.providers.llamacpp.gguf import GgufError, describe, read_header
+from tollway.providers.llamacpp.gguf import KEPT_ITEMS, Array, GgufError, describe, read_header
 
 WHOLE = llama_gguf()
+
+
+# A vocabulary that is counted and not kept; another entry stands behind it.
+MANY = small_gguf({"words": ["ab"] * (KEPT_ITEMS + 1), "last": 7}, {})
 
 
 def read(data: bytes) -> None:
@@ -47,6 +51,27 @@ def test_a_truncated_file_is_named_with_what_is_missing(tmp_path: Path) -> None:
     path.write_bytes(WHOLE[:-100])
     with pytest.raises(GgufError, match=r"`broken.gguf` is cut short: 100 of 2,688 bytes"):
         describe(path)
+
+
+@given(st.integers(0, len(MANY) - 1), st.none() | st.binary(min_size=1, max_size=9))
+def test_a_vocabulary_is_passed_over_or_refused(at: int, damage: bytes | None) -> None:
+    """Cut anywhere it is refused; damaged, it is as a short one would be: read or refused."""
+    if damage is None:
+        with pytest.raises(GgufError):
+            read(MANY[:at])
+        return
+    with contextlib.suppress(GgufError):
+        read(MANY[:at] + damage + MANY[at + len(damage) :])
+
+
+def test_what_stands_behind_a_vocabulary_is_read() -> None:
+    """Its texts are counted, and a length that is no length is told as it is elsewhere."""
+    metadata = read_header(io.BytesIO(MANY), len(MANY)).metadata
+    assert metadata == {"words": Array(KEPT_ITEMS + 1), "last": 7}
+    at = MANY.index(struct.pack("<Q", 2) + b"ab") + 100 * 10
+    wrong = MANY[:at] + struct.pack("<Q", 2**40) + MANY[at + 8 :]
+    with pytest.raises(GgufError, match="A text of 1,099,511,627,776 bytes stands in the header"):
+        read(wrong)
 
 
 @given(st.integers(0, len(WHOLE) - 1))
