@@ -36,8 +36,8 @@ def is_asked_there(call: Call, target: Target) -> bool:
     return target.kind.speaks(call.dialect)
 
 
-async def count(gate: Gate, call: Call, target: Target) -> tuple[Headers, bytes]:
-    """Return the headers and the body of the answer to a count.
+async def count(gate: Gate, call: Call, target: Target, owner: str) -> tuple[Headers, bytes]:
+    """Return the headers and the body of the answer to a count; `owner` is as in `Terms`.
 
     Raises:
         Untranslatable, RequestInvalid: The request is none that the target could be sent.
@@ -45,7 +45,9 @@ async def count(gate: Gate, call: Call, target: Target) -> tuple[Headers, bytes]
     said = without_offers(DIALECTS[call.dialect].codec.read_request(call))[0]
     facts = Facts(model=target.model, quirks=target.kind.quirks)
     body = openai_chat_codec.CODEC.write_request(said, facts).body
-    exact = await gate.daemon.local.count(target.model, "chat", body) if target.local else None
+    exact = None
+    if target.local:
+        exact = await gate.daemon.local.count(target.model, "chat", body, owner)
     tokens = estimate_request(body) if exact is None else exact
     headers = (_JSON, ("x-tollway-target", target.name), *(() if exact else (_ESTIMATED,)))
     return headers, _SAID[call.dialect](tokens)

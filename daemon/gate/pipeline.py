@@ -65,7 +65,7 @@ async def serve(
     if endpoint == "count_tokens":
         target = exchange.first()
         if not is_asked_there(call, target):
-            headers, counted = await count(gate, call, target)
+            headers, counted = await count(gate, call, target, caller.prefix_owner)
             request.whole(200, headers, counted)
             return
     trace.exchange = exchange

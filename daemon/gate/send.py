@@ -261,7 +261,7 @@ class Exchange:
         if target.local and price and not price.free and terms.budgets:
             self.write_ended()
             exact = await self.daemon.local.count(
-                target.model, self.call.endpoint, version.call.body
+                target.model, self.call.endpoint, version.call.body, self.caller.prefix_owner
             )
             if exact is not None:
                 bound = msgspec.structs.replace(bound, input=exact)

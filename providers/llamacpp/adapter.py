@@ -195,13 +195,18 @@ class LocalModels:
             raise LocalModelFailed(f"`{name}` is not served by a command any more", sent=False)
         return await resident.forward(request, terms)
 
-    async def count(self, name: str, endpoint: Endpoint, body: bytes) -> int | None:
-        """Return the exact tokens of a request's prompt; None unless our own worker has it."""
+    async def count(
+        self, name: str, endpoint: Endpoint, body: bytes, owner: str = ""
+    ) -> int | None:
+        """Return the exact tokens of a request's prompt; None unless our own worker has it.
+
+        `owner` is as in `Terms`.
+        """
         resident = self._named(name)
         if not isinstance(resident, GgufResident):
             return None
         try:
-            return await resident.count(read_request(endpoint, body).job)
+            return await resident.count(replace(read_request(endpoint, body).job, owner=owner))
         except RequestInvalid:
             return None
 

@@ -158,7 +158,9 @@ class Engine:
         Another thread may ask while a step runs: neither template nor vocabulary ever change.
         """
         try:
-            prompts = [self._jobs.tokens(asked.kind, prompt) for prompt in asked.prompts]
+            prompts = [
+                self._jobs.tokens(asked.kind, one, private=asked.private) for one in asked.prompts
+            ]
         except Refusal as no:
             return Refused(asked.id, no.message, no.param, no.code)
         except NativeFailed as fault:

@@ -172,6 +172,11 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     fresh: bool = False
 
     @property
+    def private(self) -> bool:
+        """Whether it shares what it reads with its owner at most."""
+        return self.fresh or bool(self.owner)
+
+    @property
     def grammar(self) -> str | None:
         """The grammar that its caller wrote, if there is one."""
         return self.shape.grammar if self.shape else None
@@ -184,6 +189,7 @@ class Count(msgspec.Struct, frozen=True, tag="count"):
     kind: Literal["chat", "completions", "embeddings"]
     prompts: list[Prompt]
     show: bool = False
+    private: bool = False  # whether somebody else's answer may not tell that these were here
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -81,7 +81,7 @@ class Jobs:
         for prompt in job.prompts:
             text = self._text(prompt)
             thinks = thinks or (text is not None and self.manner.opens(text))
-            prompts.append(self._tokens(job.kind, prompt, text))
+            prompts.append(self._tokens(job.kind, prompt, text, private=job.private))
         self._check_lengths(job.kind, prompts)
         beyond = [token for token in job.sampling.bias if token >= native.vocabulary]
         if beyond:
@@ -104,13 +104,15 @@ class Jobs:
             return Read(prompts, self._grammar(alone), thinks, self._later_calls(job))
         return Read(prompts, self._grammar(job), thinks and not shape.forces_calls)
 
-    def tokens(self, kind: str, prompt: Prompt) -> list[int]:
-        """Return a prompt's tokens.
+    def tokens(self, kind: str, prompt: Prompt, *, private: bool) -> list[int]:
+        """Return a prompt's tokens; of a `private` one nothing is kept, and nothing is used.
+
+        How soon it is cut would tell others that it was here before.
 
         Raises:
             Refusal: It cannot be read.
         """
-        return self._tokens(kind, prompt, self._text(prompt))
+        return self._tokens(kind, prompt, self._text(prompt), private=private)
 
     def _check_lengths(self, kind: str, prompts: list[list[int]]) -> None:
         native = self._native
@@ -160,7 +162,7 @@ class Jobs:
         except TemplateRefused as no:
             raise Refusal(str(no), "messages") from no
 
-    def _tokens(self, kind: str, prompt: Prompt, text: str | None) -> list[int]:
+    def _tokens(self, kind: str, prompt: Prompt, text: str | None, *, private: bool) -> list[int]:
         if text is None:
             tokens = prompt.tokens or []
             for token in tokens:
@@ -173,7 +175,10 @@ class Jobs:
         self._check_size(kind, text)
         if kind == "embeddings":
             return self._native.tokenize(text, ends=True)
-        tokens = self._tokenizer.tokenize(text)
+        if private:
+            tokens = self._native.tokenize(text, ends=False)
+        else:
+            tokens = self._tokenizer.tokenize(text)
         first = self._native.begin()
         # Many templates write the begin mark themselves; twice, it makes answers worse.
         return tokens if first is None or tokens[:1] == [first] else [first, *tokens]

@@ -334,7 +334,7 @@ class Worker:
             WorkerEnded: The process is gone.
             RequestInvalid: The job holds what cannot be told to it.
         """
-        call = self._begin(Count(0, kind.kind, kind.prompts), on_end)
+        call = self._begin(Count(0, kind.kind, kind.prompts, private=kind.private), on_end)
         up = await call.next()
         return up.tokens if isinstance(up, Counted) else None
 

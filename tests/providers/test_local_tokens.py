@@ -6,6 +6,8 @@ import alphabet
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tollway.providers.llamacpp.frames import Prompt
+from tollway.providers.llamacpp.jobs import Jobs
 from tollway.providers.llamacpp.tokens import Tokenizer, common
 
 # Longer ones are looked for first, as llama.cpp does; some take the blanks beside them.
@@ -65,6 +67,17 @@ def test_a_turn_of_a_long_conversation_costs_what_is_new() -> None:
             native.cut = 0
             assert tokenizer.tokenize(said) == tokens
             assert native.cut == 0
+
+
+def test_what_is_private_is_neither_kept_nor_told_by_how_soon_it_is_cut() -> None:
+    """Who asks with the same text, or again, has it cut anew; what all share is cut once."""
+    native = Marked()
+    jobs, prompt, cut = Jobs(native, None), Prompt(text="<s>abc"), []
+    for private in (True, True, False, True, False):
+        native.cut = 0
+        jobs.tokens("completions", prompt, private=private)
+        cut.append(native.cut > 0)
+    assert cut == [True, True, True, True, False]
 
 
 @given(st.text("ab", max_size=40), st.text("ab", max_size=40))
