@@ -15,7 +15,7 @@ from tollway.cli.control import Control, convert, load_config
 from tollway.cli.health import Provider as Seen
 from tollway.cli.health import word
 from tollway.cli.options import AsJson, ConfigFile
-from tollway.cli.secrets import place, take_secret
+from tollway.cli.secrets import place, secret_taken
 from tollway.cli.upstreams import Reached, reach_some
 from tollway.daemon import secrets
 from tollway.daemon.config import check, check_routes, shown, support
@@ -134,13 +134,14 @@ def add(  # noqa: PLR0913 - an argument is an option
     }
     values = {key: value for key, value in said.items() if value is not None}
     require_valid(loaded, name, values)
-    kept, needed = None, KINDS[kind].auth == "bearer" and auth != "caller"
-    if asks or (not api_key and needed):
-        kept = take_secret(name) if asks or name not in secrets.list_secrets() else None
+    if not api_key and KINDS[kind].auth == "bearer" and auth != "caller":
+        asks = name not in secrets.list_secrets()
         values["api_key"] = f"keyring:{name}"
-    done = edits.apply(
-        loaded.path, edits.put("providers", name, values, new=True), what=f"providers add {name}"
-    )
+    elif asks:
+        values["api_key"] = f"keyring:{name}"
+    change = edits.put("providers", name, values, new=True)
+    with secret_taken(name, asks=asks) as kept:
+        done = edits.apply(loaded.path, change, what=f"providers add {name}")
     if not as_json:
         if kept:
             show.note(f"The key is stored in {place(kept)}")

@@ -24,7 +24,7 @@ from tollway.cli.providers import (
     keys_of,
     require_valid,
 )
-from tollway.cli.secrets import place, take_secret
+from tollway.cli.secrets import place, secret_taken
 from tollway.daemon.config.schema import Config
 from tollway.daemon.secrets import Backend
 
@@ -83,9 +83,9 @@ def set_(  # noqa: PLR0913 - an argument is an option
         )
     wanted = _table(loaded, name) | values
     require_valid(loaded, name, {key: one for key, one in wanted.items() if one is not None})
-    kept = take_secret(name) if asks else None
     change = edits.put("providers", name, values)
-    done = edits.apply(loaded.path, change, what=f"providers set {name}")
+    with secret_taken(name, asks=asks) as kept:
+        done = edits.apply(loaded.path, change, what=f"providers set {name}")
     if not as_json:
         _tell(name, done, kept)
     if kind:

@@ -1,6 +1,8 @@
 """`secrets`: provider keys go into the keyring or the vault, and only their names come out."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from getpass import getpass
 from pathlib import Path
@@ -13,7 +15,9 @@ from tollway.cli.boundary import ANSWER_IS_NO
 from tollway.cli.control import load_config
 from tollway.cli.options import AsJson, ConfigFile
 from tollway.daemon import secrets
+from tollway.daemon.config.schema import SecretRef
 from tollway.daemon.errors import ConfigError, SecretError
+from tollway.providers.errors import GatewayError
 
 Name = Annotated[
     str,
@@ -65,6 +69,32 @@ def take_secret(name: str) -> secrets.Backend:
     # between the two is lost.
     value = getpass(f"Secret for {name}: ") if sys.stdin.isatty() else sys.stdin.read()
     return secrets.set_secret(name, value)
+
+
+@contextmanager
+def secret_taken(name: str, *, asks: bool) -> Iterator[secrets.Backend | None]:
+    """Take a secret for the change of gateway.toml that the block makes; yield where it is.
+
+    None without `asks`. Where the change fails, what was kept under this name is kept again.
+
+    Raises:
+        SecretError: As `take_secret`.
+    """
+    if not asks:
+        yield None
+        return
+    before = None
+    with suppress(SecretError):  # there is none, or `take_secret` says what is wrong
+        before = secrets.resolve(SecretRef(f"keyring:{name}"), base=Path())
+    kept = take_secret(name)
+    try:
+        yield kept
+    except GatewayError:  # not an interrupt: it may come once the file names the key
+        if before is None:
+            secrets.remove_secret(name)
+        else:
+            secrets.set_secret(name, before.reveal())
+        raise
 
 
 def _nowhere(found: secrets.Backend) -> SecretError:

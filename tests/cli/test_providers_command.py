@@ -184,6 +184,24 @@ def test_a_provider_is_changed_in_what_is_named_alone(home: Home) -> None:
     assert (nobody.returncode, "Did you mean up?" in nobody.stderr) == (1, True)
 
 
+def test_a_key_is_stored_only_with_the_change_that_names_it(home: Home) -> None:
+    """A file that could not be written left a new key that nobody named, and the old one lost."""
+    home.tollway("providers", "add", "up", "--kind", "openai", stdin="sk-old")
+    history = home.data / "history"
+    history.rename(home.data / "away")
+    history.touch()  # no version can be kept there: the change fails
+    to = ("--kind", "openai", "--base-url", "http://box/v1", "--api-key", "-")
+    for words in (("set", "up"), ("add", "new")):
+        ended = home.tollway("providers", *words, *to, stdin=CANARY)
+        assert (ended.returncode, "is in the way" in ended.stderr) == (2, True), ended.stderr
+    assert [one["reference"] for one in json.loads(home.tollway("secrets", "list", "--json").stdout)
+            ] == ["keyring:up"]  # fmt: skip
+    history.unlink()
+    with upstream("sk-old") as url:
+        home.tollway("providers", "set", "up", "--base-url", url)
+        assert home.tollway("providers", "test", "up").returncode == 0
+
+
 def test_a_provider_that_a_route_needs_stays(home: Home) -> None:
     """The route is named; without it the provider goes, and the file is as before."""
     home.tollway("providers", "add", "box", "--kind", "vllm")
