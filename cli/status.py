@@ -118,10 +118,14 @@ class Status(msgspec.Struct):
 
 
 class Reloaded(msgspec.Struct):
-    """What a reload did: the keys whose values changed, and those that name something else now."""
+    """What a reload did: the keys whose values changed, and those that name something else now.
+
+    `since` is when what was served before was read, by the watch or a reload.
+    """
 
     changed: list[str]
     renewed: list[str] = []
+    since: float | None = None
 
 
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -288,7 +292,7 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
     for key in done.renewed:
         show.say(f"renewed  {key}")
     if not done.changed and not done.renewed:
-        show.note("Reloaded; nothing changed")
+        show.note(f"Reloaded; nothing changed since it was last read, {show.age(done.since)}")
     edits.tell_waiting(answer)
     if any(key.endswith(".budget") for key in done.changed):
         from tollway.cli.budget_prices import doubts  # noqa: PLC0415 - reads the price data

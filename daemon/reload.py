@@ -71,12 +71,13 @@ class Reloaded(msgspec.Struct, frozen=True):
     """What a reload did: the keys whose values changed, and those that wait for a restart.
 
     `renewed` are keys that say what they said, of what is another now: a certificate, a secret;
-    and "prices" where the price data are.
+    and "prices" where the price data are. `since` is when what was served before was read.
     """
 
     changed: list[str]
     renewed: list[str]
     needs_restart: list[str]
+    since: float
 
 
 class Reloader:
@@ -215,8 +216,9 @@ class Reloader:
             for key, value in _NEEDS_RESTART.items()
             if value(config) != value(self.started_with)
         ]
+        since = self.state.loaded_at
         self.state = ConfigState(path=str(self._path), loaded_at=time.time(), needs_restart=waiting)
-        done = Reloaded(audit.changed(before, config), renewed, waiting)
+        done = Reloaded(audit.changed(before, config), renewed, waiting, since)
         await self._audit(before, config)
         news = [*done.changed, *(f"{key} (what it names)" for key in renewed)]
         log.info("reloaded: %s", ", ".join(news) or "nothing changed")

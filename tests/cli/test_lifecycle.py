@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -101,6 +102,8 @@ def test_reload_says_what_changed(home: Home) -> None:
     assert ended.stdout.splitlines() == ["changed  server.drain", "changed  server.listen"]
     waits = "`server.listen` takes effect at the next `tollway restart`"
     assert waits in ended.stderr
+    same = home.tollway("reload")
+    assert re.match(r"Reloaded; nothing changed since it was last read, \S+ ago\n", same.stderr)
     looked = json.loads(home.tollway("doctor", "--json", "--offline").stdout)
     (told,) = [check for check in looked["checks"] if check["name"] == "daemon"]
     assert (told["state"], told["fix"]) == ("fail", "`tollway restart`")

@@ -54,11 +54,10 @@ async def test_a_reload_says_what_changed_and_swaps_the_gate() -> None:
     """Dotted keys, as they stand in the file."""
     async with running(TEAM) as daemon:
         before = daemon.server.daemon.gate
+        read_at = (await config_state(daemon))["loaded_at"]
         rewrite(daemon, '"5/day"', '"6/day"')
-        assert await post_reload(daemon) == (
-            200,
-            {"changed": ["teams.ml.budget"], "renewed": [], "needs_restart": []},
-        )
+        said = {"changed": ["teams.ml.budget"], "renewed": [], "needs_restart": []}
+        assert await post_reload(daemon) == (200, said | {"since": read_at})
         assert daemon.server.daemon.gate is not before
         assert daemon.server.daemon.gate.config is daemon.server.daemon.config
 
