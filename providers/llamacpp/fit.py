@@ -311,14 +311,16 @@ def resident_bytes(pid: int) -> tuple[int, int]:
     """Return a process's memory in RAM and how much of that is mapped files, both in bytes.
 
     Mapped weights count as available to the kernel, though taking them away would bring the
-    model to a crawl: whoever asks what is free must subtract them. Zeros where unknown.
+    model to a crawl: whoever asks what is free must subtract them. What lies in a file system in
+    RAM is there without the process, and not its. Zeros where unknown.
     """
     try:
         status = _text(f"/proc/{pid}/status")
     except OSError:
         return 0, 0
-    found = dict(re.findall(r"^(VmRSS|RssFile):\s+(\d+) kB", status, re.MULTILINE))
-    return int(found.get("VmRSS", 0)) * 1024, int(found.get("RssFile", 0)) * 1024
+    found = dict(re.findall(r"^(RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE))
+    own, mapped = (int(found.get(name, 0)) * 1024 for name in ("RssAnon", "RssFile"))
+    return own + mapped, mapped
 
 
 def size(count: int) -> str:

@@ -185,6 +185,20 @@ class GgufResident(Resident[Worker]):
             return 0
         return fit.estimate(self.info, self.context, self.model.layout).total
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """See `Resident`; of the mapped file only what the model can need of it.
+
+        Most weights llama.cpp copies out of it for the CPU, in another order. Their pages stay
+        mapped, but whoever needs memory may have them.
+        """
+        held, mapped = super().memory
+        if not (needs := self.needs):
+            return held, mapped
+        own = held - mapped
+        mapped = min(mapped, max(0, needs - own))
+        return own + mapped, mapped
+
     def require_room(self, free: int) -> None:
         """See `Resident`."""
         if self.info:

@@ -1,7 +1,9 @@
 """The estimate against llama.cpp itself: what it would take, and what it takes."""
 
+import asyncio
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +141,31 @@ async def test_the_estimate_is_what_a_worker_takes(tmp_path: Path, how: dict[str
     assert need.weights + need.cache + need.work == pytest.approx(buffers, rel=0.1)
     if held:  # where the system tells
         assert need.total == pytest.approx(held, rel=0.1)
+
+
+_QUANTISE = """
+import sys, llama_cpp as llama
+params = llama.llama_model_quantize_default_params()
+params.ftype, params.allow_requantize = llama.LLAMA_FTYPE_MOSTLY_Q4_0, True
+sys.exit(llama.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), params))
+"""
+
+
+async def test_weights_that_are_repacked_count_once(tmp_path: Path) -> None:
+    """llama.cpp copies Q4_0 out of the mapped file for the CPU, and nobody looks there again."""
+    path = tmp_path / "q4_0.gguf"
+    words = [sys.executable, "-c", _QUANTISE, str(real_model()), str(path)]
+    await asyncio.to_thread(subprocess.run, words, check=True, stderr=subprocess.DEVNULL)
+    one = model(path, context=512)
+    async with serving(tmp_path, one) as local:
+        await local.load(NAME)
+        need = estimate(describe(path), 512, one.layout)
+        told, pid = state_of(local).rss_bytes, state_of(local).pid
+        assert pid
+        held, mapped = resident_bytes(pid)
+    if held:  # a file in RAM is no worker's, and its pages not among these
+        assert held - mapped <= told <= 1.1 * need.total
+        assert told > 0.9 * need.total or mapped < need.weights
 
 
 @pytest.mark.parametrize(("pooling", "longest"), [(1, fit.EMBED_TOKENS), (3, 8192)])
