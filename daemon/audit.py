@@ -89,11 +89,8 @@ def rows(change: Step) -> Iterator[Audited]:
     yield Audited(*said, path, change.digest_before, change.digest_after)
     if change.before is None:
         return
-    before, after = (
-        _flat(msgspec.structs.replace(one, stated={})) for one in (change.before, change.after)
-    )
     for at in _changed(change.before, change.after):
-        told = _told(at, change.before, before), _told(at, change.after, after)
+        told = _told(at, change.before), _told(at, change.after)
         yield Audited(*said, shown.key(at), *told)
 
 
@@ -170,30 +167,30 @@ def _readable(versions: Sequence[Version], like: Config) -> Iterator[tuple[Versi
             continue  # its change is then part of the next one's
 
 
-def _told(at: _Key, config: Config, settings: dict[_Key, object]) -> str:
+def _told(at: _Key, config: Config) -> str:
     """Return a setting as JSON, as the file says it or else its default.
 
     "" where there is neither, or where it could hold a secret.
     """
-    if at[-1] in _UNTOLD or not (at in config.stated or at in settings):
+    value = config.stated[at] if at in config.stated else _setting(config, at)
+    if at[-1] in _UNTOLD or value is _NONE:
         return ""
-    value = config.stated[at] if at in config.stated else settings[at]
     told = msgspec.json.encode(value, enc_hook=str).decode()
     return "***" if shown.holds_secret(told) else told[:_LONGEST_TOLD]
 
 
-def _flat(value: object, at: _Key = ()) -> dict[_Key, object]:
-    """Return every setting under its key; lists are settings as a whole."""
-    if isinstance(value, msgspec.Struct):
-        pairs = [
-            (field.encode_name, getattr(value, field.name))
-            for field in msgspec.structs.fields(value)
-        ]
-    elif isinstance(value, dict):
-        pairs = list(value.items())
-    else:
-        return {at: value}
-    found: dict[_Key, object] = {}
-    for name, inner in pairs:
-        found |= _flat(inner, (*at, name))
-    return found
+def _setting(config: Config, at: _Key) -> object:
+    """Return what is in force under a key, `_NONE` for a table or nothing.
+
+    Looked up, since a file of thousands of tables takes a second to walk, and a change is small.
+    """
+    found: object = config
+    for part in at:
+        if isinstance(found, msgspec.Struct):
+            fields = {one.encode_name: one.name for one in msgspec.structs.fields(found)}
+            found = getattr(found, fields[part]) if part in fields else _NONE
+        elif isinstance(found, dict):
+            found = found.get(part, _NONE)
+        else:
+            return _NONE
+    return _NONE if isinstance(found, msgspec.Struct | dict) else found

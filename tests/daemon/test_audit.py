@@ -2,12 +2,16 @@
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from shell import Running, running, short_folder, until
 
+from tollway.daemon.audit import Step, rows
 from tollway.daemon.config.edit import edit, kept
+from tollway.daemon.config.load import parse
 
 TEAM = '[teams.ml]\nbudget = ["5/day"]\n'
 
@@ -88,3 +92,28 @@ async def test_no_secret_is_ever_in_the_audit() -> None:
         assert rows["keys.k.hash"] == ("", "")
         assert rows["server.alerts.command"] == ("[]", "***")
         assert secret not in str(rows)
+
+
+def test_what_did_not_change_costs_an_audit_nothing() -> None:
+    """It is made on the event loop: with 12,000 budgets each start and edit held that for 1.3 s."""
+
+    def calls(users: int) -> int:
+        text = TEAM + "".join(f'[users.u{one}]\nbudget = ["5/day"]\n' for one in range(users))
+        old, new = (parse(text.replace("5", day, 1), path=Path("g.toml")) for day in "56")
+        counted = 0
+
+        def count(_frame: object, event: str, _of: object) -> None:
+            nonlocal counted
+            counted += event == "call"
+
+        sys.setprofile(count)
+        try:
+            told = list(rows(Step(0, "", "", old, new, "", "")))
+        finally:
+            sys.setprofile(None)
+        assert [(row.subject, row.before, row.after) for row in told[1:]] == [
+            ("teams.ml.budget", '["5/day"]', '["6/day"]')
+        ]
+        return counted
+
+    assert calls(50) == calls(5)
