@@ -370,15 +370,16 @@ def reach(explicit: Path | None) -> Control:
     return Control(where.socket, ledger=where.ledger)
 
 
-def require_same_file(served: str, path: Path) -> None:
+def require_same_file(served: str, path: Path, *, hint: str = "") -> None:
     """Return when the file that a daemon serves is this very one.
 
     Raises:
-        GatewayError: It is another; the message names it.
+        GatewayError: It is another; the message names it, and `hint` how to go on if not by it.
     """
     if os.path.realpath(served) != os.path.realpath(path):
         raise GatewayError(
-            f"The running daemon serves `{served}`", hint=f"`tollway --config {served}` changes it"
+            f"The running daemon serves `{served}`",
+            hint=hint or f"`tollway --config {served}` changes it",
         )
 
 

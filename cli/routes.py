@@ -48,7 +48,10 @@ _NAMES = {
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A route: its targets in order, and the routes behind it."""
+    """A route: its targets in order, and the routes behind it.
+
+    `weights` are those of `to`, one by one; None where the file says none.
+    """
 
     name: str
     to: tuple[str, ...]
@@ -56,6 +59,7 @@ class Route(msgspec.Struct, frozen=True):
     fallback: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     cases: int = 0  # of its `when`
+    weights: tuple[int | None, ...] = ()
 
 
 class Target(msgspec.Struct):
@@ -137,7 +141,15 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """
     loaded = load_config(config)
     rows = [
-        Route(name, one.to, one.strategy, one.fallback, one.aliases, len(one.when))
+        Route(
+            name,
+            one.to,
+            one.strategy,
+            one.fallback,
+            one.aliases,
+            len(one.when),
+            tuple(aim.weight for aim in one.aims),
+        )
         for name, one in loaded.routes.items()
     ]
     if as_json:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -150,7 +151,11 @@ def _running(config: Config, paths: StatePaths) -> Started | None:
         return None
     said = convert(answer, _Answering)
     served = said.config.path
-    require_same_file(served, config.path)
+    instead = f"`tollway restart --config {shlex.quote(str(config.path))}`"
+    hint = (
+        f"{instead} serves this file in its place; one beside it needs a `ledger.path` of its own"
+    )
+    require_same_file(served, config.path, hint=hint)
     other = version_note(answer)
     return Started(said.url, said.pid, Path(served), paths.log, already_running=True, note=other)
 

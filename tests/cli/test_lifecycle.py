@@ -239,7 +239,10 @@ def test_up_refuses_while_the_daemon_serves_another_file(home: Home) -> None:
     other.chmod(0o600)
     ended = home.tollway("up", "--config", str(other))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith(f"error: The running daemon serves `{home.config}`\nhint: ")
+    assert ended.stderr.startswith(
+        f"error: The running daemon serves `{home.config}`\n"
+        f"hint: `tollway restart --config {other}` serves this file in its place; "
+    )
     assert not gone(pid)
     link = home.path / "link.toml"
     link.symlink_to(home.config)

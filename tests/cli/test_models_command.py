@@ -282,6 +282,7 @@ def test_routes_are_added_listed_and_refused_with_the_nearest_name(home: Home) -
         "fallback": ["slow"],
         "aliases": [],
         "cases": 0,
+        "weights": [None],
     }
     assert "is needed by route fast" in home.tollway("routes", "remove", "slow").stderr
     assert home.tollway("routes", "list").stdout.splitlines()[2].split() == [

@@ -118,6 +118,7 @@ def test_routes_are_explained_and_tested(home: Home) -> None:
     assert (route.strategy, route.aliases) == ("weighted", ("gpt-4*",))
     listed = json.loads(home.tollway("routes", "list", "--json").stdout)
     assert [one["cases"] for one in listed] == [1, 0, 0]
+    assert (listed[2]["to"], listed[2]["weights"]) == (["up/m", "up/n"], [3, 1])
     alias = home.tollway("routes", "explain", "--model", "gpt-4o")
     assert "route gpt-4*" in alias.stdout
     home.config.write_text(home.config.read_text().replace('[prices."*/*"]', '[prices."gone/*"]'))
