@@ -356,8 +356,8 @@ def _llama(config: Config) -> Iterator[Check]:
     for name, path in files.items():
         if name not in there:
             yield Check(f"model {name}", "fail", f"`{path}` is not there", "Mend its `gguf`")
-        elif name == tried and wrong:
-            yield Check(f"model {name}", "fail", wrong.message, wrong.hint)
+        elif no := wrong if name == tried else _unreadable(path):
+            yield Check(f"model {name}", "fail", no.message, no.hint)
         elif idle := _idle_layers(said, config.models[name].gpu_layers):
             yield Check(f"model {name}", "warn", *idle)
         elif name == tried and not said.fault:
@@ -372,6 +372,15 @@ def _tried(path: Path | None) -> tuple[probe.Answer, GatewayError | None]:
         return ask_llama_cpp(path, describe(path), _FEW_TOKENS, Layout()), None
     except GatewayError as error:
         return probe.ask(probe.Question()), error
+
+
+def _unreadable(path: Path) -> GatewayError | None:
+    """Return why a model's file is none, by its header."""
+    try:
+        describe(path)
+    except GatewayError as error:
+        return error
+    return None
 
 
 def _idle_layers(said: probe.Answer, layers: Layers) -> tuple[str, str] | None:

@@ -119,7 +119,10 @@ def _folder(folder: Path) -> Iterator[Source]:
         if left < 0:
             return
         real = os.path.realpath(entry.path)
-        if not (name := model_name(entry.name)) or real in seen or not is_gguf(real):
+        # macOS leaves files of that name beside others, for what its file system says of them.
+        if not (name := model_name(entry.name)) or real in seen or entry.name.startswith("._"):
+            continue
+        if not os.path.isfile(real):
             continue
         seen.add(real)
         called = os.path.relpath(entry.path, folder)

@@ -15,6 +15,7 @@ from tollway.providers.errors import GatewayError
 from tollway.providers.llamacpp.dimensions import MOST_LAYERS, Dimensions, Facts, dimensions_of
 
 MAGIC = b"GGUF"
+_POINTER = b"version https://git-lfs"
 VERSIONS = (2, 3)  # version 1 is older than any model that llama.cpp still loads
 MAX_PAIRS = 65_536
 MAX_TENSORS = 65_536
@@ -193,7 +194,12 @@ def read_header(file: BinaryIO, size: int) -> Header:
     reader = _Reader(file, size)
     if not size:
         raise GgufError("The file is empty", hint=_AGAIN)
-    if size < len(MAGIC) or reader.take(len(MAGIC)) != MAGIC:
+    if (begin := reader.take(min(size, len(MAGIC)))) != MAGIC:
+        if (begin + file.read(len(_POINTER))).startswith(_POINTER):
+            raise GgufError(
+                "This is what Git LFS leaves in a model's place",
+                hint="`git lfs pull` in its repository fetches the model itself",
+            )
         raise GgufError(
             "This is no GGUF file: it does not begin with `GGUF`",
             hint="Models in other formats (safetensors, PyTorch) must be converted first",

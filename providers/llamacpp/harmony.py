@@ -36,6 +36,7 @@ class Channels:
 
     marks: tuple[str, ...] = _MARKS
     ends: tuple[str, ...] = _ENDS
+    start = _START  # what a header begins with
 
     def __init__(self, *, calls: bool, forced: bool = False) -> None:
         """Begin at the first header; without `calls` there are no tools, and calls are text."""
@@ -75,14 +76,14 @@ class Channels:
         held, self._held = self._held, ""
         if self._state == "head":
             # A header that is cut short says nothing.
-            return Said() if self.forced or _is_head(held) else Said(held)
+            return Said() if self.forced or self._is_head(held) else Said(held)
         said = self._give(held)
         return said.then(self._end()) if self._state == "call" else said
 
     def _in_head(self) -> Said:
         head, found, rest = self._held.partition(_BODY)
         if not found:
-            if not _is_head(head) or len(head) > _LONGEST:
+            if not self._is_head(head) or len(head) > _LONGEST:
                 self._state, self._gave = "text", False
             return Said()
         self._held, self._gave = rest, False
@@ -106,7 +107,8 @@ class Channels:
             return self._give(text)
         at, mark = min(ends)
         # The next header begins with the mark, where that is one.
-        text, self._held = self._held[:at], self._held[at + (0 if mark == _START else len(mark)) :]
+        kept = at if mark.startswith(self.start) else at + len(mark)
+        text, self._held = self._held[:at], self._held[kept:]
         return self._give(text).then(self._end())
 
     def _give(self, text: str) -> Said:
@@ -129,11 +131,10 @@ class Channels:
             return Said()
         return Said(calls=[CallPiece(self.calls_made - 1, arguments="{}")])
 
-
-def _is_head(text: str) -> bool:
-    """Whether a text is a header as far as it goes."""
-    text = text.lstrip()
-    return any(text.startswith(head) or head.startswith(text) for head in _HEADS)
+    def _is_head(self, text: str) -> bool:
+        """Whether a text is a header as far as it goes."""
+        text = text.lstrip()
+        return any(text.startswith(head) or head.startswith(text) for head in _HEADS)
 
 
 def _doubtful(text: str, marks: Sequence[str]) -> int:

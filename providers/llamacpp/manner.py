@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tollway.providers.llamacpp import framed, harmony, pythonic, recipients
+from tollway.providers.llamacpp import framed, harmony, prompted, pythonic, recipients
 from tollway.providers.llamacpp.calls import CallScanner
 from tollway.providers.llamacpp.curly import CurlyGrammar, CurlyScanner
 from tollway.providers.llamacpp.frames import Tool
@@ -31,13 +31,15 @@ class Manner:
     def opens(self, prompt: str) -> bool:
         """Return whether a prompt ends where the model's thoughts begin, or may begin."""
         if self.style.channels:
-            return prompt.endswith(harmony.OPENING)
+            return prompt.endswith(prompted.OPENING if self.style.frame else harmony.OPENING)
         return self.thoughts is not None and prompt.rstrip().endswith(self.thoughts[0])
 
     def speech(self, tools: Sequence[Tool], *, thinks: bool, forced: bool = False) -> Hearer:
         """Return the reader of one answer; `forced`: a grammar holds it to calls."""
         if self.style.channels and self.style.tags:
             return recipients.Recipients(self.style, tools, forced=forced)
+        if self.style.channels and self.style.frame:
+            return prompted.Prompted(tools, forced=forced)
         if self.style.channels:
             return harmony.Channels(calls=bool(tools), forced=forced)
         style = self.style if tools else None

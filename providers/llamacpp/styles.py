@@ -63,7 +63,8 @@ class Style(msgspec.Struct, frozen=True):
     texts in calls that are nearly JSON (`curly.py`); `python` ones are Python's (`pythonic.py`).
     `marks` are tokens within all these, `thoughts` stand around what the family thinks, where its
     template writes that otherwise than in `THOUGHTS`. With `channels` all of an answer is messages
-    with headers (`harmony.py`), which say to whom it is where these have `tags` (`recipients.py`).
+    with headers (`harmony.py`), which say to whom it is where these have `tags` (`recipients.py`),
+    and no more than that where they have a `frame` (`prompted.py`).
     """
 
     name: str
@@ -172,6 +173,7 @@ STYLES = (
           apart=", ", listed=True, python=True),
     Style("mistral", ("[ARGS]",), "[TOOL_CALLS]", named=True, apart=""),
     Style("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", listed=True, apart=", "),
+    Style("gigachat", ("<|function_call|>", "<|role_sep|>"), "<|function_call|>", apart=""),
     Style("granite", ("<|tool_call|>", "<|start_of_role|>"), "<|tool_call|>", listed=True,
           apart=", "),
     Style("phi", ("<|tool_call|>",), "<|tool_call|>", "<|/tool_call|>", listed=True, apart=", "),
@@ -184,6 +186,8 @@ STYLES = (
           apart=", ", frame=Frame('{"', '": ', "}")),
     Style("minicpm", ('<function name="', '<param name="'), '<function name="', "</function>",
           tags=_PARAM),
+    Style("functionary", (">>>all", "<|start_header_id|>"), channels=True,
+          frame=Frame("", "\n")),
     Style("functionary", ("<function=", "<|start_header_id|>"), "<function=", "</function>",
           apart="", frame=Frame("", ">")),
     Style("apriel", ("<tool_calls>[",), "<tool_calls>", "</tool_calls>", listed=True, apart=", "),

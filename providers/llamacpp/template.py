@@ -99,7 +99,7 @@ class ChatTemplate:
             messages = framed.with_places(frame, messages)
         if self._knows_tools and not self._knows_calls:
             messages = [self._in_words(message) for message in messages]
-        if self.manner.style.channels:
+        if self.manner.style.channels and not frame:
             messages = one_by_one(messages)
         if self.manner.style.channels and self.manner.style.tags:
             messages = recipients.apart(messages)

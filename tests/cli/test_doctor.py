@@ -309,9 +309,10 @@ def test_the_smallest_model_is_tried(home: Home) -> None:
     (home.path / "large.gguf").write_bytes(bytes(8 * 2**20))
     models = "".join(f'[models.{m}]\ngguf = "{home.path}/{m}.gguf"\n' for m in ("large", "m"))
     home.write(SINGLE.format(port=0) + models)
-    found = checks(home, code=0)
+    found = checks(home, code=1)
     assert found["llama-cpp-python"]["state"] == found["model m"]["state"] == "ok"
-    assert "model large" not in found
+    assert found["model large"]["state"] == "fail"  # its header is read all the same
+    assert "no GGUF file" in found["model large"]["detail"]
     (home.path / "m.gguf").write_bytes((home.path / "m.gguf").read_bytes()[:2000])
     found = checks(home, code=1)
     assert (found["model m"]["state"], found["llama-cpp-python"]["state"]) == ("fail", "ok")

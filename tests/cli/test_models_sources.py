@@ -69,7 +69,7 @@ def test_a_folder_gives_each_model_a_name_of_its_own(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(llama_gguf())
-    (tmp_path / "notes.gguf").write_text("no model")
+    (tmp_path / "._Tiny-Q8_0.gguf").write_text("of macOS's")
     assert [one.name for one in named(sources(tmp_path), {})] == ["tiny", "tiny-q8-0", "big"]
     (tmp_path / "none").mkdir()
     with pytest.raises(NoModels, match="no GGUF files"):
@@ -145,15 +145,17 @@ def test_all_of_a_folder_are_registered_and_the_bad_ones_told(home: Home) -> Non
     shaped(folder / "One-Q8_0.gguf")
     shaped(folder / "Two-Q8_0.gguf")
     (folder / "Cut-Q8_0.gguf").write_bytes(llama_gguf()[:-100])
+    (folder / "Far-Q8_0.gguf").write_text("version https://git-lfs.github.com/spec/v1\n")
     unasked = home.tollway("models", "add", "models")
     assert (unasked.returncode, unasked.stdout) == (2, "")
-    assert "There are 3 models, and nobody to ask which" in unasked.stderr
+    assert "There are 4 models, and nobody to ask which" in unasked.stderr
     ended = home.tollway("models", "add", "models", "--all", "--free", "--json")
     assert ended.returncode == 1, ended.stderr
     said = json.loads(ended.stdout)
     assert [one["name"] for one in said["models"]] == ["one", "two"]
     assert [one["problem"] for one in said["skipped"]] == [
-        "`Cut-Q8_0.gguf` is cut short: 100 of 2,688 bytes are missing"
+        "`Cut-Q8_0.gguf` is cut short: 100 of 2,688 bytes are missing",
+        "`Far-Q8_0.gguf`: This is what Git LFS leaves in a model's place",
     ]
     assert "warning: Left out: `Cut-Q8_0.gguf` is cut short" in ended.stderr
     models = load(home.config).models

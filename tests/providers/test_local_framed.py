@@ -74,6 +74,16 @@ FAMILIES = {
         f"<function=look>{LOOK}</function><function=add>{{}}</function>",
     ),
 }  # fmt: skip
+PROMPTED = "{{ tools }}{{ tool_calls }}>>>all <|start_header_id|>"
+# Behind the `>>>` of its prompt: what it says, its text and its calls.
+AFTER_PROMPT: list[tuple[str, str, list[tuple[str, Any]]]] = [
+    ("all\nIt >>> rains.", "It >>> rains.", []),
+    (f"all\nI look.>>>look\n{LOOK}>>>add\n{{}}", "I look.", [("look", MADE), ("add", {})]),
+    (f"look\n{LOOK}\n>>>add\n", "", [("look", MADE), ("add", {})]),
+    ("look at it\n>>>else\n{}", "look at it\n>>>else\n{}", []),
+    ("No header", "No header", []),
+    ("al", "", []),
+]
 families = pytest.mark.parametrize("family", FAMILIES)
 heard = partial(heard_of, tools=TOOLS)
 
@@ -134,6 +144,35 @@ def test_the_tokens_of_its_marks_are_shown(family: str) -> None:
                             deepseek("<tool-call-begin>"), "<|tool_call_argument_begin|>")
             if tag in written.replace(LOOK, "")}  # fmt: skip
     assert tags <= set(marks)
+
+
+@given(st.sampled_from(AFTER_PROMPT), st.sets(st.integers(1, 150)))
+def test_functionary_s_messages_are_told_apart(
+    answer: tuple[str, str, list[tuple[str, Any]]], cuts: set[int]
+) -> None:
+    """To all is text, to a tool is a call; its prompt ends within the first header."""
+    written, text, made = answer
+    ends = sorted({cut for cut in cuts if cut < len(written)} | {len(written)})
+    pieces = [written[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    said = heard(PROMPTED, pieces, thinks=True)
+    assert (said.text, calls(said)) == (text, made)
+
+
+def test_a_call_of_functionary_ends_before_another_is_told() -> None:
+    """Who takes no two at once is shown one alone."""
+    speech = Manner(PROMPTED).speech(TOOLS, thinks=True)
+    told = [(speech.feed(char), speech.calls_ended)[1] for char in f"look\n{LOOK}"]
+    assert told[-2:] == [0, 1]
+
+
+def test_what_functionary_s_grammar_lets_through_is_valid() -> None:
+    """Forced calls are of tools that are there."""
+    grammar = Manner(PROMPTED).calls_grammar(TOOLS, parallel=True)
+    chance = random.Random(7)  # noqa: S311 - not a secret
+    for _ in range(20):
+        said = heard(PROMPTED, [sample(grammar, chance)])
+        (call,) = calls(said)
+        assert valid(call[1], SCHEMA if call[0] == "look" else NOTHING)
 
 
 def test_kimi_s_template_is_given_the_ids_that_kimi_gives() -> None:
