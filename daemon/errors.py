@@ -3,8 +3,6 @@
 from tollway.providers.dialects.rate_headers import Standing
 from tollway.providers.errors import GatewayError, RequestInvalid
 
-_MOST_PATIENCE_S = 60.0  # what a client may be asked to wait within one call
-
 
 class ConfigError(GatewayError):
     """gateway.toml says something that cannot be done; the message begins with file:line."""
@@ -139,8 +137,6 @@ class RateLimited(GatewayError):
         self.retry_after_s = retry_after_s
         self.skips = skips
         self.standing = standing
-        # Client libraries try again after seconds, twice or so: for a day's limit that is noise.
-        self.again = retry_after_s <= _MOST_PATIENCE_S
 
 
 class OverLimit(RequestInvalid):

@@ -44,6 +44,8 @@ from tollway.providers.units import UNITS
 
 log = logging.getLogger(__name__)
 
+_MOST_PATIENCE_S = 60.0  # what a client may be asked to wait within one call
+
 # What nginx logs for it: the client left before it was answered.
 CLIENT_LEFT = 499
 _MOST_HOSTS = 256
@@ -442,8 +444,6 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
     headers = {"Content-Type": "application/json"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if error.status == 402 or not error.again:
-        headers["x-should-retry"] = "false"
     if isinstance(error, NoWebSockets):
         headers["Upgrade"] = "HTTP/1.1"  # what 426 must say; Codex goes by the status alone
     if isinstance(error, EncodingRefused):
@@ -458,6 +458,11 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
                 headers.pop("Retry-After", None)
             if name != "content-type":
                 headers[name] = value
+    if error.status == 402 or not error.again:
+        headers["x-should-retry"] = "false"
+    elif (error.retry_after_s or 0.0) > _MOST_PATIENCE_S:
+        # Anthropic's library would sleep through the hours of a day's limit, without a word.
+        headers.setdefault("x-should-retry", "false")
     return Refusal(error.status, headers, said)
 
 

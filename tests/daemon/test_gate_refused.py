@@ -90,6 +90,23 @@ async def test_more_than_a_key_has_for_a_minute_is_no_matter_of_the_window() -> 
         assert [one.headers["x-tollway-attempts"] for one in replies] == ["2", "1"]
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "again"),
+    [
+        ("429 Slow", ["Retry-After: 61"], "false"),
+        ("503 Busy", ["x-ratelimit-reset-requests: 6m0s"], "false"),
+        ("429 Slow", ["Retry-After: 60"], None),
+        ("429 Slow", ["Retry-After: 3600", "x-should-retry: true"], "true"),
+    ],
+)
+async def test_a_client_is_not_sent_to_sleep_for_longer_than_a_minute(
+    status: str, headers: list[str], again: str | None
+) -> None:
+    """Anthropic's library waits as long as it is told, were it a day; a provider's word stands."""
+    async with gateway([refuses(status, b"{}", *headers)]) as gate:
+        assert (await gate.ask()).headers.get("x-should-retry") == again
+
+
 async def test_no_room_on_spare_machines_is_tried_elsewhere_and_rests() -> None:
     """Groq's 498; Cohere's is of the prompt, which nobody else is asked to take."""
     async with gateway([refuses("498 No", NO_SPARE), SERVES], [SERVES], more=ROUTE) as gate:
