@@ -126,14 +126,14 @@ def put(section: str, name: str, values: Mapping[str, object], *, new: bool = Fa
     """
 
     def alter(document: TOMLDocument) -> None:
-        from tollway.daemon.config.document import in_line, in_lines, table  # noqa: PLC0415 - 40 ms
+        from tollway.daemon.config.document import in_lines, refill, table  # noqa: PLC0415 - 40 ms
 
         if new and name in document.get(section, {}):
             raise taken(section, name)
         found = table(document, section, name)
         for key, value in values.items():
             if isinstance(value, dict):
-                found[key] = in_line(value)
+                refill(found, key, value)
             elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
                 found[key] = in_lines(value)
             elif value is not None:

@@ -51,6 +51,19 @@ def in_line(values: Mapping[str, object]) -> InlineTable:
     return made
 
 
+def refill(around: AnyTable, key: str, values: Mapping[str, object]) -> None:
+    """Make a table within another say `values`; one that is there keeps its form and comments."""
+    there = around.get(key)
+    if not isinstance(there, AnyTable):
+        around[key] = in_line(values)
+        return
+    for name in [one for one in there if one not in values]:
+        del there[name]
+    for name, value in values.items():
+        if there.get(name) != value:
+            there[name] = value
+
+
 def in_lines(values: Sequence[object]) -> Array:
     """Return a list whose tables stand within it, a line each where one line would be long.
 
@@ -87,14 +100,28 @@ def attach_comments(document: TOMLDocument) -> Above:
                 pending.append((body, at))
             elif not isinstance(item, Null):
                 pending = []
+    _end_with(document, pending)
     return seen
+
+
+def _end_with(document: TOMLDocument, pending: list[tuple[Body, int]]) -> None:
+    """Have what ends a file apart from its last table's keys be the file's, not that table's."""
+    blank = [isinstance(body[at][1], Whitespace) for body, at in pending]
+    apart = pending[blank.index(True) :] if True in blank else []
+    if all(isinstance(body[at][1], Whitespace) for body, at in apart):
+        return
+    for body, at in apart:
+        document.body.append(body[at])
+        body[at] = (None, Null())
 
 
 def space_out(document: TOMLDocument, old: Above) -> None:
     """Put back what stood above each table of `old`, and a blank line above each other one.
 
-    But for a table that is the file's first. What stood above a table that is gone, is gone.
+    But for a table that is the file's first. The comment right above a table that is gone, is
+    gone; what stood apart above that stays.
     """
+    old = _without_gone(document, old)
     parted = True  # whether what came last is a blank line, or nothing did
     for step in _walk(document):
         if isinstance(step, Table) and step.is_super_table() and not _has_values(step):
@@ -115,6 +142,26 @@ def space_out(document: TOMLDocument, old: Above) -> None:
             item = body[at][1]
             if not isinstance(item, Null):
                 parted = isinstance(item, Whitespace) and "\n" in item.s
+
+
+def _without_gone(document: TOMLDocument, old: Above) -> Above:
+    """Return what stands above the tables that are left: what the others had apart, too."""
+    left = {id(step) for step in _walk(document) if isinstance(step, Table)}
+    kept: Above = {}
+    carried = ""
+    for at, (step, above) in old.items():
+        if at in left:
+            kept[at] = (step, above if above is None else carried + above)
+            carried = carried if above is None else ""
+        elif above:
+            lines = above.splitlines(keepends=True)
+            blank = [number for number, line in enumerate(lines) if not line.strip()]
+            apart = lines[: blank[-1]] if blank else []
+            carried += "".join(apart) if any(line.strip() for line in apart) else ""
+    if carried:  # above what ends the file
+        keyed = [number for number, (key, _) in enumerate(document.body, start=1) if key]
+        document.body.insert(max(keyed, default=0), (None, Whitespace(carried)))
+    return kept
 
 
 def _walk(document: TOMLDocument) -> Iterator[Table | tuple[Body, int]]:

@@ -112,17 +112,6 @@ def test_a_table_is_added_where_its_kind_stands(gateway: Path, before: str, afte
     assert gateway.read_bytes().decode() == after
 
 
-def test_a_removed_table_takes_its_own_comment_and_no_other(gateway: Path) -> None:
-    """The comment above the next table is about that one."""
-    gateway.write_text("[server]\n\n# of a\n[teams.a]\n\n# of b\n[teams.b]\n\n# of u\n[users.u]\n")
-
-    def change(document: tomlkit.TOMLDocument) -> None:
-        del table(document, "teams")["b"]
-
-    edit(gateway, change, what="", who="")
-    assert gateway.read_text() == "[server]\n\n# of a\n[teams.a]\n\n# of u\n[users.u]\n"
-
-
 comments = st.sampled_from(["", "# a word", "#[not.a.table]", "  # x = 1"])
 pieces = st.lists(
     st.tuples(
