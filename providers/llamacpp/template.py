@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -103,25 +103,39 @@ class ChatTemplate:
             messages = one_by_one(messages)
         if self.manner.style.channels and self.manner.style.tags:
             messages = recipients.apart(messages)
+        given = told, variables or {}
         try:
-            text = self._either(self._template, messages, told, variables or {})
-            if not _lost(messages, text):
-                return text
-            refused = None
-        except TemplateRefused as no:
-            text, refused = "", no
-        # Many know no instructions, or only one in front, or turns that alternate and no others;
-        # Llama 3's know one call a message, and write several all the same.
-        each = [one_by_one(messages)] if refused else []
-        turns = [in_turns(messages, front=front) for front in (True, False)]
-        for said in (*each, *turns, *map(one_by_one, turns)):
+            text = self._either(self._template, messages, *given)
+        except TemplateRefused:
+            if (other := self._otherwise(self._template, messages, None, *given)) is None:
+                raise
+            return other
+        if not _lost(messages, text):
+            return text
+        other = self._otherwise(self._template, messages, text, *given)
+        return text if other is None else other
+
+    def _otherwise(
+        self,
+        template: jinja2.Template,
+        messages: Sequence[Message],
+        text: str | None,
+        told: list[Tool] | None,
+        variables: Mapping[str, object],
+    ) -> str | None:
+        """Return what a template makes of a conversation that it refused, or lost a part of.
+
+        `text` is what it made of it; instructions matter more than what is said beside calls.
+        """
+        kept = None if text is None or _lost(messages, text, calls=False) else text
+        for said in _other_ways(messages, refused=text is None):
             with contextlib.suppress(TemplateRefused):
-                other = self._either(self._template, said, told, variables or {})
+                other = self._either(template, said, told, variables)
                 if not _lost(messages, other):
                     return other
-        if refused:
-            raise refused
-        return text
+                if kept is None and not _lost(messages, other, calls=False):
+                    kept = other
+        return kept
 
     def _either(
         self,
@@ -243,9 +257,40 @@ def one_by_one(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-def _lost(messages: Sequence[Message], text: str) -> bool:
-    """Whether an instruction is not in what a template made of the messages."""
-    return any(one.role == "system" and one.content.strip() not in text for one in messages)
+def _lost(messages: Sequence[Message], text: str, *, calls: bool = True) -> bool:
+    """Whether an instruction is not in what a template made, or with `calls` what stands by one."""
+    told = (one for one in messages if one.role == "system" or (calls and one.calls))
+    return any(one.content.strip() not in text for one in told)
+
+
+def _other_ways(messages: Sequence[Message], *, refused: bool) -> Iterator[list[Message]]:
+    """Yield the same conversation as templates take it that refuse it, or leave some of it out.
+
+    Many know no instructions, or only one in front, or turns that alternate and no others; Llama
+    3's know one call a message, and write several all the same. Others leave out what is said
+    beside a call.
+    """
+    if not refused:
+        yield recipients.apart(messages)
+    each = [one_by_one(messages)] if refused else []
+    turns = [in_turns(messages, front=front) for front in (True, False)]
+    ways = [*each, *turns, *map(one_by_one, turns)]
+    ways += [answered(way) for way in ways]
+    yield from ways
+    yield from map(recipients.apart, ways)
+
+
+def answered(messages: Sequence[Message]) -> list[Message]:
+    """Return a conversation in which no tool's result is followed by the user's words at once.
+
+    Mistral's templates refuse that, though clients do it where a user adds something.
+    """
+    found: list[Message] = []
+    for message in messages:
+        if message.role == "user" and found and found[-1].role == "tool":
+            found.append(Message("assistant", ""))
+        found.append(message)
+    return found
 
 
 def in_turns(messages: Sequence[Message], *, front: bool) -> list[Message]:

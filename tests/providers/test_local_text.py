@@ -203,6 +203,42 @@ def test_instructions_reach_every_template(source: str, said: list[Message], ren
     assert ChatTemplate(source, bos="", eos="").render(said) == rendered
 
 
+LOOKS = Message("assistant", "I look.", calls=[ToolCall("a", "look", "{}")])
+TURNS = [HI, LOOKS, Message("tool", "sun", call_id="a")]
+# Llama 3's and others: a call, or what is said.
+EITHER = (
+    "{% for m in messages %}{% if m.tool_calls %}<{{ m.tool_calls[0].function.name }}>"
+    "{% else %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}>{# tools #}"
+)
+# Mistral's: calls and results are no turns, the user's words behind a result are.
+MISTRAL = (
+    "{% set ns = namespace(at=0) %}{% for m in messages %}{% if m.role != 'tool' and not"
+    " m.tool_calls %}{% if (m.role == 'user') != (ns.at % 2 == 0) %}{{ raise_exception('no') }}"
+    "{% endif %}{% set ns.at = ns.at + 1 %}{% endif %}[{{ m.role }}]{{ m.content }}{% for c in"
+    " m.tool_calls or [] %}<{{ c.function.name }}>{% endfor %}{% endfor %}>{# tools #}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "rendered"),
+    [
+        (EITHER, TURNS, "[user]hi[assistant]I look.<look>[tool]sun>"),
+        (EITHER, [SYSTEM, *TURNS], "[system] Be brief. [user]hi[assistant]I look.<look>[tool]sun>"),
+        (MISTRAL, TURNS, "[user]hi[assistant]I look.<look>[tool]sun>"),
+        (MISTRAL, [*TURNS, MORE],
+         "[user]hi[assistant]I look.<look>[tool]sun[assistant][user]more>"),
+        # What no way keeps keeps nobody from an answer.
+        ("{% for m in messages %}{% if not m.tool_calls %}{{ m.role[0] }}{% endif %}{% endfor %}"
+         "{# tools #}", TURNS, "ut"),
+    ],
+)  # fmt: skip
+def test_what_is_said_about_calls_reaches_every_template(
+    source: str, said: list[Message], rendered: str
+) -> None:
+    """Beside one, which many leave out, and behind its result, which Mistral's refuse."""
+    assert ChatTemplate(source, bos="", eos="").render(said) == rendered
+
+
 def test_what_a_template_refuses_all_the_same_is_told_as_it_said_first() -> None:
     """The answer that begins a conversation is nobody's to invent a question for."""
     with pytest.raises(TemplateRefused, match="must alternate"):
