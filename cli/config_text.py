@@ -121,7 +121,7 @@ def edit(config: ConfigFile = None, as_json: AsJson = False) -> None:
     program = editor()
     with _copy(before) as copy:
         while True:
-            _run(program, copy)
+            _run(program, copy, before)
             after = decoded(copy.read_bytes(), name=path)
             if after == before:
                 show.note(f"{path} is as it was")
@@ -151,14 +151,15 @@ class _copy:  # noqa: N801 - used as a function is
     def __init__(self, text: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tollway-edit-"))
         self._file = self._folder / "gateway.toml"
-        self._file.write_bytes(text.encode())
+        self._text = text.encode()
+        self._file.write_bytes(self._text)
         self._file.chmod(0o600)
 
     def __enter__(self) -> Path:
         return self._file
 
     def __exit__(self, kind: object, fault: object, trace: object) -> None:
-        if kind is None or isinstance(fault, _Discarded):
+        if kind is None or isinstance(fault, _Discarded) or _read(self._file) == self._text:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -166,12 +167,16 @@ class _Discarded(typer.Abort):
     """A person does not want what was edited."""
 
 
-def _run(program: Sequence[str], copy: Path) -> None:
+def _read(copy: Path) -> bytes:
+    return copy.read_bytes() if copy.exists() else b""
+
+
+def _run(program: Sequence[str], copy: Path, before: str) -> None:
     code = subprocess.run([*program, str(copy)], check=False).returncode  # noqa: S603 - a person's own
     if code:
         raise GatewayError(
             f"`{program[0]}` ended with {code}; nothing was changed",
-            hint=f"What was written is in `{copy}`",
+            hint=f"What was written is in `{copy}`" if _read(copy) != before.encode() else "",
         )
 
 

@@ -160,9 +160,18 @@ def test_an_editor_that_fails_changes_nothing(tmp_path: Path) -> None:
     """Nor does one that is not there, or one that saves the same."""
     home = home_with(tmp_path)
     before = home.config.read_text()
-    failed = home.tollway("config", "edit", EDITOR=editor(home, "save('x'); sys.exit(3)"))
+    room = tmp_path / "room"
+    room.mkdir()
+    fails = editor(home, "save('x'); sys.exit(3)")
+    failed = home.tollway("config", "edit", EDITOR=fails, TMPDIR=str(room))
     assert failed.returncode == 1
     assert "ended with 3; nothing was changed" in failed.stderr
+    (left,) = room.iterdir()
+    assert f"What was written is in `{left}/gateway.toml`" in failed.stderr
+    gives_up = editor(home, "sys.exit(1)")  # as vim's `:cq` does
+    given_up = home.tollway("config", "edit", EDITOR=gives_up, TMPDIR=str(room))
+    assert (given_up.returncode, "hint" in given_up.stderr) == (1, False)
+    assert list(room.iterdir()) == [left]
     missing = home.tollway("config", "edit", VISUAL="no-such-editor")
     assert missing.returncode == 2
     assert "There is no program `no-such-editor`" in missing.stderr
