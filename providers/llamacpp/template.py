@@ -128,7 +128,9 @@ class ChatTemplate:
         `text` is what it made of it; instructions matter more than what is said beside calls.
         """
         kept = None if text is None or _lost(messages, text, calls=False) else text
-        for said in _other_ways(messages, refused=text is None):
+        # Some cut thoughts out of what is said: then no way has all of it, and one is tried.
+        apart = [recipients.apart(messages)]
+        for said in apart if kept else _other_ways(messages, refused=text is None):
             with contextlib.suppress(TemplateRefused):
                 other = self._either(template, said, told, variables)
                 if not _lost(messages, other):
@@ -270,8 +272,6 @@ def _other_ways(messages: Sequence[Message], *, refused: bool) -> Iterator[list[
     3's know one call a message, and write several all the same. Others leave out what is said
     beside a call.
     """
-    if not refused:
-        yield recipients.apart(messages)
     each = [one_by_one(messages)] if refused else []
     turns = [in_turns(messages, front=front) for front in (True, False)]
     ways = [*each, *turns, *map(one_by_one, turns)]
