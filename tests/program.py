@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ class Home:
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(path),
+            # The socket of a ledger with a long path is there.
+            "TMPDIR": tempfile.gettempdir(),
             # No test may write to the keyring of whoever runs it.
             "PYTHON_KEYRING_BACKEND": NO_KEYRING,
         }
