@@ -292,7 +292,9 @@ def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
     for key in done.renewed:
         show.say(f"renewed  {key}")
     if not done.changed and not done.renewed:
-        show.note(f"Reloaded; nothing changed since it was last read, {show.age(done.since)}")
+        # A daemon that an older version started does not say when.
+        last = f" since it was last read, {show.age(done.since)}" if done.since else ""
+        show.note(f"Reloaded; nothing changed{last}")
     edits.tell_waiting(answer)
     if any(key.endswith(".budget") for key in done.changed):
         from tollway.cli.budget_prices import doubts  # noqa: PLC0415 - reads the price data

@@ -208,7 +208,15 @@ def test_a_schema_beside_tools_leaves_the_model_both(template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", [HERMES, MISTRAL, NAMED, "<|tool_call|>", "<beginning_of_sentence> <tool_calls>"]
+    "template",
+    [
+        HERMES,
+        MISTRAL,
+        NAMED,
+        "<|tool_call|>",
+        "<beginning_of_sentence> <tool_calls>",
+        "<|function_call|> <|role_sep|>",
+    ],
 )
 @pytest.mark.parametrize("parallel", [True, False])
 def test_what_follows_a_mark_is_calls_to_the_end(template: str, parallel: bool) -> None:
