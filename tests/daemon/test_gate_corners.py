@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from broken_disks import foreign_transaction
 from gateway import (
     CHAT,
     DONE,
@@ -249,6 +250,23 @@ async def test_a_fault_before_an_attempt_is_written_leaks_nothing(
         assert gate.held() == 0
         assert gate.ups[0].requests == []
         assert (await gate.ask()).status == 200  # the only slot is free
+
+
+async def test_a_call_that_the_ledger_refuses_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither hold nor slot nor the end of a row: it was not written, and so not sent."""
+    async with gateway([[reads(), says(whole())]], provider="slots = 1") as gate:
+        ledger = gate.daemon.server.daemon.ledger
+        with foreign_transaction(ledger.path):
+            reply = await gate.ask()
+        assert (reply.status, error(reply)["code"]) == (503, "ledger_unavailable")
+        assert gate.held() == 0
+        assert gate.ups[0].requests == []
+        await ledger.ready()
+        assert (await gate.ask()).status == 200  # the only slot is free
+        await until(lambda: verify(ledger.path) == [])
+    assert "never admitted" not in caplog.text
 
 
 async def test_a_fault_while_an_attempt_is_billed_leaks_nothing(
