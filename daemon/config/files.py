@@ -72,14 +72,19 @@ def create(path: Path, data: bytes) -> None:
     """Write a new file with mode 0600.
 
     Raises:
-        ConfigError: There is one already, or it cannot be written.
+        ConfigError: There is one already, or it cannot be written: then there is none.
     """
     with _told(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:  # else a half one would be taken for a person's
+            with suppress(OSError):
+                os.unlink(path)
+            raise
         _sync_folder(path.parent)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tomlkit
+from broken_disks import fill, small_disk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -454,6 +455,17 @@ def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path) -> None:
         files.locked(tmp_path / "lock", wait_s=0.05),
     ):
         pass
+
+
+def test_a_disk_that_is_full_gets_no_half_file(tmp_path: Path) -> None:
+    """The next `init` took an empty one for a person's, and the daemon began with it."""
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        filler = fill(folder)
+        with pytest.raises(ConfigError, match="No space left"):
+            files.create(folder / "gateway.toml", b"x" * 5000)
+        assert list(folder.iterdir()) == [filler]
+        filler.unlink()
+        files.create(folder / "gateway.toml", b"x")
 
 
 def test_a_folder_that_cannot_be_written_is_said(gateway: Path, powerless: None) -> None:
