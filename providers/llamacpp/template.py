@@ -276,8 +276,12 @@ def _other_ways(messages: Sequence[Message], *, refused: bool) -> Iterator[list[
     turns = [in_turns(messages, front=front) for front in (True, False)]
     ways = [*each, *turns, *map(one_by_one, turns)]
     ways += [answered(way) for way in ways]
-    yield from ways
-    yield from map(recipients.apart, ways)
+    ways += [recipients.apart(way) for way in ways]
+    tried: list[Sequence[Message]] = [messages]
+    for way in ways:  # most change nothing of most conversations, and each takes a rendering
+        if way not in tried:
+            tried.append(way)
+            yield way
 
 
 def answered(messages: Sequence[Message]) -> list[Message]:
