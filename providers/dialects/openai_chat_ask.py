@@ -27,12 +27,13 @@ from tollway.providers.conversation import (
     beginning,
     in_order,
 )
+from tollway.providers.dialects import mistral_parts as mistral
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.json_by_tool import beside_tools
 from tollway.providers.dialects.openai_chat_options import options
+from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.openai_chat_reasoning import details
-from tollway.providers.dialects.openai_chat_said import NAME
 from tollway.providers.dialects.wire import (
     as_text,
     as_url,
@@ -265,7 +266,7 @@ class _Messages:
         if not thoughts:
             return
         if self._thinks_in_parts and (turn["content"] or "tool_calls" in turn):
-            yield "content", _thought_first(turn["content"], thoughts)
+            yield "content", mistral.thought_first(turn["content"], thoughts)
         elif quirk.TAKES_DETAILS in self._quirks:
             yield "reasoning_details", details(thoughts)
         elif self._thought_fields and any(part.text for part in thoughts):
@@ -389,11 +390,11 @@ class _Messages:
             text = f"{head}\n\n{source.value}" if head else source.value
             return {"type": "text", "text": text}
         if source.kind == "id" and self._said.by == NAME:
+            if self._mistrals:
+                return mistral.stored(source.value)
             return {"type": "file", "file": {"file_id": source.value}}
         if self._mistrals:
-            document = {"document_url": self._url(source, "file")}
-            named = {"document_name": file.name} if file.name else {}
-            return {"type": "document_url", **document, **named}
+            return mistral.document(self._url(source, "file"), file.name)
         if source.kind == "url":
             raise Untranslatable(
                 "The target takes no file by its URL", hint="Send it as base64", param="messages"
@@ -430,15 +431,6 @@ class _Messages:
 # (tailcallhq/forgecode#3073).
 _SAID = ("content", "tool_calls", "refusal", "audio")
 _THOUGHT = ("reasoning_content", "reasoning", "reasoning_details")
-
-
-def _thought_first(content: object, thoughts: list[Thinking]) -> object:
-    """Return a turn's content behind what was thought before it, as Mistral writes it."""
-    said = [{"type": "text", "text": part.text} for part in thoughts if part.text]
-    if not said:
-        return content
-    parts: list[object] = [{"type": "thinking", "thinking": said, "closed": True}]
-    return [*parts, {"type": "text", "text": content}] if content else parts
 
 
 def _speaker(said: dict[str, object]) -> tuple[object, object]:

@@ -12,7 +12,8 @@ from tollway.providers.dialects.json_by_tool import beside_tools, reader_by_tool
 from tollway.providers.dialects.openai_chat_ask import write_request
 from tollway.providers.dialects.openai_chat_echo import unechoed
 from tollway.providers.dialects.openai_chat_events import Reader
-from tollway.providers.dialects.openai_chat_said import NAME, read_request
+from tollway.providers.dialects.openai_chat_parts import NAME
+from tollway.providers.dialects.openai_chat_said import read_request
 from tollway.providers.dialects.openai_chat_writer import Writer as ChatWriter
 from tollway.providers.dialects.openai_completion_writer import Writer as CompletionWriter
 

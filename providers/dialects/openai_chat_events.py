@@ -17,10 +17,12 @@ from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects import openai_usage as reports
 from tollway.providers.dialects.dialect import BROKE_OFF
 from tollway.providers.dialects.error_words import words_in
+from tollway.providers.dialects.mistral_parts import thinking as mistrals
 from tollway.providers.dialects.openai_chat_ask import tool_name
 from tollway.providers.dialects.openai_chat_loose import annotated, beside, shown
+from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.openai_chat_reasoning import thinking
-from tollway.providers.dialects.openai_chat_said import NAME, google_signature, thought
+from tollway.providers.dialects.openai_chat_said import google_signature
 from tollway.providers.dialects.openai_errors import error_within, stopped_early
 from tollway.providers.dialects.wire import (
     UNREADABLE,
@@ -297,12 +299,19 @@ class _Open:
             if not isinstance(part, dict):
                 continue
             if part.get("type") == "thinking":
-                if text := thought(part.get("thinking")):
-                    out.append(ev.ThinkingDelta(text, index))
+                self._thought_part(part, out)
             elif text := text_of(part, "text"):
                 out.append(ev.TextDelta(text, index))
             elif (whole := shown(part)) is not None:
                 out.append(ev.PartWhole(whole, index))
+
+    def _thought_part(self, part: dict[str, Any], out: list[ev.Event]) -> None:
+        """Read a piece of a thought as Mistral has it; what it is signed with comes last."""
+        said = mistrals(part.get("thinking"), part.get("signature"))
+        if said.text:
+            out.append(ev.ThinkingDelta(said.text, self._index))
+        if said.signature:
+            out += (ev.Signed(said.by, said.signature, choice=self._index), ev.PartEnd(self._index))
 
     def _think(self, said: chunks.Said, out: list[ev.Event]) -> None:
         index = self._index

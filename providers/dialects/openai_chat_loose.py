@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tollway.providers.conversation import Citation, Image, Opaque, Part
-from tollway.providers.dialects.openai_chat_said import NAME
+from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.wire import canonical, data_url, text_of
 
 _TEXTS = ("reasoning_content", "refusal")

@@ -14,7 +14,8 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.dialect import Facts
-from tollway.providers.dialects.openai_chat_said import HOSTED, NAME
+from tollway.providers.dialects.openai_chat_parts import NAME
+from tollway.providers.dialects.openai_chat_said import HOSTED
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
 from tollway.providers.dialects.wire import (
     PLAIN_TEXT,

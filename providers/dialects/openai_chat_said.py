@@ -9,12 +9,9 @@ from tollway.providers.canon import Call
 from tollway.providers.conversation import (
     Audio,
     Conversation,
-    File,
     HostedTool,
-    Image,
     Lifetime,
     Message,
-    Opaque,
     Part,
     Reasoning,
     Refusal,
@@ -22,7 +19,6 @@ from tollway.providers.conversation import (
     Sampling,
     Source,
     Text,
-    Thinking,
     Tool,
     ToolCall,
     ToolChoice,
@@ -30,12 +26,11 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.openai_bound import SEARCHES_NOT
 from tollway.providers.dialects.openai_chat_known import KNOWN
+from tollway.providers.dialects.openai_chat_parts import NAME, Marker, lifetime, parts_of
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
 from tollway.providers.dialects.openai_chat_shape import shape_of
-from tollway.providers.dialects.wire import Body, data_url, decoded
+from tollway.providers.dialects.wire import Body, decoded
 from tollway.providers.errors import RequestInvalid
-
-NAME = "openai_chat"
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -47,39 +42,6 @@ _ROLES: dict[str, Role] = {
 }
 # Fields that ask the provider for work of its own, as tools do.
 HOSTED = ("web_search_options", "plugins", "search_parameters")
-
-
-class _ImageUrl(msgspec.Struct):
-    url: str
-    detail: str | None = None
-
-
-class _Sound(msgspec.Struct):
-    data: str
-    format: str = "wav"
-
-
-class _FileOf(msgspec.Struct):
-    file_data: str | None = None
-    file_id: str | None = None
-    filename: str | None = None
-
-
-class _Marker(msgspec.Struct):
-    ttl: str | None = None
-
-
-class _PartOf(msgspec.Struct):
-    type: str = "text"
-    text: str | None = None
-    image_url: _ImageUrl | str | None = None
-    video_url: _ImageUrl | str | None = None
-    input_audio: _Sound | None = None
-    file: _FileOf | None = None
-    refusal: str | None = None
-    thinking: Any = None
-    cache_control: _Marker | None = None
-    prompt_cache_breakpoint: _Marker | None = None
 
 
 class _Function(msgspec.Struct):
@@ -118,7 +80,7 @@ class _MessageOf(msgspec.Struct):
     reasoning_details: Any = None
     prefix: bool | None = None  # Mistral's, DeepSeek's: the answer begins so
     audio: _Spoken | None = None
-    cache_control: _Marker | None = None
+    cache_control: Marker | None = None
 
 
 class _FunctionOf(msgspec.Struct):
@@ -144,7 +106,7 @@ class _ToolOf(msgspec.Struct):
     input_schema: msgspec.Raw = msgspec.Raw()
     strict: bool | None = None
     custom: _CustomOf | None = None
-    cache_control: _Marker | None = None
+    cache_control: Marker | None = None
 
 
 class _Named(msgspec.Struct):
@@ -179,7 +141,6 @@ class _StreamOptions(msgspec.Struct):
 
 
 _MESSAGES = msgspec.json.Decoder(list[_MessageOf])
-_PART = msgspec.json.Decoder(_PartOf)
 _TOOLS = msgspec.json.Decoder(list[msgspec.Raw])
 _TOOL = msgspec.json.Decoder(_ToolOf)
 _FUNCTIONS = msgspec.json.Decoder(list[_FunctionOf])
@@ -278,7 +239,7 @@ def _messages(said: list[_MessageOf]) -> Iterator[Message]:
                 f"`messages[{place}].role` is none that we know", param=f"messages[{place}].role"
             )
         parts = tuple(_content(message, f"messages[{place}].content"))
-        cache = _lifetime(message.cache_control)
+        cache = lifetime(message.cache_control)
         if role == "tool":
             name = message.name or ""
             answered = message.tool_call_id or (called if message.role == "function" else "")
@@ -310,65 +271,7 @@ def _content(message: _MessageOf, where: str) -> Iterator[Part]:
             yield Text(message.content)
         return
     for place, raw in enumerate(message.content or ()):
-        yield from _part(raw, f"{where}[{place}]")
-
-
-def _part(raw: msgspec.Raw, where: str) -> Iterator[Part]:
-    part = decoded(_PART, raw, where)
-    cache = _lifetime(part.cache_control) or _lifetime(part.prompt_cache_breakpoint)
-    if part.type == "text" and part.text is not None:
-        yield Text(part.text, cache=cache)
-    elif part.type == "image_url" and part.image_url is not None:
-        image = part.image_url
-        url, detail = (image, "") if isinstance(image, str) else (image.url, image.detail or "")
-        yield Image(data_url(url), detail, cache)
-    elif part.type == "video_url" and part.video_url is not None:
-        video = part.video_url
-        yield File(_video(video if isinstance(video, str) else video.url), cache=cache)
-    elif part.type == "input_audio" and part.input_audio is not None:
-        sound = part.input_audio
-        yield Audio(Source("base64", sound.data, f"audio/{sound.format}"), cache=cache)
-    elif part.type == "file" and part.file is not None:
-        if not (part.file.file_data or part.file.file_id):
-            raise RequestInvalid(f"`{where}.file` needs `file_data` or `file_id`", param=where)
-        yield _file(part.file, cache)
-    elif part.type == "refusal" and part.refusal is not None:
-        yield Refusal(part.refusal)
-    elif part.type == "thinking":
-        yield Thinking(thought(part.thinking))
-    else:
-        yield Opaque(NAME, bytes(raw), part.type, cache)
-
-
-def _video(url: str) -> Source:
-    """Return where a video is; of one on the web that is all that is known."""
-    source = data_url(url)
-    return source if source.media_type else msgspec.structs.replace(source, media_type="video/mp4")
-
-
-def _file(file: _FileOf, cache: Lifetime | None) -> File:
-    if file.file_id is not None:
-        source = Source("id", file.file_id)
-    else:
-        source = data_url(file.file_data or "")
-        if source.kind == "url" and "://" not in source.value:
-            source = Source("base64", source.value)  # some clients leave out the URL's head
-    return File(source, file.filename or "", cache=cache)
-
-
-def thought(thinking: object) -> str:
-    """Return the text of Mistral's way to say what was thought."""
-    if isinstance(thinking, str):
-        return thinking
-    pieces = thinking if isinstance(thinking, list) else []
-    texts = (piece.get("text") for piece in pieces if isinstance(piece, dict))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _lifetime(marker: _Marker | None) -> Lifetime | None:
-    if marker is None:
-        return None
-    return "1h" if marker.ttl in ("1h", "12h", "24h") else "5m"
+        yield from parts_of(raw, f"{where}[{place}]")
 
 
 def _assistant(message: _MessageOf, parts: tuple[Part, ...], called: str) -> Iterator[Part]:
@@ -420,7 +323,7 @@ def google_signature(extra: object) -> str:
 def _tools(body: Body) -> Iterator[Tool | HostedTool]:
     for place, raw in enumerate(body.take(_TOOLS, "tools") or ()):
         tool = decoded(_TOOL, raw, f"tools[{place}]")
-        cache = _lifetime(tool.cache_control)
+        cache = lifetime(tool.cache_control)
         if tool.function is not None and tool.type == "function":
             yield _function(tool.function, cache)
         elif tool.custom is not None:

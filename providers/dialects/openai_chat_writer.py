@@ -19,8 +19,8 @@ from tollway.providers.conversation import (
     Thinking,
     ToolCall,
 )
+from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.openai_chat_reasoning import details
-from tollway.providers.dialects.openai_chat_said import NAME
 from tollway.providers.dialects.tiers import for_openai
 from tollway.providers.dialects.wire import as_url, made_id, object_in
 

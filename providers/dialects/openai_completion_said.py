@@ -10,6 +10,7 @@ import msgspec
 from tollway.providers.canon import Call
 from tollway.providers.conversation import Conversation, Message, Text
 from tollway.providers.dialects import openai_chat_said as chat
+from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.wire import Body
 from tollway.providers.errors import Untranslatable
 
@@ -42,7 +43,7 @@ def read_request(call: Call) -> Conversation:
     stop = body.take(_STOP, "stop")
     lost = (RAW, "logprobs") if body.raw("logprobs") else (RAW,)
     return Conversation(
-        by=chat.NAME,
+        by=NAME,
         model=call.model,
         messages=(Message("user", (Text(prompt),)),),
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),

@@ -9,6 +9,7 @@ import re
 import msgspec
 
 from tollway.providers.canon import Call
+from tollway.providers.dialects import mistral_parts as mistral
 from tollway.providers.dialects import openai_quirks as quirk
 from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.dialects.openai_chat_ask import MOST_OF_ID, tool_id
@@ -31,14 +32,15 @@ def without_echoes(
 ) -> tuple[Call, tuple[str, ...]]:
     """Return a call without the fields of its turns that a target refuses, and what that loses.
 
-    Ids of calls that another provider gave are such as the target bears. All else stays byte for
-    byte. A turn that cannot be read is the target's to refuse.
+    Ids of calls that another provider gave are such as the target bears, and so are files and
+    sounds. All else stays byte for byte. A turn that cannot be read is the target's to refuse.
     """
     if call.dialect != NAME or call.endpoint != "chat":
         return call, ()
     names = [name for name in refused if _key(name) in call.body]
     unfit = _key(_CALL_ID) in call.body and _has_unfit_ids(call.body, quirks)
-    if not names and not unfit:
+    shaped = quirk.MISTRALS_PARTS in quirks and mistral.is_unfit(call.body)
+    if not names and not unfit and not shaped:
         return call, ()
     known = known_fields(call)
     lost: list[str] = []
@@ -47,6 +49,8 @@ def without_echoes(
         turns = [_without(turn, names, lost) for turn in given]
         if unfit:
             turns = [_with_fit_ids(turn, quirks) for turn in turns]
+        if shaped:
+            turns = [mistral.fitted(turn) if turn else turn for turn in turns]
     except (msgspec.DecodeError, RecursionError):
         return call, ()
     if turns == given:

@@ -221,8 +221,8 @@ def edited(call: Call, edits: Edits) -> bytes:
 
     Where the target takes no `max_completion_tokens`, the client's becomes `max_tokens`: DeepSeek
     ignores the newer field in silence, so that the answer, and its bill, would have no end. So
-    does the length of vectors where it has another name. `stream_options` are taken out where they
-    fail the call: they say nothing of the answer, and usage comes unasked there.
+    do the length of vectors and the seed where they have another name. `stream_options` are taken
+    out where they fail the call: they say nothing of the answer, and usage comes unasked there.
     """
     scan = call.scan
     known = scan.fields if isinstance(scan, _Scan) and scan.body is call.body else fields(call.body)
@@ -236,6 +236,8 @@ def edited(call: Call, edits: Edits) -> bytes:
             values["dimensions"], renames["dimensions"] = bytes(known["dimensions"].raw), name
     else:
         _edit_limit(call, edits, known, values, renames)
+        if quirk.RANDOM_SEED in edits.quirks and "seed" in known and "random_seed" not in known:
+            values["seed"], renames["seed"] = bytes(known["seed"].raw), "random_seed"
     if edits.ask_usage and call.stream and not call.wants_usage:
         _ask_usage(edits, known, values)
     without = "stream_options" if quirk.NO_STREAM_OPTIONS in edits.quirks else None

@@ -124,6 +124,14 @@ def data_url(url: str) -> Source:
     return Source("base64", data, media_type.split(";")[0].strip())
 
 
+def file_data(said: str) -> Source:
+    """Return what a `file_data` of OpenAI's is; some clients leave out the data URL's head."""
+    source = data_url(said)
+    if source.kind == "url" and "://" not in source.value:
+        return Source("base64", source.value)
+    return source
+
+
 def as_url(source: Source) -> str:
     """Return a source as a URL: its own, or a data URL of its bytes."""
     if source.kind == "base64":

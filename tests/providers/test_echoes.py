@@ -19,6 +19,7 @@ _KEYS = st.sampled_from(
         *("thoughtSignature", "functionCall", "tool_calls", "tool_call_id", "extra_content"),
         *("function_response", "name", "function", "allowed_tools"),
         *("reasoning_content", "refusal", "encrypted_content"),
+        *("input_audio", "file", "file_data", "file_id"),
     ]
 )
 _WORDS = st.sampled_from(
@@ -32,6 +33,8 @@ _WORDS = st.sampled_from(
         "model",
         "assistant",
         "user",
+        "file",
+        "input_audio",
         "x" * 50,
     ]
 )

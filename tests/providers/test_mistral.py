@@ -4,14 +4,28 @@ import json
 from typing import Any
 
 import pytest
-from translated import ANTHROPIC, GEMINI, OPENAI
+from translated import (
+    ANTHROPIC,
+    CODECS,
+    GEMINI,
+    OPENAI,
+    client_call,
+    events,
+    fold_of,
+    no_request,
+)
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
 from tollway.providers.conversation import Conversation
-from tollway.providers.dialects.dialect import Codec, Facts
+from tollway.providers.dialects.dialect import Codec, Edits, Facts
+from tollway.providers.dialects.echoes import To, without_echoes
+from tollway.providers.dialects.openai_request import edited, peek
+from tollway.providers.events import Answer
 
 PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+QUIRKS = KINDS["mistral"].quirks
+PDF_URL = "data:application/pdf;base64,JVBERi0="
 THOUGHT = {"type": "thinking", "thinking": "Look it up", "signature": ""}
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "1"}
@@ -93,3 +107,106 @@ def test_what_it_takes_of_sampling_is_said() -> None:
     body, dropped = asked(said)
     assert {"logit_bias", "min_p"}.isdisjoint(body)
     assert set(dropped) == {"logit_bias", "min_p"}
+
+
+SIGNED: dict[str, Any] = {
+    "type": "thinking",
+    "thinking": [{"type": "text", "text": "Look it up"}],
+    "signature": "c2lnbmVk",
+    "closed": True,
+}
+TEXT = {"type": "text", "text": "So"}
+
+
+def answer_of(content: list[dict[str, Any]]) -> Answer:
+    """Return an answer of Mistral's that came whole."""
+    said = {"id": "a", "model": "m", "choices": [{"message": {"content": content}}]}
+    return OPENAI.events(no_request(OPENAI), QUIRKS).whole(json.dumps(said).encode())
+
+
+def streamed(pieces: list[dict[str, Any]]) -> Answer:
+    """Return an answer of Mistral's whose content came in pieces."""
+    deltas = [{"choices": [{"index": 0, "delta": {"content": [one]}}]} for one in pieces]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    chunks = [b"data: %b\n\n" % json.dumps(one).encode() for one in (*deltas, end)]
+    return fold_of(events(OPENAI, no_request(OPENAI), QUIRKS, *chunks))
+
+
+def given_back(client: Codec, answer: Answer) -> Conversation:
+    """Return the next call of a client that was told an answer, as it has it."""
+    whole = json.loads(client.writer(client_call(client, stream=False)).whole(answer))
+    hello = {"role": "user", "content": "Hi"}
+    match client.name:
+        case "anthropic_messages":
+            turn = {"role": "assistant", "content": whole["content"]}
+            return read(client, max_tokens=9, messages=[hello, turn, hello])
+        case "openai_chat":
+            return read(client, messages=[hello, whole["choices"][0]["message"], hello])
+        case "openai_responses":
+            return read(client, input=[hello, *whole["output"], hello])
+        case _:
+            user = {"role": "user", "parts": [{"text": "Hi"}]}
+            return read(client, contents=[user, whole["candidates"][0]["content"], user])
+
+
+@pytest.mark.parametrize("client", CODECS.values(), ids=CODECS)
+def test_a_signed_thought_comes_back_signed(client: Codec) -> None:
+    """Its model knows the thought again by the signature; each client gives it back as it can."""
+    pieces = [{**SIGNED, "signature": None}, {**SIGNED, "thinking": []}, TEXT]
+    for answer in (answer_of([SIGNED, TEXT]), streamed(pieces)):
+        body, dropped = asked(given_back(client, answer))
+        assert body["messages"][1]["content"] == [SIGNED, TEXT]
+        assert "thinking" not in dropped
+
+
+def test_each_signature_stands_beside_its_own_thought() -> None:
+    """What another provider signed is told as a thought, without a proof that is none there."""
+    own = [{**SIGNED, "signature": name} for name in ("one", "two")]
+    plain = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}], "closed": True}
+    turn = {"role": "assistant", "content": [*own, plain, TEXT]}
+    hello = {"role": "user", "content": "Hi"}
+    body, _ = asked(read(OPENAI, messages=[hello, turn, hello]))
+    assert body["messages"][1]["content"] == [*own, plain, TEXT]
+    claudes = {"role": "assistant", "content": [{**THOUGHT, "signature": "c2ln"}, TEXT]}
+    body, _ = asked(read(ANTHROPIC, max_tokens=9, messages=[hello, claudes, hello]))
+    unsigned = {name: said for name, said in SIGNED.items() if name != "signature"}
+    assert body["messages"][1]["content"] == [unsigned, TEXT]
+
+
+@pytest.mark.parametrize(
+    ("openais", "its"),
+    [
+        (
+            {"type": "file", "file": {"file_data": PDF_URL, "filename": "a.pdf"}},
+            {"type": "document_url", "document_url": PDF_URL, "document_name": "a.pdf"},
+        ),
+        ({"type": "file", "file": {"file_id": "f-1"}}, {"type": "file", "file_id": "f-1"}),
+        (
+            {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+            {"type": "input_audio", "input_audio": "UklGRg=="},
+        ),
+    ],
+    ids=["file", "stored file", "sound"],
+)
+def test_parts_of_openais_clients_are_its_own(openais: dict[str, Any], its: dict[str, Any]) -> None:
+    """OpenAI's library builds them so, and each failed the call (422), passed on or translated."""
+    turn = {"role": "user", "content": [{"type": "text", "text": "Hi"}, openais]}
+    said = json.dumps({"model": "m", "messages": [turn]}).encode()
+    passed, lost = without_echoes(Call("chat", OPENAI.name, "m", said), To("m", quirks=QUIRKS))
+    assert json.loads(passed.body)["messages"] == [{**turn, "content": [turn["content"][0], its]}]
+    assert lost == ()
+    body, _ = asked(read(OPENAI, messages=[turn]))
+    assert body["messages"][0]["content"][1] == its
+    own = json.dumps({"model": "m", "messages": [{"role": "user", "content": [its]}]}).encode()
+    passed, _ = without_echoes(Call("chat", OPENAI.name, "m", own), To("m", quirks=QUIRKS))
+    assert passed.body == own
+    assert read(OPENAI, messages=[{**turn, "content": [its]}]).messages[0].parts == (
+        read(OPENAI, messages=[{**turn, "content": [openais]}]).messages[0].parts
+    )
+
+
+def test_a_seed_has_its_name_there() -> None:
+    """`seed` is no field of Mistral's, which refuses all that are none."""
+    said = b'{"model":"m","seed":5,"messages":[]}'
+    body = edited(peek("chat", said), Edits("mistral-small-latest", quirks=QUIRKS))
+    assert json.loads(body) == {"model": "mistral-small-latest", "random_seed": 5, "messages": []}
