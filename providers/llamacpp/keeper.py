@@ -50,14 +50,21 @@ def main() -> int:
 
 
 def _end_with(link: int, grace_s: float, command: "subprocess.Popen[bytes]") -> None:
-    """Wait for the end of the link, then end the group: kindly first."""
+    """Wait for the end of the link, then end the command: kindly first.
+
+    What it leaves behind is for `_finish`, which must run: to kill the whole group, ourselves in
+    it, spares who has left the group.
+    """
     select.select([link], [], [])
     with contextlib.suppress(OSError):
         os.killpg(0, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    try:
         command.wait(grace_s)
-    with contextlib.suppress(OSError):
-        os.killpg(0, signal.SIGKILL)  # ourselves too
+    except subprocess.TimeoutExpired:
+        command.kill()
+    if sys.platform != "linux":
+        with contextlib.suppress(OSError):
+            os.killpg(0, signal.SIGKILL)  # ourselves too: nobody tells us whose parent has ended
 
 
 def _finish() -> None:

@@ -348,7 +348,7 @@ async def test_a_deadline_ends_a_call(tmp_path: Path) -> None:
         assert local.states()[0].running == 0
 
 
-@pytest.mark.parametrize("words", [("stubborn",), ("child",)], ids=" ".join)
+@pytest.mark.parametrize("words", [("stubborn",), ("child",), ("stubborn", "child")], ids=" ".join)
 async def test_nothing_of_a_command_outlives_its_unloading(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
