@@ -262,11 +262,15 @@ class Server:
         await asyncio.shield(self._task)
 
     def kill(self, why: str = "") -> None:
-        """See `lifecycle.Process`: the whole group at once."""
+        """See `lifecycle.Process`: the whole group at once, and who has left it."""
         self._why = self._why or why
-        if not self.gone.is_set():
+        if self.gone.is_set():
+            return
+        for pid in self.pids[1:]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def _live(self) -> None:
         reading = asyncio.create_task(self._read_log(), name=f"log of command {self.pid}")

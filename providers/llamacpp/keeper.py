@@ -73,6 +73,8 @@ def _finish() -> None:
         for child in children:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(OSError):
                 os.waitpid(child, 0)  # its own children are ours then
 
 

@@ -238,9 +238,14 @@ async def silent(
 
 @pytest.mark.parametrize("health", ["/health", ""], ids=["by health", "by connection"])
 async def test_a_server_that_hangs_is_killed(tmp_path: Path, health: str) -> None:
-    """No byte for too long while a call waits, no answer to who asks, and no work."""
-    async with silent(tmp_path, "hang", "alone", health=health, deaf_s=0.5) as local:
+    """No byte for too long while a call waits, no answer to who asks, and no work.
+
+    With it ends every process of it, also what left its group.
+    """
+    async with silent(tmp_path, "hang", "alone", "child", health=health, deaf_s=0.5) as local:
+        child = next(line for line in local.states()[0].log if line.startswith("child "))
         await until(lambda: "gave no sign of life for 301 s" in local.states()[0].problem)
+        await until(lambda: not runs(int(child.split()[1])))
 
 
 @pytest.mark.parametrize("health", ["/health", ""], ids=["by health", "by connection"])
