@@ -39,7 +39,7 @@ def config(port: int) -> str:
     tables = [
         f'[providers.{name}]\nkind = "{name}"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
         'api_key = "env:HOME"\n'
-        f'[prices."{name}/m"]\ninput = 1\noutput = 1\n'
+        f'[prices."{name}/m"]\ninput = 1\noutput = 1\ncontext_window = 9000\n'
         for name in ("gemini", "deepseek", "openai", "vllm", *STRICT)
     ]
     return "\n".join([*tables, '[routes.strict]\nto = ["mistral/m"]\non_loss = "refuse"\n', ANN])
@@ -123,6 +123,30 @@ async def test_what_says_nothing_is_taken_out_without_a_word(
     )
     assert "x-tollway-dropped" not in reply.headers
     assert up.asked[-1][2]["messages"][1] == {"role": "assistant", **there}
+
+
+async def test_a_file_and_a_seed_pass_in_mistral_s_shape(both: tuple[Cloud, Running]) -> None:
+    """It answers 422 to those of OpenAI's library; all else of the call stays as it was."""
+    up, daemon = both
+    up.answer = (200, "application/json", WHOLE)
+    url = "data:application/pdf;base64,JVBERi0="
+    file = {"type": "file", "file": {"file_data": url, "filename": "a.pdf"}}
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{daemon.port}/v1", api_key=KEY, max_retries=0
+    ) as client:
+        await client.chat.completions.create(
+            model="mistral/m",
+            messages=[{"role": "user", "content": [{"type": "text", "text": "Hi"}, file]}],  # type: ignore[misc, list-item]
+            seed=5,
+            max_tokens=9,
+        )
+    document = {"type": "document_url", "document_url": url, "document_name": "a.pdf"}
+    assert up.asked[-1][2] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}, document]}],
+        "random_seed": 5,
+        "max_tokens": 9,
+    }
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
