@@ -21,6 +21,7 @@ from tollway.providers.dialects.gemini_request import NAME as GEMINI
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.openai_units import content_type
 from tollway.providers.dialects.override import NOTHING, Changed, changed, overridden
+from tollway.providers.dialects.plain_refs import with_plain_refs
 from tollway.providers.dialects.responses_said import no_summary
 from tollway.providers.dialects.table import DIALECTS, EMBEDS, EMBEDS_FOR, UPSTREAMS
 from tollway.providers.embedding import Embedding
@@ -153,7 +154,7 @@ class Translator:
             if call.adds:  # the gateway does: nothing is left out
                 said = msgspec.structs.replace(said, store=None)
             said = msgspec.structs.replace(said, messages=with_own_ids(said.messages))
-            self._said, offers = without_offers(said)
+            self._said, offers = without_offers(with_plain_refs(said))
             _check_choice(self._said)
             self._unsaid = offers + said.unread
         most = self._most(target, output)

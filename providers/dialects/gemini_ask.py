@@ -32,6 +32,7 @@ from tollway.providers.conversation import (
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.gemini_loops import ended, unlooped
 from tollway.providers.dialects.gemini_promises import promised
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_schema import refs_alone
@@ -228,7 +229,9 @@ class _Contents:
         texts = [part.text for part in result.parts if isinstance(part, Text | Refusal)]
         others = [part for part in result.parts if not isinstance(part, Text | Refusal)]
         text = "\n".join(texts)
-        value = _json(text, None)
+        # "The referenced name ... does not match to a display_name" is what Google answers to a
+        # reference in a result that is JSON: to it that is one of the result's pictures.
+        value = _json(text, None) if '"$ref"' not in text else None
         response = value if isinstance(value, dict) else {"result": text}
         if result.is_error:
             response = {"error": text}
@@ -360,7 +363,8 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
     elif tool.schema:
         schema, _ = promised(tool.schema, tells=False)
         schema, says_less = refs_alone(schema)
-        dropped += ["tools.parameters.$ref"] if says_less else []
+        schema, looped = unlooped(schema)
+        dropped += ["tools.parameters.$ref"] if says_less or looped else []
         written["parametersJsonSchema"] = msgspec.Raw(schema)
     return written
 
@@ -392,7 +396,7 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.format is not None and said.format.kind != "text":
         yield "responseMimeType", "application/json"
         if said.format.schema:
-            schema, told = promised(said.format.schema, tells=True)
+            schema, told = promised(ended(said.format.schema), tells=True)
             schema, says_less = refs_alone(schema)
             dropped += [f"response_format.{word}" for word in told]
             dropped += ["response_format.$ref"] if says_less else []

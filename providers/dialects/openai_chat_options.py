@@ -17,10 +17,10 @@ from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.openai_chat_said import HOSTED
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
+from tollway.providers.dialects.openai_strict import alone, held
 from tollway.providers.dialects.wire import (
     PLAIN_TEXT,
     has_format,
-    is_strict,
     object_in,
     of_object,
     stays_strict,
@@ -170,6 +170,8 @@ def _tool(
             "function": {**function, "parameters": msgspec.Raw(PLAIN_TEXT)},
             **mark,
         }
+    if tool.strict:
+        tool = msgspec.structs.replace(tool, schema=alone(tool.schema))
     function["parameters"] = msgspec.Raw(_with_properties(tool.schema))
     if tool.strict is not None:
         function["strict"] = stays_strict(tool, dropped)
@@ -243,11 +245,9 @@ def _format(asked: Format, quirks: frozenset[str]) -> dict[str, object]:
     schema: dict[str, object] = {"name": asked.name or "answer"}
     if asked.description:
         schema["description"] = asked.description
-    if asked.schema:
-        schema["schema"] = msgspec.Raw(asked.schema)
-    strict = asked.strict
-    if strict is None and not asked.name and asked.schema and is_strict(asked.schema):
-        strict = True  # a dialect that has no such word always holds to the schema
+    text, strict = held(asked)
+    if text:
+        schema["schema"] = msgspec.Raw(text)
     if strict is not None:
         schema["strict"] = strict
     return {"type": "json_schema", "json_schema": schema}

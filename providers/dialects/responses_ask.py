@@ -29,11 +29,11 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
+from tollway.providers.dialects.openai_strict import alone, held
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.wire import (
     as_url,
     fitting,
-    is_strict,
     is_work_done,
     of_object,
     stays_strict,
@@ -296,6 +296,8 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
         if tool.schema:
             said["format"] = msgspec.Raw(tool.schema)
         return said
+    if tool.strict:
+        tool = msgspec.structs.replace(tool, schema=alone(tool.schema))
     said["parameters"] = msgspec.Raw(of_object(tool.schema) or _NO_ARGUMENTS)
     # Left out, OpenAI tries to hold the model to the schema, which other dialects never do.
     said["strict"] = stays_strict(tool, dropped)
@@ -348,12 +350,10 @@ def _format(asked: Format) -> dict[str, object]:
     said: dict[str, object] = {"type": "json_schema", "name": asked.name or "answer"}
     if asked.description:
         said["description"] = asked.description
-    said["schema"] = msgspec.Raw(asked.schema or b"{}")
-    strict = asked.strict
+    schema, strict = held(asked)
+    said["schema"] = msgspec.Raw(schema or b"{}")
     if strict is None and not asked.name:
-        # A dialect that has no such word always holds to the schema. Where nothing is said, this
-        # one takes any for strict, and refuses those that are not (simonw/llm-openai-plugin#3).
-        strict = bool(asked.schema) and is_strict(asked.schema)
+        strict = False  # what is unsaid is strict here, and refused (simonw/llm-openai-plugin#3)
     if strict is not None:
         said["strict"] = strict
     return said

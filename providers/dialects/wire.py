@@ -327,6 +327,8 @@ def is_strict(schema: bytes) -> bool:
             continue
         if not _NEVER_STRICT.isdisjoint(one) or not _is_closed(one):
             return False
+        if len(one) > 1 and isinstance(one.get("$ref"), str):
+            return False  # "$ref cannot have keywords {'description'}"
         for name, value in one.items():
             if name in _NAMED and isinstance(value, dict):
                 stack += value.values()

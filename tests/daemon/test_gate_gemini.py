@@ -201,3 +201,28 @@ async def test_an_error_that_stands_bare_in_a_stream_is_read(
     reply = await streamed(google, before + FULL, "/v1/chat/completions", **asked)
     assert reply.status == status
     assert b"The provider failed within its answer: Full" in reply.body
+
+
+async def test_what_a_schema_refers_to_is_where_google_looks_for_it(google: Cloud) -> None:
+    """It refuses references to other places, and a client is told of those that lead nowhere."""
+    google.answer = said()
+
+    def asking(place: str) -> bytes:
+        schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": place}}}
+        shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        turns = [{"role": "user", "content": "Hi"}]
+        return msgspec.json.encode(
+            {"model": "gemini/gemini-2.5-flash", "messages": turns, "response_format": shape}
+        )
+
+    async with running(config(google.port, PRICED), server="") as daemon:
+        gate = Gateway(daemon, [])
+        assert (await gate.ask(asking("#/properties/a"), "/v1/chat/completions")).status == 200
+        sent = google.asked[-1][2]["generationConfig"]["responseJsonSchema"]
+        assert sent["properties"]["b"] == {"$ref": "#/$defs/a"}
+        assert sent["$defs"] == {"a": {"type": "string"}}
+        reply = await gate.ask(asking("#/$defs/b"), "/v1/chat/completions")
+        assert (reply.status, len(google.asked)) == (400, 1)
+        error = reply.json()["error"]
+        assert "`#/$defs/b`, which is not in it" in error["message"]
+        assert error["param"] == "response_format"
