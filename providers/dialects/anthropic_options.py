@@ -28,7 +28,7 @@ from tollway.providers.errors import Untranslatable
 
 _Fields = Iterator[tuple[str, object]]
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
-_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+_TIERS = {"auto": "auto", "default": "standard_only"}
 # What Anthropic does not have, in the words of the dialects that do.
 NEVER = ("min_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
 

@@ -28,6 +28,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.anthropic_citations import citation
 from tollway.providers.dialects.anthropic_known import KNOWN
 from tollway.providers.dialects.anthropic_tools import NAME, Mark, lifetime, offered, tool_choice
+from tollway.providers.dialects.tiers import asked as asked_tier
 from tollway.providers.dialects.wire import Body, decoded
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
@@ -148,7 +149,7 @@ def read_request(call: Call) -> Conversation:
         # Of 0 the prompt is cached and nothing answered; others answer something at least.
         output_limit=None if limit is None else max(limit, 1),
         user=(metadata.user_id if metadata else None) or "",
-        service_tier=body.take(_STR, "service_tier") or "",
+        service_tier=asked_tier(body.take(_STR, "service_tier")),
         stream=bool(body.take(_BOOL, "stream")),
         wants_usage=True,
         extras=body.extras + signed + _of_its_own(thinking, output),

@@ -17,6 +17,7 @@ from tollway.providers.dialects import anthropic_options as anthropic
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.schema_refs import inlined
 from tollway.providers.dialects.strict_schema import Schemas, held_to, schema_of, strict
+from tollway.providers.dialects.tiers import UNSAID
 from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
@@ -265,7 +266,7 @@ def _labels(said: Conversation, dropped: list[str]) -> _Fields:
     """Yield the service tier and Converse's own fields; name what there is no place for."""
     if said.service_tier in _TIERS:
         yield "serviceTier", {"type": said.service_tier}
-    elif said.service_tier not in ("", "auto", "standard_only"):
+    elif said.service_tier not in UNSAID:
         dropped.append("service_tier")
     for name, value in (
         ("user", said.user),

@@ -25,6 +25,7 @@ from tollway.providers.conversation import (
     in_order,
 )
 from tollway.providers.dialects.dialect import Facts, Written
+from tollway.providers.dialects.tiers import UNSAID
 from tollway.providers.dialects.wire import (
     PLAIN_TEXT,
     as_text,
@@ -337,7 +338,7 @@ def _labels(said: Conversation) -> Iterator[str]:
     for name, value in (
         ("user", said.user),
         ("metadata", said.metadata),
-        ("service_tier", said.service_tier not in ("", "auto", "default", "standard_only")),
+        ("service_tier", said.service_tier not in UNSAID),
         ("prompt_cache_key", said.cache_key),
         ("store", said.store),
     ):

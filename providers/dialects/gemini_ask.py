@@ -37,6 +37,7 @@ from tollway.providers.dialects.gemini_promises import promised
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_schema import refs_alone
 from tollway.providers.dialects.json_by_tool import beside_tools
+from tollway.providers.dialects.tiers import UNSAID
 from tollway.providers.dialects.wire import (
     described,
     fitting,
@@ -93,9 +94,10 @@ _GOES_ON = re.compile(r"gemini-(?:[12]\.|3-|3\.1-|pro-latest)")
 _UNSAMPLED = re.compile(
     r"gemini-(?:3\.5-flash-lite|3\.[6-9]|3\.\d\d|[4-9]|\d\d|flash-latest|flash-lite-latest)"
 )
+# No thoughts at all, and for most questions none ("Matches the 'no thinking' setting").
+_RESTS = ({"thinkingBudget": 0}, {"thinkingLevel": "minimal"})
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
-_SAID_TIERS = frozenset({"", "auto", "default", "standard_only"})
 _Fields = Iterator[tuple[str, object]]
 
 
@@ -121,7 +123,7 @@ def write_request(said: Conversation, facts: Facts) -> Written:
         body["generationConfig"] = config
     if said.service_tier in _TIERS and NO_TIER not in facts.quirks:
         body["serviceTier"] = said.service_tier
-    elif said.service_tier not in _SAID_TIERS:
+    elif said.service_tier not in UNSAID:
         writer.dropped.append("service_tier")
     writer.dropped += [name for name in _labels(said)]
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
@@ -441,12 +443,7 @@ def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[
     if by_level and asked.budget is not None:
         effort = effort_of(asked.budget)  # the newest take no budget
     if asked.mode == "off":
-        # A model of the third generation always thinks.
-        config = (
-            {"thinkingLevel": _level("minimal", facts.model)} if by_level else {"thinkingBudget": 0}
-        )
-        if facts.model.startswith("gemini-2.5-pro"):  # so does this one
-            config = {"thinkingBudget": _BUDGETS["gemini-2.5-pro"][0]}
+        config = _least(facts.model, dropped)
     elif effort and by_level:
         config = {"thinkingLevel": _level(effort, facts.model)}
     elif asked.budget is not None:
@@ -459,6 +456,18 @@ def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[
         config["includeThoughts"] = True
     if asked.summary not in ("", "none", "auto"):
         dropped.append("reasoning.summary")
+    return config
+
+
+def _least(model: str, dropped: list[str]) -> dict[str, Any]:
+    """Return how a model is told not to think; those that always do think as little as they can."""
+    config: dict[str, Any] = {"thinkingBudget": 0}
+    if is_third(model):
+        config = {"thinkingLevel": _level("minimal", model)}
+    elif model.startswith("gemini-2.5-pro"):
+        config = {"thinkingBudget": _BUDGETS["gemini-2.5-pro"][0]}
+    if config not in _RESTS:
+        dropped.append("reasoning.off")
     return config
 
 

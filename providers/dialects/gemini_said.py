@@ -37,6 +37,7 @@ from tollway.providers.conversation import (
 from tollway.providers.dialects.gemini_known import KNOWN_OF_FUNCTIONS, unknown
 from tollway.providers.dialects.gemini_request import NAME, camel
 from tollway.providers.dialects.gemini_schema import as_json_schema
+from tollway.providers.dialects.tiers import asked
 from tollway.providers.dialects.wire import text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
@@ -134,7 +135,7 @@ def _system(said: object) -> Iterator[Message]:
 def _tier(said: object) -> str:
     """Return a service tier in the words of the others: Google's may be in capitals."""
     tier = said.lower() if isinstance(said, str) else ""
-    return {"standard": "default", "unspecified": ""}.get(tier, tier)
+    return asked(tier)
 
 
 def _object(text: bytes) -> _Object:

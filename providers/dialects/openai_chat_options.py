@@ -18,6 +18,7 @@ from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.openai_chat_said import HOSTED
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
 from tollway.providers.dialects.openai_strict import alone, held
+from tollway.providers.dialects.tiers import UNSAID
 from tollway.providers.dialects.wire import (
     PLAIN_TEXT,
     has_format,
@@ -30,9 +31,7 @@ from tollway.providers.errors import Untranslatable
 
 _Fields = Iterator[tuple[str, object]]
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
-_TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
-          "priority": "priority"}  # fmt: skip
-_NO_TIER = ("service_tier", "auto")  # what a provider without tiers does anyway
+_TIERS = frozenset({"auto", "default", "flex", "priority", "scale"})
 _NOT_WITH_REASONING = (
     "temperature",
     "top_p",
@@ -360,7 +359,7 @@ def _object(asked: Reasoning, effort: str) -> dict[str, object]:
 def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _Fields:
     """Yield what changes no answer: for whom it is, labels, tiers, cache keys."""
     own = quirk.ALL_OF_OPENAI in quirks
-    tier = _TIERS.get(said.service_tier, "")
+    tier = said.service_tier
 
     def takes(name: str) -> bool:
         return own or name in quirks
@@ -370,7 +369,7 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
         (quirk.USER, said.user, takes(quirk.USER) and len(said.user) <= _LONGEST_NAME),
         # OpenAI's are of what it keeps.
         (quirk.METADATA, labels, quirk.METADATA in quirks or (own and bool(said.store))),
-        ("service_tier", said.service_tier and (tier or said.service_tier), own and bool(tier)),
+        ("service_tier", tier, tier in _TIERS if own else f"{tier}_tier" in quirks),
         (quirk.CACHE_KEY, key, takes(quirk.CACHE_KEY) and len(key) <= _LONGEST_NAME),
         ("store", said.store, own),
     )
@@ -379,5 +378,5 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
             continue
         if fits:
             yield name, value
-        elif (name, value) != _NO_TIER:
+        elif name != "service_tier" or tier not in UNSAID:
             dropped.append(name)

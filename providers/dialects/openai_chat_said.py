@@ -29,7 +29,8 @@ from tollway.providers.dialects.openai_chat_known import KNOWN
 from tollway.providers.dialects.openai_chat_parts import NAME, Marker, lifetime, parts_of
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
 from tollway.providers.dialects.openai_chat_shape import shape_of
-from tollway.providers.dialects.wire import Body, decoded
+from tollway.providers.dialects.tiers import asked as asked_tier
+from tollway.providers.dialects.wire import Body, caller, decoded
 from tollway.providers.errors import RequestInvalid
 
 _ROLES: dict[str, Role] = {
@@ -175,7 +176,6 @@ def read_request(call: Call) -> Conversation:
     parallel = body.take(_BOOL, "parallel_tool_calls")
     functions = body.take(_FUNCTIONS, "functions") or ()
     tools = (*_tools(body), *(_function(one, None) for one in functions), *_hosted(body))
-    user = body.take(_STR, "user")
     return Conversation(
         by=NAME,
         model=call.model,
@@ -191,9 +191,9 @@ def read_request(call: Call) -> Conversation:
         top_logprobs=body.take(_INT, "top_logprobs"),
         reasoning=_reasoning(body),
         output_limit=max((limit for limit in limits if limit is not None), default=None),
-        user=body.take(_STR, "safety_identifier") or user or "",
+        user=caller(body),
         metadata=_not_empty(body.raw("metadata")),
-        service_tier=body.take(_STR, "service_tier") or "",
+        service_tier=asked_tier(body.take(_STR, "service_tier")),
         cache_key=body.take(_STR, "prompt_cache_key") or "",
         store=body.take(_BOOL, "store"),
         modalities=_modalities(body),

@@ -35,6 +35,9 @@ ALL_OF_OPENAI = "all_of_openai"
 USER = "user"
 METADATA = "metadata"
 CACHE_KEY = "prompt_cache_key"
+# Service tiers that it has beside the usual one, by OpenAI's names.
+FLEX_TIER = "flex_tier"
+PRIORITY_TIER = "priority_tier"
 # `top_k` and `min_p`, which OpenAI does not have.
 MORE_SAMPLING = "top_k"
 # `cache_control` on parts of content, as at Anthropic.
@@ -94,6 +97,8 @@ QUIRKS = frozenset(
         USER,
         METADATA,
         CACHE_KEY,
+        FLEX_TIER,
+        PRIORITY_TIER,
         MORE_SAMPLING,
         CACHE_CONTROL,
         MISTRALS_PARTS,

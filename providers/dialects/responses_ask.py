@@ -45,8 +45,7 @@ tool_name = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_-]"), most=64)
 tool_id = partial(fitting, allowed=re.compile(r"[!-~]"), most=64)
 
 _NO_ARGUMENTS = b'{"type":"object","properties":{}}'
-_TIERS = {"auto": "auto", "standard_only": "default", "default": "default", "flex": "flex",
-          "priority": "priority"}  # fmt: skip
+_TIERS = frozenset({"auto", "default", "flex", "priority", "scale"})
 _LONGEST_NAME = 64  # `user` and `prompt_cache_key`: OpenAI takes no longer ones
 _LEAST_LIMIT = 16  # OpenAI refuses to answer in less
 _Fields = Iterator[tuple[str, object]]
@@ -384,11 +383,10 @@ def _reasoning(said: Conversation, asked: Reasoning, facts: Facts, dropped: list
 
 def _labels(said: Conversation, dropped: list[str]) -> _Fields:
     """Yield what changes no answer: for whom it is, labels, tiers, cache keys."""
-    tier = _TIERS.get(said.service_tier, "")
     fields: tuple[tuple[str, object, bool], ...] = (
         ("user", said.user, len(said.user) <= _LONGEST_NAME),
         ("metadata", msgspec.Raw(said.metadata) if said.metadata else None, False),
-        ("service_tier", tier or said.service_tier, bool(tier)),
+        ("service_tier", said.service_tier, said.service_tier in _TIERS),
         ("prompt_cache_key", said.cache_key, len(said.cache_key) <= _LONGEST_NAME),
     )
     for name, value, fits in fields:

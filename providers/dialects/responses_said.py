@@ -43,7 +43,8 @@ from tollway.providers.dialects.responses_tools import (
     offered,
     tool_choice,
 )
-from tollway.providers.dialects.wire import Body, data_url, decoded, text_of
+from tollway.providers.dialects.tiers import asked as asked_tier
+from tollway.providers.dialects.wire import Body, caller, data_url, decoded, text_of
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
 _SEARCHED = ("tool_search_call", "tool_search_output")
@@ -65,6 +66,10 @@ _KEEPS = (
     " answers of models whose provider does not, for as long as `ledger.keep_bodies` says"
 )
 _ANOTHER = "Leave it out, or call a model whose provider speaks the Responses API"
+_INCLUDED = (
+    *("message.output_text.logprobs", "reasoning.encrypted_content", "message.input_image."),
+    *("file_search_call.", "web_search_call.", "code_interpreter_call.", "computer_call_output."),
+)
 # What names a signature that is no thought's: Claude's hidden thoughts have no text either.
 _OF_CALL = "call"
 _OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
@@ -157,6 +162,7 @@ def read_request(call: Call) -> Conversation:
             )
     body.raw("model")
     body.raw("stream_options")  # of obfuscation alone
+    body.raw("max_tool_calls")  # of tools that the provider runs, of which a target is given none
     messages: list[Message] = []
     if instructions := body.take(_STR, "instructions"):
         messages.append(Message("system", (Text(instructions),)))
@@ -165,7 +171,6 @@ def read_request(call: Call) -> Conversation:
     text = body.take(_TEXT, "text")
     top = body.take(_INT, "top_logprobs")
     include = body.take(_STRS, "include") or ()
-    user = body.take(_STR, "user")
     reasoning = body.take(_REASONING, "reasoning")
     choice = tool_choice(body)
     return Conversation(
@@ -183,9 +188,9 @@ def read_request(call: Call) -> Conversation:
         top_logprobs=top,
         reasoning=_reasoning(reasoning),
         output_limit=body.take(_INT, "max_output_tokens"),
-        user=body.take(_STR, "safety_identifier") or user or "",
+        user=caller(body),
         metadata=labels if (labels := body.raw("metadata")) != b"{}" else b"",
-        service_tier=body.take(_STR, "service_tier") or "",
+        service_tier=asked_tier(body.take(_STR, "service_tier")),
         cache_key=body.take(_STR, "prompt_cache_key") or "",
         store=body.take(_BOOL, "store"),
         stream=bool(body.take(_BOOL, "stream")),
@@ -201,9 +206,12 @@ def _verbosity(text: _TextOf | None) -> Iterator[tuple[str, bytes]]:
 
 
 def _included(include: tuple[str, ...] | list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield what else is asked for beside the answer; encrypted reasoning comes where there is."""
-    ours = ("message.output_text.logprobs", "reasoning.encrypted_content")
-    if others := [name for name in include if name not in ours]:
+    """Yield what else is asked for beside the answer.
+
+    Encrypted reasoning comes where there is some. What tools found that the provider runs, and
+    the request's own pictures again, is not lost: there are none, or the client has them.
+    """
+    if others := [name for name in include if not name.startswith(_INCLUDED)]:
         yield "include", msgspec.json.encode(others)
 
 

@@ -19,6 +19,7 @@ _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PATH = re.compile(r" - at `\$(.*)`$")
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
+_STR = msgspec.json.Decoder(str)
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
 
@@ -86,6 +87,21 @@ class Body:
             for name in unread(self._whole[member], one, f"{member}.")
         )
         return tuple(dict.fromkeys(found))
+
+
+def caller(body: Body) -> str:
+    """Return whom an OpenAI request is for, by its newer field or the older; "" for nobody.
+
+    Where they name two, the older one stays, to be told as left out.
+
+    Raises:
+        RequestInvalid: One is no text.
+    """
+    newer = body.take(_STR, "safety_identifier") or ""
+    if newer and body.asks("user") not in (None, "", newer):
+        return newer
+    older = body.take(_STR, "user") or ""
+    return newer or older
 
 
 _USUAL = frozenset(

@@ -297,6 +297,7 @@ def test_the_name_of_a_file_of_google_s_reaches_other_models() -> None:
     assert part["file"]["filename"] == "plan.pdf"
 
 
+FOUND = ("web_search_call.action.sources", "file_search_call.results")
 # What some clients write into every request, and asks for nothing that is not done anyway.
 USUAL: dict[str, dict[str, Any]] = {
     OPENAI.name: {
@@ -310,6 +311,8 @@ USUAL: dict[str, dict[str, Any]] = {
         **{"temperature": 1, "top_p": 1, "metadata": {}, "service_tier": "auto", "tools": []},
         **{"text": {"format": {"type": "text"}, "verbosity": "medium"}, "store": False},
         **{"reasoning": {"effort": None, "summary": None}, "context_management": []},
+        # Of tools that the provider runs, and there are none; of pictures, which the client has.
+        **{"max_tool_calls": 5, "include": [*FOUND, "message.input_image.image_url"]},
     },
     ANTHROPIC.name: {
         **{"temperature": 1.0, "service_tier": "auto", "stop_sequences": [], "metadata": {}},
@@ -321,9 +324,10 @@ USUAL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("codec", [OPENAI, RESPONSES, ANTHROPIC], ids=lambda codec: codec.name)
 def test_what_is_done_anyway_is_no_loss(codec: Codec) -> None:
     """It was named, and a route that allows no loss refused requests that lose none."""
-    said = read(codec, **USUAL[codec.name])
-    for target in others(codec):
-        assert written(said, target)[1] + said.unread == (), target.name
+    for tier in ("auto", "default" if codec is not ANTHROPIC else "standard_only"):
+        said = read(codec, **USUAL[codec.name] | {"service_tier": tier})
+        for target in others(codec):
+            assert written(said, target)[1] + said.unread == (), target.name
 
 
 def test_a_seed_of_zero_is_one() -> None:

@@ -83,6 +83,13 @@ def asked(quirks: Quirks) -> dict[str, Any]:
     return body
 
 
+def tier(quirks: Quirks, name: str) -> tuple[object, bool]:
+    """Return the service tier that is asked for, and whether that is named as left out."""
+    said = replace(SAID, service_tier=name)
+    written = OPENAI.write_request(said, Facts("m", quirks=quirks))
+    return json.loads(written.body).get("service_tier"), "service_tier" in written.dropped
+
+
 def begun(quirks: Quirks) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return a translated request that begins the answer, and what was left out."""
     turns = (SAID.messages[0], Message("assistant", (Text("So"),)))
@@ -236,6 +243,8 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
     "user": (lambda quirks: asked(quirks).get("user"), None, "ann"),
     "metadata": (lambda quirks: asked(quirks).get("metadata"), None, {"job": "1"}),
     "prompt_cache_key": (lambda quirks: asked(quirks).get("prompt_cache_key"), None, "c-1"),
+    "flex_tier": (lambda quirks: tier(quirks, "flex"), (None, True), ("flex", False)),
+    "priority_tier": (lambda quirks: tier(quirks, "priority"), (None, True), ("priority", False)),
     "top_k": (
         lambda quirks: [asked(quirks).get(name) for name in ("top_k", "min_p")],
         [None, None],

@@ -317,3 +317,58 @@ def test_a_part_that_holds_nothing_is_refused_by_its_place(
     with pytest.raises(RequestInvalid, match="needs `") as refused:
         read(client, **turns)
     assert refused.value.param in ("input[0].content[0]", "messages[0].content[0]")
+
+
+@pytest.mark.parametrize("codec", [OPENAI, RESPONSES], ids=lambda codec: codec.name)
+def test_of_two_that_a_call_is_for_one_is_named(codec: Codec) -> None:
+    """OpenAI's newer field goes before its older one, which others have no second place for."""
+    said = {"input": "Hi"} if codec is RESPONSES else {"messages": [USER]}
+    for user, lost in (("ann", ()), ("bob", ("user",)), (None, ())):
+        asked = read(codec, **said, safety_identifier="ann", user=user)
+        body, dropped = written(asked, ANTHROPIC)
+        assert (body["metadata"], dropped) == ({"user_id": "ann"}, lost)
+
+
+@pytest.mark.parametrize(
+    ("said", "there"),
+    [
+        ("fast", ("priority", "priority", "priority", None)),
+        ("priority", ("priority", "priority", "priority", None)),
+        ("flex", ("flex", None, "flex", None)),
+        ("standard_only", (None, None, None, "standard_only")),
+        ("on_demand", (None, None, None, "standard_only")),
+    ],
+)
+def test_a_service_tier_is_asked_for_by_its_name_there(
+    said: str, there: tuple[str | None, ...]
+) -> None:
+    """A tier has several names; who has none of its kind is not asked, and that is named."""
+    asked = read(RESPONSES, input="Hi", service_tier=said)
+    found = []
+    for target, kind, name in (
+        (OPENAI, "openrouter", "service_tier"),
+        (OPENAI, "fireworks", "service_tier"),
+        (GEMINI, "gemini", "serviceTier"),
+        (ANTHROPIC, "anthropic", "service_tier"),
+    ):
+        body, dropped = written(asked, target, kind)
+        found.append(body.get(name))
+        usual = said in ("standard_only", "on_demand")
+        assert ("service_tier" in dropped) is (name not in body and not usual), kind
+    assert tuple(found) == there
+
+
+@pytest.mark.parametrize(
+    ("model", "rests"),
+    [
+        ("gemini-2.5-pro", False),
+        ("gemini-2.5-flash", True),
+        ("gemini-3-pro-preview", False),
+        ("gemini-3-flash-preview", True),
+    ],
+)
+def test_google_s_models_that_always_think_are_told_of(model: str, rests: bool) -> None:
+    """Its Pro cannot be told not to: thoughts that nobody wants are billed all the same."""
+    said = read(OPENAI, messages=[USER], reasoning_effort="none")
+    found = GEMINI.write_request(said, Facts(model))
+    assert found.dropped == (() if rests else ("reasoning.off",))
