@@ -16,12 +16,7 @@ import msgspec
 import pytest
 from local_models import Clock, until
 
-from tollway.providers.errors import (
-    GatewayError,
-    LocalModelFailed,
-    UpstreamError,
-    UpstreamTimeout,
-)
+from tollway.providers.errors import GatewayError, LocalModelFailed, UpstreamError, UpstreamTimeout
 from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels, ModelState
 from tollway.providers.llamacpp.fit import resident_bytes
