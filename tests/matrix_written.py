@@ -42,7 +42,7 @@ WRITTEN: dict[str, dict[str, str]] = {
         "reasoning effort": '"reasoning_effort":"high"',
         "reasoning budget": '"reasoning_effort":"low"',
         "user": '"user":"ann"',
-        "service tier": '"service_tier":"',
+        "service tier": '"messages"',
         "cache key": '"prompt_cache_key":"k"',
         "kept by the provider": '"store":true',
         "reasoning off": '"messages"',

@@ -16,7 +16,14 @@ from tollway.providers.dialects.anthropic_models import efforts, is_claude, take
 from tollway.providers.dialects.anthropic_said import NAME
 from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.strict_schema import Schemas, held_to, schema_of, strict
-from tollway.providers.dialects.wire import PLAIN_TEXT, described, has_format, of_object
+from tollway.providers.dialects.wire import (
+    PLAIN_TEXT,
+    described,
+    has_format,
+    of_object,
+    one_answer,
+    text_alone,
+)
 from tollway.providers.effort import (
     LEAST_BUDGET,
     SHARE_OF_THOUGHT,
@@ -42,11 +49,9 @@ def options(
         Untranslatable: A tool, a schema or the kind of answer cannot be said.
     """
     if said.n > 1:
-        raise Untranslatable(
-            f"The target gives one answer, not {said.n}", hint="Ask again instead", param="n"
-        )
+        raise one_answer(said)
     if said.modalities:
-        raise Untranslatable("The target answers in text alone", param="modalities")
+        raise text_alone(said)
     limit = facts.output_limit if facts.output_limit is not None else said.output_limit
     limit = limit if limit is not None else facts.default_output
     fields: dict[str, object] = {"max_tokens": limit}
@@ -134,7 +139,9 @@ def _choice(
     choice: ToolChoice, parallel: bool | None, tool_name: Callable[[str], str]
 ) -> dict[str, object]:
     if choice.hosted:
-        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+        raise Untranslatable(
+            "The target has no such tool as `tool_choice` names", param="tool_choice"
+        )
     written: dict[str, object] = {"type": choice.mode}
     if choice.mode == "tool":
         written["name"] = tool_name(choice.names[0])

@@ -18,7 +18,13 @@ from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.schema_refs import inlined
 from tollway.providers.dialects.strict_schema import Schemas, held_to, schema_of, strict
 from tollway.providers.dialects.tiers import UNSAID
-from tollway.providers.dialects.wire import PLAIN_TEXT, has_format, of_object
+from tollway.providers.dialects.wire import (
+    PLAIN_TEXT,
+    has_format,
+    of_object,
+    one_answer,
+    text_alone,
+)
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
@@ -73,9 +79,9 @@ def options(
         Untranslatable: A tool, a schema or the kind of answer cannot be said.
     """
     if said.n > 1:
-        raise Untranslatable("The target gives one answer at a time", param="n")
+        raise one_answer(said)
     if said.modalities:
-        raise Untranslatable("The target answers in text alone", param="modalities")
+        raise text_alone(said)
     body: dict[str, object] = {}
     own = claude(facts.model)
     limit = facts.output_limit if facts.output_limit is not None else said.output_limit
@@ -185,7 +191,9 @@ def _tools(
 ) -> _Fields:
     choice = said.tool_choice
     if choice is not None and choice.hosted:
-        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+        raise Untranslatable(
+            "The target has no such tool as `tool_choice` names", param="tool_choice"
+        )
     if (choice is not None and choice.mode == "none") or not said.tools:
         # No tool is offered, so none is called. Where calls and results stand in the turns, it
         # takes the request only with some tool beside them.

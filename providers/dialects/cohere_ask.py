@@ -35,6 +35,8 @@ from tollway.providers.dialects.wire import (
     has_format,
     is_work_done,
     object_text,
+    one_answer,
+    text_alone,
     wrapped,
 )
 from tollway.providers.effort import SHARE_OF_THOUGHT, budget_of
@@ -226,7 +228,9 @@ def _tools(said: Conversation, dropped: list[str]) -> _Fields:
     """Yield the tools that may be called; where one must be, no other is offered."""
     choice = said.tool_choice
     if choice is not None and choice.hosted:
-        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+        raise Untranslatable(
+            "The target has no such tool as `tool_choice` names", param="tool_choice"
+        )
     allowed = choice.names if choice else ()
     tools: list[Tool] = []
     for tool in said.tools:
@@ -268,9 +272,9 @@ def _tool(tool: Tool, dropped: list[str]) -> dict[str, object]:
 
 def _options(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.n != 1:
-        raise Untranslatable("The target gives one answer at a time", param="n")
+        raise one_answer(said)
     if said.modalities:
-        raise Untranslatable("The target answers in text alone", param="modalities")
+        raise text_alone(said)
     limit = facts.output_limit if facts.output_limit is not None else said.output_limit
     if limit is not None:
         yield "max_tokens", limit

@@ -15,9 +15,10 @@ import msgspec
 from tollway.providers.canon import Call
 from tollway.providers.conversation import UNPROVEN, carried
 from tollway.providers.dialects import gemini_echoes, openai_chat_choice, openai_echoes
-from tollway.providers.dialects.gemini_ask import CALL_IDS_FROM_3, UNSIGNED, is_third
+from tollway.providers.dialects.gemini_ask import CALL_IDS_FROM_3, UNSIGNED
 from tollway.providers.dialects.gemini_request import camel
 from tollway.providers.dialects.gemini_said import unpacked
+from tollway.providers.dialects.gemini_thinking import is_third
 from tollway.providers.dialects.json_edit import Field, edit
 from tollway.providers.dialects.openai_quirks import ALL_OF_OPENAI
 from tollway.providers.dialects.wire import text_of

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from mimetypes import guess_type
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -19,7 +19,6 @@ from tollway.providers.conversation import (
     Message,
     Opaque,
     Part,
-    Reasoning,
     Refusal,
     Source,
     Text,
@@ -36,6 +35,7 @@ from tollway.providers.dialects.gemini_loops import ended, unlooped
 from tollway.providers.dialects.gemini_promises import promised
 from tollway.providers.dialects.gemini_request import NAME
 from tollway.providers.dialects.gemini_schema import refs_alone
+from tollway.providers.dialects.gemini_thinking import is_third, thinking_config
 from tollway.providers.dialects.json_by_tool import beside_tools
 from tollway.providers.dialects.tiers import UNSAID
 from tollway.providers.dialects.wire import (
@@ -44,9 +44,9 @@ from tollway.providers.dialects.wire import (
     has_format,
     is_work_done,
     object_text,
+    text_alone,
     wrapped,
 )
-from tollway.providers.effort import budget_of, effort_of, nearest
 from tollway.providers.errors import Untranslatable
 
 _fitting = partial(fitting, allowed=re.compile(r"[a-zA-Z0-9_.:-]"), most=64)
@@ -68,19 +68,6 @@ NO_TIER: Final = "no_service_tier"
 # What Gemini 3 takes in place of the signature of a call that it did not make itself
 # (documentation of thought signatures).
 UNSIGNED = "skip_thought_signature_validator"
-# Google's documentation and its refusals ("Thinking level MINIMAL is not supported for this
-# model"): the words that models of the third generation know. A newer one knows at least these.
-_LEVELS = ("low", "medium", "high")
-_KNOWN_LEVELS = (
-    (re.compile(r".*gemini-3-pro"), ("low", "high")),
-    (re.compile(r".*gemini-3(?:\.[1-5])?-flash"), ("minimal", *_LEVELS)),
-)
-# Documentation of thinking: which models do, and the budgets that they take.
-_NO_THOUGHTS = re.compile(r"gemini-(?:1\.|2\.0)|gemma|.*-image|.*-tts")
-_BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash-lite": (512, 24_576),
-            "gemini-2.5-flash": (1, 24_576)}  # fmt: skip
-# The aliases for what is newest have long been of that generation.
-_THIRD = re.compile(r"gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)")
 # Those that cannot look at a file on the web by its address (documentation of file inputs).
 _NO_URLS = re.compile(r"gemini-(?:1\.|2\.0)|gemma")
 # "Function calling with a response mime type: 'application/json' is unsupported" is what these
@@ -94,16 +81,9 @@ _GOES_ON = re.compile(r"gemini-(?:[12]\.|3-|3\.1-|pro-latest)")
 _UNSAMPLED = re.compile(
     r"gemini-(?:3\.5-flash-lite|3\.[6-9]|3\.\d\d|[4-9]|\d\d|flash-latest|flash-lite-latest)"
 )
-# No thoughts at all, and for most questions none ("Matches the 'no thinking' setting").
-_RESTS = ({"thinkingBudget": 0}, {"thinkingLevel": "minimal"})
 _MOST_STOPS = 5
 _TIERS = frozenset({"flex", "priority"})
 _Fields = Iterator[tuple[str, object]]
-
-
-def is_third(model: str) -> bool:
-    """Return whether a model is of the third generation or a later one."""
-    return bool(_THIRD.search(model))
 
 
 def write_request(said: Conversation, facts: Facts) -> Written:
@@ -373,7 +353,9 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
 
 def _choice(choice: ToolChoice) -> dict[str, object]:
     if choice.hosted:
-        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+        raise Untranslatable(
+            "The target has no such tool as `tool_choice` names", param="tool_choice"
+        )
     mode = {"auto": "AUTO", "any": "ANY", "tool": "ANY", "none": "NONE"}[choice.mode]
     if not choice.names:
         return {"mode": mode}
@@ -394,7 +376,7 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
             dropped.append("stop")
     yield from _sampling(said, facts.model, dropped)
     if said.modalities:
-        raise Untranslatable("The target answers in text alone", param="modalities")
+        raise text_alone(said)
     if said.format is not None and said.format.kind != "text":
         yield "responseMimeType", "application/json"
         if said.format.schema:
@@ -429,62 +411,6 @@ def _sampling(said: Conversation, model: str, dropped: list[str]) -> _Fields:
     dropped += asked.asks("min_p")
     if asked.logit_bias:
         dropped.append("logit_bias")
-
-
-def thinking_config(asked: Reasoning, facts: Facts, dropped: list[str]) -> dict[str, Any]:
-    """Return how a model is told to think, as it takes that; what cannot be said is `dropped`."""
-    config: dict[str, Any] = {}
-    if facts.thinks is False or _NO_THOUGHTS.match(facts.model):
-        if asked.mode != "off":
-            dropped.append("reasoning")
-        return config
-    by_level = is_third(facts.model)
-    effort = asked.effort
-    if by_level and asked.budget is not None:
-        effort = effort_of(asked.budget)  # the newest take no budget
-    if asked.mode == "off":
-        config = _least(facts.model, dropped)
-    elif effort and by_level:
-        config = {"thinkingLevel": _level(effort, facts.model)}
-    elif asked.budget is not None:
-        config = {"thinkingBudget": _within(asked.budget, facts.model)}
-    elif asked.effort:
-        config = {"thinkingBudget": _within(budget_of(asked.effort), facts.model)}
-    elif asked.mode == "adaptive":
-        config = {} if by_level else {"thinkingBudget": -1}
-    if asked.mode != "off" and asked.summary != "none":
-        config["includeThoughts"] = True
-    if asked.summary not in ("", "none", "auto"):
-        dropped.append("reasoning.summary")
-    return config
-
-
-def _least(model: str, dropped: list[str]) -> dict[str, Any]:
-    """Return how a model is told not to think; those that always do think as little as they can."""
-    config: dict[str, Any] = {"thinkingBudget": 0}
-    if is_third(model):
-        config = {"thinkingLevel": _level("minimal", model)}
-    elif model.startswith("gemini-2.5-pro"):
-        config = {"thinkingBudget": _BUDGETS["gemini-2.5-pro"][0]}
-    if config not in _RESTS:
-        dropped.append("reasoning.off")
-    return config
-
-
-def _level(effort: str, model: str) -> str:
-    """Return the word for how long to think that a model of the third generation knows."""
-    levels = next((levels for name, levels in _KNOWN_LEVELS if name.match(model)), _LEVELS)
-    if effort == "medium" and "medium" not in levels:
-        return "high"  # as Google's own endpoint in OpenAI's words has it
-    return nearest(effort, levels)
-
-
-def _within(budget: int, model: str) -> int:
-    """Return the budget that a model takes which is nearest."""
-    for name, (least, most) in _BUDGETS.items():
-        if model.startswith(name):
-            return min(max(budget, least), most)
-    return budget
 
 
 def _labels(said: Conversation) -> Iterator[str]:

@@ -40,6 +40,7 @@ from tollway.providers.dialects.wire import (
     fitting,
     is_work_done,
     object_text,
+    one_answer,
     wrapped,
 )
 from tollway.providers.errors import Untranslatable
@@ -86,7 +87,7 @@ def write_request(said: Conversation, facts: Facts) -> Written:
     body.update(options(said, facts, writer.dropped, tool_name))
     if writer.begun and quirk.CONTINUE_FLAG in facts.quirks:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
-    _leave_out(body, facts.refuses, writer.dropped)
+    _leave_out(said, body, facts.refuses, writer.dropped)
     return Written(msgspec.json.encode(body), tuple(dict.fromkeys(writer.dropped)))
 
 
@@ -102,7 +103,9 @@ def _unthinking(said: Conversation, quirks: frozenset[str]) -> Conversation:
     return msgspec.structs.replace(said, reasoning=Reasoning("off"))
 
 
-def _leave_out(body: dict[str, object], refused: tuple[str, ...], dropped: list[str]) -> None:
+def _leave_out(
+    said: Conversation, body: dict[str, object], refused: tuple[str, ...], dropped: list[str]
+) -> None:
     """Take out, and name, what would fail the whole call there.
 
     Raises:
@@ -110,7 +113,7 @@ def _leave_out(body: dict[str, object], refused: tuple[str, ...], dropped: list[
     """
     for name in refused:
         if name == "n" and body.get("n") not in (None, 1):
-            raise Untranslatable("The target gives one answer at a time", param="n")
+            raise one_answer(said)
         within, _, field = name.rpartition(".")
         inner = body.get(within) if within else [body]
         for one in inner if isinstance(inner, list) else ():

@@ -25,6 +25,7 @@ from tollway.providers.dialects.wire import (
     object_in,
     of_object,
     stays_strict,
+    text_alone,
 )
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
@@ -193,7 +194,9 @@ def _choice(
     choice: ToolChoice, *, own: bool, words: bool, tool_name: Callable[[str], str]
 ) -> object:
     if choice.hosted:
-        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+        raise Untranslatable(
+            "The target has no such tool as `tool_choice` names", param="tool_choice"
+        )
     if choice.mode == "tool" and words:
         return "required"
     if choice.mode == "tool":
@@ -226,7 +229,7 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
             yield "top_logprobs", said.top_logprobs
     if said.modalities:
         if said.by != NAME:
-            raise Untranslatable("The target answers in text alone", param="modalities")
+            raise text_alone(said)
         yield "modalities", list(said.modalities)
 
 

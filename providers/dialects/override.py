@@ -15,7 +15,7 @@ from tollway.providers.canon import Call, Overrides
 from tollway.providers.conversation import Conversation, Message, Reasoning, Text
 from tollway.providers.dialects.anthropic_models import takes_sampling, thinks
 from tollway.providers.dialects.dialect import Edits, Facts, InUrl
-from tollway.providers.dialects.gemini_ask import thinking_config
+from tollway.providers.dialects.gemini_thinking import thinking_config
 from tollway.providers.dialects.json_edit import Field, edit, fields
 from tollway.providers.dialects.openai_models import reasons
 from tollway.providers.dialects.table import DIALECTS

@@ -36,7 +36,9 @@ from tollway.providers.dialects.wire import (
     fitting,
     is_work_done,
     of_object,
+    one_answer,
     stays_strict,
+    text_alone,
 )
 from tollway.providers.effort import effort_of, nearest
 from tollway.providers.errors import Untranslatable
@@ -305,7 +307,9 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
 
 def _choice(choice: ToolChoice) -> object:
     if choice.hosted:
-        raise Untranslatable("The target has no such tool to choose", param="tool_choice")
+        raise Untranslatable(
+            "The target has no such tool as `tool_choice` names", param="tool_choice"
+        )
     if choice.mode == "tool":
         return {"type": choice.kind, "name": tool_name(choice.names[0])}
     mode = {"auto": "auto", "any": "required", "none": "none"}[choice.mode]
@@ -324,9 +328,9 @@ def _answer(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.format is not None and said.format.kind != "text":
         yield "text", {"format": _format(said.format)}
     if said.n != 1:
-        raise Untranslatable("The target gives one answer for a request", param="n")
+        raise one_answer(said)
     if said.modalities:
-        raise Untranslatable("The target answers in text alone", param="modalities")
+        raise text_alone(said)
     if said.stop:
         dropped.append("stop")  # no model that is called by this API takes any
     asked = said.sampling

@@ -10,7 +10,7 @@ import msgspec
 
 from tollway.providers.conversation import Conversation, Source, Tool, ToolCall
 from tollway.providers.dialects.unread import Shape, unread
-from tollway.providers.errors import RequestInvalid
+from tollway.providers.errors import RequestInvalid, Untranslatable
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -294,6 +294,26 @@ def of_object(schema: bytes) -> bytes:
     if said is None or "type" in said:
         return schema
     return msgspec.json.encode({"type": "object", "properties": {}, **said})
+
+
+def text_alone(said: Conversation) -> Untranslatable:
+    """Return the refusal of an answer that is to be more than text."""
+    field = "responseModalities" if said.by == "gemini" else "modalities"
+    return Untranslatable(
+        f"The target answers in text alone, and `{field}` asks for {', '.join(said.modalities)}",
+        hint="Leave it out, or call a model that answers so",
+        param=field,
+    )
+
+
+def one_answer(said: Conversation) -> Untranslatable:
+    """Return the refusal of several answers at once."""
+    field = "candidateCount" if said.by == "gemini" else "n"
+    return Untranslatable(
+        f"The target gives one answer at a time, and `{field}` asks for {said.n}",
+        hint="Ask again instead",
+        param=field,
+    )
 
 
 def described(schema: bytes, about: str) -> bytes:

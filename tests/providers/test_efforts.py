@@ -7,7 +7,7 @@ import pytest
 from tollway.providers.conversation import Reasoning
 from tollway.providers.dialects.anthropic_models import efforts
 from tollway.providers.dialects.dialect import Facts
-from tollway.providers.dialects.gemini_ask import thinking_config
+from tollway.providers.dialects.gemini_thinking import thinking_config
 from tollway.providers.effort import nearest
 
 

@@ -372,3 +372,16 @@ def test_google_s_models_that_always_think_are_told_of(model: str, rests: bool) 
     said = read(OPENAI, messages=[USER], reasoning_effort="none")
     found = GEMINI.write_request(said, Facts(model))
     assert found.dropped == (() if rests else ("reasoning.off",))
+
+
+@pytest.mark.parametrize("target", [OPENAI, RESPONSES, ANTHROPIC, BEDROCK, COHERE])
+def test_a_refusal_names_the_field_as_its_client_does(target: Asks) -> None:
+    """Google's clients know no `modalities`, and some libraries show nothing but the message."""
+    contents = [{"role": "user", "parts": [{"text": "Hi"}]}]
+    for name, value in (("responseModalities", ["TEXT", "IMAGE"]), ("candidateCount", 2)):
+        said = read(GEMINI, contents=contents, generationConfig={name: value})
+        if name == "candidateCount" and target is OPENAI:
+            continue  # which gives several
+        with pytest.raises(Untranslatable, match=f"`{name}` asks for") as refused:
+            written(said, target)
+        assert refused.value.param == name
