@@ -137,8 +137,9 @@ def check(config: Config) -> None:
             if 0 < version(db, path) < VERSION:
                 upgrade.require_room(db, path.parent)
     except (sqlite3.Error, OSError) as fault:
+        why = reason(fault, path)
         raise LedgerUnavailable(
-            f"The ledger `{path}` cannot be used: {reason(fault).what}", hint=reason(fault).fix
+            f"The ledger `{path}` cannot be used: {why.what}", hint=why.fix
         ) from fault
 
 

@@ -65,8 +65,9 @@ def backup(path: Path, to: Path, *, replace: bool, progress: Callable[[int, int]
             found = [one for one in verify(half) if one.check != "open call"]
             half.replace(to)
         except (sqlite3.Error, OSError) as fault:
+            why = reason(fault, to)
             raise LedgerUnavailable(
-                f"The copy `{to}` cannot be written: {reason(fault).what}", hint=reason(fault).fix
+                f"The copy `{to}` cannot be written: {why.what}", hint=why.fix
             ) from fault
         finally:
             half.unlink(missing_ok=True)

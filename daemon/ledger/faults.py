@@ -69,8 +69,19 @@ def of_the_file(fault: BaseException) -> bool:
     return bool(code(fault)) and code(fault) not in _OF_THE_ROW
 
 
-def reason(fault: BaseException) -> Reason:
-    """Return words for a fault."""
+def _disk_is_full(folder: Path) -> bool:
+    with suppress(OSError):
+        found = os.statvfs(folder)
+        # Some file systems report no count of blocks at all: that is no full disk.
+        return found.f_blocks > 0 and found.f_bavail * found.f_frsize < _NEXT_TO_NOTHING
+    return False
+
+
+def reason(fault: BaseException, path: Path) -> Reason:
+    """Return words for a fault of the file at `path`."""
+    # Where there is no room for the shared memory of the log, SQLite speaks of the disk's error.
+    if code(fault) == sqlite3.SQLITE_IOERR and _disk_is_full(path.parent):
+        return _REASONS[sqlite3.SQLITE_FULL]
     if known := _REASONS.get(code(fault)):
         return known
     if isinstance(fault, OSError) and fault.errno == errno.ENOSPC:
@@ -99,23 +110,12 @@ class Problem(msgspec.Struct, frozen=True):
         )
 
 
-def _disk_is_full(folder: Path) -> bool:
-    with suppress(OSError):
-        found = os.statvfs(folder)
-        # Some file systems report no count of blocks at all: that is no full disk.
-        return found.f_blocks > 0 and found.f_bavail * found.f_frsize < _NEXT_TO_NOTHING
-    return False
-
-
 def problem(fault: BaseException, path: Path) -> Problem:
     """Return words for a fault of the ledger at `path`, with what to do about it."""
     if isinstance(fault, GatewayError):
         hint = fault.hint[:1].lower() + fault.hint[1:]
         return Problem(f"{fault.message}; {hint}", "its file is not what or where it was")
-    why = reason(fault)
-    # Where there is no room for the shared memory of the log, SQLite speaks of the disk's error.
-    if code(fault) == sqlite3.SQLITE_IOERR and _disk_is_full(path.parent):
-        why = _REASONS[sqlite3.SQLITE_FULL]
+    why = reason(fault, path)
     return Problem(f"The ledger `{path}` cannot be written: {why.what}; {why.fix}", why.what)
 
 

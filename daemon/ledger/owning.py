@@ -30,8 +30,9 @@ def owned(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(open_to_write(path, _BUSY_S)) as db:
             yield db
     except sqlite3.Error as fault:
+        why = reason(fault, path)
         raise LedgerUnavailable(
-            f"The ledger `{path}` cannot be written: {reason(fault).what}", hint=reason(fault).fix
+            f"The ledger `{path}` cannot be written: {why.what}", hint=why.fix
         ) from fault
     finally:
         lock.release()

@@ -36,8 +36,9 @@ def reading(path: Path) -> Iterator[Connection]:
                 )
             yield db
     except Error as fault:
+        why = reason(fault, path)
         raise LedgerUnavailable(
-            f"The ledger `{path}` cannot be read: {reason(fault).what}", hint=reason(fault).fix
+            f"The ledger `{path}` cannot be read: {why.what}", hint=why.fix
         ) from fault
 
 

@@ -223,7 +223,7 @@ class Writer:
         try:
             self.upkeep.step(self._db, self._turns)
         except Exception as fault:  # noqa: BLE001 - no chore may end the thread that calls need
-            self.upkeep.failed(fault)
+            self.upkeep.failed(fault, self._path)
 
     def _healed(self) -> None:
         if self._failures:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from tollway.daemon.ledger import bodies, responses
 from tollway.daemon.ledger.faults import code, reason
@@ -107,14 +108,12 @@ class Upkeep:
         self.problem = ""
         self._rest_until = time.monotonic() + _REST_S
 
-    def failed(self, fault: Exception) -> None:
-        """Note a step that failed: calls are none the wiser, and it is tried again later."""
+    def failed(self, fault: Exception, path: Path) -> None:
+        """Note a step that failed on the file at `path`: no call notices, and it is tried again."""
         if not self.problem:
             log.warning("the ledger's upkeep failed: %s", fault)
-        self.problem = (
-            f"Old rows and kept prompts of the ledger wait: {reason(fault).what};"
-            f" {reason(fault).fix}"
-        )
+        why = reason(fault, path)
+        self.problem = f"Old rows and kept prompts of the ledger wait: {why.what}; {why.fix}"
         pause = _AGAIN_BUSY_S if code(fault) == sqlite3.SQLITE_BUSY else _AGAIN_S
         self._rest_until = time.monotonic() + pause
 

@@ -25,6 +25,7 @@ from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.ledger import calls
 from tollway.daemon.ledger.faults import problem
 from tollway.daemon.ledger.lock import holder
+from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.spend import totals
 from tollway.daemon.ledger.verify import verify
@@ -159,15 +160,21 @@ async def test_a_ledger_whose_disk_has_filled_up_meanwhile_says_so_and_heals(
             await ledger.settle(closed(call), ended(attempt(call)))
 
 
-def test_only_an_error_on_a_full_disk_is_said_to_be_a_full_disk(tmp_path: Path) -> None:
+async def test_only_an_error_on_a_full_disk_is_said_to_be_a_full_disk(tmp_path: Path) -> None:
     """Where there is room, the disk's error stays the disk's."""
     fault = sqlite3.OperationalError("disk I/O error")
     fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     assert "the disk reports an error" in problem(fault, tmp_path / "ledger.db").line
     assert "the disk reports an error" in problem(fault, tmp_path / "none" / "ledger.db").line
     with small_disk(tmp_path / "disk", "1m") as folder:
+        ledger = folder / "ledger.db"
+        async with running(ledger):
+            pass
+        ledger.with_name("ledger.db-shm").unlink()
         fill(folder)
-        assert problem(fault, folder / "ledger.db").what == "the disk is full"
+        assert problem(fault, ledger).what == "the disk is full"
+        with pytest.raises(LedgerUnavailable, match="the disk is full"), reading(ledger):
+            pass  # never here: the log's shared memory has no room
 
 
 async def test_a_read_only_disk_refuses_and_heals(tmp_path: Path) -> None:
