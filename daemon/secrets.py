@@ -252,7 +252,7 @@ def _choice_path() -> Path:
 def _choice() -> str | None:
     try:
         said = _choice_path().read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter is said where one is to be made
         return None
     except (OSError, UnicodeDecodeError) as fault:
         raise SecretError(
@@ -382,7 +382,7 @@ def _names_path() -> Path:
 def _noted() -> set[str]:
     try:
         return set(_names_path().read_text().split())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     except (OSError, UnicodeDecodeError) as fault:
         raise SecretError(

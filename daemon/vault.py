@@ -136,7 +136,7 @@ class Vault:
     def _read(self) -> _File:
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=_File)
-        except FileNotFoundError as fault:
+        except (FileNotFoundError, NotADirectoryError) as fault:
             raise SecretError(
                 f"There is no vault at `{self.path}`",
                 hint="`tollway secrets backend vault` makes one",

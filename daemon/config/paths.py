@@ -132,14 +132,23 @@ def private_folder(folder: Path) -> Path:
     Raises:
         ConfigError: It cannot be made, is no folder, or others own it or may write to it.
     """
+    above = folder
     try:
-        for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-            missing.mkdir(mode=0o700, exist_ok=True)
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        above = missing[-1].parent if missing else folder
+        if not above.is_dir():
+            raise ConfigError(
+                f"`{above}` is in the way: a folder is wanted there",
+                hint="Move it away, or see what $HOME, $XDG_DATA_HOME and `ledger.path` say",
+            )
+        for one in reversed(missing):
+            one.mkdir(mode=0o700, exist_ok=True)
         found = folder.stat()
     except OSError as fault:
-        raise ConfigError(f"The folder `{folder}` cannot be made: {fault.strerror}") from fault
-    if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"`{folder}` is in the way: a folder is wanted there")
+        raise ConfigError(
+            f"The folder `{folder}` cannot be made: {fault.strerror}",
+            hint=f"See who may write to `{above}`, and whether its disk is full or read-only",
+        ) from fault
     # Writing by the group is let through: where every user has a group of their own, a plain
     # mkdir makes such folders.
     if found.st_uid not in {os.geteuid(), 0} or found.st_mode & stat.S_IWOTH:

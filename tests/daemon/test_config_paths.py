@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from broken_disks import remount, small_disk
 
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.paths import (
@@ -123,13 +124,23 @@ def test_a_folder_that_everyone_may_write_to_is_refused(tmp_path: Path) -> None:
         private_folder(open_one)
 
 
-def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
-    """Not every path can be a folder."""
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="in the way"):
-        private_folder(tmp_path / "file")
-    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
-        private_folder(tmp_path / "file/below")
+@pytest.mark.parametrize("below", ["", "below", "two/below"])
+def test_a_file_in_the_way_is_said(tmp_path: Path, below: str) -> None:
+    """Not every path can be a folder, and $HOME may be none."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ConfigError, match=f"^`{file}` is in the way") as refused:
+        private_folder(file / below)
+    assert "$HOME" in refused.value.hint
+
+
+def test_a_disk_that_takes_no_folder_is_said(tmp_path: Path) -> None:
+    """With the folder that is there, which tells what disk it is."""
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        remount(disk, "ro")
+        with pytest.raises(ConfigError, match="cannot be made: Read-only file system") as refused:
+            private_folder(disk / "a/b")
+    assert f"`{disk}`" in refused.value.hint
 
 
 @pytest.mark.parametrize("name", ["tollway", "tollway-books", "a@b", "a+b", "a:b", "a_b", "ledger"])

@@ -297,6 +297,17 @@ def test_a_choice_that_is_garbage_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         secrets.set_secret("openai", CANARY)
 
 
+def test_a_home_that_is_no_folder_has_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is broken there that could be written again; what is to be made names the file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file" / "below"))
+    assert secrets.list_secrets() == []
+    with pytest.raises(SecretError, match=f"`{tmp_path}/file` is in the way"):
+        secrets.choose_backend("vault")
+
+
 @pytest.mark.parametrize("name", ["", " ", "a b", "ü", "-x", "x" * 101, CANARY + "\n"])
 def test_names_that_a_reference_cannot_have_are_refused(name: str) -> None:
     """What is stored must be found again by `keyring:NAME`."""
