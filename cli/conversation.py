@@ -18,8 +18,8 @@ from tollway.cli.control import Control, convert
 from tollway.cli.editor import editor
 from tollway.cli.markdown import Drawing
 from tollway.cli.quiet_keys import quiet_keys
-from tollway.daemon.config import shown
-from tollway.daemon.errors import ModelNotFound
+from tollway.daemon.config import files, shown
+from tollway.daemon.errors import ConfigError, ModelNotFound
 from tollway.providers.errors import GatewayError
 
 _COMMANDS = (
@@ -381,10 +381,9 @@ class Conversation:
         heads = {"user": "You", "assistant": self._settings.model}
         text = "".join(f"## {heads[turn.role]}\n\n{turn.content}\n\n" for turn in self._turns)
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as fault:
-            show_error(f"`{path}` cannot be written: {fault.strerror}")
+            files.create(path, text.encode("utf-8", "replace"))
+        except ConfigError as fault:
+            show_error(fault.message, fault.hint)
         else:
             show.note(show.Painted(f"Wrote {path}", "dim"))
 

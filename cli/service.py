@@ -14,6 +14,7 @@ import typer
 from tollway.cli import show, units
 from tollway.cli.control import Control, load_config
 from tollway.cli.options import AsJson, ConfigFile
+from tollway.cli.placed import place
 from tollway.cli.units import NAME, Wanted
 from tollway.daemon.config.load import parse
 from tollway.daemon.config.paths import private_folder
@@ -273,16 +274,12 @@ def _make_folder(wanted: Wanted) -> None:
 
 
 def _write(path: Path, text: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
-        path.chmod(0o644)
-    except OSError as fault:
-        why = (fault.strerror or str(fault)).lower()
-        raise GatewayError(
-            f"`{path}` cannot be written: {why}",
-            hint="`sudo tollway service install --system`, or without `--system` for you alone",
-        ) from fault
+    place(
+        path,
+        text,
+        denied="`sudo tollway service install --system`, or without `--system` for you alone",
+    )
+    path.chmod(0o644)
 
 
 def _start(wanted: Wanted) -> None:

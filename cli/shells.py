@@ -1,7 +1,9 @@
 """`completion`: what makes Tab complete in a shell; each shell gets its own script."""
 
+import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +17,11 @@ _HOW = {
     "fish": "tollway completion fish | source",
     "powershell": "tollway completion powershell | Out-String | Invoke-Expression",
     "pwsh": "tollway completion pwsh | Out-String | Invoke-Expression",
+}
+_FILES = {  # where each looks at its start, below the home folder
+    "bash": ".bash_completions/tollway.sh",
+    "zsh": ".zfunc/_tollway",
+    "fish": ".config/fish/completions/tollway.fish",
 }
 # Typer's own passes on the words as bash has them, which parts `team=ml` at the "=".
 _BASH = """\
@@ -95,12 +102,27 @@ def _write(shell: str) -> None:
         raise UsageProblem(
             f"{shell} has no folder for completions", hint=f"Add `{_HOW[shell]}` to its $PROFILE"
         )
-    from typer._completion_shared import install  # noqa: PLC0415 - only here
+    from tollway.cli.placed import place  # noqa: PLC0415 - msgspec; --install alone needs it
 
-    _, path = install(shell=shell, prog_name=_PROGRAM, complete_var=_VARIABLE)
-    if shell == Shell.BASH:
-        path.write_text(f"{_BASH}\n")
+    path, rc = Path.home() / _FILES[shell], Path.home() / f".{shell}rc"
+    before = rc.read_bytes() if rc.exists() else b""
+    after = before if shell == Shell.FISH else _loading(before, shell, path)
+    place(path, f"{_script(shell)}\n".encode())
+    if after != before:
+        place(rc, after)
     print(f"Wrote {path}; {shell} completes `tollway` from its next start on", file=sys.stderr)
+
+
+def _loading(rc: bytes, shell: str, path: Path) -> bytes:
+    """Return a start-up file, whatever encoding it is in, with the lines that it lacks."""
+    quoted = str(path).replace("'", "'\\''")
+    wanted = [os.fsencode(f"source '{quoted}'")]
+    if shell == Shell.ZSH:
+        wanted = [b"fpath+=~/.zfunc; autoload -Uz compinit; compinit"]
+        if b"zstyle" not in rc:
+            wanted.append(b"zstyle ':completion:*' menu select")
+    missing = b"".join(line + b"\n" for line in wanted if line not in rc)
+    return rc + b"\n" * bool(missing and rc and not rc.endswith(b"\n")) + missing
 
 
 def _this() -> str:

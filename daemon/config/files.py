@@ -114,6 +114,11 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except FileExistsError as fault:
         raise ConfigError(f"`{path}` is there already; nothing was changed") from fault
+    except FileNotFoundError as fault:
+        raise ConfigError(
+            f"`{path}` cannot be written: there is no folder `{path.parent}`",
+            hint="Make that folder first, or name another",
+        ) from fault
     except OSError as fault:
         raise ConfigError(
             f"`{path}` cannot be written: {fault.strerror}",

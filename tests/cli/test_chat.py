@@ -467,11 +467,11 @@ def test_a_conversation_has_commands(chatting: Chatting, tmp_path: Path) -> None
     at.type("/cost\n")
     at.see("2 answers · 14 in + 6 out tokens · $0.000026")
     at.see("> ")
-    file = tmp_path / "talk.md"
-    at.type(f"/save {file}\n")
-    at.see("Wrote")
-    assert file.read_text() == "## You\n\none\n\n## smart\n\nYou said: one\n\n"
-    at.see("> ")
+    for file, said in (("no/talk.md", "Make that folder first"), ("talk.md", "Wrote")):
+        at.type(f"/save {tmp_path}/{file}\n")
+        at.see(said)
+        at.see("> ")
+    assert (tmp_path / file).read_text() == "## You\n\none\n\n## smart\n\nYou said: one\n\n"
     at.type("/undo\n")
     at.see("Forgotten")
     at.see("> ")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from broken_disks import fill, small_disk
 from needed import needed
 from program import Home
 
@@ -222,6 +223,29 @@ def test_each_shell_finds_what_was_installed(tmp_path: Path, shell: str) -> None
     else:
         said = in_shell(home, shell, FISH.format(load=""), rc=True)
     assert "ada" in said
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_full_disk_leaves_the_shells_start_as_it_was(tmp_path: Path, shell: str) -> None:
+    """What a person wrote there in years is not ours to lose, in whatever encoding it is."""
+    own = b"# caf\xe9\n" + b"alias ll='ls -l'\n" * 1000 + b"last"
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        home, rc = Home(disk), disk / f".{shell}rc"
+        rc.write_bytes(own)
+        filler = fill(disk)
+        there = set(disk.rglob("*"))
+        done = home.tollway("completion", shell, "--install")
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+        assert "whether the disk is full" in done.stderr.partition("hint: See who may write to")[2]
+        assert rc.read_bytes() == own
+        assert {one for one in disk.rglob("*") if one.is_file()} <= there
+        filler.unlink()
+        assert home.tollway("completion", shell, "--install").returncode == 0
+        once = rc.read_bytes()
+        assert once.startswith(own + b"\n")
+        assert home.tollway("completion", shell, "--install").returncode == 0
+        assert rc.read_bytes() == once
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,14 @@ def test_print_shows_the_files_and_writes_none(home: Home) -> None:
 def test_the_files_are_written_shown_and_removed(home: Home) -> None:
     """Without a manager that runs, the files are still there; secrets of a shell are asked for."""
     home.write(TEXT + '[providers.o]\nkind = "openai"\napi_key = "env:OPENAI_API_KEY"\n')
+    folder = home.path / ".config/systemd/user"
+    folder.parent.write_text("")
+    ended = home.tollway("service", "install", "--user", "--no-start")
+    assert ended.returncode == 1
+    assert f"error: `{folder.parent}` is in the way" in ended.stderr
+    folder.parent.unlink()
     ended = home.tollway("service", "install", "--user", "--no-start")
     assert ended.returncode == 0, ended.stderr
-    folder = home.path / ".config/systemd/user"
     assert {one.name for one in folder.iterdir()} == {"tollway.socket", "tollway.service"}
     assert all(stat.S_IMODE(one.stat().st_mode) == 0o644 for one in folder.iterdir())
     assert "a service does not know OPENAI_API_KEY of your shell" in ended.stderr
