@@ -9,6 +9,7 @@ reference does not lead to is anything at all in a tool's arguments, and is refu
 """
 
 import re
+from collections import deque
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -27,6 +28,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UNPLAIN = re.compile(r"[^A-Za-z0-9_.-]")
 # What is referred to by many places is put into `$defs` as often: an honest schema has kilobytes.
 _MOST_BYTES: Final = 1024 * 1024
+# A reference to a reference, and so on: more lead nowhere.
+_MOST_HOPS: Final = 8
+# What a schema is known by, and nobody needs to know once it stands in `$defs`.
+_NAMES: Final = frozenset({"$id", "$anchor"})
 
 
 def with_plain_refs(said: Conversation) -> Conversation:
@@ -116,11 +121,12 @@ class _Walk:
         self.lost: dict[str, None] = {}
         self._root = said
         self._names: dict[str, str | None] = {}  # in `$defs`, by reference; None: leads nowhere
-        self._pending: list[tuple[str, Any]] = []
+        self._places: dict[str, Any] = {}  # what stands there, by reference
+        self._pending: deque[tuple[str, Any]] = deque()
         own = said.get("$defs")
-        self._taken: set[object] = set(own) if isinstance(own, dict) else set()
+        self._taken: dict[str, int] = dict.fromkeys(own, 1) if isinstance(own, dict) else {}
         self._left = _MOST_BYTES
-        self._anchors: dict[str, Any] | None = None
+        self._known: dict[str, Any] | None = None  # by `$id` and `$anchor`
 
     def whole(self) -> dict[str, Any]:
         """Return the schema; one that only refers to another is that one."""
@@ -134,7 +140,7 @@ class _Walk:
         written = self._schema(top)
         defined: dict[str, Any] = {}
         while self._pending:
-            name, there = self._pending.pop(0)
+            name, there = self._pending.popleft()
             defined[name] = self._schema(there)
         return {**written, "$defs": defined} if defined else dict(written)
 
@@ -149,8 +155,10 @@ class _Walk:
                 name = self._name(value)
                 if name is not None:
                     written[key] = f"#/$defs/{name}"
-            elif key in _DEFINED and isinstance(value, dict):
-                continue  # what is referred to there is put where it is found
+            elif (key in _DEFINED and isinstance(value, dict)) or (
+                key in _NAMES and isinstance(value, str)
+            ):
+                continue  # what is referred to there, or by that, is put where it is found
             elif key in _NAMED and isinstance(value, dict):
                 written[key] = {name: self._schema(one) for name, one in value.items()}
             else:
@@ -188,29 +196,31 @@ class _Walk:
         if where == "#/$defs" and _PLAIN.fullmatch(last):
             return last
         base = _UNPLAIN.sub("_", unquote(last).lstrip("#"))[:56] or "root"
-        name, number = base, 2
+        name = base
         while name in self._taken:
-            name, number = f"{base}_{number}", number + 1
-        self._taken.add(name)
+            self._taken[base] += 1
+            name = f"{base}_{self._taken[base]}"
+        self._taken[name] = 1
         return name
 
     def _found(self, ref: str) -> dict[str, Any] | None:
         """Return what a reference leads to; None for nothing, or for a reference to itself."""
         there = first = self._at(ref)
-        seen = {ref}
+        hops = 0
         while isinstance(there, dict) and isinstance(then := there.get("$ref"), str):
-            if then in seen:
+            there, hops = self._at(then), hops + 1
+            if hops > _MOST_HOPS:
                 return None
-            seen.add(then)
-            there = self._at(then)
         return {} if first is True else first if isinstance(first, dict) else None
 
     def _at(self, ref: str) -> Any:
-        ref = self._local(ref)
-        if not ref.startswith("#"):
-            return None
+        if ref not in self._places:
+            self._places[ref] = self._looked_up(self._local(ref))
+        return self._places[ref]
+
+    def _looked_up(self, ref: str) -> Any:
         if ref != "#" and not ref.startswith("#/"):
-            return self._anchored(ref[1:])
+            return self._called(ref)
         found: Any = self._root
         for part in ref[1:].split("/")[1:]:
             key = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -222,9 +232,10 @@ class _Walk:
                 return None
         return found
 
-    def _anchored(self, name: str) -> Any:
-        if self._anchors is None:
-            self._anchors = {}
+    def _called(self, ref: str) -> Any:
+        """Return the schema within this one that calls itself so, None where there is none."""
+        if self._known is None:
+            self._known = {}
             stack: list[Any] = [self._root]
             while stack:
                 one = stack.pop()
@@ -232,6 +243,7 @@ class _Walk:
                     stack += one
                 elif isinstance(one, dict):
                     stack += one.values()
-                    if isinstance(anchor := one.get("$anchor"), str):
-                        self._anchors[anchor] = one
-        return self._anchors.get(name)
+                    for name, mark in (("$id", ""), ("$anchor", "#")):
+                        if isinstance(own := one.get(name), str):
+                            self._known.setdefault(f"{mark}{own}", one)
+        return self._known.get(ref)

@@ -70,11 +70,16 @@ ROUND = shut("left", left=to("#/$defs/A"))
         ),
         (
             shut(a=to("#here")) | {"$defs": {"X": {"$anchor": "here", **WORD}}},
-            shut(a=to("#/$defs/here")) | {"$defs": {"here": {"$anchor": "here", **WORD}}},
+            shut(a=to("#/$defs/here")) | {"$defs": {"here": WORD}},
         ),
         (
             shut(a=to("https://a.b/c#/$defs/X")) | {"$id": "https://a.b/c", "$defs": {"X": WORD}},
-            shut(a=to("#/$defs/X")) | {"$id": "https://a.b/c", "$defs": {"X": WORD}},
+            shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD}},
+        ),
+        (
+            shut(a=shut(b=items("T0")) | {"$id": "T0"}, **{"$id": WORD}),
+            shut(a=shut(b=items("#/$defs/T0")), **{"$id": WORD})
+            | {"$defs": {"T0": shut(b=items("#/$defs/T0"))}},
         ),
         (to("#/$defs/X") | {"$defs": {"X": INNER}}, INNER),
         (
@@ -133,6 +138,15 @@ def test_what_leads_nowhere_is_named(place: str) -> None:
 def test_a_schema_that_only_refers_to_itself_is_any() -> None:
     """It says nothing."""
     assert plain(b'{"$ref":"#"}', "tools") == (b"{}", ("#",))
+
+
+def test_a_way_of_many_references_leads_nowhere() -> None:
+    """It would be gone as often as it is long; honest ones are of two or three."""
+    last = 500
+    ways = {f"p{at}": to(f"#/properties/p{at + 1}") for at in range(last)}
+    _, lost = plain(json.dumps(shut(**ways, **{f"p{last}": WORD})).encode(), "tools")
+    assert "#/properties/p1" in lost
+    assert f"#/properties/p{last}" not in lost
 
 
 def test_copies_have_an_end() -> None:
