@@ -40,6 +40,7 @@ from tollway.providers.errors import (
     UpstreamError,
     UpstreamRefused,
 )
+from tollway.providers.retry_hints import told_s
 from tollway.providers.units import UNITS
 
 log = logging.getLogger(__name__)
@@ -442,6 +443,7 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
         # In the provider's words; some repeat the credential that they were sent.
         said = app[LOG].mask(said.decode()).encode()
     headers = {"Content-Type": "application/json"}
+    patience_s = error.retry_after_s or 0.0
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, NoWebSockets):
@@ -453,6 +455,7 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
         headers.update(rate_headers(dialect, error.standing, now))
     if isinstance(error, UpstreamRefused):
         # What the provider said beside its body: its limits, when to come again, its own id.
+        patience_s = max(patience_s, told_s(error.headers, time.time()))
         for name, value in error.headers:
             if name == "retry-after":
                 headers.pop("Retry-After", None)
@@ -460,7 +463,7 @@ def _refusal(app: web.Application, error: GatewayError, said: bytes, dialect: st
                 headers[name] = value
     if error.status == 402 or not error.again:
         headers["x-should-retry"] = "false"
-    elif (error.retry_after_s or 0.0) > _MOST_PATIENCE_S:
+    elif patience_s > _MOST_PATIENCE_S:
         # Anthropic's library would sleep through the hours of a day's limit, without a word.
         headers.setdefault("x-should-retry", "false")
     return Refusal(error.status, headers, said)

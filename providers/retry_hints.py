@@ -46,6 +46,12 @@ def hint_s(headers: Sequence[tuple[str, str]], body: bytes, now: float) -> float
     return None if found is None else _within(found)
 
 
+def told_s(headers: Sequence[tuple[str, str]], now: float) -> float:
+    """Return the seconds that clients' libraries wait upon these headers, 0 where they say none."""
+    said = {name.lower(): value.strip() for name, value in headers}
+    return _after_ms(said, now) or _after(said, now) or 0.0
+
+
 def may_retry(headers: Sequence[tuple[str, str]]) -> bool | None:
     """Return what `x-should-retry` says, as OpenAI and Anthropic send it; None without it."""
     for name, value in headers:

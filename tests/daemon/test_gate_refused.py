@@ -95,6 +95,10 @@ async def test_more_than_a_key_has_for_a_minute_is_no_matter_of_the_window() -> 
     [
         ("429 Slow", ["Retry-After: 61"], "false"),
         ("503 Busy", ["x-ratelimit-reset-requests: 6m0s"], "false"),
+        ("500 Down", ["Retry-After: 3600"], "false"),
+        ("500 Down", ["Retry-After: 3600", "retry-after-ms: 900"], None),
+        ("500 Down", ["x-ratelimit-reset-requests: 6m0s"], None),
+        ("429 Slow", ["Retry-After: 2592000"], "false"),
         ("429 Slow", ["Retry-After: 60"], None),
         ("429 Slow", ["Retry-After: 3600", "x-should-retry: true"], "true"),
     ],
