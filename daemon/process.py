@@ -252,9 +252,12 @@ class PidFile:
         self.path = path
 
     def write(self) -> None:
-        """Write our id over whatever a dead daemon left; a full disk does not stop us."""
+        """Write our id over whatever a dead daemon left; on a full disk there is no file then."""
         with contextlib.suppress(OSError):
-            self.path.write_text(f"{os.getpid()}\n")
+            try:
+                self.path.write_text(f"{os.getpid()}\n")
+            except OSError:
+                self.path.unlink()  # empty, which nobody would remove as theirs
 
     def remove(self) -> None:
         """Remove it, if it is still ours."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from broken_disks import fill, small_disk
 from shell import (
     PATIENCE_S,
     Process,
@@ -29,7 +30,7 @@ from shell import (
 
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.errors import CannotStart
-from tollway.daemon.process import bind, close_all
+from tollway.daemon.process import PidFile, bind, close_all
 
 CHAT = {"model": "box/m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -138,6 +139,17 @@ def test_it_leaves_no_socket_and_no_pidfile_behind(folder: Path) -> None:
             assert daemon.ended() == 0
         assert not (folder / "tollway.pid").exists()
         assert not (folder / "tollway.sock").exists()
+
+
+def test_a_pidfile_that_finds_no_room_is_none(tmp_path: Path) -> None:
+    """An empty one, over a dead daemon's, stayed when the daemon ended."""
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        dead = PidFile(folder / "tollway.pid")
+        dead.path.write_text("")
+        fill(folder)
+        dead.write()
+        assert not dead.path.exists()
+        dead.remove()
 
 
 def test_what_a_killed_daemon_left_is_in_nobodys_way(folder: Path) -> None:
