@@ -145,7 +145,7 @@ def _last(path: Path, found: Rough) -> tuple[Config, str]:
     """Return what was in force last, and which version that is."""
     folder = state_paths(found.ledger).history
     try:
-        for version in history.versions(folder, Path(os.path.abspath(path))):
+        for version in history.versions(folder, path):
             kept = parse(history.text_of(folder, version), path=path)
             if kept.ledger.path == found.ledger:
                 return kept, f"version {version.number} of `tollway config history`"

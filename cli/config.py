@@ -1,6 +1,5 @@
 """`config`: check, show and roll back gateway.toml. None of it needs the daemon."""
 
-import os
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -145,7 +144,7 @@ def history(config: ConfigFile = None, as_json: AsJson = False) -> None:
     except ConfigError:
         # A file that is broken now is what its history is for.
         ledger = rough(path).ledger
-    found = versions(state_paths(ledger).history, Path(os.path.abspath(path)))
+    found = versions(state_paths(ledger).history, path)
     if as_json:
         show.emit(found)
         return

@@ -93,7 +93,7 @@ def _version(path: Path, number: int | None) -> tuple[history.Version, str]:
     except ConfigError:
         ledger = rough(path).ledger
     folder = state_paths(ledger).history
-    for version in history.versions(folder, Path(os.path.abspath(path))):
+    for version in history.versions(folder, path):
         if number in {None, version.number}:
             return version, history.text_of(folder, version)
     if number is None:

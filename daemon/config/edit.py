@@ -113,7 +113,7 @@ def revived_by_rollback(path: Path, number: int) -> tuple[list[str], str]:
         before = parse(text, path=path)
     except ConfigError:
         folder = _history_folder(text, path)
-        newest = history.versions(folder, _key(path))[0]
+        newest = history.versions(folder, path)[0]
         before = parse(history.text_of(folder, newest), path=path)
     return revived(before, after, time.time()), digest(text)
 
@@ -124,7 +124,7 @@ def kept(config: Config) -> list[Version]:
     Raises:
         ConfigError: The history cannot be read.
     """
-    return history.versions(state_paths(config.ledger.path).history, _key(config.path))
+    return history.versions(state_paths(config.ledger.path).history, config.path)
 
 
 def remember(path: Path, *, who: str, what: str, served: Config | None = None) -> int | None:
@@ -150,7 +150,7 @@ def remember(path: Path, *, who: str, what: str, served: Config | None = None) -
         if served is not None and config.stated != served.stated:
             return None
         folder = state_paths(config.ledger.path).history
-        return history.keep(folder, _key(path), text, who=who, what=what)
+        return history.keep(folder, path, text, who=who, what=what)
 
 
 def write_new(path: Path, data: Mapping[str, object], *, heading: str = "") -> Config:
@@ -186,7 +186,7 @@ def _swap(
             return Edited(config, changed=False, version=None, digest=digest(before))
         folder = state_paths(config.ledger.path).history
         version = _keep_valid(folder, path, before)
-        number = history.keep(folder, _key(path), after, who=who, what=what)
+        number = history.keep(folder, path, after, who=who, what=what)
         try:
             # Editors do not know of the lock.
             if read_text(target, shown=path) != before:
@@ -210,7 +210,7 @@ def _keep_valid(folder: Path, path: Path, text: str) -> int | None:
     except ConfigError:
         # Broken by hand, and maybe broken by a secret: not ours to copy.
         return None
-    return history.keep(folder, _key(path), text, who="", what="as it was found")
+    return history.keep(folder, path, text, who="", what="as it was found")
 
 
 def _moved(path: Path) -> ConfigError:
@@ -223,17 +223,12 @@ def _moved(path: Path) -> ConfigError:
 def _version(text: str, path: Path, number: int) -> str:
     """Return a kept version; `text` is the file's, and says where the history is."""
     folder = _history_folder(text, path)
-    for version in history.versions(folder, _key(path)):
+    for version in history.versions(folder, path):
         if version.number == number:
             return history.text_of(folder, version)
     raise NotFound(
         f"There is no version {number} of `{path}`", hint="`tollway config history` lists them"
     )
-
-
-def _key(path: Path) -> Path:
-    """Return the name under which the history knows a file."""
-    return Path(os.path.abspath(path))
 
 
 def _history_folder(text: str, path: Path) -> Path:

@@ -4,6 +4,7 @@ Rule: what is kept has been validated, and so holds no secret. A file that a per
 by writing a secret into it, is never copied.
 """
 
+import os
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,8 +25,17 @@ class Version(msgspec.Struct, frozen=True):
     at: str  # UTC, ISO 8601
     who: str
     what: str
-    path: str  # the gateway.toml that it is a version of
+    path: str  # the gateway.toml that it is a version of, by the name that it was called by
     digest: str
+    real: str = ""  # what that name, maybe a symbolic link, stood for then; "" in old versions
+
+    def of(self, path: Path) -> bool:
+        """Whether it is a version of that file, by this name or another, or of that name.
+
+        Several links lead to one file; and what puts files in place anew each time (a home folder
+        of Nix, Kubernetes) points a link of the same name at the next.
+        """
+        return os.path.abspath(path) == self.path or os.path.realpath(path) == self.real
 
 
 class _Index(msgspec.Struct):
@@ -44,7 +54,7 @@ def versions(folder: Path, path: Path) -> list[Version]:
     Raises:
         ConfigError: The history cannot be read.
     """
-    return [one for one in reversed(_index(folder).versions) if one.path == str(path)]
+    return [one for one in reversed(_index(folder).versions) if one.of(path)]
 
 
 def text_of(folder: Path, version: Version) -> str:
@@ -81,12 +91,13 @@ def keep(folder: Path, path: Path, text: str, *, who: str, what: str) -> int | N
     private_folder(folder)
     with files.locked(folder / ".lock"):
         index = _index(folder)
-        latest = next((one for one in reversed(index.versions) if one.path == str(path)), None)
+        latest = next((one for one in reversed(index.versions) if one.of(path)), None)
         if latest and latest.digest == digest(text):
             return latest.number
         index.last += 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        version = Version(index.last, now, who, what, str(path), digest(text))
+        names = os.path.abspath(path), digest(text), os.path.realpath(path)
+        version = Version(index.last, now, who, what, *names)
         files.replace(_file(folder, version.number), text.encode())
         index.versions.append(version)
         gone, index.versions = index.versions[:-_MOST], index.versions[-_MOST:]
