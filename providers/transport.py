@@ -1,7 +1,7 @@
 """The upstream HTTP client behind one small interface."""
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -59,6 +59,32 @@ class Answer(Protocol):
 
         Safe to call twice, and after a fault.
         """
+        ...
+
+
+@runtime_checkable
+class Pushed(Protocol):
+    """An answer whose pieces can be had as they arrive, without a task that wakes for each."""
+
+    async def each(
+        self,
+        take: Callable[[bytes], bool],
+        passes: Callable[[bytes, float], bool] | None = None,
+    ) -> bool:
+        """Give the body's pieces to `take` as they arrive, until it returns False.
+
+        `passes` may be shown what comes in its framing first: see `HttpAnswer.each`.
+
+        Returns:
+            Whether the body has ended; if not, `chunks` or `each` go on behind the last piece.
+
+        Raises:
+            UpstreamError: As `Answer.chunks` does; or whatever `take` or `passes` raises.
+        """
+        ...
+
+    def enough(self) -> None:
+        """Let `each` end behind the chunk that was passed to its `passes`."""
         ...
 
 

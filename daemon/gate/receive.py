@@ -25,7 +25,6 @@ from tollway.providers.errors import (
     UpstreamRefused,
 )
 from tollway.providers.headers import to_client
-from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.http.framing import LISTED, SIZE_LINES, size_line
 from tollway.providers.refusals import (
     is_no_such_model,
@@ -41,7 +40,7 @@ from tollway.providers.retry_hints import hint_s, may_retry
 from tollway.providers.sse import Event, is_half
 from tollway.providers.sse import Splitter as SseSplitter
 from tollway.providers.streams import Splitter, splitter_of
-from tollway.providers.transport import Answer
+from tollway.providers.transport import Answer, Pushed
 
 if TYPE_CHECKING:
     from tollway.daemon.gate.send import Exchange
@@ -251,7 +250,7 @@ async def _stream(
 
 async def _each(chunks: AsyncIterator[bytes], relay: "_Relay") -> bool:
     """Give pieces to the relay until it wants no more; return whether that was all of them."""
-    if isinstance(chunks, HttpAnswer):
+    if isinstance(chunks, Pushed):
         return await chunks.each(relay.feed, relay.pass_on if relay.passes_on else None)
     async for chunk in chunks:
         if not relay.feed(chunk):
@@ -371,7 +370,7 @@ class _Relay:
         return True
 
     def _enough(self) -> None:
-        cast(HttpAnswer, self._answer.chunks()).enough()
+        cast(Pushed, self._answer.chunks()).enough()
 
     def _watch(self) -> bool:
         """Return whether the answer has passed its hold, now or before."""

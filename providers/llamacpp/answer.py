@@ -1,12 +1,12 @@
 """A local model's answer, in the shape of a provider's."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from tollway.providers.canon import Usage
 from tollway.providers.errors import AnswerHeldUp, LocalModelFailed, UpstreamBroke, UpstreamError
-from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused, Up
+from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
 from tollway.providers.llamacpp.writing import Writer, refusal
@@ -36,7 +36,7 @@ class Refusal:
         """There is nothing to give back."""
 
 
-class LocalAnswer:
+class LocalAnswer(AsyncIterator[bytes]):
     """What a worker generates, as OpenAI events or as one body. See `transport.Answer`."""
 
     # What of the request the model could not be held to, as `x-tollway-dropped` says it.
@@ -52,6 +52,7 @@ class LocalAnswer:
         self._writer = writer
         self._first = b""
         self._whole = False
+        self._enough = False  # for now: who is given the pieces wants no more
         self._fault: UpstreamBroke | None = None  # it ended so, behind all that it had said
 
     @property
@@ -99,18 +100,61 @@ class LocalAnswer:
                 self._first = self._writer.write(up)
                 self._whole = isinstance(up, Done)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it is generated.
 
         Raises:
             UpstreamBroke: The worker died, the engine failed, or it is an AnswerHeldUp, in the
                 middle.
         """
-        if self._first:
-            yield self._first
-        while not self._whole:
-            if piece := await self._next():
-                yield piece
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return all that has been said since the last piece, waiting where nothing has."""
+        while not (data := self._taken()):
+            if self._whole:
+                raise StopAsyncIteration
+            if self._fault is not None:
+                raise self._fault
+            await self._call.told(self._is_nothing)
+        return data
+
+    async def each(
+        self,
+        take: Callable[[bytes], bool],
+        passes: Callable[[bytes, float], bool] | None = None,
+    ) -> bool:
+        """Give the body's pieces to `take` as they are generated; see `transport.Pushed`.
+
+        Raises:
+            UpstreamBroke: As `chunks` does.
+        """
+        self._enough = False
+        clock = asyncio.get_running_loop().time
+
+        def give() -> bool:
+            data = self._taken()
+            if (
+                data
+                and not (passes and passes(b"%x\r\n%b\r\n" % (len(data), data), clock()))
+                and not take(data)
+            ):
+                self._enough = True
+            return not (self._enough or self._whole or self._fault)
+
+        if give():
+            await self._call.told(give)
+        if self._fault is not None and not self._enough:
+            raise self._fault
+        return not self._enough
+
+    def enough(self) -> None:
+        """Let `each` end behind the piece that was passed to its `passes`."""
+        self._enough = True
 
     async def close(self) -> None:
         """Cancel what still runs, which takes one engine step; `usage_so_far` is final then."""
@@ -124,20 +168,22 @@ class LocalAnswer:
         """Tell the worker that nobody listens; returns at once."""
         self._worker.cancel(self._call)
 
-    async def _next(self) -> bytes:
-        """Return all that is there, waiting for something to be there; a fault comes behind it."""
-        if self._fault is not None:
-            raise self._fault
-        said = []
+    def _is_nothing(self) -> bool:
+        """Whether what has come says nothing; else it is the next piece."""
+        self._first = self._taken()
+        return not (self._first or self._whole or self._fault)
+
+    def _taken(self) -> bytes:
+        """Return all that is there; an end or a fault behind it is noted."""
+        said, self._first = [self._first], b""
         try:
-            up: Up | None = await self._call.next()
-            while up is not None and not isinstance(up, Broken):
-                said.append(self._writer.write(up))
-                self._whole = isinstance(up, Done)
-                up = self._call.next_now()
-            if up is not None:
-                broke = UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
-                self._fault = self._held_up(up) if up.param else broke
+            while not (self._whole or self._fault) and (up := self._call.next_now()):
+                if isinstance(up, Broken):
+                    broke = UpstreamBroke(f"The engine of `{self._name}` failed: {up.message}")
+                    self._fault = self._held_up(up) if up.param else broke
+                else:
+                    said.append(self._writer.write(up))
+                    self._whole = isinstance(up, Done)
         except WorkerEnded as fault:
             broke = UpstreamBroke(
                 f"The worker of `{self._name}` {fault.message} in the middle of its answer",

@@ -292,6 +292,8 @@ class Engine:
 
     def _readings(self, answers: int) -> list[tuple[_Choice, Piece]]:
         reading = [seq.choice for seq in self._seqs if seq.choice and seq.choice.reads]
+        if not reading:
+            return []
         reading.sort(key=attrgetter("turn", "index"))
         left = [
             policy.Reader(one.seq, len(one.prompt) - len(self._seqs[one.seq].cells))

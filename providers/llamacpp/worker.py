@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import msgspec
 
@@ -24,7 +24,6 @@ from tollway.providers.llamacpp.frames import (
     Done,
     Down,
     Drain,
-    FrameError,
     Load,
     LoadFailed,
     Ping,
@@ -38,11 +37,10 @@ from tollway.providers.llamacpp.frames import (
     Token,
     Up,
     Used,
-    Vectors,
-    frame_length,
     pack,
     read_up,
 )
+from tollway.providers.llamacpp.link import Link
 
 LINES_KEPT = 100
 LINE_BYTES = 1_000
@@ -128,7 +126,10 @@ class Call:
         self._choices = choices
         self._finished: set[int] = set()
         self._expired = False
-        self._queue: asyncio.Queue[Up | WorkerEnded] = asyncio.Queue()
+        self._came: deque[Up | WorkerEnded] = deque()
+        self._taker: Callable[[], bool] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def next(self) -> Up:
         """Return the next message.
@@ -136,7 +137,9 @@ class Call:
         Raises:
             WorkerEnded: The process is gone, and nothing more will come.
         """
-        return self._given(await self._queue.get())
+        while (up := self.next_now()) is None:
+            await self.told(lambda: False)
+        return up
 
     def next_now(self) -> Up | None:
         """Return the next message if it is there already.
@@ -144,37 +147,72 @@ class Call:
         Raises:
             WorkerEnded: As `next`.
         """
-        return None if self._queue.empty() else self._given(self._queue.get_nowait())
+        if not self._came:
+            return None
+        up = self._came.popleft()
+        if isinstance(up, WorkerEnded):
+            raise up
+        return up
+
+    async def told(self, taker: Callable[[], bool]) -> None:
+        """Have `taker` called each time that something has come, until it returns False.
+
+        That costs less than to wake for each. One may wait at a time.
+
+        Raises:
+            Exception: What `taker` raises.
+        """
+        self._taker, self._waiter = taker, self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._taker = self._waiter = None
+
+    def wake(self) -> None:
+        """Tell who waits that something has come."""
+        taker, waiter = self._taker, self._waiter
+        if taker is None or waiter is None or waiter.done():
+            return
+        try:
+            more = taker()
+        except Exception as fault:  # noqa: BLE001 - the call's own, and raised where it waits
+            self._taker = None
+            waiter.set_exception(fault)
+            return
+        if not more:
+            self._taker = None
+            waiter.set_result(None)
 
     def expire(self) -> None:
         """Take note that its time is over: what has not ended by itself ends as too long."""
         self._expired = True
 
     def put(self, up: Up) -> None:
-        """Take a message from the worker."""
+        """Take a message from the worker; `wake` tells of it."""
         match up:
+            case Token():
+                now = self._loop.time()
+                self.first_at, self.last_at = self.first_at or now, now
+                used = self.used
+                self.used = Used(used.prompt, used.cached, used.completion + 1, used.thought)
             case ChoiceEnded(choice=choice):
                 self._finished.add(choice)
             case Reading(prompt=prompt, cached=cached):
                 self.used = msgspec.structs.replace(self.used, prompt=prompt, cached=cached)
-            case Token():
-                now = asyncio.get_running_loop().time()
-                self.first_at, self.last_at = self.first_at or now, now
-                made = self.used.completion + 1
-                self.used = msgspec.structs.replace(self.used, completion=made)
             case Done(usage=used):
                 self.used = used
                 for choice in range(self._choices):
                     if self._expired and choice not in self._finished:
-                        self._queue.put_nowait(ChoiceEnded(up.id, choice, "length", ""))
-        self._queue.put_nowait(up)
+                        self._came.append(ChoiceEnded(up.id, choice, "length", ""))
+        self._came.append(up)
         if isinstance(up, Done | Refused | Broken | Counted):
             self._end()
 
     def fail(self, fault: WorkerEnded) -> None:
         """Take note that the worker is gone."""
-        self._queue.put_nowait(fault)
+        self._came.append(fault)
         self._end()
+        self.wake()
 
     def _end(self) -> None:
         if not self.ended.is_set():
@@ -182,37 +220,6 @@ class Call:
             if self.deadline:
                 self.deadline.cancel()
             self._on_end(self)
-
-    @staticmethod
-    def _given(up: Up | WorkerEnded) -> Up:
-        if isinstance(up, WorkerEnded):
-            raise up
-        return up
-
-
-class Link(NamedTuple):
-    """The daemon's end of the socket to a worker: frames up, frames down."""
-
-    up: asyncio.StreamReader
-    down: asyncio.StreamWriter
-    heard: asyncio.StreamWriter  # what `up` reads from; nothing is written to it
-
-    @classmethod
-    async def over(cls, ours: socket.socket) -> "Link":
-        """Return the link over a socket, on which nothing may have come yet.
-
-        Asyncio has a transport for each way: one whose write fails, since the process is gone,
-        throws away what had come before that.
-        """
-        up, heard = await asyncio.open_unix_connection(sock=ours)
-        _, down = await asyncio.open_unix_connection(sock=ours.dup())
-        down.transport.pause_reading()  # type: ignore[attr-defined]
-        return cls(up, down, heard)
-
-    def close(self) -> None:
-        """Close both ways: the process, if it runs still, hears of it."""
-        self.down.close()
-        self.heard.close()
 
 
 class Worker:
@@ -409,17 +416,11 @@ class Worker:
         """Read frames until the process is gone, then end every call."""
         log = asyncio.create_task(self._read_log(), name=f"log of worker {self.pid}")
         try:
-            while True:
-                head = await self._link.up.readexactly(4)
-                body = await self._link.up.readexactly(frame_length(head))
-                self._answered = True
-                for up in read_up(body):
-                    self._dispatch(up)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        except FrameError as fault:
-            self._log.feed(f"unreadable frame from the worker: {fault}\n".encode())
-            self.kill()
+            self._link.up.listen(self._hear)
+            await self._link.up.ended
+            if fault := self._link.up.fault:
+                self._log.feed(f"unreadable frame from the worker: {fault}\n".encode())
+                self.kill()
         finally:
             self._link.close()
             await self._wait()
@@ -446,22 +447,22 @@ class Worker:
             self._log.feed(data)
         self._log.close()
 
-    def _dispatch(self, up: Up) -> None:
-        if isinstance(up, Pong):
-            return  # the engine may hang all the same
-        self.heard_at = self._clock()
-        match up:
-            case Progress() | Ready() | LoadFailed():
+    def _hear(self, frame: bytes) -> None:
+        self._answered = True
+        told: dict[int, Call] = {}
+        for up in read_up(frame):
+            if isinstance(up, Pong):
+                return  # it comes alone, and the engine may hang all the same
+            if isinstance(up, Progress | Ready | LoadFailed):
                 self.expected = isinstance(up, LoadFailed)  # it ends by itself then
                 self._loading.put_nowait(up)
-            case Reading() | Token() | ChoiceEnded() | Done() | Vectors():
-                self._give(up.id, up)
-            case Refused() | Broken() | Counted():
-                self._give(up.id, up)
-
-    def _give(self, number: int, up: Up) -> None:
-        if call := self._calls.get(number):
-            call.put(up)
+            elif call := self._calls.get(up.id):
+                call.put(up)
+                told[up.id] = call
+        self.heard_at = self._clock()
+        # Once for all that a step brought: a client is sent it in one piece.
+        for call in told.values():
+            call.wake()
 
 
 def _environment() -> dict[str, str]:

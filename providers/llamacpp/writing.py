@@ -62,13 +62,17 @@ class _Stream:
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._chat = asked.endpoint == "chat"
-        self._head = _head(asked, "chat.completion.chunk" if self._chat else "text_completion")
+        head = _head(asked, "chat.completion.chunk" if self._chat else "text_completion")
+        self._before = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":'
+        self._after = b',"usage":null}\n\n' if asked.include_usage else b"}\n\n"
         self._begun: set[int] = set()
         self._offset: dict[int, int] = {}
 
     def write(self, up: Up) -> bytes:
         match up:
             case Token(choice=choice):
+                if choice in self._begun and not (up.thought or up.calls or up.logprobs):
+                    return self._more(choice, up.text)
                 return self._begin(choice) + self._said(up)
             case ChoiceEnded(choice=choice, reason=reason):
                 said = self._begin(choice) + self._said(up)
@@ -86,6 +90,17 @@ class _Stream:
         self._begun.add(choice)
         first = {"role": "assistant", "content": ""}
         return self._event([{"index": choice, "delta": first, "finish_reason": None}])
+
+    def _more(self, choice: int, text: str) -> bytes:
+        """Return the event of a token that is text and nothing else, as nearly all of a chat."""
+        if not text:
+            return b""
+        return b'%b[{"index":%d,"delta":{"content":%b},"finish_reason":null}]%b' % (
+            self._before,
+            choice,
+            msgspec.json.encode(text),
+            self._after,
+        )
 
     def _said(self, up: Token | ChoiceEnded) -> bytes:
         deltas: list[dict[str, object]] = []
@@ -124,10 +139,8 @@ class _Stream:
         return {"index": choice, **said, "finish_reason": reason}
 
     def _event(self, choices: list[dict[str, object]], usage: object = None) -> bytes:
-        chunk = {**self._head, "choices": choices}
-        if self._asked.include_usage:
-            chunk["usage"] = usage
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+        used = b',"usage":' + msgspec.json.encode(usage) if self._asked.include_usage else b""
+        return b"%b%b%b}\n\n" % (self._before, msgspec.json.encode(choices), used)
 
 
 class _Choice:

@@ -14,9 +14,10 @@ pytest.importorskip("jinja2", reason="jinja2 comes with the `local` extra")
 from tollway.providers.errors import UpstreamBroke
 from tollway.providers.llamacpp.answer import LocalAnswer
 from tollway.providers.llamacpp.frames import Prompt, Submit
+from tollway.providers.llamacpp.link import Link
 from tollway.providers.llamacpp.openai import Asked
 from tollway.providers.llamacpp.shares import Shares
-from tollway.providers.llamacpp.worker import Call, Link, Log, Worker
+from tollway.providers.llamacpp.worker import Call, Log, Worker
 from tollway.providers.llamacpp.writing import writer
 
 WORDS = b"one two three"
