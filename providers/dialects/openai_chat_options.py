@@ -363,6 +363,7 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
     """Yield what changes no answer: for whom it is, labels, tiers, cache keys."""
     own = quirk.ALL_OF_OPENAI in quirks
     tier = said.service_tier
+    usual = quirk.STANDARD_ONLY in quirks and tier == "default"
 
     def takes(name: str) -> bool:
         return own or name in quirks
@@ -372,7 +373,7 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
         (quirk.USER, said.user, takes(quirk.USER) and len(said.user) <= _LONGEST_NAME),
         # OpenAI's are of what it keeps.
         (quirk.METADATA, labels, quirk.METADATA in quirks or (own and bool(said.store))),
-        ("service_tier", tier, tier in _TIERS if own else f"{tier}_tier" in quirks),
+        ("service_tier", tier, usual or (tier in _TIERS if own else f"{tier}_tier" in quirks)),
         (quirk.CACHE_KEY, key, takes(quirk.CACHE_KEY) and len(key) <= _LONGEST_NAME),
         ("store", said.store, own),
     )
@@ -380,6 +381,6 @@ def _labels(said: Conversation, quirks: frozenset[str], dropped: list[str]) -> _
         if not value:
             continue
         if fits:
-            yield name, value
+            yield name, quirk.STANDARD_ONLY if usual and name == "service_tier" else value
         elif name != "service_tier" or tier not in UNSAID:
             dropped.append(name)

@@ -38,6 +38,8 @@ CACHE_KEY = "prompt_cache_key"
 # Service tiers that it has beside the usual one, by OpenAI's names.
 FLEX_TIER = "flex_tier"
 PRIORITY_TIER = "priority_tier"
+# What says nothing may be served in a better tier, and the usual one is called so.
+STANDARD_ONLY = "standard_only"
 # `top_k` and `min_p`, which OpenAI does not have.
 MORE_SAMPLING = "top_k"
 # `cache_control` on parts of content, as at Anthropic.
@@ -99,6 +101,7 @@ QUIRKS = frozenset(
         CACHE_KEY,
         FLEX_TIER,
         PRIORITY_TIER,
+        STANDARD_ONLY,
         MORE_SAMPLING,
         CACHE_CONTROL,
         MISTRALS_PARTS,

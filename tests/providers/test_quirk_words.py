@@ -244,6 +244,11 @@ WORDS: dict[str, tuple[Callable[[Quirks], object], object, object]] = {
     "metadata": (lambda quirks: asked(quirks).get("metadata"), None, {"job": "1"}),
     "prompt_cache_key": (lambda quirks: asked(quirks).get("prompt_cache_key"), None, "c-1"),
     "flex_tier": (lambda quirks: tier(quirks, "flex"), (None, True), ("flex", False)),
+    "standard_only": (
+        lambda quirks: tier(quirks, "default"),
+        (None, False),
+        ("standard_only", False),
+    ),
     "priority_tier": (lambda quirks: tier(quirks, "priority"), (None, True), ("priority", False)),
     "top_k": (
         lambda quirks: [asked(quirks).get(name) for name in ("top_k", "min_p")],
