@@ -109,6 +109,10 @@ def _without(said: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: one for key, one in said.items() if key != name}
 
 
+def _has_refs(said: object) -> bool:
+    return _refers(msgspec.json.encode(said))
+
+
 class _TooMuchError(Exception):
     """What a schema refers to is put in too many places."""
 
@@ -121,6 +125,7 @@ class _Walk:
         self.lost: dict[str, None] = {}
         self._root = said
         self._names: dict[str, str | None] = {}  # in `$defs`, by reference; None: leads nowhere
+        self._aside: list[Any] = []  # what is defined in some place or other
         self._places: dict[str, Any] = {}  # what stands there, by reference
         self._pending: deque[tuple[str, Any]] = deque()
         own = said.get("$defs")
@@ -142,6 +147,9 @@ class _Walk:
         while self._pending:
             name, there = self._pending.popleft()
             defined[name] = self._schema(there)
+        met = {id(self._places[ref]) for ref in self._names}
+        # Nobody refers to the rest, which may yet be read.
+        self.changed |= any(id(one) not in met and _has_refs(one) for one in self._aside)
         return {**written, "$defs": defined} if defined else dict(written)
 
     def _schema(self, said: Any) -> Any:
@@ -155,10 +163,10 @@ class _Walk:
                 name = self._name(value)
                 if name is not None:
                     written[key] = f"#/$defs/{name}"
-            elif (key in _DEFINED and isinstance(value, dict)) or (
-                key in _NAMES and isinstance(value, str)
-            ):
-                continue  # what is referred to there, or by that, is put where it is found
+            elif key in _DEFINED and isinstance(value, dict):
+                self._aside += value.values()  # what is referred to there is put where it is met
+            elif key in _NAMES and isinstance(value, str):
+                continue
             elif key in _NAMED and isinstance(value, dict):
                 written[key] = {name: self._schema(one) for name, one in value.items()}
             else:

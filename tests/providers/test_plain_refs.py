@@ -83,6 +83,10 @@ ROUND = shut("left", left=to("#/$defs/A"))
         ),
         (to("#/$defs/X") | {"$defs": {"X": INNER}}, INNER),
         (
+            shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD, "unused": to("#/nowhere")}},
+            shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD}},
+        ),
+        (
             to("#/$defs/X") | {"$defs": {"X": shut(k=items("#/$defs/X"))}},
             shut(k=items("#/$defs/X")) | {"$defs": {"X": shut(k=items("#/$defs/X"))}},
         ),
