@@ -7,6 +7,11 @@ import msgspec
 from tollway.providers.dialects.gemini_request import camel
 
 _DROPPED = frozenset({"propertyOrdering", "nullable"})
+# Whose members have names, and what they are called in JSON Schema.
+_OF_NAMES = {
+    **{name: name for name in ("properties", "$defs", "definitions")},
+    "defs": "$defs",
+}
 _WITHIN = frozenset({"anyOf", "items", "additionalProperties"})
 # Numbers that are text in Google's JSON, as all of 64 bits.
 _COUNTS = frozenset(
@@ -29,8 +34,11 @@ def as_json_schema(schema: object) -> Any:
             continue
         if key == "type" and isinstance(value, str):
             found[key] = value.lower()
-        elif key == "properties" and isinstance(value, dict):
-            found[key] = {name: as_json_schema(one) for name, one in value.items()}
+        elif key == "ref" and isinstance(value, str):
+            found["$ref"] = value.replace("#/defs/", "#/$defs/", 1)
+        elif key in _OF_NAMES and isinstance(value, dict):
+            members = {name: as_json_schema(one) for name, one in value.items()}
+            found[_OF_NAMES[key]] = members
         elif key in _WITHIN:
             found[key] = as_json_schema(value)
         elif key in _COUNTS and isinstance(value, str):
@@ -47,6 +55,8 @@ def _allow_null(found: dict[str, Any]) -> None:
         found["type"] = [found["type"], "null"]
     if isinstance(found.get("anyOf"), list):
         found["anyOf"] = [*found["anyOf"], {"type": "null"}]
+    elif isinstance(ref := found.pop("$ref", None), str):
+        found["anyOf"] = [{"$ref": ref}, {"type": "null"}]
     if isinstance(found.get("enum"), list) and None not in found["enum"]:
         found["enum"] = [*found["enum"], None]
 

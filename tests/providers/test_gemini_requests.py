@@ -136,6 +136,18 @@ def test_null_is_allowed_wherever_a_schema_says_so() -> None:
     assert as_json_schema({"enum": ["a"], "nullable": True}) == {"enum": ["a", None]}
 
 
+def test_google_s_own_references_are_those_of_json_schema() -> None:
+    """They went to other models as words that none of them knows, with types in capitals."""
+    pet = {"type": "OBJECT", "properties": {"ref": {"type": "STRING"}}}
+    said = {"properties": {"a": {"ref": "#/defs/Pet", "nullable": True}}, "defs": {"Pet": pet}}
+    to_pet = {"$ref": "#/$defs/Pet"}
+    assert as_json_schema(said) == {
+        "properties": {"a": {"anyOf": [to_pet, {"type": "null"}]}},
+        "$defs": {"Pet": {"type": "object", "properties": {"ref": {"type": "string"}}}},
+    }
+    assert as_json_schema({"items": {"ref": "#/defs/Pet"}}) == {"items": to_pet}
+
+
 def test_what_json_schema_does_not_know_of_google_s_is_left_out_of_a_schema() -> None:
     """Anthropic refuses a schema with a format that it does not know; either spelling is read."""
     said = {
