@@ -45,10 +45,11 @@ _MODES: Final[dict[str, Any]] = {
     **{"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto"},
     "MODE_UNSPECIFIED": "auto",
 }
-# What stands for a prompt, or for the answer so far.
+# What stands for a prompt, or for the answer so far; what may hold back either.
 _KEPT_THERE: Final = {
     "cachedContent": "Send the content itself",
     "continuationToken": "Send what has been said, and ask for the rest",
+    "modelArmorConfig": "Leave it out, or call a model of Google's",
 }
 # What was uploaded there; other buckets of Google's may be open to all.
 _KEPT = re.compile(r"https?://[a-z0-9.-]*generativelanguage[a-z.]*\.googleapis\.com/")

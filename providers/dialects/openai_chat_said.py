@@ -30,7 +30,7 @@ from tollway.providers.dialects.openai_chat_parts import NAME, Marker, lifetime,
 from tollway.providers.dialects.openai_chat_reasoning import thinking_of
 from tollway.providers.dialects.openai_chat_shape import shape_of
 from tollway.providers.dialects.tiers import asked as asked_tier
-from tollway.providers.dialects.wire import Body, caller, decoded
+from tollway.providers.dialects.wire import Body, caller, decoded, refuse_screening
 from tollway.providers.errors import RequestInvalid
 
 _ROLES: dict[str, Role] = {
@@ -163,6 +163,7 @@ def read_request(call: Call) -> Conversation:
         RequestInvalid: A field has the wrong type; `param` names it.
     """
     body = Body(call.body)
+    refuse_screening(body)
     options = body.take(_OPTIONS, "stream_options")
     limits = [body.take(_INT, name) for name in ("max_completion_tokens", "max_tokens")]
     body.raw("model")

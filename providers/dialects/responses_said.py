@@ -44,7 +44,14 @@ from tollway.providers.dialects.responses_tools import (
     tool_choice,
 )
 from tollway.providers.dialects.tiers import asked as asked_tier
-from tollway.providers.dialects.wire import Body, caller, data_url, decoded, text_of
+from tollway.providers.dialects.wire import (
+    Body,
+    caller,
+    data_url,
+    decoded,
+    refuse_screening,
+    text_of,
+)
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
 _SEARCHED = ("tool_search_call", "tool_search_output")
@@ -160,6 +167,13 @@ def read_request(call: Call) -> Conversation:
                 hint=_KEEPS if name == "previous_response_id" else _ANOTHER,
                 param=name,
             )
+    refuse_screening(body)
+    if body.holds("prompt_cache_options", "prewarm") is True:
+        raise Untranslatable(
+            "`prompt_cache_options.prewarm` asks for no answer, and the target gives one",
+            hint=_ANOTHER,
+            param="prompt_cache_options.prewarm",
+        )
     body.raw("model")
     body.raw("stream_options")  # of obfuscation alone
     body.raw("max_tool_calls")  # of tools that the provider runs, of which a target is given none

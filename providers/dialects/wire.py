@@ -69,6 +69,13 @@ class Body:
         said = self._whole.get(name)
         return said.get("type", "") if isinstance(said, dict) else said
 
+    def holds(self, name: str, *within: str) -> object:
+        """Return a member of a member that stays, and so on; None where it is missing or null."""
+        said = self._whole.get(name)
+        for inner in within:
+            said = said.get(inner) if isinstance(said, dict) else None
+        return said
+
     @property
     def extras(self) -> tuple[tuple[str, bytes], ...]:
         """The members that nobody took, by name, but for null and what is done anyway."""
@@ -102,6 +109,21 @@ def caller(body: Body) -> str:
         return newer
     older = body.take(_STR, "user") or ""
     return newer or older
+
+
+def refuse_screening(body: Body) -> None:
+    """Refuse a request whose texts OpenAI is to look at, and to hold back.
+
+    Raises:
+        Untranslatable: It asks for that; scores alone are no part of an answer.
+    """
+    for what in ("input", "output"):
+        if body.holds("moderation", "policy", what, "mode") == "block":
+            raise Untranslatable(
+                f"`moderation` has OpenAI block an {what}, and the target lets all of it pass",
+                hint="Leave it out, or call a model of OpenAI's",
+                param=f"moderation.policy.{what}",
+            )
 
 
 _USUAL = frozenset(

@@ -32,6 +32,12 @@ from tollway.providers.events import (
 )
 from tollway.providers.fold import unfold
 
+
+def blocks(what: str) -> dict[str, Any]:
+    """Return a moderation that holds something back."""
+    return {"model": "m", "policy": {what: {"mode": "block"}}}
+
+
 MARK = {"cache_control": {"type": "ephemeral"}}
 USER = {"role": "user", "content": "Hi"}
 CALL = {"type": "tool_use", "id": "a", "name": "ls", "input": {}}
@@ -385,3 +391,31 @@ def test_a_refusal_names_the_field_as_its_client_does(target: Asks) -> None:
         with pytest.raises(Untranslatable, match=f"`{name}` asks for") as refused:
             written(said, target)
         assert refused.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("codec", "more", "param"),
+    [
+        (OPENAI, {"moderation": blocks("input")}, "moderation.policy.input"),
+        (RESPONSES, {"moderation": blocks("output")}, "moderation.policy.output"),
+        (RESPONSES, {"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
+        (GEMINI, {"modelArmorConfig": {"promptTemplateName": "a"}}, "modelArmorConfig"),
+    ],
+)
+def test_an_answer_that_was_to_be_held_back_is_not_given(
+    codec: Codec, more: dict[str, Any], param: str
+) -> None:
+    """Nobody else screens a prompt or an answer so, or makes ready for one that does not come."""
+    said = {"input": "Hi"} if codec is RESPONSES else {"messages": [USER]}
+    with pytest.raises(Untranslatable) as refused:
+        read(codec, **({} if codec is GEMINI else said), **more)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("codec", [OPENAI, RESPONSES], ids=lambda codec: codec.name)
+def test_scores_beside_an_answer_are_named(codec: Codec) -> None:
+    """They change nothing of it."""
+    said = {"input": "Hi"} if codec is RESPONSES else {"messages": [USER]}
+    more = {"moderation": {"model": "m"}, "prompt_cache_options": {"ttl": "30m"}}
+    _, dropped = written(read(codec, **said, **more), ANTHROPIC)
+    assert set(dropped) == {"moderation", "prompt_cache_options"}
