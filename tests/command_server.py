@@ -3,7 +3,7 @@
 Words: `never` (never healthy), `dies` (ends at once), `leaves` (the same, as if all were well),
 `stubborn` (ignores SIGTERM), `child` (starts a process of its own and says its id), `alone` (does
 one thing at a time). What it was asked is echoed in the answer, unless that is to `die`, to
-`hang`, or to `work` without end.
+`hang`, to `work` without end, or to `say` something in chunks, then to `end`, `die` or `hang`.
 """
 
 import json
@@ -37,6 +37,9 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(600)
         while text == "work":
             pass
+        if text.startswith("say "):
+            self._say(*text.split()[1:])
+            return
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         said = json.dumps({"model": asked["model"], "env": os.environ.get("ECHO", "")})
         message: dict[str, Any] = {"role": "assistant", "content": said}
@@ -56,6 +59,21 @@ class Handler(BaseHTTPRequestHandler):
         self._event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
+
+    def _say(self, *words: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for word in words[:-1]:
+            data = f"data: {word}\n\n".encode()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+            time.sleep(0.01)  # so that each comes by itself; nothing depends on it
+        if words[-1] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if words[-1] == "hang":
+            time.sleep(600)
+        self.wfile.write(b"0\r\n\r\n")
 
     def _event(self, event: object) -> None:
         self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")

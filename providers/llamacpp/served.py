@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +18,7 @@ from tollway.providers.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from tollway.providers.http.answer import HttpAnswer
 from tollway.providers.llamacpp.command import ENDED_WELL, Server
 from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
@@ -230,13 +232,14 @@ class _Call:
             resident.left(self.server, None if self._answered else self._began)
 
 
-class ServedAnswer:
+class ServedAnswer(AsyncIterator[bytes]):
     """A server's answer, which counts as running until it is closed. See `transport.Answer`."""
 
     def __init__(self, answer: Answer, call: _Call) -> None:
         self.status = answer.status
         self.headers = answer.headers
         self._answer = answer
+        self._pieces = cast(HttpAnswer, answer.chunks())  # servers of commands speak HTTP
         self._call = call
 
     @property
@@ -244,26 +247,59 @@ class ServedAnswer:
         """As of its call."""
         return self._call.gpu_ms
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes.
 
         Raises:
             UpstreamBroke, UpstreamTimeout: As `Answer.chunks`; and once the deadline is over.
         """
-        pieces = aiter(self._answer.chunks())
-        while True:
-            try:
-                async with asyncio.timeout_at(self._call.until):
-                    piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as fault:
-                raise _too_long(self._call.name) from fault
-            except UpstreamError as fault:
-                await _explain(fault, self._call)
-                raise
-            self._call.heard()
-            yield piece
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece."""
+        async with self._held():
+            piece = await anext(self._pieces)
+        self._call.heard()
+        return piece
+
+    async def each(
+        self,
+        take: Callable[[bytes], bool],
+        passes: Callable[[bytes, float], bool] | None = None,
+    ) -> bool:
+        """Give the body's pieces to `take` as they come; see `transport.Pushed`.
+
+        Raises:
+            UpstreamBroke, UpstreamTimeout: As `chunks`.
+        """
+        heard = self._call.heard
+
+        def taken(piece: bytes) -> bool:
+            heard()
+            return take(piece)
+
+        def passed(chunk: bytes, now_s: float) -> bool:
+            heard()
+            return passes is not None and passes(chunk, now_s)
+
+        async with self._held():
+            return await self._pieces.each(taken, passed if passes else None)
+
+    def enough(self) -> None:
+        """Let `each` end behind the chunk that was passed to its `passes`."""
+        self._pieces.enough()
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        """End what waits within at the deadline, and name the model in its errors."""
+        try:
+            async with asyncio.timeout_at(self._call.until):
+                yield
+        except TimeoutError as fault:
+            raise _too_long(self._call.name) from fault
+        except UpstreamError as fault:
+            await _explain(fault, self._call)
+            raise
 
     async def close(self) -> None:
         """Give the connection back, and the slot."""

@@ -15,61 +15,15 @@ from typing import Any
 import msgspec
 import pytest
 from local_models import Clock, until
+from served_commands import PATIENT, request, served, serving
 
 from tollway.providers.errors import GatewayError, LocalModelFailed, UpstreamError, UpstreamTimeout
-from tollway.providers.http.client import HttpTransport
 from tollway.providers.llamacpp.adapter import Command, Limits, LocalModel, LocalModels, ModelState
 from tollway.providers.llamacpp.fit import resident_bytes
 from tollway.providers.llamacpp.state import Terms
 from tollway.providers.llamacpp.worker import is_stopped
-from tollway.providers.transport import Request
 
 pytestmark = pytest.mark.timeout(120)
-
-SERVER = str(Path(__file__).parent.parent / "command_server.py")
-PATIENT = Limits(back_off_s=(), sweep_s=3600, stop_within_s=30)
-
-
-def served(name: str = "qwen", *words: str, within_s: float = 60, **more: Any) -> LocalModel:
-    """Return a model that the test's server serves."""
-    command = Command(
-        words=(sys.executable, SERVER, "${PORT}", *words),
-        base_url="http://127.0.0.1:${PORT}/v1",
-        health=more.pop("health", "/health"),
-        start_within_s=within_s,
-        env=(("ECHO", "port ${PORT}"),),
-        model=more.pop("served_as", ""),
-    )
-    fields: dict[str, Any] = {
-        "name": name, "path": Path(), "context": 8192, "gpu_layers": "auto",
-        "idle_unload_s": 900.0, "command": command, **more,
-    }  # fmt: skip
-    return LocalModel(**fields)
-
-
-@asynccontextmanager
-async def serving(
-    folder: Path, *models: LocalModel, limits: Limits = PATIENT, **options: Any
-) -> AsyncIterator[LocalModels]:
-    """Serve commands, and end them all."""
-    transport = HttpTransport()
-    local = LocalModels(log_folder=folder / "logs", transport=transport, limits=limits, **options)
-    try:
-        await local.configure({one.name: one for one in models or (served(),)})
-        yield local
-    finally:
-        await local.close()
-        await transport.close()
-
-
-def request(text: str = "hi") -> Request:
-    """Return a chat, as the gate sends it."""
-    said = {"model": "qwen", "messages": [{"role": "user", "content": text}]}
-    return Request(
-        url="/chat/completions",
-        headers=(("content-type", "application/json"),),
-        body=json.dumps(said).encode(),
-    )
 
 
 async def ask(local: LocalModels, name: str = "qwen", text: str = "hi") -> dict[str, Any]:
@@ -372,7 +326,8 @@ PARENT = """
 import asyncio, sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from test_local_command import ask, pid_of, served, serving
+from served_commands import serving
+from test_local_command import ask, pid_of
 
 async def main():
     async with serving(Path(sys.argv[1])) as local:
