@@ -1,6 +1,7 @@
 """The one place where the command line catches errors and shows them to a person."""
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -60,6 +61,14 @@ _IN_THE_FILE = dict.fromkeys(
 # that the daemon sent over its socket has the same code, and so the same exit code.
 _EXITS = {"config_invalid": USAGE, "usage": USAGE, "daemon_unreachable": UNREACHABLE}
 
+# What the system's refusals ask for, whatever it was that they refused.
+_FIXES = {
+    errno.ENOSPC: "Free some space on the disk that its output or files go to, or name another",
+    errno.EDQUOT: "Free some space of yours where its output or files go, or name another disk",
+    errno.EROFS: "That disk is read-only: make it writable, or name a place on another",
+    errno.EMFILE: "`ulimit -n 1024` lets this shell's commands open more files",
+}
+
 
 class UsageProblem(GatewayError):
     """The command was not called as it can be. The CLI exits with 2."""
@@ -104,8 +113,7 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
         except OSError:  # it was what could not be written: on a full disk, say
             _give_stdout_up()
         where = f": `{error.filename}`" if error.filename else ""
-        hint = closed_to_us() if isinstance(error, PermissionError) else ""
-        show_error(f"{error.strerror or error}{where}", hint)
+        show_error(f"{error.strerror or error}{where}", _fix(error))
         raise SystemExit(ANSWER_IS_NO) from error
     except UnicodeEncodeError as error:
         if error.reason != "surrogates not allowed":
@@ -128,6 +136,13 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
 def _give_stdout_up() -> None:
     """Let what is left for stdout go nowhere: Python would complain when it flushes it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fix(error: OSError) -> str:
+    """Return what to do about a refusal of the system's, "" where its words are all there is."""
+    return (
+        closed_to_us() if isinstance(error, PermissionError) else _FIXES.get(error.errno or 0, "")
+    )
 
 
 def closed_to_us() -> str:

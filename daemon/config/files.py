@@ -122,5 +122,5 @@ def _told(path: Path) -> Iterator[None]:
     except OSError as fault:
         raise ConfigError(
             f"`{path}` cannot be written: {fault.strerror}",
-            hint=f"See who may write to `{path.parent}`, and whether the disk is full",
+            hint=f"See who may write to `{path.parent}`, and whether the disk is full or read-only",
         ) from fault

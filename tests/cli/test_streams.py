@@ -57,7 +57,7 @@ def test_data_for_a_closed_stdout_is_for_nobody() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_data_for_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_data_for_a_full_disk_is_an_error_with_its_hint(tmp_path: Path) -> None:
     """Python added its own two lines to ours, and ended with 120."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -69,4 +69,8 @@ def test_data_for_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
             check=False,
             timeout=PATIENCE_S,
         )
-    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: No space left on device\n"
+        "hint: Free some space on the disk that its output or files go to, or name another\n"
+    )
