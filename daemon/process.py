@@ -52,6 +52,24 @@ class Start(msgspec.Struct, frozen=True):
     runs: tuple[Carried, ...] | None = None
 
 
+def too_poor(fault: BaseException) -> CannotStart | None:
+    """Return the words for a fault of a process that the system lets have too little, else None."""
+    code = fault.errno if isinstance(fault, OSError) else None
+    if code in (errno.EMFILE, errno.ENFILE):
+        return CannotStart(
+            "The daemon may not open as many files as it needs",
+            hint="`ulimit -n 4096`, or LimitNOFILE of its service, lets it",
+        )
+    no_thread = isinstance(fault, RuntimeError) and "start new thread" in str(fault)
+    if no_thread or code == errno.ENOMEM or isinstance(fault, MemoryError):
+        return CannotStart(
+            f"The daemon {'may begin no thread' if no_thread else 'finds too little memory'}",
+            hint="`ulimit -v unlimited` and `ulimit -u unlimited`, or MemoryMax and TasksMax of"
+            " its service, let it have more",
+        )
+    return None
+
+
 def tell(fd: int | None, word: Ready) -> None:
     """Tell whoever waits at the other end of a pipe, in one line of JSON, and close it."""
     if fd is None:
@@ -155,7 +173,7 @@ def _cannot_listen(host: str, port: int, fault: OSError) -> CannotStart:
             f"The address `{address}` is not allowed to this user",
             hint="Ports below 1024 belong to root; set another `server.listen`",
         )
-    return CannotStart(
+    return too_poor(fault) or CannotStart(
         f"The address `{address}` cannot be listened on: {fault.strerror or fault}",
         hint="`server.listen` must be an address of this machine",
     )

@@ -33,6 +33,7 @@ from tollway.daemon.process import (
     raise_file_limit,
     tell,
     tell_error,
+    too_poor,
 )
 from tollway.daemon.server import Server
 from tollway.providers.errors import GatewayError
@@ -147,7 +148,10 @@ def program() -> int:
             return handover.look(load(said.config), said.check)
         start = Start(ready_fd=said.ready_fd, by=by)
         return main(said.config, start, take_over=said.take_over, hurry=said.hurry)
-    except GatewayError as error:
+    except (GatewayError, OSError, MemoryError, RuntimeError) as fault:
+        error = fault if isinstance(fault, GatewayError) else too_poor(fault)
+        if error is None:
+            raise
         tell_error(said.ready_fd, error)
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:

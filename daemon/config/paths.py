@@ -71,7 +71,22 @@ def data_folder() -> Path:
 def _xdg(variable: str, otherwise: str) -> Path:
     said = os.environ.get(variable, "")
     # The XDG specification has relative paths ignored.
-    return Path(said) if os.path.isabs(said) else Path.home() / otherwise
+    return Path(said) if os.path.isabs(said) else home() / otherwise
+
+
+def home() -> Path:
+    """Return the user's home folder.
+
+    Raises:
+        ConfigError: $HOME is no whole path, which would be another folder to each program.
+    """
+    said = os.environ.get("HOME", "/")  # without it the system knows
+    if not os.path.isabs(said):
+        raise ConfigError(
+            f"$HOME is `{said}`, which is no folder's whole path",
+            hint="`export HOME=/home/NAME` sets it",
+        )
+    return Path.home()
 
 
 class StatePaths(msgspec.Struct, frozen=True):

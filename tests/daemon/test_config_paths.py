@@ -73,6 +73,18 @@ def test_relative_xdg_folders_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert data_folder() == tmp_path / ".local/share/tollway"
 
 
+@pytest.mark.parametrize("home", ["", "home/ann"])
+def test_a_home_that_is_no_whole_path_is_refused(
+    monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    """The daemon's working folder is another: `up` started it, and `down` said that none ran."""
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    with pytest.raises(ConfigError, match=rf"\$HOME is `{home}`") as refused:
+        data_folder()
+    assert "export HOME=" in refused.value.hint
+
+
 def test_state_is_beside_the_ledger_and_no_two_ledgers_share_it() -> None:
     """One daemon per ledger, also in one folder."""
     one, two = Path("/x/ledger.db"), Path("/x/other.db")

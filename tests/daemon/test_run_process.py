@@ -1,6 +1,7 @@
 """The daemon as a process: how it starts, why it doesn't, how it stops."""
 
 import asyncio
+import errno
 import http.client
 import os
 import resource
@@ -30,7 +31,7 @@ from shell import (
 
 from tollway.daemon.connection import EdgeLimits
 from tollway.daemon.errors import CannotStart
-from tollway.daemon.process import PidFile, bind, close_all
+from tollway.daemon.process import PidFile, bind, close_all, too_poor
 
 CHAT = {"model": "box/m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -150,6 +151,26 @@ def test_a_pidfile_that_finds_no_room_is_none(tmp_path: Path) -> None:
         dead.write()
         assert not dead.path.exists()
         dead.remove()
+
+
+def test_a_system_that_gives_too_little_is_told_with_the_way_out(folder: Path) -> None:
+    """It was the traceback of an event loop, or an address that "must be of this machine"."""
+    daemon = [sys.executable, "-m", "tollway.daemon", "--config", str(write_config(folder))]
+    started = subprocess.run(
+        ["sh", "-c", 'ulimit -n 16 && exec "$@"', "sh", *daemon],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert started.returncode == 1
+    assert "error: The daemon may not open as many files as it needs\n" in started.stderr
+    assert "`ulimit -n" in started.stderr
+    assert "Traceback" not in started.stderr
+    assert too_poor(MemoryError()) is not None
+    assert too_poor(RuntimeError("can't start new thread")) is not None
+    assert too_poor(RuntimeError("a mistake")) is None
+    assert too_poor(OSError(errno.EACCES, "")) is None
 
 
 def test_what_a_killed_daemon_left_is_in_nobodys_way(folder: Path) -> None:
