@@ -63,8 +63,8 @@ _EXITS = {"config_invalid": USAGE, "usage": USAGE, "daemon_unreachable": UNREACH
 
 # What the system's refusals ask for, whatever it was that they refused.
 _FIXES = {
-    errno.ENOSPC: "Free some space on the disk that its output or files go to, or name another",
-    errno.EDQUOT: "Free some space of yours where its output or files go, or name another disk",
+    errno.ENOSPC: "Free some space where its output or files go, or name another disk",
+    errno.EDQUOT: "Your share of that disk is used up: free some of it, or name another disk",
     errno.EROFS: "That disk is read-only: make it writable, or name a place on another",
     errno.EMFILE: "`ulimit -n 1024` lets this shell's commands open more files",
 }

@@ -72,5 +72,5 @@ def test_data_for_a_full_disk_is_an_error_with_its_hint(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "error: No space left on device\n"
-        "hint: Free some space on the disk that its output or files go to, or name another\n"
+        "hint: Free some space where its output or files go, or name another disk\n"
     )
