@@ -62,7 +62,13 @@ def load(path: Path) -> Config:
         ConfigError: It cannot be read or is wrong; the message has a line for each fault, each
             beginning with the file's name as given and the line's number.
     """
-    return parse(read_text(path), path=path)
+    config = parse(read_text(path), path=path)
+    for one in (config.path, config.ledger.path):
+        # The history and the control socket say paths in JSON: the daemon could not be stopped.
+        said = str(one).encode(errors="backslashreplace").decode()
+        if said != str(one):
+            raise ConfigError(f"`{said}` is no text in UTF-8", hint="Rename that folder or file")
+    return config
 
 
 def parse(text: str, *, path: Path, home: Path | None = None) -> Config:

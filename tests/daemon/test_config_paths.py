@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from broken_disks import remount, small_disk
 
-from tollway.daemon.config.load import parse
+from tollway.daemon.config.load import load, parse
 from tollway.daemon.config.paths import (
     LONGEST_SOCKET,
     data_folder,
@@ -83,6 +83,15 @@ def test_a_home_that_is_no_whole_path_is_refused(
     with pytest.raises(ConfigError, match=rf"\$HOME is `{home}`") as refused:
         data_folder()
     assert "export HOME=" in refused.value.hint
+
+
+def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A daemon began with it, and could then be neither asked nor stopped."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "gateway.toml").touch()
+    with pytest.raises(ConfigError, match=r"caf\\udce9/gateway.toml` is no text in UTF-8"):
+        load(folder / "gateway.toml")
 
 
 def test_state_is_beside_the_ledger_and_no_two_ledgers_share_it() -> None:
