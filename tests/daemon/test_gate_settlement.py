@@ -463,6 +463,8 @@ async def test_a_passed_limit_is_booked_in_full_and_marked(
         true = 7 * INPUT + 900_000 * OUTPUT
         assert row.call.cost_nanousd == true
         assert row.attempts[0].overrun_nanousd == true - row.attempts[0].hold_nanousd > 0
+        (tally,) = gate.daemon.server.daemon.meter.targets.values()
+        assert (tally.cost, tally.overrun) == (true, row.attempts[0].overrun_nanousd)
         refused = await gate.ask()
         assert refused.status == 402
         assert "passed its own limit" in caplog.text

@@ -28,7 +28,7 @@ from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.reading import reading
 from tollway.daemon.ledger.rows import SpentQuery
 from tollway.daemon.ledger.spend import totals
-from tollway.daemon.ledger.verify import verify
+from tollway.daemon.ledger.verify import repair, verify
 from tollway.daemon.ledger.writer import Ledger
 
 BOX = [SpentQuery("box", "", 0)]
@@ -250,6 +250,9 @@ async def test_a_page_that_is_damaged_is_found_and_said(tmp_path: Path) -> None:
     begin = (page - 1) * 4096
     path.write_bytes(whole[:begin] + b"\xff" * 4096 + whole[begin + 4096 :])
     assert {one.check for one in verify(path)} == {"integrity"}
+    rotten = path.read_bytes()
+    assert {one.check for one in repair(path)} == {"integrity"}
+    assert path.read_bytes() == rotten
 
 
 async def test_a_ledger_that_is_removed_refuses_calls(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ledger_rows import AT_MS, attempt, closed, ended, opened, refused
 
 from tollway.daemon.errors import LedgerHeld, LedgerUnavailable
 from tollway.daemon.ledger import calls
+from tollway.daemon.ledger.lock import holder
 from tollway.daemon.ledger.schema import QUARTER_MS
 from tollway.daemon.ledger.spend import totals
 from tollway.daemon.ledger.verify import repair, verify
@@ -79,6 +80,7 @@ async def test_what_is_derived_is_found_and_made_anew(
     [
         ("DELETE FROM calls WHERE seq = 1", "orphan"),
         ("UPDATE attempts SET price = NULL WHERE call = 1", "price"),
+        ("UPDATE attempts SET saved_nanousd = -1 WHERE call = 1", "price"),
         ("UPDATE attempts SET ending = NULL WHERE call = 1 AND number = 2", "open attempt"),
     ],
 )
@@ -90,6 +92,21 @@ async def test_what_is_missing_is_found_and_not_made_up(path: Path, sql: str, ch
     assert found[check] is False
     repair(path)
     assert check in {one.check for one in verify(path)}
+
+
+async def test_an_imported_call_is_worth_what_a_price_can_say(path: Path) -> None:
+    """Never less than nothing, and nothing where no price is known."""
+    rows = [("sound", 1, 5), ("free", None, 0), ("below", 1, -5), ("made up", None, 5)]
+    with by_hand(path) as db:
+        db.executemany(
+            "INSERT INTO imports (source, key, at_ms, account, price, notional_nanousd)"
+            " VALUES (1, ?, 0, 1, ?, ?)",
+            rows,
+        )
+    assert [(one.check, one.subject, one.message) for one in verify(path)] == [
+        ("import", "below", "would have cost less than nothing"),
+        ("import", "made up", "has a worth, but no price"),
+    ]
 
 
 async def test_an_id_of_two_calls_is_found(path: Path) -> None:
@@ -129,14 +146,21 @@ async def test_a_call_left_open_is_found_and_settled_at_its_hold(path: Path) -> 
 
 
 async def test_a_call_that_a_daemon_serves_is_no_difference(path: Path) -> None:
-    """One older than the daemon is: it cannot be its own."""
+    """One older than the daemon is, waiting or sent: it cannot be its own, nor be mended now."""
     ledger = Ledger(path)
     ledger.start()
-    young, old = opened(10, 2**42), opened(11, 1_000_000)
-    for call in (young, old):
+    by = holder(path)
+    assert by
+    first = opened(9, by.since_ms)  # in its very first millisecond
+    young, old, waits = opened(10, 2**42), opened(11, 1_000_000), opened(12, 1_000_001)
+    for call in (first, young, old):
         await ledger.admit(call, attempt(call))
-    assert [(one.check, one.subject) for one in verify(path)] == [("open call", old.id)]
-    for call in (young, old):
+    ledger.queue(waits)
+    await ledger.ready()
+    found = {(one.check, one.subject, one.repairable) for one in verify(path)}
+    assert found == {("open call", old.id, False), ("open call", waits.id, False)}
+    ledger.unqueue(closed(waits), 5, refused=False)
+    for call in (first, young, old):
         await ledger.settle(closed(call), ended(attempt(call)))
     assert verify(path) == []
     await ledger.close()
