@@ -257,8 +257,6 @@ class Book:
             self._change(call, sums)
             return
         opened = change.opened
-        if opened.number in call.attempts:
-            raise ValueError(f"attempt {opened.number} of call {call.id} is open already")
         account = self._names.account(call.who, call.route, opened.provider, opened.model)
         call.account = account
         self._start(call, opened, account)
@@ -372,8 +370,6 @@ class Book:
         if isinstance(of, Admit):
             ended = CallEnded(call.id, withdraw.at_ms, "failed", error="ledger_unavailable")
             self._end_call(call, ended, sums, REFUSED)
-        else:
-            self._change(call, sums)
 
 
 # What a change adds to its call: estimated, then `_SUMS`, then the tokens.

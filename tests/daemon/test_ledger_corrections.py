@@ -248,14 +248,33 @@ async def test_tokens_alone_do_not_settle_what_is_not_paid_by_them(
     assert verify(ledger.path) == []
 
 
+@pytest.mark.parametrize(("price", "used"), [(IMAGE, Usage(searches=1)), (PRICE, USED)])
+async def test_what_is_sold_by_the_piece_is_settled_by_pieces_or_where_tokens_are_paid(
+    tmp_path: Path, price: Price, used: Usage
+) -> None:
+    """An image model may have either price; a usage that its own price can bill is enough."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.start()
+    call = opened(1, endpoint="images")
+    await ledger.admit(call, attempt(call, price=price))
+    guess = ended(attempt(call), 1000, usage=Usage(estimated=True))
+    await ledger.settle(closed(call), guess)
+    await ledger.close()
+    done = settle(ledger.path, call.id, attempt=None, cost_nanousd=None, usage=used, who="anna")
+    assert done.after_nanousd == cost(used, price) > 0
+    assert verify(ledger.path) == []
+
+
 async def test_what_a_person_settled_is_not_priced_anew(path: Path) -> None:
     """An invoice is above any computation; a number may be named, and settled twice."""
     third = opened(3, AT_MS + 3_600_000).id
     settle(path, third, attempt=None, cost_nanousd=77, usage=None, who="anna")
-    settle(path, third, attempt=1, cost_nanousd=78, usage=None, who="anna")
-    assert calls.one(path, third).call.cost_nanousd == 78
+    settle(path, third, attempt=1, cost_nanousd=1078, usage=None, who="anna")
+    (row,) = calls.one(path, third).attempts
+    assert (row.cost_nanousd, row.overrun_nanousd, row.estimated) == (1078, 78, False)
+    assert row.reported_nanousd is None  # a person said it, not the provider
     assert reprice(path, terms(DEARER), EVER, apply=True).changed == 2
-    assert calls.one(path, third).call.cost_nanousd == 78
+    assert calls.one(path, third).call.cost_nanousd == 1078
     assert verify(path) == []
 
 

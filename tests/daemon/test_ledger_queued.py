@@ -61,6 +61,7 @@ async def test_its_turn_makes_it_an_open_call_as_if_it_had_not_waited(path: Path
     await ledger.settle(CallEnded(call.id, AT_MS + 9000, "answered"), ended(first, 300))
     row = detail(ledger, call.id)
     assert (row.call.state, row.call.cost_nanousd, len(row.attempts)) == ("settled", 300, 1)
+    assert (row.call.provider, row.call.model) == ("openai", "gpt-4o-mini")
     assert column(ledger, "queue_ms") == 1234
     assert column(ledger, "hold_nanousd") == 1000
     await ledger.close()
@@ -93,18 +94,20 @@ async def test_a_call_queued_when_the_daemon_died_is_recovered_as_never_sent(pat
     """Nobody began to work on it: it costs nothing, and is not left waiting for ever."""
     ledger = Ledger(path)
     ledger.start()
-    calls = [opened(number) for number in (1, 2)]
+    labels = {"tags": '{"run":"1"}', "session": "s", "budget_tags": ("run=1",)}
+    calls = [opened(number, **labels) for number in (1, 2, 3)]
     for call in calls:
         ledger.queue(call)
-    await ledger.admit(calls[1], attempt(calls[1]))
+    for call in calls[1:]:
+        await ledger.admit(call, attempt(call))
     await ledger.close()  # as far as the file goes a kill leaves the same
     assert {one.check for one in verify(path)} == {"open call"}
     again = Ledger(path)
     again.start()
-    assert again.recovered == 2
+    assert again.recovered == 3
     rows = [detail(again, call.id) for call in calls]
-    assert [row.call.state for row in rows] == ["recovered", "recovered"]
-    assert [row.call.cost_nanousd for row in rows] == [0, 1000]
+    assert [row.call.state for row in rows] == ["recovered"] * 3
+    assert [row.call.cost_nanousd for row in rows] == [0, 1000, 1000]
     await again.close()
     assert verify(path) == []
 

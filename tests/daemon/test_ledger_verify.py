@@ -131,6 +131,23 @@ async def test_roll_ups_older_than_the_rows_are_left_alone(path: Path) -> None:
     assert totals(path, since_ms=0, until_ms=2**60).cost_nanousd == 600
 
 
+async def test_a_tag_whose_name_is_lost_has_its_spending_again(path: Path) -> None:
+    """The calls say their tags; without the name repair would leave them out, unseen."""
+    ledger = Ledger(path)
+    ledger.start()
+    call = opened(9, budget_tags=("run=1",))
+    await ledger.admit(call, attempt(call))
+    await ledger.settle(closed(call), ended(attempt(call)))
+    await ledger.close()
+    with by_hand(path) as db:
+        db.execute("DELETE FROM spend_tag")
+        db.execute("DELETE FROM words WHERE word = 'run=1'")
+    assert repair(path) == []
+    with by_hand(path) as db:
+        summed = "SELECT w.word, sum(s.cost_nanousd) FROM spend_tag s JOIN words w ON w.id = s.tag"
+        assert db.execute(summed).fetchall() == [("run=1", 300)]
+
+
 async def test_a_call_left_open_is_found_and_settled_at_its_hold(path: Path) -> None:
     """With the daemon down, nobody can be serving it."""
     ledger = Ledger(path)

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from ledger_rows import ANNA, AT_MS, PRICE, RAW_USAGE, attempt, closed, ended, opened, refused
 
@@ -17,6 +18,7 @@ from tollway.daemon.ledger.book import Book
 from tollway.daemon.ledger.operations import Admit, Next, Operation, Settle, Withdraw
 from tollway.daemon.ledger.rows import Audited, SpentQuery, Who
 from tollway.daemon.ledger.schema import QUARTER_MS, migrate, transaction
+from tollway.daemon.ledger.statements import Upsert
 from tollway.daemon.ledger.verify import verify
 from tollway.daemon.ledger.writer import Ledger
 from tollway.providers.canon import Usage
@@ -134,7 +136,8 @@ async def test_every_attempt_is_a_row_and_the_call_is_their_sum(ledger: Ledger) 
     first = attempt(call)
     second = attempt(call, 2, provider="groq", model="llama", hold_nanousd=70)
     await ledger.admit(call, first)
-    await ledger.next_attempt(ended(first, 250, ending="upstream_broke"), second)
+    guess = Usage(input=412, output=286, estimated=True)
+    await ledger.next_attempt(ended(first, 250, ending="upstream_broke", usage=guess), second)
     await ledger.settle(closed(call), ended(second, 40))
     found = calls.one(ledger.path, call.id)
     assert [(one.provider, one.cost_nanousd, one.ending) for one in found.attempts] == [
@@ -143,13 +146,14 @@ async def test_every_attempt_is_a_row_and_the_call_is_their_sum(ledger: Ledger) 
     ]
     assert (found.call.attempts, found.call.cost_nanousd, found.call.hold_nanousd) == (2, 290, 1070)
     assert (found.call.provider, found.call.input_total) == ("groq", 824)
+    assert found.call.estimated
     asked = [SpentQuery("provider", name, 0) for name in ("openai", "groq")]
     assert await ledger.spent([*asked, *BOX]) == [250, 40, 290]
 
 
 async def test_a_refused_call_is_a_row_without_cost(ledger: Ledger) -> None:
     """Whoever asks why their call did not go through finds it."""
-    ledger.refuse(refused(1))
+    ledger.refuse(refused(1, budget_tags=("run=1", "run=1")))
     assert await ledger.spent(BOX) == [0]
     found = calls.one(ledger.path, refused(1).id).call
     assert (found.state, found.error, found.total_ms, found.attempts) == (
@@ -216,19 +220,38 @@ async def test_a_call_is_admitted_once(ledger: Ledger, caplog: pytest.LogCapture
             return_exceptions=True,
         )
     assert [type(one) for one in found] == [type(None), LedgerUnavailable, type(None)]
+    with pytest.raises(LedgerUnavailable):
+        await ledger.next_attempt(None, attempt(call, hold_nanousd=5))
     for one in (call, other):
         await ledger.settle(closed(one), ended(attempt(one)))
     assert await ledger.spent(BOX) == [600]
     assert ledger.problem is None
 
 
+def test_any_number_of_rows_is_written_in_one_go() -> None:
+    """None twice, none left out, whatever powers of two they are cut into."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute("CREATE TABLE numbers (number INTEGER PRIMARY KEY)")
+        done = 0
+        for many in (1, 2, 3, 63, 64, 65, 150):
+            Upsert("numbers", ("number",)).write(db, [(done + one,) for one in range(many)])
+            done += many
+            assert db.execute("SELECT count(*) FROM numbers").fetchone() == (done,)
+
+
 async def test_a_row_that_cannot_be_written_fails_alone(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One impossible number must not keep the settlements beside it in memory for ever."""
+    """One impossible number must not keep the settlements beside it in memory for ever.
+
+    What is under way goes on as it was, with all that has been said of it.
+    """
     admitted = [opened(number) for number in range(1, 4)]
     for call in admitted:
         await ledger.admit(call, attempt(call))
+    retried = opened(4, tags='{"run":"1"}', session="s", budget_tags=("run=1",))
+    await ledger.admit(retried, attempt(retried))
+    await ledger.next_attempt(ended(attempt(retried), 20), attempt(retried, 2))
     with caplog.at_level(logging.CRITICAL, "tollway.daemon.ledger.thread"):
         costs = (300, 2**63, 300)
         done = [
@@ -237,8 +260,10 @@ async def test_a_row_that_cannot_be_written_fails_alone(
         ]
         await asyncio.wait(done)
     assert [type(one.exception()) for one in done] == [type(None), LedgerUnavailable, type(None)]
-    assert await ledger.spent(BOX) == [600]
+    assert await ledger.spent(BOX) == [620]
     await ledger.settle(closed(admitted[1]), ended(attempt(admitted[1])))
+    await ledger.settle(closed(retried), ended(attempt(retried, 2), 5))
+    assert await ledger.spent(BOX) == [925]
 
 
 async def test_the_end_of_an_attempt_survives_a_next_one_that_cannot_be_written(
@@ -265,6 +290,25 @@ async def test_an_attempt_that_its_call_forgot_is_billed_at_its_hold(
     assert await ledger.spent(BOX) == [1000]
     assert calls.one(ledger.path, call.id).call.estimated
     assert "left attempt 1 open" in caplog.text
+    other = opened(2)
+    await ledger.admit(other, attempt(other))
+    await ledger.next_attempt(None, attempt(other, 2))
+    guess = ended(attempt(other, 2), 300, usage=Usage(output=9, estimated=True))
+    await ledger.settle(closed(other, "failed"), guess)
+    assert await ledger.spent(BOX) == [2300]
+
+
+async def test_an_attempt_has_the_price_that_it_was_billed_at(ledger: Ledger) -> None:
+    """Another than it was held at, or none at all where its provider told the bill."""
+    call = opened(1)
+    first, second = attempt(call), attempt(call, 2, price=None)
+    await ledger.admit(call, first)
+    dearer = msgspec.structs.replace(PRICE, id="price-2")
+    await ledger.next_attempt(ended(first, 250, price=dearer), second)
+    await ledger.settle(closed(call), ended(second, 40, reported_nanousd=40))
+    priced = "SELECT p.id FROM attempts t LEFT JOIN prices p ON p.number = t.price"
+    assert rows(ledger.path, priced) == [("price-2",), (None,)]
+    assert rows(ledger.path, "SELECT sum(unpriced) FROM spend_quarter") == [(0,)]
 
 
 async def test_a_settlement_is_counted_once(ledger: Ledger) -> None:
@@ -321,13 +365,20 @@ async def test_a_provider_that_makes_up_usage_does_not_fill_the_dictionary(ledge
     assert calls.one(ledger.path, opened(299).id).attempts[0].usage == raw
 
 
-async def test_what_was_refused_for_a_stalled_disk_is_undone(tmp_path: Path) -> None:
-    """The caller was told that it failed, and then the disk wrote it: it must not stay open."""
+@pytest.mark.parametrize("known", [False, True], ids=["late", "in time"])
+async def test_what_was_refused_for_a_stalled_disk_is_undone(
+    tmp_path: Path, known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller was told that it failed, and then the disk wrote it: it must not stay open.
+
+    Where that is known before the disk takes it, it is not written at all.
+    """
     path = tmp_path / "ledger.db"
     call, retried = opened(1), opened(2)
     done = asyncio.get_running_loop().create_future()
     first = Admit(call, attempt(call), done)
     other = Next(ended(attempt(retried), 250), attempt(retried, 2), done)
+    first.withdrawn = other.withdrawn = known
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         migrate(db, path)
         book = Book(db)
@@ -343,9 +394,12 @@ async def test_what_was_refused_for_a_stalled_disk_is_undone(tmp_path: Path) -> 
                 book.write(group)
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     found = {row.id: row for row in calls.recent(path, limit=2)}
-    assert (found[call.id].state, found[call.id].cost_nanousd) == ("refused", 0)
+    assert (call.id in found) is not known
+    assert known or (found[call.id].state, found[call.id].cost_nanousd) == ("refused", 0)
     assert (found[retried.id].state, found[retried.id].cost_nanousd) == ("settled", 250)
+    assert found[retried.id].attempts == (1 if known else 2)
     assert verify(path) == []
+    assert caplog.text == ""
 
 
 async def test_the_audit_trail_is_written_in_order(ledger: Ledger) -> None:
