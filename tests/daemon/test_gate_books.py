@@ -1,15 +1,19 @@
 """Holds and settlements: all budgets or none, each in its period, and no window past its cap."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_rows import AT_MS, attempt, closed, ended, opened
 
-from tollway.daemon.config.schema import Budget, Scope
+from tollway.daemon.config.schema import Budget, Period, Scope
+from tollway.daemon.errors import LedgerUnavailable
 from tollway.daemon.gate.accounts import Calendar, Rolling, account
 from tollway.daemon.gate.books import Books, Charge, Full, Limit
+from tollway.daemon.ledger.writer import Ledger
 
 ZONE = ZoneInfo("Europe/Berlin")
 MINUTE_MS = 60_000
@@ -124,6 +128,59 @@ def test_an_account_that_a_reload_adds_sees_the_holds_that_live(period: str) -> 
         books.hold(11, START_MS, charge_of(limits))
     hold.settle(25)
     assert counted(limits[0].account, START_MS) == (25, 0)
+
+
+async def test_an_account_that_could_not_be_read_is_read_the_next_time(tmp_path: Path) -> None:
+    """Left as it was it would look unspent. Another zone has days of its own, but no spans."""
+    (tmp_path / "junk.db").write_bytes(b"this is no database at all" * 400)
+    broken, ledger = Ledger(tmp_path / "junk.db"), Ledger(tmp_path / "ledger.db")
+    books = Books(lambda: AT_MS * 1_000_000)
+    wanted: list[tuple[Scope, Period]] = [(BOX, "day"), (BOX, "24h")]
+    for each in (broken, ledger):
+        each.start()
+    call = opened(1)
+    await ledger.admit(call, attempt(call))
+    await ledger.settle(closed(call), ended(attempt(call), 300))
+    with pytest.raises(LedgerUnavailable):
+        await books.open(wanted, ZONE, broken)
+    found = await books.open(wanted, ZONE, ledger)
+    assert [who.used(AT_MS) for who in found.values()] == [300, 300]
+    again = await books.open(wanted, ZoneInfo("UTC"), ledger)
+    assert [again[key] is found[key] for key in wanted] == [False, True]
+    for each in (broken, ledger):
+        await each.close()
+
+
+@pytest.mark.parametrize("period", ["day", "24h"])
+def test_what_is_left_is_of_the_callers_own_budgets_and_never_below_nothing(period: str) -> None:
+    """A provider's budget is no caller's: another target has none. An overrun leaves nothing."""
+    books = Books()
+    budgets = [(BOX, Budget(100, period)), (("provider", "up"), Budget(10, period))]
+    limits = limits_of(books, budgets)
+    charge = charge_of(limits)
+    assert books.left(charge, START_MS) == 100
+    books.hold(5, START_MS, charge).settle(150)
+    assert books.left(charge, START_MS) == 0
+    assert books.room(limits, START_MS) == (0, limits[1])
+
+
+def test_a_charge_sees_a_span_that_a_reload_adds() -> None:
+    """What it had at hand before is no longer all that it is booked in."""
+    books, charge, box = one("day")
+    books.hold(10, START_MS, charge)
+    span = books.add(account(BOX, "24h", ZONE, START_MS))
+    for held in (20, 30):
+        books.hold(10, START_MS, charge)
+        assert counted(box, START_MS) == counted(span, START_MS) == (0, held)
+
+
+def test_a_hold_is_settled_once() -> None:
+    """Whoever settles it again, as a fault's way out might, changes nothing."""
+    books, charge, box = one("day")
+    hold = books.hold(80, START_MS, charge)
+    hold.settle(30)
+    hold.settle(50)
+    assert counted(box, START_MS) == (30, 0)
 
 
 def test_the_books_clock_never_goes_back() -> None:

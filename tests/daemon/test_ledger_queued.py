@@ -94,8 +94,10 @@ async def test_a_call_queued_when_the_daemon_died_is_recovered_as_never_sent(pat
     """Nobody began to work on it: it costs nothing, and is not left waiting for ever."""
     ledger = Ledger(path)
     ledger.start()
-    labels = {"tags": '{"run":"1"}', "session": "s", "budget_tags": ("run=1",)}
-    calls = [opened(number, **labels) for number in (1, 2, 3)]
+    calls = [
+        opened(number, tags='{"run":"1"}', session="s", budget_tags=("run=1",))
+        for number in (1, 2, 3)
+    ]
     for call in calls:
         ledger.queue(call)
     for call in calls[1:]:
