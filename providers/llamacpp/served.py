@@ -241,6 +241,7 @@ class ServedAnswer(AsyncIterator[bytes]):
         self._answer = answer
         self._pieces = cast(HttpAnswer, answer.chunks())  # servers of commands speak HTTP
         self._call = call
+        self._stumbled: UpstreamError | None = None  # what who is given the pieces has raised
 
     @property
     def gpu_ms(self) -> int:
@@ -270,17 +271,25 @@ class ServedAnswer(AsyncIterator[bytes]):
         """Give the body's pieces to `take` as they come; see `transport.Pushed`.
 
         Raises:
-            UpstreamBroke, UpstreamTimeout: As `chunks`.
+            UpstreamBroke, UpstreamTimeout: As `chunks`; or whatever `take` or `passes` raises.
         """
         heard = self._call.heard
 
         def taken(piece: bytes) -> bool:
             heard()
-            return take(piece)
+            try:
+                return take(piece)
+            except UpstreamError as fault:
+                self._stumbled = fault
+                raise
 
         def passed(chunk: bytes, now_s: float) -> bool:
             heard()
-            return passes is not None and passes(chunk, now_s)
+            try:
+                return passes is not None and passes(chunk, now_s)
+            except UpstreamError as fault:
+                self._stumbled = fault
+                raise
 
         async with self._held():
             return await self._pieces.each(taken, passed if passes else None)
@@ -298,7 +307,8 @@ class ServedAnswer(AsyncIterator[bytes]):
         except TimeoutError as fault:
             raise _too_long(self._call.name) from fault
         except UpstreamError as fault:
-            await _explain(fault, self._call)
+            if fault is not self._stumbled:
+                await _explain(fault, self._call)
             raise
 
     async def close(self) -> None:

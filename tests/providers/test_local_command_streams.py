@@ -1,5 +1,7 @@
 """Streams of a model that is a command, as the gate is handed them."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -73,4 +75,21 @@ async def test_what_came_before_an_early_end_is_handed_on(
         assert words in raised.value.message
         assert client.got == EVENTS
         assert raised.value.death == ("alone" if end == "die" else "")
+        await answer.close()
+
+
+async def test_what_the_reader_raises_is_no_end_of_the_server(tmp_path: Path) -> None:
+    """It is raised as it is and at once, with no look at whether the server has ended."""
+    async with serving(tmp_path) as local:
+        answer = await local.forward("qwen", request("say one two three hang"))
+        unreadable = UpstreamBroke("The provider's answer cannot be read")
+
+        def take(_piece: bytes) -> bool:
+            os.kill(local.states()[0].pid or 0, signal.SIGKILL)
+            raise unreadable
+
+        with pytest.raises(UpstreamBroke) as raised:
+            await answer.each(take)
+        assert raised.value is unreadable
+        assert unreadable.death == ""
         await answer.close()
