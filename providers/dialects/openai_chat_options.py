@@ -17,7 +17,7 @@ from tollway.providers.dialects.dialect import Facts
 from tollway.providers.dialects.openai_chat_parts import NAME
 from tollway.providers.dialects.openai_chat_said import HOSTED
 from tollway.providers.dialects.openai_models import reasons, takes_sampling
-from tollway.providers.dialects.openai_strict import alone, held
+from tollway.providers.dialects.openai_strict import bare, held
 from tollway.providers.dialects.tiers import UNSAID
 from tollway.providers.dialects.wire import (
     PLAIN_TEXT,
@@ -115,7 +115,7 @@ def _tools(
     allowed = choice.names if choice and (choice.mode != "tool" or quirks & _ONE_ALONE) else ()
     tools = [
         _tool(tool, quirks, dropped, tool_name)
-        for tool in said.tools
+        for tool in bare(said.tools)
         if not (isinstance(tool, HostedTool) and tool.by == NAME and tool.type in HOSTED)
         if own or not allowed or not isinstance(tool, Tool) or tool.name in allowed
     ]
@@ -170,8 +170,6 @@ def _tool(
             "function": {**function, "parameters": msgspec.Raw(PLAIN_TEXT)},
             **mark,
         }
-    if tool.strict:
-        tool = msgspec.structs.replace(tool, schema=alone(tool.schema))
     function["parameters"] = msgspec.Raw(_with_properties(tool.schema))
     if tool.strict is not None:
         function["strict"] = stays_strict(tool, dropped)

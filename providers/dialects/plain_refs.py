@@ -26,12 +26,24 @@ _VALUES: Final = frozenset({"enum", "const", "default", "examples", "example", "
 # Others may be read amiss (openai/openai-node#1679, of spaces).
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UNPLAIN = re.compile(r"[^A-Za-z0-9_.-]")
-# What is referred to by many places is put into `$defs` as often: an honest schema has kilobytes.
+# What all schemas of a request may grow by: honest ones grow by kilobytes.
 _MOST_BYTES: Final = 1024 * 1024
 # A reference to a reference, and so on: more lead nowhere.
 _MOST_HOPS: Final = 8
 # What a schema is known by, and nobody needs to know once it stands in `$defs`.
 _NAMES: Final = frozenset({"$id", "$anchor"})
+
+
+class Room:
+    """How much more the schemas of one request may become with what they refer to."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_BYTES
+
+    def takes(self, size: int) -> bool:
+        """Take so many bytes; return whether there was room for them."""
+        self._left -= size
+        return self._left >= 0
 
 
 def with_plain_refs(said: Conversation) -> Conversation:
@@ -41,13 +53,14 @@ def with_plain_refs(said: Conversation) -> Conversation:
         RequestInvalid: The answer's schema refers to what is not in it; `param` names the field.
         Untranslatable: One would be too large.
     """
-    tools = tuple(_tool(one) if isinstance(one, Tool) else one for one in said.tools)
+    room = Room()
+    tools = tuple(_tool(one, room) if isinstance(one, Tool) else one for one in said.tools)
     if any(new is not old for new, old in zip(tools, said.tools, strict=True)):
         said = msgspec.structs.replace(said, tools=tools)
     asked = said.format
     if asked is None or not _refers(asked.schema):
         return said
-    schema, lost = plain(asked.schema, "response_format")
+    schema, lost = plain(asked.schema, "response_format", room)
     if lost:
         raise RequestInvalid(
             f"The schema of the answer refers to `{lost[0][:80]}`, which is not in it",
@@ -59,10 +72,10 @@ def with_plain_refs(said: Conversation) -> Conversation:
     return msgspec.structs.replace(said, format=msgspec.structs.replace(asked, schema=schema))
 
 
-def _tool(tool: Tool) -> Tool:
+def _tool(tool: Tool, room: Room) -> Tool:
     if tool.kind == "custom" or not _refers(tool.schema):
         return tool
-    schema, lost = plain(tool.schema, "tools")
+    schema, lost = plain(tool.schema, "tools", room)
     if schema is tool.schema:
         return tool
     names = ["parameters.$ref"] if lost else []
@@ -80,12 +93,13 @@ def _refers(schema: bytes) -> bool:
     return b'"$ref"' in schema
 
 
-def plain(schema: bytes, param: str) -> tuple[bytes, tuple[str, ...]]:
+def plain(schema: bytes, param: str, room: Room) -> tuple[bytes, tuple[str, ...]]:
     """Return a schema that refers to `#/$defs/NAME` alone, and the references that lead nowhere.
 
     Args:
         schema: Whose own bytes are returned where it does so already.
         param: The field that it stands in.
+        room: That of the request, for what stands in more places than before.
 
     Raises:
         Untranslatable: It would be too large; it is nested too deeply.
@@ -94,7 +108,7 @@ def plain(schema: bytes, param: str) -> tuple[bytes, tuple[str, ...]]:
     if said is None:
         return schema, ()
     try:
-        walk = _Walk(said)
+        walk = _Walk(said, len(schema), room)
         written = walk.whole()
     except (RecursionError, _TooMuchError):
         raise Untranslatable(
@@ -120,7 +134,7 @@ class _TooMuchError(Exception):
 class _Walk:
     """Writes a schema anew, and puts what it refers to into `$defs` as it is met."""
 
-    def __init__(self, said: dict[str, Any]) -> None:
+    def __init__(self, said: dict[str, Any], size: int, room: Room) -> None:
         self.changed = False
         self.lost: dict[str, None] = {}
         self._root = said
@@ -130,7 +144,8 @@ class _Walk:
         self._pending: deque[tuple[str, Any]] = deque()
         own = said.get("$defs")
         self._taken: dict[str, int] = dict.fromkeys(own, 1) if isinstance(own, dict) else {}
-        self._left = _MOST_BYTES
+        self._own = size  # what only changes its place takes no room
+        self._room = room
         self._known: dict[str, Any] | None = None  # by `$id` and `$anchor`
 
     def whole(self) -> dict[str, Any]:
@@ -182,8 +197,8 @@ class _Walk:
                 self.lost[ref] = None
                 self._names[local] = None
             else:
-                self._left -= len(msgspec.json.encode(there))
-                if self._left < 0:
+                self._own -= (size := len(msgspec.json.encode(there)))
+                if self._own < 0 and not self._room.takes(min(size, -self._own)):
                     raise _TooMuchError
                 self._names[local] = name = self._free(local)
                 self._pending.append((name, there))
@@ -194,9 +209,9 @@ class _Walk:
     def _local(self, ref: str) -> str:
         """Return a reference by the schema's own address as one within it."""
         start = self._root.get("$id")
-        if isinstance(start, str) and start and ref.startswith(start):
-            return ref.removeprefix(start) or "#"
-        return ref
+        start = start.removesuffix("#") if isinstance(start, str) else ""
+        address, _, place = ref.partition("#")
+        return f"#{place}" if start and address == start else ref
 
     def _free(self, ref: str) -> str:
         """Return a name for what a reference leads to: its own, where `$defs` has it already."""

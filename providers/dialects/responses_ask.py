@@ -29,7 +29,7 @@ from tollway.providers.conversation import (
 )
 from tollway.providers.dialects.dialect import Facts, Written
 from tollway.providers.dialects.openai_models import can_rest, efforts, takes_sampling
-from tollway.providers.dialects.openai_strict import alone, held
+from tollway.providers.dialects.openai_strict import bare, held
 from tollway.providers.dialects.responses_request import NAME
 from tollway.providers.dialects.wire import (
     as_url,
@@ -273,7 +273,7 @@ class _Items:
 def _tools(said: Conversation, dropped: list[str]) -> _Fields:
     if not said.tools:
         return
-    yield "tools", [_tool(tool, dropped) for tool in said.tools]
+    yield "tools", [_tool(tool, dropped) for tool in bare(said.tools)]
     if said.tool_choice is not None:
         yield "tool_choice", _choice(said.tool_choice)
     if said.parallel is not None:
@@ -297,8 +297,6 @@ def _tool(tool: Tool | HostedTool, dropped: list[str]) -> dict[str, object]:
         if tool.schema:
             said["format"] = msgspec.Raw(tool.schema)
         return said
-    if tool.strict:
-        tool = msgspec.structs.replace(tool, schema=alone(tool.schema))
     said["parameters"] = msgspec.Raw(of_object(tool.schema) or _NO_ARGUMENTS)
     # Left out, OpenAI tries to hold the model to the schema, which other dialects never do.
     said["strict"] = stays_strict(tool, dropped)

@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from translated import ANTHROPIC, BEDROCK, GEMINI, OPENAI, RESPONSES
 
 from tollway.providers.conversation import Conversation, Format, Message, Text, Tool, ToolResult
 from tollway.providers.dialects.dialect import Asks, Facts
-from tollway.providers.dialects.plain_refs import plain, with_plain_refs
+from tollway.providers.dialects.openai_strict import bare
+from tollway.providers.dialects.plain_refs import Room, plain, with_plain_refs
 from tollway.providers.errors import RequestInvalid, Untranslatable
 
 WORD = {"type": "string"}
@@ -77,6 +79,14 @@ ROUND = shut("left", left=to("#/$defs/A"))
             shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD}},
         ),
         (
+            shut(a=to("a.json#/$defs/X")) | {"$id": "a.json#", "$defs": {"X": WORD}},
+            shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD}},
+        ),
+        (
+            shut(a=to("Type"), b=WORD | {"$id": "Type"}) | {"$id": "T"},
+            shut(a=to("#/$defs/Type"), b=WORD) | {"$defs": {"Type": WORD}},
+        ),
+        (
             shut(a=shut(b=items("T0")) | {"$id": "T0"}, **{"$id": WORD}),
             shut(a=shut(b=items("#/$defs/T0")), **{"$id": WORD})
             | {"$defs": {"T0": shut(b=items("#/$defs/T0"))}},
@@ -104,7 +114,7 @@ def test_what_is_referred_to_stands_in_defs(
     schema: dict[str, Any], written: dict[str, Any]
 ) -> None:
     """OpenAI and Google refuse references to other places, and whole requests with them."""
-    found, lost = plain(json.dumps(schema).encode(), "tools")
+    found, lost = plain(json.dumps(schema).encode(), "tools", Room())
     assert (json.loads(found), lost) == (written, ())
 
 
@@ -120,7 +130,7 @@ def test_what_is_referred_to_stands_in_defs(
 def test_what_is_plain_keeps_its_bytes(schema: Any) -> None:
     """A member may be called `$ref`, and a value may hold one."""
     text = json.dumps(schema).encode()
-    assert plain(text, "tools")[0] is text
+    assert plain(text, "tools", Room())[0] is text
 
 
 @pytest.mark.parametrize(
@@ -141,14 +151,14 @@ def test_what_leads_nowhere_is_named(place: str) -> None:
 
 def test_a_schema_that_only_refers_to_itself_is_any() -> None:
     """It says nothing."""
-    assert plain(b'{"$ref":"#"}', "tools") == (b"{}", ("#",))
+    assert plain(b'{"$ref":"#"}', "tools", Room()) == (b"{}", ("#",))
 
 
 def test_a_way_of_many_references_leads_nowhere() -> None:
     """It would be gone as often as it is long; honest ones are of two or three."""
     last = 500
     ways = {f"p{at}": to(f"#/properties/p{at + 1}") for at in range(last)}
-    _, lost = plain(json.dumps(shut(**ways, **{f"p{last}": WORD})).encode(), "tools")
+    _, lost = plain(json.dumps(shut(**ways, **{f"p{last}": WORD})).encode(), "tools", Room())
     assert "#/properties/p1" in lost
     assert f"#/properties/p{last}" not in lost
 
@@ -162,8 +172,43 @@ def test_copies_have_an_end() -> None:
         places.append(f"{places[-1]}/properties/a")
     text = json.dumps(deep | {"anyOf": [to(place) for place in places]}).encode()
     with pytest.raises(Untranslatable, match="too large") as refused:
-        plain(text, "tools")
+        plain(text, "tools", Room())
     assert refused.value.param == "tools"
+
+
+def test_the_copies_of_a_request_have_an_end() -> None:
+    """A hundred tools of a few kilobytes each held everybody up for seconds."""
+    deep: dict[str, Any] = {"description": "x" * 9000}
+    places = ["#"]
+    for _ in range(9):
+        deep = shut(a=deep)
+        places.append(f"{places[-1]}/properties/a")
+    (tool,) = asked(deep | {"anyOf": [to(place) for place in places]}).tools
+    said = Conversation("", "m", (), tools=(tool,) * 9)
+    with_plain_refs(said)
+    with pytest.raises(Untranslatable, match="too large"):
+        with_plain_refs(replace(said, tools=said.tools * 9))
+
+
+def test_what_only_changes_its_place_takes_no_room() -> None:
+    """Sessions have hundreds of tools, whose schemas may be large."""
+    (tool,) = asked(shut(a=to("#/$defs/X")) | {"$defs": {"X": {"enum": ["x" * 50_000]}}}).tools
+    said = Conversation("", "m", (), tools=(tool,) * 50)
+    assert with_plain_refs(said) is said
+
+
+def test_descriptions_are_put_in_place_within_bounds() -> None:
+    """A node that is described within itself was put there thousands of times, for each tool."""
+    node = shut("n", n=to("#/$defs/N") | {"description": "next"})
+    (loop,) = asked(node | {"$defs": {"N": node}}, strict=True).tools
+    noted = shut("a", a=to("#/$defs/X") | {"description": "which"}) | {"$defs": {"X": INNER}}
+    (honest,) = asked(noted, strict=True).tools
+    unlike, put = bare((loop, honest))
+    assert isinstance(put, Tool)
+    assert (unlike, b"which" in put.schema, b"#/$defs/X" in put.schema) == (loop, True, False)
+    ways = {f"W{at}": {"anyOf": [to(f"#/$defs/W{at + 1}") | {"title": ""}] * 50} for at in range(9)}
+    (many,) = asked(ways["W0"] | {"$defs": ways | {"W9": WORD}}, strict=True).tools
+    assert list(bare((many, honest))) == [many, honest]
 
 
 @pytest.mark.parametrize("target", [OPENAI, RESPONSES], ids=lambda each: each.name)
