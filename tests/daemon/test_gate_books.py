@@ -164,6 +164,27 @@ def test_what_is_left_is_of_the_callers_own_budgets_and_never_below_nothing(peri
     assert books.room(limits, START_MS) == (0, limits[1])
 
 
+def test_a_budget_has_left_what_is_neither_settled_nor_held() -> None:
+    """As `tollway budgets` and the metrics tell it."""
+    books = Books(lambda: START_MS * 1_000_000)
+    limits = limits_of(books, [(BOX, Budget(100, "day"))])
+    books.hold(30, START_MS, charge_of(limits)).settle(20)
+    books.hold(50, START_MS, charge_of(limits))
+    (state,) = books.state(limits)
+    assert (state.settled_nanousd, state.held_nanousd, state.left_nanousd) == (20, 50, 30)
+
+
+def test_a_charge_that_has_turned_over_still_knows_the_day_before() -> None:
+    """A later attempt of a call of yesterday takes nothing from today."""
+    books, charge, box = one("day")
+    books.hold(1, START_MS, charge)
+    for _ in range(2):  # the first turns it over, the second finds its windows at hand
+        books.hold(10, START_MS + DAY_MS, charge)
+    books.hold(5, START_MS, charge)
+    assert counted(box, START_MS + DAY_MS) == (0, 20)
+    assert box.used(START_MS) == 6
+
+
 def test_a_charge_sees_a_span_that_a_reload_adds() -> None:
     """What it had at hand before is no longer all that it is booked in."""
     books, charge, box = one("day")
