@@ -73,6 +73,16 @@ def test_a_prompt_is_read_in_pieces_and_answered() -> None:
     assert native.chains == 0
 
 
+def test_what_each_prompt_of_a_call_finds_in_memory_is_added_up() -> None:
+    """Cached tokens cost less: those of the last prompt alone would bill the others in full."""
+    engine = Engine(Alphabet("h"), None)
+    engine.submit(job("zzzzzza"))
+    run(engine)
+    engine.submit(Submit(2, "completions", [Prompt(text="zzzzzza"), Prompt(text="zzzzzzb")]))
+    used = run(engine)[-1]
+    assert used == Done(2, Used(prompt=14, cached=12, completion=13))
+
+
 def test_where_no_token_can_be_chosen_the_others_have_theirs_once() -> None:
     """A chain that is asked twice for one place has taken the first: its grammar goes astray."""
 
