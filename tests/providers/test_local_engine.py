@@ -79,8 +79,36 @@ def test_what_each_prompt_of_a_call_finds_in_memory_is_added_up() -> None:
     engine.submit(job("zzzzzza"))
     run(engine)
     engine.submit(Submit(2, "completions", [Prompt(text="zzzzzza"), Prompt(text="zzzzzzb")]))
-    used = run(engine)[-1]
-    assert used == Done(2, Used(prompt=14, cached=12, completion=13))
+    done = [up for up in run(engine) if isinstance(up, Done)]
+    assert done == [Done(2, Used(prompt=14, cached=12, completion=13))]
+
+
+def test_a_call_that_breaks_leaves_none_of_its_choices_in_memory() -> None:
+    """Neither of the one that failed nor of those beside it in the same step."""
+
+    class Once(Alphabet):
+        broken = False
+
+        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
+            found = super().sample(picks)
+            if self.broken or len(found) < 2:
+                return found
+            self.broken = True
+            return [NativeFailed("no token"), *found[1:]]
+
+    engine = Engine(Once("h", slots=2), None)
+    engine.submit(job("abcd", n=2))
+    assert run(engine)[-1] == Broken(1, "no token")
+    engine.submit(job("abcd", 2, n=2))
+    assert run(engine)[-1] == Done(2, Used(prompt=4, cached=0, completion=8))
+
+
+def test_a_call_that_no_step_has_begun_ends_with_nothing_used() -> None:
+    """Its caller hears of the end all the same: who hears nothing would wait for it."""
+    engine = Engine(Alphabet("h"), None)
+    engine.submit(job("abc"))
+    assert engine.cancel(1) == [Done(1, Used(), cancelled=True)]
+    assert not engine.busy
 
 
 def test_where_no_token_can_be_chosen_the_others_have_theirs_once() -> None:
