@@ -103,6 +103,20 @@ def test_a_call_that_breaks_leaves_none_of_its_choices_in_memory() -> None:
     assert run(engine)[-1] == Done(2, Used(prompt=4, cached=0, completion=8))
 
 
+def test_what_a_model_says_to_itself_is_counted_apart() -> None:
+    """The mark that ends a thought is its last token; the answer behind it is none of it."""
+
+    class Thinker(Alphabet):
+        script = iter(b"Hm</think>So\0")
+
+        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
+            return [Picked(next(self.script)) for _ in picks]
+
+    engine = Engine(Thinker(), ChatTemplate("a<think>{# </think> #}", bos="", eos=""))
+    engine.submit(Submit(1, "chat", [Prompt(messages=[Message("user", "a")])]))
+    assert run(engine)[-1] == Done(1, Used(prompt=8, completion=12, thought=10))
+
+
 def test_a_call_that_no_step_has_begun_ends_with_nothing_used() -> None:
     """Its caller hears of the end all the same: who hears nothing would wait for it."""
     engine = Engine(Alphabet("h"), None)
