@@ -73,58 +73,6 @@ def test_a_prompt_is_read_in_pieces_and_answered() -> None:
     assert native.chains == 0
 
 
-def test_what_each_prompt_of_a_call_finds_in_memory_is_added_up() -> None:
-    """Cached tokens cost less: those of the last prompt alone would bill the others in full."""
-    engine = Engine(Alphabet("h"), None)
-    engine.submit(job("zzzzzza"))
-    run(engine)
-    engine.submit(Submit(2, "completions", [Prompt(text="zzzzzza"), Prompt(text="zzzzzzb")]))
-    done = [up for up in run(engine) if isinstance(up, Done)]
-    assert done == [Done(2, Used(prompt=14, cached=12, completion=13))]
-
-
-def test_a_call_that_breaks_leaves_none_of_its_choices_in_memory() -> None:
-    """Neither of the one that failed nor of those beside it in the same step."""
-
-    class Once(Alphabet):
-        broken = False
-
-        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
-            found = super().sample(picks)
-            if self.broken or len(found) < 2:
-                return found
-            self.broken = True
-            return [NativeFailed("no token"), *found[1:]]
-
-    engine = Engine(Once("h", slots=2), None)
-    engine.submit(job("abcd", n=2))
-    assert run(engine)[-1] == Broken(1, "no token")
-    engine.submit(job("abcd", 2, n=2))
-    assert run(engine)[-1] == Done(2, Used(prompt=4, cached=0, completion=8))
-
-
-def test_what_a_model_says_to_itself_is_counted_apart() -> None:
-    """The mark that ends a thought is its last token; the answer behind it is none of it."""
-
-    class Thinker(Alphabet):
-        script = iter(b"Hm</think>So\0")
-
-        def sample(self, picks: Sequence[Pick]) -> Sequence[Picked | NativeFailed | Late]:
-            return [Picked(next(self.script)) for _ in picks]
-
-    engine = Engine(Thinker(), ChatTemplate("a<think>{# </think> #}", bos="", eos=""))
-    engine.submit(Submit(1, "chat", [Prompt(messages=[Message("user", "a")])]))
-    assert run(engine)[-1] == Done(1, Used(prompt=8, completion=12, thought=10))
-
-
-def test_a_call_that_no_step_has_begun_ends_with_nothing_used() -> None:
-    """Its caller hears of the end all the same: who hears nothing would wait for it."""
-    engine = Engine(Alphabet("h"), None)
-    engine.submit(job("abc"))
-    assert engine.cancel(1) == [Done(1, Used(), cancelled=True)]
-    assert not engine.busy
-
-
 def test_where_no_token_can_be_chosen_the_others_have_theirs_once() -> None:
     """A chain that is asked twice for one place has taken the first: its grammar goes astray."""
 
