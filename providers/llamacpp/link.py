@@ -48,9 +48,10 @@ class Uplink(asyncio.Protocol):
         try:
             while self._take is not None:
                 self._need = _HEAD
-                if len(came) - at >= _HEAD:
-                    self._need += frame_length(bytes(came[at : at + _HEAD]))
-                if len(came) - at < self._need or self._need == _HEAD:
+                if len(came) - at < _HEAD:
+                    break
+                self._need += frame_length(bytes(came[at : at + _HEAD]))
+                if len(came) - at < self._need:
                     break
                 body = bytes(came[at + _HEAD : at + self._need])
                 at += self._need

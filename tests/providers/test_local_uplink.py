@@ -61,7 +61,9 @@ def test_frames_do_not_depend_on_where_the_pieces_fall(cuts: set[int], before: i
     assert asyncio.run(go()) == FRAMES
 
 
-@pytest.mark.parametrize("broken", [(MAX_FRAME + 1).to_bytes(4, "little"), b"\1\0\0\0\xc1"])
+@pytest.mark.parametrize(
+    "broken", [(MAX_FRAME + 1).to_bytes(4, "little"), b"\1\0\0\0\xc1", bytes(4)]
+)
 async def test_what_cannot_be_read_is_the_end_behind_what_could(broken: bytes) -> None:
     """A worker that writes nonsense is ended; what it had said before that stands."""
     link, found = Uplink(), []
@@ -71,7 +73,7 @@ async def test_what_cannot_be_read_is_the_end_behind_what_could(broken: bytes) -
 
     link.listen(hear)
     link.data_received(STREAM + broken + STREAM)
-    await link.ended
+    assert link.ended.done()
     assert isinstance(link.fault, FrameError)
     link.data_received(STREAM)
     assert found == FRAMES
