@@ -25,6 +25,7 @@ _NAMED: Final = frozenset({"properties", "patternProperties", "dependentSchemas"
 _VALUES: Final = frozenset({"enum", "const", "default", "examples", "example", "required"})
 # Others may be read amiss (openai/openai-node#1679, of spaces).
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PLAIN_REF = re.compile(rb'"\$ref"\s*:\s*"#/\$defs/([A-Za-z0-9_.-]{1,64})"')
 _UNPLAIN = re.compile(r"[^A-Za-z0-9_.-]")
 # What all schemas of a request may grow by: honest ones grow by kilobytes.
 _MOST_BYTES: Final = 1024 * 1024
@@ -105,7 +106,7 @@ def plain(schema: bytes, param: str, room: Room) -> tuple[bytes, tuple[str, ...]
         Untranslatable: It would be too large; it is nested too deeply.
     """
     said = object_in(schema)
-    if said is None:
+    if said is None or _is_plain(schema, said):
         return schema, ()
     try:
         walk = _Walk(said, len(schema), room)
@@ -117,6 +118,15 @@ def plain(schema: bytes, param: str, room: Room) -> tuple[bytes, tuple[str, ...]
             param=param,
         ) from None
     return (msgspec.json.encode(written) if walk.changed else schema), tuple(walk.lost)
+
+
+def _is_plain(schema: bytes, said: dict[str, Any]) -> bool:
+    """Whether it is seen at once that all references lead to `$defs`, as those of most do."""
+    defined, names = said.get("$defs"), _PLAIN_REF.findall(schema)
+    if not isinstance(defined, dict) or "$ref" in said or len(names) != schema.count(b'"$ref"'):
+        return False
+    led = [defined.get(name.decode()) for name in set(names)]
+    return all(isinstance(there, dict) and "$ref" not in there for there in led)
 
 
 def _without(said: dict[str, Any], name: str) -> dict[str, Any]:

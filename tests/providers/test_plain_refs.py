@@ -122,6 +122,7 @@ def test_what_is_referred_to_stands_in_defs(
     "schema",
     [
         TREE | {"$defs": {"root": TREE}},
+        shut(a=to("#/$defs/X")) | {"$defs": {"X": INNER, "unused": shut(k=to("#/$defs/X"))}},
         shut(**{"$ref": WORD, "$defs": WORD}),
         {"enum": [{"$ref": "#/nowhere"}]},
         ["$ref"],
