@@ -17,7 +17,7 @@ from tollway.cli.options import AsJson, ConfigFile
 from tollway.cli.placed import place
 from tollway.cli.units import NAME, Wanted
 from tollway.daemon.config.load import parse
-from tollway.daemon.config.paths import private_folder
+from tollway.daemon.config.paths import home, private_folder
 from tollway.daemon.config.schema import Config
 from tollway.daemon.errors import DaemonUnreachable
 from tollway.providers.errors import GatewayError, RequestInvalid
@@ -226,13 +226,13 @@ def _can_wall() -> bool:
 
 def _places(*, system: bool) -> list[Path]:
     if _is_mac():
-        folder = Path("/Library/LaunchDaemons") if system else Path.home() / "Library/LaunchAgents"
+        folder = Path("/Library/LaunchDaemons") if system else home() / "Library/LaunchAgents"
         return [folder / f"{units.LABEL}.plist"]
     if system:
         folder = Path("/etc/systemd/system")
     else:
         said = os.environ.get("XDG_CONFIG_HOME", "")
-        base = Path(said) if os.path.isabs(said) else Path.home() / ".config"
+        base = Path(said) if os.path.isabs(said) else home() / ".config"
         folder = base / "systemd/user"
     return [folder / f"{NAME}.socket", folder / f"{NAME}.service"]
 

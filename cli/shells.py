@@ -103,8 +103,9 @@ def _write(shell: str) -> None:
             f"{shell} has no folder for completions", hint=f"Add `{_HOW[shell]}` to its $PROFILE"
         )
     from tollway.cli.placed import place  # noqa: PLC0415 - msgspec; --install alone needs it
+    from tollway.daemon.config.paths import home  # noqa: PLC0415 - the same
 
-    path, rc = Path.home() / _FILES[shell], Path.home() / f".{shell}rc"
+    path, rc = home() / _FILES[shell], home() / f".{shell}rc"
     before = rc.read_bytes() if rc.exists() else b""
     after = before if shell == Shell.FISH else _loading(before, shell, path)
     place(path, f"{_script(shell)}\n".encode())

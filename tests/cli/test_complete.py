@@ -225,6 +225,14 @@ def test_each_shell_finds_what_was_installed(tmp_path: Path, shell: str) -> None
     assert "ada" in said
 
 
+def test_nothing_is_installed_in_a_home_that_is_no_whole_path(tmp_path: Path) -> None:
+    """An empty one is `/` to us, and any other a folder of wherever the shell is."""
+    done = Home(tmp_path).tollway("completion", "bash", "--install", HOME="elsewhere")
+    assert done.returncode == 2
+    assert "$HOME is `elsewhere`" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_full_disk_leaves_the_shells_start_as_it_was(tmp_path: Path, shell: str) -> None:
     """What a person wrote there in years is not ours to lose, in whatever encoding it is."""
