@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from tollway.providers.conversation import Source, Thinking
-from tollway.providers.dialects.wire import as_url, file_data
+from tollway.providers.dialects.wire import as_url, data_url, file_data
 
 BY = "mistral"  # whose signature it is
 # How the base64 of a WAV file begins ("RIFF"); it is the other of the two kinds that are taken.
@@ -78,8 +78,8 @@ def _part(texts: list[dict[str, object]]) -> dict[str, object]:
 
 def sound(said: str) -> Source:
     """Return where a sound is, as a part of the type `input_audio` says it."""
-    if said.startswith(("https://", "http://")):
-        return Source("url", said)
+    if said.startswith(("https://", "http://", "data:")):
+        return data_url(said)
     return Source("base64", said, "audio/wav" if said.startswith(_WAV) else "audio/mp3")
 
 

@@ -17,7 +17,7 @@ from translated import (
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
-from tollway.providers.conversation import Conversation
+from tollway.providers.conversation import Audio, Conversation, Source
 from tollway.providers.dialects.dialect import Codec, Edits, Facts
 from tollway.providers.dialects.echoes import To, without_echoes
 from tollway.providers.dialects.openai_request import edited, peek
@@ -210,3 +210,19 @@ def test_a_seed_has_its_name_there() -> None:
     said = b'{"model":"m","seed":5,"messages":[]}'
     body = edited(peek("chat", said), Edits("mistral-small-latest", quirks=QUIRKS))
     assert json.loads(body) == {"model": "mistral-small-latest", "random_seed": 5, "messages": []}
+
+
+@pytest.mark.parametrize(
+    ("said", "source"),
+    [
+        ("UklGRg==", Source("base64", "UklGRg==", "audio/wav")),
+        ("SUQz", Source("base64", "SUQz", "audio/mp3")),
+        ("data:audio/ogg;base64,T2dn", Source("base64", "T2dn", "audio/ogg")),
+        ("https://a.example/b.mp3", Source("url", "https://a.example/b.mp3")),
+    ],
+    ids=["WAV", "MP3", "data URL", "address"],
+)
+def test_a_sound_in_its_shape_is_read(said: str, source: Source) -> None:
+    """A data URL went on as if all of it were base64, which Google refuses."""
+    turn = {"role": "user", "content": [{"type": "input_audio", "input_audio": said}]}
+    assert read(OPENAI, messages=[turn]).messages[0].parts == (Audio(source),)
