@@ -46,8 +46,16 @@ def _alone(schema: bytes, room: Room) -> bytes:
 
     "$ref cannot have keywords {'description'}" is OpenAI's answer to a strict schema, and its own
     libraries put in place what is referred to. Where more than a note stands beside one, or what
-    is described holds itself, or the request has no `room` left, the schema stays as it is.
+    is described holds itself, or it would be too deep, or the request has no `room` left, the
+    schema stays as it is.
     """
+    try:
+        return _put_in(schema, room)
+    except RecursionError:
+        return schema
+
+
+def _put_in(schema: bytes, room: Room) -> bytes:
     said, known = (object_in(schema), object_in(schema)) if b'"$ref"' in schema else (None, None)
     if said is None or known is None or not isinstance(defined := known.get("$defs"), dict):
         return schema

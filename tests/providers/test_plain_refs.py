@@ -210,6 +210,12 @@ def test_descriptions_are_put_in_place_within_bounds() -> None:
     ways = {f"W{at}": {"anyOf": [to(f"#/$defs/W{at + 1}") | {"title": ""}] * 50} for at in range(9)}
     (many,) = asked(ways["W0"] | {"$defs": ways | {"W9": WORD}}, strict=True).tools
     assert list(bare((many, honest))) == [many, honest]
+    level: dict[str, Any] = to("#/$defs/Y") | {"title": ""}
+    for _ in range(600):
+        level = {"items": level}
+    within = json.loads(json.dumps(level).replace("/Y", "/X"))
+    (deep,) = asked(within | {"$defs": {"X": level, "Y": WORD}}, strict=True).tools
+    assert list(bare((deep,))) == [deep]
 
 
 @pytest.mark.parametrize("target", [OPENAI, RESPONSES], ids=lambda each: each.name)
