@@ -16,9 +16,15 @@ def place(path: Path, data: bytes, *, denied: str = "") -> None:
     do where this user may not write there.
 
     Raises:
-        GatewayError: The folder or the disk does not take it. The file is as it was.
+        GatewayError: The folder or the disk does not take it, or what is there is no plain file.
+            It is as it was.
     """
     real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():  # a masked unit of systemd's is `/dev/null`
+        raise GatewayError(
+            f"`{path}` leads to `{real}`, which is no plain file",
+            hint=f"`ls -l {path}` shows what it is: move it away",
+        )
     try:
         if not real.parent.is_dir():
             private_folder(real.parent)

@@ -233,6 +233,18 @@ def test_nothing_is_installed_in_a_home_that_is_no_whole_path(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_plain_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """A link may lead to a device: `/dev/null` became a file with our lines for all who use it."""
+    place, pipe = tmp_path / ".bash_completions/tollway.sh", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    place.parent.mkdir()
+    place.symlink_to(pipe)
+    done = Home(tmp_path).tollway("completion", "bash", "--install")
+    assert done.returncode == 1
+    assert f"`{place}` leads to `{pipe}`" in done.stderr
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_full_disk_leaves_the_shells_start_as_it_was(tmp_path: Path, shell: str) -> None:
     """What a person wrote there in years is not ours to lose, in whatever encoding it is."""
