@@ -54,8 +54,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
     config: Config
     system: bool
+    home: Path
     user: str = ""
-    home: Path = Path.home()
     walled: bool = True
     environment: dict[str, str] = {}
 

@@ -78,15 +78,19 @@ def home() -> Path:
     """Return the user's home folder.
 
     Raises:
-        ConfigError: $HOME is no whole path, which would be another folder to each program.
+        ConfigError: $HOME is no whole path, which would be another folder to each program; or it
+            is not set, and the system has no home folder of this user.
     """
-    said = os.environ.get("HOME", "/")  # without it the system knows
-    if not os.path.isabs(said):
-        raise ConfigError(
-            f"$HOME is `{said}`, which is no folder's whole path",
-            hint="`export HOME=/home/NAME` sets it",
+    said = os.environ.get("HOME")
+    found = os.path.expanduser("~") if said is None else said
+    if not os.path.isabs(found):
+        what = (
+            f"not set, and the system knows none of this user (uid {os.getuid()})"
+            if said is None
+            else f"`{said}`, which is no folder's whole path"
         )
-    return Path.home()
+        raise ConfigError(f"$HOME is {what}", hint="`export HOME=/home/NAME` sets it")
+    return Path(found)
 
 
 class StatePaths(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ def test_systemd_takes_the_units(tmp_path: Path, system: bool) -> None:
     odd = tmp_path / "a b%c$d"
     odd.mkdir()
     one = wanted(odd, system=system, XDG_DATA_HOME=str(odd / "data"))
-    one = Wanted(one.config, system, "daemon", odd, environment=one.environment)
+    one = Wanted(one.config, system, odd, "daemon", environment=one.environment)
     (tmp_path / "tollway.socket").write_text(units.socket_unit(one))
     unit = tmp_path / "tollway.service"
     unit.write_text(units.service_unit(one))
@@ -92,14 +92,15 @@ def test_gpus_stay_open_and_disks_do_not(tmp_path: Path) -> None:
 def test_a_socket_in_the_temporary_folder_is_found_from_outside(tmp_path: Path) -> None:
     """A temporary folder of the service's own would hide it."""
     assert lines(units.service_unit(wanted(Path("/tmp/t"))), "PrivateTmp") == ["no"]  # noqa: S108
-    away = parse(TEXT, path=Path("/srv/t/gateway.toml"), home=Path("/srv/t"))
-    assert lines(units.service_unit(Wanted(away, system=False)), "PrivateTmp") == ["yes"]
+    home = Path("/srv/t")
+    away = Wanted(parse(TEXT, path=home / "gateway.toml", home=home), system=False, home=home)
+    assert lines(units.service_unit(away), "PrivateTmp") == ["yes"]
 
 
 def test_without_namespaces_only_what_needs_none_is_asked_for(tmp_path: Path) -> None:
     """A unit that asks for more does not start there at all."""
     one = wanted(tmp_path)
-    unit = units.service_unit(Wanted(one.config, system=False, walled=False))
+    unit = units.service_unit(Wanted(one.config, system=False, home=one.home, walled=False))
     assert "ProtectSystem" not in unit
     assert lines(unit, "NoNewPrivileges") == ["yes"]
 

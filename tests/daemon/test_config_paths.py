@@ -85,6 +85,16 @@ def test_a_home_that_is_no_whole_path_is_refused(
     assert "export HOME=" in refused.value.hint
 
 
+def test_a_user_whom_the_system_does_not_know_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers run as any number: it was a mistake of the program's own."""
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    with pytest.raises(ConfigError, match=r"\$HOME is not set") as refused:
+        data_folder()
+    assert "export HOME=" in refused.value.hint
+
+
 def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """A daemon began with it, and could then be neither asked nor stopped."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
