@@ -380,11 +380,11 @@ def _config(said: Conversation, facts: Facts, dropped: list[str]) -> _Fields:
     if said.format is not None and said.format.kind != "text":
         yield "responseMimeType", "application/json"
         if said.format.schema:
-            schema, told = promised(ended(said.format.schema), tells=True)
+            schema, told = promised(said.format.schema, tells=True)
             schema, says_less = refs_alone(schema)
             dropped += [f"response_format.{word}" for word in told]
             dropped += ["response_format.$ref"] if says_less else []
-            schema = described(schema, said.format.description)
+            schema = described(ended(schema), said.format.description)
             yield "responseJsonSchema", msgspec.Raw(schema)
     if said.reasoning is not None and (config := thinking_config(said.reasoning, facts, dropped)):
         yield "thinkingConfig", config

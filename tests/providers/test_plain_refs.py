@@ -261,6 +261,7 @@ def test_what_stands_beside_a_reference_for_good_is_not_strict(
         (shut() | {"$defs": {"A": shut("b", b=to("#/$defs/B")), "B": ROUND}}, True),
         (shut() | {"$defs": {"A": shut("b", b={"anyOf": [WORD, to("#/$defs/A")]})}}, True),
         (shut() | {"$defs": {"A": shut("b", b=items("#/$defs/A") | {"minItems": 1})}}, True),
+        (shut() | {"$defs": {"A": shut("b", b={"allOf": [to("#/$defs/A")]})}}, True),
         (shut() | {"$defs": {"A": shut("b", b=items("#/$defs/A"))}}, False),
         (shut() | {"$defs": {"A": shut(left=to("#/$defs/A"))}}, False),
         (
