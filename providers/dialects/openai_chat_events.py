@@ -218,6 +218,7 @@ class _Open:
         self._open: _Call | None = None
         self._queue: list[_Call] = []  # began while another was open
         self._held: list[ev.Event] = []  # came before the open call was whole
+        self._in_thought = False  # the last piece of content was one of a thought, unsigned yet
         self._thought = False  # the text of thoughts comes beside `reasoning_details`
         self._audio: dict[str, Any] = {}
         self._cites = False
@@ -294,6 +295,7 @@ class _Open:
         out = self._behind(out)
         if isinstance(content, str):
             out.append(ev.TextDelta(content, index))
+            self._in_thought = False
             return
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, dict):
@@ -302,16 +304,22 @@ class _Open:
                 self._thought_part(part, out)
             elif text := text_of(part, "text"):
                 out.append(ev.TextDelta(text, index))
+                self._in_thought = False
             elif (whole := shown(part)) is not None:
                 out.append(ev.PartWhole(whole, index))
+                self._in_thought = False
 
     def _thought_part(self, part: dict[str, Any], out: list[ev.Event]) -> None:
         """Read a piece of a thought as Mistral has it; what it is signed with comes last."""
         said = mistrals(part.get("thinking"), part.get("signature"))
         if said.text:
             out.append(ev.ThinkingDelta(said.text, self._index))
+            self._in_thought = True
         if said.signature:
+            # Without a word it is a thought of its own, and not a text's that came before.
+            out += () if self._in_thought else (ev.PartEnd(self._index),)
             out += (ev.Signed(said.by, said.signature, choice=self._index), ev.PartEnd(self._index))
+            self._in_thought = False
 
     def _think(self, said: chunks.Said, out: list[ev.Event]) -> None:
         index = self._index

@@ -17,7 +17,7 @@ from translated import (
 
 from tollway.providers.canon import Call
 from tollway.providers.catalog import KINDS
-from tollway.providers.conversation import Audio, Conversation, Source
+from tollway.providers.conversation import Audio, Conversation, Source, Text, Thinking
 from tollway.providers.dialects.dialect import Codec, Edits, Facts
 from tollway.providers.dialects.echoes import To, without_echoes
 from tollway.providers.dialects.openai_request import edited, peek
@@ -157,6 +157,14 @@ def test_a_signed_thought_comes_back_signed(client: Codec) -> None:
         body, dropped = asked(given_back(client, answer))
         assert body["messages"][1]["content"] == [SIGNED, TEXT]
         assert "thinking" not in dropped
+
+
+def test_a_signature_behind_a_text_is_of_a_thought_without_a_word() -> None:
+    """It was the text's, whose place for one Anthropic's streams do not have: it was lost there."""
+    pieces = [TEXT, {**SIGNED, "thinking": []}]
+    parts = streamed(pieces).choices[0].parts
+    assert parts == answer_of(pieces).choices[0].parts
+    assert parts == (Text("So"), Thinking("", "c2lnbmVk", by="mistral"))
 
 
 def test_each_signature_stands_beside_its_own_thought() -> None:
