@@ -122,11 +122,14 @@ def plain(schema: bytes, param: str, room: Room) -> tuple[bytes, tuple[str, ...]
 
 def _is_plain(schema: bytes, said: dict[str, Any]) -> bool:
     """Whether it is seen at once that all references lead to `$defs`, as those of most do."""
-    defined, names = said.get("$defs"), _PLAIN_REF.findall(schema)
-    if not isinstance(defined, dict) or "$ref" in said or len(names) != schema.count(b'"$ref"'):
+    defined, refs = said.get("$defs"), _PLAIN_REF.findall(schema)
+    if not isinstance(defined, dict) or "$ref" in said or len(refs) != schema.count(b'"$ref"'):
         return False
-    led = [defined.get(name.decode()) for name in set(names)]
-    return all(isinstance(there, dict) and "$ref" not in there for there in led)
+    led = {ref.decode() for ref in refs}
+    return led <= defined.keys() and all(
+        isinstance(one, dict) and "$ref" not in one if name in led else not _has_refs(one)
+        for name, one in defined.items()
+    )
 
 
 def _without(said: dict[str, Any], name: str) -> dict[str, Any]:

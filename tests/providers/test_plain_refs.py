@@ -97,6 +97,10 @@ ROUND = shut("left", left=to("#/$defs/A"))
             shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD}},
         ),
         (
+            shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD, "unused": shut(k=to("#/$defs/X"))}},
+            shut(a=to("#/$defs/X")) | {"$defs": {"X": WORD}},
+        ),
+        (
             to("#/$defs/X") | {"$defs": {"X": shut(k=items("#/$defs/X"))}},
             shut(k=items("#/$defs/X")) | {"$defs": {"X": shut(k=items("#/$defs/X"))}},
         ),
@@ -122,7 +126,6 @@ def test_what_is_referred_to_stands_in_defs(
     "schema",
     [
         TREE | {"$defs": {"root": TREE}},
-        shut(a=to("#/$defs/X")) | {"$defs": {"X": INNER, "unused": shut(k=to("#/$defs/X"))}},
         shut(**{"$ref": WORD, "$defs": WORD}),
         {"enum": [{"$ref": "#/nowhere"}]},
         ["$ref"],
