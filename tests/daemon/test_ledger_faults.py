@@ -418,3 +418,35 @@ async def test_a_fault_that_nobody_thought_of_loses_nothing(
         await ledger.ready()
         assert await ledger.spent(BOX) == [300]
     assert "the ledger cannot be written" in caplog.text
+
+
+async def test_what_is_done_of_a_group_is_not_done_again(tmp_path: Path) -> None:
+    """One row of it is bad, and the file fails at the next: that one waits, what is written stays.
+
+    Behind the bad row each is written by itself; the settlement before it would count twice.
+    """
+    async with running(tmp_path / "ledger.db") as ledger:
+        made = [opened(number) for number in (1, 2, 3)]
+        for call in made:
+            await ledger.admit(call, attempt(call))
+        with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+            for cost, fault in ((666, "RAISE(ABORT, 'a bad row')"), (777, "json('{')")):
+                other.execute(
+                    f"CREATE TRIGGER of_{cost} BEFORE UPDATE ON attempts"
+                    f" WHEN NEW.cost_nanousd = {cost} BEGIN SELECT {fault}; END"
+                )
+            good, bad, late = [
+                ledger.settle(closed(call), ended(attempt(call), cost))
+                for call, cost in zip(made, (300, 666, 777), strict=True)
+            ]
+            await good
+            with pytest.raises(LedgerUnavailable, match="cannot be written down"):
+                await bad
+            await until(lambda: ledger.problem is not None)
+            assert not late.done()
+            other.execute("DROP TRIGGER of_777")
+            await late
+            other.execute("DROP TRIGGER of_666")
+            (spent,) = other.execute("SELECT sum(cost_nanousd) FROM spend_quarter").fetchone()
+            assert spent == 300 + 777
+        await ledger.settle(closed(made[1]), ended(attempt(made[1]), 666))
