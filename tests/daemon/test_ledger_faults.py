@@ -88,6 +88,20 @@ async def test_a_foreign_lock_refuses_admissions_and_keeps_settlements(tmp_path:
         await ledger.settle(closed(third), ended(attempt(third)))
 
 
+async def test_a_ledger_that_has_nothing_to_write_is_not_well_by_that(tmp_path: Path) -> None:
+    """Whether it can be written is tried: `status` would say so, and the next caller be refused."""
+    async with running(tmp_path / "ledger.db") as ledger:
+        call = opened(1)
+        with foreign_transaction(ledger.path):
+            with pytest.raises(LedgerUnavailable):
+                await ledger.admit(call, attempt(call))
+            assert ledger.backlog == 0
+            await until(lambda: ledger._writer._failures >= 3)
+            assert ledger.problem is not None
+        await ledger.ready()
+        assert ledger.problem is None
+
+
 async def test_the_end_of_an_attempt_is_kept_though_the_next_is_refused(tmp_path: Path) -> None:
     """The lock came between the two: what the first try cost is known, and is billed."""
     async with running(tmp_path / "ledger.db") as ledger:
