@@ -6,6 +6,7 @@ from typing import Protocol
 
 from tollway.providers.errors import UpstreamBroke, UpstreamError
 from tollway.providers.http.inflate import CannotInflate, Inflater
+from tollway.providers.transport import Pushed
 
 BUFFER = 256 * 1024  # what may pile up for a slow reader before the provider is made to wait
 
@@ -29,7 +30,7 @@ class Link(Protocol):
         ...
 
 
-class HttpAnswer(AsyncIterator[bytes]):
+class HttpAnswer(Pushed):
     """One answer. It holds its connection (`link`) only until its last byte has come in."""
 
     __slots__ = (

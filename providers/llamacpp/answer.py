@@ -10,6 +10,7 @@ from tollway.providers.llamacpp.frames import Broken, Done, Reading, Refused
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.worker import Call, Worker, WorkerEnded
 from tollway.providers.llamacpp.writing import Writer, refusal
+from tollway.providers.transport import Pushed
 
 # Longer than any one engine step should take; a hung worker is the watchdog's business.
 CANCEL_WITHIN_S = 10.0
@@ -36,7 +37,7 @@ class Refusal:
         """There is nothing to give back."""
 
 
-class LocalAnswer(AsyncIterator[bytes]):
+class LocalAnswer(Pushed):
     """What a worker generates, as OpenAI events or as one body. See `transport.Answer`."""
 
     # What of the request the model could not be held to, as `x-tollway-dropped` says it.

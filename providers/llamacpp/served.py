@@ -25,7 +25,7 @@ from tollway.providers.llamacpp.lifecycle import Resident, Surroundings
 from tollway.providers.llamacpp.shares import Share
 from tollway.providers.llamacpp.state import Command, LocalModel, Terms
 from tollway.providers.llamacpp.worker import WorkerEnded
-from tollway.providers.transport import Answer, Request, Transport
+from tollway.providers.transport import Answer, Pushed, Request, Transport
 
 # How long a server whose connection broke may take to be gone, if that is why.
 _GONE_WITHIN_S = 2.0
@@ -232,7 +232,7 @@ class _Call:
             resident.left(self.server, None if self._answered else self._began)
 
 
-class ServedAnswer(AsyncIterator[bytes]):
+class ServedAnswer(Pushed):
     """A server's answer, which counts as running until it is closed. See `transport.Answer`."""
 
     def __init__(self, answer: Answer, call: _Call) -> None:
