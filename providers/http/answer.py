@@ -58,7 +58,7 @@ class HttpAnswer(Pushed):
         self.pieces: list[bytes] = []  # the connection appends, the reader takes all at once
         self.size = 0
         self.inflater: Inflater | None = None
-        self.error: UpstreamError | None = None
+        self.error: UpstreamError | None = None  # its own: what the reader raises is none
         self._loop = loop
         self._place = place
         self._waiter: asyncio.Future[None] | None = None
@@ -174,7 +174,10 @@ class HttpAnswer(Pushed):
                 raise self.error
             if self.link is None:
                 if self.inflater is not None and not self.inflater.whole:
-                    raise UpstreamBroke(f"{self._place} ended its answer early: compressed half")
+                    self.error = UpstreamBroke(
+                        f"{self._place} ended its answer early: compressed half"
+                    )
+                    raise self.error
                 raise StopAsyncIteration
             self.link.watch(self.idle_s)
             await self._wait()

@@ -110,10 +110,6 @@ class LocalAnswer(Pushed):
         """
         return self
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Return itself."""
-        return self
-
     async def __anext__(self) -> bytes:
         """Return all that has been said since the last piece, waiting where nothing has."""
         while not (data := self._taken()):

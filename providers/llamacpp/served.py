@@ -241,7 +241,6 @@ class ServedAnswer(Pushed):
         self._answer = answer
         self._pieces = cast(HttpAnswer, answer.chunks())  # servers of commands speak HTTP
         self._call = call
-        self._stumbled: UpstreamError | None = None  # what who is given the pieces has raised
 
     @property
     def gpu_ms(self) -> int:
@@ -277,19 +276,11 @@ class ServedAnswer(Pushed):
 
         def taken(piece: bytes) -> bool:
             heard()
-            try:
-                return take(piece)
-            except UpstreamError as fault:
-                self._stumbled = fault
-                raise
+            return take(piece)
 
         def passed(chunk: bytes, now_s: float) -> bool:
             heard()
-            try:
-                return passes is not None and passes(chunk, now_s)
-            except UpstreamError as fault:
-                self._stumbled = fault
-                raise
+            return passes is not None and passes(chunk, now_s)
 
         async with self._held():
             return await self._pieces.each(taken, passed if passes else None)
@@ -307,7 +298,7 @@ class ServedAnswer(Pushed):
         except TimeoutError as fault:
             raise _too_long(self._call.name) from fault
         except UpstreamError as fault:
-            if fault is not self._stumbled:
+            if fault is self._pieces.error:  # not the reader's own
                 await _explain(fault, self._call)
             raise
 
